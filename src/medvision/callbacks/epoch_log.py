@@ -1,0 +1,80 @@
+"""One row per epoch: in metrics.csv and on the screen."""
+
+import csv
+import io
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+
+from medvision.files import write_atomically
+
+SHOWN = ("loss", "dice", "iou", "accuracy")
+
+
+class EpochLog(Checkpoint):
+    """Write every logged value of an epoch when it has ended.
+
+    The rows travel in the checkpoints, so a continued run has them all, once. A ``Checkpoint``
+    by Lightning's order only: these run after the task has logged its epoch.
+
+    Args:
+        dirpath: Run folder; the file is ``metrics.csv`` in it.
+
+    Attributes:
+        rows: A dict for each epoch; None where a value is undefined.
+    """
+
+    def __init__(self, *, dirpath: str) -> None:
+        self.path = Path(dirpath) / "metrics.csv"
+        self.rows: list[dict[str, float | int | None]] = []
+        self._started_s = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started_s = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        row: dict[str, float | int | None] = {"epoch": trainer.current_epoch}
+        for name in sorted(values, key=_column_order):
+            row[name] = values[name] if math.isfinite(values[name]) else None
+        row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rows = [old for old in self.rows if old["epoch"] != row["epoch"]] + [row]
+        if trainer.is_global_zero:
+            write_atomically(self.path, _to_csv(self.rows))
+            trainer.print(self._line(row, trainer.max_epochs))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+    def _line(self, row: dict[str, float | int | None], max_epochs: int | None) -> str:
+        epoch = int(row["epoch"] or 0) + 1
+        parts = [f"epoch {epoch:>3}/{max_epochs}"]
+        for stage in ("train", "val"):
+            shown = [(name, row[f"{stage}/{name}"]) for name in SHOWN if f"{stage}/{name}" in row]
+            if shown:
+                words = (f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in shown)
+                parts.append(f"{stage} " + " ".join(words))
+        parts.append(f"{time.perf_counter() - self._started_s:.0f} s")
+        return "  ".join(parts)
+
+
+def _column_order(name: str) -> tuple[int, str, bool]:
+    """Loss, dice and iou first, each with train before val."""
+    stage, _, metric = name.partition("/")
+    return (SHOWN.index(metric) if metric in SHOWN else len(SHOWN), metric, stage != "train")
+
+
+def _to_csv(rows: list[dict[str, float | int | None]]) -> str:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

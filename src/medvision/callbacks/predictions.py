@@ -1,0 +1,110 @@
+"""Write what the network said about every image of a split."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from medvision.data.datasets import PairSource
+from medvision.data.sample import Sample
+from medvision.files import write_atomically
+from medvision.metrics import foreground_probability, per_image_scores, to_uint8
+from medvision.types import Batch, Stage
+
+
+class SegmentationPredictions(Callback):
+    """Collect a row per image, and on test write its foreground probability as a PNG.
+
+    The rows hold the scores at the size the network sees and, as ``_original``, at the size
+    of the file: the logits enlarged bilinearly against the mask as it was read.
+
+    Args:
+        folder: Run folder; writes ``predictions_<stage>.csv`` and ``predictions_test/`` there.
+        stage: ``val`` or ``test``.
+        samples: Table of the split.
+        source: Reads a sample at the size of its file.
+
+    Attributes:
+        rows: What the csv holds, in the order of the table.
+        roc: False and true positive rate and threshold, each (257,), of all pixels.
+    """
+
+    def __init__(
+        self, *, folder: Path, stage: Stage, samples: Sequence[Sample], source: PairSource
+    ) -> None:
+        self.folder, self.stage, self.samples, self.source = folder, stage, samples, source
+        self.rows: list[dict[str, Any]] = []
+        self.roc: tuple[NDArray[np.float64], ...] | None = None
+        self._names = _png_names(samples)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
+    ) -> None:
+        self._write(outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
+    ) -> None:
+        self._write(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(pl_module)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(pl_module)
+
+    def _write(self, logits: torch.Tensor, batch: Batch) -> None:
+        logits = logits.float().cpu()
+        scores = per_image_scores(logits, batch["target"].cpu())
+        pixels = to_uint8(foreground_probability(logits)).numpy()
+        for position, row in enumerate(batch["index"].tolist()):
+            sample = self.samples[row]
+            record: dict[str, Any] = {"path": sample.path, "target": sample.target, "predicted": ""}
+            if self.stage == "test":
+                record["predicted"] = f"predictions_test/{self._names[row]}"
+                _write_png(self.folder / record["predicted"], pixels[position])
+            record |= {name: float(values[position]) for name, values in scores.items()}
+            _, mask = self.source.read(sample)
+            enlarged = torch.nn.functional.interpolate(
+                logits[position : position + 1], size=mask.shape, mode="bilinear"
+            )
+            original = per_image_scores(enlarged, torch.from_numpy(mask)[None])
+            record |= {f"{name}_original": float(value) for name, value in original.items()}
+            self.rows.append(record)
+
+    def _finish(self, task: LightningModule) -> None:
+        metrics = getattr(task, f"{self.stage}_metrics")
+        self.roc = tuple(curve.double().cpu().numpy() for curve in metrics.roc())
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomically(self.folder / f"predictions_{self.stage}.csv", text.getvalue())
+
+
+def _png_names(samples: Sequence[Sample]) -> list[str]:
+    """A PNG name for each sample below its images folder; no two samples share one."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for sample in samples:
+        parts = PurePosixPath(sample.path).parts
+        below = parts[parts.index("images") + 1 :] if "images" in parts[:-1] else parts
+        name = str(PurePosixPath(*below).with_suffix(".png"))
+        if name.casefold() in taken:
+            name = f"{sample.path}.png"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _, encoded = cv2.imencode(".png", pixels)
+    path.write_bytes(encoded.tobytes())

@@ -1,0 +1,5 @@
+"""From files to batches."""
+
+from medvision.data.datamodule import SegmentationData
+
+__all__ = ["SegmentationData"]

@@ -1,0 +1,133 @@
+"""Resize and augment pairs of images and masks: albumentations behind one small class."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.types import MedvisionError
+
+Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def resize_pair(image: NDArray[np.uint8], mask: NDArray[np.uint8], size_px: int) -> Pair:
+    """Bring an image and its class indices to a square.
+
+    Images shrink by area, which averages what is lost instead of skipping it, and grow
+    bilinearly. Masks take the nearest pixel centre, so no class is invented between two.
+
+    Args:
+        image: (H, W, C), values in [0, 255].
+        mask: (H, W), class indices.
+        size_px: Height and width of the result; pixels.
+
+    Returns:
+        Image (size_px, size_px, C) and mask (size_px, size_px).
+    """
+    if image.shape[:2] == (size_px, size_px):
+        return image, mask
+    shrinks = min(image.shape[:2]) > size_px
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(image, (size_px, size_px), interpolation=interpolation)
+    mask = cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
+    return resized.reshape(size_px, size_px, image.shape[2]), mask
+
+
+class PairTransform:
+    """Resize to ``size_px``, then apply the named albumentations in order.
+
+    Chance is drawn from the seed that each call brings, so a sample looks the same
+    whichever process loads it and in whatever order.
+
+    Args:
+        size_px: Height and width of the result; pixels.
+        transforms: Arguments of each albumentations class, by class name.
+        key: The config key the transforms come from, for messages.
+        deterministic: Refuse transforms that depend on the seed.
+
+    Raises:
+        MedvisionError: If a name or an argument is unknown, or a transform is random
+            where ``deterministic`` forbids it.
+    """
+
+    def __init__(
+        self,
+        *,
+        size_px: int,
+        transforms: Mapping[str, Mapping[str, Any]],
+        key: str,
+        deterministic: bool = False,
+    ) -> None:
+        self.size_px = size_px
+        self.pipeline = _build_pipeline(transforms, key, always=deterministic)
+        if deterministic and self.pipeline is not None:
+            self._refuse_chance(key)
+
+    def __call__(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], *, seed: int) -> Pair:
+        """Transform one (H, W, C) image and its (H, W) mask; ``seed`` decides every chance."""
+        image, mask = resize_pair(image, mask, self.size_px)
+        if self.pipeline is None:
+            return image, mask
+        self.pipeline.set_random_seed(seed)
+        result = self.pipeline(image=image, mask=mask)
+        return result["image"].reshape(*result["image"].shape[:2], -1), result["mask"]
+
+    def _refuse_chance(self, key: str) -> None:
+        rng = np.random.default_rng(0)
+        image = rng.integers(0, 256, (self.size_px, self.size_px, 3), dtype=np.uint8)
+        mask = (image[..., 0] > 127).astype(np.uint8)
+        first, *others = (self(image, mask, seed=seed) for seed in range(8))
+        if any(
+            not np.array_equal(a, b) for other in others for a, b in zip(first, other, strict=True)
+        ):
+            raise MedvisionError(
+                "a transform of validation and test images is random",
+                where=key,
+                hint="keep random transforms in data.train_transforms",
+            )
+
+
+def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, always: bool) -> Any:
+    """Compose the named transforms, or None when there are none: the import costs a second."""
+    if not transforms:
+        return None
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network at import
+    import albumentations
+
+    steps = []
+    for name, arguments in transforms.items():
+        where = f"{key}.{name}"
+        factory = getattr(albumentations, name, None)
+        if not (isinstance(factory, type) and issubclass(factory, albumentations.BasicTransform)):
+            nearest = difflib.get_close_matches(name, dir(albumentations), n=1)
+            hint = (
+                f"did you mean {nearest[0]}?" if nearest else "see the albumentations 2 reference"
+            )
+            raise MedvisionError(
+                f"no albumentations transform is called {name}", where=where, hint=hint
+            )
+        options = dict(arguments or {})
+        if always:
+            options.setdefault("p", 1.0)
+        known = set(factory.InitSchema.model_fields) | {"p"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            nearest = difflib.get_close_matches(unknown[0], sorted(known), n=1)
+            hint = (
+                f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(sorted(known))}"
+            )
+            raise MedvisionError(f"{name} has no argument {unknown[0]}", where=where, hint=hint)
+        try:
+            steps.append(factory(**options))
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()
+            raise MedvisionError(
+                f"{name} refuses its arguments: {' '.join(reason[1:3] or reason)}",
+                where=where,
+                hint="see the albumentations 2 reference",
+            ) from error
+    return albumentations.Compose(steps)

@@ -1,0 +1,56 @@
+"""Losses of segmentation-models-pytorch, behind this package's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from medvision.losses.shapes import check_num_classes, check_shapes
+from medvision.types import IGNORE_INDEX, MedvisionError
+
+
+class MaskedLoss(nn.Module):
+    """A loss of smp that takes uint8 targets (N, H, W), and ignores what is to be ignored.
+
+    Computed in float32 under any autocast. If every pixel is ignored, the loss and its gradient
+    are 0.
+
+    What smp's region losses (Dice, Jaccard, Tversky) do with a class that no pixel of the batch
+    is labelled with: it adds 0 whatever was predicted, and yet counts in the mean over classes.
+    So a batch without foreground teaches them nothing; add cross-entropy where such are common.
+    They sum over the whole batch, not image by image, and Dice for two classes is that of the
+    foreground. smp's focal loss for K classes is the mean of K one-against-the-rest losses.
+
+    Args:
+        criterion: Class of the loss; called with ``mode`` (``binary`` or ``multiclass``) and
+            ``ignore_index``.
+        num_classes: K, background included.
+
+    Raises:
+        MedvisionError: If the criterion does not take these arguments.
+    """
+
+    def __init__(self, *, criterion: Callable[..., nn.Module], num_classes: int) -> None:
+        super().__init__()
+        check_num_classes(num_classes)
+        self.num_classes = num_classes
+        mode = "binary" if num_classes == 2 else "multiclass"
+        try:
+            self.criterion = criterion(mode=mode, ignore_index=IGNORE_INDEX)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise MedvisionError(
+                f"the loss cannot be made for {num_classes} classes and ignored pixels: {error}",
+                where="loss.criterion",
+                hint="use one of smp's DiceLoss, TverskyLoss, FocalLoss, LovaszLoss",
+            ) from error
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits (N, 1 or K, H, W) for the target (N, H, W)."""
+        check_shapes(logits, target, self.num_classes)
+        label = target.unsqueeze(1).float() if self.num_classes == 2 else target.long()
+        with torch.autocast(logits.device.type, enabled=False):
+            loss = self.criterion(logits.float(), label)
+        # A mean over no pixels is NaN (smp's focal loss); `where` also keeps it out of gradients.
+        return torch.where((target != IGNORE_INDEX).any(), loss, 0.0)

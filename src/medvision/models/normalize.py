@@ -1,0 +1,81 @@
+"""The first layer of every network: pixels as they are stored become what it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medvision.types import MedvisionError
+
+RGB_CHANNELS = 3
+
+
+class Normalize(nn.Module):
+    r"""Scale images to [0, 1], then centre them: :math:`(x - \mathrm{mean}) / \mathrm{std}`.
+
+    Mean and std are buffers of the checkpoint, so no other code can apply the wrong ones.
+
+    Args:
+        in_channels: Channels of the images.
+        mean: One number for every channel, or one per channel, of pixels in [0, 1]. Three
+            numbers (RGB) are averaged for images of one channel.
+        std: Likewise, greater than 0.
+
+    Raises:
+        MedvisionError: If there are neither one, C nor (for C = 1) three numbers, or if a std
+            is not positive.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = RGB_CHANNELS,
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", _per_channel(mean, in_channels, where="model.mean"))
+        self.register_buffer("std", _per_channel(std, in_channels, where="model.std"))
+        if not bool((self.std > 0).all()):
+            raise MedvisionError(
+                f"std must be positive, got {std}", where="model.std", hint="use 0.5 to start with"
+            )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalise uint8 in [0, 255] or floats in [0, 1], (N, C, H, W), to the dtype of mean."""
+        num_channels = self.mean.shape[1]
+        if image.ndim != 4 or image.shape[1] != num_channels:
+            raise MedvisionError(
+                f"the model takes images (N, {num_channels}, H, W), got {tuple(image.shape)}",
+                where="data.in_channels",
+                hint="give the data and the model the same number of channels",
+            )
+        if image.dtype == torch.uint8:
+            image = image.to(self.mean.dtype) / 255
+        elif not image.is_floating_point():
+            raise ValueError(f"expected a uint8 or floating image, got {image.dtype}")
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+
+def _per_channel(values: float | Sequence[float], in_channels: int, *, where: str) -> Tensor:
+    if in_channels < 1:
+        raise MedvisionError(
+            f"an image has at least 1 channel, got {in_channels}", where="model.in_channels"
+        )
+    numbers = [float(values)] if isinstance(values, (int, float)) else [float(v) for v in values]
+    if len(numbers) == RGB_CHANNELS and in_channels == 1:
+        numbers = [sum(numbers) / RGB_CHANNELS]
+    if len(numbers) == 1:
+        numbers *= in_channels
+    if len(numbers) != in_channels:
+        raise MedvisionError(
+            f"{len(numbers)} numbers for images of {in_channels} channels",
+            where=where,
+            hint=f"give 1 or {in_channels}",
+        )
+    return torch.tensor(numbers).view(1, in_channels, 1, 1)

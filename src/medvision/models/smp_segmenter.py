@@ -1,0 +1,161 @@
+"""Any architecture and encoder of segmentation-models-pytorch."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import timm
+from torch import Tensor, nn
+
+from medvision.models.names import did_you_mean
+from medvision.models.normalize import Normalize
+from medvision.models.shapes import num_logits, pad_to_multiple
+from medvision.models.weights import load_encoder_weights
+from medvision.types import MedvisionError
+
+STRIDE_FACTOR = {"DPT": 2}
+"""Architectures that halve the encoder's deepest features, which must then be even."""
+
+SMALLEST_FEATURES_PX = {"PAN": 8}
+"""Architectures that pool the deepest features further: what is left must be a pixel."""
+
+OWN_ARGUMENTS = {
+    *("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes"),
+    *("activation", "aux_params"),  # they would turn the logits into something else
+}
+
+
+class SmpSegmenter(nn.Module):
+    """A network of segmentation-models-pytorch (smp) that keeps this package's promises.
+
+    Images are padded to a multiple of the encoder's output stride and logits cropped, so any
+    size goes in. Mean and std are those the weights were trained with, 0.5 for none.
+
+    Args:
+        architecture: Name of a class in smp, such as ``Unet``, ``FPN`` or ``DeepLabV3Plus``.
+        encoder: Name of an encoder in smp, or ``tu-`` and the name of a network in timm.
+        weights: ``none``, ``imagenet``, ``packaged`` or a file, see ``load_encoder_weights``.
+            Only ``imagenet`` uses the network.
+        in_channels: Channels of the images.
+        num_classes: K, background included.
+        **options: Further arguments of the architecture (``decoder_channels``), or of a timm
+            encoder.
+
+    Attributes:
+        loaded_weights: Where the encoder's weights came from.
+
+    Raises:
+        MedvisionError: If a name is unknown, an option does not fit or weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str = "Unet",
+        encoder: str = "resnet34",
+        weights: str = "none",
+        in_channels: int = 3,
+        num_classes: int = 2,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        architecture, encoder = str(architecture), str(encoder)  # YAML reads 18 as a number
+        network_class = _find_architecture(architecture)
+        _check_encoder(encoder)
+        _check_options(network_class, encoder, options)
+        if network_class is smp.DPT:
+            options.setdefault("dynamic_img_size", True)  # a ViT is else tied to one size
+
+        build = partial(
+            network_class,
+            encoder_name=encoder,
+            in_channels=in_channels,
+            classes=num_logits(num_classes),
+            **options,
+        )
+        try:
+            network = build(encoder_weights=None)
+        except Exception as error:  # smp and timm raise whatever their layers do
+            raise MedvisionError(
+                f"{network_class.__name__} with encoder {encoder} cannot be built: "
+                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                where="model",
+                hint="change model.architecture, model.encoder or their options",
+            ) from error
+        pretrained = True if encoder.startswith("tu-") else "imagenet"
+        self.loaded_weights = load_encoder_weights(
+            network.encoder,
+            name=encoder,
+            weights=weights,
+            in_channels=in_channels,
+            download=lambda: build(encoder_weights=pretrained).encoder,
+        )
+        self.normalize = Normalize(
+            in_channels=in_channels, mean=self.loaded_weights.mean, std=self.loaded_weights.std
+        )
+        self.network = network
+        stride_px = int(network.encoder.output_stride)
+        self.multiple_px = stride_px * STRIDE_FACTOR.get(network_class.__name__, 1)
+        self.smallest_px = stride_px * SMALLEST_FEATURES_PX.get(network_class.__name__, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, 1 or K, H, W)."""
+        height, width = image.shape[-2:]
+        x = pad_to_multiple(self.normalize(image), self.multiple_px, at_least=self.smallest_px)
+        logits = self.network(x)
+        if logits.shape[-2:] != x.shape[-2:]:
+            raise MedvisionError(
+                f"logits have {tuple(logits.shape[-2:])} pixels, images {tuple(x.shape[-2:])}",
+                where="model.upsampling",
+                hint="set it so that both have the same size",
+            )
+        return logits[..., :height, :width]
+
+
+def _find_architecture(name: str) -> Any:
+    known = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}
+    if name not in known:
+        raise MedvisionError(
+            f"unknown architecture {name}",
+            where="model.architecture",
+            hint=did_you_mean(name, known, otherwise=f"choose one of {', '.join(known)}"),
+        )
+    return known[name]
+
+
+def _check_encoder(name: str) -> None:
+    if name in smp.encoders.encoders:
+        return
+    architecture = name.removeprefix("tu-").split(".")[0]  # the rest names the training
+    if name.startswith("tu-") and timm.is_model(architecture):
+        return
+    known = [*smp.encoders.encoders, *(f"tu-{model}" for model in timm.list_models())]
+    raise MedvisionError(
+        f"unknown encoder {name}",
+        where="model.encoder",
+        hint=did_you_mean(
+            name, known, otherwise="use resnet34, or tu- before a name of timm.list_models()"
+        ),
+    )
+
+
+def _check_options(network_class: Any, encoder: str, options: dict[str, Any]) -> None:
+    """Refuse options that smp would swallow without a word, or that break the contract."""
+    parameters = set(inspect.signature(network_class.__init__).parameters)
+    known = sorted(parameters - OWN_ARGUMENTS)
+    for name in options:
+        if name in known:
+            continue
+        hint = did_you_mean(name, known, otherwise="")
+        if encoder.startswith("tu-") and not hint and name not in OWN_ARGUMENTS:
+            continue  # timm checks its own
+        raise MedvisionError(
+            f"{network_class.__name__} takes no option {name}",
+            where=f"model.{name}",
+            hint=hint or f"choose from {', '.join(known)}",
+        )

@@ -1,0 +1,114 @@
+"""The classic U-Net."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from medvision.models.normalize import Normalize
+from medvision.models.shapes import num_logits, pad_to_multiple
+from medvision.types import MedvisionError
+
+NUM_LEVELS = 4
+
+
+class UNet(nn.Module):
+    """Encoder and decoder of four levels, joined by skips.
+
+    At each level two 3x3 convolutions with ReLU; 2x2 max-pooling on the way down, 2x2
+    transposed convolution on the way up, where the encoder's features are concatenated; a 1x1
+    convolution gives the logits. Convolutions are padded, so that logits and image have the
+    same size. With 64 base channels, without batch norm and for RGB images and two classes it
+    has 31,031,745 parameters.
+
+    Weights start as He normal, those of linear layers at half that variance: activations keep
+    their scale through 23 layers with or without batch norm.
+
+    Args:
+        in_channels: Channels of the images.
+        num_classes: K, background included.
+        base_channels: Feature maps of the first level; each level down doubles them.
+        batch_norm: Normalise after every 3x3 convolution, which then has no bias.
+        mean: Of pixels in [0, 1], see ``Normalize``.
+        std: Likewise.
+
+    References:
+        Ronneberger et al., U-Net, MICCAI 2015, https://arxiv.org/abs/1505.04597
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 2,
+        base_channels: int = 64,
+        batch_norm: bool = False,
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+    ) -> None:
+        super().__init__()
+        if not isinstance(base_channels, int) or base_channels < 1:
+            raise MedvisionError(
+                f"expected a whole number of feature maps, got {base_channels}",
+                where="model.base_channels",
+                hint="the classic U-Net has 64; 16 is fast",
+            )
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        self.normalize = Normalize(in_channels=in_channels, mean=mean, std=std)
+
+        *widths, deepest = [base_channels * 2**level for level in range(NUM_LEVELS + 1)]
+        self.down = nn.ModuleList(
+            _double_conv(fan_in, width, batch_norm)
+            for fan_in, width in pairwise([in_channels, *widths])
+        )
+        self.pool = nn.MaxPool2d(2)
+        self.bottom = _double_conv(widths[-1], deepest, batch_norm)
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(2 * width, width, kernel_size=2, stride=2)
+            for width in reversed(widths)
+        )
+        self.up = nn.ModuleList(
+            _double_conv(2 * width, width, batch_norm) for width in reversed(widths)
+        )
+        self.head = nn.Conv2d(base_channels, num_logits(num_classes), kernel_size=1)
+        self.apply(_initialise)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, 1 or K, H, W)."""
+        height, width = image.shape[-2:]
+        x = pad_to_multiple(self.normalize(image), 2**NUM_LEVELS)
+
+        skips: list[Tensor] = []
+        for down in self.down:
+            skips.append(down(x))
+            x = self.pool(skips[-1])
+        x = self.bottom(x)
+        for grow, up in zip(self.grow, self.up, strict=True):
+            x = up(torch.cat([skips.pop(), grow(x)], dim=1))
+
+        return self.head(x)[..., :height, :width]
+
+
+def _double_conv(in_channels: int, out_channels: int, batch_norm: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (in_channels, out_channels):
+        layers.append(nn.Conv2d(channels, out_channels, 3, padding=1, bias=not batch_norm))
+        if batch_norm:
+            layers.append(nn.BatchNorm2d(out_channels))
+        layers.append(nn.ReLU(inplace=True))  # safe: neither layer before it reads its own output
+    return nn.Sequential(*layers)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw weights so that the variance of activations stays the same from layer to layer."""
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+        # A pixel of a 2x2 transposed convolution of stride 2 sees one tap of each input channel.
+        taps = 1 if isinstance(module, nn.ConvTranspose2d) else module.weight[0, 0].numel()
+        gain = 2 if taps > 1 else 1  # only the 3x3 convolutions are followed by a ReLU
+        nn.init.normal_(module.weight, std=(gain / (module.in_channels * taps)) ** 0.5)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

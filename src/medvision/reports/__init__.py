@@ -1,0 +1,1 @@
+"""From results to files that a person reads; no Lightning, no networks."""

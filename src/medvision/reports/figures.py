@@ -1,0 +1,193 @@
+"""Pictures of a run: curves, ROC, and test images beside what the network made of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+"""Image (H, W, C) and mask (H, W) of a sample's path and target."""
+
+CURVES = {"loss": "loss", "accuracy": "pixel accuracy", "iou": "IoU", "dice": "Dice"}
+STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}  # Paul Tol's bright scheme: colour-blind safe
+TRUE_COLOR, PREDICTED_COLOR = (34, 136, 51), (238, 102, 119)
+STYLE = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 110,
+    "font.size": 10,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+}
+
+
+def write_plots(
+    folder: Path,
+    *,
+    history: Sequence[Mapping[str, float | int | None]],
+    roc: tuple[NDArray[np.float64], ...] | None,
+    auroc: float | None,
+    rows: Sequence[Mapping[str, Any]],
+    read: Read,
+    synthetic: bool,
+) -> None:
+    """Write every plot of a segmentation run to ``folder/plots``.
+
+    Args:
+        folder: Run folder; test probabilities are read from it.
+        history: A row per epoch, as metrics.csv holds them.
+        roc: False and true positive rates and thresholds of all test pixels.
+        auroc: Area under it; None where it is undefined.
+        rows: A row per test image, as predictions_test.csv holds them.
+        read: Gives image and true mask of a row at the size of its prediction.
+        synthetic: Whether titles must say that the images are phantoms.
+    """
+    plots = folder / "plots"
+    plots.mkdir(exist_ok=True)
+    mark = " (synthetic data)" if synthetic else ""
+    with mpl.rc_context(STYLE):
+        for name, label in CURVES.items():
+            _save(draw_curve(history, name=name, label=label, mark=mark), plots / f"{name}.png")
+        if roc is not None and auroc is not None:
+            _save(draw_roc(roc[0], roc[1], auroc=auroc, mark=mark), plots / "roc.png")
+        chosen = choose_rows(rows)
+        _save(draw_samples(folder, chosen, read=read, mark=mark), plots / "test_images.png")
+
+
+def draw_curve(
+    history: Sequence[Mapping[str, float | int | None]], *, name: str, label: str, mark: str
+) -> Figure:
+    """Training and validation value of every epoch, the best validation epoch marked."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for stage, color in STAGE_COLORS.items():
+        points = [(row["epoch"], row.get(f"{stage}/{name}")) for row in history]
+        known = [(int(e or 0) + 1, v) for e, v in points if v is not None]
+        if not known:
+            continue
+        epochs, values = zip(*known, strict=True)
+        axes.plot(epochs, values, color=color, marker="o", markersize=3, label=stage)
+        if stage == "val":
+            best = (min if name == "loss" else max)(known, key=lambda point: point[1])
+            axes.plot(*best, color=color, marker="o", markersize=9, fillstyle="none")
+            axes.annotate(
+                f"{best[1]:.3f}", best, xytext=(0, 9), textcoords="offset points", ha="center"
+            )
+    axes.set(xlabel="epoch", ylabel=label, title=f"{label}, train and validation{mark}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.margins(y=0.15)
+    if axes.has_data():
+        axes.legend()
+    return figure
+
+
+def draw_roc(
+    false_positive_rate: NDArray[np.float64],
+    true_positive_rate: NDArray[np.float64],
+    *,
+    auroc: float,
+    mark: str,
+) -> Figure:
+    """ROC of the foreground probability over all test pixels."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    axes.plot(false_positive_rate, true_positive_rate, color="#4477aa", label=f"AUROC {auroc:.4f}")
+    axes.set(
+        xlabel="1 - specificity",
+        ylabel="sensitivity",
+        title=f"ROC of test pixels{mark}",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+    )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def choose_rows(
+    rows: Sequence[Mapping[str, Any]], *, count: int = 4
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The worst, the middle and the best by Dice, each image at most once, with its title."""
+    ranked = sorted(rows, key=lambda row: row["dice"])
+    if len(ranked) <= 3 * count:
+        return [("", row) for row in ranked]
+    middle = (len(ranked) - count) // 2
+    parts = {
+        "worst": ranked[:count],
+        "median": ranked[middle : middle + count],
+        "best": ranked[-count:],
+    }
+    return [(title, row) for title, part in parts.items() for row in part]
+
+
+def draw_samples(
+    folder: Path, chosen: Sequence[tuple[str, Mapping[str, Any]]], *, read: Read, mark: str
+) -> Figure:
+    """A grid: image, true mask, predicted mask and both contours, two samples a line."""
+    per_line = 2
+    lines = -(-len(chosen) // per_line)
+    figure = Figure(figsize=(4 * 1.7 * per_line, 1.95 * lines + 0.6), layout="constrained")
+    grid = np.atleast_2d(figure.subplots(lines, 4 * per_line, squeeze=False))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for position, (title, row) in enumerate(chosen):
+        line, column = position % lines, position // lines
+        cells = grid[line, 4 * column : 4 * column + 4]
+        _draw_sample(cells, folder, title, row, read)
+    figure.suptitle(
+        f"Test images{mark}: image, true mask, predicted mask, contours (green true, red predicted)",
+        fontsize=11,
+    )
+    return figure
+
+
+def _draw_sample(
+    cells: NDArray[Any], folder: Path, title: str, row: Mapping[str, Any], read: Read
+) -> None:
+    image, mask = read(row["path"], row["target"])
+    probability = cv2.imdecode(
+        np.frombuffer((folder / row["predicted"]).read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE
+    )
+    true, predicted = mask > 0, probability >= 128
+    colored = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    pictures = (colored, true, predicted, _with_contours(colored, true, predicted))
+    for axes, picture in zip(cells, pictures, strict=True):
+        flat: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
+        axes.imshow(picture, **flat)
+    name = Path(row["path"]).name
+    name = name if len(name) <= 22 else f"{name[:19]}..."
+    _title(cells[0], f"{title} {name}".strip())
+    _title(cells[3], f"Dice {row['dice']:.3f}  IoU {row['iou']:.3f}", right=True)
+
+
+def _title(axes: Axes, text: str, *, right: bool = False) -> None:
+    # File names may hold dollar signs, which would start a formula.
+    axes.set_title(text.replace("$", r"\$"), fontsize=8, loc="right" if right else "left")
+
+
+def _with_contours(
+    image: NDArray[np.uint8], true: NDArray[np.bool_], predicted: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    canvas = np.ascontiguousarray(image)
+    canvas = canvas.copy() if canvas is image else canvas
+    width_px = max(1, round(image.shape[0] / 128))
+    for region, color in ((true, TRUE_COLOR), (predicted, PREDICTED_COLOR)):
+        contours, _ = cv2.findContours(
+            region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(canvas, contours, -1, color, width_px)
+    return canvas
+
+
+def _save(figure: Figure, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)

@@ -1,0 +1,63 @@
+"""What can be chosen: the configuration files as a list for people. Reads text, imports nothing heavy."""
+
+from pathlib import Path
+
+
+def _find_conf() -> Path:
+    inside_wheel = Path(__file__).parents[1] / "conf"
+    return inside_wheel if inside_wheel.is_dir() else Path(__file__).parents[3] / "conf"
+
+
+CONF = _find_conf()
+"""Folder of the configuration: inside the installed package, or beside ``src`` in a checkout."""
+
+USAGE = """\
+usage: python train.py experiment=NAME [key=value ...]
+       python train.py -m experiment=NAME seed=0,1,2,3,4
+
+Trains, tests the best checkpoint and writes runs/<experiment>/<time>/. For research use only.
+"""
+
+COMMON_KEYS = """\
+Common keys
+  data.root=FOLDER          your own data: FOLDER/images and FOLDER/masks (none: phantoms)
+  data.image_size=256       pixels          data.batch_size=8
+  trainer.max_epochs=20                     optimizer.lr=1e-4
+  model.base_channels=64                    seed=0
+  trainer.precision=32      instead of the fastest that is safe
+  ckpt_path=FILE            weights and state to start from
+
+Every key of a choice:  python train.py experiment=NAME --cfg job
+"""
+
+
+def options(group: str) -> list[str]:
+    """Names that a config group offers."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """Names of the config groups."""
+    return sorted(
+        path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))
+    )
+
+
+def help_text() -> str:
+    """What ``--help`` prints."""
+    lines = [USAGE, "Experiments"]
+    width = max(len(name) for name in options("experiment"))
+    for name in options("experiment"):
+        lines.append(f"  {name:<{width}}  {_first_sentence(CONF / 'experiment' / f'{name}.yaml')}")
+    lines += ["", "Choices (key=option)"]
+    lines += [
+        f"  {group + '=':<12} {', '.join(options(group))}"
+        for group in groups()
+        if group != "experiment"
+    ]
+    return "\n".join([*lines, "", COMMON_KEYS])
+
+
+def _first_sentence(path: Path) -> str:
+    comments = (line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+    return next((line for line in comments if line and not line.startswith("@")), "")

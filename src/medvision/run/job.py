@@ -1,0 +1,181 @@
+"""Build the parts of a run, fit, test the best checkpoint, write the run folder."""
+
+import functools
+import inspect
+import time
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pytorch_lightning import Callback, seed_everything
+from torch import nn
+
+from medvision.callbacks import BestAndLast, EpochLog, SegmentationPredictions, Throughput
+from medvision.data import SegmentationData
+from medvision.data.splits_csv import write_splits
+from medvision.hardware import Plan, choose_plan, describe_hardware, peak_memory_mb
+from medvision.models import count_parameters, is_depthwise, load_weights_strict
+from medvision.run.folder import RunFolder
+from medvision.run.outcome import Evaluated, finish, first_summary, greet
+from medvision.run.parts import build, build_trainer, quieten, read_checkpoint
+from medvision.tasks import Task
+from medvision.types import MedvisionError, Stage
+
+C = TypeVar("C", bound=Callback)
+
+
+def run_experiment(
+    cfg: DictConfig, *, experiment: str, folder: RunFolder, started_s: float
+) -> dict[str, Any]:
+    """Train, validate and test what the config says; write the run folder.
+
+    Everything a user can have got wrong is found before the folder is made.
+
+    Args:
+        cfg: A checked config.
+        experiment: Its name.
+        folder: Where the run goes.
+        started_s: ``time.perf_counter()`` at the start of the program.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        MedvisionError: If something the user gave cannot be used, or the fit failed.
+    """
+    quieten()
+    data: SegmentationData = build(cfg.data)
+    data.prepare()
+    seed_everything(cfg.seed, workers=True, verbose=False)
+    model: nn.Module = build(cfg.model)
+    plan = choose_plan(
+        accelerator=cfg.trainer.accelerator,
+        precision=cfg.trainer.precision,
+        memory_format=cfg.trainer.memory_format,
+        deterministic=cfg.trainer.deterministic,
+        network="depthwise_encoder" if is_depthwise(model) else "dense",
+    )
+    checkpoint = None if cfg.ckpt_path is None else Path(cfg.ckpt_path).expanduser()
+    task = _build_task(cfg, model, data, plan, checkpoint)
+
+    folder.create()
+    _resolve(cfg, plan, folder)
+    callbacks = [build(node) for node in cfg.callbacks.values()]
+    logger = build(cfg.logger)
+    config = {"experiment": experiment, **OmegaConf.to_container(cfg, resolve=True)}
+    splits = data.table_of_splits()
+    summary = first_summary(experiment, cfg.seed, data, model, plan)
+    if folder.exists:
+        folder.write_config(config)
+        folder.write_environment(describe_hardware())
+        write_splits(folder.path / "splits.csv", splits)
+        folder.write_summary(summary)
+        greet(folder.path, data, summary)
+
+    trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
+    if logger is not None:
+        logger.log_hyperparams(config)
+    fit_started_s = time.perf_counter()
+    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    throughput, best = _only(callbacks, Throughput), _only(callbacks, BestAndLast)
+    first_step_s = throughput.first_step_s
+    timing = {
+        "fit_s": time.perf_counter() - fit_started_s,
+        "time_to_first_step_s": None if first_step_s is None else first_step_s - started_s,
+        "train_images_per_s": throughput.images_per_s,
+        "peak_memory_mb": peak_memory_mb(plan.accelerator),
+    }
+    _load_best(task, best)
+    evaluated = {
+        stage: _evaluate(cfg, plan, task, data, folder, stage) for stage in ("val", "test")
+    }
+    return finish(
+        folder,
+        summary,
+        data=data,
+        best=best,
+        rows=_only(callbacks, EpochLog).rows,
+        evaluated=evaluated,
+        timing=timing,
+    )
+
+
+def _build_task(
+    cfg: DictConfig, model: nn.Module, data: SegmentationData, plan: Plan, checkpoint: Path | None
+) -> Task:
+    optimizer = build(cfg.optimizer)
+    if plan.fused_optimizer and "fused" in inspect.signature(optimizer.func).parameters:
+        optimizer = functools.partial(optimizer, fused=True)
+    metadata = {
+        "format": 1,
+        "task": data.task,
+        "model": _plain_model(cfg),
+        "num_parameters": count_parameters(model),
+        "mean": model.normalize.mean.flatten().tolist(),
+        "std": model.normalize.std.flatten().tolist(),
+        "class_names": data.class_names,
+        "image_size": data.image_size,
+        "in_channels": data.in_channels,
+        "threshold": 0.5,
+    }
+    task: Task = build(
+        cfg.task,
+        model=model,
+        loss=build(cfg.loss),
+        optimizer=optimizer,
+        scheduler=build(cfg.scheduler),
+        metadata=metadata,
+    )
+    if checkpoint is not None:
+        state = read_checkpoint(checkpoint, max_epochs=cfg.trainer.max_epochs)
+        load_weights_strict(task, state["state_dict"], where=f"ckpt_path={checkpoint}")
+    return task.to(memory_format=torch.channels_last) if plan.channels_last else task
+
+
+def _plain_model(cfg: DictConfig) -> dict[str, Any]:
+    """Name and arguments of the network; not under ``_target_``, which Hydra would call."""
+    arguments = OmegaConf.to_container(cfg.model, resolve=True)
+    return {"name": arguments.pop("_target_"), "arguments": arguments}
+
+
+def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder) -> None:
+    """Put what ``auto`` came to into the config, so that the stored one repeats the run."""
+    with open_dict(cfg):
+        cfg.run_dir = str(folder.path)
+        cfg.trainer.accelerator = plan.accelerator
+        cfg.trainer.precision = plan.precision
+        cfg.trainer.memory_format = "channels_last" if plan.channels_last else "contiguous"
+        cfg.trainer.deterministic = plan.deterministic
+
+
+def _load_best(task: Task, best: BestAndLast) -> None:
+    checkpoint = torch.load(best.best_path, map_location="cpu", weights_only=True)
+    task.load_state_dict(checkpoint["state_dict"])
+
+
+def _evaluate(
+    cfg: DictConfig, plan: Plan, task: Task, data: SegmentationData, folder: RunFolder, stage: Stage
+) -> Evaluated:
+    """Measure the weights that the task holds on one split, and write its predictions."""
+    predictions = SegmentationPredictions(
+        folder=folder.path, stage=stage, samples=data.tables[stage], source=data.source
+    )
+    trainer = build_trainer(cfg, plan, callbacks=[predictions], logger=None, root=folder.path)
+    measure = {"val": trainer.validate, "test": trainer.test}[stage]
+    measure(task, datamodule=data, verbose=False)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return Evaluated(metrics=metrics, rows=predictions.rows, roc=predictions.roc)
+
+
+def _only(callbacks: list[Callback], kind: type[C]) -> C:
+    found = [callback for callback in callbacks if isinstance(callback, kind)]
+    if len(found) != 1:
+        raise MedvisionError(
+            f"expected one {kind.__name__}, got {len(found)}",
+            where="callbacks",
+            hint="start from callbacks=default",
+        )
+    return found[0]

@@ -1,0 +1,110 @@
+"""Make the objects that a config names, with errors in one line."""
+
+import logging
+import pickle
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+
+from medvision.callbacks import Progress
+from medvision.hardware import Plan, skip_slow_tpu_probe
+from medvision.types import MedvisionError
+
+MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
+"""Trainer keys that the hardware plan resolves."""
+
+
+def build(node: Any, **arguments: Any) -> Any:
+    """Instantiate a config node, or return None where it names nothing.
+
+    Raises:
+        MedvisionError: If the class is unknown or refuses its arguments.
+    """
+    if node is None or OmegaConf.select(node, "_target_") is None:
+        return None
+    try:
+        return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, MedvisionError):
+            raise cause from error
+        where = getattr(error, "full_key", None) or str(node._target_)
+        reason = str(cause if cause is not None else error).splitlines()[0]
+        raise MedvisionError(
+            f"{node._target_}: {reason}", where=where, hint="see its keys with --cfg job"
+        ) from error
+
+
+def build_trainer(
+    cfg: DictConfig, plan: Plan, *, callbacks: Sequence[Callback], logger: Logger | None, root: Path
+) -> Trainer:
+    """Lightning's trainer as the config and the hardware plan say."""
+    if plan.accelerator != "tpu":
+        skip_slow_tpu_probe()
+    options = {key: value for key, value in cfg.trainer.items() if key not in MEDVISION_KEYS}
+    watchers = list(callbacks)
+    interactive = sys.stderr.isatty()
+    if interactive:
+        watchers.append(Progress())
+    return build(
+        OmegaConf.create(options),
+        accelerator=plan.accelerator,
+        precision=plan.precision,
+        deterministic=plan.deterministic,
+        callbacks=watchers,
+        logger=logger or False,
+        enable_progress_bar=interactive,
+        default_root_dir=str(root),
+        use_distributed_sampler=False,
+    )
+
+
+def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
+    """Load a Lightning checkpoint without executing what is in it.
+
+    Raises:
+        MedvisionError: If it is no checkpoint, or has no epoch left to train.
+    """
+    where = f"ckpt_path={path}"
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise MedvisionError(
+            "not a checkpoint that can be read safely",
+            where=where,
+            hint="give a best.ckpt or last.ckpt of a medvision run",
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise MedvisionError(
+            "not a Lightning checkpoint", where=where, hint="for weights alone use model.weights"
+        )
+    epochs = int(checkpoint.get("epoch", -1)) + 1
+    if epochs >= max_epochs:
+        raise MedvisionError(
+            f"the checkpoint has been trained for {epochs} epochs, and trainer.max_epochs is {max_epochs}",
+            where=where,
+            hint=f"set trainer.max_epochs above {epochs}",
+        )
+    return checkpoint
+
+
+def quieten() -> None:
+    """Silence what Lightning says that no user can act on."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    # One or two loader processes are the right number where the cores train.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Small data sets have fewer batches than log_every_n_steps; every epoch is logged anyway.
+    warnings.filterwarnings("ignore", message=".*number of training batches.*logging interval.*")
+    # Lightning warns of its own use of a torch internal.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # ckpt_path is checked against the model before.
+    warnings.filterwarnings("ignore", message=".*Be aware that when using `ckpt_path`.*")

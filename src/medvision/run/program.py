@@ -1,0 +1,142 @@
+"""The program behind ``train.py``: compose the config, run each job, turn failures into one line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvision.run.configs import CONF, help_text
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:  # --help must not wait for Hydra
+    from omegaconf import DictConfig
+
+    from medvision.run.folder import RunFolder
+
+STARTED_S = time.perf_counter()
+"""When this process began, as near as it can know."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as ``python train.py ARGUMENTS`` does.
+
+    Args:
+        arguments: What follows the program's name; None takes it from ``sys.argv``.
+
+    Returns:
+        Exit code: 0 done, 2 wrong input or usage, 3 failed while running, 130 interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if {"-h", "--help"} & set(arguments):
+        sys.stdout.write(help_text())
+        return 0
+    try:
+        codes = _run_jobs(arguments)
+    except MedvisionError as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    return max(codes, default=0)
+
+
+def _run_jobs(arguments: Sequence[str]) -> list[int]:
+    """Let Hydra compose and start every job; return their exit codes."""
+    # Hydra prints its own errors and exits with 1 unless it is told to let them through.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from medvision.run.messages import check_usage, explaining
+
+    multirun = check_usage(arguments)
+    base = None
+    if multirun:
+        base = Path("runs", "multirun", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    codes: list[int] = []
+    run_dirs: list[Path] = []
+
+    def job(cfg: DictConfig) -> None:
+        code, run_dir = _run_job(cfg, base)
+        codes.append(code)
+        if run_dir is not None:
+            run_dirs.append(run_dir)
+
+    sys.argv = [sys.argv[0], *arguments]
+    with explaining(arguments):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
+    if base is not None and run_dirs:
+        from medvision.run.folder import write_multirun_summary
+
+        write_multirun_summary(base, run_dirs)
+    return codes
+
+
+def _run_job(cfg: DictConfig, base: Path | None) -> tuple[int, Path | None]:
+    """Run one composed config; return its exit code and run folder."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from medvision.run.check import check_config
+    from medvision.run.folder import RunFolder
+
+    hydra_cfg = HydraConfig.get()
+    experiment = str(hydra_cfg.runtime.choices["experiment"])
+    folder = None
+    try:
+        check_config(cfg)
+        number = None if base is None else int(hydra_cfg.job.num)
+        folder = RunFolder.plan(experiment, cfg.run_dir, multirun=base, number=number)
+        from medvision.run.job import run_experiment  # imports torch: a second's config check first
+
+        run_experiment(cfg, experiment=experiment, folder=folder, started_s=STARTED_S)
+        code = 0
+    except MedvisionError as error:
+        code = _report(error)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        code = 130
+    except Exception as error:
+        code = _report(_as_failure(error, folder))
+    if folder is not None and folder.exists:
+        status = {0: "finished", 130: "interrupted"}.get(code, "failed")
+        folder.write_status(status)
+        return code, folder.path
+    return code, None
+
+
+def _as_failure(error: Exception, folder: RunFolder | None) -> MedvisionError:
+    """Say in one line what no room foresaw, and keep the traceback where it can be found."""
+    from medvision.files import write_atomically
+
+    text = traceback.format_exc()
+    inner = _from_worker(str(error))
+    if inner is not None:
+        return MedvisionError(inner)
+    where = Path("medvision_traceback.txt")
+    if folder is not None and folder.exists:
+        where = folder.path / "traceback.txt"
+    write_atomically(where, text)
+    lines = str(error).splitlines() or [""]
+    what, hint = f"{type(error).__name__}: {lines[0]}", f"the traceback is in {where}"
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        what, hint = "out of memory", f"lower data.batch_size or data.image_size; {hint}"
+    elif isinstance(error, OSError) and error.errno == 28:
+        what, hint = "no space left on the disk", f"free some; {hint}"
+    return MedvisionError(what, hint=hint, exit_code=3)
+
+
+def _from_worker(message: str) -> str | None:
+    """The one line of a ``MedvisionError`` that a loader process raised, if it is one."""
+    mark = f"{MedvisionError.__module__}.{MedvisionError.__name__}: "
+    return message.rsplit(mark, 1)[1].strip() if mark in message else None
+
+
+def _report(error: MedvisionError) -> int:
+    if os.environ.get("MEDVISION_DEBUG") == "1":
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {error}\n")
+    return error.exit_code

@@ -1,0 +1,106 @@
+"""What every task shares: the step, the epoch's log, the optimizer."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
+
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from medvision.types import Batch, Stage
+
+Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
+
+
+class Schedule(Protocol):
+    """Makes a learning-rate schedule for an optimizer, or none."""
+
+    def __call__(self, optimizer: Optimizer, *, total_steps: int) -> dict[str, Any] | None:
+        """Lightning's description of the schedule."""
+        ...
+
+
+class Task(LightningModule):
+    """Fit one network with one loss, and measure it the same way at every stage.
+
+    Logs ``{stage}/loss`` and every ``{stage}/{metric}`` once per epoch.
+
+    Args:
+        model: Maps images (N, C, H, W) to logits.
+        loss: Maps (logits, target) to a scalar.
+        metrics: Makes the metric of one stage, updated with (logits, target) and computing
+            a value for each name.
+        optimizer: Given the parameters, returns the optimizer.
+        scheduler: Given the optimizer and the number of steps, returns a schedule or None.
+        metadata: Plain values written into every checkpoint, enough to use it elsewhere.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        metrics: Callable[[], Metric],
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Schedule | None = None,
+        metadata: Mapping[str, Plain] | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.metadata = dict(metadata or {})
+        # Three attributes: a ModuleDict cannot hold the key "train", which Module defines.
+        self.train_metrics, self.val_metrics, self.test_metrics = metrics(), metrics(), metrics()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model(image)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, _ = self._step(batch, "train")
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "val")[1]
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        return self._step(batch, "test")[1]
+
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        if self.scheduler is None:
+            return optimizer
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.scheduler(optimizer, total_steps=total_steps)
+        return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["medvision"] = self.metadata
+
+    def metrics_of(self, stage: Stage) -> Metric:
+        """The metric that a stage updates."""
+        return getattr(self, f"{stage}_metrics")
+
+    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+        logits = self(batch["image"])
+        loss = self.loss(logits, batch["target"])
+        self.metrics_of(stage).update(logits.detach(), batch["target"])
+        num_samples = len(batch["image"])
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=num_samples)
+        return loss, logits
+
+    def _log_epoch(self, stage: Stage) -> None:
+        metrics = self.metrics_of(stage)
+        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+        metrics.reset()

@@ -1,0 +1,58 @@
+"""What every room shares: batches, stages, errors and the legend of shape letters.
+
+Legend, used in every docstring: N samples, C channels, K classes, H and W pixels.
+An image tensor is (N, C, H, W); a segmentation target is (N, H, W) with class indices
+in [0, K) or ``IGNORE_INDEX``.
+
+Nothing heavy is imported here: the command line needs ``MedvisionError`` before it needs torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:  # torch takes seconds to import; config errors must not wait for it
+    from torch import Tensor
+
+IGNORE_INDEX = 255
+"""Target value of pixels and samples that no loss and no metric counts."""
+
+Stage = Literal["train", "val", "test"]
+
+STAGES: tuple[Stage, ...] = ("train", "val", "test")
+
+
+class Batch(TypedDict):
+    """What a data loader yields and a task takes.
+
+    Attributes:
+        image: uint8 (N, C, H, W) in [0, 255]; models also take floats in [0, 1].
+        target: uint8 (N, H, W) class indices, or ``IGNORE_INDEX``.
+        index: int64 (N,), row of each sample in its split's table.
+    """
+
+    image: Tensor
+    target: Tensor
+    index: Tensor
+
+
+class MedvisionError(Exception):
+    """Something the user can mend, told in one line.
+
+    Args:
+        what: What is wrong, without a full stop.
+        where: The file or config key it is about.
+        hint: What to do about it.
+        exit_code: 2 for wrong input, config or usage; 3 for a failure while running.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, hint: str | None = None, exit_code: int = 2
+    ) -> None:
+        self.what, self.where, self.hint, self.exit_code = what, where, hint, exit_code
+        line = what
+        if where is not None:
+            line += f" ({where})"
+        if hint is not None:
+            line += f"; {hint}"
+        super().__init__(" ".join(line.split()))

@@ -1,0 +1,237 @@
+import hashlib
+import re
+from collections import Counter, defaultdict
+
+import pytest
+
+from medvision.data.sample import Sample
+from medvision.data.split import draw_split, foreground_strata
+from medvision.types import MedvisionError
+
+
+def images(number: int, *, start: int = 0, **fields: str) -> list[Sample]:
+    return [
+        Sample(path=f"images/{k}.png", target=f"masks/{k}.png", **fields)
+        for k in range(start, start + number)
+    ]
+
+
+def splits(samples: list[Sample]) -> dict[str, str]:
+    return {sample.path: sample.split for sample in samples}
+
+
+def by_the_formula(seed: int, group: str, val: float, test: float) -> str:
+    u = int(hashlib.sha256(f"{seed}\0{group}".encode()).hexdigest()[:16], 16) / 2**64
+    return "test" if u < test else "val" if u < test + val else "train"
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_each_sample_goes_where_the_formula_says(seed: int) -> None:
+    drawn = draw_split(images(200), seed=seed, val_fraction=0.2, test_fraction=0.3).samples
+    for sample in drawn:
+        assert sample.split == by_the_formula(seed, sample.path[: -len(".png")], 0.2, 0.3)
+
+
+def test_everything_but_the_split_and_the_order_stays() -> None:
+    samples = images(50, group="")[::-1]
+    drawn = draw_split(samples, seed=0).samples
+    assert [(s.path, s.target, s.group) for s in drawn] == [
+        (s.path, s.target, s.group) for s in samples
+    ]
+
+
+def test_shares_are_those_asked_for() -> None:
+    counts = Counter(s.split for s in draw_split(images(5000), seed=1).samples)
+    assert counts["val"] == pytest.approx(500, abs=75)  # 3.5 standard deviations
+    assert counts["test"] == pytest.approx(500, abs=75)
+
+
+def test_another_seed_draws_another_split() -> None:
+    assert splits(draw_split(images(100), seed=0).samples) != splits(
+        draw_split(images(100), seed=1).samples
+    )
+
+
+def test_files_added_later_move_none_of_the_old_ones() -> None:
+    old = splits(draw_split(images(300), seed=0).samples)
+    new = splits(draw_split(images(400), seed=0).samples)
+    assert {path: new[path] for path in old} == old
+
+
+def test_files_added_to_a_kept_split_move_none_of_its_samples() -> None:
+    kept = draw_split(images(4), seed=0).samples  # so small that a split had to be filled
+    added = images(300, start=4)
+    drawn = draw_split([*kept, *added], seed=0)
+    assert drawn.samples[:4] == kept
+    assert {s.split for s in drawn.samples[4:]} == {"train", "val", "test"}
+
+
+def test_groups_stay_whole() -> None:
+    samples = [s for k in range(100) for s in images(5, start=5 * k, group=f"patient{k}")]
+    places = defaultdict(set)
+    for sample in draw_split(samples, seed=0).samples:
+        places[sample.group].add(sample.split)
+    assert all(len(found) == 1 for found in places.values())
+    assert set.union(*places.values()) == {"train", "val", "test"}
+
+
+def test_new_samples_join_the_given_split_of_their_group() -> None:
+    given = [
+        *images(20, split="train"),
+        *images(1, start=20, group="a", split="val"),
+        *images(1, start=21, group="b", split="test"),
+    ]
+    new = [*images(9, start=30, group="a"), *images(9, start=40, group="b")]
+    drawn = draw_split([*given, *new], seed=0).samples
+    assert [s.split for s in drawn[-18:]] == ["val"] * 9 + ["test"] * 9
+
+
+def test_a_complete_given_split_is_not_touched() -> None:
+    given = [
+        *images(5, split="train"),
+        *images(1, start=5, split="val"),
+        *images(90, start=10, split="test"),
+    ]
+    result = draw_split(given, seed=0)
+    assert result.samples == given
+    assert result.notes == []
+
+
+def test_groups_torn_by_the_given_split_are_reported_and_not_moved() -> None:
+    given = [
+        *images(5, group="patient7", split="train"),
+        *images(5, start=5, group="patient7", split="test"),
+        *images(5, start=10, split="val"),
+    ]
+    result = draw_split(given, seed=0)
+    assert result.samples == given
+    assert [note for note in result.notes if "LEAK: 1 groups" in note]
+    assert not any("patient7" in note for note in result.notes)  # notes reach the run folder
+
+
+@pytest.mark.parametrize(("missing", "present"), [("val", "test"), ("test", "val")])
+def test_a_missing_split_is_drawn_from_train(missing: str, present: str) -> None:
+    given = [*images(1000, split="train"), *images(100, start=1000, split=present)]
+    drawn = draw_split(given, seed=0).samples
+    counts = Counter(s.split for s in drawn[:1000])
+    assert counts[missing] == pytest.approx(100, abs=33)
+    assert set(counts) == {"train", missing}
+    assert drawn[1000:] == given[1000:]
+
+
+def test_val_and_test_are_both_drawn_from_a_lone_train() -> None:
+    drawn = draw_split(images(300, split="train"), seed=0).samples
+    assert splits(drawn) == splits(draw_split(images(300), seed=0).samples)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_drawing_from_train_leaves_something_in_train(seed: int) -> None:
+    given = [*images(2, split="train"), *images(5, start=5, split="test")]
+    drawn = draw_split(given, seed=seed, val_fraction=0.8).samples
+    assert {s.split for s in drawn[:2]} == {"train", "val"}
+
+
+def test_a_missing_split_takes_whole_groups_of_train() -> None:
+    given = [
+        *(s for k in range(40) for s in images(3, start=3 * k, group=f"g{k}", split="train")),
+        *images(10, start=500, split="test"),
+    ]
+    places = defaultdict(set)
+    for sample in draw_split(given, seed=0).samples[:120]:
+        places[sample.group].add(sample.split)
+    assert all(len(found) == 1 for found in places.values())
+    assert {"val"} in places.values()
+
+
+def test_a_given_split_without_train_is_refused() -> None:
+    given = [*images(5, split="val"), *images(5, start=5, split="test")]
+    with pytest.raises(MedvisionError, match="no train, only test, val"):
+        draw_split(given, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("number", [3, 4, 6])
+def test_small_sets_fill_every_wanted_split_and_say_so(seed: int, number: int) -> None:
+    result = draw_split(images(number), seed=seed)
+    found = Counter(s.split for s in result.samples)
+    assert set(found) == {"train", "val", "test"}
+    moved = sum(
+        s.split != by_the_formula(seed, s.path[: -len(".png")], 0.1, 0.1) for s in result.samples
+    )
+    assert moved == len([note for note in result.notes if "data.splits=" in note])
+
+
+def test_the_group_moved_into_an_empty_split_is_the_nearest() -> None:
+    samples = images(5)
+    result = draw_split(samples, seed=0, val_fraction=0, test_fraction=0.01)
+    key = {s.path: hashlib.sha256(f"0\0{s.path[:-4]}".encode()).hexdigest() for s in samples}
+    assert [s.path for s in result.samples if s.split == "test"] == [min(key, key=key.__getitem__)]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_fewer_groups_than_splits_are_refused(number: int) -> None:
+    message = f"no space for a split: {number} groups.*data.val_fraction, data.test_fraction"
+    with pytest.raises(MedvisionError, match=message):
+        draw_split(images(number), seed=0)
+
+
+def test_many_images_of_two_groups_are_still_two_groups() -> None:
+    samples = [*images(50, group="a"), *images(50, start=50, group="b")]
+    with pytest.raises(MedvisionError, match="no space for a split: 2 groups"):
+        draw_split(samples, seed=0)
+
+
+def test_fraction_zero_wants_no_such_split() -> None:
+    result = draw_split(images(2), seed=0, test_fraction=0)
+    assert sorted(s.split for s in result.samples) == ["train", "val"]
+    alone = draw_split(images(1), seed=0, val_fraction=0, test_fraction=0)
+    assert (alone.samples[0].split, alone.notes) == ("train", [])
+
+
+@pytest.mark.parametrize(
+    ("val", "test"), [(-0.1, 0.1), (0.1, -0.1), (0.5, 0.5), (1, 0), (float("nan"), 0.1)]
+)
+def test_impossible_fractions_are_refused(val: float, test: float) -> None:
+    with pytest.raises(
+        MedvisionError, match=re.escape(f"got val {val} and test {test} (data.val_")
+    ):
+        draw_split(images(10), seed=0, val_fraction=val, test_fraction=test)
+
+
+def test_a_stratum_missing_from_a_split_is_noted() -> None:
+    given = [
+        *images(10, split="train"),
+        *images(5, start=10, split="val"),
+        *images(5, start=15, split="test"),
+    ]
+    strata = ["glioma", "none"] * 5 + ["none"] * 5 + ["glioma", "none"] * 2 + ["none"]
+    notes = draw_split(given, seed=0, strata=strata).notes
+    assert notes == ["val (5 images) holds no glioma"]
+
+
+def test_a_share_off_by_more_than_two_is_noted_where_it_can_be_judged() -> None:
+    given = [*images(80, split="train"), *images(20, start=80, split="val")]
+    strata = ["a"] * 79 + ["b"] + ["a"] * 1 + ["b"] * 19  # b: 20 %, of val 95 %; a: 80 %, 5 %
+    notes = draw_split(given, seed=0, test_fraction=0, strata=strata).notes
+    assert notes == ["val holds 1 a of 20 images, its share of the whole set would be 16"]
+
+
+def test_equal_shares_are_not_noted() -> None:
+    strata = ["a", "b"] * 500
+    assert draw_split(images(1000), seed=0, strata=strata).notes == []
+
+
+def test_strata_of_another_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected 5 strata, got 2"):
+        draw_split(images(5), seed=0, strata=["a", "b"])
+
+
+def test_foreground_strata_are_empty_and_thirds() -> None:
+    shares = [0.0, 0.3, 0.01, 0.02, 0.0, 0.1, 0.2, 0.9]
+    expected = ["empty", "large", "small", "small", "empty", "medium", "medium", "large"]
+    assert foreground_strata(shares) == expected
+
+
+@pytest.mark.parametrize("shares", [[], [0.0, 0.0]])
+def test_foreground_strata_of_nothing_are_empty(shares: list[float]) -> None:
+    assert foreground_strata(shares) == ["empty"] * len(shares)
