@@ -477,6 +477,7 @@ print("same on XLA")
 """
 
 
+@pytest.mark.slow  # a process of its own that imports torch-xla
 @pytest.mark.skipif(importlib.util.find_spec("torch_xla") is None, reason="needs the extra `tpu`")
 def test_update_runs_on_xla_without_recompiling_or_falling_back(tmp_path: Path) -> None:
     done = subprocess.run(

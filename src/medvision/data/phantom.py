@@ -141,7 +141,7 @@ def _polyps(rng: _Rng, lumen: _Field) -> list[_Polyp]:
     count = int(rng.choice(3, p=_COUNT_SHARES))
     polyps: list[_Polyp] = []
     for _ in range(count):
-        radius = rng.uniform(0.06, 0.32 if count == 1 else 0.18)
+        radius = 0.06 + (0.26 if count == 1 else 0.12) * rng.random() ** 0.75  # few are tiny
         places = 0.5 + np.sqrt(rng.uniform(0, 0.16, (6, 1))) * _polar(rng.uniform(0, 2 * np.pi, 6))
         room = np.minimum(np.hypot(*(places - lumen).T) - 0.15, 0.15)  # out of the dark
         for other in polyps:

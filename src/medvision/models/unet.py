@@ -24,8 +24,7 @@ class UNet(nn.Module):
     same size. With 64 base channels, without batch norm and for RGB images and two classes it
     has 31,031,745 parameters.
 
-    Weights start as He normal, those of linear layers at half that variance: activations keep
-    their scale through 23 layers with or without batch norm.
+    Weights start He normal, so that it trains with and without batch norm.
 
     Args:
         in_channels: Channels of the images.
@@ -104,11 +103,12 @@ def _double_conv(in_channels: int, out_channels: int, batch_norm: bool) -> nn.Se
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights so that the variance of activations stays the same from layer to layer."""
+    """Draw He normal weights: the variance of activations stays the same from layer to layer.
+
+    PyTorch counts the inputs of the 2x2 transposed convolutions as twice what they are, which
+    is right here, because no ReLU halves what comes out of them.
+    """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-        # A pixel of a 2x2 transposed convolution of stride 2 sees one tap of each input channel.
-        taps = 1 if isinstance(module, nn.ConvTranspose2d) else module.weight[0, 0].numel()
-        gain = 2 if taps > 1 else 1  # only the 3x3 convolutions are followed by a ReLU
-        nn.init.normal_(module.weight, std=(gain / (module.in_channels * taps)) ** 0.5)
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -29,6 +29,7 @@ def check_usage(arguments: Sequence[str]) -> bool:
         raise MedvisionError(message, where="command line", hint="see python train.py --help")
 
     parser = get_args_parser()
+    parser.allow_abbrev = False  # --experiment would pass for --experimental-rerun
     parser.error = fail  # type: ignore[method-assign]
     parsed = parser.parse_args(list(arguments))
     for override in parsed.overrides:

@@ -93,11 +93,16 @@ class Task(LightningModule):
         return getattr(self, f"{stage}_metrics")
 
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+        loss, logits = self._measure(batch, stage)
+        num_samples = len(batch["image"])
+        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=num_samples)
+        return loss, logits
+
+    def _measure(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Loss and logits of a batch, counted in the metric of its stage."""
         logits = self(batch["image"])
         loss = self.loss(logits, batch["target"])
         self.metrics_of(stage).update(logits.detach(), batch["target"])
-        num_samples = len(batch["image"])
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=num_samples)
         return loss, logits
 
     def _log_epoch(self, stage: Stage) -> None:

@@ -1,0 +1,203 @@
+import csv
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from medvision.callbacks import BestAndLast, EpochLog, FiniteLoss, Throughput
+from medvision.callbacks.predictions import _png_names
+from medvision.data.sample import Sample
+from medvision.types import MedvisionError
+
+
+def trainer(epoch: int = 0, **metrics: float) -> Any:
+    """Stands in for Lightning's: what the callbacks ask of it."""
+
+    def save_checkpoint(path: Path) -> None:
+        Path(path).write_text(f"epoch {epoch}")
+
+    optimizer = SimpleNamespace(param_groups=[{"lr": 0.1}])
+    return SimpleNamespace(
+        current_epoch=epoch,
+        max_epochs=9,
+        callback_metrics={k.replace("__", "/"): torch.tensor(v) for k, v in metrics.items()},
+        is_global_zero=True,
+        is_last_batch=False,
+        world_size=1,
+        optimizers=[optimizer],
+        save_checkpoint=save_checkpoint,
+        print=print,
+    )
+
+
+def best_and_last(tmp_path: Path, mode: Any = "max") -> BestAndLast:
+    (tmp_path / "checkpoints").mkdir(exist_ok=True)
+    return BestAndLast(dirpath=str(tmp_path), monitor="val/dice", mode=mode)
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 1), ("min", 2)])
+def test_best_is_the_best_and_last_is_the_last(tmp_path: Path, mode: str, best: int) -> None:
+    callback = best_and_last(tmp_path, mode)
+    for epoch, value in enumerate([0.5, 0.8, 0.2, 0.3]):
+        callback.on_train_epoch_end(trainer(epoch, val__dice=value), None)
+    callback.on_fit_end(trainer(3), None)
+    assert callback.best_epoch == best
+    assert callback.best_path.read_text() == f"epoch {best}"
+    assert callback.last_path.read_text() == "epoch 3"
+    assert callback.warning is None
+
+
+def test_of_equal_epochs_the_first_is_kept(tmp_path: Path) -> None:
+    callback = best_and_last(tmp_path)
+    for epoch in range(3):
+        callback.on_train_epoch_end(trainer(epoch, val__dice=0.5), None)
+    assert callback.best_epoch == 0
+
+
+def test_nan_is_never_the_best(tmp_path: Path) -> None:
+    callback = best_and_last(tmp_path)
+    for epoch, value in enumerate([math.nan, 0.1, math.nan, math.inf]):
+        callback.on_train_epoch_end(trainer(epoch, val__dice=value), None)
+    callback.on_fit_end(trainer(3), None)
+    assert callback.best_epoch == 1
+    assert callback.warning is None
+
+
+def test_without_a_defined_value_best_is_last_and_says_so(tmp_path: Path) -> None:
+    callback = best_and_last(tmp_path)
+    for epoch in range(2):
+        callback.on_train_epoch_end(trainer(epoch, val__dice=math.nan), None)
+    callback.on_fit_end(trainer(1), None)
+    assert callback.best_path.read_text() == "epoch 1"
+    assert callback.warning is not None
+    assert "val/dice was undefined in every epoch" in callback.warning
+
+
+def test_a_new_folder_starts_its_own_record(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    first = best_and_last(old)
+    first.on_train_epoch_end(trainer(0, val__dice=0.9), None)
+    second = best_and_last(new)
+    second.load_state_dict(first.state_dict())
+    second.on_train_epoch_end(trainer(1, val__dice=0.2), None)
+    assert second.best_epoch == 1
+    same = best_and_last(old)
+    same.load_state_dict(first.state_dict())
+    same.on_train_epoch_end(trainer(1, val__dice=0.2), None)
+    assert same.best_epoch == 0
+
+
+def test_a_failed_write_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
+    callback = best_and_last(tmp_path)
+    callback.on_train_epoch_end(trainer(0, val__dice=0.5), None)
+    broken = trainer(1, val__dice=0.9)
+
+    def fail(path: Path) -> None:
+        Path(path).write_text("half")
+        raise OSError(28, "No space left on device")
+
+    broken.save_checkpoint = fail
+    with pytest.raises(OSError, match="No space"):
+        callback.on_train_epoch_end(broken, None)
+    assert callback.last_path.read_text() == "epoch 0"
+    assert callback.best_path.read_text() == "epoch 0"
+
+
+def test_the_log_has_a_row_per_epoch_and_blanks_for_what_is_undefined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = EpochLog(dirpath=str(tmp_path))
+    values = {"train__loss": 0.5, "val__loss": 0.6, "val__auroc": math.nan, "val__dice": 0.25}
+    for epoch in range(2):
+        log.on_train_epoch_start(trainer(epoch), None)
+        log.on_train_epoch_end(trainer(epoch, **values), None)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "train/loss", "val/loss", "val/dice", "val/auroc", "lr"]
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert rows[0]["val/auroc"] == ""
+    assert float(rows[0]["val/dice"]) == 0.25
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith("epoch   1/9  train loss 0.5000  val loss 0.6000 dice 0.2500")
+
+
+def test_the_log_goes_on_where_its_checkpoint_stopped(tmp_path: Path) -> None:
+    first = EpochLog(dirpath=str(tmp_path))
+    for epoch in range(3):
+        first.on_train_epoch_end(trainer(epoch, val__loss=float(epoch)), None)
+        if epoch == 1:
+            state = first.state_dict()["rows"].copy()
+    second = EpochLog(dirpath=str(tmp_path))
+    second.load_state_dict({"rows": state})
+    second.on_train_epoch_end(trainer(2, val__loss=2.0), None)
+    assert second.rows == first.rows
+
+
+def step(watch: FiniteLoss, value: float, batch: int, *, last: bool = False) -> None:
+    fit = trainer()
+    fit.is_last_batch = last
+    watch.on_train_batch_end(fit, None, {"loss": torch.tensor(value)}, None, batch)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_no_number_stops_the_epoch(value: float) -> None:
+    watch = FiniteLoss(every_n_steps=100)
+    step(watch, value, 0)
+    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 0") as raised:
+        step(watch, 1.0, 1, last=True)
+    assert raised.value.exit_code == 3
+
+
+def test_the_loss_is_asked_about_every_few_steps() -> None:
+    watch = FiniteLoss(every_n_steps=3)
+    step(watch, math.nan, 0)
+    step(watch, 1.0, 1)
+    with pytest.raises(MedvisionError):
+        step(watch, 1.0, 2)
+
+
+def test_finite_losses_pass() -> None:
+    watch = FiniteLoss(every_n_steps=2)
+    for batch in range(5):
+        step(watch, 1e30, batch, last=batch == 4)
+
+
+def test_throughput_leaves_out_start_and_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 10.0, 15.0, 16.0, 18.0, 100.0, 103.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    rate = Throughput()
+    batch = {"image": torch.zeros(8, 1)}
+    rate.on_train_epoch_start(trainer(), None)  # at 0
+    for number in range(4):  # at 10, 15 (left out), 16, 18
+        rate.on_train_batch_end(trainer(), None, None, batch, number)
+    rate.on_train_epoch_start(trainer(1), None)  # at 100, after a long validation
+    rate.on_train_batch_end(trainer(1), None, None, batch, 0)  # at 103
+    assert rate.first_step_s == 10.0
+    assert rate.images_per_s == pytest.approx(24 / (1 + 2 + 3))
+
+
+def test_a_fit_of_two_steps_has_no_rate() -> None:
+    rate = Throughput()
+    rate.on_train_epoch_start(trainer(), None)
+    for number in range(2):
+        rate.on_train_batch_end(trainer(), None, None, {"image": torch.zeros(8, 1)}, number)
+    assert rate.images_per_s is None
+
+
+def test_no_two_predictions_share_a_file() -> None:
+    paths = ["images/a.jpg", "images/sub/a.jpg", "other/a.jpg", "images/A.png", "test/images/b.jpg"]
+    names = _png_names([Sample(path=path, target="") for path in paths])
+    assert names[:2] == ["a.png", "sub/a.png"]
+    assert names[4] == "b.png"
+    assert len({name.casefold() for name in names}) == len(paths)
+
+
+def test_nothing_temporary_is_left(tmp_path: Path) -> None:
+    callback = best_and_last(tmp_path)
+    callback.on_train_epoch_end(trainer(0, val__dice=0.5), None)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["best.ckpt", "last.ckpt"]

@@ -1,0 +1,152 @@
+"""What every loss of ``conf/loss`` promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from medvision.types import IGNORE_INDEX, MedvisionError
+
+CONF = Path(__file__).parents[2] / "conf" / "loss"
+NAMES = sorted(path.stem for path in CONF.rglob("*.yaml"))
+
+
+def make(name: str, num_classes: int) -> nn.Module:
+    loss = OmegaConf.load(CONF / f"{name}.yaml")
+    config = OmegaConf.create({"data": {"num_classes": num_classes}, "loss": loss})
+    return instantiate(config.loss)
+
+
+@pytest.fixture(params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=[2, 4])
+def num_classes(request: pytest.FixtureRequest) -> int:
+    return request.param
+
+
+@pytest.fixture
+def loss(name: str, num_classes: int) -> nn.Module:
+    return make(name, num_classes)
+
+
+@pytest.fixture
+def batch(num_classes: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1 if num_classes == 2 else num_classes, 5, 6, generator=generator)
+    target = torch.randint(0, num_classes, (3, 5, 6), generator=generator)
+    return logits, target.to(torch.uint8)
+
+
+def test_every_config_is_found() -> None:
+    assert {"bce", "bce_dice", "dice", "focal", "jaccard", "tversky"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
+def test_loss_is_a_float32_scalar(
+    loss: nn.Module, batch: tuple[Tensor, Tensor], dtype: torch.dtype
+) -> None:
+    value = loss(batch[0], batch[1].to(dtype))
+    assert value.shape == ()
+    assert value.dtype == torch.float32
+    assert value > 0
+
+
+def test_ignored_pixels_change_nothing(loss: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    logits, target = batch
+    target[:, :, 4:] = IGNORE_INDEX
+    other = logits.clone()
+    other[..., 4:] = 9.0
+    expected = loss(logits[..., :4], target[..., :4])
+    torch.testing.assert_close(loss(logits, target), expected)
+    torch.testing.assert_close(loss(other, target), expected)
+
+
+def test_ignored_pixels_get_no_gradient(loss: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    logits, target = batch
+    target[:, 0] = IGNORE_INDEX
+    logits.requires_grad_()
+    loss(logits, target).backward()
+    assert not logits.grad[:, :, 0].any()
+    assert logits.grad[:, :, 1:].any()
+
+
+def test_a_batch_of_ignored_pixels_costs_nothing(
+    loss: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    logits, target = batch
+    logits.requires_grad_()
+    value = loss(logits, torch.full_like(target, IGNORE_INDEX))
+    value.backward()
+    assert value.item() == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+@pytest.mark.parametrize("label", [0, 1])
+def test_gradient_is_finite_when_all_pixels_are_of_one_class(
+    loss: nn.Module, batch: tuple[Tensor, Tensor], label: int, scale: float
+) -> None:
+    logits, target = batch
+    logits = (logits * scale).requires_grad_()
+    value = loss(logits, torch.full_like(target, label))
+    value.backward()
+    assert value.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_perfect_prediction_costs_nothing(
+    loss: nn.Module, batch: tuple[Tensor, Tensor], num_classes: int
+) -> None:
+    target = batch[1].long()
+    labels = torch.nn.functional.one_hot(target, num_classes).movedim(-1, 1)
+    logits = (labels[:, 1:] if num_classes == 2 else labels) * 200.0 - 100.0
+    assert loss(logits, target).item() == pytest.approx(0, abs=1e-6)
+    assert loss(-logits, target) > 0.5
+
+
+def test_order_of_images_does_not_matter(loss: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    logits, target = batch
+    torch.testing.assert_close(loss(logits.flip(0), target.flip(0)), loss(logits, target))
+
+
+def test_bfloat16_logits_give_a_float32_loss_of_the_rounded_logits(
+    loss: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    rounded, target = batch[0].bfloat16(), batch[1]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(rounded, target)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(rounded.float(), target))
+
+
+def test_loss_falls_along_its_gradient(loss: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    logits, target = batch[0].requires_grad_(), batch[1]
+    value = loss(logits, target)
+    value.backward()
+    assert loss(logits - 0.1 * logits.grad, target) < value
+
+
+def test_shape_mismatch_names_both_shapes(loss: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"got \(3, ., 5, 6\) and \(3, 5, 5\)"):
+        loss(batch[0], batch[1][..., :5])
+
+
+def test_logits_for_other_classes_are_refused(
+    loss: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(ValueError, match="expected logits"):
+        loss(torch.zeros(3, 3, 5, 6), batch[1])
+
+
+def test_one_class_is_refused(name: str) -> None:
+    with pytest.raises(Exception, match="at least 2 classes") as caught:
+        make(name, 1)
+    assert isinstance(caught.value.__cause__, MedvisionError)  # inside Hydra's own error

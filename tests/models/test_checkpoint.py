@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import nn
+
+import medvision.models
+from medvision.models import UNet, count_parameters, is_depthwise, load_weights_strict
+from medvision.types import MedvisionError
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+
+
+def test_strict_loading_copies_every_tensor() -> None:
+    first, second = UNet(base_channels=2), UNet(base_channels=2, mean=0.1)
+    load_weights_strict(second, first.state_dict(), "best.ckpt")
+    for name, tensor in second.state_dict().items():
+        assert torch.equal(tensor, first.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (UNet(base_channels=4), "0 tensors missing, 0 unexpected, 45 of another shape, first down"),
+        (
+            UNet(base_channels=2, num_classes=4),
+            r"2 of another shape, first head.weight \(4, 2, 1, 1\) instead of \(1, 2, 1, 1\)",
+        ),
+        (UNet(base_channels=2, batch_norm=True), r"8 tensors missing, .* first down.0.1"),
+        (nn.Linear(1, 1), "48 tensors missing, 2 unexpected, 0 of another shape, first normalize"),
+    ],
+)
+def test_weights_of_another_model_are_counted_and_change_nothing(
+    other: nn.Module, message: str
+) -> None:
+    model = UNet(base_channels=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(MedvisionError, match=rf"{message}.* \(best.ckpt\)"):
+        load_weights_strict(model, other.state_dict(), "best.ckpt")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_parameters_are_counted_once_and_buffers_never() -> None:
+    shared = nn.Linear(3, 2)
+    assert count_parameters(nn.Sequential(shared, nn.BatchNorm1d(2), shared)) == 8 + 4
+
+
+@pytest.mark.parametrize(
+    ("layer", "depthwise"),
+    [
+        (nn.Conv2d(4, 4, 3), False),
+        (nn.Conv2d(4, 8, 3, groups=2), False),
+        (nn.Conv2d(1, 8, 3), False),
+        (nn.Conv2d(4, 8, 3, groups=4), True),
+    ],
+)
+def test_depthwise_is_one_group_per_channel(layer: nn.Module, depthwise: bool) -> None:
+    assert is_depthwise(nn.Sequential(layer)) is depthwise
+
+
+def test_unet_does_not_wait_for_smp_or_timm() -> None:
+    code = (
+        "import sys, medvision.models; medvision.models.UNet;"
+        "print({'segmentation_models_pytorch', 'timm', 'torchvision'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "set()"
+
+
+def test_every_public_name_is_there_and_others_are_not() -> None:
+    for name in medvision.models.__all__:
+        assert getattr(medvision.models, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Unet'"):
+        _ = medvision.models.Unet
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("unet", 31_031_745), ("smp_unet", 24_436_369)])
+def test_shipped_configs_make_networks(name: str, parameters: int) -> None:
+    config = OmegaConf.create(
+        {
+            "data": {"in_channels": 3, "num_classes": 2},
+            "model": OmegaConf.load(CONF / f"{name}.yaml"),
+        }
+    )
+    assert count_parameters(instantiate(config.model)) == parameters

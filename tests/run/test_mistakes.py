@@ -1,0 +1,190 @@
+"""What a newcomer gets wrong ends in one line on stderr, exit code 2, and nothing left behind."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.run import main
+
+SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "data.batch_size=4")
+
+
+@pytest.fixture
+def fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """Run the program with a mistake; return its one line after checking how it ended."""
+    workplace = tmp_path / "workplace"
+    workplace.mkdir()
+    monkeypatch.chdir(workplace)
+
+    def run(*arguments: str) -> str:
+        assert main(list(arguments)) == 2
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        assert captured.err.endswith("\n")
+        assert captured.err.count("\n") == 1
+        assert list(workplace.iterdir()) == []
+        return captured.err.rstrip("\n")
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (
+            ["experiment=polyp_unte"],
+            "error: no experiment is called polyp_unte (experiment=polyp_unte);"
+            " did you mean polyp_unet?",
+        ),
+        (
+            ["experiment=polyp_unet", "data.rot=/x"],
+            "error: no key is called data.rot (data.rot=/x); did you mean data.root?",
+        ),
+        (
+            ["experiment=polyp_unet", "lr=1e-3"],
+            "error: no key is called lr (lr=1e-3); did you mean optimizer.lr?",
+        ),
+        (
+            ["experiment=polyp_unet", "model=unett"],
+            "error: no model is called unett (model=unett); did you mean unet?",
+        ),
+        (
+            ["experiment=polyp_unet", "data.root=/nowhere"],
+            "error: /nowhere does not exist (data.root);"
+            " give the folder of your data set, or leave data.root out for phantoms",
+        ),
+        (
+            ["experiment=polyp_unet", "data.image_size=0"],
+            "error: expected an integer from 16 to 8192, got 0 (data.image_size); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "data.batch_size=-8"],
+            "error: expected an integer of at least 1, got -8 (data.batch_size); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "optimizer.lr=fast"],
+            "error: expected a number above 0, got fast (optimizer.lr); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "checkpoint.monitor=test/dice"],
+            "error: test/dice may not choose the checkpoint: nothing is selected on the test set"
+            " (checkpoint.monitor); use val/dice",
+        ),
+        (
+            ["experiment=polyp_unet", "ckpt_path=no.ckpt"],
+            "error: no.ckpt is not a file (ckpt_path); check the path",
+        ),
+        (
+            ["experiment=polyp_unet", "seed"],
+            "error: seed is no key=value (command line); see python train.py --help",
+        ),
+        (
+            ["--experiment", "polyp_unet"],
+            "error: unrecognized arguments: --experiment (command line);"
+            " see python train.py --help",
+        ),
+        (
+            [],
+            "error: no experiment is chosen (experiment);"
+            " add experiment=NAME: polyp_unet, polyp_unet_lite0",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_line_names_the_fault_and_the_way_out(
+    fails: Callable[..., str], arguments: list[str], line: str
+) -> None:
+    assert fails(*arguments) == line
+
+
+def test_an_override_that_cannot_be_read(fails: Callable[..., str]) -> None:
+    line = fails("experiment=polyp_unet", "data.root=[a")
+    assert line.startswith("error: cannot read an override (data.root=[a); ")
+
+
+def test_a_root_without_masks(fails: Callable[..., str], make_folder: Callable[..., Path]) -> None:
+    root = make_folder()
+    for mask in (root / "masks").iterdir():
+        mask.unlink()
+    (root / "masks").rmdir()
+    line = fails(*SMALL, "experiment=polyp_unet", f"data.root={root}")
+    assert "masks" in line
+    assert str(root) in line
+
+
+def test_an_empty_root(fails: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    line = fails(*SMALL, "experiment=polyp_unet", f"data.root={tmp_path / 'empty'}")
+    assert "images" in line
+
+
+def test_one_truncated_image(fails: Callable[..., str], make_folder: Callable[..., Path]) -> None:
+    root = make_folder()
+    path = root / "images" / "case_03.png"
+    path.write_bytes(path.read_bytes()[:700])
+    line = fails(*SMALL, "experiment=polyp_unet", f"data.root={root}")
+    assert "case_03.png" in line
+    assert "truncated" in line
+
+
+def test_one_mask_of_another_size(
+    fails: Callable[..., str], make_folder: Callable[..., Path]
+) -> None:
+    root = make_folder()
+    cv2.imwrite(str(root / "masks" / "case_05.png"), np.zeros((20, 20), np.uint8))
+    line = fails(*SMALL, "experiment=polyp_unet", f"data.root={root}")
+    assert "images/case_05.png" in line
+    assert "masks/case_05.png" in line
+    assert re.search(r"\b48\b.*\b40\b|\b40\b.*\b48\b", line)
+    assert re.search(r"20\D+20", line)
+
+
+def test_no_space_for_a_split(fails: Callable[..., str], make_folder: Callable[..., Path]) -> None:
+    line = fails(*SMALL, "experiment=polyp_unet", f"data.root={make_folder(2)}")
+    assert "no space for a split" in line
+
+
+def test_an_unknown_encoder(fails: Callable[..., str]) -> None:
+    line = fails(*SMALL, "experiment=polyp_unet_lite0", "model.weights=none", "model.encoder=resnt34")
+    assert "resnt34" in line
+    assert "model.encoder" in line
+    assert "resnet34" in line
+
+
+def test_a_checkpoint_of_another_model(fails: Callable[..., str], finished: Path) -> None:
+    checkpoint = finished / "checkpoints" / "last.ckpt"
+    line = fails(
+        *SMALL, "experiment=polyp_unet", "model.base_channels=8", f"ckpt_path={checkpoint}"
+    )
+    assert f"ckpt_path={checkpoint}" in line
+
+
+def test_a_checkpoint_that_is_a_program(fails: Callable[..., str], tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(b"cos\nsystem\n(S'touch " + str(trace).encode() + b"'\ntR.")
+    line = fails(*SMALL, "experiment=polyp_unet", f"ckpt_path={path}")
+    assert "not a checkpoint that can be read safely" in line
+    assert not trace.exists()
+
+
+def test_a_transform_that_does_not_exist(fails: Callable[..., str]) -> None:
+    line = fails(*SMALL, "experiment=polyp_unet", "+data.train_transforms.HorizontalFlop={p: 1}")
+    assert line == (
+        "error: no albumentations transform is called HorizontalFlop"
+        " (data.train_transforms.HorizontalFlop); did you mean HorizontalFlip?"
+    )
+
+
+def test_a_random_transform_of_test_images(fails: Callable[..., str]) -> None:
+    line = fails(*SMALL, "experiment=polyp_unet", "+data.eval_transforms.RandomRotate90={}")
+    assert line == (
+        "error: a transform of validation and test images is random (data.eval_transforms);"
+        " keep random transforms in data.train_transforms"
+    )

@@ -1,0 +1,273 @@
+"""The run folder holds what the contract says, and its numbers are what their names say."""
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from medvision.data.phantom import draw_polyp_scene
+from medvision.metrics import dice_by_convention
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def summary_at(run: Path) -> dict:
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_every_file_of_the_contract_is_there(finished: Path) -> None:
+    names = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "environment.json",
+        "splits.csv",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.csv",
+        "predictions_test.csv",
+        "predictions_val.csv",
+        "summary.json",
+        "plots/loss.png",
+        "plots/accuracy.png",
+        "plots/iou.png",
+        "plots/dice.png",
+        "plots/roc.png",
+        "plots/test_images.png",
+    } <= names
+    assert not [name for name in names if ".tmp" in name]
+
+
+def test_the_folder_is_named_by_experiment_and_time(finished: Path) -> None:
+    assert finished.parent.name == "polyp_unet"
+    import datetime
+
+    datetime.datetime.strptime(finished.name, "%Y-%m-%d_%H-%M-%S")
+
+
+def test_the_summary_has_every_key(finished: Path) -> None:
+    summary = summary_at(finished)
+    assert summary["experiment"] == "polyp_unet"
+    assert summary["seed"] == 0
+    assert summary["task"] == "segmentation"
+    assert summary["status"] == "finished"
+    assert summary["dataset"]["synthetic"] is True
+    assert len(summary["dataset"]["fingerprint"]) == 64
+    assert sum(summary["dataset"]["num_images"].values()) == 60
+    assert summary["model"]["name"] == "UNet"
+    assert summary["model"]["num_parameters"] > 100_000
+    assert summary["epochs"] == 2
+    assert summary["best_epoch"] in (0, 1)
+    assert (finished / summary["best_checkpoint"]).exists()
+    assert summary["device"] == "cpu"
+    assert summary["warnings"] == []
+    timing = summary["timing"]
+    assert set(timing) == {"fit_s", "time_to_first_step_s", "train_images_per_s", "peak_memory_mb"}
+    assert all(value > 0 for value in timing.values())
+
+
+def test_the_best_epoch_has_the_largest_validation_dice(finished: Path) -> None:
+    rows = rows_of(finished / "metrics.csv")
+    best = max(rows, key=lambda row: float(row["val/dice"]))
+    summary = summary_at(finished)
+    assert int(best["epoch"]) == summary["best_epoch"]
+    assert float(best["val/dice"]) == pytest.approx(summary["metrics"]["val/dice"], abs=1e-6)
+    assert float(best["train/dice"]) == pytest.approx(summary["metrics"]["train/dice"], abs=1e-6)
+
+
+def test_metrics_csv_starts_as_promised(finished: Path) -> None:
+    header = (finished / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header[:5] == ["epoch", "train/loss", "val/loss", "train/dice", "val/dice"]
+    names = ("dice_global", "iou", "iou_global", "accuracy", "precision", "recall", "specificity", "auroc")
+    for name in names:
+        assert {f"train/{name}", f"val/{name}"} <= set(header)
+    assert not [name for name in header if name.startswith("test/")]
+
+
+def test_test_scores_equal_the_formulas_on_the_stored_predictions(finished: Path) -> None:
+    """DESIGN's formulas in NumPy, the masks drawn anew."""
+    config = yaml.safe_load((finished / "config.yaml").read_text())
+    dice, iou, seen = [], [], 0
+    for row in rows_of(finished / "predictions_test.csv"):
+        probability = cv2.imread(str(finished / row["predicted"]), cv2.IMREAD_UNCHANGED)
+        assert probability.dtype == np.uint8
+        assert probability.shape == (config["data"]["image_size"],) * 2
+        index = int(Path(row["path"]).stem.split("_")[1])
+        mask = draw_polyp_scene(index, size_px=32, seed=config["data"]["split_seed"])[1] > 0
+        predicted = probability >= 128
+        overlap = (predicted & mask).sum()
+        dice.append((2 * overlap + 1e-7) / (predicted.sum() + mask.sum() + 1e-7))
+        iou.append((overlap + 1e-7) / ((predicted | mask).sum() + 1e-7))
+        assert float(row["dice"]) == pytest.approx(dice[-1], abs=1e-6)
+        seen += 1
+    summary = summary_at(finished)
+    assert seen == summary["dataset"]["num_images"]["test"]
+    assert summary["metrics"]["test/dice"] == pytest.approx(np.mean(dice), abs=1e-6)
+    assert summary["metrics"]["test/iou"] == pytest.approx(np.mean(iou), abs=1e-6)
+    low, high = summary["metrics"]["test/dice_ci95"]
+    assert low <= summary["metrics"]["test/dice"] <= high
+
+
+def test_the_other_conventions_give_other_numbers_on_the_same_predictions(finished: Path) -> None:
+    probabilities, masks = [], []
+    for row in rows_of(finished / "predictions_test.csv"):
+        pixels = cv2.imread(str(finished / row["predicted"]), cv2.IMREAD_UNCHANGED)
+        probabilities.append(pixels / np.float32(256))
+        index = int(Path(row["path"]).stem.split("_")[1])
+        masks.append(draw_polyp_scene(index, size_px=32, seed=0)[1] > 0)
+    table = dice_by_convention(probabilities, masks)
+    ours = summary_at(finished)["metrics"]["test/dice"]
+    assert len(table) == 8
+    assert sum(value == pytest.approx(ours, abs=1e-6) for value in table.values()) == 1
+    assert all(0 <= value <= 1 for value in table.values())
+
+
+def test_checkpoints_load_without_this_project(finished: Path) -> None:
+    for name in ("best", "last"):
+        checkpoint = torch.load(finished / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert all(isinstance(value, torch.Tensor) for value in checkpoint["state_dict"].values())
+        facts = checkpoint["medvision"]
+        assert facts["class_names"] == ["background", "polyp"]
+        assert facts["model"]["name"] == "medvision.models.UNet"
+        assert facts["model"]["arguments"]["base_channels"] == 4
+        assert facts["mean"] == checkpoint["state_dict"]["model.normalize.mean"].flatten().tolist()
+
+
+def test_the_stored_config_is_plain_and_resolved(finished: Path) -> None:
+    text = (finished / "config.yaml").read_text()
+    assert "${" not in text
+    assert "auto" not in {line.split(": ")[-1] for line in text.splitlines() if "precision" in line}
+    config = yaml.safe_load(text)
+    assert config["experiment"] == "polyp_unet"
+    assert config["trainer"]["accelerator"] == "cpu"
+
+
+def test_the_environment_names_packages_hardware_and_command(finished: Path) -> None:
+    environment = json.loads((finished / "environment.json").read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0] or environment[
+        "packages"
+    ]["torch"] == torch.__version__
+    assert environment["hardware"]["cores"] >= 1
+    assert "experiment=polyp_unet" in environment["command"]
+    assert set(environment["git"]) == {"sha", "dirty"}
+
+
+def test_splits_csv_lists_every_sample_once(finished: Path) -> None:
+    rows = rows_of(finished / "splits.csv")
+    assert list(rows[0]) == ["split", "path", "target", "group"]
+    assert len({row["path"] for row in rows}) == len(rows) == 60
+    counts = summary_at(finished)["dataset"]["num_images"]
+    for stage, count in counts.items():
+        assert sum(row["split"] == stage for row in rows) == count
+
+
+def test_the_same_seed_twice_gives_the_same_metrics(train: Callable[..., Path]) -> None:
+    options = (
+        "experiment=polyp_unet",
+        "model.base_channels=4",
+        "trainer.max_epochs=2",
+        "+data.train_transforms={HorizontalFlip: {p: 0.5}, Affine: {rotate: [-20, 20], p: 0.9}}",
+    )
+    first = (train(*options) / "metrics.csv").read_text()
+    second = (train(*options, "data.num_workers=2") / "metrics.csv").read_text()
+    other = (train(*options, "seed=1") / "metrics.csv").read_text()
+    assert first == second
+    assert first != other
+
+
+def test_a_folder_of_ones_own_trains_and_its_split_can_be_kept(
+    train: Callable[..., Path], make_folder: Callable[..., Path], summary_of: Callable[[Path], dict]
+) -> None:
+    root = make_folder(20)
+    first = train("experiment=polyp_unet", "model.base_channels=2", f"data.root={root}")
+    summary = summary_of(first)
+    assert summary["dataset"]["synthetic"] is False
+    row = rows_of(first / "predictions_test.csv")[0]
+    assert float(row["dice_original"]) >= 0
+    kept = train(
+        "experiment=polyp_unet",
+        "model.base_channels=2",
+        f"data.root={root}",
+        f"data.splits={first / 'splits.csv'}",
+        "data.split_seed=9",
+    )
+    assert (kept / "splits.csv").read_text() == (first / "splits.csv").read_text()
+
+
+def test_a_run_goes_on_from_a_checkpoint(train: Callable[..., Path]) -> None:
+    options = ("experiment=polyp_unet", "model.base_channels=4")
+    whole = train(*options, "trainer.max_epochs=3")
+    part = train(*options, "trainer.max_epochs=2")
+    rest = train(*options, "trainer.max_epochs=3", f"ckpt_path={part / 'checkpoints/last.ckpt'}")
+    assert (rest / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    tensors = [
+        torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        for run in (whole, rest)
+    ]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import SMALL  # the overrides that `train` uses
+
+    from medvision.run import main
+
+    monkeypatch.chdir(tmp_path)
+    arguments = [*SMALL, "experiment=polyp_unet", "model.base_channels=2", "optimizer.lr=1e38"]
+    assert main([*arguments, "trainer.max_epochs=9", "model.batch_norm=false"]) == 3
+    line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("error: the training loss became NaN or infinite in epoch ")
+    (run,) = tmp_path.glob("runs/*/*")
+    assert summary_at(run)["status"] == "failed"
+    for path in (run / "checkpoints").iterdir():
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(math.isfinite(float(value.float().sum())) for value in state.values())
+
+
+def test_best_falls_back_to_last_where_the_monitored_value_is_undefined(
+    train: Callable[..., Path], summary_of: Callable[[Path], dict]
+) -> None:
+    run = train(
+        "experiment=polyp_unet", "model.base_channels=2", "checkpoint.monitor=val/nothing"
+    )
+    summary = summary_of(run)
+    assert summary["best_epoch"] == 0
+    assert summary["warnings"] == [
+        "val/nothing was undefined in every epoch:"
+        " best.ckpt holds the last epoch, not the best one"
+    ]
+
+
+def test_several_runs_of_one_command_lie_beside_their_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from conftest import SMALL
+
+    from medvision.run import main
+
+    monkeypatch.chdir(tmp_path)
+    small = [o for o in SMALL if not o.startswith("data.num_images")]
+    arguments = [*small, "data.num_images=12", "experiment=polyp_unet", "model.base_channels=2"]
+    assert main(["-m", *arguments, "seed=0,1"]) == 0
+    (base,) = tmp_path.glob("runs/multirun/*")
+    assert {path.name for path in base.iterdir()} == {
+        "0_polyp_unet",
+        "1_polyp_unet",
+        "multirun_summary.csv",
+    }
+    rows = rows_of(base / "multirun_summary.csv")
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    for row in rows:
+        own = summary_at(base / row["run"])["metrics"]["test/dice"]
+        assert float(row["test/dice"]) == pytest.approx(own)
