@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished two-epoch run of ``polyp_unet``, shared: read it, never write to it."""
     folder = tmp_path_factory.mktemp("finished")
     here = Path.cwd()
@@ -69,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.chdir(here)
         os.environ.pop("MEDVISION_RUN_DIR", None)
     (run,) = (folder / "runs" / "polyp_unet").iterdir()
-    yield run
+    return run
 
 
 @pytest.fixture

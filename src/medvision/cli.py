@@ -1,7 +1,7 @@
 """The ``medvision`` command: argument parsing only, each verb one call."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,7 @@ app = typer.Typer(
 )
 
 
-ClickException = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Base of typer's usage errors: newer releases carry their own click inside."""
 
 
@@ -26,7 +26,9 @@ def _no_verb(context: typer.Context) -> None:
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     help="Train, test and write a run folder, as `python train.py` does in a checkout.",
 )
-def train(arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None) -> None:
+def train(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
+) -> None:
     """Hand the overrides to the one Hydra program."""
     from medvision.run import main as train_main
 

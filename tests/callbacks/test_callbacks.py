@@ -1,6 +1,5 @@
 import csv
 import math
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -200,4 +199,7 @@ def test_no_two_predictions_share_a_file() -> None:
 def test_nothing_temporary_is_left(tmp_path: Path) -> None:
     callback = best_and_last(tmp_path)
     callback.on_train_epoch_end(trainer(0, val__dice=0.5), None)
-    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["best.ckpt", "last.ckpt"]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+    }

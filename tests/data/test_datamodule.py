@@ -68,7 +68,9 @@ def test_only_training_drops_a_short_batch() -> None:
 
 def test_fewer_images_than_a_batch_still_train() -> None:
     data = prepared(num_images=12, batch_size=64)
-    assert sum(len(batch["image"]) for batch in data.train_dataloader()) == len(data.tables["train"])
+    assert sum(len(batch["image"]) for batch in data.train_dataloader()) == len(
+        data.tables["train"]
+    )
 
 
 def test_groups_by_pattern_stay_whole(make_folder: Callable[..., Path]) -> None:

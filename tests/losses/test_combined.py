@@ -37,7 +37,7 @@ def test_terms_move_with_the_sum() -> None:
 
 
 def test_a_weight_without_a_term_is_refused() -> None:
-    with pytest.raises(MedvisionError, match="no loss is called dise .*the terms are dice"):
+    with pytest.raises(MedvisionError, match=r"no loss is called dise .*the terms are dice"):
         WeightedSum(terms={"dice": Constant(1.0)}, weights={"dise": 1.0})
 
 

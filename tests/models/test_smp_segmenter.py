@@ -59,7 +59,7 @@ def test_options_reach_the_decoder_and_the_encoder_of_timm() -> None:
     ("options", "message"),
     [
         ({"architecture": "unet"}, r"unknown architecture unet \(model.architecture\); .* Unet\?"),
-        ({"architecture": "HRNet"}, "choose one of .*DeepLabV3Plus"),
+        ({"architecture": "Xyz"}, "choose one of .*DeepLabV3Plus"),
         ({"encoder": "resnet43"}, r"unknown encoder resnet43 \(model.encoder\); did you mean"),
         ({"encoder": "tu-efficientnet_b00"}, r"did you mean tu-efficientnet_b0\?"),
         ({"encoder": 18}, r"unknown encoder 18 \(model.encoder\)"),
@@ -89,7 +89,7 @@ def test_logits_of_another_size_are_reported() -> None:
 
 
 def test_nothing_is_asked_of_the_network_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr("socket.socket.connect", refuse)

@@ -66,7 +66,7 @@ def test_learns_bright_discs_with_adam_at_1e_4(batch_norm: bool) -> None:
     model = UNet(in_channels=1, base_channels=16, batch_norm=batch_norm)
     loss = PixelCrossEntropy()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    for _ in range(80):
+    for _ in range(120):
         optimizer.zero_grad()
         value = loss(model(image), target)
         value.backward()

@@ -10,7 +10,13 @@ import pytest
 
 from medvision.run import main
 
-SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "data.batch_size=4")
+SMALL = (
+    "trainer=cpu",
+    "logger=csv",
+    "data.image_size=32",
+    "data.num_workers=0",
+    "data.batch_size=4",
+)
 
 
 @pytest.fixture
@@ -151,7 +157,9 @@ def test_no_space_for_a_split(fails: Callable[..., str], make_folder: Callable[.
 
 
 def test_an_unknown_encoder(fails: Callable[..., str]) -> None:
-    line = fails(*SMALL, "experiment=polyp_unet_lite0", "model.weights=none", "model.encoder=resnt34")
+    line = fails(
+        *SMALL, "experiment=polyp_unet_lite0", "model.weights=none", "model.encoder=resnt34"
+    )
     assert "resnt34" in line
     assert "model.encoder" in line
     assert "resnet34" in line

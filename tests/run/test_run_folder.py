@@ -87,7 +87,16 @@ def test_the_best_epoch_has_the_largest_validation_dice(finished: Path) -> None:
 def test_metrics_csv_starts_as_promised(finished: Path) -> None:
     header = (finished / "metrics.csv").read_text().splitlines()[0].split(",")
     assert header[:5] == ["epoch", "train/loss", "val/loss", "train/dice", "val/dice"]
-    names = ("dice_global", "iou", "iou_global", "accuracy", "precision", "recall", "specificity", "auroc")
+    names = (
+        "dice_global",
+        "iou",
+        "iou_global",
+        "accuracy",
+        "precision",
+        "recall",
+        "specificity",
+        "auroc",
+    )
     for name in names:
         assert {f"train/{name}", f"val/{name}"} <= set(header)
     assert not [name for name in header if name.startswith("test/")]
@@ -153,9 +162,10 @@ def test_the_stored_config_is_plain_and_resolved(finished: Path) -> None:
 
 def test_the_environment_names_packages_hardware_and_command(finished: Path) -> None:
     environment = json.loads((finished / "environment.json").read_text())
-    assert environment["packages"]["torch"] == torch.__version__.split("+")[0] or environment[
-        "packages"
-    ]["torch"] == torch.__version__
+    assert (
+        environment["packages"]["torch"] == torch.__version__.split("+")[0]
+        or environment["packages"]["torch"] == torch.__version__
+    )
     assert environment["hardware"]["cores"] >= 1
     assert "experiment=polyp_unet" in environment["command"]
     assert set(environment["git"]) == {"sha", "dirty"}
@@ -220,7 +230,6 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from conftest import SMALL  # the overrides that `train` uses
-
     from medvision.run import main
 
     monkeypatch.chdir(tmp_path)
@@ -238,14 +247,11 @@ def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
 def test_best_falls_back_to_last_where_the_monitored_value_is_undefined(
     train: Callable[..., Path], summary_of: Callable[[Path], dict]
 ) -> None:
-    run = train(
-        "experiment=polyp_unet", "model.base_channels=2", "checkpoint.monitor=val/nothing"
-    )
+    run = train("experiment=polyp_unet", "model.base_channels=2", "checkpoint.monitor=val/nothing")
     summary = summary_of(run)
     assert summary["best_epoch"] == 0
     assert summary["warnings"] == [
-        "val/nothing was undefined in every epoch:"
-        " best.ckpt holds the last epoch, not the best one"
+        "val/nothing was undefined in every epoch: best.ckpt holds the last epoch, not the best one"
     ]
 
 
@@ -253,7 +259,6 @@ def test_several_runs_of_one_command_lie_beside_their_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from conftest import SMALL
-
     from medvision.run import main
 
     monkeypatch.chdir(tmp_path)

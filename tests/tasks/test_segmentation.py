@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -56,7 +57,11 @@ def loader(items: list[dict[str, Tensor]]) -> DataLoader:
 @pytest.fixture
 def trainer(tmp_path: Any) -> Trainer:
     return Trainer(
-        accelerator="cpu", max_epochs=12, default_root_dir=tmp_path, num_sanity_val_steps=0, **SILENT
+        accelerator="cpu",
+        max_epochs=12,
+        default_root_dir=tmp_path,
+        num_sanity_val_steps=0,
+        **SILENT,
     )
 
 
@@ -78,10 +83,12 @@ def test_the_epoch_scores_are_those_of_all_its_images(trainer: Trainer) -> None:
     trainer.test(module, loader(batches(3)), verbose=False)
     logits = torch.cat([module(batch["image"]) for batch in batches(3)])
     target = torch.cat([batch["target"] for batch in batches(3)]).bool()
-    predicted = (logits[:, 0].sigmoid() >= 0.5)
+    predicted = logits[:, 0].sigmoid() >= 0.5
     overlap = (predicted & target).sum((1, 2))
     dice = (2 * overlap + 1e-7) / (predicted.sum((1, 2)) + target.sum((1, 2)) + 1e-7)
-    assert float(trainer.callback_metrics["test/dice"]) == pytest.approx(float(dice.mean()), abs=1e-6)
+    assert float(trainer.callback_metrics["test/dice"]) == pytest.approx(
+        float(dice.mean()), abs=1e-6
+    )
     assert float(trainer.callback_metrics["test/accuracy"]) == pytest.approx(
         float((predicted == target).float().mean()), abs=1e-6
     )
@@ -142,16 +149,14 @@ def rates(schedule: dict[str, Any], optimizer: torch.optim.Optimizer, steps: int
 
 def test_cosine_rises_then_falls_to_its_final_factor() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule = cosine_with_warmup(
-        optimizer, total_steps=100, warmup_fraction=0.1, final_factor=0.1
-    )
+    schedule = cosine_with_warmup(optimizer, total_steps=100, warmup_fraction=0.1, final_factor=0.1)
     seen = rates(schedule, optimizer, 101)
     assert schedule["interval"] == "step"
     assert seen[:10] == pytest.approx([2 * (step + 1) / 11 for step in range(10)])
     assert seen[10] == pytest.approx(2.0)
     assert seen[55] == pytest.approx(2 * (0.1 + 0.9 / 2))
     assert seen[100] == pytest.approx(0.2)
-    assert all(a >= b for a, b in zip(seen[10:], seen[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(seen[10:]))
 
 
 def test_plateau_halves_the_rate_after_its_patience() -> None:

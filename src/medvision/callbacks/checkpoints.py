@@ -1,7 +1,6 @@
 """Keep the best and the last epoch."""
 
 import math
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,4 +87,4 @@ class BestAndLast(Checkpoint):
         temporary = path.with_name(f".{path.name}.tmp")
         trainer.save_checkpoint(temporary)
         if trainer.is_global_zero:
-            os.replace(temporary, path)
+            temporary.replace(path)

@@ -188,7 +188,7 @@ class SegmentationData(LightningDataModule):
         sampler = EpochSampler(num_samples=len(dataset), seed=self.seed, shuffle=stage == "train")
         # A short last training batch would weigh its samples more and upset batch norm.
         drop_last = stage == "train" and len(dataset) >= self.batch_size
-        return DataLoader(
+        return DataLoader[Any](
             dataset,
             batch_size=self.batch_size,
             sampler=sampler,
@@ -221,7 +221,7 @@ class SegmentationData(LightningDataModule):
         return source.samples(self.num_images)
 
     def _read_folder(self, root: Path) -> tuple[list[Sample], list[str] | None]:
-        """Usable samples of the folder, and the foreground stratum of each where masks were read."""
+        """Usable samples, and the foreground stratum of each where all masks were read."""
         index = index_segmentation(
             root,
             mask_suffix=self.mask_suffix,

@@ -1,4 +1,4 @@
-"""Samples as arrays, in an order and with an augmentation that depend on (seed, epoch, index) only."""
+"""Samples as arrays; order and augmentation depend on (seed, epoch, row) and nothing else."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from medvision.data.image_io import read_image, read_mask
-from medvision.data.sample import Sample
 from medvision.data.phantom import draw_polyp_scene
+from medvision.data.sample import Sample
 from medvision.data.transforms import PairTransform
 from medvision.types import Batch
 
@@ -66,7 +66,7 @@ class PhantomSource:
         index = int(Path(sample.path).stem.rsplit("_", 1)[1])
         image, mask = draw_polyp_scene(index, size_px=self.size_px, seed=self.seed)
         if self.channels == 1:
-            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.uint8, copy=False)
         return image, mask
 
 
@@ -136,6 +136,6 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
     }
 
 
-def start_worker(worker_id: int) -> None:
+def start_worker(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the number
     """Keep a loader process to one thread: OpenCV would otherwise take every core."""
     cv2.setNumThreads(0)

@@ -1,6 +1,7 @@
 """Resize and augment pairs of images and masks: albumentations behind one small class."""
 
 import difflib
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -33,8 +34,9 @@ def resize_pair(image: NDArray[np.uint8], mask: NDArray[np.uint8], size_px: int)
     shrinks = min(image.shape[:2]) > size_px
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = cv2.resize(image, (size_px, size_px), interpolation=interpolation)
-    mask = cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
-    return resized.reshape(size_px, size_px, image.shape[2]), mask
+    nearest = cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
+    shape = (size_px, size_px, image.shape[2])  # OpenCV drops the axis of a single channel
+    return resized.reshape(shape).astype(np.uint8, copy=False), nearest.astype(np.uint8, copy=False)
 
 
 class PairTransform:
@@ -101,8 +103,11 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
     steps = []
     for name, arguments in transforms.items():
         where = f"{key}.{name}"
-        factory = getattr(albumentations, name, None)
-        if not (isinstance(factory, type) and issubclass(factory, albumentations.BasicTransform)):
+        factory: Any = getattr(albumentations, name, None)
+        is_transform = inspect.isclass(factory) and issubclass(
+            factory, albumentations.BasicTransform
+        )
+        if not is_transform:
             nearest = difflib.get_close_matches(name, dir(albumentations), n=1)
             hint = (
                 f"did you mean {nearest[0]}?" if nearest else "see the albumentations 2 reference"

@@ -88,7 +88,8 @@ def choose_plan(
         if memory_format == "auto"
         else memory_format == "channels_last",
         deterministic="warn" if deterministic == "warn" else bool(deterministic),
-        fused_optimizer=kind in ("cpu", "gpu"),
+        # A gradient scaler, which fp16 needs, wants to see the gradients before the update.
+        fused_optimizer=kind in ("cpu", "gpu") and chosen != "16-mixed",
     )
 
 

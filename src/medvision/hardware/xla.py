@@ -26,4 +26,4 @@ def tpu_is_present() -> bool:
 
 def skip_slow_tpu_probe() -> None:
     """Answer the trainer's question for a TPU with no: it asks even where the CPU was chosen."""
-    XLAAccelerator.is_available = staticmethod(lambda: False)  # type: ignore[method-assign]
+    XLAAccelerator.is_available = staticmethod(lambda: False)  # type: ignore[assignment, method-assign]

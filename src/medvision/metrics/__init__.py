@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to import; reports need NumPy only
     from medvision.metrics.conventions import dice_by_convention
+    from medvision.metrics.counts import (
+        foreground_probability,
+        pixel_confusion,
+        pixel_histogram,
+        to_uint8,
+    )
     from medvision.metrics.curves import auroc, average_precision, precision_recall_curve, roc_curve
     from medvision.metrics.intervals import bootstrap_mean_interval
     from medvision.metrics.overlap import (
         SegmentationScores,
         dice_score,
-        foreground_probability,
         iou_score,
         per_image_scores,
-        pixel_confusion,
-        pixel_histogram,
-        to_uint8,
     )
 
 __all__ = [
@@ -45,6 +47,10 @@ _MODULES = {
     "average_precision": "curves",
     "bootstrap_mean_interval": "intervals",
     "dice_by_convention": "conventions",
+    "foreground_probability": "counts",
+    "pixel_confusion": "counts",
+    "pixel_histogram": "counts",
+    "to_uint8": "counts",
     "precision_recall_curve": "curves",
     "roc_curve": "curves",
 }

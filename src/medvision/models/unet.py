@@ -75,6 +75,7 @@ class UNet(nn.Module):
         )
         self.head = nn.Conv2d(base_channels, num_logits(num_classes), kernel_size=1)
         self.apply(_initialise)
+        nn.init.kaiming_normal_(self.head.weight, nonlinearity="linear")  # no ReLU follows
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, 1 or K, H, W)."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from medvision.models.checkpoint import describe_shapes, read_tensors
+from medvision.models.checkpoint import read_tensors
 from medvision.models.hub import offline_if_unreachable
+from medvision.models.matching import fill_encoder
 from medvision.models.names import did_you_mean
 from medvision.models.normalize import RGB_CHANNELS
 from medvision.types import MedvisionError
@@ -83,7 +81,7 @@ def load_encoder_weights(
         mean, std = _statistics_of_file(tensors, name)
     if len(mean) not in (1, in_channels) and in_channels != 1:
         mean = std = UNSTANDARDISED  # RGB statistics say nothing about other channels
-    num_tensors = _fill(encoder, tensors, where=f"model.weights={weights}")
+    num_tensors = fill_encoder(encoder, tensors, where=f"model.weights={weights}")
     return LoadedWeights(source=weights, num_tensors=num_tensors, mean=mean, std=std)
 
 
@@ -186,72 +184,3 @@ def _statistics_of_file(tensors: Mapping[str, Tensor], name: str) -> tuple[Stati
     if config is not None:
         return tuple(config.mean), tuple(config.std)
     return timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
-
-
-def _fill(encoder: nn.Module, tensors: Mapping[str, Tensor], *, where: str) -> int:
-    """Copy ``tensors`` into all of ``encoder``; return how many it took."""
-    import timm
-
-    wanted = encoder.state_dict()
-    renamed = _rename(wanted, tensors)
-    stem = next(key for key, m in encoder.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"
-    kernel = renamed.get(stem)
-    if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == RGB_CHANNELS:
-        renamed[stem] = timm.models.adapt_input_conv(wanted[stem].shape[1], kernel)
-
-    # Counters of batches, which nothing reads, are absent from older files.
-    needed = [key for key in wanted if key in renamed or not key.endswith("num_batches_tracked")]
-    unfit = [key for key in needed if key not in renamed or renamed[key].shape != wanted[key].shape]
-    if unfit:
-        first = unfit[0]
-        problem = (
-            describe_shapes(first, renamed[first], wanted[first])
-            if first in renamed
-            else f"{first} is missing"
-        )
-        raise MedvisionError(
-            f"weights of a different architecture: {len(needed) - len(unfit)} of {len(needed)} "
-            f"encoder tensors match, first mismatch {problem}",
-            where=where,
-            hint="set model.encoder to the encoder that these weights belong to",
-        )
-    # smp's encoders override the method to rename other people's files; these names are its own.
-    nn.Module.load_state_dict(encoder, {**wanted, **renamed})
-    return len(needed)
-
-
-def _rename(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Find the encoder's tensors under the prefix, and in the spelling, that names most of them.
-
-    A file may be of the encoder, of a whole network (``encoder.``), of a task
-    (``model.network.encoder.``) or of timm's own model, which smp wraps (``model.``) and
-    flattens (``stages_0`` for ``stages.0``).
-    """
-    best: dict[str, Tensor] = {}
-    for spell in (str, _without_wrapper, _without_flattening):
-        names = {spell(key): key for key in wanted}
-        prefixes = Counter(
-            key.removesuffix(tail) for key in tensors for tail in _tails(key) if tail in names
-        )
-        for prefix, _ in prefixes.most_common(1):
-            found = {
-                key: tensors[prefix + name]
-                for name, key in names.items()
-                if prefix + name in tensors
-            }
-            best = max(best, found, key=len)
-    return best
-
-
-def _tails(key: str) -> Iterator[str]:
-    """Yield ``a.b.c``, ``b.c`` and ``c`` for ``a.b.c``."""
-    parts = key.split(".")
-    return accumulate(reversed(parts), lambda tail, part: f"{part}.{tail}")
-
-
-def _without_wrapper(key: str) -> str:
-    return key.removeprefix("model.")
-
-
-def _without_flattening(key: str) -> str:
-    return re.sub(r"^([a-z]+)_(\d+)\.", r"\1.\2.", _without_wrapper(key))

@@ -9,7 +9,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Image (H, W, C) and mask (H, W) of a sample's path and target."""
@@ -17,7 +19,7 @@ Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 CURVES = {"loss": "loss", "accuracy": "pixel accuracy", "iou": "IoU", "dice": "Dice"}
 STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}  # Paul Tol's bright scheme: colour-blind safe
 TRUE_COLOR, PREDICTED_COLOR = (34, 136, 51), (238, 102, 119)
-STYLE = {
+STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
@@ -81,7 +83,7 @@ def draw_curve(
                 f"{best[1]:.3f}", best, xytext=(0, 9), textcoords="offset points", ha="center"
             )
     axes.set(xlabel="epoch", ylabel=label, title=f"{label}, train and validation{mark}")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.15)
     if axes.has_data():
         axes.legend()
@@ -143,7 +145,7 @@ def draw_samples(
         cells = grid[line, 4 * column : 4 * column + 4]
         _draw_sample(cells, folder, title, row, read)
     figure.suptitle(
-        f"Test images{mark}: image, true mask, predicted mask, contours (green true, red predicted)",
+        f"Test images{mark}: image, true mask, prediction, contours (green true, red predicted)",
         fontsize=11,
     )
     return figure
@@ -153,12 +155,15 @@ def _draw_sample(
     cells: NDArray[Any], folder: Path, title: str, row: Mapping[str, Any], read: Read
 ) -> None:
     image, mask = read(row["path"], row["target"])
-    probability = cv2.imdecode(
-        np.frombuffer((folder / row["predicted"]).read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE
-    )
-    true, predicted = mask > 0, probability >= 128
+    probability = np.asarray(Image.open(folder / row["predicted"]))
+    true, predicted = np.asarray(mask > 0), np.asarray(probability >= 128)
     colored = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    pictures = (colored, true, predicted, _with_contours(colored, true, predicted))
+    pictures: tuple[NDArray[Any], ...] = (
+        colored,
+        true,
+        predicted,
+        _with_contours(colored, true, predicted),
+    )
     for axes, picture in zip(cells, pictures, strict=True):
         flat: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
         axes.imshow(picture, **flat)

@@ -1,4 +1,4 @@
-"""What can be chosen: the configuration files as a list for people. Reads text, imports nothing heavy."""
+"""The configuration files as a list for people: reads text, imports nothing heavy."""
 
 from pathlib import Path
 

@@ -113,7 +113,7 @@ class RunFolder:
 
     def write_environment(self, hardware: Mapping[str, Any]) -> None:
         """Write what the run ran with: source, packages, hardware and command line."""
-        versions = {}
+        versions: dict[str, str | None] = {}
         for package in PACKAGES:
             try:
                 versions[package] = metadata.version(package)

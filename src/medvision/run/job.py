@@ -63,7 +63,8 @@ def run_experiment(
     _resolve(cfg, plan, folder)
     callbacks = [build(node) for node in cfg.callbacks.values()]
     logger = build(cfg.logger)
-    config = {"experiment": experiment, **OmegaConf.to_container(cfg, resolve=True)}
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    config = {"experiment": experiment, **resolved}
     splits = data.table_of_splits()
     summary = first_summary(experiment, cfg.seed, data, model, plan)
     if folder.exists:
@@ -114,8 +115,7 @@ def _build_task(
         "task": data.task,
         "model": _plain_model(cfg),
         "num_parameters": count_parameters(model),
-        "mean": model.normalize.mean.flatten().tolist(),
-        "std": model.normalize.std.flatten().tolist(),
+        **_normalisation(model),
         "class_names": data.class_names,
         "image_size": data.image_size,
         "in_channels": data.in_channels,
@@ -137,8 +137,14 @@ def _build_task(
 
 def _plain_model(cfg: DictConfig) -> dict[str, Any]:
     """Name and arguments of the network; not under ``_target_``, which Hydra would call."""
-    arguments = OmegaConf.to_container(cfg.model, resolve=True)
+    arguments: Any = OmegaConf.to_container(cfg.model, resolve=True)
     return {"name": arguments.pop("_target_"), "arguments": arguments}
+
+
+def _normalisation(model: nn.Module) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel, as the network subtracts and divides."""
+    buffers = dict(model.named_buffers())
+    return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
 
 
 def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder) -> None:

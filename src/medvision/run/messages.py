@@ -23,7 +23,7 @@ from medvision.types import MedvisionError
 
 
 def check_usage(arguments: Sequence[str]) -> bool:
-    """Refuse what is neither an option nor an override; return whether several runs are asked for."""
+    """Refuse what is neither option nor override; return whether several runs are asked for."""
 
     def fail(message: str) -> NoReturn:
         raise MedvisionError(message, where="command line", hint="see python train.py --help")

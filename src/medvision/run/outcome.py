@@ -127,7 +127,7 @@ def finish(
             folder.path,
             history=rows,
             roc=evaluated["test"].roc,
-            auroc=metrics["test/auroc"],
+            auroc=_or_none(evaluated["test"].metrics["test/auroc"]),
             rows=evaluated["test"].rows,
             read=data.read_at_network_size,
             synthetic=data.synthetic,
@@ -144,7 +144,7 @@ def _or_none(value: float) -> float | None:
 def _print_table(path: Path, summary: Mapping[str, Any]) -> None:
     console, metrics = Console(), summary["metrics"]
     table = Table(
-        title=f"{summary['experiment']}: best epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
+        title=f"{summary['experiment']}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
     )
     for column in ("", "train", "val", "test", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")

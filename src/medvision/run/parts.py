@@ -90,7 +90,7 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
     epochs = int(checkpoint.get("epoch", -1)) + 1
     if epochs >= max_epochs:
         raise MedvisionError(
-            f"the checkpoint has been trained for {epochs} epochs, and trainer.max_epochs is {max_epochs}",
+            f"the checkpoint has {epochs} epochs behind it, and trainer.max_epochs is {max_epochs}",
             where=where,
             hint=f"set trainer.max_epochs above {epochs}",
         )

@@ -1,4 +1,4 @@
-"""The program behind ``train.py``: compose the config, run each job, turn failures into one line."""
+"""The program behind ``train.py``: compose, run each job, turn failures into one line."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
     # Hydra prints its own errors and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
+
     from medvision.run.messages import check_usage, explaining
 
     multirun = check_usage(arguments)

@@ -39,7 +39,12 @@ def _cosine_factor(total_steps: int, warmup_steps: int, final_factor: float, ste
 
 
 def reduce_on_plateau(
-    optimizer: Optimizer, *, total_steps: int, monitor: str, factor: float, patience: int
+    optimizer: Optimizer,
+    *,
+    total_steps: int,  # noqa: ARG001  every schedule is called with it
+    monitor: str,
+    factor: float,
+    patience: int,
 ) -> dict[str, Any]:
     """Lower the rate when the monitored loss has stopped falling.
 

@@ -1,0 +1,118 @@
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from medvision.hardware import choose_plan, describe_hardware, peak_memory_mb, tpu_is_present
+from medvision.hardware.plan import PRECISION
+from medvision.types import MedvisionError
+
+AUTO: dict[str, Any] = {
+    "accelerator": "auto",
+    "precision": "auto",
+    "memory_format": "auto",
+    "deterministic": "auto",
+    "network": "dense",
+}
+
+
+@pytest.fixture
+def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("medvision.hardware.plan.tpu_is_present", lambda: False)
+
+
+def test_the_table_has_an_answer_for_every_chip_and_network() -> None:
+    chips = {chip for chip, _ in PRECISION}
+    networks = {network for _, network in PRECISION}
+    assert set(PRECISION) == {(chip, network) for chip in chips for network in networks}
+
+
+@pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_a_cpu_uses_bf16_where_its_hardware_does(
+    monkeypatch: pytest.MonkeyPatch, no_accelerator: None, has_bf16: bool, precision: str
+) -> None:
+    monkeypatch.setattr("medvision.hardware.plan._cpu_has_bf16", lambda: has_bf16)
+    plan = choose_plan(**AUTO)
+    assert plan.accelerator == "cpu"
+    assert plan.precision == precision
+    assert plan.channels_last
+    assert plan.fused_optimizer
+    assert plan.deterministic is False
+
+
+def test_what_is_asked_for_is_what_runs(no_accelerator: None) -> None:
+    plan = choose_plan(
+        **{**AUTO, "precision": 32, "memory_format": "contiguous", "deterministic": True}
+    )
+    assert plan.precision == "32"
+    assert not plan.channels_last
+    assert plan.deterministic is True
+
+
+def test_a_gpu_comes_before_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvision.hardware.plan.tpu_is_present", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    plan = choose_plan(**AUTO)
+    assert (plan.accelerator, plan.precision, plan.deterministic) == ("gpu", "bf16-mixed", "warn")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    older = choose_plan(**AUTO)
+    assert older.precision == "16-mixed"
+    assert not older.fused_optimizer  # the gradient scaler must see gradients before the update
+
+
+def test_a_tpu_comes_before_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvision.hardware.plan.tpu_is_present", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    plan = choose_plan(**AUTO)
+    assert plan.accelerator == "tpu"
+    assert not plan.channels_last
+
+
+@pytest.mark.parametrize(("accelerator", "name"), [("gpu", "GPU"), ("tpu", "TPU")])
+def test_an_absent_device_is_an_error(
+    no_accelerator: None, monkeypatch: pytest.MonkeyPatch, accelerator: str, name: str
+) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(MedvisionError, match=f"no {name} was found") as raised:
+        choose_plan(**{**AUTO, "accelerator": accelerator})
+    assert f"trainer={accelerator}" in str(raised.value)
+
+
+def test_without_tpu_hardware_nobody_asks_torch_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medvision.hardware.xla.TPU_DEVICES", ("/nowhere",))
+    monkeypatch.delenv("PJRT_DEVICE", raising=False)
+
+    def fail() -> bool:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("medvision.hardware.xla.XLAAccelerator.is_available", staticmethod(fail))
+    assert tpu_is_present() is False
+
+
+def test_a_cpu_run_never_imports_torch_xla() -> None:
+    program = (
+        "import sys\n"
+        "from medvision.hardware import choose_plan, skip_slow_tpu_probe\n"
+        "choose_plan(accelerator='auto', precision='auto', memory_format='auto',"
+        " deterministic='auto', network='dense')\n"
+        "skip_slow_tpu_probe()\n"
+        "from pytorch_lightning import Trainer\n"
+        "Trainer(accelerator='cpu', logger=False, enable_checkpointing=False)\n"
+        "print('torch_xla' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_the_hardware_is_described() -> None:
+    facts = describe_hardware()
+    assert facts["cores"] >= 1
+    assert facts["memory_mb"] > 500
+    assert facts["processor"]
+    assert peak_memory_mb("cpu") > 50
