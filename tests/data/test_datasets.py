@@ -70,6 +70,24 @@ def test_without_shuffling_rows_ascend() -> None:
     assert len(sampler) == 4
 
 
+@pytest.mark.parametrize("num_samples", [7, 8, 9])
+def test_processes_share_the_rows_and_evaluation_misses_none(num_samples: int) -> None:
+    for shuffle in (True, False):
+        samplers = [
+            EpochSampler(
+                num_samples=num_samples, seed=0, shuffle=shuffle, rank=rank, num_processes=2
+            )
+            for rank in range(2)
+        ]
+        seen = [[row for _, row in sampler] for sampler in samplers]
+        assert [len(rows) for rows in seen] == [len(sampler) for sampler in samplers]
+        assert not set(seen[0]) & set(seen[1])
+        if shuffle:
+            assert len(seen[0]) == len(seen[1]) == num_samples // 2
+        else:
+            assert sorted(seen[0] + seen[1]) == list(range(num_samples))
+
+
 def test_batches_are_uint8_and_channels_last() -> None:
     data = dataset()
     batch = collate([data[0, row] for row in range(4)])

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.reports.figures import choose_rows, draw_curve, draw_roc, draw_samples, write_plots
+from medvision.reports.figures import (
+    choose_rows,
+    draw_curve,
+    draw_roc,
+    draw_samples,
+    write_curves,
+    write_test_plots,
+)
 
 HISTORY = [
     {"epoch": 0, "train/loss": 0.6, "val/loss": 0.7, "train/dice": 0.2, "val/dice": None},
@@ -23,6 +30,7 @@ def read(path: str, target: str) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     (tmp_path / "predictions_test").mkdir()
+    (tmp_path / "plots").mkdir()
     probability = np.zeros((32, 32), np.uint8)
     probability[10:22, 8:20] = 200
     for number in range(20):
@@ -99,7 +107,8 @@ def test_synthetic_data_is_named_in_every_title(run: Path) -> None:
 def test_every_plot_is_written_and_reads_as_a_picture(run: Path) -> None:
     rates = (np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([1.0, 0.0]))
     rows = [row(number) for number in range(1)]
-    write_plots(run, history=HISTORY, roc=rates, auroc=0.5, rows=rows, read=read, synthetic=True)
+    write_curves(run, history=HISTORY, synthetic=True)
+    write_test_plots(run, roc=rates, auroc=0.5, rows=rows, read=read, synthetic=True)
     names = {path.name for path in (run / "plots").iterdir()}
     assert names == {
         "loss.png",
@@ -115,7 +124,5 @@ def test_every_plot_is_written_and_reads_as_a_picture(run: Path) -> None:
 
 
 def test_an_undefined_roc_is_left_out(run: Path) -> None:
-    write_plots(
-        run, history=HISTORY, roc=None, auroc=None, rows=[row(0)], read=read, synthetic=False
-    )
+    write_test_plots(run, roc=None, auroc=None, rows=[row(0)], read=read, synthetic=False)
     assert not (run / "plots" / "roc.png").exists()

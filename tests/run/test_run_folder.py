@@ -255,6 +255,20 @@ def test_best_falls_back_to_last_where_the_monitored_value_is_undefined(
     ]
 
 
+@pytest.mark.parametrize(
+    "override", ["data.val_fraction=0", "trainer.limit_val_batches=0", "data.test_fraction=0"]
+)
+def test_a_split_may_be_left_out(
+    train: Callable[..., Path], summary_of: Callable[[Path], dict], override: str
+) -> None:
+    run = train("experiment=polyp_unet", "model.base_channels=2", override)
+    summary = summary_of(run)
+    left_out = "test" if "test" in override else "val"
+    assert not [name for name in summary["metrics"] if name.startswith(f"{left_out}/")]
+    assert not (run / f"predictions_{left_out}.csv").exists()
+    assert len(summary["warnings"]) == (left_out == "val")
+
+
 def test_several_runs_of_one_command_lie_beside_their_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,7 @@ def test_ignored_pixels_change_neither_loss_nor_scores() -> None:
     scores = []
     for item in (halved, cropped):
         with torch.no_grad():
-            loss, _ = module._measure(item, "val")
+            loss, _ = module._step(item, "val")
         values = module.val_metrics.compute()
         module.val_metrics.reset()
         scores.append([loss.item(), *(float(value) for value in values.values())])

@@ -150,11 +150,11 @@ class SegmentationData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader("val")
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self._loader("val") if self.tables["val"] else []
 
-    def test_dataloader(self) -> DataLoader[Batch]:
-        return self._loader("test")
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        return self._loader("test") if self.tables["test"] else []
 
     def dataset(self, stage: Stage) -> SegmentationDataset:
         """The samples of one split, transformed as that split is."""
@@ -185,9 +185,16 @@ class SegmentationData(LightningDataModule):
 
     def _loader(self, stage: Stage) -> DataLoader[Batch]:
         dataset = self.dataset(stage)
-        sampler = EpochSampler(num_samples=len(dataset), seed=self.seed, shuffle=stage == "train")
+        trainer = self.trainer
+        sampler = EpochSampler(
+            num_samples=len(dataset),
+            seed=self.seed,
+            shuffle=stage == "train",
+            rank=0 if trainer is None else trainer.global_rank,
+            num_processes=1 if trainer is None else trainer.world_size,
+        )
         # A short last training batch would weigh its samples more and upset batch norm.
-        drop_last = stage == "train" and len(dataset) >= self.batch_size
+        drop_last = stage == "train" and len(sampler) >= self.batch_size
         return DataLoader[Any](
             dataset,
             batch_size=self.batch_size,

@@ -105,11 +105,17 @@ class EpochSampler(Sampler[Key]):
     Args:
         num_samples: Rows to draw from.
         seed: With the epoch, decides the order.
-        shuffle: Draw a new order each epoch; otherwise ascending.
+        shuffle: Draw a new order each epoch, the same number of rows for every process;
+            otherwise ascending, every row once over all processes.
+        rank: Number of this process.
+        num_processes: Processes that share the rows, each taking its own.
     """
 
-    def __init__(self, *, num_samples: int, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, *, num_samples: int, seed: int, shuffle: bool, rank: int = 0, num_processes: int = 1
+    ) -> None:
         self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
+        self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -117,13 +123,20 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_samples
+        return len(range(self.rank, self._shared_rows, self.num_processes))
 
     def __iter__(self) -> Iterator[Key]:
         rows = np.arange(self.num_samples)
         if self.shuffle:
             rows = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples)
-        return iter([(self.epoch, int(row)) for row in rows])
+        mine = rows[self.rank : self._shared_rows : self.num_processes]
+        return iter([(self.epoch, int(row)) for row in mine])
+
+    @property
+    def _shared_rows(self) -> int:
+        """Rows of an epoch: in training a multiple of the processes, which step together."""
+        left_over = self.num_samples % self.num_processes if self.shuffle else 0
+        return self.num_samples - left_over
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:

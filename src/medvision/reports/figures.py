@@ -30,37 +30,48 @@ STYLE: Any = {
 }
 
 
-def write_plots(
+def write_curves(
+    folder: Path, *, history: Sequence[Mapping[str, float | int | None]], synthetic: bool
+) -> None:
+    """Write the curves of a fit to ``folder/plots``.
+
+    Args:
+        folder: Run folder.
+        history: A row per epoch, as metrics.csv holds them.
+        synthetic: Whether titles must say that the images are phantoms.
+    """
+    with mpl.rc_context(STYLE):
+        for name, label in CURVES.items():
+            figure = draw_curve(history, name=name, label=label, mark=_mark(synthetic))
+            _save(figure, folder / "plots" / f"{name}.png")
+
+
+def write_test_plots(
     folder: Path,
     *,
-    history: Sequence[Mapping[str, float | int | None]],
     roc: tuple[NDArray[np.float64], ...] | None,
     auroc: float | None,
     rows: Sequence[Mapping[str, Any]],
     read: Read,
     synthetic: bool,
 ) -> None:
-    """Write every plot of a segmentation run to ``folder/plots``.
+    """Write the ROC and the grid of test images to ``folder/plots``.
 
     Args:
         folder: Run folder; test probabilities are read from it.
-        history: A row per epoch, as metrics.csv holds them.
         roc: False and true positive rates and thresholds of all test pixels.
         auroc: Area under it; None where it is undefined.
         rows: A row per test image, as predictions_test.csv holds them.
         read: Gives image and true mask of a row at the size of its prediction.
         synthetic: Whether titles must say that the images are phantoms.
     """
-    plots = folder / "plots"
-    plots.mkdir(exist_ok=True)
-    mark = " (synthetic data)" if synthetic else ""
+    mark = _mark(synthetic)
     with mpl.rc_context(STYLE):
-        for name, label in CURVES.items():
-            _save(draw_curve(history, name=name, label=label, mark=mark), plots / f"{name}.png")
         if roc is not None and auroc is not None:
-            _save(draw_roc(roc[0], roc[1], auroc=auroc, mark=mark), plots / "roc.png")
-        chosen = choose_rows(rows)
-        _save(draw_samples(folder, chosen, read=read, mark=mark), plots / "test_images.png")
+            figure = draw_roc(roc[0], roc[1], auroc=auroc, mark=mark)
+            _save(figure, folder / "plots" / "roc.png")
+        figure = draw_samples(folder, choose_rows(rows), read=read, mark=mark)
+        _save(figure, folder / "plots" / "test_images.png")
 
 
 def draw_curve(
@@ -190,6 +201,10 @@ def _with_contours(
         )
         cv2.drawContours(canvas, contours, -1, color, width_px)
     return canvas
+
+
+def _mark(synthetic: bool) -> str:
+    return " (synthetic data)" if synthetic else ""
 
 
 def _save(figure: Figure, path: Path) -> None:

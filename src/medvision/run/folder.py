@@ -60,7 +60,7 @@ class RunFolder:
             MedvisionError: If the folder that was asked for already holds something.
         """
         shared = os.environ.get(PROCESS_VARIABLE)
-        if shared is not None and _is_further_process():
+        if shared is not None and is_further_process():
             return cls(Path(shared))
         if run_dir is not None:
             path = Path(run_dir).expanduser()
@@ -84,7 +84,7 @@ class RunFolder:
         Raises:
             MedvisionError: If it cannot be made.
         """
-        if _is_further_process():
+        if is_further_process():
             return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def write_multirun_summary(base: Path, run_dirs: Sequence[Path]) -> None:
     write_atomically(base / "multirun_summary.csv", text.getvalue())
 
 
-def _is_further_process() -> bool:
+def is_further_process() -> bool:
     """Whether another process of the same run has made the folder."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
 

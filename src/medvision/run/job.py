@@ -89,10 +89,14 @@ def run_experiment(
         "train_images_per_s": throughput.images_per_s,
         "peak_memory_mb": peak_memory_mb(plan.accelerator),
     }
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if not folder.exists:  # the first process measures alone, as a run of one process does
+        return summary
     _load_best(task, best)
-    evaluated = {
-        stage: _evaluate(cfg, plan, task, data, folder, stage) for stage in ("val", "test")
-    }
+    stages: tuple[Stage, ...] = ("val", "test")
+    results = {s: _evaluate(cfg, plan, task, data, folder, s) for s in stages if data.tables[s]}
+    evaluated = {stage: result for stage, result in results.items() if result.rows}
     return finish(
         folder,
         summary,
@@ -169,7 +173,9 @@ def _evaluate(
     predictions = SegmentationPredictions(
         folder=folder.path, stage=stage, samples=data.tables[stage], source=data.source
     )
-    trainer = build_trainer(cfg, plan, callbacks=[predictions], logger=None, root=folder.path)
+    trainer = build_trainer(
+        cfg, plan, callbacks=[predictions], logger=None, root=folder.path, alone=True
+    )
     measure = {"val": trainer.validate, "test": trainer.test}[stage]
     measure(task, datamodule=data, verbose=False)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}

@@ -17,7 +17,7 @@ from medvision.data import SegmentationData
 from medvision.hardware import Plan
 from medvision.metrics import bootstrap_mean_interval
 from medvision.models import count_parameters
-from medvision.reports.figures import write_plots
+from medvision.reports.figures import write_curves, write_test_plots
 from medvision.run.folder import RunFolder
 from medvision.types import STAGES
 
@@ -123,15 +123,16 @@ def finish(
         "warnings": [*summary["warnings"], *([best.warning] if best.warning else [])],
     }
     if folder.exists:
-        write_plots(
-            folder.path,
-            history=rows,
-            roc=evaluated["test"].roc,
-            auroc=_or_none(evaluated["test"].metrics["test/auroc"]),
-            rows=evaluated["test"].rows,
-            read=data.read_at_network_size,
-            synthetic=data.synthetic,
-        )
+        write_curves(folder.path, history=rows, synthetic=data.synthetic)
+        if "test" in evaluated:
+            write_test_plots(
+                folder.path,
+                roc=evaluated["test"].roc,
+                auroc=_or_none(evaluated["test"].metrics["test/auroc"]),
+                rows=evaluated["test"].rows,
+                read=data.read_at_network_size,
+                synthetic=data.synthetic,
+            )
         folder.write_summary(final)
         _print_table(folder.path, final)
     return final

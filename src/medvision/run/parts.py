@@ -45,12 +45,20 @@ def build(node: Any, **arguments: Any) -> Any:
 
 
 def build_trainer(
-    cfg: DictConfig, plan: Plan, *, callbacks: Sequence[Callback], logger: Logger | None, root: Path
+    cfg: DictConfig,
+    plan: Plan,
+    *,
+    callbacks: Sequence[Callback],
+    logger: Logger | None,
+    root: Path,
+    alone: bool = False,
 ) -> Trainer:
-    """Lightning's trainer as the config and the hardware plan say."""
+    """Lightning's trainer as the config and the hardware plan say; ``alone``, of one process."""
     if plan.accelerator != "tpu":
         skip_slow_tpu_probe()
     options = {key: value for key, value in cfg.trainer.items() if key not in MEDVISION_KEYS}
+    if alone:
+        options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     watchers = list(callbacks)
     interactive = sys.stderr.isatty()
     if interactive:

@@ -137,6 +137,10 @@ def _from_worker(message: str) -> str | None:
 
 
 def _report(error: MedvisionError) -> int:
+    from medvision.run.folder import is_further_process
+
+    if is_further_process():  # one process speaks for all
+        return error.exit_code
     if os.environ.get("MEDVISION_DEBUG") == "1":
         traceback.print_exception(error)
     sys.stderr.write(f"error: {error}\n")

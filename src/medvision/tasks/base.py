@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
+from torchmetrics import MeanMetric, Metric
 
 from medvision.types import Batch, Stage
 
@@ -54,6 +54,7 @@ class Task(LightningModule):
         self.metadata = dict(metadata or {})
         # Three attributes: a ModuleDict cannot hold the key "train", which Module defines.
         self.train_metrics, self.val_metrics, self.test_metrics = metrics(), metrics(), metrics()
+        self.train_loss, self.val_loss, self.test_loss = _mean(), _mean(), _mean()
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model(image)
@@ -92,20 +93,26 @@ class Task(LightningModule):
         """The metric that a stage updates."""
         return getattr(self, f"{stage}_metrics")
 
-    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
-        loss, logits = self._measure(batch, stage)
-        num_samples = len(batch["image"])
-        self.log(f"{stage}/loss", loss, on_step=False, on_epoch=True, batch_size=num_samples)
-        return loss, logits
+    def loss_of(self, stage: Stage) -> MeanMetric:
+        """The mean loss that a stage updates."""
+        return getattr(self, f"{stage}_loss")
 
-    def _measure(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Loss and logits of a batch, counted in the metric of its stage."""
+    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Loss and logits of a batch, counted in the scores of its stage."""
         logits = self(batch["image"])
         loss = self.loss(logits, batch["target"])
+        self.loss_of(stage).update(loss.detach(), len(batch["image"]))
         self.metrics_of(stage).update(logits.detach(), batch["target"])
         return loss, logits
 
     def _log_epoch(self, stage: Stage) -> None:
-        metrics = self.metrics_of(stage)
+        loss, metrics = self.loss_of(stage), self.metrics_of(stage)
+        self.log(f"{stage}/loss", loss.compute())
         self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+        loss.reset()
         metrics.reset()
+
+
+def _mean() -> MeanMetric:
+    """A mean that adds up over processes; its check for NaN would wait for the device."""
+    return MeanMetric(nan_strategy="disable")

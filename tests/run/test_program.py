@@ -1,0 +1,94 @@
+"""The program as a process: how fast it answers, and what it loads to do so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from medvision.run.program import _as_failure
+from medvision.types import MedvisionError
+
+ROOT = Path(__file__).parents[2]
+
+
+def modules_after(arguments: list[str], tmp_path: Path) -> tuple[int, set[str], str]:
+    """Exit code, loaded modules and stderr of the program run with ``arguments``."""
+    program = (
+        "import sys; from medvision.run import main\n"
+        f"code = main({arguments!r})\n"
+        "print('\\nMODULES', code, *sorted(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    _, code, *modules = done.stdout.splitlines()[-1].split()
+    return int(code), set(modules), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--help"], 0),
+        (["experiment=polyp_unte"], 2),
+        (["experiment=polyp_unet", "data.rot=x"], 2),
+        (["experiment=polyp_unet", "data.root=/nowhere"], 2),
+        (["experiment=polyp_unet", "data.batch_size=0"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_no_torch_before_a_run_starts(tmp_path: Path, arguments: list[str], expected: int) -> None:
+    code, modules, _ = modules_after(arguments, tmp_path)
+    assert code == expected
+    assert not {"torch", "pytorch_lightning", "timm", "matplotlib", "scipy"} & modules
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_does_not_even_load_hydra(tmp_path: Path) -> None:
+    _, modules, _ = modules_after(["--help"], tmp_path)
+    assert not {"hydra", "omegaconf", "numpy"} & modules
+
+
+def test_train_py_is_the_same_program(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "train.py"), "experiment=polyp_unte"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "error: no experiment is called polyp_unte (experiment=polyp_unte);"
+        " did you mean polyp_unet?\n"
+    )
+
+
+def test_what_a_loader_process_found_is_still_one_line() -> None:
+    text = (
+        "Caught MedvisionError in DataLoader worker process 0.\nOriginal Traceback (most recent"
+        " call last):\n  File x\nmedvision.types.MedvisionError: a.png is gone (a.png); put it back\n"
+    )
+    assert str(_as_failure(RuntimeError(text), None)) == "a.png is gone (a.png); put it back"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "out of memory; lower data.batch_size or data.image_size; "),
+        (OSError(28, "No space left on device"), "no space left on the disk; free some; "),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero; "),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line_and_a_traceback_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        raise error
+    except Exception as raised:
+        failure = _as_failure(raised, None)
+    assert failure.exit_code == 3
+    assert str(failure) == f"{line}the traceback is in medvision_traceback.txt"
+    assert type(error).__name__ in (tmp_path / "medvision_traceback.txt").read_text()
+
+
+def test_an_error_line_has_no_line_breaks() -> None:
+    error = MedvisionError("two\nlines", where="a\nb", hint="c")
+    assert str(error) == "two lines (a b); c"
