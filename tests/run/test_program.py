@@ -63,7 +63,8 @@ def test_train_py_is_the_same_program(tmp_path: Path) -> None:
 def test_what_a_loader_process_found_is_still_one_line() -> None:
     text = (
         "Caught MedvisionError in DataLoader worker process 0.\nOriginal Traceback (most recent"
-        " call last):\n  File x\nmedvision.types.MedvisionError: a.png is gone (a.png); put it back\n"
+        " call last):\n  File x\n"
+        "medvision.types.MedvisionError: a.png is gone (a.png); put it back\n"
     )
     assert str(_as_failure(RuntimeError(text), None)) == "a.png is gone (a.png); put it back"
 

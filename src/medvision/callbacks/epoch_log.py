@@ -38,6 +38,7 @@ class EpochLog(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        values.pop("lr", None)  # float32 there; the optimizer knows it exactly
         row: dict[str, float | int | None] = {"epoch": trainer.current_epoch}
         for name in sorted(values, key=_column_order):
             row[name] = values[name] if math.isfinite(values[name]) else None

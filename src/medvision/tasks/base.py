@@ -24,7 +24,7 @@ class Schedule(Protocol):
 class Task(LightningModule):
     """Fit one network with one loss, and measure it the same way at every stage.
 
-    Logs ``{stage}/loss`` and every ``{stage}/{metric}`` once per epoch.
+    Logs ``{stage}/loss``, every ``{stage}/{metric}`` and the rate ``lr`` once per epoch.
 
     Args:
         model: Maps images (N, C, H, W) to logits.
@@ -71,6 +71,7 @@ class Task(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_epoch("train")
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
