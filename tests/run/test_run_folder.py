@@ -255,6 +255,31 @@ def test_best_falls_back_to_last_where_the_monitored_value_is_undefined(
     ]
 
 
+def test_several_classes_with_colours_train_end_to_end(
+    train: Callable[..., Path], make_folder: Callable[..., Path], summary_of: Callable[[Path], dict]
+) -> None:
+    root = make_folder(20)
+    for number, path in enumerate(sorted((root / "masks").iterdir())):
+        foreground = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0
+        colors = np.zeros((*foreground.shape, 3), np.uint8)
+        colors[foreground] = (0, 0, 255) if number % 2 else (255, 0, 0)  # BGR
+        cv2.imwrite(str(path), colors)
+    run = train(
+        "experiment=polyp_unet",
+        "model.base_channels=2",
+        f"data.root={root}",
+        "data.num_classes=3",
+        "data.class_names=[background,red,blue]",
+        "data.color_map=[[0,0,0],[255,0,0],[0,0,255]]",
+        "loss=bce_dice",
+    )
+    metrics = summary_of(run)["metrics"]
+    assert {"test/dice/red", "test/dice/blue", "test/auroc"} <= set(metrics)
+    each = (metrics["test/dice/red"] + metrics["test/dice/blue"]) / 2
+    assert metrics["test/dice"] == pytest.approx(each, abs=1e-6)
+    assert "dice_original" in rows_of(run / "predictions_test.csv")[0]
+
+
 @pytest.mark.parametrize(
     "override", ["data.val_fraction=0", "trainer.limit_val_batches=0", "data.test_fraction=0"]
 )
@@ -279,6 +304,7 @@ def test_several_runs_of_one_command_lie_beside_their_table(
     small = [o for o in SMALL if not o.startswith("data.num_images")]
     arguments = [*small, "data.num_images=12", "experiment=polyp_unet", "model.base_channels=2"]
     assert main(["-m", *arguments, "seed=0,1"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     (base,) = tmp_path.glob("runs/multirun/*")
     assert {path.name for path in base.iterdir()} == {
         "0_polyp_unet",

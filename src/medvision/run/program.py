@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -68,7 +69,8 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
             run_dirs.append(run_dir)
 
     sys.argv = [sys.argv[0], *arguments]
-    with explaining(arguments):
+    with explaining(arguments), tempfile.TemporaryDirectory() as scratch:
+        os.environ["MEDVISION_SCRATCH"] = scratch
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
     if base is not None and run_dirs:
         from medvision.run.folder import write_multirun_summary
