@@ -41,6 +41,12 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture
+def small() -> tuple[str, ...]:
+    """Overrides that make a run of a second or two out of any experiment."""
+    return SMALL
+
+
+@pytest.fixture
 def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Run the real program in an empty folder, small; return the run folder."""
     monkeypatch.chdir(tmp_path)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch.utils.data import DataLoader
 
 from medvision.callbacks import BestAndLast, EpochLog, FiniteLoss, Throughput
 from medvision.callbacks.predictions import _png_names
@@ -164,6 +166,42 @@ def test_finite_losses_pass() -> None:
     watch = FiniteLoss(every_n_steps=2)
     for batch in range(5):
         step(watch, 1e30, batch, last=batch == 4)
+
+
+class Explodes(LightningModule):
+    """Fits a constant; its loss is NaN from epoch 2 on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.weight.square().sum() * (math.nan if self.current_epoch == 2 else 1.0)
+
+    def on_train_epoch_end(self) -> None:
+        self.log("val/dice", 0.5)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*number of training batches")
+def test_nan_stops_the_fit_before_a_checkpoint_can_hold_it(tmp_path: Path) -> None:
+    best = best_and_last(tmp_path)
+    fit = Trainer(
+        accelerator="cpu",
+        max_epochs=5,
+        callbacks=[FiniteLoss(), best],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 2"):
+        fit.fit(Explodes(), DataLoader(torch.zeros(3, 1)))
+    last = torch.load(best.last_path, weights_only=True)
+    assert last["epoch"] == 1
+    assert last["state_dict"]["weight"].item() == pytest.approx(0.8**6)
 
 
 def test_throughput_leaves_out_start_and_validation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,8 @@ def test_the_grid_shows_four_pictures_of_each_sample(run: Path) -> None:
     contours = np.asarray(shown[3].images[0].get_array())
     assert {tuple(color) for color in contours.reshape(-1, 3)} == {
         (90, 90, 90),
-        (34, 136, 51),
-        (238, 102, 119),
+        (90, 255, 90),
+        (60, 110, 255),
     }
 
 

@@ -1,6 +1,7 @@
 """The run folder holds what the contract says, and its numbers are what their names say."""
 
 import csv
+import datetime
 import json
 import math
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import yaml
 
 from medvision.data.phantom import draw_polyp_scene
 from medvision.metrics import dice_by_convention
+from medvision.run import main
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -49,8 +51,6 @@ def test_every_file_of_the_contract_is_there(finished: Path) -> None:
 
 def test_the_folder_is_named_by_experiment_and_time(finished: Path) -> None:
     assert finished.parent.name == "polyp_unet"
-    import datetime
-
     datetime.datetime.strptime(finished.name, "%Y-%m-%d_%H-%M-%S")
 
 
@@ -226,14 +226,14 @@ def test_a_run_goes_on_from_a_checkpoint(train: Callable[..., Path]) -> None:
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
-def test_an_infinite_loss_stops_the_run_and_keeps_the_last_good_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_an_infinite_loss_stops_the_run_and_no_checkpoint_holds_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    small: tuple[str, ...],
 ) -> None:
-    from conftest import SMALL  # the overrides that `train` uses
-    from medvision.run import main
-
     monkeypatch.chdir(tmp_path)
-    arguments = [*SMALL, "experiment=polyp_unet", "model.base_channels=2", "optimizer.lr=1e38"]
+    arguments = [*small, "experiment=polyp_unet", "model.base_channels=2", "optimizer.lr=1e38"]
     assert main([*arguments, "trainer.max_epochs=9", "model.batch_norm=false"]) == 3
     line = capfd.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: the training loss became NaN or infinite in epoch ")
@@ -295,14 +295,11 @@ def test_a_split_may_be_left_out(
 
 
 def test_several_runs_of_one_command_lie_beside_their_table(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
 ) -> None:
-    from conftest import SMALL
-    from medvision.run import main
-
     monkeypatch.chdir(tmp_path)
-    small = [o for o in SMALL if not o.startswith("data.num_images")]
-    arguments = [*small, "data.num_images=12", "experiment=polyp_unet", "model.base_channels=2"]
+    fewer = [o for o in small if not o.startswith("data.num_images")]
+    arguments = [*fewer, "data.num_images=12", "experiment=polyp_unet", "model.base_channels=2"]
     assert main(["-m", *arguments, "seed=0,1"]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     (base,) = tmp_path.glob("runs/multirun/*")

@@ -30,6 +30,7 @@ class SegmentationPredictions(Callback):
         stage: ``val`` or ``test``.
         samples: Table of the split.
         source: Reads a sample at the size of its file.
+        class_names: Name of each class, the background first.
 
     Attributes:
         rows: What the csv holds, in the order of the table.
@@ -37,9 +38,16 @@ class SegmentationPredictions(Callback):
     """
 
     def __init__(
-        self, *, folder: Path, stage: Stage, samples: Sequence[Sample], source: PairSource
+        self,
+        *,
+        folder: Path,
+        stage: Stage,
+        samples: Sequence[Sample],
+        source: PairSource,
+        class_names: Sequence[str],
     ) -> None:
         self.folder, self.stage, self.samples, self.source = folder, stage, samples, source
+        self.class_names = list(class_names)
         self.rows: list[dict[str, Any]] = []
         self.roc: tuple[NDArray[np.float64], ...] | None = None
         self._names = _png_names(samples)
@@ -62,7 +70,7 @@ class SegmentationPredictions(Callback):
 
     def _write(self, logits: torch.Tensor, batch: Batch) -> None:
         logits = logits.float().cpu()
-        scores = per_image_scores(logits, batch["target"].cpu())
+        scores = self._score(logits, batch["target"].cpu())
         pixels = to_uint8(foreground_probability(logits)).numpy()
         for position, row in enumerate(batch["index"].tolist()):
             sample = self.samples[row]
@@ -75,9 +83,12 @@ class SegmentationPredictions(Callback):
             enlarged = torch.nn.functional.interpolate(
                 logits[position : position + 1], size=mask.shape, mode="bilinear"
             )
-            original = per_image_scores(enlarged, torch.from_numpy(mask)[None])
+            original = self._score(enlarged, torch.from_numpy(mask)[None])
             record |= {f"{name}_original": float(value) for name, value in original.items()}
             self.rows.append(record)
+
+    def _score(self, logits: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        return per_image_scores(logits, target, class_names=self.class_names)
 
     def _finish(self, task: LightningModule) -> None:
         metrics = getattr(task, f"{self.stage}_metrics")

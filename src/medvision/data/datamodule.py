@@ -150,11 +150,11 @@ class SegmentationData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader("train")
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        return self._loader("val") if self.tables["val"] else []
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        return self._loader("test") if self.tables["test"] else []
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader("test")
 
     def dataset(self, stage: Stage) -> SegmentationDataset:
         """The samples of one split, transformed as that split is."""

@@ -18,7 +18,7 @@ Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 
 CURVES = {"loss": "loss", "accuracy": "pixel accuracy", "iou": "IoU", "dice": "Dice"}
 STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}  # Paul Tol's bright scheme: colour-blind safe
-TRUE_COLOR, PREDICTED_COLOR = (34, 136, 51), (238, 102, 119)
+TRUE_COLOR, PREDICTED_COLOR = (90, 255, 90), (60, 110, 255)  # both stand out on mucosa
 STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -156,7 +156,7 @@ def draw_samples(
         cells = grid[line, 4 * column : 4 * column + 4]
         _draw_sample(cells, folder, title, row, read)
     figure.suptitle(
-        f"Test images{mark}: image, true mask, prediction, contours (green true, red predicted)",
+        f"Test images{mark}: image, true mask, prediction, contours (green true, blue predicted)",
         fontsize=11,
     )
     return figure

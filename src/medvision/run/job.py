@@ -60,7 +60,7 @@ def run_experiment(
     task = _build_task(cfg, model, data, plan, checkpoint)
 
     folder.create()
-    _resolve(cfg, plan, folder)
+    _resolve(cfg, plan, folder, data)
     callbacks = [build(node) for node in cfg.callbacks.values()]
     logger = build(cfg.logger)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -151,7 +151,7 @@ def _normalisation(model: nn.Module) -> dict[str, list[float]]:
     return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
 
 
-def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder) -> None:
+def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder, data: SegmentationData) -> None:
     """Put what ``auto`` came to into the config, so that the stored one repeats the run."""
     with open_dict(cfg):
         cfg.run_dir = str(folder.path)
@@ -159,6 +159,8 @@ def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder) -> None:
         cfg.trainer.precision = plan.precision
         cfg.trainer.memory_format = "channels_last" if plan.channels_last else "contiguous"
         cfg.trainer.deterministic = plan.deterministic
+        if not data.tables["val"]:
+            cfg.trainer.limit_val_batches = 0
 
 
 def _load_best(task: Task, best: BestAndLast) -> None:
@@ -171,7 +173,11 @@ def _evaluate(
 ) -> Evaluated:
     """Measure the weights that the task holds on one split, and write its predictions."""
     predictions = SegmentationPredictions(
-        folder=folder.path, stage=stage, samples=data.tables[stage], source=data.source
+        folder=folder.path,
+        stage=stage,
+        samples=data.tables[stage],
+        source=data.source,
+        class_names=data.class_names,
     )
     trainer = build_trainer(
         cfg, plan, callbacks=[predictions], logger=None, root=folder.path, alone=True
