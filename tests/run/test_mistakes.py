@@ -110,8 +110,21 @@ def test_the_line_names_the_fault_and_the_way_out(
 
 
 def test_an_override_that_cannot_be_read(fails: Callable[..., str]) -> None:
-    line = fails("experiment=polyp_unet", "data.root=[a")
-    assert line.startswith("error: cannot read an override (data.root=[a); ")
+    line = fails("experiment=polyp_unet", "data root=a")
+    assert line.startswith("error: cannot read an override (data root=")
+
+
+@pytest.mark.parametrize("name", ["Größe", "a b", "it's", "a(b)", "[a", "x,y\\", "日本", "$a"])
+def test_a_path_may_hold_any_character(fails: Callable[..., str], name: str) -> None:
+    line = fails("experiment=polyp_unet", f"data.root=/nowhere/{name}")
+    assert line.startswith(f"error: /nowhere/{name} does not exist (data.root); ")
+
+
+def test_a_sweep_without_its_flag(fails: Callable[..., str]) -> None:
+    assert fails("experiment=polyp_unet", "seed=0,1") == (
+        "error: the comma makes several values of it (seed=0,1);"
+        " add -m to run each of them, or quote the value"
+    )
 
 
 def test_a_root_without_masks(fails: Callable[..., str], make_folder: Callable[..., Path]) -> None:

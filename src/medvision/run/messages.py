@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -36,6 +37,23 @@ def check_usage(arguments: Sequence[str]) -> bool:
         if "=" not in override and not override.startswith("~"):
             fail(f"{override} is no key=value")
     return bool(parsed.multirun)
+
+
+def quote_text(argument: str) -> str:
+    """Quote the value of an override that Hydra's grammar cannot read, such as a path.
+
+    Spaces at the ends, brackets, letters beyond ASCII and quotes have no place in it.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals:
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+        return f"{key}='{escaped}'"
+    return argument
 
 
 @contextmanager
@@ -85,6 +103,12 @@ def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) ->
             f"no {group} is chosen",
             where=group,
             hint=f"add {group}=NAME: {', '.join(options(group))}",
+        )
+    if several := re.match(r"Ambiguous value for argument '(.*)'", text):
+        return MedvisionError(
+            "the comma makes several values of it",
+            where=several[1],
+            hint="add -m to run each of them, or quote the value",
         )
     wrong = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", text)
     if wrong is None:

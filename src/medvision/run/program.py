@@ -53,9 +53,10 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
 
-    from medvision.run.messages import check_usage, explaining
+    from medvision.run.messages import check_usage, explaining, quote_text
 
     multirun = check_usage(arguments)
+    arguments = [quote_text(argument) for argument in arguments]
     base = None
     if multirun:
         base = Path("runs", "multirun", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
