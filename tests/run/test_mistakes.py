@@ -114,7 +114,7 @@ def test_an_override_that_cannot_be_read(fails: Callable[..., str]) -> None:
     assert line.startswith("error: cannot read an override (data root=")
 
 
-@pytest.mark.parametrize("name", ["Größe", "a b", "it's", "a(b)", "[a", "x,y\\", "日本", "$a"])
+@pytest.mark.parametrize("name", ["Größe", "a b", "it's", "a(b)", "[a", "x\\", "日本", "$a"])
 def test_a_path_may_hold_any_character(fails: Callable[..., str], name: str) -> None:
     line = fails("experiment=polyp_unet", f"data.root=/nowhere/{name}")
     assert line.startswith(f"error: /nowhere/{name} does not exist (data.root); ")
