@@ -78,9 +78,10 @@ def run_experiment(
     if logger is not None:
         logger.log_hyperparams(config)
     fit_started_s = time.perf_counter()
-    trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from stop
     throughput, best = _only(callbacks, Throughput), _only(callbacks, BestAndLast)
     first_step_s = throughput.first_step_s
     timing = {
