@@ -97,7 +97,7 @@ def run_experiment(
     _load_best(task, best)
     stages: tuple[Stage, ...] = ("val", "test")
     results = {s: _evaluate(cfg, plan, task, data, folder, s) for s in stages if data.tables[s]}
-    evaluated = {stage: result for stage, result in results.items() if result.rows}
+    evaluated = {str(stage): result for stage, result in results.items() if result.rows}
     return finish(
         folder,
         summary,
