@@ -35,7 +35,8 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep salts and run folders of a test to itself."""
+    """Keep salts, run folders and random numbers of a test to itself."""
+    torch.manual_seed(0)
     monkeypatch.setenv("MEDVISION_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
     monkeypatch.delenv("MEDVISION_RUN_DIR", raising=False)
 
