@@ -9,6 +9,8 @@ Nothing heavy is imported here: the command line needs ``MedvisionError`` before
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:  # torch takes seconds to import; config errors must not wait for it
@@ -34,6 +36,13 @@ class Batch(TypedDict):
     image: Tensor
     target: Tensor
     index: Tensor
+
+
+def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str) -> str:
+    """Name the nearest of ``choices``, whatever its case, or say ``otherwise``."""
+    known = {choice.lower(): choice for choice in choices}
+    nearest = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {known[nearest[0]]}?" if nearest else otherwise
 
 
 class MedvisionError(Exception):

@@ -284,17 +284,21 @@ def test_written_splits_read_back_the_same(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["splits.csv"]
 
 
-def test_a_failed_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "splits.csv"
     write_splits(path, [Sample(path="a.png", target="b.png")])
     before = path.read_bytes()
 
-    def broken() -> object:
-        yield Sample(path="c.png", target="d.png")
+    def fill_the_disk(self: Path, data: bytes) -> None:
+        with self.open("wb") as stream:
+            stream.write(data[:10])
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr(Path, "write_bytes", fill_the_disk)
     with pytest.raises(MedvisionError, match=r"No space left.*splits\.csv") as caught:
-        write_splits(path, broken())
+        write_splits(path, [Sample(path="c.png", target="d.png")])
     assert caught.value.exit_code == 3
     assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["splits.csv"]

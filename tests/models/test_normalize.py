@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from medvision.models import Normalize
-from medvision.models.names import did_you_mean
 from medvision.models.shapes import pad_to_multiple
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, did_you_mean
 
 
 def test_value_by_hand() -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import difflib
-import secrets
+import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medvision.data.sample import SPLIT_NAMES, Sample, split_name
+from medvision.files import write_atomically
 from medvision.types import MedvisionError
 
 COLUMNS = ("split", "path", "target", "group")
@@ -58,13 +58,12 @@ def write_splits(path: Path, samples: Iterable[Sample]) -> None:
     Raises:
         MedvisionError: If the file cannot be written.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((s.split, s.path, s.target, s.group) for s in samples)
     try:
-        with partial.open("x", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows((s.split, s.path, s.target, s.group) for s in samples)
-        partial.replace(path)
+        write_atomically(path, text.getvalue())
     except OSError as fault:
         raise MedvisionError(
             f"cannot write the file: {fault.strerror or fault}",
@@ -72,9 +71,6 @@ def write_splits(path: Path, samples: Iterable[Sample]) -> None:
             hint="check space and permissions",
             exit_code=3,
         ) from fault
-    finally:
-        with contextlib.suppress(OSError):  # the failure to write is the one to tell
-            partial.unlink(missing_ok=True)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -1,6 +1,5 @@
 """Resize and augment pairs of images and masks: albumentations behind one small class."""
 
-import difflib
 import inspect
 import os
 from collections.abc import Mapping
@@ -10,7 +9,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, did_you_mean
+
+REFERENCE = "see the albumentations 2 reference"
 
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -108,12 +109,10 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
             factory, albumentations.BasicTransform
         )
         if not is_transform:
-            nearest = difflib.get_close_matches(name, dir(albumentations), n=1)
-            hint = (
-                f"did you mean {nearest[0]}?" if nearest else "see the albumentations 2 reference"
-            )
             raise MedvisionError(
-                f"no albumentations transform is called {name}", where=where, hint=hint
+                f"no albumentations transform is called {name}",
+                where=where,
+                hint=did_you_mean(name, dir(albumentations), otherwise=REFERENCE),
             )
         options = dict(arguments or {})
         if always:
@@ -121,11 +120,12 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
         known = set(factory.InitSchema.model_fields) | {"p"}
         unknown = sorted(set(options) - known)
         if unknown:
-            nearest = difflib.get_close_matches(unknown[0], sorted(known), n=1)
-            hint = (
-                f"did you mean {nearest[0]}?" if nearest else f"it takes {', '.join(sorted(known))}"
+            takes = f"it takes {', '.join(sorted(known))}"
+            raise MedvisionError(
+                f"{name} has no argument {unknown[0]}",
+                where=where,
+                hint=did_you_mean(unknown[0], sorted(known), otherwise=takes),
             )
-            raise MedvisionError(f"{name} has no argument {unknown[0]}", where=where, hint=hint)
         try:
             steps.append(factory(**options))
         except (TypeError, ValueError) as error:
@@ -133,6 +133,6 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
             raise MedvisionError(
                 f"{name} refuses its arguments: {' '.join(reason[1:3] or reason)}",
                 where=where,
-                hint="see the albumentations 2 reference",
+                hint=REFERENCE,
             ) from error
     return albumentations.Compose(steps)

@@ -10,11 +10,10 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor, nn
 
-from medvision.models.names import did_you_mean
 from medvision.models.normalize import Normalize
 from medvision.models.shapes import num_logits, pad_to_multiple
 from medvision.models.weights import load_encoder_weights
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, did_you_mean
 
 STRIDE_FACTOR = {"DPT": 2}
 """Architectures that halve the encoder's deepest features, which must then be even."""

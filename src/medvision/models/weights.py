@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from medvision.models.checkpoint import read_tensors
 from medvision.models.hub import offline_if_unreachable
 from medvision.models.matching import fill_encoder
-from medvision.models.names import did_you_mean
 from medvision.models.normalize import RGB_CHANNELS
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, did_you_mean
 
 KEYWORDS = ("none", "imagenet", "packaged")
 PACKAGED_ENCODER = "tu-tf_efficientnet_lite0"
