@@ -46,6 +46,7 @@ class Plan:
         channels_last: Whether convolutions keep channels innermost.
         deterministic: Lightning's flag.
         fused_optimizer: Whether the optimizer's update is one kernel.
+        float32_depthwise: Whether `train_slow_depthwise_in_float32` pays.
     """
 
     accelerator: str
@@ -53,6 +54,7 @@ class Plan:
     channels_last: bool
     deterministic: bool | Literal["warn"]
     fused_optimizer: bool
+    float32_depthwise: bool
 
 
 def choose_plan(
@@ -90,6 +92,7 @@ def choose_plan(
         deterministic="warn" if deterministic == "warn" else bool(deterministic),
         # A gradient scaler, which fp16 needs, wants to see the gradients before the update.
         fused_optimizer=kind in ("cpu", "gpu") and chosen != "16-mixed",
+        float32_depthwise=kind == "cpu" and chosen == "bf16-mixed",
     )
 
 
