@@ -10,14 +10,14 @@ from medvision.data.datasets import (
     collate,
     start_worker,
 )
-from medvision.data.transforms import PairTransform
+from medvision.data.transforms import Transform
 
 AUGMENTED = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-30, 30], "p": 0.9}}
 
 
 def dataset(*, channels: int = 3, seed: int = 0) -> SegmentationDataset:
     source = PhantomSource(size_px=32, seed=0, channels=channels)
-    transform = PairTransform(size_px=32, transforms=AUGMENTED, key="data.train_transforms")
+    transform = Transform(size_px=32, transforms=AUGMENTED, key="data.train_transforms")
     return SegmentationDataset(
         samples=source.samples(6), source=source, transform=transform, seed=seed
     )

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.data.transforms import PairTransform, resize_pair
+from medvision.data.transforms import Transform, resize_pair
 from medvision.types import MedvisionError
 
 FLIPS = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-40, 40], "p": 0.9}}
@@ -44,16 +44,16 @@ def test_shrinking_averages_what_is_lost() -> None:
 
 def test_grey_images_keep_their_channel_axis() -> None:
     image, mask = pair()
-    transform = PairTransform(size_px=24, transforms=FLIPS, key="data.train_transforms")
-    assert transform(image[..., :1], mask, seed=0)[0].shape == (24, 24, 1)
+    transform = Transform(size_px=24, transforms=FLIPS, key="data.train_transforms")
+    assert transform.pair(image[..., :1], mask, seed=0)[0].shape == (24, 24, 1)
 
 
 def test_the_seed_decides_every_chance() -> None:
-    transform = PairTransform(size_px=32, transforms=FLIPS, key="data.train_transforms")
+    transform = Transform(size_px=32, transforms=FLIPS, key="data.train_transforms")
     image, mask = pair()
-    first = transform(image, mask, seed=5)
-    other = transform(image, mask, seed=6)
-    again = transform(image, mask, seed=5)
+    first = transform.pair(image, mask, seed=5)
+    other = transform.pair(image, mask, seed=6)
+    again = transform.pair(image, mask, seed=5)
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])
@@ -62,26 +62,26 @@ def test_the_seed_decides_every_chance() -> None:
 def test_image_and_mask_move_together() -> None:
     image, mask = pair(48, 48)
     image[:] = mask[..., None] * 250
-    transform = PairTransform(size_px=48, transforms=FLIPS, key="data.train_transforms")
+    transform = Transform(size_px=48, transforms=FLIPS, key="data.train_transforms")
     for seed in range(5):
-        moved, moved_mask = transform(image, mask, seed=seed)
+        moved, moved_mask = transform.pair(image, mask, seed=seed)
         agreement = ((moved[..., 0] > 125) == (moved_mask > 0)).mean()
         assert agreement > 0.98
 
 
 def test_masks_stay_class_indices_under_every_transform() -> None:
-    transform = PairTransform(size_px=32, transforms=FLIPS, key="data.train_transforms")
+    transform = Transform(size_px=32, transforms=FLIPS, key="data.train_transforms")
     image, mask = pair()
     for seed in range(10):
-        assert set(np.unique(transform(image, mask * 3, seed=seed)[1])) <= {0, 3}
+        assert set(np.unique(transform.pair(image, mask * 3, seed=seed)[1])) <= {0, 3}
 
 
 def test_a_deterministic_transform_is_allowed_everywhere() -> None:
-    transform = PairTransform(
+    transform = Transform(
         size_px=32, transforms={"ToGray": {}}, key="data.eval_transforms", deterministic=True
     )
     image, mask = pair(32, 32)
-    grey = transform(image, mask, seed=0)[0]
+    grey = transform.pair(image, mask, seed=0)[0]
     assert np.array_equal(grey[..., 0], grey[..., 1])
     assert np.abs(grey[..., 0].astype(int) - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).max() <= 1
 
@@ -89,7 +89,7 @@ def test_a_deterministic_transform_is_allowed_everywhere() -> None:
 @pytest.mark.parametrize("name", ["RandomBrightnessContrast", "HorizontalFlip"])
 def test_a_random_transform_is_refused_where_it_must_not_be(name: str) -> None:
     with pytest.raises(MedvisionError, match="is random"):
-        PairTransform(
+        Transform(
             size_px=32,
             transforms={name: {"p": 0.5}},
             key="data.eval_transforms",
@@ -107,5 +107,5 @@ def test_a_random_transform_is_refused_where_it_must_not_be(name: str) -> None:
 )
 def test_mistakes_name_the_key(transforms: dict, line: str) -> None:
     with pytest.raises(MedvisionError, match=line) as raised:
-        PairTransform(size_px=32, transforms=transforms, key="data.train_transforms")
+        Transform(size_px=32, transforms=transforms, key="data.train_transforms")
     assert f"data.train_transforms.{next(iter(transforms))}" in str(raised.value)

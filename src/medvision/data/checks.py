@@ -1,25 +1,30 @@
-"""Read every image and mask once before training, so that no fault waits for the tenth epoch."""
+"""Read every file once before training, so that no fault waits for the tenth epoch."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from medvision.data.decode import image_size, read_bytes
+from medvision.data.examine import (
+    Finding,
+    examine,
+    fingerprint,
+    header_note,
+    reason,
+    skip_notes,
+)
 from medvision.data.image_io import decode_image, decode_mask
 from medvision.data.sample import Sample, count_names
 from medvision.types import MedvisionError
-
-_MAX_WORKERS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,29 +34,26 @@ class CheckResult:
     Attributes:
         samples: Those that can be used, in the order given.
         foreground: For each of them, the share of its mask's pixels that are not background,
-            in [0, 1]; None where only headers were read.
+            in [0, 1]; None where only headers were read. Empty for images without masks.
         skipped: Path and reason of each sample left out.
         empty_masks: How many of the masks read have no foreground.
         fingerprint: SHA-256 over the sorted paths and contents of the usable samples; over
             paths and file sizes where only headers were read.
         notes: What a reader should know.
+        thumbnails: Of `check_images`: uint8 (N, t, t), grey, shrunk by averaging (OpenCV's
+            ``INTER_AREA``); None where they were not asked for.
+        pixel_hashes: Of `check_images`: SHA-256 over the shape and the decoded pixels of each
+            image; empty where only headers were read.
     """
 
     samples: list[Sample]
-    foreground: list[float | None]
+    foreground: list[float | None] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     empty_masks: int = 0
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Finding:
-    """One sample: its line of the fingerprint and foreground share, or its fault."""
-
-    line: str = ""
-    foreground: float | None = None
-    fault: MedvisionError | None = None
+    thumbnails: NDArray[np.uint8] | None = None
+    pixel_hashes: list[str] = field(default_factory=list)
 
 
 def check_segmentation(
@@ -81,12 +83,8 @@ def check_segmentation(
     Raises:
         MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, or if none can.
     """
-    if on_error not in ("fail", "skip"):
-        raise MedvisionError(
-            f"expected fail or skip, got {on_error}", where="data.on_error", hint="use one of them"
-        )
     decode_all = len(samples) <= max_decoded
-    look: Callable[[Sample], _Finding] = partial(_header, root)
+    look: Callable[[Sample], Finding] = partial(_header, root)
     if decode_all:
         look = partial(
             _content,
@@ -96,22 +94,81 @@ def check_segmentation(
             color_map=color_map,
             value_range=value_range,
         )
-    findings = _in_threads(look, samples)
-    faults = [(s, f.fault) for s, f in zip(samples, findings, strict=True) if f.fault]
-    told = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
-    if told:  # about a config key, not about the files
-        raise told
-    if faults and (on_error == "fail" or len(faults) == len(samples)):
-        raise _one_error(root, faults, len(samples))
-    usable = [(s, f) for s, f in zip(samples, findings, strict=True) if not f.fault]
+    usable, faults = examine(root, samples, look, on_error)
     empty = sum(finding.foreground == 0 for _, finding in usable)
+    notes = skip_notes(root, len(samples), faults, lambda s: s.split or "not yet split")
+    if not decode_all:
+        notes.append(header_note(len(samples)))
+    elif empty and empty == len(usable):
+        notes.append(f"all {empty} masks are empty: there is no foreground to learn or to find")
     return CheckResult(
         samples=[sample for sample, _ in usable],
         foreground=[finding.foreground for _, finding in usable],
-        skipped=[(sample.path, _reason(root, fault)) for sample, fault in faults],
+        skipped=[(sample.path, reason(root, fault)) for sample, fault in faults],
         empty_masks=empty,
-        fingerprint=_fingerprint([finding.line for _, finding in usable]),
-        notes=_notes(root, len(samples), faults, empty, decode_all),
+        fingerprint=fingerprint(finding.line for _, finding in usable),
+        notes=notes,
+    )
+
+
+def check_images(
+    root: Path,
+    samples: Sequence[Sample],
+    *,
+    channels: int,
+    value_range: tuple[float, float] | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    max_decoded: int = 20_000,
+    thumbnail_px: int | None = None,
+) -> CheckResult:
+    """Decode every image of a classification set.
+
+    Args:
+        root: The folder that paths are relative to.
+        samples: What to check; their targets are names of classes.
+        channels: As for `read_image`.
+        value_range: As for `read_image`.
+        on_error: As for `check_segmentation`.
+        max_decoded: For more samples only headers are read, and a note says so, unless
+            thumbnails are asked for.
+        thumbnail_px: Height and width of the thumbnails, or None for none.
+
+    Raises:
+        MedvisionError: If an image cannot be used and ``on_error`` is ``fail``, or if a class
+            has none that can.
+    """
+    decode_all = thumbnail_px is not None or len(samples) <= max_decoded
+    look: Callable[[Sample], Finding] = partial(_image_header, root)
+    if decode_all:
+        look = partial(
+            _image_content,
+            root,
+            channels=channels,
+            value_range=value_range,
+            thumbnail_px=thumbnail_px,
+        )
+    usable, faults = examine(root, samples, look, on_error)
+    lost = {sample.target for sample, _ in faults} - {sample.target for sample, _ in usable}
+    if lost:
+        name = min(lost)
+        reasons = [reason(root, fault) for sample, fault in faults if sample.target == name]
+        raise MedvisionError(
+            f"no image of the class {name} can be used: {count_names(reasons)}",
+            where=str(root),
+            hint="mend the files, or remove the class",
+        )
+    findings = [finding for _, finding in usable]
+    thumbnails = [f.thumbnail for f in findings if f.thumbnail is not None]
+    notes = skip_notes(
+        root, len(samples), faults, lambda s: f"{s.split or 'not yet split'} {s.target}"
+    )
+    return CheckResult(
+        samples=[sample for sample, _ in usable],
+        skipped=[(sample.path, reason(root, fault)) for sample, fault in faults],
+        fingerprint=fingerprint(finding.line for finding in findings),
+        notes=notes if decode_all else [*notes, header_note(len(samples))],
+        thumbnails=np.stack(thumbnails) if thumbnails else None,
+        pixel_hashes=[finding.pixel_hash for finding in findings] if decode_all else [],
     )
 
 
@@ -123,7 +180,7 @@ def _content(
     num_classes: int,
     color_map: Sequence[tuple[int, int, int]] | None,
     value_range: tuple[float, float] | None,
-) -> _Finding:
+) -> Finding:
     image_path, mask_path = root / sample.path, root / sample.target
     try:
         image_bytes, mask_bytes = read_bytes(image_path), read_bytes(mask_path)
@@ -135,22 +192,59 @@ def _content(
         )
         _compare(sample, image.shape[:2], mask.shape, mask_path)
     except MedvisionError as fault:
-        return _Finding(fault=fault)
+        return Finding(fault=fault)
     content = (hashlib.sha256(data).hexdigest() for data in (image_bytes, mask_bytes))
-    return _Finding(
+    return Finding(
         line="\0".join((sample.path, sample.target, *content)),
         foreground=np.count_nonzero(mask) / mask.size,
     )
 
 
-def _header(root: Path, sample: Sample) -> _Finding:
+def _header(root: Path, sample: Sample) -> Finding:
     image_path, mask_path = root / sample.path, root / sample.target
     try:
         _compare(sample, image_size(image_path), image_size(mask_path), mask_path)
     except MedvisionError as fault:
-        return _Finding(fault=fault)
+        return Finding(fault=fault)
     sizes = (str(path.stat().st_size) for path in (image_path, mask_path))
-    return _Finding(line="\0".join((sample.path, sample.target, *sizes)))
+    return Finding(line="\0".join((sample.path, sample.target, *sizes)))
+
+
+def _image_content(
+    root: Path,
+    sample: Sample,
+    *,
+    channels: int,
+    value_range: tuple[float, float] | None,
+    thumbnail_px: int | None,
+) -> Finding:
+    path = root / sample.path
+    try:
+        data = read_bytes(path)
+        image = decode_image(data, where=str(path), channels=channels, value_range=value_range)
+    except MedvisionError as fault:
+        return Finding(fault=fault)
+    pixels = hashlib.sha256(f"{image.shape}".encode())
+    pixels.update(image.data)
+    thumbnail = None
+    if thumbnail_px is not None:
+        grey = image[..., 0] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        size = (thumbnail_px, thumbnail_px)
+        thumbnail = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return Finding(
+        line="\0".join((sample.path, sample.target, hashlib.sha256(data).hexdigest())),
+        pixel_hash=pixels.hexdigest(),
+        thumbnail=thumbnail,
+    )
+
+
+def _image_header(root: Path, sample: Sample) -> Finding:
+    path = root / sample.path
+    try:
+        image_size(path)
+    except MedvisionError as fault:
+        return Finding(fault=fault)
+    return Finding(line="\0".join((sample.path, sample.target, str(path.stat().st_size))))
 
 
 def _compare(
@@ -163,73 +257,3 @@ def _compare(
             where=str(mask_path),
             hint="give both the same size",
         )
-
-
-def _in_threads(look: Callable[[Sample], _Finding], samples: Sequence[Sample]) -> list[_Finding]:
-    """Decoding releases the lock of the interpreter, so threads share the work."""
-    workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(workers)
-    try:
-        return list(pool.map(look, samples))
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
-
-
-def _one_error(
-    root: Path, faults: list[tuple[Sample, MedvisionError]], total: int
-) -> MedvisionError:
-    if len(faults) == 1:
-        return faults[0][1]
-    reasons = [_reason(root, fault) for _, fault in faults]
-    hints = Counter(fault.hint for _, fault in faults)
-    hint = "mend or remove them, or set data.on_error=skip"
-    if len(hints) == 1 and len(faults) == total:  # not the files: what was said about them
-        hint = next(iter(hints)) or hint
-    return MedvisionError(
-        f"{len(faults)} of {total} images cannot be used: {count_names(reasons)}",
-        where=str(root),
-        hint=hint,
-    )
-
-
-def _reason(root: Path, fault: MedvisionError) -> str:
-    name = (fault.where or "").removeprefix(f"{root}{os.sep}")
-    return f"{name}: {fault.what}"
-
-
-def _fingerprint(lines: list[str]) -> str:
-    digest = hashlib.sha256()
-    for line in sorted(lines):
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _notes(
-    root: Path,
-    total: int,
-    faults: list[tuple[Sample, MedvisionError]],
-    empty: int,
-    decoded: bool,
-) -> list[str]:
-    notes = []
-    if faults:
-        by_split = Counter(sample.split or "not yet split" for sample, _ in faults)
-        splits = ", ".join(f"{split} {count}" for split, count in sorted(by_split.items()))
-        notes.append(
-            f"SKIPPED {len(faults)} of {total} images ({splits}), as data.on_error=skip asks:"
-            f" {count_names([_reason(root, fault) for _, fault in faults])}"
-        )
-        held_out = by_split["val"] + by_split["test"]
-        if held_out:
-            notes.append(
-                f"{held_out} of the skipped images belong to the given val or test split:"
-                " scores are not comparable with those on the whole split"
-            )
-    if not decoded:
-        notes.append(
-            f"{total} images are many: only their headers were read before the start,"
-            " and the fingerprint holds file sizes, not contents"
-        )
-    elif empty and empty == total - len(faults):
-        notes.append(f"all {empty} masks are empty: there is no foreground to learn or to find")
-    return notes

@@ -1,6 +1,6 @@
 """Samples as arrays; order and augmentation depend on (seed, epoch, row) and nothing else."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +14,12 @@ from torch.utils.data import Dataset, Sampler
 from medvision.data.image_io import read_image, read_mask
 from medvision.data.phantom import draw_polyp_scene
 from medvision.data.sample import Sample
-from medvision.data.transforms import PairTransform
+from medvision.data.transforms import Transform
 from medvision.types import Batch
 
-Key = tuple[int, int]
-"""Epoch and row of a sample: what a sampler asks a dataset for."""
+Key = tuple[int, ...]
+"""Epoch and row of a sample: what a sampler asks a dataset for. A row drawn again in the same
+epoch has the number of its repeat behind, and so another augmentation."""
 
 
 class PairSource(Protocol):
@@ -70,6 +71,43 @@ class PhantomSource:
         return image, mask
 
 
+class ImageSource(Protocol):
+    """Where images come from."""
+
+    def read(self, path: str) -> NDArray[np.uint8]:
+        """Image (H, W, C) in [0, 255], at the size of the file."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolderSource:
+    """Image files under a root folder."""
+
+    root: Path
+    channels: int
+    value_range: tuple[float, float] | None
+
+    def read(self, path: str) -> NDArray[np.uint8]:
+        return read_image(self.root / path, channels=self.channels, value_range=self.value_range)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPhantomSource:
+    """Grey pictures drawn by code; a path holds the class and ends in the number of the picture."""
+
+    size_px: int
+    seed: int
+    channels: int
+    class_names: Sequence[str]
+    draw: Callable[..., NDArray[np.uint8]]
+
+    def read(self, path: str) -> NDArray[np.uint8]:
+        folder, name = Path(path).parts
+        index, label = int(Path(name).stem.rsplit("_", 1)[1]), self.class_names.index(folder)
+        image = self.draw(index, label, size_px=self.size_px, seed=self.seed)[..., None]
+        return np.repeat(image, self.channels, axis=2)
+
+
 class SegmentationDataset(Dataset[dict[str, Any]]):
     """Image, target and row of each sample; keyed by (epoch, row).
 
@@ -81,7 +119,7 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, *, samples: Sequence[Sample], source: PairSource, transform: PairTransform, seed: int
+        self, *, samples: Sequence[Sample], source: PairSource, transform: Transform, seed: int
     ) -> None:
         self.samples, self.source, self.transform, self.seed = samples, source, transform, seed
 
@@ -89,11 +127,45 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        epoch, row = key
-        image, mask = self.source.read(self.samples[row])
-        seed = int(np.random.SeedSequence((self.seed, epoch, row)).generate_state(1)[0])
-        image, mask = self.transform(image, mask, seed=seed)
-        return {"image": image, "target": mask, "index": row}
+        image, mask = self.source.read(self.samples[key[1]])
+        image, mask = self.transform.pair(image, mask, seed=_seed_of(self.seed, key))
+        return {"image": image, "target": mask, "index": key[1]}
+
+
+class ClassificationDataset(Dataset[dict[str, Any]]):
+    """Image, class index and row of each sample; keyed by (epoch, row).
+
+    Args:
+        samples: Table of the split.
+        source: Reads an image.
+        class_indices: Index of each class name.
+        transform: Applied to every image.
+        seed: With epoch and row, decides every random transform.
+    """
+
+    def __init__(
+        self,
+        *,
+        samples: Sequence[Sample],
+        source: ImageSource,
+        class_indices: Mapping[str, int],
+        transform: Transform,
+        seed: int,
+    ) -> None:
+        self.samples, self.source, self.transform, self.seed = samples, source, transform, seed
+        self.targets = np.array([class_indices[s.target] for s in samples], dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> dict[str, Any]:
+        image = self.source.read(self.samples[key[1]].path)
+        image = self.transform.image(image, seed=_seed_of(self.seed, key))
+        return {"image": image, "target": self.targets[key[1]], "index": key[1]}
+
+
+def _seed_of(seed: int, key: Key) -> int:
+    return int(np.random.SeedSequence((seed, *key)).generate_state(1)[0])
 
 
 class EpochSampler(Sampler[Key]):
@@ -109,12 +181,22 @@ class EpochSampler(Sampler[Key]):
             otherwise ascending, every row once over all processes.
         rank: Number of this process.
         num_processes: Processes that share the rows, each taking its own.
+        strata: Class of each row; given with ``shuffle``, as many rows are drawn as there are,
+            from every class alike: the rows of a rare class several times.
     """
 
     def __init__(
-        self, *, num_samples: int, seed: int, shuffle: bool, rank: int = 0, num_processes: int = 1
+        self,
+        *,
+        num_samples: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        num_processes: int = 1,
+        strata: NDArray[np.integer] | None = None,
     ) -> None:
         self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
+        self.strata = strata
         self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
 
@@ -126,17 +208,35 @@ class EpochSampler(Sampler[Key]):
         return len(range(self.rank, self._shared_rows, self.num_processes))
 
     def __iter__(self) -> Iterator[Key]:
-        rows = np.arange(self.num_samples)
+        keys: list[Key] = [(self.epoch, row) for row in range(self.num_samples)]
         if self.shuffle:
-            rows = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_samples)
-        mine = rows[self.rank : self._shared_rows : self.num_processes]
-        return iter([(self.epoch, int(row)) for row in mine])
+            rng = np.random.default_rng((self.seed, self.epoch))
+            if self.strata is not None:
+                keys = [(self.epoch, *drawn) for drawn in _draw_evenly(self.strata, rng)]
+            keys = [keys[place] for place in rng.permutation(len(keys))]
+        return iter(keys[self.rank : self._shared_rows : self.num_processes])
 
     @property
     def _shared_rows(self) -> int:
         """Rows of an epoch: in training a multiple of the processes, which step together."""
         left_over = self.num_samples % self.num_processes if self.shuffle else 0
         return self.num_samples - left_over
+
+
+def _draw_evenly(strata: NDArray[np.integer], rng: np.random.Generator) -> list[tuple[int, ...]]:
+    """Draw as many rows as there are, every class the same number (or one more).
+
+    A class with more rows than its share gives a part of them, without repeats; one with fewer
+    gives each of them equally often, up to one time. A repeat comes as (row, number of it).
+    """
+    classes = rng.permutation(np.unique(strata))
+    shares = [len(part) for part in np.array_split(np.arange(len(strata)), len(classes))]
+    drawn: list[tuple[int, ...]] = []
+    for name, share in zip(classes, shares, strict=True):
+        own = rng.permutation(np.flatnonzero(strata == name)).tolist()
+        rounds = (divmod(place, len(own)) for place in range(share))
+        drawn += [(own[place], turn) if turn else (own[place],) for turn, place in rounds]
+    return drawn
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:

@@ -1,4 +1,4 @@
-"""Find images and their masks in folders, and tell what does not fit together."""
+"""Find images in folders and pair them with masks, and tell what does not fit together."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _JUNK_FOLDERS = frozenset({"__macosx"})
 
 @dataclass(kw_only=True, slots=True)
 class Scan:
-    """What lies in the folders of a segmentation set.
+    """What lies in the folders of a data set.
 
     Attributes:
-        samples: Images with exactly one mask, by path.
+        samples: Images with exactly one mask, or in the folder of a class, by path.
         images: Every image, with a mask or without, by path.
         problems: Why some images or the whole set cannot be used, as found.
         notes: What a reader should know, and what was left out.
@@ -74,6 +74,46 @@ def list_images(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
     return sorted(images, key=str), others
 
 
+def subfolders(folder: Path) -> list[Path]:
+    """Return the folders inside, by name; hidden ones and those of macOS are left out.
+
+    Raises:
+        MedvisionError: If the folder cannot be listed.
+    """
+    try:
+        inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    except OSError as fault:
+        raise MedvisionError(
+            f"cannot list the folder: {fault.strerror}",
+            where=str(folder),
+            hint="check its permissions",
+        ) from fault
+    return [p for p in inside if p.name[0] != "." and p.name.lower() not in _JUNK_FOLDERS]
+
+
+def images_in(
+    root: Path, folder: Path, scan: Scan, *, what: str, layout: str
+) -> list[PurePosixPath]:
+    """Return the images below a folder, relative to it.
+
+    None at all is a problem of the scan, files of other kinds are a note.
+    """
+    files, others = list_images(folder)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    if not files:
+        found = f", only {kinds}" if kinds else ""
+        scan.problems.append(
+            MedvisionError(
+                f"no {what} in the folder{found}",
+                where=str(folder),
+                hint=f"{layout}; files must be JPEG, PNG, BMP or TIFF",
+            )
+        )
+    elif kinds:
+        scan.notes.append(f"other files in {folder.relative_to(root)} were left out: {kinds}")
+    return files
+
+
 def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
     """Pair the images below ``root`` with their masks, and raise nothing that can be told.
 
@@ -102,10 +142,10 @@ def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
 
 def _folders(root: Path, scan: Scan) -> list[tuple[str, Path, Path | None]]:
     """Return (split or empty, images folder, masks folder if there) of the layout in use."""
-    inside = _subfolders(root)
+    inside = _by_name(root)
     found = []
     for name in sorted(inside):
-        split, deeper = split_name(name), _subfolders(inside[name])
+        split, deeper = split_name(name), _by_name(inside[name])
         if split and "images" in deeper:
             found.append((split, deeper["images"], deeper.get("masks")))
     if "images" not in inside:
@@ -116,15 +156,8 @@ def _folders(root: Path, scan: Scan) -> list[tuple[str, Path, Path | None]]:
     return [("", inside["images"], inside.get("masks"))]
 
 
-def _subfolders(folder: Path) -> dict[str, Path]:
-    try:
-        return {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
-    except OSError as fault:
-        raise MedvisionError(
-            f"cannot list the folder: {fault.strerror}",
-            where=str(folder),
-            hint="check its permissions",
-        ) from fault
+def _by_name(folder: Path) -> dict[str, Path]:
+    return {path.name.lower(): path for path in subfolders(folder)}
 
 
 def _pair(
@@ -157,21 +190,8 @@ def _pair(
 
 def _by_stem(root: Path, folder: Path, scan: Scan, *, what: str) -> dict[str, list[str]]:
     """Return the files of a folder, relative to the root, by sub-folder and stem."""
-    files, others = list_images(folder)
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-    if not files:
-        found = f", only {kinds}" if kinds else ""
-        scan.problems.append(
-            MedvisionError(
-                f"no {what} in the folder{found}",
-                where=str(folder),
-                hint=f"{SEGMENTATION_LAYOUT}; files must be JPEG, PNG, BMP or TIFF",
-            )
-        )
-    elif kinds:
-        scan.notes.append(f"other files in {folder.relative_to(root)} were left out: {kinds}")
     by_stem = defaultdict(list)
-    for file in files:
+    for file in images_in(root, folder, scan, what=what, layout=SEGMENTATION_LAYOUT):
         # a zip made on macOS spells accents in two characters where others use one
         stem = unicodedata.normalize("NFC", str(file.with_suffix("")))
         by_stem[stem].append((folder.relative_to(root) / file).as_posix())

@@ -4,9 +4,6 @@ The data set that is always there: nothing to download, nothing to license, no p
 A scene is a tube of mucosa with folds, vessels and wet highlights. A polyp differs from it by
 what a network has to learn, namely relief, rim, contact shadow and a surface without vessels;
 its colour may be redder, paler or the same, so no threshold on colour finds it.
-
-Smooth fields live on a lattice of fixed size and are stretched to the image; edges are drawn at
-the size of the image. So one index shows one scene at every size.
 """
 
 from __future__ import annotations
@@ -17,30 +14,41 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.data.phantom_parts import (
+    LATTICE_PX,
+    SHIFT_BITS,
+    Canvas,
+    Field,
+    Rng,
+    blob,
+    blur,
+    check_at_least,
+    fill,
+    fixed,
+    noise_field,
+    polar,
+    stretch,
+    unit,
+)
+
 PHANTOM_VERSION = 1
 """Part of every seed; bumped when a pixel changes."""
 
-_LATTICE_PX = 128  # fine enough for folds and domes, a quarter of the work of a 256 px image
-_SHIFT_BITS = 4  # OpenCV draws in fixed point; 1/16 px keeps one outline alike at all sizes
 _COUNT_SHARES = (0.07, 0.8, 0.13)  # of scenes with no, one and two polyps
 _TINTS = ((1.08, 0.74, 0.78), (1.1, 1.26, 1.22), (1.0, 1.0, 1.0))  # redder, paler, same hue
 _ABSORPTION = (0.45, 1.0, 0.85)  # of light by blood in red, green, blue; 1 is the strongest
 
-_Field = NDArray[np.float32]
-_Canvas = NDArray[np.uint8]
-_Rng = np.random.Generator
-
-_X, _Y = np.meshgrid(*2 * [(np.arange(_LATTICE_PX, dtype=np.float32) + 0.5) / _LATTICE_PX])
+_X, _Y = np.meshgrid(*2 * [(np.arange(LATTICE_PX, dtype=np.float32) + 0.5) / LATTICE_PX])
 
 
 @dataclass(frozen=True)
 class _Polyp:
     """One polyp; places and lengths in image widths, y pointing down."""
 
-    outlines: list[_Field]  # closed polygons (P, 2) whose union is the polyp
-    centre: _Field  # of the head, (2,)
+    outlines: list[Field]  # closed polygons (P, 2) whose union is the polyp
+    centre: Field  # of the head, (2,)
     radius: float  # mean radius of the head
-    towards_light: _Field  # unit vector in the image plane, (2,)
+    towards_light: Field  # unit vector in the image plane, (2,)
     tint: NDArray[np.floating]  # factors on red, green and blue of the mucosa, (3,)
     relief: float  # strength of the dome shading; 0.2 is subtle, 0.35 is plain
 
@@ -65,12 +73,10 @@ def draw_polyp_scene(
     Raises:
         ValueError: If an argument is out of its range.
     """
-    for name, value, least in (("index", index, 0), ("size_px", size_px, 16), ("seed", seed, 0)):
-        if value < least:
-            raise ValueError(f"expected {name} of {least} or greater, got {value}")
+    check_at_least(("index", index, 0), ("size_px", size_px, 16), ("seed", seed, 0))
     rng = np.random.default_rng([PHANTOM_VERSION, seed, index])
     away = float(rng.choice([0.2, 0.45, 0.9], p=[0.4, 0.35, 0.25]))  # 0.9 is out of view
-    lumen = 0.5 + away * _polar(rng.uniform(0, 2 * np.pi))
+    lumen = 0.5 + away * polar(rng.uniform(0, 2 * np.pi))
     light, relief = _light(rng, lumen)
     mucosa = _mucosa(rng, relief)
     polyps = _polyps(rng, lumen)
@@ -79,20 +85,20 @@ def draw_polyp_scene(
     vessels = _vessels(rng, size_px)
     gleam = _gleam(rng, polyps, mucosa[0], size_px)
     view = _view(rng, size_px)
-    inside = _fill([outline for polyp in polyps for outline in polyp.outlines], size_px)
-    grain = 1 + rng.uniform(0.25, 0.45) * _noise(rng, 128, size_px)
-    shown = _unit(view, 255 * rng.uniform(0.9, 1.2))
+    inside = fill([outline for polyp in polyps for outline in polyp.outlines], size_px)
+    grain = 1 + rng.uniform(0.25, 0.45) * noise_field(rng, 128, size_px)
+    shown = unit(view, 255 * rng.uniform(0.9, 1.2))
     blur_px, noise = rng.uniform(0.3, 0.8) * size_px / 256, rng.uniform(0.02, 0.05)
     # the only draw that knows the size comes last, so every size shows the same scene
-    sensor = _unit(rng.integers(0, 256, (size_px, size_px), dtype=np.uint8), noise) - noise / 2
-    alpha, dry = _unit(inside), 1 - gleam
+    sensor = unit(rng.integers(0, 256, (size_px, size_px), dtype=np.uint8), noise) - noise / 2
+    alpha, dry = unit(inside), 1 - gleam
     gleam += sensor
     plane, over = np.empty((2, size_px, size_px), np.float32)  # fresh memory is dear: reuse it
     planes = []
     for ground, dome, absorption in zip(mucosa, flesh, _ABSORPTION, strict=True):
-        _stretch(ground, size_px, out=plane)
+        stretch(ground, size_px, out=plane)
         plane *= cv2.scaleAdd(vessels, -absorption, grain, dst=over)
-        _stretch(dome, size_px, out=over)
+        stretch(dome, size_px, out=over)
         over -= plane
         over *= alpha
         plane += over
@@ -104,11 +110,11 @@ def draw_polyp_scene(
     return image.astype(np.uint8, copy=False), ((inside > 127) & (view > 127)).astype(np.uint8)
 
 
-def _light(rng: _Rng, lumen: _Field) -> tuple[_Field, _Field]:
+def _light(rng: Rng, lumen: Field) -> tuple[Field, Field]:
     """Brightness that falls off with depth, and the shading of the folds; both lattice fields."""
     dx, dy = _X - lumen[0], _Y - lumen[1]
     wide = rng.uniform(0.6, 1.6)
-    bend = 0.16 * _noise(rng, 4) + 0.06 * _noise(rng, 10)
+    bend = 0.16 * noise_field(rng, 4) + 0.06 * noise_field(rng, 10)
     depth = np.sqrt(dx * dx * wide + dy * dy / wide) + bend
     near = np.clip((depth - rng.uniform(0.02, 0.1)) / rng.uniform(0.2, 0.4), 0, 1)
     off = (_X - rng.uniform(0.35, 0.65)) ** 2 + (_Y - rng.uniform(0.35, 0.65)) ** 2
@@ -116,110 +122,110 @@ def _light(rng: _Rng, lumen: _Field) -> tuple[_Field, _Field]:
     # folds crowd towards the lumen, and each hides the foot of the next in its shadow
     turns = rng.uniform(0.9, 2.0) * np.log(np.maximum(depth, 0) + 0.12) + rng.uniform(0, 1)
     rise = 1 - turns % 1
-    strength = rng.uniform(0.2, 0.7) * np.clip(0.7 + 1.6 * _noise(rng, 4), 0, 1)
+    strength = rng.uniform(0.2, 0.7) * np.clip(0.7 + 1.6 * noise_field(rng, 4), 0, 1)
     return light, 1 + strength * (cv2.blur(rise * rise, (4, 4)) - 0.5)
 
 
-def _mucosa(rng: _Rng, relief: _Field) -> _Field:
+def _mucosa(rng: Rng, relief: Field) -> Field:
     """Colour of the wall with folds and flat stains, (3, lattice, lattice)."""
     red, green, blue = np.cumprod(rng.uniform((0.68, 0.46, 0.7), (0.9, 0.7, 0.95))).tolist()
-    mottle = relief * (1 + 0.25 * _noise(rng, 12) + 0.2 * _noise(rng, 32))
+    mottle = relief * (1 + 0.25 * noise_field(rng, 12) + 0.2 * noise_field(rng, 32))
     colour = np.stack([red * mottle, green * mottle, blue * mottle])
-    colour[1:] *= 1 + 0.18 * _noise(rng, 5) + 0.09 * _noise(rng, 16)
+    colour[1:] *= 1 + 0.18 * noise_field(rng, 5) + 0.09 * noise_field(rng, 16)
     for _ in range(rng.choice([0, 1, 2, 3], p=[0.45, 0.3, 0.15, 0.1])):
         stain = (0.72, 0.42, 0.45) if rng.random() < 0.6 else (1.05, 1.05, 0.62)  # blood, mucus
-        spot = _blob(rng, rng.uniform(0.1, 0.9, 2), rng.uniform(0.03, 0.13), wobble=0.3)
-        soft = _blur(_unit(_fill([spot], _LATTICE_PX)), rng.uniform(0.05, 0.09))
-        soft *= np.clip(0.7 + 2 * _noise(rng, 20), 0, 1) * rng.uniform(0.5, 1.0)
+        spot = blob(rng, rng.uniform(0.1, 0.9, 2), rng.uniform(0.03, 0.13), wobble=0.3)
+        soft = blur(unit(fill([spot], LATTICE_PX)), rng.uniform(0.05, 0.09))
+        soft *= np.clip(0.7 + 2 * noise_field(rng, 20), 0, 1) * rng.uniform(0.5, 1.0)
         for plane, factor in zip(colour, stain, strict=True):
             plane *= 1 + (factor - 1) * soft
     return colour
 
 
-def _polyps(rng: _Rng, lumen: _Field) -> list[_Polyp]:
+def _polyps(rng: Rng, lumen: Field) -> list[_Polyp]:
     """Draw the number, places, shapes and looks of the polyps."""
     count = int(rng.choice(3, p=_COUNT_SHARES))
     polyps: list[_Polyp] = []
     for _ in range(count):
         radius = 0.06 + (0.26 if count == 1 else 0.12) * rng.random() ** 0.75  # few are tiny
-        places = 0.5 + np.sqrt(rng.uniform(0, 0.16, (6, 1))) * _polar(rng.uniform(0, 2 * np.pi, 6))
+        places = 0.5 + np.sqrt(rng.uniform(0, 0.16, (6, 1))) * polar(rng.uniform(0, 2 * np.pi, 6))
         room = np.minimum(np.hypot(*(places - lumen).T) - 0.15, 0.15)  # out of the dark
         for other in polyps:
             room += np.hypot(*(places - other.centre).T) - other.radius
         centre = places[room.argmax()].astype(np.float32)
-        outlines = [_blob(rng, centre, radius, wobble=rng.uniform(0.04, 0.14))]
-        lot, along = rng.random(), _polar(rng.uniform(0, 2 * np.pi))
+        outlines = [blob(rng, centre, radius, wobble=rng.uniform(0.04, 0.14))]
+        lot, along = rng.random(), polar(rng.uniform(0, 2 * np.pi))
         if lot < 0.2:  # lobed
             size = radius * rng.uniform(0.5, 0.75)
-            outlines.append(_blob(rng, centre + 0.8 * radius * along, size, wobble=0.08))
+            outlines.append(blob(rng, centre + 0.8 * radius * along, size, wobble=0.08))
         elif lot < 0.4 and radius < 0.2:  # on a stalk
             foot = radius * rng.uniform(1.4, 1.9) * along
             width = radius * rng.uniform(0.3, 0.45) * along[::-1] * np.array([1, -1], np.float32)
             outlines.append(np.add(centre, [width, foot + width, 1.1 * foot, foot - width, -width]))
-        towards_light = _polar(rng.uniform(0, 2 * np.pi))
+        towards_light = polar(rng.uniform(0, 2 * np.pi))
         tint = rng.uniform(0.92, 1.08) * np.array(_TINTS[rng.choice(3, p=[0.4, 0.3, 0.3])])
         polyps.append(_Polyp(outlines, centre, radius, towards_light, tint, rng.uniform(0.2, 0.35)))
     return polyps
 
 
-def _raise_polyps(rng: _Rng, mucosa: _Field, light: _Field, polyps: list[_Polyp]) -> _Field:
+def _raise_polyps(rng: Rng, mucosa: Field, light: Field, polyps: list[_Polyp]) -> Field:
     """Colour of the lit polyps, (3, lattice, lattice); their shadows darken ``mucosa``."""
     body = 0.75 * mucosa.mean(axis=(1, 2), keepdims=True) + 0.25 * mucosa
     flesh = body * light
     for polyp in polyps:
-        shape = _unit(_fill(polyp.outlines, _LATTICE_PX))
+        shape = unit(fill(polyp.outlines, LATTICE_PX))
         # a blurred outline is a dome: its slope tells the lit side from the dark one
-        dome = _blur(_blur(shape, polyp.radius * 0.8), polyp.radius * 0.6)
-        rim = np.clip(2 - 2 * _blur(shape, polyp.radius * 0.35), 0, 1)
-        to_x, to_y = (polyp.towards_light * (polyp.radius * _LATTICE_PX)).tolist()
+        dome = blur(blur(shape, polyp.radius * 0.8), polyp.radius * 0.6)
+        rim = np.clip(2 - 2 * blur(shape, polyp.radius * 0.35), 0, 1)
+        to_x, to_y = (polyp.towards_light * (polyp.radius * LATTICE_PX)).tolist()
         d_x, d_y = cv2.Sobel(dome, -1, 1, 0), cv2.Sobel(dome, -1, 0, 1)
         slope = to_x / 8 * d_x + to_y / 8 * d_y
         shade = 0.84 + 0.44 * dome - polyp.relief * (slope + 1.2 * rim)
-        shade *= 1 - rng.uniform(0.0, 0.15) * np.clip(1 - 8 * np.abs(_noise(rng, 40)), 0, 1)
-        column, row = (polyp.centre * _LATTICE_PX).astype(int)
+        shade *= 1 - rng.uniform(0.0, 0.15) * np.clip(1 - 8 * np.abs(noise_field(rng, 40)), 0, 1)
+        column, row = (polyp.centre * LATTICE_PX).astype(int)
         shade *= 0.4 * light + 0.6 * light[row, column]  # it stands out of the dark behind it
         own = np.ceil(cv2.dilate(shape, np.ones((5, 5), np.uint8)))
         for paint, base, factor in zip(flesh, body, polyp.tint, strict=True):
             paint += own * (float(factor) * base * shade - paint)
         away = np.array([[1, 0, -0.25 * to_x], [0, 1, -0.25 * to_y]])
-        cast = cv2.warpAffine(_blur(shape, polyp.radius * 0.4), away, shape.shape)
+        cast = cv2.warpAffine(blur(shape, polyp.radius * 0.4), away, shape.shape)
         mucosa *= 1 - polyp.relief * cast
     return flesh
 
 
-def _vessels(rng: _Rng, size_px: int) -> _Field:
+def _vessels(rng: Rng, size_px: int) -> Field:
     """How much blood absorbs: branching lines in [0, 0.5] at the size of the image."""
     trunks, steps = 8, 24
     bends = rng.normal(0, 0.22, (3 * trunks, steps)).cumsum(axis=1)
     bends[:trunks] += rng.uniform(0, 2 * np.pi, (trunks, 1))
-    stems = rng.uniform(0, 1, (trunks, 1, 2)) + 0.022 * _polar(bends[:trunks]).cumsum(axis=1)
+    stems = rng.uniform(0, 1, (trunks, 1, 2)) + 0.022 * polar(bends[:trunks]).cumsum(axis=1)
     parent, leave = np.arange(2 * trunks) % trunks, rng.integers(4, steps, 2 * trunks)
     aside = bends[parent, leave - 1] + rng.choice([-0.7, 0.7], 2 * trunks)
-    twigs = 0.014 * _polar(bends[trunks:] + aside[:, None]).cumsum(axis=1)
+    twigs = 0.014 * polar(bends[trunks:] + aside[:, None]).cumsum(axis=1)
     twigs += stems[parent, leave][:, None]
-    canvas: _Canvas = np.zeros((size_px, size_px), np.uint8)
+    canvas: Canvas = np.zeros((size_px, size_px), np.uint8)
     for paths, width in ((twigs, 0.7), (stems, 1.3)):
         width_px = width * size_px / 256
         ink = int(255 * min(1.0, width_px))  # a line thinner than a pixel is a fainter pixel
-        lines = list(_fixed(paths, size_px))
-        cv2.polylines(canvas, lines, False, ink, max(1, round(width_px)), cv2.LINE_AA, _SHIFT_BITS)
-    return _unit(canvas, rng.uniform(0.1, 0.5))
+        lines = list(fixed(paths, size_px))
+        cv2.polylines(canvas, lines, False, ink, max(1, round(width_px)), cv2.LINE_AA, SHIFT_BITS)
+    return unit(canvas, rng.uniform(0.1, 0.5))
 
 
-def _gleam(rng: _Rng, polyps: list[_Polyp], brightness: _Field, size_px: int) -> _Field:
+def _gleam(rng: Rng, polyps: list[_Polyp], brightness: Field, size_px: int) -> Field:
     """Wet highlights and bubbles in [0, 1] at the size of the image."""
-    canvas: _Canvas = np.zeros((size_px, size_px), np.uint8)
+    canvas: Canvas = np.zeros((size_px, size_px), np.uint8)
 
     def drops(middle: NDArray[np.floating], spread: float, radius: float, count: int) -> None:
-        places = _fixed(middle + rng.normal(0, spread, (count, 2)), size_px)
-        axes = radius * rng.uniform(0.15, 1, (count, 2)) * size_px * 2**_SHIFT_BITS
+        places = fixed(middle + rng.normal(0, spread, (count, 2)), size_px)
+        axes = radius * rng.uniform(0.15, 1, (count, 2)) * size_px * 2**SHIFT_BITS
         slant = rng.uniform(0, 180)  # neighbours lie on one slope and point one way
         for place, axis in zip(places.tolist(), axes.astype(int).tolist(), strict=True):
-            cv2.ellipse(canvas, place, axis, slant, 0, 360, 255, -1, cv2.LINE_AA, _SHIFT_BITS)
+            cv2.ellipse(canvas, place, axis, slant, 0, 360, 255, -1, cv2.LINE_AA, SHIFT_BITS)
 
     for _ in range(rng.integers(1, 5)):
         spots = rng.uniform(0.05, 0.95, (6, 2))
-        column, row = (spots * _LATTICE_PX).astype(int).T
+        column, row = (spots * LATTICE_PX).astype(int).T
         crest = spots[brightness[row, column].argmax()]  # the bright sides of folds shine first
         drops(crest, 0.04, rng.uniform(0.006, 0.018), int(rng.integers(3, 12)))
     for polyp in polyps:
@@ -228,72 +234,18 @@ def _gleam(rng: _Rng, polyps: list[_Polyp], brightness: _Field, size_px: int) ->
     if rng.random() < 0.3:  # bubbles
         for place in rng.uniform(0.15, 0.85, 2) + rng.normal(0, 0.05, (rng.integers(2, 8), 2)):
             radius = rng.uniform(0.01, 0.03)
-            ring, spark = _fixed(np.stack([place, place - 0.4 * radius]), size_px).tolist()
-            reach = int(radius * size_px * 2**_SHIFT_BITS)
-            cv2.circle(canvas, ring, reach, 110, 1, cv2.LINE_AA, _SHIFT_BITS)
-            cv2.circle(canvas, spark, reach // 4, 230, -1, cv2.LINE_AA, _SHIFT_BITS)
-    return _unit(canvas)
+            ring, spark = fixed(np.stack([place, place - 0.4 * radius]), size_px).tolist()
+            reach = int(radius * size_px * 2**SHIFT_BITS)
+            cv2.circle(canvas, ring, reach, 110, 1, cv2.LINE_AA, SHIFT_BITS)
+            cv2.circle(canvas, spark, reach // 4, 230, -1, cv2.LINE_AA, SHIFT_BITS)
+    return unit(canvas)
 
 
-def _view(rng: _Rng, size_px: int) -> _Canvas:
+def _view(rng: Rng, size_px: int) -> Canvas:
     """What the endoscope shows, 255, inside its black frame, 0."""
     lot, reach = rng.random(), rng.uniform(0.53, 0.6)
     if lot < 0.4:
         return np.full((size_px, size_px), 255, np.uint8)
     corners = 8 if lot < 0.75 else 96  # an octagon or a circle, cut by the sides of the image
     turn = (2 * np.arange(corners) + 1) * np.pi / corners
-    return _fill([0.5 + reach / np.cos(np.pi / corners) * _polar(turn)], size_px)
-
-
-def _blob(rng: _Rng, centre: NDArray[np.floating], radius: float, *, wobble: float) -> _Field:
-    """Outline of a smooth irregular ellipse, (48, 2)."""
-    angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    waves = np.arange(2, 6)[:, None]
-    swing = rng.normal(0, wobble, (4, 1)) / (waves - 0.5)
-    reach = radius + radius * (swing * np.sin(waves * angle + rng.uniform(0, 6.28, (4, 1)))).sum(0)
-    stretch, (cos, sin) = rng.uniform(0.8, 1.0), _polar(rng.uniform(0, np.pi))
-    ring = reach[:, None] * _polar(angle) * [1 / stretch, stretch]
-    return (ring @ np.array([[cos, sin], [-sin, cos]]) + centre).astype(np.float32)
-
-
-def _polar(angle: float | NDArray[np.floating]) -> _Field:
-    """Unit vectors at the angles, in radians, (..., 2)."""
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
-
-
-def _noise(rng: _Rng, cells: int, size_px: int = _LATTICE_PX) -> _Field:
-    """Smooth noise in [-0.5, 0.5] with ``cells`` cells across, (size_px, size_px)."""
-    values = rng.integers(0, 256, (cells, cells), dtype=np.uint8)
-    return _stretch(_unit(values) - np.float32(0.5), size_px)
-
-
-def _stretch(field: _Field, size_px: int, out: _Field | None = None) -> _Field:
-    """Resample a square field without ringing or aliasing."""
-    method = cv2.INTER_AREA if size_px < len(field) else cv2.INTER_LINEAR
-    fitted = cv2.resize(field, (size_px, size_px), dst=out, interpolation=method)
-    return fitted.astype(np.float32, copy=False)
-
-
-def _blur(field: _Field, width: float) -> _Field:
-    """Average a lattice field over a square ``width`` image widths wide."""
-    reach = 2 * round(width * _LATTICE_PX / 2) + 1
-    return cv2.blur(field, (reach, reach)).astype(np.float32, copy=False)
-
-
-def _unit(canvas: _Canvas, full: float = 1.0) -> _Field:
-    """Bytes as floats in [0, full]."""
-    return canvas * np.float32(full / 255)
-
-
-def _fill(outlines: list[NDArray[np.floating]], size_px: int) -> _Canvas:
-    """Union of filled polygons, 255 inside and 0 outside, with smooth edges."""
-    finer = max(2, 256 // size_px)  # OpenCV fills half a pixel too far: make the pixel small
-    canvas: _Canvas = np.zeros((finer * size_px, finer * size_px), np.uint8)
-    for outline in outlines:
-        cv2.fillPoly(canvas, [_fixed(outline, len(canvas))], 255, cv2.LINE_8, _SHIFT_BITS)
-    return cv2.resize(canvas, (size_px, size_px), interpolation=cv2.INTER_AREA).astype(np.uint8)
-
-
-def _fixed(points: NDArray[np.floating], size_px: int) -> NDArray[np.int32]:
-    """Points in image widths as OpenCV's fixed-point pixels, whose centres are whole numbers."""
-    return np.rint((points * size_px - 0.5) * 2**_SHIFT_BITS).astype(np.int32)
+    return fill([0.5 + reach / np.cos(np.pi / corners) * polar(turn)], size_px)

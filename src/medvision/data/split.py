@@ -82,7 +82,7 @@ def draw_split(
     place: dict[str, str] = {}
     movable: dict[str, float] = {}
     for group, splits in given.items():
-        u = _uniform(seed, group)
+        u = uniform(seed, group)
         inside = (name for name, (low, high) in intervals.items() if low <= u < high)
         drawn = next(inside, "train")  # u rounds to 1 once in 2^54
         if not splits:
@@ -97,11 +97,9 @@ def draw_split(
         replace(s, split=place[s.group_key]) if not s.split or s.group_key in movable else s
         for s in samples
     ]
-    torn = sum(len(splits) > 1 for splits in given.values())
+    torn = {group for group, splits in given.items() if len(splits) > 1}
     if torn:
-        notes.append(
-            f"LEAK: {torn} groups lie in more than one of the given splits; nothing was moved"
-        )
+        notes.append(_leak_note(samples, torn))
     return SplitResult(
         samples=drawn_samples, notes=notes + _compare_shares(drawn_samples, strata or [])
     )
@@ -126,7 +124,8 @@ def foreground_strata(shares: Sequence[float]) -> list[str]:
     return [stratum(share) for share in shares]
 
 
-def _uniform(seed: int, group: str) -> float:
+def uniform(seed: int, group: str) -> float:
+    """Return the number u in [0, 1] that decides where a group goes."""
     digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -171,6 +170,18 @@ def _fill_empty(
             " keep this split with data.splits=RUN/splits.csv"
         )
     return notes
+
+
+def _leak_note(samples: Sequence[Sample], torn: set[str]) -> str:
+    told = []
+    for split in ("test", "val"):
+        leaks = [sample.group_key in torn for sample in samples if sample.split == split]
+        if any(leaks):
+            told.append(f"{sum(leaks)} of {len(leaks)} {split} images")
+    return (
+        f"LEAK: {len(torn)} groups ({', '.join(told)}) lie in more than one of the given splits;"
+        " nothing was moved"
+    )
 
 
 def _compare_shares(samples: Sequence[Sample], strata: Sequence[str]) -> list[str]:

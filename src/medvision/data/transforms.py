@@ -1,4 +1,4 @@
-"""Resize and augment pairs of images and masks: albumentations behind one small class."""
+"""Resize and augment images, with masks or without: albumentations behind one small class."""
 
 import inspect
 import os
@@ -16,11 +16,31 @@ REFERENCE = "see the albumentations 2 reference"
 Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
+def resize_image(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
+    """Bring an image to a square.
+
+    It shrinks by area, which averages what is lost instead of skipping it, and grows bilinearly.
+
+    Args:
+        image: (H, W, C), values in [0, 255].
+        size_px: Height and width of the result; pixels.
+
+    Returns:
+        Image (size_px, size_px, C).
+    """
+    if image.shape[:2] == (size_px, size_px):
+        return image
+    shrinks = min(image.shape[:2]) > size_px
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(image, (size_px, size_px), interpolation=interpolation)
+    shape = (size_px, size_px, image.shape[2])  # OpenCV drops the axis of a single channel
+    return resized.reshape(shape).astype(np.uint8, copy=False)
+
+
 def resize_pair(image: NDArray[np.uint8], mask: NDArray[np.uint8], size_px: int) -> Pair:
     """Bring an image and its class indices to a square.
 
-    Images shrink by area, which averages what is lost instead of skipping it, and grow
-    bilinearly. Masks take the nearest pixel centre, so no class is invented between two.
+    Masks take the nearest pixel centre, so no class is invented between two.
 
     Args:
         image: (H, W, C), values in [0, 255].
@@ -32,15 +52,11 @@ def resize_pair(image: NDArray[np.uint8], mask: NDArray[np.uint8], size_px: int)
     """
     if image.shape[:2] == (size_px, size_px):
         return image, mask
-    shrinks = min(image.shape[:2]) > size_px
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(image, (size_px, size_px), interpolation=interpolation)
     nearest = cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
-    shape = (size_px, size_px, image.shape[2])  # OpenCV drops the axis of a single channel
-    return resized.reshape(shape).astype(np.uint8, copy=False), nearest.astype(np.uint8, copy=False)
+    return resize_image(image, size_px), nearest.astype(np.uint8, copy=False)
 
 
-class PairTransform:
+class Transform:
     """Resize to ``size_px``, then apply the named albumentations in order.
 
     Chance is drawn from the seed that each call brings, so a sample looks the same
@@ -70,8 +86,17 @@ class PairTransform:
         if deterministic and self.pipeline is not None:
             self._refuse_chance(key)
 
-    def __call__(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], *, seed: int) -> Pair:
-        """Transform one (H, W, C) image and its (H, W) mask; ``seed`` decides every chance."""
+    def image(self, image: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:
+        """Transform one (H, W, C) image; ``seed`` decides every chance."""
+        image = resize_image(image, self.size_px)
+        if self.pipeline is None:
+            return image
+        self.pipeline.set_random_seed(seed)
+        changed = self.pipeline(image=image)["image"]
+        return changed.reshape(*changed.shape[:2], -1)
+
+    def pair(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], *, seed: int) -> Pair:
+        """Transform one (H, W, C) image and its (H, W) mask alike."""
         image, mask = resize_pair(image, mask, self.size_px)
         if self.pipeline is None:
             return image, mask
@@ -83,7 +108,7 @@ class PairTransform:
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (self.size_px, self.size_px, 3), dtype=np.uint8)
         mask = (image[..., 0] > 127).astype(np.uint8)
-        first, *others = (self(image, mask, seed=seed) for seed in range(8))
+        first, *others = (self.pair(image, mask, seed=seed) for seed in range(8))
         if any(
             not np.array_equal(a, b) for other in others for a, b in zip(first, other, strict=True)
         ):

@@ -1,0 +1,207 @@
+"""Images of classes, split by a protocol and checked, as Lightning loads them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data import phantom_brain, phantom_chest
+from medvision.data.checks import check_images
+from medvision.data.datamodule import ImageData
+from medvision.data.datasets import (
+    ClassificationDataset,
+    ClassPhantomSource,
+    ImageFolderSource,
+    ImageSource,
+)
+from medvision.data.index import index_classification
+from medvision.data.near_duplicates import THUMBNAIL_PX, twin_groups
+from medvision.data.phantom_parts import phantom_label
+from medvision.data.protocol import apply_protocol
+from medvision.data.sample import Sample
+from medvision.data.split import SplitResult
+from medvision.types import STAGES, MedvisionError, Stage
+
+PHANTOMS: dict[str, dict[str, Any]] = {
+    "chest": {
+        "draw": phantom_chest.draw_chest,
+        "class_names": phantom_chest.CHEST_CLASSES,
+        "version": phantom_chest.PHANTOM_CHEST_VERSION,
+    },
+    "brain": {
+        "draw": phantom_brain.draw_brain,
+        "class_names": phantom_brain.BRAIN_CLASSES,
+        "version": phantom_brain.PHANTOM_BRAIN_VERSION,
+    },
+}
+"""Embedded sets: what draws a picture, the classes it can draw, and its version."""
+
+
+class ClassificationData(ImageData):
+    """Class folders, or an embedded phantom set, in three splits.
+
+    Batches hold uint8 images (N, C, size, size) and uint8 class indices (N,).
+
+    Args:
+        class_names: Order of the classes; None sorts the names of their folders. Of two
+            classes the second is the positive one.
+        num_classes: Their number, or None: as many as there are.
+        phantom: ``chest`` or ``brain``: the set that is drawn without ``root``.
+        protocol: ``official``, ``merged``, ``grouped`` or ``kfold``, see ``apply_protocol``.
+        fold: Which fold is the test set; for ``kfold``.
+        folds: Number of folds; for ``kfold``.
+        sampler: ``shuffle`` draws every training image once an epoch; ``balanced`` as many
+            images, of every class alike.
+        **common: As for `ImageData`.
+    """
+
+    task = "classification"
+    source: ImageSource
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str] | None,
+        num_classes: int | None,
+        phantom: Literal["chest", "brain"],
+        protocol: Literal["official", "merged", "grouped", "kfold"],
+        fold: int,
+        folds: int,
+        sampler: Literal["shuffle", "balanced"],
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if self.splits is not None and protocol != "official":
+            raise MedvisionError(
+                f"the protocol {protocol} draws its own split, and a split is given",
+                where="data.splits",
+                hint="leave one of data.splits and data.protocol out",
+            )
+        self.class_names = [] if class_names is None else [str(name) for name in class_names]
+        self.num_classes, self.phantom = num_classes, phantom
+        self.protocol, self.fold, self.folds = protocol, fold, folds
+        self.sampler = sampler
+
+    def prepare(self) -> None:
+        super().prepare()
+        found = len(self.class_names)
+        if self.num_classes not in (None, found):
+            raise MedvisionError(
+                f"{self.num_classes} classes are asked for, the data has {found}:"
+                f" {', '.join(self.class_names)}",
+                where="data.num_classes",
+                hint="leave it out, or mend the folders",
+            )
+        self.num_classes = found
+        train = self.class_counts()["train"]
+        absent = [name for name, count in train.items() if not count]
+        if absent:
+            raise MedvisionError(
+                f"no training image of {', '.join(absent)}",
+                where="data.root",
+                hint="add images, or lower data.val_fraction and data.test_fraction",
+            )
+
+    def dataset(self, stage: Stage) -> ClassificationDataset:
+        return ClassificationDataset(
+            samples=self.tables[stage],
+            source=self.source,
+            class_indices={name: index for index, name in enumerate(self.class_names)},
+            transform=self.transforms[stage],
+            seed=self.seed,
+        )
+
+    def class_counts(self) -> dict[Stage, dict[str, int]]:
+        """Images of each class in each split, classes in the order of their indices."""
+        counts = {s: Counter(sample.target for sample in self.tables[s]) for s in STAGES}
+        return {s: {name: counts[s][name] for name in self.class_names} for s in STAGES}
+
+    def read_file(self, path: str) -> NDArray[np.uint8]:
+        """Image (H, W, C) of a sample at the size of its file."""
+        return self.source.read(path)
+
+    def _strata(self) -> NDArray[np.integer] | None:
+        return self.dataset("train").targets if self.sampler == "balanced" else None
+
+    def _split(self) -> SplitResult:
+        if self.root is None:
+            samples, twins = self._draw_phantoms(), None
+        else:
+            samples, twins = self._read_folder(self.root)
+        return apply_protocol(
+            samples,
+            protocol=self.protocol or "official",
+            fold=self.fold,
+            folds=self.folds,
+            seed=self.split_seed,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            twins=twins,
+        )
+
+    def _draw_phantoms(self) -> list[Sample]:
+        kind = PHANTOMS[self.phantom]
+        names, version = kind["class_names"], kind["version"]
+        if self.class_names and sorted(self.class_names) != sorted(names):
+            raise MedvisionError(
+                f"the phantoms are of {', '.join(names)}, not of {', '.join(self.class_names)}",
+                where="data.class_names",
+                hint="give data.root",
+            )
+        self.class_names = self.class_names or list(names)
+        self.source = ClassPhantomSource(
+            size_px=self.image_size,
+            seed=self.split_seed,
+            channels=self.in_channels,
+            class_names=names,
+            draw=kind["draw"],
+        )
+        identity = (
+            f"{self.phantom} phantom {version} {self.split_seed} {self.image_size}"
+            f" {self.num_images}"
+        )
+        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        labels = [phantom_label(i, len(names), self.split_seed) for i in range(self.num_images)]
+        samples = [
+            Sample(path=f"{names[label]}/phantom_{index:06d}.png", target=names[label])
+            for index, label in enumerate(labels)
+        ]
+        return _deal(samples, self.val_fraction, self.test_fraction)
+
+    def _read_folder(self, root: Path) -> tuple[list[Sample], NDArray[np.int64] | None]:
+        """Usable samples, and the component of near-duplicates that each belongs to."""
+        index = index_classification(
+            root,
+            splits=None if self.splits is None else Path(self.splits),
+            group_pattern=self.group_pattern,
+            class_names=self.class_names or None,
+        )
+        files: dict[str, Any] = {"channels": self.in_channels, "value_range": self.value_range}
+        checked = check_images(
+            root, index.samples, on_error=self.on_error, thumbnail_px=THUMBNAIL_PX, **files
+        )
+        self.class_names = list(index.class_names)
+        self.source = ImageFolderSource(root=root, **files)
+        self.notes += [*index.notes, *checked.notes]
+        self.fingerprint = checked.fingerprint
+        twins = None if checked.thumbnails is None else twin_groups(checked.thumbnails)
+        return checked.samples, twins
+
+
+def _deal(samples: list[Sample], val_fraction: float, test_fraction: float) -> list[Sample]:
+    """Split phantoms class by class, so that even a handful of them has every class in each."""
+    sizes, seen = Counter(sample.target for sample in samples), Counter[str]()
+    dealt = []
+    for sample in samples:
+        size, place = sizes[sample.target], seen[sample.target]
+        seen[sample.target] += 1
+        test = max(1, round(test_fraction * size)) if test_fraction else 0
+        val = max(1, round(val_fraction * size)) if val_fraction else 0
+        split = "test" if place < test else "val" if place < test + val else "train"
+        dealt.append(replace(sample, split=split))
+    return dealt

@@ -1,0 +1,143 @@
+"""The four ways to split a classification set, and what each is worth.
+
+``official`` keeps the given split: scores compare with those that others report on it. ``merged``
+pools and draws single images, as most published scores do, and leaks wherever images repeat.
+``grouped`` pools and draws whole groups: patients, and images that look the same. ``kfold`` does so
+``folds`` times, so that every image is tested once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.near_duplicates import count_crossing, join
+from medvision.data.sample import Sample
+from medvision.data.split import SplitResult, draw_split, uniform
+from medvision.types import MedvisionError, did_you_mean
+
+PROTOCOLS = ("official", "merged", "grouped", "kfold")
+
+Twins = Sequence[int] | NDArray[np.int64]
+
+
+def apply_protocol(
+    samples: Sequence[Sample],
+    *,
+    protocol: str,
+    fold: int,
+    folds: int,
+    seed: int,
+    val_fraction: float,
+    test_fraction: float,
+    twins: Twins | None,
+) -> SplitResult:
+    """Give every sample its split, and as its group all that must stay together.
+
+    All but ``official`` drop the given splits, a kept one too. Images that share a group or are
+    twins make one group, named after its first image or patient in the alphabet; ``merged`` knows
+    no groups. So a new image moves old ones only if it is their twin and comes before them in the
+    alphabet, or ties two groups; in a kept split it moves none, and ``LEAK`` is noted.
+
+    Args:
+        samples: With class names as targets.
+        protocol: One of ``PROTOCOLS``.
+        fold: Which part is test, in [0, folds); only read by ``kfold``.
+        folds: Number of parts, at least 2; only read by ``kfold``.
+        seed: Another seed draws another split.
+        val_fraction: Share of val where it is drawn; for ``kfold`` of what is not test.
+        test_fraction: Share of test where it is drawn; ``kfold`` does not read it.
+        twins: Group of each sample as `twin_groups` numbers them; None where it is unknown.
+
+    Raises:
+        MedvisionError: If the protocol or the fold does not exist, or a split has no space.
+    """
+    if protocol not in PROTOCOLS:
+        nearest = did_you_mean(protocol, PROTOCOLS, otherwise=f"use {', '.join(PROTOCOLS)}")
+        raise MedvisionError(f"unknown protocol {protocol}", where="data.protocol", hint=nearest)
+    if twins is not None and len(twins) != len(samples):
+        raise ValueError(f"expected {len(samples)} twins, got {len(twins)}")
+    placed = [replace(s, group="") for s in samples] if protocol == "merged" else list(samples)
+    notes = []
+    if protocol != "merged":
+        placed = join_groups(placed, twins)
+    if protocol != "official":
+        placed = [replace(sample, split="") for sample in placed]
+    if protocol in ("grouped", "kfold") and twins is None:
+        notes.append("near-duplicates were not looked for: only known groups stay together")
+    if protocol == "kfold":
+        placed = _test_fold(placed, fold=fold, folds=folds, seed=seed)
+        seed, test_fraction = ~seed, 0.0  # val needs a second hash: the first chose the fold
+    drawn = draw_split(
+        placed,
+        seed=seed,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        strata=[sample.target for sample in placed],
+    )
+    if protocol == "merged":
+        notes.append(_merged_note(drawn.samples, twins))
+    return SplitResult(samples=drawn.samples, notes=notes + drawn.notes)
+
+
+def join_groups(samples: Sequence[Sample], twins: Twins | None) -> list[Sample]:
+    """Join the groups that twins tie together; an image alone keeps its empty group.
+
+    Args:
+        samples: With the groups that are known.
+        twins: As for `apply_protocol`.
+    """
+    if twins is None or not samples:
+        return list(samples)
+    keys = sorted({sample.group_key for sample in samples})
+    number = {key: index for index, key in enumerate(keys)}
+    of_sample = np.array([number[sample.group_key] for sample in samples])
+    _, first, which = np.unique(np.asarray(twins), return_index=True, return_inverse=True)
+    of_key = join(np.arange(len(keys)), of_sample, of_sample[first][which])
+    # Groups are numbered in the order of their first keys: that key is the name.
+    names = np.unique(of_key, return_index=True)[1]
+    sizes = np.bincount(of_key)
+    return [
+        replace(sample, group=keys[names[group]]) if sizes[group] > 1 else sample
+        for sample, group in zip(samples, of_key[of_sample], strict=True)
+    ]
+
+
+def _test_fold(samples: list[Sample], *, fold: int, folds: int, seed: int) -> list[Sample]:
+    """Put the groups whose u lies in [fold / folds, (fold + 1) / folds) into test."""
+    if folds < 2:
+        raise MedvisionError(
+            f"expected at least 2 folds, got {folds}", where="data.folds", hint="5 is usual"
+        )
+    if not 0 <= fold < folds:
+        raise MedvisionError(
+            f"there is no fold {fold} of {folds}",
+            where="data.fold",
+            hint=f"folds are counted from 0 to {folds - 1}",
+        )
+    groups = {sample.group_key for sample in samples}
+    tested = {g for g in groups if min(int(uniform(seed, g) * folds), folds - 1) == fold}
+    if not tested or tested == groups:
+        raise MedvisionError(
+            f"fold {fold} of {folds} holds {len(tested)} of {len(groups)} groups",
+            where="data.folds",
+            hint="use fewer folds, another seed or more images",
+        )
+    return [replace(s, split="test" if s.group_key in tested else "") for s in samples]
+
+
+def _merged_note(samples: list[Sample], twins: Twins | None) -> str:
+    found = "near-duplicates were not looked for"
+    if twins is not None:
+        splits = [sample.split for sample in samples]
+        found = (
+            f"{count_crossing(twins, splits).test_images} of {splits.count('test')} test images"
+            " have a near-duplicate in train"
+        )
+    return (
+        f"THE MERGED PROTOCOL LEAKS: it splits patients and near-duplicates apart; {found};"
+        " data.protocol=grouped keeps them together"
+    )

@@ -1,0 +1,118 @@
+"""Images with masks, split and checked, as Lightning loads them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medvision.data.checks import check_segmentation
+from medvision.data.datamodule import ImageData
+from medvision.data.datasets import FolderSource, PairSource, PhantomSource, SegmentationDataset
+from medvision.data.index import index_segmentation
+from medvision.data.phantom import PHANTOM_VERSION
+from medvision.data.sample import Sample
+from medvision.data.split import SplitResult, draw_split, foreground_strata
+from medvision.data.transforms import Pair
+from medvision.types import MedvisionError, Stage
+
+
+class SegmentationData(ImageData):
+    """Images and masks of a folder, or the embedded phantom set, in three splits.
+
+    Batches hold uint8 images (N, C, size, size) and uint8 class indices (N, size, size).
+
+    Args:
+        class_names: Name of each class, the background first.
+        num_classes: Their number; stated because model and loss read it too.
+        color_map: One RGB triple per class, for masks that hold colours.
+        mask_suffix: What the name of a mask adds to the name of its image.
+        **common: As for `ImageData`.
+    """
+
+    task = "segmentation"
+    source: PairSource
+
+    def __init__(
+        self,
+        *,
+        class_names: Sequence[str],
+        num_classes: int,
+        color_map: Sequence[tuple[int, int, int]] | None,
+        mask_suffix: str,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        if len(class_names) != num_classes:
+            raise MedvisionError(
+                f"{len(class_names)} class names for {num_classes} classes",
+                where="data.num_classes",
+                hint="name every class, the background first, in data.class_names",
+            )
+        self.class_names = list(class_names)
+        self.color_map = None if color_map is None else [tuple(color) for color in color_map]
+        self.mask_suffix = mask_suffix
+
+    def dataset(self, stage: Stage) -> SegmentationDataset:
+        return SegmentationDataset(
+            samples=self.tables[stage],
+            source=self.source,
+            transform=self.transforms[stage],
+            seed=self.seed,
+        )
+
+    def read_at_network_size(self, path: str, target: str) -> Pair:
+        """Image and mask of a file as validation and test see them."""
+        image, mask = self.source.read(Sample(path=path, target=target))
+        return self.transforms["test"].pair(image, mask, seed=0)
+
+    def _split(self) -> SplitResult:
+        if self.root is None:
+            samples, strata = self._draw_phantoms(), None
+        else:
+            samples, strata = self._read_folder(self.root)
+        return draw_split(
+            samples,
+            seed=self.split_seed,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            strata=strata,
+        )
+
+    def _draw_phantoms(self) -> list[Sample]:
+        source = PhantomSource(
+            size_px=self.image_size, seed=self.split_seed, channels=self.in_channels
+        )
+        if len(self.class_names) != 2:
+            raise MedvisionError(
+                f"the phantoms have 2 classes, not {len(self.class_names)}",
+                where="data.class_names",
+                hint="give data.root",
+            )
+        self.source = source
+        identity = (
+            f"phantom {PHANTOM_VERSION} {self.split_seed} {self.image_size} {self.num_images}"
+        )
+        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        return source.samples(self.num_images)
+
+    def _read_folder(self, root: Path) -> tuple[list[Sample], list[str] | None]:
+        """Usable samples, and the foreground stratum of each where all masks were read."""
+        index = index_segmentation(
+            root,
+            mask_suffix=self.mask_suffix,
+            splits=None if self.splits is None else Path(self.splits),
+            group_pattern=self.group_pattern,
+        )
+        files: dict[str, Any] = {
+            "num_classes": len(self.class_names),
+            "channels": self.in_channels,
+            "color_map": self.color_map,
+            "value_range": self.value_range,
+        }
+        checked = check_segmentation(root, index.samples, on_error=self.on_error, **files)
+        self.source = FolderSource(root=root, **files)
+        self.notes += [*index.notes, *checked.notes]
+        self.fingerprint = checked.fingerprint
+        shares = [share for share in checked.foreground if share is not None]
+        complete = len(shares) == len(checked.samples)
+        return checked.samples, foreground_strata(shares) if complete else None
