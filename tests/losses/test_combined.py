@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from medvision.losses import PixelCrossEntropy, WeightedSum
+from medvision.losses import CrossEntropy, WeightedSum
 from medvision.types import MedvisionError
 
 
@@ -27,12 +27,12 @@ def test_sum_is_weighted_and_weights_default_to_one() -> None:
 def test_one_term_is_itself() -> None:
     torch.manual_seed(0)
     logits, target = torch.randn(1, 1, 3, 3), torch.randint(0, 2, (1, 3, 3))
-    alone = PixelCrossEntropy()
+    alone = CrossEntropy()
     assert torch.equal(WeightedSum(terms={"bce": alone})(logits, target), alone(logits, target))
 
 
 def test_terms_move_with_the_sum() -> None:
-    loss = WeightedSum(terms={"bce": PixelCrossEntropy(class_weights=[1.0, 2.0])})
+    loss = WeightedSum(terms={"bce": CrossEntropy(class_weights=[1.0, 2.0])})
     assert loss.to("meta").terms[0].weights.device.type == "meta"
 
 

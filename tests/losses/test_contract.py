@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from medvision.types import IGNORE_INDEX, MedvisionError
 
 CONF = Path(__file__).parents[2] / "conf" / "loss"
+FOR_IMAGES = ("bce", "focal")
 NAMES = sorted(path.stem for path in CONF.rglob("*.yaml"))
 
 
@@ -144,6 +146,39 @@ def test_logits_for_other_classes_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match="expected logits"):
         loss(torch.zeros(3, 3, 5, 6), batch[1])
+
+
+def test_region_losses_refuse_targets_of_whole_images(name: str, num_classes: int) -> None:
+    loss = make(name, num_classes)
+    logits = torch.zeros(3, 1 if num_classes == 2 else num_classes)
+    target = torch.tensor([0, 1, 1], dtype=torch.uint8)
+    if name in FOR_IMAGES:
+        assert loss(logits, target) > 0
+    else:
+        with pytest.raises(MedvisionError, match=r"\(loss\); use loss=bce or loss=focal"):
+            loss(logits, target)
+
+
+def test_a_target_of_images_costs_as_one_of_single_pixels(num_classes: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(6, 1 if num_classes == 2 else num_classes)
+    target = torch.tensor([0, 1, 1, 0, IGNORE_INDEX, 1], dtype=torch.uint8)
+    for name in FOR_IMAGES:
+        loss = make(name, num_classes)
+        pixels = loss(logits[..., None, None], target[:, None, None])
+        torch.testing.assert_close(loss(logits, target), pixels)
+        assert loss(logits, torch.full_like(target, IGNORE_INDEX)) == 0
+
+
+def test_mixed_labels_need_cross_entropy(name: str, num_classes: int) -> None:
+    loss = make(name, num_classes)
+    logits = torch.zeros(3, 1 if num_classes == 2 else num_classes)
+    mixed = torch.full((3, num_classes), 1 / num_classes)
+    if name == "bce":
+        assert loss(logits, mixed).item() == pytest.approx(math.log(num_classes))
+    else:
+        with pytest.raises(MedvisionError, match=r"MixUp and CutMix need loss=bce"):
+            loss(logits, mixed)
 
 
 def test_one_class_is_refused(name: str) -> None:

@@ -1,10 +1,13 @@
-"""Losses: logits (N, 1, H, W) or (N, K, H, W) and targets (N, H, W) in, a float32 scalar out.
+"""Losses: logits and targets in, a float32 scalar out.
 
-Pixels labelled ``IGNORE_INDEX`` count in none of them, and where all are, the loss is 0.
+Pixels: logits (N, 1, H, W) or (N, K, H, W), targets (N, H, W). Images: logits (N, 1) or (N, K),
+targets (N,). What is labelled ``IGNORE_INDEX`` counts in none of them, and where all is, the loss
+is 0.
 """
 
+from medvision.losses.balance import balanced_weights
 from medvision.losses.combined import WeightedSum
-from medvision.losses.cross_entropy import PixelCrossEntropy
+from medvision.losses.cross_entropy import CrossEntropy
 from medvision.losses.masked import MaskedLoss
 
-__all__ = ["MaskedLoss", "PixelCrossEntropy", "WeightedSum"]
+__all__ = ["CrossEntropy", "MaskedLoss", "WeightedSum", "balanced_weights"]

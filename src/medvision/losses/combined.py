@@ -36,7 +36,7 @@ class WeightedSum(nn.Module):
         self.weights = [float(weights.get(name, 1.0)) for name in terms]
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of logits (N, 1 or K, H, W) for the target (N, H, W)."""
+        """Return the loss of logits for the target, of the shapes that every term takes."""
         first, *others = (
             weight * term(logits, target)
             for weight, term in zip(self.weights, self.terms, strict=True)

@@ -12,10 +12,11 @@ from medvision.types import IGNORE_INDEX, MedvisionError
 
 
 class MaskedLoss(nn.Module):
-    """A loss of smp that takes uint8 targets (N, H, W), and ignores what is to be ignored.
+    """A loss of smp that takes uint8 targets, and ignores what is to be ignored.
 
-    Computed in float32 under any autocast. If every pixel is ignored, the loss and its gradient
-    are 0.
+    Targets are (N, H, W), and for smp's ``FocalLoss``, which judges every entry by itself, also
+    (N,). Computed in float32 under any autocast. Where everything is ignored, the loss and its
+    gradient are 0.
 
     What smp's region losses (Dice, Jaccard, Tversky) do with a class that no pixel of the batch
     is labelled with: it adds 0 whatever was predicted, and yet counts in the mean over classes.
@@ -26,7 +27,7 @@ class MaskedLoss(nn.Module):
     Args:
         criterion: Class of the loss; called with ``mode`` (``binary`` or ``multiclass``) and
             ``ignore_index``.
-        num_classes: K, background included.
+        num_classes: K; in segmentation the background is one of them.
 
     Raises:
         MedvisionError: If the criterion does not take these arguments.
@@ -47,8 +48,26 @@ class MaskedLoss(nn.Module):
             ) from error
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of logits (N, 1 or K, H, W) for the target (N, H, W)."""
+        """Return the loss of logits (N, 1 or K, H, W) for the target (N, H, W).
+
+        Raises:
+            MedvisionError: For targets that the criterion cannot judge: of whole images, unless
+                it is the focal loss, or shares of the classes, as MixUp makes them.
+        """
         check_shapes(logits, target, self.num_classes)
+        name = type(self.criterion).__name__  # smp itself is imported in the configuration only
+        if target.is_floating_point():
+            raise MedvisionError(
+                f"{name} takes class indices, not mixed labels",
+                where="loss",
+                hint="MixUp and CutMix need loss=bce",
+            )
+        if target.ndim == 1 and name != "FocalLoss":
+            raise MedvisionError(
+                f"{name} compares regions, and the target is one class per image",
+                where="loss",
+                hint="use loss=bce or loss=focal",
+            )
         label = target.unsqueeze(1).float() if self.num_classes == 2 else target.long()
         with torch.autocast(logits.device.type, enabled=False):
             loss = self.criterion(logits.float(), label)

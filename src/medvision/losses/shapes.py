@@ -11,18 +11,28 @@ def check_num_classes(num_classes: int) -> None:
     """Raise ``MedvisionError`` unless there are at least two classes."""
     if num_classes < 2:
         raise MedvisionError(
-            f"segmentation needs at least 2 classes, got {num_classes}",
+            f"a loss needs at least 2 classes, got {num_classes}",
             where="loss.num_classes",
-            hint="the background counts as one",
+            hint="in segmentation the background counts as one",
         )
 
 
 def check_shapes(logits: Tensor, target: Tensor, num_classes: int) -> None:
-    """Raise ``ValueError`` unless logits are (N, 1 or K, H, W) and the target (N, H, W)."""
+    """Raise ``ValueError`` unless the shapes of logits and target agree.
+
+    Logits are (N, 1 or K, H, W) for a target (N, H, W), and (N, 1 or K) for a target (N,) of
+    integers or (N, K) of floats.
+    """
     num_logits = 1 if num_classes == 2 else num_classes
-    expected = (target.shape[0], num_logits, *target.shape[1:])
-    if target.ndim != 3 or tuple(logits.shape) != expected:
+    if target.is_floating_point():
+        fits = tuple(target.shape) == (len(logits), num_classes)
+        expected = (len(logits), num_logits)
+    else:
+        fits = target.ndim in (1, 3)
+        expected = (*target.shape[:1], num_logits, *target.shape[1:])
+    if not fits or tuple(logits.shape) != expected:
         raise ValueError(
-            f"expected logits (N, {num_logits}, H, W) and target (N, H, W), "
-            f"got {tuple(logits.shape)} and {tuple(target.shape)}"
+            f"expected logits (N, {num_logits}, H, W) and target (N, H, W), or logits "
+            f"(N, {num_logits}) and target (N,) or float (N, {num_classes}), "
+            f"got {tuple(logits.shape)} and {tuple(target.shape)} of {target.dtype}"
         )

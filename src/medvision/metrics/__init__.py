@@ -1,6 +1,6 @@
-"""Scores whose definition is stated, with states of fixed size.
+"""Scores whose definition is stated.
 
-Names load on first use: the intervals and the table of conventions need no torch.
+Names load on first use: what needs only NumPy loads no torch.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # torchmetrics takes seconds to import; reports need NumPy only
+    from medvision.metrics.calibration import calibration_bins
+    from medvision.metrics.class_intervals import classification_intervals
+    from medvision.metrics.classification import classification_scores
     from medvision.metrics.conventions import dice_by_convention
     from medvision.metrics.counts import (
         foreground_probability,
@@ -17,6 +20,7 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import; reports need NumPy on
         to_uint8,
     )
     from medvision.metrics.curves import auroc, average_precision, precision_recall_curve, roc_curve
+    from medvision.metrics.epoch_scores import ClassificationScores, probabilities
     from medvision.metrics.intervals import bootstrap_mean_interval
     from medvision.metrics.overlap import (
         SegmentationScores,
@@ -24,12 +28,19 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import; reports need NumPy on
         iou_score,
         per_image_scores,
     )
+    from medvision.metrics.ranking import precision_recall_points, roc_points
+    from medvision.metrics.thresholds import choose_threshold
 
 __all__ = [
+    "ClassificationScores",
     "SegmentationScores",
     "auroc",
     "average_precision",
     "bootstrap_mean_interval",
+    "calibration_bins",
+    "choose_threshold",
+    "classification_intervals",
+    "classification_scores",
     "dice_by_convention",
     "dice_score",
     "foreground_probability",
@@ -38,21 +49,32 @@ __all__ = [
     "pixel_confusion",
     "pixel_histogram",
     "precision_recall_curve",
+    "precision_recall_points",
+    "probabilities",
     "roc_curve",
+    "roc_points",
     "to_uint8",
 ]
 
 _MODULES = {
+    "ClassificationScores": "epoch_scores",
     "auroc": "curves",
     "average_precision": "curves",
     "bootstrap_mean_interval": "intervals",
+    "calibration_bins": "calibration",
+    "choose_threshold": "thresholds",
+    "classification_intervals": "class_intervals",
+    "classification_scores": "classification",
     "dice_by_convention": "conventions",
     "foreground_probability": "counts",
     "pixel_confusion": "counts",
     "pixel_histogram": "counts",
-    "to_uint8": "counts",
     "precision_recall_curve": "curves",
+    "precision_recall_points": "ranking",
+    "probabilities": "epoch_scores",
     "roc_curve": "curves",
+    "roc_points": "ranking",
+    "to_uint8": "counts",
 }
 
 

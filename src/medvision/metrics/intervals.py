@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -66,20 +66,53 @@ def bootstrap_mean_interval(
     counts: NDArray[np.intp] | None = None
     if groups is not None:
         names = [group for group, keep in zip(groups, known, strict=True) if keep]
-        rows = {group: row for row, group in enumerate(dict.fromkeys(names))}
-        row_of_value = [rows[group] for group in names]
+        row_of_value = numbered(names)
         sums = np.bincount(row_of_value, weights=kept).astype(np.float64)
         counts = np.bincount(row_of_value)
     if len(sums) == 1:
         return float(kept.mean()), float(kept.mean())
 
     means = _resampled_means(sums, counts, num_resamples, np.random.default_rng(seed))
-    freedom = len(sums) - 1
-    quantile = special.stdtrit(freedom, (1 - confidence) / 2)
-    tail = special.ndtr(quantile * np.sqrt(len(sums) / freedom))
+    tail = expanded_tail(len(sums), confidence)
     ends = np.quantile(means, [tail, 1 - tail])
     low, high = ends.clip(kept.min(), kept.max())  # sums of a resample may round beyond
     return float(low), float(high)
+
+
+def numbered(groups: Sequence[Hashable] | NDArray[np.generic]) -> NDArray[np.intp]:
+    """Replace every group by its number, in order of first appearance."""
+    rows = {group: row for row, group in enumerate(dict.fromkeys(groups))}
+    return np.array([rows[group] for group in groups], dtype=np.intp)
+
+
+def expanded_tail(size: int, confidence: float) -> float:
+    r"""Share of the resamples to leave out at each end, :math:`\Phi(-\sqrt{n/(n-1)}\, t_{n-1})`.
+
+    Args:
+        size: n, samples (or groups) behind the score. One alone says nothing about its spread:
+            nothing is left out then.
+        confidence: Wished coverage, in (0, 1).
+    """
+    if size < 2:
+        return 0.0
+    quantile = special.stdtrit(size - 1, (1 - confidence) / 2)
+    return float(special.ndtr(quantile * np.sqrt(size / (size - 1))))
+
+
+def resamples(
+    size: int, num_resamples: int, rng: np.random.Generator, *, width: int | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """Draw the rows of bootstrap resamples, (R, size), some resamples at a time.
+
+    Args:
+        size: Number of rows to draw from, and to draw.
+        num_resamples: Number of resamples in all.
+        rng: Where the draws come from; how they are cut into pieces does not change them.
+        width: Values that the caller holds per resample, which limits R; ``size`` if not given.
+    """
+    chunk = max(1, _CHUNK // (width or size))
+    for start in range(0, num_resamples, chunk):
+        yield rng.integers(size, size=(min(chunk, num_resamples - start), size))
 
 
 def _resampled_means(
@@ -89,11 +122,8 @@ def _resampled_means(
     rng: np.random.Generator,
 ) -> NDArray[np.float64]:
     """Mean of each resample of the groups; without counts every group is one value."""
-    size = len(sums)
-    chunk = max(1, _CHUNK // size)
     means = []
-    for start in range(0, num_resamples, chunk):
-        draws = rng.integers(size, size=(min(chunk, num_resamples - start), size))
+    for draws in resamples(len(sums), num_resamples, rng):
         total = sums[draws].sum(axis=1)
-        means.append(total / (size if counts is None else counts[draws].sum(axis=1)))
+        means.append(total / (len(sums) if counts is None else counts[draws].sum(axis=1)))
     return np.concatenate(means)

@@ -1,0 +1,191 @@
+r"""Scores of images of K classes, from the probabilities of a classifier.
+
+Predicted is, for two classes, class 1 (the positive one) where p >= threshold; for K >= 3 the
+class with the largest probability, the first of equal ones. Written for one class against the
+rest, TP, FP, FN and TN count images:
+
+- ``accuracy``: share of the images whose predicted class is the true one.
+- ``balanced_accuracy``: mean recall of the classes that occur among the targets.
+- ``precision`` TP / (TP + FP); ``recall`` TP / (TP + FN); ``specificity`` TN / (TN + FP);
+  ``f1`` 2 TP / (2 TP + FP + FN).
+- ``auroc``: share of the (negative, positive) pairs in which the positive has the larger
+  probability, equal ones counting half. Images, not bins.
+- ``average_precision``: mean over the positives of the precision among the images at least as
+  probable.
+- ``ece``: expected calibration error over 15 bins of equal width of the confidence in the most
+  probable class (``medvision.metrics.calibration``).
+
+``precision/<name>`` and so on are those of one class. Without a name they are, for two classes,
+those of class 1; for K >= 3 the mean over the classes for which they are defined. What has nothing
+to count (0/0: precision without predictions, recall or average precision without positives, AUROC
+with one class only) is NaN, never 0. ``confusion/<true>/<predicted>`` counts images.
+
+Pure NumPy in float64. Every score also takes integer weights, how often each image occurs in each
+of R resamples, and equals the score of the images repeated so many times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medvision.metrics.calibration import calibration_gaps
+from medvision.metrics.ranking import Ranking
+
+MAX_CONFUSION_CLASSES = 20
+"""Beyond these the confusion counts, K * K of them, are left out."""
+
+Floats = NDArray[np.float64]
+
+
+class ClassifiedImages:
+    """Images with their probabilities, prepared once to be scored under many weightings.
+
+    Args:
+        probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
+        target: Class indices in [0, K), (N,).
+        class_names: The K >= 2 classes.
+        threshold: In [0, 1], for two classes.
+
+    Raises:
+        ValueError: If shapes, probabilities, targets, names or threshold are not of that kind.
+    """
+
+    def __init__(
+        self,
+        probability: ArrayLike,
+        target: ArrayLike,
+        *,
+        class_names: Sequence[str],
+        threshold: float = 0.5,
+    ) -> None:
+        num_classes = len(class_names)
+        probabilities, labels = np.asarray(probability, np.float64), np.asarray(target)
+        _check(probabilities, labels, class_names, threshold)
+        labels = labels.astype(np.int64)
+        self.class_names = tuple(class_names)
+        if num_classes == 2:
+            self.predicted_class = (probabilities[:, 1] >= threshold).astype(np.int64)
+            # 1 - p rounds small p to equal values: -p ranks class 0 as finely as p does class 1
+            scores = np.stack([-probabilities[:, 1], probabilities[:, 1]], axis=1)
+        else:
+            self.predicted_class = probabilities.argmax(axis=1)
+            scores = probabilities
+        classes = np.arange(num_classes)
+        self.labelled = labels[:, None] == classes
+        self.predicted = self.predicted_class[:, None] == classes
+        self._counted = np.hstack(
+            [self.labelled & self.predicted, self.predicted, self.labelled]
+        ).astype(np.float64)
+        self._gaps = calibration_gaps(probabilities, labels)
+        self._rankings = [Ranking(scores[:, k], self.labelled[:, k]) for k in classes]
+
+    def __len__(self) -> int:
+        return len(self.labelled)
+
+    def scores(self, weights: NDArray[np.number] | None = None) -> dict[str, Floats]:
+        """Every score of the module docstring but the confusion, float64 (R,) each.
+
+        Args:
+            weights: How often each image occurs in each of R resamples, (R, N); each image once
+                if not given, R = 1.
+        """
+        times = np.ones((1, len(self))) if weights is None else weights.astype(np.float64)
+        hits, predicted, labelled = np.split(times @ self._counted, 3, axis=1)
+        total = times.sum(axis=1, keepdims=True)
+        areas = np.array([ranking.areas(times) for ranking in self._rankings])  # (K, 2, R)
+        with np.errstate(invalid="ignore"):  # 0/0 is NaN: undefined
+            by_class = {
+                "precision": hits / predicted,
+                "recall": hits / labelled,
+                "specificity": (total - predicted - labelled + hits) / (total - labelled),
+                "f1": 2 * hits / (predicted + labelled),
+                "auroc": areas[:, 0].T,
+                "average_precision": areas[:, 1].T,
+            }
+            accuracy = hits.sum(axis=1) / total[:, 0]
+            ece = np.abs(times @ self._gaps).sum(axis=1) / total[:, 0]
+        two = len(self.class_names) == 2
+        return {
+            "accuracy": accuracy,
+            "balanced_accuracy": _mean_defined(by_class["recall"]),
+            **{name: v[:, 1] if two else _mean_defined(v) for name, v in by_class.items()},
+            "ece": ece,
+            **{
+                f"{score}/{name}": values[:, k]
+                for score, values in by_class.items()
+                for k, name in enumerate(self.class_names)
+            },
+        }
+
+    def confusion(self) -> dict[str, int]:
+        """Number of images by true and predicted class, for at most 20 classes."""
+        names = self.class_names
+        if len(names) > MAX_CONFUSION_CLASSES:
+            return {}
+        counts = self.labelled.T.astype(np.int64) @ self.predicted.astype(np.int64)
+        return {
+            f"confusion/{true}/{predicted}": int(counts[i, j])
+            for i, true in enumerate(names)
+            for j, predicted in enumerate(names)
+        }
+
+
+def classification_scores(
+    probability: ArrayLike,
+    target: ArrayLike,
+    *,
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+) -> dict[str, float]:
+    """Every score of the module docstring.
+
+    Args:
+        probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
+        target: Class indices in [0, K), (N,).
+        class_names: The K >= 2 classes.
+        threshold: In [0, 1]; for two classes, predicted is class 1 where p >= threshold.
+
+    Returns:
+        Scores in [0, 1] or NaN, and counts, by name.
+
+    Raises:
+        ValueError: If shapes, probabilities, targets, names or threshold are not of that kind.
+    """
+    images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
+    scores = {name: float(value[0]) for name, value in images.scores().items()}
+    return scores | {name: float(count) for name, count in images.confusion().items()}
+
+
+def _mean_defined(values: Floats) -> Floats:
+    """Mean over the classes that are not NaN, (R,) of (R, K); NaN without any."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)
+
+
+def _check(
+    probability: Floats, target: NDArray[np.generic], names: Sequence[str], threshold: float
+) -> None:
+    """Raise ``ValueError`` unless the arguments are what the class docstring says."""
+    num_classes = len(names)
+    if num_classes < 2 or len(set(names)) < num_classes:
+        raise ValueError(f"expected two or more distinct class names, got {list(names)}")
+    if probability.shape != (*target.shape, num_classes) or target.ndim != 1:
+        raise ValueError(
+            f"expected probabilities (N, {num_classes}) and targets (N,), "
+            f"got {probability.shape} and {target.shape}"
+        )
+    in_range = (probability >= 0) & (probability <= 1)  # NaN is not
+    if not (in_range.all() and np.allclose(probability.sum(axis=1), 1, atol=1e-4)):
+        raise ValueError("expected probabilities in [0, 1] whose rows sum to 1, got others")
+    if not np.issubdtype(target.dtype, np.integer):
+        raise ValueError(f"expected integer targets, got {target.dtype}")
+    if target.size and not (target.min() >= 0 and target.max() < num_classes):
+        raise ValueError(
+            f"expected targets in [0, {num_classes}), got {target.min()} to {target.max()}"
+        )
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"expected a threshold in [0, 1], got {threshold}")

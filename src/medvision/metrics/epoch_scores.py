@@ -1,0 +1,91 @@
+"""Scores of a classifier over a whole epoch, from the probabilities of all its images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from medvision.metrics.classification import classification_scores
+from medvision.types import IGNORE_INDEX
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Probability of every class.
+
+    Args:
+        logits: (N, 1), the logit of class 1 of two, or (N, K) with K >= 3, of any floating type.
+
+    Returns:
+        float32 (N, K); for two classes columns 1 - p and p.
+    """
+    if logits.ndim != 2 or logits.shape[1] in (0, 2):
+        raise ValueError(
+            f"expected logits of shape (N, 1), or (N, K) with K >= 3, got {tuple(logits.shape)}"
+        )
+    if logits.shape[1] > 1:
+        return logits.float().softmax(dim=1)
+    positive = logits.float().sigmoid()
+    return torch.cat([1 - positive, positive], dim=1)
+
+
+class ClassificationScores(Metric):
+    """Every score of ``classification_scores`` over an epoch, exact at the level of images.
+
+    The state is a list with the probabilities and targets of every batch, and not counts of fixed
+    size: AUROC, average precision and the calibration error are exact only from the scores
+    themselves, and an image is K + 1 numbers, so that a whole epoch is small. Batches are appended
+    on the device without asking it for a value; the one transfer is in ``compute``.
+
+    Targets of ``IGNORE_INDEX`` (rows that pad a batch) count nowhere. An epoch without images, or
+    with an output that is not a number, has no scores: all are NaN, the confusion counts too.
+
+    Args:
+        class_names: The K >= 2 classes.
+        threshold: In [0, 1]; for two classes, predicted is class 1 where p >= threshold.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    rows: list[Tensor]
+
+    def __init__(self, *, class_names: Sequence[str], threshold: float = 0.5) -> None:
+        super().__init__()
+        self.class_names, self.threshold = tuple(class_names), float(threshold)
+        nothing = np.empty((0, len(class_names))), np.empty(0, np.int64)
+        self._names = tuple(  # this also checks the arguments
+            classification_scores(*nothing, class_names=class_names, threshold=threshold)
+        )
+        # flat, as a rank without a batch is gathered as a flat empty tensor too
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Remember (N, 1) or (N, K) logits and (N,) targets."""
+        probability = probabilities(logits.detach())
+        num_classes = len(self.class_names)
+        if probability.shape != (*target.shape, num_classes):
+            raise ValueError(
+                f"expected logits of {num_classes} classes and targets (N,), "
+                f"got {tuple(logits.shape)} and {tuple(target.shape)}"
+            )
+        self.rows.append(torch.cat([probability, target.unsqueeze(1).float()], dim=1).flatten())
+
+    def compute(self) -> dict[str, Tensor]:
+        """Every score and count by name, float32 scalars on the CPU."""
+        rows = dim_zero_cat(self.rows).cpu() if len(self.rows) else torch.empty(0)
+        rows = rows.view(-1, len(self.class_names) + 1)
+        rows = rows[rows[:, -1] != IGNORE_INDEX]
+        scores = dict.fromkeys(self._names, float("nan"))
+        if len(rows) and rows.isfinite().all():
+            scores = classification_scores(
+                rows[:, :-1].double().numpy(),
+                rows[:, -1].long().numpy(),
+                class_names=self.class_names,
+                threshold=self.threshold,
+            )
+        return {name: torch.tensor(value) for name, value in scores.items()}

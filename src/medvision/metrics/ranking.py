@@ -1,0 +1,145 @@
+"""How well a score ranks positives above negatives: AUROC, average precision and their curves.
+
+Exact at the level of images, every distinct score its own threshold; pure NumPy in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class Ranking:
+    """Positives and negatives by score, sorted once so that resamples cost no sorting.
+
+    Args:
+        score: Finite numbers (N,), larger for what looks more positive.
+        positive: bool (N,).
+    """
+
+    def __init__(self, score: Floats, positive: Bools) -> None:
+        order = np.argsort(score, kind="stable")
+        self._positives = order[positive[order]]
+        self._negatives = order[~positive[order]]
+        scores = score[self._positives]
+        # of each positive: how many negatives score less, how many at most the same, and so on
+        self._less = np.searchsorted(score[self._negatives], scores, side="left")
+        self._at_most = np.searchsorted(score[self._negatives], scores, side="right")
+        self._positives_less = np.searchsorted(scores, scores, side="left")
+
+    def areas(self, weights: Floats) -> tuple[Floats, Floats]:
+        """AUROC and average precision of every resample.
+
+        AUROC is the share of (negative, positive) pairs in which the positive scores higher,
+        pairs of equal scores counting half. Average precision is the mean over the positives of
+        the precision among all that score at least as high, as in scikit-learn.
+
+        Args:
+            weights: How often each image occurs in each resample, (R, N).
+
+        Returns:
+            float64 (R,) each, in [0, 1]. AUROC is NaN unless both classes are present, average
+            precision without positives.
+        """
+        positives = weights[:, self._positives]
+        positives_before = _sums_before(positives)
+        negatives_before = _sums_before(weights[:, self._negatives])
+        num_positives, num_negatives = positives_before[:, -1], negatives_before[:, -1]
+
+        less = negatives_before[:, self._less]
+        at_most = negatives_before[:, self._at_most]
+        found = num_positives[:, None] - positives_before[:, self._positives_less]
+        predicted = found + num_negatives[:, None] - less
+        precision = found / np.maximum(predicted, 1)  # 0/0 only where the positive is not drawn
+        with np.errstate(invalid="ignore"):  # 0/0 is NaN: undefined
+            won = np.einsum("rp,rp->r", positives, less + at_most)
+            auroc = won / (2 * num_positives * num_negatives)
+            average_precision = np.einsum("rp,rp->r", positives, precision) / num_positives
+        return auroc, average_precision
+
+
+def roc_points(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Rates of false and true positives at every distinct score, from the strictest down.
+
+    Args:
+        score: Finite numbers (N,), larger for what looks more positive.
+        positive: bool (N,).
+
+    Returns:
+        False positive rate, true positive rate and threshold (predicted: score >= threshold), each
+        (T + 1,) for T distinct scores: from (0, 0) at threshold infinity to (1, 1). A rate
+        without anything to count is NaN.
+    """
+    false_positives, true_positives, threshold = _counts_above(score, positive)
+    with np.errstate(invalid="ignore"):
+        return (
+            false_positives / false_positives[-1],
+            true_positives / true_positives[-1],
+            threshold,
+        )
+
+
+def precision_recall_points(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """Precision and recall at every distinct score, from the strictest down.
+
+    Args:
+        score: Finite numbers (N,), larger for what looks more positive.
+        positive: bool (N,).
+
+    Returns:
+        Precision, recall and threshold (predicted: score >= threshold), each (T + 1,) for T
+        distinct scores, recall rising from 0 to 1. The first point, threshold infinity, predicts
+        nothing, and its precision is drawn as 1; recall is NaN without positives.
+    """
+    false_positives, true_positives, threshold = _counts_above(score, positive)
+    predicted = false_positives + true_positives
+    precision = np.divide(
+        true_positives, predicted, out=np.ones_like(predicted), where=predicted > 0
+    )
+    with np.errstate(invalid="ignore"):
+        return precision, true_positives / true_positives[-1], threshold
+
+
+def counts_at_least(
+    score: ArrayLike, positive: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Negatives and positives that score at least as much as every distinct score, rising.
+
+    Raises:
+        ValueError: If the shapes differ or a score is not finite.
+    """
+    scores, labels = np.asarray(score, dtype=np.float64), np.asarray(positive)
+    if scores.ndim != 1 or scores.shape != labels.shape:
+        raise ValueError(
+            f"expected score and label of one shape (N,), got {scores.shape} and {labels.shape}"
+        )
+    if labels.dtype != np.bool_:
+        raise ValueError(f"expected bool labels, got {labels.dtype}")
+    if not np.isfinite(scores).all():
+        raise ValueError("expected finite scores, got NaN or infinity")
+    distinct, place = np.unique(scores, return_inverse=True)
+    negatives, positives = (
+        np.bincount(place[chosen], minlength=len(distinct))[::-1].cumsum()[::-1]
+        for chosen in (~labels, labels)
+    )
+    return negatives, positives, distinct
+
+
+def _counts_above(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """False positives, true positives and threshold from the strictest down, (T + 1,) each."""
+    negatives, positives, threshold = counts_at_least(score, positive)
+    return (
+        np.append(negatives, 0)[::-1].astype(np.float64),
+        np.append(positives, 0)[::-1].astype(np.float64),
+        np.append(threshold, np.inf)[::-1],
+    )
+
+
+def _sums_before(weights: Floats) -> Floats:
+    """Sum of the weights before each column, and of all: (R, M + 1) of (R, M)."""
+    sums = np.zeros((len(weights), weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    return sums

@@ -1,0 +1,56 @@
+"""Where to cut the probability of the positive class."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from medvision.metrics.ranking import counts_at_least
+from medvision.types import MedvisionError
+
+
+def choose_threshold(probability_of_positive: ArrayLike, target: ArrayLike) -> float:
+    """Choose the threshold of the largest balanced accuracy, which is that of Youden's J.
+
+    Choose it on validation images: on the images it was chosen on, a threshold looks better than
+    it is. Every cut of the images into two is tried, at the threshold half way between the
+    neighbouring distinct probabilities (beyond the outermost ones half way to 0 and to 1). Of
+    equally good cuts the one nearest 0.5 is taken, the lower of two.
+
+    Args:
+        probability_of_positive: p in [0, 1] of class 1, (N,).
+        target: Class indices 0 or 1, (N,).
+
+    Returns:
+        A threshold t in [0, 1], predicted positive being p >= t.
+
+    Raises:
+        MedvisionError: If the images are all of one class.
+        ValueError: If shapes differ, a probability is not in [0, 1] or a target is not 0 or 1.
+
+    References:
+        Youden, Index for rating diagnostic tests, Cancer 1950
+    """
+    probability, labels = np.asarray(probability_of_positive, np.float64), np.asarray(target)
+    if not ((probability >= 0) & (probability <= 1)).all():
+        raise ValueError("expected probabilities in [0, 1], got others or NaN")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError("expected targets 0 and 1, got others")
+    if labels.size == 0 or labels.min() == labels.max():
+        raise MedvisionError(
+            "a threshold cannot be chosen from images of one class",
+            where="validation images",
+            hint="use a validation split with both classes, or keep the threshold at 0.5",
+        )
+    false_positives, true_positives, distinct = counts_at_least(probability, labels == 1)
+    # a cut below each distinct probability, and one above them all: there nothing is predicted
+    edges = np.concatenate([[0.0], distinct, [1.0] if distinct[-1] < 1 else []])
+    below, above = edges[:-1], edges[1:]
+    threshold = below + (above - below) / 2
+    threshold = np.where(threshold > below, threshold, above)  # neighbours without a float between
+    # J times both counts, an exact integer, so that equally good cuts are seen as equal
+    num_negatives, num_positives = false_positives[0], true_positives[0]
+    gain = (np.append(true_positives, 0) * num_negatives)[: len(threshold)]
+    gain -= (np.append(false_positives, 0) * num_positives)[: len(threshold)]
+    candidates = threshold[gain == gain.max()]
+    return float(candidates[np.abs(candidates - 0.5).argmin()])

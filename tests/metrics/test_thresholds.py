@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score
+
+from medvision.metrics import choose_threshold
+from medvision.types import MedvisionError
+
+
+@pytest.mark.parametrize(
+    ("probability", "target", "expected"),
+    [
+        pytest.param([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.4, id="half-way"),
+        # below 0.3 and below 0.9 are equally good, J = 1/2; 0.25 is 0.25 and 0.8 is 0.3 away
+        pytest.param([0.2, 0.3, 0.7, 0.9], [0, 1, 0, 1], 0.25, id="tie-nearest-half"),
+        pytest.param([0.2, 0.3, 0.8, 0.9], [0, 1, 0, 1], 0.25, id="tie-again"),
+        pytest.param([0.2, 0.4, 0.6, 0.8], [0, 1, 0, 1], 0.3, id="equally-near-takes-the-lower"),
+        pytest.param([0.3, 0.3], [0, 1], 0.65, id="one-probability-cuts-nothing"),
+        pytest.param([0.0, 1.0], [1, 0], 0.0, id="worse-than-chance-predicts-everything"),
+        pytest.param([0.4, 0.6], [1, 0], 0.2, id="worse-than-chance-all-or-nothing"),
+        pytest.param([0.0, 0.0, 1.0], [0, 0, 1], 0.5, id="certain"),
+    ],
+)
+def test_value_by_hand(probability: list[float], target: list[int], expected: float) -> None:
+    assert choose_threshold(probability, target) == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_threshold_is_better(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    target = rng.integers(2, size=80)
+    probability = np.round((rng.random(80) * 0.7 + 0.2 * target) * 50) / 50
+    cuts = [balanced_accuracy_score(target, probability >= t) for t in np.arange(0.01, 1, 0.02)]
+    chosen = choose_threshold(probability, target)
+    assert balanced_accuracy_score(target, probability >= chosen) == pytest.approx(max(cuts))
+
+
+def test_order_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    probability, target = rng.random(50), rng.integers(2, size=50)
+    order = rng.permutation(50)
+    assert choose_threshold(probability, target) == choose_threshold(
+        probability[order], target[order]
+    )
+
+
+def test_neighbouring_floats_are_still_cut() -> None:
+    low = 0.5
+    high = float(np.nextafter(low, 1))
+    assert low < choose_threshold([low, high], [0, 1]) <= high
+
+
+@pytest.mark.parametrize("target", [[0, 0], [1, 1]])
+def test_images_of_one_class_choose_nothing(target: list[int]) -> None:
+    with pytest.raises(MedvisionError, match="cannot be chosen from images of one class"):
+        choose_threshold([0.2, 0.7], target)
+
+
+def test_no_images_choose_nothing() -> None:
+    with pytest.raises(MedvisionError, match="cannot be chosen"):
+        choose_threshold([], [])
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match="others or NaN"):
+        choose_threshold([0.1, float("nan")], [0, 1])
+    with pytest.raises(ValueError, match="targets 0 and 1"):
+        choose_threshold([0.1, 0.2], [0, 255])
+    with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
+        choose_threshold([0.1, 0.2, 0.3], [0, 1])
