@@ -68,9 +68,10 @@ def test_depthwise_is_one_group_per_channel(layer: nn.Module, depthwise: bool) -
     assert is_depthwise(nn.Sequential(layer)) is depthwise
 
 
-def test_unet_does_not_wait_for_smp_or_timm() -> None:
+def test_networks_of_our_own_do_not_wait_for_smp_or_timm() -> None:
     code = (
-        "import sys, medvision.models; medvision.models.UNet;"
+        "import sys, medvision.models as models;"
+        "models.UNet(); models.SimpleCNN(image_size=32);"
         "print({'segmentation_models_pytorch', 'timm', 'torchvision'} & set(sys.modules))"
     )
     result = subprocess.run(
@@ -86,12 +87,28 @@ def test_every_public_name_is_there_and_others_are_not() -> None:
         _ = medvision.models.Unet
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("unet", 31_031_745), ("smp_unet", 24_436_369)])
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("unet", 31_031_745),
+        ("smp_unet", 24_436_369),
+        ("simple_cnn", 4_788_289),
+        ("alexnet", 57_007_937),
+        ("timm_classifier", 11_177_025),
+        ("efficientnet_b0", 4_008_829),
+    ],
+)
 def test_shipped_configs_make_networks(name: str, parameters: int) -> None:
     config = OmegaConf.create(
         {
-            "data": {"in_channels": 3, "num_classes": 2},
+            "data": {"in_channels": 3, "num_classes": 2, "image_size": 224},
             "model": OmegaConf.load(CONF / f"{name}.yaml"),
         }
     )
+    if "weights" in config.model:
+        config.model.weights = "none"  # nothing is downloaded here
     assert count_parameters(instantiate(config.model)) == parameters
+
+
+def test_every_shipped_config_is_tried() -> None:
+    assert len(list(CONF.glob("*.yaml"))) == 6

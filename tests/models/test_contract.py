@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medvision.losses import PixelCrossEntropy
+from medvision.losses import CrossEntropy
 from medvision.models import SmpSegmenter, UNet
 from medvision.types import MedvisionError
 
@@ -60,7 +60,7 @@ def test_logits_have_the_size_of_any_image(make: Make) -> None:
 def test_gradient_reaches_every_parameter(make: Make) -> None:
     model = make(num_classes=4).train()
     target = torch.randint(0, 4, (2, 64, 64))
-    PixelCrossEntropy(num_classes=4)(model(pixels(2, 3, 64, 64)), target).backward()
+    CrossEntropy(num_classes=4)(model(pixels(2, 3, 64, 64)), target).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name

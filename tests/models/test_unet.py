@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medvision.losses import PixelCrossEntropy
+from medvision.losses import CrossEntropy
 from medvision.models import UNet, count_parameters, is_depthwise
 from medvision.types import MedvisionError
 
@@ -64,7 +64,7 @@ def test_learns_bright_discs_with_adam_at_1e_4(batch_norm: bool) -> None:
     image = (target[:, None] * 120 + torch.randint(0, 60, (4, 1, 32, 32))).to(torch.uint8)
 
     model = UNet(in_channels=1, base_channels=16, batch_norm=batch_norm)
-    loss = PixelCrossEntropy()
+    loss = CrossEntropy()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
     for _ in range(120):
         optimizer.zero_grad()

@@ -1,8 +1,9 @@
-"""Networks: images (N, C, H, W) in, logits (N, 1, H, W) or (N, K, H, W) out.
+"""Networks: images (N, C, H, W) in, logits out: one for two classes, K for more.
 
-A network takes uint8 images in [0, 255] or floats in [0, 1] of any height and width,
-normalises them itself, so that mean and std travel in its checkpoint, and returns logits of
-the same height and width: one foreground logit for two classes, K logits for more.
+A network takes uint8 images in [0, 255] or floats in [0, 1] of any height and width and
+normalises them itself, so that mean and std travel in its checkpoint. A segmenter gives
+logits (N, 1 or K, H, W) of the images' height and width, a classifier (N, 1 or K). The one
+logit of two classes is that of class 1.
 
 Every name is imported on first use: the U-Net must not wait for smp and timm.
 """
@@ -13,17 +14,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medvision.models.alexnet import AlexNet
     from medvision.models.checkpoint import load_weights_strict, read_tensors
     from medvision.models.introspect import count_parameters, is_depthwise
+    from medvision.models.mixing import BatchMixing
     from medvision.models.normalize import Normalize
+    from medvision.models.simple_cnn import SimpleCNN
     from medvision.models.smp_segmenter import SmpSegmenter
+    from medvision.models.timm_classifier import TimmClassifier
+    from medvision.models.transfer import LoadedWeights
     from medvision.models.unet import UNet
-    from medvision.models.weights import LoadedWeights, load_encoder_weights
+    from medvision.models.weights import load_encoder_weights
 
 __all__ = [
+    "AlexNet",
+    "BatchMixing",
     "LoadedWeights",
     "Normalize",
+    "SimpleCNN",
     "SmpSegmenter",
+    "TimmClassifier",
     "UNet",
     "count_parameters",
     "is_depthwise",
@@ -33,9 +43,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "LoadedWeights": "weights",
+    "AlexNet": "alexnet",
+    "BatchMixing": "mixing",
+    "LoadedWeights": "transfer",
     "Normalize": "normalize",
+    "SimpleCNN": "simple_cnn",
     "SmpSegmenter": "smp_segmenter",
+    "TimmClassifier": "timm_classifier",
     "UNet": "unet",
     "count_parameters": "introspect",
     "is_depthwise": "introspect",

@@ -1,4 +1,4 @@
-"""The shapes every segmentation network promises: any H and W in, the same H and W out."""
+"""What networks have in common: how many logits they give, and how any H and W go in."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from medvision.types import MedvisionError
 
 
 def num_logits(num_classes: int) -> int:
-    """Channels of the logits: one (the foreground) for two classes, K for more."""
+    """Channels of the logits: one (that of class 1) for two classes, K for more."""
     if num_classes < 2:
         raise MedvisionError(
-            f"segmentation needs at least 2 classes, got {num_classes}",
+            f"expected at least 2 classes, got {num_classes}",
             where="model.num_classes",
-            hint="the background counts as one",
+            hint="the background of a mask and the healthy of a diagnosis count as one",
         )
     return 1 if num_classes == 2 else num_classes
 
@@ -36,3 +36,13 @@ def pad_to_multiple(image: Tensor, multiple: int, *, at_least: int = 1) -> Tenso
     if bottom == 0 and right == 0:
         return image
     return F.pad(image, (0, right, 0, bottom), mode="replicate")
+
+
+def check_dropout(dropout: float, *, where: str = "model.dropout") -> None:
+    """Refuse a share of dropped values outside [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise MedvisionError(
+            f"expected a share of at least 0 and below 1, got {dropout}",
+            where=where,
+            hint="use 0 for none; 0.2 is usual",
+        )

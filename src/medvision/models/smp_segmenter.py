@@ -44,7 +44,8 @@ class SmpSegmenter(nn.Module):
             encoder.
 
     Attributes:
-        loaded_weights: Where the encoder's weights came from.
+        architecture: Name to show, encoder included.
+        loaded_weights: Where the encoder's weights came from, and what took them.
 
     Raises:
         MedvisionError: If a name is unknown, an option does not fit or weights cannot be had.
@@ -86,17 +87,17 @@ class SmpSegmenter(nn.Module):
                 where="model",
                 hint="change model.architecture, model.encoder or their options",
             ) from error
+        self.architecture = f"{network_class.__name__} with encoder {encoder}"
         pretrained = True if encoder.startswith("tu-") else "imagenet"
-        self.loaded_weights = load_encoder_weights(
+        loaded = load_encoder_weights(
             network.encoder,
             name=encoder,
             weights=weights,
             in_channels=in_channels,
             download=lambda: build(encoder_weights=pretrained).encoder,
         )
-        self.normalize = Normalize(
-            in_channels=in_channels, mean=self.loaded_weights.mean, std=self.loaded_weights.std
-        )
+        self.loaded_weights = loaded.within(network, "encoder")
+        self.normalize = Normalize(in_channels=in_channels, mean=loaded.mean, std=loaded.std)
         self.network = network
         stride_px = int(network.encoder.output_stride)
         self.multiple_px = stride_px * STRIDE_FACTOR.get(network_class.__name__, 1)
@@ -114,6 +115,10 @@ class SmpSegmenter(nn.Module):
                 hint="set it so that both have the same size",
             )
         return logits[..., :height, :width]
+
+    def head_modules(self) -> list[nn.Module]:
+        """What is new for the task; every other parameter is of the encoder."""
+        return [self.network.decoder, self.network.segmentation_head]
 
 
 def _find_architecture(name: str) -> Any:

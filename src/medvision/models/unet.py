@@ -34,9 +34,14 @@ class UNet(nn.Module):
         mean: Of pixels in [0, 1], see ``Normalize``.
         std: Likewise.
 
+    Attributes:
+        architecture: Name to show.
+
     References:
         Ronneberger et al., U-Net, MICCAI 2015, https://arxiv.org/abs/1505.04597
     """
+
+    architecture = "UNet"
 
     def __init__(
         self,

