@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +61,41 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     return run
 
 
+def finish(folder: Path, *overrides: str) -> Path:
+    """Run two small epochs in a folder of its own; return the run."""
+    here = Path.cwd()
+    os.chdir(folder)
+    os.environ["MEDVISION_STATE_DIR"] = str(folder / "state")
+    kept = [o for o in SMALL if not o.startswith(("trainer.max", "data.num_images"))]
+    try:
+        assert main([*kept, "trainer.max_epochs=2", "data.num_images=60", *overrides]) == 0
+    finally:
+        os.chdir(here)
+        os.environ.pop("MEDVISION_RUN_DIR", None)
+    (run,) = (folder / "runs").glob("*/*")
+    return run
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished two-epoch run of ``polyp_unet``, shared: read it, never write to it."""
     folder = tmp_path_factory.mktemp("finished")
-    here = Path.cwd()
-    os.chdir(folder)
-    os.environ["MEDVISION_STATE_DIR"] = str(folder / "state")
-    try:
-        tiny = ("model.base_channels=4", "trainer.max_epochs=2", "data.num_images=60")
-        overrides = [o for o in SMALL if not o.startswith(("trainer.max", "data.num_images"))]
-        assert main(["experiment=polyp_unet", *overrides, *tiny, "optimizer.lr=3e-3"]) == 0
-    finally:
-        os.chdir(here)
-        os.environ.pop("MEDVISION_RUN_DIR", None)
-    (run,) = (folder / "runs" / "polyp_unet").iterdir()
-    return run
+    return finish(folder, "experiment=polyp_unet", "model.base_channels=4", "optimizer.lr=3e-3")
+
+
+@pytest.fixture(scope="session")
+def finished_chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run of ``chest_xray_cnn`` whose threshold came from validation, shared."""
+    folder = tmp_path_factory.mktemp("finished_chest")
+    small = ("model.base_channels=2", "task.threshold=validation")
+    return finish(folder, "experiment=chest_xray_cnn", *small)
+
+
+@pytest.fixture(scope="session")
+def finished_brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run of ``brain_mri_cnn``, shared."""
+    folder = tmp_path_factory.mktemp("finished_brain")
+    return finish(folder, "experiment=brain_mri_cnn", "model.base_channels=2")
 
 
 @pytest.fixture
@@ -102,6 +121,27 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
             image[mask > 0] += 120
             cv2.imwrite(str(root / "images" / f"case_{index:02d}.png"), image)
             cv2.imwrite(str(root / "masks" / f"case_{index:02d}.png"), mask)
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_class_folder(tmp_path: Path) -> Callable[..., Path]:
+    """Write grey PNGs, brighter for each further class, in a folder for each class."""
+
+    def make(
+        counts: Mapping[str, int], *, name: str = "set", size_px: tuple[int, int] = (36, 40)
+    ) -> Path:
+        root = tmp_path / name
+        rng = np.random.default_rng(0)
+        brightness = {c: 60 * k for k, c in enumerate(sorted({Path(f).name for f in counts}))}
+        for folder, count in counts.items():
+            (root / folder).mkdir(parents=True)
+            for index in range(count):
+                image = rng.integers(0, 70, size_px, dtype=np.uint8)
+                image += np.uint8(brightness[Path(folder).name])
+                cv2.imwrite(str(root / folder / f"case_{index:02d}.png"), image)
         return root
 
     return make

@@ -40,7 +40,9 @@ def test_every_experiment_trains_one_epoch_on_phantoms(
     summary = summary_of(run)
     assert summary["experiment"] == experiment
     assert summary["status"] == "finished"
-    assert 0 <= summary["metrics"]["test/dice"] <= 1
+    score = {"segmentation": "test/dice", "classification": "test/accuracy"}[summary["task"]]
+    assert 0 <= summary["metrics"][score] <= 1
+    assert summary["dataset"]["synthetic"]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -55,7 +57,7 @@ def test_every_experiment_opens_with_command_cost_and_expectation(experiment: st
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_names_what_exists(group: str, name: str) -> None:
-    node = composed("experiment=polyp_unet", f"{group}={name}")[group]
+    node = composed("experiment=polyp_unet", f"{group}={name}")[group]  # composed, not run
     assert isinstance(node, dict)
     for target in targets_of(node):
         if (group, name) in EXTRAS and "ogger" in target:

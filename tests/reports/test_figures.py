@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvision.reports.curves import draw_curve
 from medvision.reports.figures import (
     choose_rows,
-    draw_curve,
     draw_roc,
     draw_samples,
     write_curves,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medvision.run import main
+from medvision.run.configs import options
 
 SMALL = (
     "trainer=cpu",
@@ -83,6 +84,25 @@ def fails(
             " (checkpoint.monitor); use val/dice",
         ),
         (
+            ["experiment=chest_xray_cnn", "checkpoint.monitor=test/auroc"],
+            "error: test/auroc may not choose the checkpoint: nothing is selected on the test set"
+            " (checkpoint.monitor); use val/auroc",
+        ),
+        (
+            ["experiment=chest_xray_cnn", "data.in_channels=4"],
+            "error: expected one of 1, 3, got 4 (data.in_channels); change it",
+        ),
+        (
+            ["experiment=brain_mri_cnn", "data.protocol=mergd"],
+            "error: expected one of official, merged, grouped, kfold, got mergd (data.protocol);"
+            " change it",
+        ),
+        (
+            ["experiment=chest_xray_cnn", "task.threshold=best"],
+            "error: expected a number above 0 and below 1, or validation, got best"
+            " (task.threshold); change it",
+        ),
+        (
             ["experiment=polyp_unet", "ckpt_path=no.ckpt"],
             "error: no.ckpt is not a file (ckpt_path); check the path",
         ),
@@ -98,7 +118,7 @@ def fails(
         (
             [],
             "error: no experiment is chosen (experiment);"
-            " add experiment=NAME: polyp_unet, polyp_unet_lite0",
+            f" add experiment=NAME: {', '.join(options('experiment'))}",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -208,4 +228,90 @@ def test_a_random_transform_of_test_images(fails: Callable[..., str]) -> None:
     assert line == (
         "error: a transform of validation and test images is random (data.eval_transforms);"
         " keep random transforms in data.train_transforms"
+    )
+
+
+CHEST = (*SMALL, "experiment=chest_xray_cnn", "model.base_channels=2")
+
+
+def test_an_empty_class_folder(
+    fails: Callable[..., str], make_class_folder: Callable[..., Path]
+) -> None:
+    root = make_class_folder({"NORMAL": 6, "PNEUMONIA": 0})
+    line = fails(*CHEST, f"data.root={root}")
+    assert f"no images in the folder ({root}/PNEUMONIA)" in line
+
+
+def test_one_class_only(fails: Callable[..., str], make_class_folder: Callable[..., Path]) -> None:
+    root = make_class_folder({"NORMAL": 6})
+    line = fails(*CHEST, f"data.root={root}")
+    assert line.startswith(f"error: only one class, NORMAL ({root}); ")
+
+
+def test_a_file_that_is_no_image(
+    fails: Callable[..., str], make_class_folder: Callable[..., Path]
+) -> None:
+    root = make_class_folder({"NORMAL": 6, "PNEUMONIA": 6})
+    (root / "NORMAL" / "notes.jpg").write_text("not an image")
+    line = fails(*CHEST, f"data.root={root}")
+    assert f"{root}/NORMAL/notes.jpg" in line
+
+
+def test_a_test_class_unknown_in_train(
+    fails: Callable[..., str], make_class_folder: Callable[..., Path]
+) -> None:
+    root = make_class_folder({"train/a": 6, "train/b": 6, "test/a": 4, "test/c": 4})
+    line = fails(*CHEST, f"data.root={root}")
+    assert line.startswith("error: test holds the class c, train does not (")
+
+
+def test_a_model_of_other_channels_than_the_data(fails: Callable[..., str]) -> None:
+    assert fails(*CHEST, "model.in_channels=3") == (
+        "error: the model takes images of 3 channels, the data gives 1 (model.in_channels);"
+        " leave it out, and set data.in_channels"
+    )
+
+
+def test_weights_of_another_architecture(fails: Callable[..., str], finished: Path) -> None:
+    weights = finished / "checkpoints" / "best.ckpt"
+    line = fails(*SMALL, "experiment=brain_mri_lite0", f"model.weights={weights}")
+    assert "weights of a different architecture" in line
+    assert str(weights) in line
+
+
+def test_a_task_that_does_not_fit_the_data(fails: Callable[..., str]) -> None:
+    assert fails(*SMALL, "experiment=brain_mri_cnn", "data=polyps") == (
+        "error: ClassificationTask cannot learn from segmentation data (task, data);"
+        " start from an experiment with task=segmentation"
+    )
+
+
+def test_a_score_that_the_task_does_not_have(fails: Callable[..., str]) -> None:
+    assert fails(*CHEST, "checkpoint.monitor=val/dice") == (
+        "error: val/dice is no score of this task (checkpoint.monitor); did you mean val/ece?"
+    )
+
+
+def test_a_region_loss_for_images_of_one_class(fails: Callable[..., str]) -> None:
+    line = fails(*CHEST, "loss=dice")
+    assert "use loss=bce or loss=focal" in line
+
+
+def test_a_threshold_for_four_classes(fails: Callable[..., str]) -> None:
+    arguments = ("experiment=brain_mri_cnn", "model.base_channels=2", "task.threshold=validation")
+    assert fails(*SMALL, *arguments) == (
+        "error: 4 classes have no threshold (task.threshold); leave it at 0.5"
+    )
+
+
+def test_a_split_and_a_protocol_that_draws_another(
+    fails: Callable[..., str], make_class_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_class_folder({"a": 6, "b": 6})
+    (tmp_path / "kept.csv").write_text("path,split\na/case_00.png,train\n")
+    kept = f"data.splits={tmp_path / 'kept.csv'}"
+    line = fails(*CHEST, f"data.root={root}", kept, "data.protocol=grouped")
+    assert line == (
+        "error: the protocol grouped draws its own split, and a split is given (data.splits);"
+        " leave one of data.splits and data.protocol out"
     )

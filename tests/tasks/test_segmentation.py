@@ -11,7 +11,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from medvision.losses import PixelCrossEntropy
+from medvision.losses import CrossEntropy
 from medvision.tasks import SegmentationTask
 from medvision.tasks.schedules import constant, cosine_with_warmup, reduce_on_plateau
 from medvision.types import IGNORE_INDEX
@@ -34,7 +34,7 @@ def task(**changes: Any) -> SegmentationTask:
     torch.manual_seed(0)
     options: dict[str, Any] = {
         "model": PixelClassifier(),  # its weights follow the seed
-        "loss": PixelCrossEntropy(num_classes=2),
+        "loss": CrossEntropy(num_classes=2),
         "optimizer": partial(torch.optim.Adam, lr=0.05),
         "class_names": ["background", "polyp"],
     }
@@ -124,7 +124,7 @@ def test_three_classes_are_scored_one_by_one(trainer: Trainer) -> None:
     torch.manual_seed(0)
     module = task(
         model=PixelClassifier(3),
-        loss=PixelCrossEntropy(num_classes=3),
+        loss=CrossEntropy(num_classes=3),
         class_names=["background", "core", "rim"],
     )
     items = batches()

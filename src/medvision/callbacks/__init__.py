@@ -1,7 +1,9 @@
 """What watches a fit."""
 
 from medvision.callbacks.checkpoints import BestAndLast
+from medvision.callbacks.class_probabilities import ClassProbabilities
 from medvision.callbacks.epoch_log import EpochLog
+from medvision.callbacks.finetuning import Finetuning
 from medvision.callbacks.finite_loss import FiniteLoss
 from medvision.callbacks.predictions import SegmentationPredictions
 from medvision.callbacks.progress import Progress
@@ -9,7 +11,9 @@ from medvision.callbacks.throughput import Throughput
 
 __all__ = [
     "BestAndLast",
+    "ClassProbabilities",
     "EpochLog",
+    "Finetuning",
     "FiniteLoss",
     "Progress",
     "SegmentationPredictions",

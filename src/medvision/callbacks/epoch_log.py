@@ -12,7 +12,11 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from medvision.files import write_atomically
 
-SHOWN = ("loss", "dice", "iou", "accuracy")
+FIRST = ("loss", "dice", "iou", "accuracy", "balanced_accuracy", "auroc")
+"""Scores that come first in the file, in this order."""
+
+NUM_SHOWN = 4
+"""How many of those that a task logs are on the screen."""
 
 
 class EpochLog(Checkpoint):
@@ -58,7 +62,8 @@ class EpochLog(Checkpoint):
         epoch = int(row["epoch"] or 0) + 1
         parts = [f"epoch {epoch:>3}/{max_epochs}"]
         for stage in ("train", "val"):
-            shown = [(name, row[f"{stage}/{name}"]) for name in SHOWN if f"{stage}/{name}" in row]
+            known = [(name, row[f"{stage}/{name}"]) for name in FIRST if f"{stage}/{name}" in row]
+            shown = known[:NUM_SHOWN]
             if shown:
                 words = (f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in shown)
                 parts.append(f"{stage} " + " ".join(words))
@@ -67,9 +72,9 @@ class EpochLog(Checkpoint):
 
 
 def _column_order(name: str) -> tuple[int, str, bool]:
-    """Loss, dice and iou first, each with train before val."""
+    """The first scores first, each with train before val."""
     stage, _, metric = name.partition("/")
-    return (SHOWN.index(metric) if metric in SHOWN else len(SHOWN), metric, stage != "train")
+    return (FIRST.index(metric) if metric in FIRST else len(FIRST), metric, stage != "train")
 
 
 def _to_csv(rows: list[dict[str, float | int | None]]) -> str:

@@ -9,30 +9,20 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
+
+from medvision.reports.curves import History, draw_curve
+from medvision.reports.style import STYLE, save, title_mark
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Image (H, W, C) and mask (H, W) of a sample's path and target."""
 
 CURVES = {"loss": "loss", "accuracy": "pixel accuracy", "iou": "IoU", "dice": "Dice"}
-STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}  # Paul Tol's bright scheme: colour-blind safe
 TRUE_COLOR, PREDICTED_COLOR = (90, 255, 90), (60, 110, 255)  # both stand out on mucosa
-STYLE: Any = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "figure.dpi": 110,
-    "font.size": 10,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
-}
 
 
-def write_curves(
-    folder: Path, *, history: Sequence[Mapping[str, float | int | None]], synthetic: bool
-) -> None:
+def write_curves(folder: Path, *, history: History, synthetic: bool) -> None:
     """Write the curves of a fit to ``folder/plots``.
 
     Args:
@@ -42,8 +32,10 @@ def write_curves(
     """
     with mpl.rc_context(STYLE):
         for name, label in CURVES.items():
-            figure = draw_curve(history, name=name, label=label, mark=_mark(synthetic))
-            _save(figure, folder / "plots" / f"{name}.png")
+            figure = draw_curve(
+                history, name=name, label=label, mark=title_mark(synthetic=synthetic)
+            )
+            save(figure, folder / "plots" / f"{name}.png")
 
 
 def write_test_plots(
@@ -65,40 +57,13 @@ def write_test_plots(
         read: Gives image and true mask of a row at the size of its prediction.
         synthetic: Whether titles must say that the images are phantoms.
     """
-    mark = _mark(synthetic)
+    mark = title_mark(synthetic=synthetic)
     with mpl.rc_context(STYLE):
         if roc is not None and auroc is not None:
             figure = draw_roc(roc[0], roc[1], auroc=auroc, mark=mark)
-            _save(figure, folder / "plots" / "roc.png")
+            save(figure, folder / "plots" / "roc.png")
         figure = draw_samples(folder, choose_rows(rows), read=read, mark=mark)
-        _save(figure, folder / "plots" / "test_images.png")
-
-
-def draw_curve(
-    history: Sequence[Mapping[str, float | int | None]], *, name: str, label: str, mark: str
-) -> Figure:
-    """Training and validation value of every epoch, the best validation epoch marked."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for stage, color in STAGE_COLORS.items():
-        points = [(row["epoch"], row.get(f"{stage}/{name}")) for row in history]
-        known = [(int(e or 0) + 1, v) for e, v in points if v is not None]
-        if not known:
-            continue
-        epochs, values = zip(*known, strict=True)
-        axes.plot(epochs, values, color=color, marker="o", markersize=3, label=stage)
-        if stage == "val":
-            best = (min if name == "loss" else max)(known, key=lambda point: point[1])
-            axes.plot(*best, color=color, marker="o", markersize=9, fillstyle="none")
-            axes.annotate(
-                f"{best[1]:.3f}", best, xytext=(0, 9), textcoords="offset points", ha="center"
-            )
-    axes.set(xlabel="epoch", ylabel=label, title=f"{label}, train and validation{mark}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(y=0.15)
-    if axes.has_data():
-        axes.legend()
-    return figure
+        save(figure, folder / "plots" / "test_images.png")
 
 
 def draw_roc(
@@ -185,8 +150,7 @@ def _draw_sample(
 
 
 def _title(axes: Axes, text: str, *, right: bool = False) -> None:
-    # File names may hold dollar signs, which would start a formula.
-    axes.set_title(text.replace("$", r"\$"), fontsize=8, loc="right" if right else "left")
+    axes.set_title(text, fontsize=8, loc="right" if right else "left")
 
 
 def _with_contours(
@@ -201,13 +165,3 @@ def _with_contours(
         )
         cv2.drawContours(canvas, contours, -1, color, width_px)
     return canvas
-
-
-def _mark(synthetic: bool) -> str:
-    return " (synthetic data)" if synthetic else ""
-
-
-def _save(figure: Figure, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)

@@ -39,6 +39,11 @@ def _or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
 
 
+def _threshold() -> Rule:
+    inside, words = _number(0, 1, above=True)
+    return lambda v: v == "validation" or inside(v), f"{words}, or validation"
+
+
 _SHARE_OR_COUNT: Rule = (
     lambda v: v is None or (type(v) is int and v >= 0) or (type(v) is float and 0 <= v <= 1),
     "a count of batches, or a share from 0.0 to 1.0",
@@ -52,12 +57,23 @@ RULES: dict[str, Rule] = {
     "data.num_workers": _integer(0),
     "data.num_images": _integer(3),
     "data.in_channels": _one_of(1, 3),
-    "data.num_classes": _integer(2, 255),
+    "data.num_classes": _or_null(_integer(2, 255)),
+    "data.phantom": _one_of("chest", "brain"),
+    "data.protocol": _one_of("official", "merged", "grouped", "kfold"),
+    "data.fold": _integer(0),
+    "data.folds": _integer(2),
+    "data.sampler": _one_of("shuffle", "balanced"),
     "data.val_fraction": _number(0, 1),
     "data.test_fraction": _number(0, 1),
     "data.split_seed": _integer(0),
     "data.on_error": _one_of("fail", "skip"),
     "model.base_channels": _integer(1),
+    "model.dropout": _number(0, 1),
+    "loss.label_smoothing": _number(0, 1),
+    "task.threshold": _threshold(),
+    "task.backbone_lr_factor": _number(0),
+    "task.mixing.mixup_alpha": _number(0),
+    "task.mixing.cutmix_alpha": _number(0),
     "optimizer.lr": _number(0, above=True),
     "optimizer.weight_decay": _number(0),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "tpu"),

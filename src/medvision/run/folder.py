@@ -1,14 +1,12 @@
 """The run folder: where it lies, and the files that say what was run."""
 
-import csv
-import io
 import json
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -145,22 +143,6 @@ class RunFolder:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write plain values; NaN is not JSON and is refused."""
         write_atomically(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def write_multirun_summary(base: Path, run_dirs: Sequence[Path]) -> None:
-    """Write ``multirun_summary.csv``: a row for each run with its seed, status and scores."""
-    rows: list[dict[str, Any]] = []
-    for run_dir in run_dirs:
-        summary = json.loads((run_dir / "summary.json").read_text())
-        scores = {k: v for k, v in summary["metrics"].items() if not isinstance(v, list)}
-        keys = ("experiment", "seed", "status", "best_epoch")
-        rows.append({"run": run_dir.name, **{key: summary[key] for key in keys}, **scores})
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(base / "multirun_summary.csv", text.getvalue())
 
 
 def is_further_process() -> bool:

@@ -11,14 +11,23 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import Callback, seed_everything
 from torch import nn
 
-from medvision.callbacks import BestAndLast, EpochLog, SegmentationPredictions, Throughput
-from medvision.data import SegmentationData
+from medvision.callbacks import BestAndLast, EpochLog, Throughput
+from medvision.data import ImageData
 from medvision.data.splits_csv import write_splits
-from medvision.hardware import Plan, choose_plan, describe_hardware, peak_memory_mb
+from medvision.evaluation import Evaluation, Score
+from medvision.hardware import (
+    Plan,
+    choose_plan,
+    describe_hardware,
+    keep_freed_memory,
+    peak_memory_mb,
+    train_slow_depthwise_in_float32,
+)
 from medvision.models import count_parameters, is_depthwise, load_weights_strict
+from medvision.run.agreement import check_agreement, fill_in, fixed_threshold
 from medvision.run.folder import RunFolder
-from medvision.run.outcome import Evaluated, finish, first_summary, greet
-from medvision.run.parts import build, build_trainer, quieten, read_checkpoint
+from medvision.run.outcome import finish, first_summary, greet
+from medvision.run.parts import build, build_evaluation, build_trainer, quieten, read_checkpoint
 from medvision.tasks import Task
 from medvision.types import MedvisionError, Stage
 
@@ -45,8 +54,10 @@ def run_experiment(
         MedvisionError: If something the user gave cannot be used, or the fit failed.
     """
     quieten()
-    data: SegmentationData = build(cfg.data)
+    keep_freed_memory()
+    data: ImageData = build(cfg.data)
     data.prepare()
+    fill_in(cfg, data)
     seed_everything(cfg.seed, workers=True, verbose=False)
     model: nn.Module = build(cfg.model)
     plan = choose_plan(
@@ -56,8 +67,11 @@ def run_experiment(
         deterministic=cfg.trainer.deterministic,
         network="depthwise_encoder" if is_depthwise(model) else "dense",
     )
+    if plan.float32_depthwise:
+        train_slow_depthwise_in_float32(model)
     checkpoint = None if cfg.ckpt_path is None else Path(cfg.ckpt_path).expanduser()
     task = _build_task(cfg, model, data, plan, checkpoint)
+    check_agreement(cfg, data, task)
 
     folder.create()
     _resolve(cfg, plan, folder, data)
@@ -95,22 +109,26 @@ def run_experiment(
     if not folder.exists:  # the first process measures alone, as a run of one process does
         return summary
     _load_best(task, best)
-    stages: tuple[Stage, ...] = ("val", "test")
-    results = {s: _evaluate(cfg, plan, task, data, folder, s) for s in stages if data.tables[s]}
-    evaluated = {str(stage): result for stage, result in results.items() if result.rows}
+    evaluation = build_evaluation(cfg, data, folder.path)
+    scores: dict[str, Score] = {}
+    stages: tuple[Stage, ...] = ("val", "test")  # in this order: a threshold may come from val
+    for stage in stages:
+        if data.tables[stage]:
+            scores |= _evaluate(cfg, plan, task, data, evaluation, stage)
+    _keep_threshold(best.best_path, getattr(evaluation, "threshold", 0.5))
     return finish(
         folder,
         summary,
-        data=data,
+        evaluation=evaluation,
         best=best,
         rows=_only(callbacks, EpochLog).rows,
-        evaluated=evaluated,
+        scores=scores,
         timing=timing,
     )
 
 
 def _build_task(
-    cfg: DictConfig, model: nn.Module, data: SegmentationData, plan: Plan, checkpoint: Path | None
+    cfg: DictConfig, model: nn.Module, data: ImageData, plan: Plan, checkpoint: Path | None
 ) -> Task:
     optimizer = build(cfg.optimizer)
     if plan.fused_optimizer and "fused" in inspect.signature(optimizer.func).parameters:
@@ -118,13 +136,13 @@ def _build_task(
     metadata = {
         "format": 1,
         "task": data.task,
-        "model": _plain_model(cfg),
+        "model": _plain_model(cfg, model),
         "num_parameters": count_parameters(model),
         **_normalisation(model),
         "class_names": data.class_names,
         "image_size": data.image_size,
         "in_channels": data.in_channels,
-        "threshold": 0.5,
+        "threshold": fixed_threshold(cfg),
     }
     task: Task = build(
         cfg.task,
@@ -140,10 +158,18 @@ def _build_task(
     return task.to(memory_format=torch.channels_last) if plan.channels_last else task
 
 
-def _plain_model(cfg: DictConfig) -> dict[str, Any]:
-    """Name and arguments of the network; not under ``_target_``, which Hydra would call."""
+def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    """Name and arguments that build the network again, ready for its tensors.
+
+    Not under ``_target_``, which Hydra would call.
+    """
     arguments: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    return {"name": arguments.pop("_target_"), "arguments": arguments}
+    name = arguments.pop("_target_")
+    if "weights" in arguments:
+        arguments["weights"] = "none"
+    if isinstance(built := getattr(model, "name", None), str):  # not always the one asked for
+        arguments["name"] = built
+    return {"name": name, "arguments": arguments}
 
 
 def _normalisation(model: nn.Module) -> dict[str, list[float]]:
@@ -152,7 +178,7 @@ def _normalisation(model: nn.Module) -> dict[str, list[float]]:
     return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
 
 
-def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder, data: SegmentationData) -> None:
+def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder, data: ImageData) -> None:
     """Put what ``auto`` came to into the config, so that the stored one repeats the run."""
     with open_dict(cfg):
         cfg.run_dir = str(folder.path)
@@ -169,24 +195,29 @@ def _load_best(task: Task, best: BestAndLast) -> None:
     task.load_state_dict(checkpoint["state_dict"])
 
 
+def _keep_threshold(path: Path, threshold: float) -> None:
+    """Write a threshold that was chosen on validation into the checkpoint it belongs to."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    if checkpoint["medvision"]["threshold"] == threshold:
+        return
+    checkpoint["medvision"]["threshold"] = threshold
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(checkpoint, temporary)
+    temporary.replace(path)
+
+
 def _evaluate(
-    cfg: DictConfig, plan: Plan, task: Task, data: SegmentationData, folder: RunFolder, stage: Stage
-) -> Evaluated:
+    cfg: DictConfig, plan: Plan, task: Task, data: ImageData, evaluation: Evaluation, stage: Stage
+) -> dict[str, Score]:
     """Measure the weights that the task holds on one split, and write its predictions."""
-    predictions = SegmentationPredictions(
-        folder=folder.path,
-        stage=stage,
-        samples=data.tables[stage],
-        source=data.source,
-        class_names=data.class_names,
-    )
+    watcher = evaluation.watch(stage)
     trainer = build_trainer(
-        cfg, plan, callbacks=[predictions], logger=None, root=folder.path, alone=True
+        cfg, plan, callbacks=[watcher], logger=None, root=evaluation.folder, alone=True
     )
     measure = {"val": trainer.validate, "test": trainer.test}[stage]
     measure(task, datamodule=data, verbose=False)
-    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return Evaluated(metrics=metrics, rows=predictions.rows, roc=predictions.roc)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return evaluation.scores(stage, logged)
 
 
 def _only(callbacks: list[Callback], kind: type[C]) -> C:

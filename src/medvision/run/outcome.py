@@ -1,47 +1,24 @@
 """What a run found out: summary.json, the plots, and the table on the screen."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from medvision.callbacks import BestAndLast
-from medvision.data import SegmentationData
+from medvision.data import ImageData
+from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
-from medvision.metrics import bootstrap_mean_interval
 from medvision.models import count_parameters
-from medvision.reports.figures import write_curves, write_test_plots
 from medvision.run.folder import RunFolder
 from medvision.types import STAGES
 
-SHOWN = ("dice", "iou", "dice_original", "iou_original", "accuracy", "precision", "recall", "auroc")
-WITH_INTERVAL = ("dice", "iou", "dice_original", "iou_original")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """What the best checkpoint scored on one split.
-
-    Attributes:
-        metrics: Value by name; NaN where undefined.
-        rows: One dict per image, as the predictions csv holds them.
-        roc: False and true positive rate and threshold of all pixels.
-    """
-
-    metrics: Mapping[str, float]
-    rows: Sequence[Mapping[str, Any]]
-    roc: tuple[NDArray[np.float64], ...] | None
-
 
 def first_summary(
-    experiment: str, seed: int, data: SegmentationData, model: nn.Module, plan: Plan
+    experiment: str, seed: int, data: ImageData, model: nn.Module, plan: Plan
 ) -> dict[str, Any]:
     """What ``summary.json`` can say before the first step."""
     return {
@@ -54,8 +31,13 @@ def first_summary(
             "synthetic": data.synthetic,
             "fingerprint": data.fingerprint,
             "num_images": {stage: len(data.tables[stage]) for stage in STAGES},
+            **_classes(data),
         },
-        "model": {"name": type(model).__name__, "num_parameters": count_parameters(model)},
+        "model": {
+            "name": getattr(model, "architecture", type(model).__name__),
+            "num_parameters": count_parameters(model),
+            **_weights(model),
+        },
         "metrics": {},
         "best_checkpoint": None,
         "best_epoch": None,
@@ -63,11 +45,32 @@ def first_summary(
         "timing": {},
         "precision": plan.precision,
         "device": plan.accelerator,
-        "warnings": list(data.notes),
+        "warnings": [*data.notes, *_model_notes(model)],
     }
 
 
-def greet(path: Path, data: SegmentationData, summary: Mapping[str, Any]) -> None:
+def _classes(data: ImageData) -> dict[str, Any]:
+    """How images were split, and how many of each class there are."""
+    counts = data.class_counts()
+    return {} if counts is None else {"protocol": data.protocol, "class_counts": counts}
+
+
+def _weights(model: nn.Module) -> dict[str, Any]:
+    loaded: Any = getattr(model, "loaded_weights", None)
+    if loaded is None or loaded.source == "none":
+        return {}
+    kept = {"source": loaded.source, "taken": len(loaded.taken)}
+    return {"weights": {**kept, "left": list(loaded.left), "unused": len(loaded.unused)}}
+
+
+def _model_notes(model: nn.Module) -> list[str]:
+    """What a reader must know about the network: weights it took, and what it really is."""
+    loaded, note = getattr(model, "loaded_weights", None), getattr(model, "note", None)
+    lines = [] if loaded is None else list(loaded.report())
+    return lines if note is None else [note, *lines]
+
+
+def greet(path: Path, data: ImageData, summary: Mapping[str, Any]) -> None:
     """Say what is about to run, on which data, and what was found about it."""
     console = Console()
     if data.synthetic:
@@ -87,7 +90,10 @@ def greet(path: Path, data: SegmentationData, summary: Mapping[str, Any]) -> Non
         highlight=False,
         soft_wrap=True,
     )
-    for note in data.notes:
+    classes = summary["dataset"].get("class_counts")
+    if classes is not None:
+        console.print(_class_table(classes, summary["dataset"]["protocol"]))
+    for note in summary["warnings"]:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"run folder: {path}", highlight=False, soft_wrap=True, markup=False)
 
@@ -96,60 +102,55 @@ def finish(
     folder: RunFolder,
     summary: Mapping[str, Any],
     *,
-    data: SegmentationData,
+    evaluation: Evaluation,
     best: BestAndLast,
     rows: Sequence[Mapping[str, float | int | None]],
-    evaluated: Mapping[str, Evaluated],
+    scores: Mapping[str, Score],
     timing: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """Write the scores, the plots and the final summary; print the table."""
-    metrics: dict[str, float | list[float] | None] = {}
     best_row = next(row for row in rows if row["epoch"] == best.best_epoch)
-    metrics |= {name: best_row[name] for name in best_row if name.startswith("train/")}
-    for stage, result in evaluated.items():
-        metrics |= {name: _or_none(value) for name, value in result.metrics.items()}
-        for name in WITH_INTERVAL:
-            values = [row[name] for row in result.rows]
-            metrics[f"{stage}/{name}"] = metrics.get(f"{stage}/{name}", float(np.mean(values)))
-            low, high = bootstrap_mean_interval(values, groups=data.groups_of(result.rows))
-            metrics[f"{stage}/{name}_ci95"] = [low, high]
+    metrics = {name: best_row[name] for name in best_row if name.startswith("train/")}
+    late = [*evaluation.notes, *([best.warning] if best.warning else [])]
     final = {
         **summary,
-        "metrics": metrics,
+        "metrics": {**metrics, **scores},
         "best_checkpoint": "checkpoints/best.ckpt",
         "best_epoch": best.best_epoch,
         "epochs": len(rows),
         "timing": dict(timing),
-        "warnings": [*summary["warnings"], *([best.warning] if best.warning else [])],
+        "warnings": [*summary["warnings"], *late],
     }
-    if folder.exists:
-        write_curves(folder.path, history=rows, synthetic=data.synthetic)
-        if "test" in evaluated:
-            write_test_plots(
-                folder.path,
-                roc=evaluated["test"].roc,
-                auroc=_or_none(evaluated["test"].metrics["test/auroc"]),
-                rows=evaluated["test"].rows,
-                read=data.read_at_network_size,
-                synthetic=data.synthetic,
-            )
-        folder.write_summary(final)
-        _print_table(folder.path, final)
+    if summary["task"] == "classification":
+        final["threshold"] = getattr(evaluation, "threshold", None)
+    evaluation.plot(rows)
+    folder.write_summary(final)
+    _print_table(folder.path, final, evaluation.shown)
     return final
 
 
-def _or_none(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Table:
+    table = Table(title=f"images by class, protocol {protocol}")
+    table.add_column("")
+    names = list(counts["train"])
+    for name in [*names, "all"]:
+        table.add_column(name, justify="right", overflow="fold")
+    for stage in STAGES:
+        numbers = [counts[stage][name] for name in names]
+        table.add_row(stage, *map(str, numbers), str(sum(numbers)))
+    return table
 
 
-def _print_table(path: Path, summary: Mapping[str, Any]) -> None:
+def _print_table(path: Path, summary: Mapping[str, Any], shown: Sequence[str]) -> None:
     console, metrics = Console(), summary["metrics"]
+    protocol = summary["dataset"].get("protocol")
     table = Table(
         title=f"{summary['experiment']}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
+        + (f", {protocol} protocol" if protocol else "")
     )
     for column in ("", "train", "val", "test", "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
-    for name in SHOWN:
+    for name in shown:
         interval = metrics.get(f"test/{name}_ci95")
         table.add_row(
             name,

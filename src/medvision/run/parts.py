@@ -16,6 +16,8 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
 from medvision.callbacks import Progress
+from medvision.data import ClassificationData, ImageData, SegmentationData
+from medvision.evaluation import ClassificationEvaluation, Evaluation, SegmentationEvaluation
 from medvision.hardware import Plan, skip_slow_tpu_probe
 from medvision.types import MedvisionError
 
@@ -73,6 +75,19 @@ def build_trainer(
         enable_progress_bar=interactive,
         default_root_dir=str(root),
         use_distributed_sampler=False,
+    )
+
+
+def build_evaluation(cfg: DictConfig, data: ImageData, folder: Path) -> Evaluation:
+    """What measures a run on this data."""
+    if isinstance(data, SegmentationData):
+        return SegmentationEvaluation(folder=folder, data=data)
+    if isinstance(data, ClassificationData):
+        return ClassificationEvaluation(folder=folder, data=data, threshold=cfg.task.threshold)
+    raise MedvisionError(
+        f"no evaluation is known for {type(data).__name__}",
+        where="data",
+        hint="build on SegmentationData or ClassificationData",
     )
 
 

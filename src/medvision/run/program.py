@@ -61,22 +61,26 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
     if multirun:
         base = Path("runs", "multirun", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     codes: list[int] = []
-    run_dirs: list[Path] = []
+    run_dirs: list[Path | None] = []
+    overrides: list[list[str]] = []
 
     def job(cfg: DictConfig) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
         code, run_dir = _run_job(cfg, base)
         codes.append(code)
-        if run_dir is not None:
-            run_dirs.append(run_dir)
+        run_dirs.append(run_dir)
+        overrides.append([str(override) for override in HydraConfig.get().overrides.task])
 
     sys.argv = [sys.argv[0], *arguments]
     with explaining(arguments), tempfile.TemporaryDirectory() as scratch:
         os.environ["MEDVISION_SCRATCH"] = scratch
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
-    if base is not None and run_dirs:
-        from medvision.run.folder import write_multirun_summary
+    if base is not None and any(run_dirs):
+        from medvision.run.multirun import print_multirun, write_multirun
 
-        write_multirun_summary(base, run_dirs)
+        print_multirun(write_multirun(base, run_dirs, overrides))
+        sys.stdout.write(f"{base}\n")
     return codes
 
 

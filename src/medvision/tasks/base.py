@@ -1,14 +1,14 @@
 """What every task shares: the step, the epoch's log, the optimizer."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Protocol
 
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, Metric
 
-from medvision.types import Batch, Stage
+from medvision.types import Batch, MedvisionError, Stage
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
@@ -31,9 +31,14 @@ class Task(LightningModule):
         loss: Maps (logits, target) to a scalar.
         metrics: Makes the metric of one stage, updated with (logits, target) and computing
             a value for each name.
-        optimizer: Given the parameters, returns the optimizer.
+        optimizer: Given the parameters, or groups of them, returns the optimizer.
         scheduler: Given the optimizer and the number of steps, returns a schedule or None.
         metadata: Plain values written into every checkpoint, enough to use it elsewhere.
+        backbone_lr_factor: Learning rate of the parameters that may start from weights over
+            that of the others, which ``model.head_modules()`` names.
+
+    Raises:
+        MedvisionError: If the model has no backbone, and a factor is given for it.
     """
 
     def __init__(
@@ -42,22 +47,38 @@ class Task(LightningModule):
         model: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor],
         metrics: Callable[[], Metric],
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        optimizer: Callable[[Any], Optimizer],
         scheduler: Schedule | None = None,
         metadata: Mapping[str, Plain] | None = None,
+        backbone_lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
+        if backbone_lr_factor != 1 and not hasattr(model, "head_modules"):
+            raise MedvisionError(
+                f"{type(model).__name__} has no backbone",
+                where="task.backbone_lr_factor",
+                hint="leave it at 1.0, or use a model that takes weights",
+            )
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.metadata = dict(metadata or {})
+        self.backbone_lr_factor = backbone_lr_factor
         # Three attributes: a ModuleDict cannot hold the key "train", which Module defines.
         self.train_metrics, self.val_metrics, self.test_metrics = metrics(), metrics(), metrics()
         self.train_loss, self.val_loss, self.test_loss = _mean(), _mean(), _mean()
 
+    kind: ClassVar[str]
+    """Kind of data it learns from, such as ``segmentation``."""
+
     def forward(self, image: Tensor) -> Tensor:
         return self.model(image)
+
+    def score_names(self) -> list[str]:
+        """What is logged for each stage, ``loss`` among it."""
+        unwrapped = type(self.val_metrics).compute  # does not warn that nothing was counted yet
+        return ["loss", *unwrapped(self.val_metrics)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, _ = self._step(batch, "train")
@@ -80,7 +101,7 @@ class Task(LightningModule):
         self._log_epoch("test")
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        optimizer = self._make_optimizer()
         if self.scheduler is None:
             return optimizer
         total_steps = int(self.trainer.estimated_stepping_batches)
@@ -89,6 +110,17 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["medvision"] = self.metadata
+
+    def _make_optimizer(self) -> Optimizer:
+        """All parameters, those frozen at first too; the backbone in a group of its own."""
+        if self.backbone_lr_factor == 1:
+            return self.optimizer(self.parameters())
+        backbone = backbone_parameters(self.model)
+        known = {id(parameter) for parameter in backbone}
+        head = [parameter for parameter in self.parameters() if id(parameter) not in known]
+        optimizer = self.optimizer([{"params": head}, {"params": backbone}])
+        optimizer.param_groups[1]["lr"] *= self.backbone_lr_factor
+        return optimizer
 
     def metrics_of(self, stage: Stage) -> Metric:
         """The metric that a stage updates."""
@@ -109,9 +141,31 @@ class Task(LightningModule):
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self.loss_of(stage), self.metrics_of(stage)
         self.log(f"{stage}/loss", loss.compute())
-        self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+        if metrics.update_called:  # mixed images have a loss, but no label to be scored on
+            self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
         loss.reset()
         metrics.reset()
+
+
+def backbone_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters outside the head of a network that can start from weights."""
+    in_head = {id(p) for module in _head_modules(model) for p in module.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in in_head]
+
+
+def backbone_modules(model: nn.Module) -> list[nn.Module]:
+    """Modules outside the head that hold parameters or buffers of their own."""
+    in_head = {id(m) for module in _head_modules(model) for m in module.modules()}
+    return [
+        module
+        for module in model.modules()
+        if id(module) not in in_head
+        and (module._parameters or module._buffers or not list(module.children()))
+    ]
+
+
+def _head_modules(model: nn.Module) -> list[nn.Module]:
+    return model.head_modules()  # type: ignore[operator]
 
 
 def _mean() -> MeanMetric:

@@ -1,0 +1,50 @@
+"""Collect what the network said about every image of a split."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from medvision.metrics import probabilities
+from medvision.types import Batch
+
+
+class ClassProbabilities(Callback):
+    """Keep the class probabilities of every image, in the order of the split's table."""
+
+    def __init__(self) -> None:
+        self._probability: list[NDArray[np.float32]] = []
+        self._target: list[NDArray[np.uint8]] = []
+        self._index: list[NDArray[np.int64]] = []
+
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """Probability of each class, (N, K)."""
+        return np.concatenate(self._probability).astype(np.float64)
+
+    @property
+    def target(self) -> NDArray[np.int64]:
+        """Class index of each image, (N,)."""
+        return np.concatenate(self._target).astype(np.int64)
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """Row of each image in its split's table, (N,); empty before the first batch."""
+        return np.concatenate([np.empty(0, np.int64), *self._index])
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
+    ) -> None:
+        self._keep(outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
+    ) -> None:
+        self._keep(outputs, batch)
+
+    def _keep(self, logits: torch.Tensor, batch: Batch) -> None:
+        self._probability.append(probabilities(logits).cpu().numpy())
+        self._target.append(batch["target"].cpu().numpy())
+        self._index.append(batch["index"].cpu().numpy())

@@ -1,0 +1,61 @@
+"""Train the new head first, the borrowed backbone later."""
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import BaseFinetuning
+from torch import nn
+
+from medvision.tasks import Task, backbone_modules
+from medvision.types import MedvisionError
+
+
+class Finetuning(Callback):
+    """Freeze the backbone for the first epochs, then let it train.
+
+    A random head sends large gradients at first, which would spoil weights that were learned
+    elsewhere. While frozen the backbone computes as in evaluation: batch norm neither uses nor
+    moves statistics of the batch, and nothing is dropped. Whether it is frozen depends on the
+    epoch alone, so a continued run is where it was. Its rate is ``task.backbone_lr_factor``.
+
+    Args:
+        frozen_epochs: Epochs in which only the head learns; 0 freezes nothing.
+    """
+
+    def __init__(self, *, frozen_epochs: int) -> None:
+        self.frozen_epochs = frozen_epochs
+        self._is_frozen = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        model = _model_of(pl_module)
+        if not hasattr(model, "head_modules"):
+            raise MedvisionError(
+                f"{type(model).__name__} has no backbone to freeze",
+                where="callbacks=finetuning",
+                hint="use callbacks=default, or a model that takes weights",
+            )
+        if trainer.world_size > 1:
+            raise MedvisionError(
+                "freezing works on one device only",
+                where="callbacks=finetuning",
+                hint="use callbacks=default, or trainer.devices=1",
+            )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        modules = backbone_modules(_model_of(pl_module))
+        if trainer.current_epoch < self.frozen_epochs:
+            BaseFinetuning.freeze(modules, train_bn=False)
+            for module in modules:
+                module.eval()
+            self._is_frozen = True
+        elif self._is_frozen:
+            BaseFinetuning.make_trainable(modules)
+            for module in modules:
+                module.train()
+            self._is_frozen = False
+
+
+def _model_of(task: LightningModule) -> nn.Module:
+    if not isinstance(task, Task):
+        raise ValueError(f"expected a Task, got {type(task).__name__}")
+    return task.model

@@ -1,0 +1,41 @@
+"""How every picture of a run looks, and how it reaches the disk."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+# Paul Tol's bright scheme: colour-blind safe
+STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}
+CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+STYLE: Any = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 110,
+    "font.size": 10,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "text.parse_math": False,  # names of files and classes may hold dollar signs
+}
+
+
+def title_mark(*, synthetic: bool, protocol: str | None = None) -> str:
+    """What a title must add about the data: drawn by code, or split at random image by image."""
+    marks = ["(synthetic data)"] * synthetic + ["(merged protocol)"] * (protocol == "merged")
+    if len(marks) > 1:  # both do not fit beside a title
+        return "\n" + " ".join(marks)
+    return "".join(f" {mark}" for mark in marks)
+
+
+def short_name(name: str, *, length: int = 24) -> str:
+    """The name in one line, its middle left out where it is too long."""
+    name = " ".join(name.split())
+    return name if len(name) <= length else f"{name[: length - 11]}...{name[-8:]}"
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG under a temporary name in the same folder, then rename."""
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, format="png")
+    temporary.replace(path)
