@@ -57,7 +57,7 @@ def test_every_experiment_opens_with_command_cost_and_expectation(experiment: st
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_option_composes_and_names_what_exists(group: str, name: str) -> None:
-    node = composed("experiment=polyp_unet", f"{group}={name}")[group]  # composed, not run
+    node = composed("experiment=polyp_unet", f"{group}={name}")[group]
     assert isinstance(node, dict)
     for target in targets_of(node):
         if (group, name) in EXTRAS and "ogger" in target:
@@ -98,6 +98,30 @@ def test_every_option_runs_a_batch(train: Callable[..., Path], override: str) ->
     if "smp" in override:  # polyp_unet sets keys of its own network
         limits = (*limits, "~model.base_channels", "~model.batch_norm")
     run = train("experiment=polyp_unet", *limits, *override.split(), *small.split())
+    assert (run / "checkpoints" / "best.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model=alexnet",
+        "model=timm_classifier",
+        "model=efficientnet_b0 model.weights=packaged callbacks=finetuning",
+        "loss=focal",
+        "loss=bce loss.class_weights=balanced loss.label_smoothing=0.1",
+        "data=folder_classification data.protocol=kfold data.sampler=balanced",
+        "data=chest_xray data.protocol=grouped",
+        "data=brain_mri data.protocol=merged",
+    ],
+)
+def test_every_option_of_classification_runs_a_batch(
+    train: Callable[..., Path], override: str
+) -> None:
+    limits = ("trainer.limit_train_batches=1", "trainer.limit_val_batches=1")
+    small = () if "model" in override else ("model.base_channels=2",)
+    run = train(
+        "experiment=brain_mri_cnn", "data.num_images=40", *limits, *small, *override.split()
+    )
     assert (run / "checkpoints" / "best.ckpt").exists()
 
 

@@ -1,6 +1,7 @@
 """Images of classes, split by a protocol and checked, as Lightning loads them."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from medvision.data.datasets import (
     ImageFolderSource,
     ImageSource,
 )
-from medvision.data.index import index_classification
+from medvision.data.index import ClassIndex, index_classification
 from medvision.data.near_duplicates import THUMBNAIL_PX, twin_groups
 from medvision.data.phantom_parts import phantom_label
 from medvision.data.protocol import apply_protocol
@@ -55,6 +56,8 @@ class ClassificationData(ImageData):
         protocol: ``official``, ``merged``, ``grouped`` or ``kfold``, see ``apply_protocol``.
         fold: Which fold is the test set; for ``kfold``.
         folds: Number of folds; for ``kfold``.
+        usual_group_pattern: As ``group_pattern``, for sets that keep the names of the published
+            one: not used where ``group_pattern`` is given, or where no file is named so.
         sampler: ``shuffle`` draws every training image once an epoch; ``balanced`` as many
             images, of every class alike.
         **common: As for `ImageData`.
@@ -72,6 +75,7 @@ class ClassificationData(ImageData):
         protocol: Literal["official", "merged", "grouped", "kfold"],
         fold: int,
         folds: int,
+        usual_group_pattern: str | None,
         sampler: Literal["shuffle", "balanced"],
         **common: Any,
     ) -> None:
@@ -85,7 +89,7 @@ class ClassificationData(ImageData):
         self.class_names = [] if class_names is None else [str(name) for name in class_names]
         self.num_classes, self.phantom = num_classes, phantom
         self.protocol, self.fold, self.folds = protocol, fold, folds
-        self.sampler = sampler
+        self.usual_group_pattern, self.sampler = usual_group_pattern, sampler
 
     def prepare(self) -> None:
         super().prepare()
@@ -175,12 +179,7 @@ class ClassificationData(ImageData):
 
     def _read_folder(self, root: Path) -> tuple[list[Sample], NDArray[np.int64] | None]:
         """Usable samples, and the component of near-duplicates that each belongs to."""
-        index = index_classification(
-            root,
-            splits=None if self.splits is None else Path(self.splits),
-            group_pattern=self.group_pattern,
-            class_names=self.class_names or None,
-        )
+        index = self._index(root, self.group_pattern)
         files: dict[str, Any] = {"channels": self.in_channels, "value_range": self.value_range}
         checked = check_images(
             root, index.samples, on_error=self.on_error, thumbnail_px=THUMBNAIL_PX, **files
@@ -191,6 +190,24 @@ class ClassificationData(ImageData):
         self.fingerprint = checked.fingerprint
         twins = None if checked.thumbnails is None else twin_groups(checked.thumbnails)
         return checked.samples, twins
+
+    def _index(self, root: Path, pattern: str | None) -> ClassIndex:
+        index = index_classification(
+            root,
+            splits=None if self.splits is None else Path(self.splits),
+            group_pattern=pattern,
+            class_names=self.class_names or None,
+        )
+        usual = self.usual_group_pattern
+        if pattern is not None or usual is None or any(s.group for s in index.samples):
+            return index
+        if any(re.search(usual, sample.path) for sample in index.samples):
+            return self._index(root, usual)
+        note = (
+            f"no file is named as in the published {self.name} set, so patients are unknown;"
+            " data.group_pattern names them"
+        )
+        return replace(index, notes=[*index.notes, note])
 
 
 def _deal(samples: list[Sample], val_fraction: float, test_fraction: float) -> list[Sample]:
