@@ -36,6 +36,22 @@ def test_no_threshold_is_better(seed: int) -> None:
     assert balanced_accuracy_score(target, probability >= chosen) == pytest.approx(max(cuts))
 
 
+def test_within_one_standard_error_the_cut_nearest_one_half_is_taken() -> None:
+    # 50 negatives below 0.2; of 50 positives 48 above 0.6, 2 at 0.3: the best cut is at 0.25
+    probability = [0.1] * 25 + [0.2] * 25 + [0.3] * 2 + [0.6] * 48
+    target = [0] * 50 + [1] * 50
+    assert choose_threshold(probability, target) == pytest.approx(0.25)
+    # at 0.45 the balanced accuracy is 0.98; the error of (51 / 52, 51 / 52) is 0.0137 < 0.02
+    assert choose_threshold(probability, target, standard_errors=1) == pytest.approx(0.25)
+    assert choose_threshold(probability, target, standard_errors=2) == pytest.approx(0.45)
+
+
+def test_few_images_say_little_so_one_half_stays() -> None:
+    probability, target = [0.05, 0.1, 0.15, 0.2, 0.4, 0.7, 0.8, 0.9], [0] * 4 + [1] * 4
+    assert choose_threshold(probability, target) == pytest.approx(0.3)
+    assert choose_threshold(probability, target, standard_errors=1) == pytest.approx(0.55)
+
+
 def test_order_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     probability, target = rng.random(50), rng.integers(2, size=50)

@@ -32,7 +32,8 @@ class ClassificationEvaluation(Evaluation):
         folder: Run folder.
         data: The prepared data module.
         threshold: Probability of the positive class from which on it is predicted, or
-            ``validation``: the one with the best balanced accuracy on the validation images.
+            ``validation``: of those within one standard error of the best balanced accuracy on
+            the validation images the one nearest 0.5.
 
     Attributes:
         threshold: The number in use; for ``validation``, from the scores of validation on.
@@ -70,11 +71,11 @@ class ClassificationEvaluation(Evaluation):
             return {}
         names, probability, target = self.data.class_names, seen.probability, seen.target
         if stage == "val" and self.choose:
-            self.threshold = choose_threshold(probability[:, 1], target)
+            self.threshold = choose_threshold(probability[:, 1], target, standard_errors=1)
             self.notes.append(
-                f"{names[1]} is predicted from a probability of {self.threshold:.4f} on, which has"
-                " the best balanced accuracy on the validation images; the test images had no"
-                " part in it"
+                f"{names[1]} is predicted from a probability of {self.threshold:.4f} on: of the"
+                " thresholds within one standard error of the best balanced accuracy on the"
+                " validation images the one nearest 0.5; the test images had no part in it"
             )
         rows = self._rows(stage, seen)
         self._write(stage, rows)

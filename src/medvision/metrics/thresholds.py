@@ -9,17 +9,28 @@ from medvision.metrics.ranking import counts_at_least
 from medvision.types import MedvisionError
 
 
-def choose_threshold(probability_of_positive: ArrayLike, target: ArrayLike) -> float:
-    """Choose the threshold of the largest balanced accuracy, which is that of Youden's J.
+def choose_threshold(
+    probability_of_positive: ArrayLike, target: ArrayLike, *, standard_errors: float = 0.0
+) -> float:
+    r"""Choose the threshold of the largest balanced accuracy, which is that of Youden's J.
 
     Choose it on validation images: on the images it was chosen on, a threshold looks better than
     it is. Every cut of the images into two is tried, at the threshold half way between the
     neighbouring distinct probabilities (beyond the outermost ones half way to 0 and to 1). Of
     equally good cuts the one nearest 0.5 is taken, the lower of two.
 
+    The best of many cuts owes part of its lead to chance. With ``standard_errors`` c every cut
+    counts as equally good whose balanced accuracy is at most c standard errors below the best,
+
+    .. math:: \mathrm{SE} = \sqrt{p (1 - p) / P + q (1 - q) / N} / 2
+
+    for sensitivity p of P positives and specificity q of N negatives at the best cut, each with
+    one right and one wrong image added, so that a perfect cut has an error too.
+
     Args:
         probability_of_positive: p in [0, 1] of class 1, (N,).
         target: Class indices 0 or 1, (N,).
+        standard_errors: 0 for the best cut itself; 1 is the usual rule.
 
     Returns:
         A threshold t in [0, 1], predicted positive being p >= t.
@@ -29,7 +40,8 @@ def choose_threshold(probability_of_positive: ArrayLike, target: ArrayLike) -> f
         ValueError: If shapes differ, a probability is not in [0, 1] or a target is not 0 or 1.
 
     References:
-        Youden, Index for rating diagnostic tests, Cancer 1950
+        Youden, Index for rating diagnostic tests, Cancer 1950;
+        Breiman et al., Classification and Regression Trees, 1984, for the one-standard-error rule
     """
     probability, labels = np.asarray(probability_of_positive, np.float64), np.asarray(target)
     if not ((probability >= 0) & (probability <= 1)).all():
@@ -50,7 +62,18 @@ def choose_threshold(probability_of_positive: ArrayLike, target: ArrayLike) -> f
     threshold = np.where(threshold > below, threshold, above)  # neighbours without a float between
     # J times both counts, an exact integer, so that equally good cuts are seen as equal
     num_negatives, num_positives = false_positives[0], true_positives[0]
+    sizes = num_positives, num_negatives
     gain = (np.append(true_positives, 0) * num_negatives)[: len(threshold)]
     gain -= (np.append(false_positives, 0) * num_positives)[: len(threshold)]
-    candidates = threshold[gain == gain.max()]
+    best = gain.argmax()
+    rates = np.append(true_positives, 0)[best], num_negatives - np.append(false_positives, 0)[best]
+    variance = sum(_variance(right, of) for right, of in zip(rates, sizes, strict=True))
+    slack = standard_errors * np.sqrt(variance) * num_negatives * num_positives
+    candidates = threshold[gain >= gain.max() - slack]
     return float(candidates[np.abs(candidates - 0.5).argmin()])
+
+
+def _variance(right: float, of: float) -> float:
+    """Variance of a proportion, with one right and one wrong added."""
+    share = (right + 1) / (of + 2)
+    return share * (1 - share) / of

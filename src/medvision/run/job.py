@@ -142,6 +142,7 @@ def _build_task(
         "class_names": data.class_names,
         "image_size": data.image_size,
         "in_channels": data.in_channels,
+        "eval_transforms": OmegaConf.to_container(cfg.data.eval_transforms, resolve=True),
         "threshold": fixed_threshold(cfg),
     }
     task: Task = build(

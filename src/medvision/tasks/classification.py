@@ -33,7 +33,7 @@ class ClassificationTask(Task):
         optimizer: Given the parameters, or groups of them, returns the optimizer.
         class_names: Name of each class; of two the second is the positive one.
         threshold: Probability of the positive class from which on it is predicted, or
-            ``validation``: 0.5 while training, then the one that is best on validation.
+            ``validation``: 0.5 while training, then one that is chosen on validation.
         scheduler: Given the optimizer and the number of steps, returns a schedule or None.
         metadata: Plain values written into every checkpoint.
         backbone_lr_factor: Learning rate of the backbone over that of the head.
