@@ -238,3 +238,21 @@ def test_foreground_strata_are_empty_and_thirds() -> None:
 @pytest.mark.parametrize("shares", [[], [0.0, 0.0]])
 def test_foreground_strata_of_nothing_are_empty(shares: list[float]) -> None:
     assert foreground_strata(shares) == ["empty"] * len(shares)
+
+
+def test_a_class_that_chance_left_out_of_a_split_gets_its_nearest_group_on_request() -> None:
+    for seed in range(20):
+        samples = [Sample(path=f"{c}/{i}.png", target=c) for c in ("a", "b") for i in range(8)]
+        strata = [sample.target for sample in samples]
+        plain = draw_split(samples, seed=seed, strata=strata)
+        filled = draw_split(samples, seed=seed, strata=strata, every_stratum=True)
+        held = {(s.split, s.target) for s in filled.samples}
+        assert held == {(split, c) for split in ("train", "val", "test") for c in ("a", "b")}
+        moved = [
+            new
+            for old, new in zip(plain.samples, filled.samples, strict=True)
+            if old.split != new.split
+        ]
+        told = [note for note in filled.notes if "would have held no" in note]
+        assert len(moved) == len(told)
+        assert {s.split for s in moved} <= {"val", "test"}

@@ -40,6 +40,7 @@ def test_a_cpu_uses_bf16_where_its_hardware_does(
     assert plan.precision == precision
     assert plan.channels_last
     assert plan.fused_optimizer
+    assert plan.float32_depthwise is has_bf16
     assert plan.deterministic is False
 
 

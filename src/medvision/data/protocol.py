@@ -77,6 +77,7 @@ def apply_protocol(
         val_fraction=val_fraction,
         test_fraction=test_fraction,
         strata=[sample.target for sample in placed],
+        every_stratum=True,
     )
     if protocol == "merged":
         notes.append(_merged_note(drawn.samples, twins))

@@ -40,6 +40,7 @@ def draw_split(
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
     strata: Sequence[str] | None = None,
+    every_stratum: bool = False,
 ) -> SplitResult:
     """Give every sample without a split one; move none that has one.
 
@@ -54,6 +55,8 @@ def draw_split(
         test_fraction: Share of the groups in test; 0 wants none.
         strata: Class or foreground stratum of each sample; a split with other shares than the
             whole set is noted, nothing is moved for it.
+        every_stratum: Move the nearest group of a stratum into a drawn val or test that has none
+            of it, with a note: without one of the classes, scores are undefined.
 
     Raises:
         MedvisionError: If the fractions are impossible, or groups are fewer than splits.
@@ -92,7 +95,10 @@ def draw_split(
         else:
             place[group] = next(split for split in STAGES if split in splits)
     fixed = set().union(*(splits for group, splits in given.items() if group not in movable))
-    notes = _fill_empty(place, movable, {s: intervals[s] for s in wanted if s not in fixed})
+    free = {split: intervals[split] for split in wanted if split not in fixed}
+    notes = _fill_empty(place, movable, free)
+    if every_stratum:
+        notes += _fill_strata(samples, strata or [], place, movable, free)
     drawn_samples = [
         replace(s, split=place[s.group_key]) if not s.split or s.group_key in movable else s
         for s in samples
@@ -169,6 +175,34 @@ def _fill_empty(
             " a set this small may be split anew when files are added:"
             " keep this split with data.splits=RUN/splits.csv"
         )
+    return notes
+
+
+def _fill_strata(
+    samples: Sequence[Sample],
+    strata: Sequence[str],
+    place: dict[str, str],
+    movable: dict[str, float],
+    wanted: dict[str, tuple[float, float]],
+) -> list[str]:
+    """Move the nearest group of each stratum that a held-out split lacks into it, and say so."""
+    groups: defaultdict[str, set[str]] = defaultdict(set)
+    for sample, stratum in zip(samples, strata, strict=True):
+        groups[stratum].add(sample.group_key)
+    notes = []
+    for split, (low, high) in wanted.items():
+        for stratum, members in sorted(groups.items()):
+            held = Counter(place[group] for group in members)
+            spare = [group for group in members & movable.keys() if held[place[group]] > 1]
+            if split == "train" or held[split] or not spare:
+                continue
+            nearest = min((max(low - movable[g], movable[g] - high, 0.0), g) for g in spare)[1]
+            place[nearest] = split
+            notes.append(
+                f"{split} would have held no {stratum}, so one group was moved into it;"
+                " a set this small may be split anew when files are added:"
+                " keep this split with data.splits=RUN/splits.csv"
+            )
     return notes
 
 

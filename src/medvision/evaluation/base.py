@@ -25,13 +25,15 @@ class Evaluation(ABC):
 
     Attributes:
         notes: What a reader of the scores should know.
+        threshold: Probability from which the foreground, or the second of two classes, is
+            predicted.
     """
 
     shown: ClassVar[tuple[str, ...]]
     """Names of the scores that the table on the screen has."""
 
     def __init__(self, *, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.threshold = folder, 0.5
         self.notes: list[str] = []
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """Two habits of CPUs that cost training half its speed, and what is done about them.
 
 EfficientNet-Lite0, 160 px, batch 32, bf16 autocast, channels-last, training images per second on
-2 cores with AVX512-BF16, torch 2.9.1, glibc 2.36 or later:
+2 cores with AVX512-BF16, torch 2.9.1:
 
                                                        as it is    memory kept
     every convolution in bfloat16                         29            33

@@ -86,7 +86,7 @@ def run_experiment(
         folder.write_environment(describe_hardware())
         write_splits(folder.path / "splits.csv", splits)
         folder.write_summary(summary)
-        greet(folder.path, data, summary)
+        greet(folder.path, data, model, summary)
 
     trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
     if logger is not None:
@@ -115,7 +115,7 @@ def run_experiment(
     for stage in stages:
         if data.tables[stage]:
             scores |= _evaluate(cfg, plan, task, data, evaluation, stage)
-    _keep_threshold(best.best_path, getattr(evaluation, "threshold", 0.5))
+    _keep_threshold(best.best_path, evaluation.threshold)
     return finish(
         folder,
         summary,

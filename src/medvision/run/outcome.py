@@ -45,7 +45,7 @@ def first_summary(
         "timing": {},
         "precision": plan.precision,
         "device": plan.accelerator,
-        "warnings": [*data.notes, *_model_notes(model)],
+        "warnings": [*data.notes, *_unlike_asked(model)],
     }
 
 
@@ -63,14 +63,13 @@ def _weights(model: nn.Module) -> dict[str, Any]:
     return {"weights": {**kept, "left": list(loaded.left), "unused": len(loaded.unused)}}
 
 
-def _model_notes(model: nn.Module) -> list[str]:
-    """What a reader must know about the network: weights it took, and what it really is."""
-    loaded, note = getattr(model, "loaded_weights", None), getattr(model, "note", None)
-    lines = [] if loaded is None else list(loaded.report())
-    return lines if note is None else [note, *lines]
+def _unlike_asked(model: nn.Module) -> list[str]:
+    """That another network was built than the one asked for, where it was."""
+    note = getattr(model, "note", None)
+    return [] if note is None else [note]
 
 
-def greet(path: Path, data: ImageData, summary: Mapping[str, Any]) -> None:
+def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, Any]) -> None:
     """Say what is about to run, on which data, and what was found about it."""
     console = Console()
     if data.synthetic:
@@ -82,10 +81,10 @@ def greet(path: Path, data: ImageData, summary: Mapping[str, Any]) -> None:
         )
         console.rule()
     counts = summary["dataset"]["num_images"]
-    model = summary["model"]
+    network = summary["model"]
     console.print(
-        f"{summary['experiment']}: {model['name']} with {model['num_parameters']:,} parameters on"
-        f" {data.name}; {counts['train']} train, {counts['val']} val, {counts['test']} test images;"
+        f"{summary['experiment']}: {network['name']} with {network['num_parameters']:,} parameters"
+        f" on {data.name}; {counts['train']} train, {counts['val']} val, {counts['test']} test images;"
         f" {summary['device']}, {summary['precision']}, seed {summary['seed']}",
         highlight=False,
         soft_wrap=True,
@@ -93,7 +92,8 @@ def greet(path: Path, data: ImageData, summary: Mapping[str, Any]) -> None:
     classes = summary["dataset"].get("class_counts")
     if classes is not None:
         console.print(_class_table(classes, summary["dataset"]["protocol"]))
-    for note in summary["warnings"]:
+    loaded = getattr(model, "loaded_weights", None)
+    for note in [*summary["warnings"], *([] if loaded is None else loaded.report())]:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"run folder: {path}", highlight=False, soft_wrap=True, markup=False)
 
@@ -117,12 +117,11 @@ def finish(
         "metrics": {**metrics, **scores},
         "best_checkpoint": "checkpoints/best.ckpt",
         "best_epoch": best.best_epoch,
+        "threshold": evaluation.threshold,
         "epochs": len(rows),
         "timing": dict(timing),
         "warnings": [*summary["warnings"], *late],
     }
-    if summary["task"] == "classification":
-        final["threshold"] = getattr(evaluation, "threshold", None)
     evaluation.plot(rows)
     folder.write_summary(final)
     _print_table(folder.path, final, evaluation.shown)
