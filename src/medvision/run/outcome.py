@@ -84,8 +84,8 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
     network = summary["model"]
     console.print(
         f"{summary['experiment']}: {network['name']} with {network['num_parameters']:,} parameters"
-        f" on {data.name}; {counts['train']} train, {counts['val']} val, {counts['test']} test images;"
-        f" {summary['device']}, {summary['precision']}, seed {summary['seed']}",
+        f" on {data.name}; {counts['train']} train, {counts['val']} val, {counts['test']} test"
+        f" images; {summary['device']}, {summary['precision']}, seed {summary['seed']}",
         highlight=False,
         soft_wrap=True,
     )
