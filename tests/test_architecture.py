@@ -14,7 +14,7 @@ RANK = {
         [
             {"types", "files"},
             {"data", "models", "losses", "metrics", "hardware", "reports"},
-            {"tasks"},
+            {"tasks", "inference"},
             {"callbacks"},
             {"evaluation", "export"},
             {"run"},
@@ -30,6 +30,11 @@ ONLY_IN = {
     "segmentation_models_pytorch": {"models"},
     "torch_xla": {"hardware"},
     "typer": {"cli"},
+    "onnxruntime": {"inference", "export"},
+    "pooch": {"data"},
+    "monai": {"metrics"},
+    "jinja2": {"reports"},
+    "pytorch_grad_cam": {"inference"},
 }
 NEVER_IN = {
     "reports": {"torch", "pytorch_lightning", "torchmetrics"},

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class, get_method
+from hydra.utils import get_class, get_method, instantiate
 from omegaconf import OmegaConf
 
+from medvision.data import ImageData
 from medvision.run.check import check_config
 from medvision.run.configs import CONF, groups, help_text, options
 
@@ -89,6 +90,7 @@ LOSSES, SCHEDULES = options("loss"), options("scheduler")
         "trainer=debug",
         "logger=tensorboard",
         "data=folder_segmentation",
+        "data=kvasir_seg data.root=null",
         "model=smp_unet model.encoder=resnet18",
     ],
 )
@@ -123,6 +125,17 @@ def test_every_option_of_classification_runs_a_batch(
         "experiment=brain_mri_cnn", "data.num_images=40", *limits, *small, *override.split()
     )
     assert (run / "checkpoints" / "best.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", options("data"))
+def test_every_data_set_draws_phantoms_where_no_root_is_given(name: str) -> None:
+    small = ("image_size=32", "num_images=40", "batch_size=4", "num_workers=0", "root=null")
+    node = composed("experiment=polyp_unet", f"data={name}", *(f"data.{key}" for key in small))
+    data: ImageData = instantiate(node["data"], _convert_="all")
+    data.prepare()
+    assert data.synthetic
+    batch = next(iter(data.train_dataloader()))
+    assert batch["image"].shape == (4, data.in_channels, 32, 32)
 
 
 def test_checked_values_pass_for_every_experiment() -> None:

@@ -14,13 +14,29 @@ def dice_like(rng: np.random.Generator, size: int) -> np.ndarray:
     return rng.beta(4, 1, size)
 
 
-def test_independent_images_are_covered_as_promised() -> None:
+@pytest.mark.parametrize("size", [40, 60, 100])
+def test_independent_images_are_covered_as_promised(size: int) -> None:
     rng = np.random.default_rng(0)
     covered = 0
-    for seed in range(400):
-        low, high = bootstrap_mean_interval(dice_like(rng, 60), num_resamples=600, seed=seed)
+    for seed in range(2000):
+        low, high = bootstrap_mean_interval(dice_like(rng, size), num_resamples=400, seed=seed)
         covered += low <= 0.8 <= high
-    assert 0.90 <= covered / 400 <= 0.985
+    assert 0.93 <= covered / 2000 <= 0.97
+
+
+def test_images_of_patients_are_covered_as_promised() -> None:
+    rng = np.random.default_rng(8)
+    patient = np.repeat(np.arange(60), rng.integers(1, 4, 60))  # some have more images than others
+    with_groups = without_groups = 0
+    for seed in range(2000):
+        mean = rng.beta(8, 2, 60)[patient]  # Dice 0.8 in the mean, more alike within a patient
+        values = rng.beta(20 * mean, 20 * (1 - mean))
+        low, high = bootstrap_mean_interval(values, groups=patient, num_resamples=400, seed=seed)
+        with_groups += low <= 0.8 <= high
+        low, high = bootstrap_mean_interval(values, num_resamples=400, seed=seed)
+        without_groups += low <= 0.8 <= high
+    assert 0.93 <= with_groups / 2000 <= 0.97
+    assert without_groups / 2000 < 0.9
 
 
 def test_few_images_are_covered_too() -> None:

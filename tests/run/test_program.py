@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medvision.run.program import _as_failure
+from medvision.run.program import as_failure
 from medvision.types import MedvisionError
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ def test_what_a_loader_process_found_is_still_one_line() -> None:
         " call last):\n  File x\n"
         "medvision.types.MedvisionError: a.png is gone (a.png); put it back\n"
     )
-    assert str(_as_failure(RuntimeError(text), None)) == "a.png is gone (a.png); put it back"
+    assert str(as_failure(RuntimeError(text), None)) == "a.png is gone (a.png); put it back"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_traceback_in_a_file(
     try:
         raise error
     except Exception as raised:
-        failure = _as_failure(raised, None)
+        failure = as_failure(raised, None)
     assert failure.exit_code == 3
     assert str(failure) == f"{line}the traceback is in medvision_traceback.txt"
     assert type(error).__name__ in (tmp_path / "medvision_traceback.txt").read_text()

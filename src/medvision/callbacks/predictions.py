@@ -1,7 +1,5 @@
 """Write what the network said about every image of a split."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,16 +12,23 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from medvision.data.datasets import PairSource
 from medvision.data.sample import Sample
-from medvision.files import write_atomically
-from medvision.metrics import foreground_probability, per_image_scores, to_uint8
-from medvision.types import Batch, Stage
+from medvision.files import write_table
+from medvision.inference.results import enlarge, predicted_classes
+from medvision.metrics import (
+    foreground_probability,
+    per_image_scores,
+    surface_distances,
+    to_uint8,
+)
+from medvision.types import IGNORE_INDEX, Batch, Stage
 
 
 class SegmentationPredictions(Callback):
     """Collect a row per image, and on test write its foreground probability as a PNG.
 
     The rows hold the scores at the size the network sees and, as ``_original``, at the size
-    of the file: the logits enlarged bilinearly against the mask as it was read.
+    of the file: the logits enlarged bilinearly against the mask as it was read. ``lesion_percent``
+    is the share of the image that the true foreground covers.
 
     Args:
         folder: Run folder; writes ``predictions_<stage>.csv`` and ``predictions_test/`` there.
@@ -31,6 +36,7 @@ class SegmentationPredictions(Callback):
         samples: Table of the split.
         source: Reads a sample at the size of its file.
         class_names: Name of each class, the background first.
+        surface: Add HD95 and surface Dice, in pixels of the file; they cost more than the network.
 
     Attributes:
         rows: What the csv holds, in the order of the table.
@@ -45,9 +51,10 @@ class SegmentationPredictions(Callback):
         samples: Sequence[Sample],
         source: PairSource,
         class_names: Sequence[str],
+        surface: bool = False,
     ) -> None:
         self.folder, self.stage, self.samples, self.source = folder, stage, samples, source
-        self.class_names = list(class_names)
+        self.class_names, self.surface = list(class_names), surface
         self.rows: list[dict[str, Any]] = []
         self.roc: tuple[NDArray[np.float64], ...] | None = None
         self._names = _png_names(samples)
@@ -80,12 +87,26 @@ class SegmentationPredictions(Callback):
                 _write_png(self.folder / record["predicted"], pixels[position])
             record |= {name: float(values[position]) for name, values in scores.items()}
             _, mask = self.source.read(sample)
-            enlarged = torch.nn.functional.interpolate(
-                logits[position : position + 1], size=mask.shape, mode="bilinear"
-            )
-            original = self._score(enlarged, torch.from_numpy(mask)[None])
-            record |= {f"{name}_original": float(value) for name, value in original.items()}
+            record |= self._score_file(logits[position].numpy(), mask)
             self.rows.append(record)
+
+    def _score_file(self, logits: NDArray[np.float32], mask: NDArray[np.uint8]) -> dict[str, float]:
+        """Scores of logits (K, S, S) against a mask (H, W), at its size."""
+        enlarged = enlarge(logits, (mask.shape[0], mask.shape[1]))
+        planes = torch.from_numpy(np.atleast_3d(enlarged)).permute(2, 0, 1)[None]
+        scores = self._score(planes, torch.from_numpy(mask)[None])
+        found = {f"{name}_original": float(value) for name, value in scores.items()}
+        if self.surface:
+            found |= surface_distances(
+                predicted_classes(enlarged),
+                mask,
+                num_classes=len(self.class_names),
+                class_names=self.class_names,
+            )
+        labelled = mask != IGNORE_INDEX
+        num_labelled = max(1, int(np.count_nonzero(labelled)))
+        lesion_px = int(np.count_nonzero(mask[labelled]))
+        return {**found, "lesion_percent": 100 * lesion_px / num_labelled}
 
     def _score(self, logits: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         return per_image_scores(logits, target, class_names=self.class_names)
@@ -93,11 +114,7 @@ class SegmentationPredictions(Callback):
     def _finish(self, task: LightningModule) -> None:
         metrics = getattr(task, f"{self.stage}_metrics")
         self.roc = tuple(curve.double().cpu().numpy() for curve in metrics.roc())
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomically(self.folder / f"predictions_{self.stage}.csv", text.getvalue())
+        write_table(self.folder / f"predictions_{self.stage}.csv", self.rows)
 
 
 def _png_names(samples: Sequence[Sample]) -> list[str]:

@@ -26,7 +26,7 @@ from medvision.data.phantom_parts import phantom_label
 from medvision.data.protocol import apply_protocol
 from medvision.data.sample import Sample
 from medvision.data.split import SplitResult
-from medvision.types import STAGES, MedvisionError, Stage
+from medvision.types import STAGES, MedvisionError, Stage, did_you_mean
 
 PHANTOMS: dict[str, dict[str, Any]] = {
     "chest": {
@@ -177,32 +177,67 @@ class ClassificationData(ImageData):
         ]
         return _deal(samples, self.val_fraction, self.test_fraction)
 
+    def gather(self) -> list[Sample]:
+        root, known = self.given_root(), list(self.class_names)
+        index = self._index(root, self.group_pattern, class_names=None)
+        unknown = [name for name in index.class_names if name not in known]
+        if known and unknown:
+            raise MedvisionError(
+                f"the class {unknown[0]} is none of {', '.join(known)}",
+                where=str(root),
+                hint=did_you_mean(unknown[0], known, otherwise="rename the folder, or remove it"),
+            )
+        absent = [name for name in known if name not in index.class_names]
+        if absent:
+            self.notes.append(f"{root} holds no image of {', '.join(absent)}")
+        samples, _ = self._checked(root, index)
+        self.class_names = known or list(index.class_names)
+        return samples
+
+    def _open(self) -> None:
+        if self.root is None:
+            self._draw_phantoms()
+        else:
+            self.source = ImageFolderSource(root=self.root, **self._files)
+
+    @property
+    def _files(self) -> dict[str, Any]:
+        """How files are read."""
+        return {"channels": self.in_channels, "value_range": self.value_range}
+
     def _read_folder(self, root: Path) -> tuple[list[Sample], NDArray[np.int64] | None]:
         """Usable samples, and the component of near-duplicates that each belongs to."""
-        index = self._index(root, self.group_pattern)
-        files: dict[str, Any] = {"channels": self.in_channels, "value_range": self.value_range}
-        checked = check_images(
-            root, index.samples, on_error=self.on_error, thumbnail_px=THUMBNAIL_PX, **files
-        )
+        index = self._index(root, self.group_pattern, class_names=self.class_names or None)
+        samples, thumbnails = self._checked(root, index, thumbnail_px=THUMBNAIL_PX)
         self.class_names = list(index.class_names)
-        self.source = ImageFolderSource(root=root, **files)
+        return samples, None if thumbnails is None else twin_groups(thumbnails)
+
+    def _checked(
+        self, root: Path, index: ClassIndex, *, thumbnail_px: int | None = None
+    ) -> tuple[list[Sample], NDArray[np.uint8] | None]:
+        """Usable samples and their thumbnails, where those are asked for."""
+        checked = check_images(
+            root, index.samples, on_error=self.on_error, thumbnail_px=thumbnail_px, **self._files
+        )
+        self._open()
         self.notes += [*index.notes, *checked.notes]
         self.fingerprint = checked.fingerprint
-        twins = None if checked.thumbnails is None else twin_groups(checked.thumbnails)
-        return checked.samples, twins
+        return checked.samples, checked.thumbnails
 
-    def _index(self, root: Path, pattern: str | None) -> ClassIndex:
+    def _index(
+        self, root: Path, pattern: str | None, *, class_names: Sequence[str] | None
+    ) -> ClassIndex:
         index = index_classification(
             root,
             splits=None if self.splits is None else Path(self.splits),
             group_pattern=pattern,
-            class_names=self.class_names or None,
+            class_names=class_names,
         )
         usual = self.usual_group_pattern
         if pattern is not None or usual is None or any(s.group for s in index.samples):
             return index
         if any(re.search(usual, sample.path) for sample in index.samples):
-            return self._index(root, usual)
+            return self._index(root, usual, class_names=class_names)
         note = (
             f"no file is named as in the published {self.name} set, so patients are unknown;"
             " data.group_pattern names them"

@@ -1,5 +1,6 @@
 """What every data set shares: three tables of samples, and the loaders that serve them."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from medvision.data.catalog import find
 from medvision.data.datasets import EpochSampler, collate, start_worker
+from medvision.data.download import download, is_absent
 from medvision.data.group_salt import hash_groups
 from medvision.data.sample import Sample
 from medvision.data.split import SplitResult
@@ -42,6 +45,7 @@ class ImageData(LightningDataModule, ABC):
         split_seed: Decides phantoms and drawn splits.
         train_transforms: Arguments of each training albumentation, by name.
         eval_transforms: The same for validation and test; deterministic ones only.
+        download: Public set that is fetched into ``root`` where nothing is there yet.
     """
 
     task: ClassVar[str]
@@ -68,6 +72,7 @@ class ImageData(LightningDataModule, ABC):
         split_seed: int,
         train_transforms: Mapping[str, Mapping[str, Any]],
         eval_transforms: Mapping[str, Mapping[str, Any]],
+        download: str | None = None,
     ) -> None:
         super().__init__()
         self.name, self.root = name, None if root is None else Path(root).expanduser()
@@ -82,6 +87,7 @@ class ImageData(LightningDataModule, ABC):
         self.on_error, self.num_images = on_error, num_images
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.split_seed = seed, split_seed
+        self.download = download
         key = "data.{}_transforms"
         train = Transform(size_px=image_size, transforms=train_transforms, key=key.format("train"))
         evaluation = Transform(
@@ -101,15 +107,40 @@ class ImageData(LightningDataModule, ABC):
         return self.root is None
 
     def prepare(self) -> None:
-        """Find, check and split the samples.
+        """Find, check and split the samples, downloaded first where the config says so.
 
         Raises:
-            MedvisionError: If the folder, a file or a split cannot be used.
+            MedvisionError: If the folder, a file or a split cannot be used, or the download
+                fails.
         """
+        self._fetch()
         drawn = self._split()
         self.notes += drawn.notes
         for stage in STAGES:
             self.tables[stage] = [sample for sample in drawn.samples if sample.split == stage]
+
+    def restore(self, samples: Sequence[Sample]) -> None:
+        """Take over the split of an earlier run, instead of ``prepare``.
+
+        No file is looked at before it is read.
+
+        Args:
+            samples: As the run's splits.csv lists them.
+        """
+        self._open()
+        for stage in STAGES:
+            self.tables[stage] = [sample for sample in samples if sample.split == stage]
+
+    @abstractmethod
+    def gather(self) -> list[Sample]:
+        """Find and check every sample of ``root``, instead of ``prepare``, and draw no split.
+
+        Returns:
+            The usable samples, each with the split that the set gives it, or a blank one.
+
+        Raises:
+            MedvisionError: If there is no ``root``, or the folder or a file cannot be used.
+        """
 
     def setup(self, stage: str) -> None:
         """Nothing: ``prepare`` runs before the trainer exists."""
@@ -122,6 +153,16 @@ class ImageData(LightningDataModule, ABC):
 
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader("test")
+
+    def given_root(self) -> Path:
+        """The root, which must be given.
+
+        Raises:
+            MedvisionError: If it is not.
+        """
+        if self.root is None:
+            raise MedvisionError("no data set is given", where="data.root", hint="give its folder")
+        return self.root
 
     @abstractmethod
     def dataset(self, stage: Stage) -> Dataset[dict[str, Any]]:
@@ -145,8 +186,35 @@ class ImageData(LightningDataModule, ABC):
         return found if len(set(found)) < len(found) else None
 
     @abstractmethod
+    def _open(self) -> None:
+        """Set ``source``, from which samples are read."""
+
+    @abstractmethod
     def _split(self) -> SplitResult:
         """Every sample with its split; sets ``source`` and ``fingerprint`` on the way."""
+
+    def _fetch(self) -> None:
+        """Download the public set of the config where its folder is not there yet.
+
+        Raises:
+            MedvisionError: If it is for another task, fails, or several processes would do it.
+        """
+        if self.download is None or self.root is None or not is_absent(self.root):
+            return
+        dataset = find(self.download, where="data.download")
+        if dataset.task != self.task:
+            raise MedvisionError(
+                f"{dataset.title} is for {dataset.task}, not for {self.task}",
+                where="data.download",
+                hint=f"choose an experiment of {dataset.task}",
+            )
+        if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1:
+            raise MedvisionError(
+                "the data set is not there, and several processes cannot download it together",
+                where=str(self.root),
+                hint=f"first run medvision data download {dataset.name} --root {self.root}",
+            )
+        download(dataset, self.root, report=lambda line: print(line, flush=True))
 
     def _strata(self) -> NDArray[np.integer] | None:
         """Class of each training row, where the sampler is to draw evenly from them."""

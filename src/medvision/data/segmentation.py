@@ -65,6 +65,25 @@ class SegmentationData(ImageData):
         image, mask = self.source.read(Sample(path=path, target=target))
         return self.transforms["test"].pair(image, mask, seed=0)
 
+    def gather(self) -> list[Sample]:
+        return self._read_folder(self.given_root())[0]
+
+    def _open(self) -> None:
+        if self.root is None:
+            self._draw_phantoms()
+        else:
+            self.source = FolderSource(root=self.root, **self._files)
+
+    @property
+    def _files(self) -> dict[str, Any]:
+        """How files are read."""
+        return {
+            "num_classes": len(self.class_names),
+            "channels": self.in_channels,
+            "color_map": self.color_map,
+            "value_range": self.value_range,
+        }
+
     def _split(self) -> SplitResult:
         if self.root is None:
             samples, strata = self._draw_phantoms(), None
@@ -103,14 +122,8 @@ class SegmentationData(ImageData):
             splits=None if self.splits is None else Path(self.splits),
             group_pattern=self.group_pattern,
         )
-        files: dict[str, Any] = {
-            "num_classes": len(self.class_names),
-            "channels": self.in_channels,
-            "color_map": self.color_map,
-            "value_range": self.value_range,
-        }
-        checked = check_segmentation(root, index.samples, on_error=self.on_error, **files)
-        self.source = FolderSource(root=root, **files)
+        checked = check_segmentation(root, index.samples, on_error=self.on_error, **self._files)
+        self._open()
         self.notes += [*index.notes, *checked.notes]
         self.fingerprint = checked.fingerprint
         shares = [share for share in checked.foreground if share is not None]

@@ -4,14 +4,23 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from pytorch_lightning import Callback
 
+from medvision.reports.html import Case
 from medvision.types import Stage
 
 Score = float | list[float] | None
 """A number, an interval [low, high], or None where it is undefined."""
+
+NUM_WORST, NUM_TYPICAL = 12, 6
+"""Test images that a report shows."""
+
+SHOWN_PX = 480
 
 
 class Evaluation(ABC):
@@ -45,10 +54,34 @@ class Evaluation(ABC):
         """Scores with intervals, by ``stage/name``; writes the predictions."""
 
     @abstractmethod
+    def details(self) -> dict[str, Any]:
+        """Tables of the test images that ``summary.json`` holds besides the scores."""
+
+    @abstractmethod
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
-        """Draw the curves of the fit and what was found on the test set."""
+        """Draw the curves of the fit, if there was one, and what was found on the test set."""
+
+    @abstractmethod
+    def cases(self) -> tuple[list[Case], list[Case]]:
+        """The worst test images, the worst first, and some typical ones."""
 
 
 def or_none(value: float) -> float | None:
     """The number, or None where it is undefined: JSON and csv know no NaN."""
     return float(value) if math.isfinite(value) else None
+
+
+def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image (H, W, C) for a page: RGB, its longer side at most ``SHOWN_PX``."""
+    scale = SHOWN_PX / max(image.shape[:2])
+    if scale < 1:
+        height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        image = small.reshape(height, width, image.shape[2]).astype(np.uint8, copy=False)
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+
+
+def middle(order: Sequence[int], count: int) -> list[int]:
+    """The rows around the middle of an order."""
+    start = max(0, (len(order) - count) // 2)
+    return list(order[start : start + count])

@@ -1,7 +1,5 @@
 """Evaluation of a classification model."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +9,16 @@ from numpy.typing import NDArray
 
 from medvision.callbacks import ClassProbabilities
 from medvision.data import ClassificationData
-from medvision.evaluation.base import Evaluation, Score, or_none
-from medvision.files import write_atomically
+from medvision.evaluation.base import (
+    NUM_TYPICAL,
+    NUM_WORST,
+    Evaluation,
+    Score,
+    middle,
+    or_none,
+    shrunk,
+)
+from medvision.files import write_table
 from medvision.metrics import (
     calibration_bins,
     choose_threshold,
@@ -21,7 +27,9 @@ from medvision.metrics import (
     precision_recall_points,
     roc_points,
 )
+from medvision.metrics.operating_points import operating_points
 from medvision.reports.classification import write_class_curves, write_classification_plots
+from medvision.reports.html import Case
 from medvision.types import Stage
 
 
@@ -34,6 +42,9 @@ class ClassificationEvaluation(Evaluation):
         threshold: Probability of the positive class from which on it is predicted, or
             ``validation``: of those within one standard error of the best balanced accuracy on
             the validation images the one nearest 0.5.
+        chosen_on: Where a threshold that is a number comes from: ``val`` or ``fixed``.
+        validation: Probability of the positive class and class index of the validation images,
+            where they are known and not watched.
 
     Attributes:
         threshold: The number in use; for ``validation``, from the scores of validation on.
@@ -52,10 +63,18 @@ class ClassificationEvaluation(Evaluation):
     )
 
     def __init__(
-        self, *, folder: Path, data: ClassificationData, threshold: float | Literal["validation"]
+        self,
+        *,
+        folder: Path,
+        data: ClassificationData,
+        threshold: float | Literal["validation"],
+        validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
+        chosen_on: Literal["val", "fixed"] = "fixed",
     ) -> None:
         super().__init__(folder=folder)
         self.data = data
+        self.validation = validation
+        self.chosen_on = "val" if threshold == "validation" else chosen_on
         self.choose = threshold == "validation"
         self.threshold = 0.5 if threshold == "validation" else float(threshold)
         self._watched: dict[Stage, ClassProbabilities] = {}
@@ -78,7 +97,7 @@ class ClassificationEvaluation(Evaluation):
                 " validation images the one nearest 0.5; the test images had no part in it"
             )
         rows = self._rows(stage, seen)
-        self._write(stage, rows)
+        write_table(self.folder / f"predictions_{stage}.csv", rows)
         options: dict[str, Any] = {"class_names": names, "threshold": self.threshold}
         found = classification_scores(probability, target, **options)
         if stage == "test":
@@ -99,15 +118,32 @@ class ClassificationEvaluation(Evaluation):
             )
         return scores
 
+    def details(self) -> dict[str, Any]:
+        test, validation = self._watched.get("test"), self._watched.get("val")
+        if len(self.data.class_names) != 2 or test is None or not len(test.index):
+            return {}
+        known = self.validation or (np.empty(0), np.empty(0, np.int64))
+        if validation is not None and len(validation.index):
+            known = (validation.probability[:, 1], validation.target)
+        points = operating_points(
+            *known,
+            test.probability[:, 1],
+            test.target,
+            threshold_in_use=self.threshold,
+            chosen_on=self.chosen_on,
+        )
+        return {"operating_points": points}
+
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         test = self._watched.get("test")
-        if test is None or not len(test.index):
+        if history:
             write_class_curves(
                 self.folder,
                 history=history,
                 synthetic=self.data.synthetic,
                 protocol=self.data.protocol,
             )
+        if test is None or not len(test.index):
             return
         names, probability, target = self.data.class_names, test.probability, test.target
         curves = {
@@ -119,7 +155,6 @@ class ClassificationEvaluation(Evaluation):
         }
         write_classification_plots(
             self.folder,
-            history=history,
             probability=probability,
             target=target,
             class_names=names,
@@ -133,6 +168,32 @@ class ClassificationEvaluation(Evaluation):
             scores=self._test_scores,
             synthetic=self.data.synthetic,
             protocol=self.data.protocol,
+        )
+
+    def cases(self) -> tuple[list[Case], list[Case]]:
+        test = self._watched.get("test")
+        if test is None or not len(test.index):
+            return [], []
+        rows, target = self._rows("test", test), test.target
+        of_true = test.probability[np.arange(len(target)), target]
+        order = np.argsort(of_true, kind="stable").tolist()
+        worst, rest = order[:NUM_WORST], order[NUM_WORST:]
+        return (
+            [self._case(rows[row]) for row in worst],
+            [self._case(rows[row]) for row in middle(rest, NUM_TYPICAL)],
+        )
+
+    def _case(self, row: Mapping[str, Any]) -> Case:
+        """One test image, with what it is and what was made of it."""
+        predicted, true = row["predicted"], row["target"]
+        caption = f"predicted {predicted} {100 * row[f'probability/{predicted}']:.1f} %"
+        if predicted != true:
+            caption += f", true {true} {100 * row[f'probability/{true}']:.1f} %"
+        return Case(
+            title=row["path"],
+            caption=caption,
+            picture=shrunk(self.data.read_file(row["path"])),
+            wrong=predicted != true,
         )
 
     def _rows(self, stage: Stage, seen: ClassProbabilities) -> list[dict[str, Any]]:
@@ -155,13 +216,6 @@ class ClassificationEvaluation(Evaluation):
         if probability.shape[1] == 2:
             return (probability[:, 1] >= self.threshold).astype(np.int64)
         return probability.argmax(axis=1)
-
-    def _write(self, stage: Stage, rows: Sequence[Mapping[str, Any]]) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.folder / f"predictions_{stage}.csv", text.getvalue())
 
 
 def _confusion(

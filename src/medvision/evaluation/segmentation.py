@@ -5,15 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from medvision.callbacks import SegmentationPredictions
 from medvision.data import SegmentationData
-from medvision.evaluation.base import Evaluation, Score, or_none
-from medvision.metrics import bootstrap_mean_interval
+from medvision.evaluation.base import (
+    NUM_TYPICAL,
+    NUM_WORST,
+    Evaluation,
+    Score,
+    middle,
+    or_none,
+)
+from medvision.files import write_table
+from medvision.metrics import bootstrap_mean_interval, mean_defined
+from medvision.metrics.size_groups import size_groups
 from medvision.reports.figures import write_curves, write_test_plots
+from medvision.reports.html import Case
+from medvision.reports.overlays import draw_overlay
 from medvision.types import Stage
 
 WITH_INTERVAL = ("dice", "iou", "dice_original", "iou_original")
+SURFACE = ("hd95_px", "nsd_2px")
 
 
 class SegmentationEvaluation(Evaluation):
@@ -22,13 +35,14 @@ class SegmentationEvaluation(Evaluation):
     Args:
         folder: Run folder.
         data: The prepared data module.
+        surface: Add HD95 and surface Dice of the test images; they take longer than all else.
     """
 
-    shown = (*WITH_INTERVAL, "accuracy", "precision", "recall", "auroc")
+    shown = (*WITH_INTERVAL, *SURFACE, "accuracy", "precision", "recall", "auroc")
 
-    def __init__(self, *, folder: Path, data: SegmentationData) -> None:
+    def __init__(self, *, folder: Path, data: SegmentationData, surface: bool = False) -> None:
         super().__init__(folder=folder)
-        self.data = data
+        self.data, self.surface = data, surface
         self._watched: dict[Stage, SegmentationPredictions] = {}
         self._auroc: float | None = None
 
@@ -39,26 +53,43 @@ class SegmentationEvaluation(Evaluation):
             samples=self.data.tables[stage],
             source=self.data.source,
             class_names=self.data.class_names,
+            surface=self.surface and stage == "test",
         )
         return self._watched[stage]
 
     def scores(self, stage: Stage, logged: Mapping[str, float]) -> dict[str, Score]:
-        rows = self._watched[stage].rows
-        if not rows:
+        seen = self._watched[stage]
+        if not seen.rows:
             return {}
         scores: dict[str, Score] = {name: or_none(value) for name, value in logged.items()}
-        groups = self.data.groups_of(rows)
+        groups = self.data.groups_of(seen.rows)
         for name in WITH_INTERVAL:
-            values = [row[name] for row in rows]
+            values = [row[name] for row in seen.rows]
             scores[f"{stage}/{name}"] = scores.get(f"{stage}/{name}", float(np.mean(values)))
-            scores[f"{stage}/{name}_ci95"] = [*bootstrap_mean_interval(values, groups=groups)]
+            scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
+        for name in SURFACE if seen.surface else ():
+            values = [row[name] for row in seen.rows]
+            mean, undefined = mean_defined(values)
+            scores[f"{stage}/{name}"] = or_none(mean)
+            scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
+            scores[f"{stage}/{name}_undefined"] = undefined
         if stage == "test":
             self._auroc = or_none(logged["test/auroc"])
+            self._write_roc(seen)
         return scores
+
+    def details(self) -> dict[str, Any]:
+        rows = self._test_rows
+        if not rows or len(self.data.class_names) != 2:
+            return {}
+        share = np.array([row["lesion_percent"] / 100 for row in rows])
+        groups = self.data.groups_of(rows)
+        return {"lesion_sizes": size_groups(rows, foreground_share=share, groups=groups)}
 
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         synthetic = self.data.synthetic
-        write_curves(self.folder, history=history, synthetic=synthetic)
+        if history:
+            write_curves(self.folder, history=history, synthetic=synthetic)
         test: Any = self._watched.get("test")
         if test is not None and test.rows:
             write_test_plots(
@@ -69,3 +100,43 @@ class SegmentationEvaluation(Evaluation):
                 read=self.data.read_at_network_size,
                 synthetic=synthetic,
             )
+
+    def cases(self) -> tuple[list[Case], list[Case]]:
+        rows = self._test_rows
+        order = sorted(range(len(rows)), key=lambda row: (np.nan_to_num(rows[row]["dice"]), row))
+        worst, rest = order[:NUM_WORST], order[NUM_WORST:]
+        return (
+            [self._case(rows[row]) for row in worst],
+            [self._case(rows[row]) for row in middle(rest, NUM_TYPICAL)],
+        )
+
+    @property
+    def _test_rows(self) -> list[dict[str, Any]]:
+        test = self._watched.get("test")
+        return [] if test is None else test.rows
+
+    def _case(self, row: Mapping[str, Any]) -> Case:
+        """One test image at the size the network sees, with the true and predicted outline."""
+        image, mask = self.data.read_at_network_size(row["path"], row["target"])
+        probability = np.asarray(Image.open(self.folder / row["predicted"]))
+        predicted, true = (probability >= 128).astype(np.uint8), (mask > 0).astype(np.uint8)
+        return Case(
+            title=row["path"],
+            caption=f"Dice {row['dice']:.3f}, IoU {row['iou']:.3f}",
+            picture=draw_overlay(image, predicted, truth=true),
+        )
+
+    def _write_roc(self, seen: SegmentationPredictions) -> None:
+        """Keep the ROC of all test pixels, which the predictions of single images do not hold."""
+        if seen.roc is None or not np.isfinite(np.concatenate(seen.roc[:2])).all():
+            return
+        names = ("false_positive_rate", "true_positive_rate", "threshold")
+        points = zip(*(curve.tolist() for curve in seen.roc), strict=True)
+        write_table(
+            self.folder / "roc_test.csv", [dict(zip(names, p, strict=True)) for p in points]
+        )
+
+
+def _interval(values: Sequence[float], groups: Sequence[str] | None) -> Score:
+    low, high = (or_none(end) for end in bootstrap_mean_interval(values, groups=groups))
+    return None if low is None or high is None else [low, high]

@@ -1,9 +1,19 @@
-"""Everything that differs between CPU, GPU and TPU."""
+"""Everything that differs between CPU, GPU and TPU.
 
-from medvision.hardware.cpu import keep_freed_memory, train_slow_depthwise_in_float32
-from medvision.hardware.plan import Plan, choose_plan
-from medvision.hardware.report import describe_hardware, peak_memory_mb
-from medvision.hardware.xla import skip_slow_tpu_probe, tpu_is_present
+Names load on first use: an ONNX file is run without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medvision.hardware.cpu import train_slow_depthwise_in_float32
+    from medvision.hardware.memory import keep_freed_memory
+    from medvision.hardware.plan import Plan, choose_plan
+    from medvision.hardware.report import describe_hardware, peak_memory_mb
+    from medvision.hardware.xla import skip_slow_tpu_probe, tpu_is_present
 
 __all__ = [
     "Plan",
@@ -15,3 +25,20 @@ __all__ = [
     "tpu_is_present",
     "train_slow_depthwise_in_float32",
 ]
+
+_HOME = {
+    "Plan": "plan",
+    "choose_plan": "plan",
+    "describe_hardware": "report",
+    "keep_freed_memory": "memory",
+    "peak_memory_mb": "report",
+    "skip_slow_tpu_probe": "xla",
+    "tpu_is_present": "xla",
+    "train_slow_depthwise_in_float32": "cpu",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

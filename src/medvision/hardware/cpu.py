@@ -1,38 +1,19 @@
-"""Two habits of CPUs that cost training half its speed, and what is done about them.
+"""A habit of CPUs that costs training half its speed, and what is done about it.
 
 EfficientNet-Lite0, 160 px, batch 32, bf16 autocast, channels-last, training images per second on
-2 cores with AVX512-BF16, torch 2.9.1:
+2 cores with AVX512-BF16, torch 2.9.1
+(memory kept: ``keep_freed_memory``):
 
                                                        as it is    memory kept
     every convolution in bfloat16                         29            33
     slow depthwise convolutions in float32                43            58
 """
 
-import ctypes
 import functools
-import platform
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
-_LARGEST_INT = 2**31 - 1
-_TOP_PAD_BYTES = 2**27
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator keep what a step frees for the next step.
-
-    glibc hands blocks of megabytes back to the system at once, and every page of them is
-    cleared anew when the next step asks for it. Elsewhere than on glibc nothing is done.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
-    mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
 
 
 def train_slow_depthwise_in_float32(model: nn.Module) -> int:

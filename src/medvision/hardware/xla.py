@@ -4,8 +4,6 @@ import importlib.util
 import os
 from pathlib import Path
 
-from pytorch_lightning.accelerators import XLAAccelerator
-
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 
@@ -21,9 +19,13 @@ def tpu_is_present() -> bool:
     announced = os.environ.get("PJRT_DEVICE", "").upper() == "TPU"
     if not announced and not any(Path(device).exists() for device in TPU_DEVICES):
         return False
+    from pytorch_lightning.accelerators import XLAAccelerator  # Lightning takes seconds to import
+
     return bool(XLAAccelerator.is_available())
 
 
 def skip_slow_tpu_probe() -> None:
     """Answer the trainer's question for a TPU with no: it asks even where the CPU was chosen."""
+    from pytorch_lightning.accelerators import XLAAccelerator
+
     XLAAccelerator.is_available = staticmethod(lambda: False)  # type: ignore[assignment, method-assign]

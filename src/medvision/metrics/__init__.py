@@ -1,6 +1,7 @@
 """Scores whose definition is stated.
 
-Names load on first use: what needs only NumPy loads no torch.
+Names load on first use: what needs only NumPy loads no torch. Two functions bear the name of their
+module and are imported from there: ``operating_points`` and ``size_groups``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import; reports need NumPy on
     from medvision.metrics.curves import auroc, average_precision, precision_recall_curve, roc_curve
     from medvision.metrics.epoch_scores import ClassificationScores, probabilities
     from medvision.metrics.intervals import bootstrap_mean_interval
+    from medvision.metrics.operating_points import threshold_at_sensitivity, wilson_interval
     from medvision.metrics.overlap import (
         SegmentationScores,
         dice_score,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import; reports need NumPy on
         per_image_scores,
     )
     from medvision.metrics.ranking import precision_recall_points, roc_points
+    from medvision.metrics.surface import mean_defined, surface_distances
     from medvision.metrics.thresholds import choose_threshold
 
 __all__ = [
@@ -45,6 +48,7 @@ __all__ = [
     "dice_score",
     "foreground_probability",
     "iou_score",
+    "mean_defined",
     "per_image_scores",
     "pixel_confusion",
     "pixel_histogram",
@@ -53,7 +57,10 @@ __all__ = [
     "probabilities",
     "roc_curve",
     "roc_points",
+    "surface_distances",
+    "threshold_at_sensitivity",
     "to_uint8",
+    "wilson_interval",
 ]
 
 _MODULES = {
@@ -67,6 +74,7 @@ _MODULES = {
     "classification_scores": "classification",
     "dice_by_convention": "conventions",
     "foreground_probability": "counts",
+    "mean_defined": "surface",
     "pixel_confusion": "counts",
     "pixel_histogram": "counts",
     "precision_recall_curve": "curves",
@@ -74,7 +82,10 @@ _MODULES = {
     "probabilities": "epoch_scores",
     "roc_curve": "curves",
     "roc_points": "ranking",
+    "surface_distances": "surface",
+    "threshold_at_sensitivity": "operating_points",
     "to_uint8": "counts",
+    "wilson_interval": "operating_points",
 }
 
 

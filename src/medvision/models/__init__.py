@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medvision.models.alexnet import AlexNet
+    from medvision.models.build import build_network
     from medvision.models.checkpoint import load_weights_strict, read_tensors
     from medvision.models.introspect import count_parameters, is_depthwise
     from medvision.models.mixing import BatchMixing
@@ -35,6 +36,7 @@ __all__ = [
     "SmpSegmenter",
     "TimmClassifier",
     "UNet",
+    "build_network",
     "count_parameters",
     "is_depthwise",
     "load_encoder_weights",
@@ -51,6 +53,7 @@ _HOME = {
     "SmpSegmenter": "smp_segmenter",
     "TimmClassifier": "timm_classifier",
     "UNet": "unet",
+    "build_network": "build",
     "count_parameters": "introspect",
     "is_depthwise": "introspect",
     "load_encoder_weights": "weights",

@@ -37,6 +37,7 @@ class AlexNet(nn.Module):
 
     Attributes:
         architecture: Name to show.
+        smallest_px: Height and width that smaller images are padded to.
         loaded_weights: Where the weights came from, and what took them.
 
     Raises:
@@ -48,6 +49,7 @@ class AlexNet(nn.Module):
     """
 
     architecture = "AlexNet"
+    smallest_px = SMALLEST_PX
 
     def __init__(
         self,
@@ -82,11 +84,23 @@ class AlexNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, 1 or K)."""
-        return self.network(pad_to_multiple(self.normalize(image), 1, at_least=SMALLEST_PX))
+        return self.network(self._prepare(image))
+
+    def feature_maps(self, image: Tensor) -> Tensor:
+        """Maps (N, 256, h, w) of the last convolution, rectified, before they are pooled."""
+        return self.network.features[:-1](self._prepare(image))
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Map what ``feature_maps`` gives to logits (N, 1 or K)."""
+        pooled = self.network.avgpool(self.network.features[-1](maps))
+        return self.network.classifier(pooled.flatten(1))
 
     def head_modules(self) -> list[nn.Module]:
         """What is new for the task; every other parameter is of the backbone."""
         return [self.network.classifier[-1]]
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        return pad_to_multiple(self.normalize(image), 1, at_least=SMALLEST_PX)
 
 
 def _fetch() -> Pretrained:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,15 +107,28 @@ class SimpleCNN(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, 1 or K)."""
-        x = self.normalize(image)
-        size_px = (self.image_size, self.image_size)
-        if x.shape[-2:] != size_px:
-            x = F.interpolate(x, size=size_px, mode="bilinear")
-        return self.network(x)
+        return self.network(self._prepare(image))
+
+    def feature_maps(self, image: Tensor) -> Tensor:
+        """Maps (N, F, h, w) of the last convolution, rectified, before they are pooled."""
+        features: Any = self.network.get_submodule("features")
+        return features[:-1](self._prepare(image))
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Map what ``feature_maps`` gives to logits (N, 1 or K)."""
+        features: Any = self.network.get_submodule("features")
+        return self.network[1:](features[-1](maps))
 
     def head_modules(self) -> list[nn.Module]:
         """What is new for the task; every other parameter is of the backbone."""
         return [self.network.get_submodule("head")]
+
+    def _prepare(self, image: Tensor) -> Tensor:
+        x = self.normalize(image)
+        size_px = (self.image_size, self.image_size)
+        if x.shape[-2:] != size_px:
+            x = F.interpolate(x, size=size_px, mode="bilinear")
+        return x
 
 
 def _build(

@@ -60,12 +60,15 @@ class TimmClassifier(nn.Module):
     Attributes:
         name: Name of the network that was built; with weights ``none`` it builds the same again.
         architecture: Name to show.
+        smallest_px: Height and width that smaller images are padded to.
         note: One sentence for the user where another network was built, else None.
         loaded_weights: Where the weights came from, and what took them.
 
     Raises:
         MedvisionError: If the name is unknown, an option does not fit or weights cannot be had.
     """
+
+    smallest_px = SMALLEST_PX
 
     def __init__(
         self,
@@ -136,6 +139,34 @@ class TimmClassifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, 1 or K)."""
+        return self.network(self._prepare(image))
+
+    def feature_maps(self, image: Tensor) -> Tensor:
+        """Deepest maps (N, F, h, w) of a convolutional network, before they are pooled.
+
+        Raises:
+            MedvisionError: If the network has none, such as a ViT.
+        """
+        network: Any = self.network
+        maps = network.forward_features(self._prepare(image))
+        if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[1] != network.num_features:
+            raise MedvisionError(
+                f"{self.name} has no feature maps of an image",
+                where="model.name",
+                hint="heat maps need a convolutional network, such as resnet18",
+            )
+        return maps
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Map what ``feature_maps`` gives to logits (N, 1 or K)."""
+        network: Any = self.network
+        return network.forward_head(maps)
+
+    def head_modules(self) -> list[nn.Module]:
+        """What is new for the task; every other parameter is of the backbone."""
+        return _heads(self.network)
+
+    def _prepare(self, image: Tensor) -> Tensor:
         if self.fixed_px is not None and image.shape[-2:] != self.fixed_px:
             height, width = self.fixed_px
             raise MedvisionError(
@@ -144,11 +175,7 @@ class TimmClassifier(nn.Module):
                 where="data.image_size",
                 hint=f"set data.image_size={height}, or +model.img_size to the size of the images",
             )
-        return self.network(pad_to_multiple(self.normalize(image), 1, at_least=SMALLEST_PX))
-
-    def head_modules(self) -> list[nn.Module]:
-        """What is new for the task; every other parameter is of the backbone."""
-        return _heads(self.network)
+        return pad_to_multiple(self.normalize(image), 1, at_least=SMALLEST_PX)
 
 
 def _check_name(name: str) -> None:

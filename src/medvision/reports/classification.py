@@ -32,7 +32,14 @@ MOST_NUMBERS = 20  # classes: with more of them the cells hold no readable text
 def write_class_curves(
     folder: Path, *, history: History, synthetic: bool, protocol: str | None
 ) -> None:
-    """Write the curves of a fit to ``folder/plots``; arguments as below."""
+    """Write the curves of a fit to ``folder/plots``.
+
+    Args:
+        folder: Run folder.
+        history: A row per epoch, as metrics.csv holds them.
+        synthetic: Whether titles must say that the images are phantoms.
+        protocol: How the images were split; titles name ``merged``, which leaks.
+    """
     mark = title_mark(synthetic=synthetic, protocol=protocol)
     with mpl.rc_context(STYLE):
         for name, label in CURVES.items():
@@ -43,7 +50,6 @@ def write_class_curves(
 def write_classification_plots(
     folder: Path,
     *,
-    history: History,
     probability: NDArray[np.floating],
     target: NDArray[np.integer],
     class_names: Sequence[str],
@@ -58,13 +64,12 @@ def write_classification_plots(
     synthetic: bool,
     protocol: str | None,
 ) -> None:
-    """Write every picture of a classification run to ``folder/plots``.
+    """Write every picture of the test images of a classification to ``folder/plots``.
 
     With two classes the curves are those of class 1 alone.
 
     Args:
         folder: Run folder.
-        history: A row per epoch, as metrics.csv holds them.
         probability: Of each class for each test image, (N, K) in [0, 1].
         target: Class indices (N,), or ``IGNORE_INDEX``.
         class_names: Name of each class, (K,).
@@ -95,10 +100,7 @@ def write_classification_plots(
             raise ValueError(f"expected x of the curve of {name!r} to rise, got falling values")
     mark = title_mark(synthetic=synthetic, protocol=protocol)
     with mpl.rc_context(STYLE):
-        figures = {
-            name: draw_curve(history, name=name, label=label, mark=mark)
-            for name, label in CURVES.items()
-        }
+        figures: dict[str, Figure] = {}
         figures["roc"] = draw_roc(
             roc, confusion, class_names, threshold=threshold, scores=scores, mark=mark
         )

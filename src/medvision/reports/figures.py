@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medvision.reports.curves import History, draw_curve
+from medvision.reports.overlays import PREDICTED_COLOR, TRUE_COLOR, draw_contours
 from medvision.reports.style import STYLE, save, title_mark
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Image (H, W, C) and mask (H, W) of a sample's path and target."""
 
 CURVES = {"loss": "loss", "accuracy": "pixel accuracy", "iou": "IoU", "dice": "Dice"}
-TRUE_COLOR, PREDICTED_COLOR = (90, 255, 90), (60, 110, 255)  # both stand out on mucosa
 
 
 def write_curves(folder: Path, *, history: History, synthetic: bool) -> None:
@@ -134,12 +133,9 @@ def _draw_sample(
     probability = np.asarray(Image.open(folder / row["predicted"]))
     true, predicted = np.asarray(mask > 0), np.asarray(probability >= 128)
     colored = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-    pictures: tuple[NDArray[Any], ...] = (
-        colored,
-        true,
-        predicted,
-        _with_contours(colored, true, predicted),
-    )
+    contours = np.array(colored, order="C")
+    draw_contours(contours, [(true, TRUE_COLOR), (predicted, PREDICTED_COLOR)])
+    pictures: tuple[NDArray[Any], ...] = (colored, true, predicted, contours)
     for axes, picture in zip(cells, pictures, strict=True):
         flat: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
         axes.imshow(picture, **flat)
@@ -151,17 +147,3 @@ def _draw_sample(
 
 def _title(axes: Axes, text: str, *, right: bool = False) -> None:
     axes.set_title(text, fontsize=8, loc="right" if right else "left")
-
-
-def _with_contours(
-    image: NDArray[np.uint8], true: NDArray[np.bool_], predicted: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
-    canvas = np.ascontiguousarray(image)
-    canvas = canvas.copy() if canvas is image else canvas
-    width_px = max(1, round(image.shape[0] / 128))
-    for region, color in ((true, TRUE_COLOR), (predicted, PREDICTED_COLOR)):
-        contours, _ = cv2.findContours(
-            region.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE
-        )
-        cv2.drawContours(canvas, contours, -1, color, width_px)
-    return canvas

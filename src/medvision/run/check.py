@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from medvision.data.catalog import find, needs_account
 from medvision.run.messages import nearest
 from medvision.types import MedvisionError
 
@@ -109,8 +110,12 @@ _ABSENT = object()
 
 
 def _check_paths(cfg: DictConfig) -> None:
-    root = OmegaConf.select(cfg, "data.root")
-    if root is not None and not Path(str(root)).expanduser().is_dir():
+    root, name = OmegaConf.select(cfg, "data.root"), OmegaConf.select(cfg, "data.download")
+    public = None if name is None else find(str(name), where="data.download")
+    if root is not None and not Path(str(root)).expanduser().exists() and public is not None:
+        if public.url is None:
+            raise needs_account(public, str(root))
+    elif root is not None and not Path(str(root)).expanduser().is_dir():
         what = "is not a folder" if Path(str(root)).expanduser().exists() else "does not exist"
         raise MedvisionError(
             f"{root} {what}",

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import yaml
 
-from medvision.files import write_atomically
+from medvision.files import write_atomically, write_json
 from medvision.types import MedvisionError
 
 PACKAGES = (
@@ -125,11 +125,11 @@ class RunFolder:
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        self.write_json("environment.json", environment)
+        write_json(self.path / "environment.json", environment)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``."""
-        self.write_json("summary.json", summary)
+        write_json(self.path / "summary.json", summary)
 
     def read_summary(self) -> dict[str, Any]:
         """What ``summary.json`` says now."""
@@ -139,10 +139,6 @@ class RunFolder:
         """Change the status in ``summary.json`` and nothing else."""
         if (self.path / "summary.json").exists():
             self.write_summary({**self.read_summary(), "status": status})
-
-    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write plain values; NaN is not JSON and is refused."""
-        write_atomically(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def is_further_process() -> bool:

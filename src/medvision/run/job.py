@@ -70,7 +70,7 @@ def run_experiment(
     if plan.float32_depthwise:
         train_slow_depthwise_in_float32(model)
     checkpoint = None if cfg.ckpt_path is None else Path(cfg.ckpt_path).expanduser()
-    task = _build_task(cfg, model, data, plan, checkpoint)
+    task = _build_task(cfg, experiment, model, data, plan, checkpoint)
     check_agreement(cfg, data, task)
 
     folder.create()
@@ -109,12 +109,13 @@ def run_experiment(
     if not folder.exists:  # the first process measures alone, as a run of one process does
         return summary
     _load_best(task, best)
-    evaluation = build_evaluation(cfg, data, folder.path)
+    threshold = OmegaConf.select(cfg, "task.threshold", default=0.5)
+    evaluation = build_evaluation(data, folder.path, threshold=threshold)
     scores: dict[str, Score] = {}
     stages: tuple[Stage, ...] = ("val", "test")  # in this order: a threshold may come from val
     for stage in stages:
         if data.tables[stage]:
-            scores |= _evaluate(cfg, plan, task, data, evaluation, stage)
+            scores |= measure(cfg, plan, task, data, evaluation, stage)
     _keep_threshold(best.best_path, evaluation.threshold)
     return finish(
         folder,
@@ -128,7 +129,12 @@ def run_experiment(
 
 
 def _build_task(
-    cfg: DictConfig, model: nn.Module, data: ImageData, plan: Plan, checkpoint: Path | None
+    cfg: DictConfig,
+    experiment: str,
+    model: nn.Module,
+    data: ImageData,
+    plan: Plan,
+    checkpoint: Path | None,
 ) -> Task:
     optimizer = build(cfg.optimizer)
     if plan.fused_optimizer and "fused" in inspect.signature(optimizer.func).parameters:
@@ -137,6 +143,7 @@ def _build_task(
         "format": 1,
         "task": data.task,
         "model": _plain_model(cfg, model),
+        "architecture": getattr(model, "architecture", type(model).__name__),
         "num_parameters": count_parameters(model),
         **_normalisation(model),
         "class_names": data.class_names,
@@ -144,6 +151,11 @@ def _build_task(
         "in_channels": data.in_channels,
         "eval_transforms": OmegaConf.to_container(cfg.data.eval_transforms, resolve=True),
         "threshold": fixed_threshold(cfg),
+        "value_range": None if data.value_range is None else list(data.value_range),
+        "precision": plan.precision,
+        "experiment": experiment,
+        "dataset": data.name,
+        "synthetic": data.synthetic,
     }
     task: Task = build(
         cfg.task,
@@ -207,7 +219,7 @@ def _keep_threshold(path: Path, threshold: float) -> None:
     temporary.replace(path)
 
 
-def _evaluate(
+def measure(
     cfg: DictConfig, plan: Plan, task: Task, data: ImageData, evaluation: Evaluation, stage: Stage
 ) -> dict[str, Score]:
     """Measure the weights that the task holds on one split, and write its predictions."""
@@ -215,8 +227,8 @@ def _evaluate(
     trainer = build_trainer(
         cfg, plan, callbacks=[watcher], logger=None, root=evaluation.folder, alone=True
     )
-    measure = {"val": trainer.validate, "test": trainer.test}[stage]
-    measure(task, datamodule=data, verbose=False)
+    go_through = {"val": trainer.validate, "test": trainer.test}[stage]
+    go_through(task, datamodule=data, verbose=False)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return evaluation.scores(stage, logged)
 

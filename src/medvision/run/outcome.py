@@ -13,6 +13,8 @@ from medvision.data import ImageData
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
 from medvision.models import count_parameters
+from medvision.reports.findings import findings
+from medvision.reports.html import write_report
 from medvision.run.folder import RunFolder
 from medvision.types import STAGES
 
@@ -94,8 +96,8 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
         console.print(_class_table(classes, summary["dataset"]["protocol"]))
     loaded = getattr(model, "loaded_weights", None)
     for note in [*summary["warnings"], *([] if loaded is None else loaded.report())]:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"run folder: {path}", highlight=False, soft_wrap=True, markup=False)
+        print_line(f"note: {note}")
+    print_line(f"run folder: {path}")
 
 
 def finish(
@@ -108,23 +110,29 @@ def finish(
     scores: Mapping[str, Score],
     timing: Mapping[str, float | None],
 ) -> dict[str, Any]:
-    """Write the scores, the plots and the final summary; print the table."""
+    """Write the scores, the plots, the final summary and the report; print the table."""
     best_row = next(row for row in rows if row["epoch"] == best.best_epoch)
     metrics = {name: best_row[name] for name in best_row if name.startswith("train/")}
     late = [*evaluation.notes, *([best.warning] if best.warning else [])]
-    final = {
+    final: dict[str, Any] = {
         **summary,
+        "status": "finished",
         "metrics": {**metrics, **scores},
         "best_checkpoint": "checkpoints/best.ckpt",
         "best_epoch": best.best_epoch,
         "threshold": evaluation.threshold,
         "epochs": len(rows),
         "timing": dict(timing),
+        **evaluation.details(),
         "warnings": [*summary["warnings"], *late],
     }
+    final["warnings"] += findings(final, rows)
     evaluation.plot(rows)
     folder.write_summary(final)
-    _print_table(folder.path, final, evaluation.shown)
+    worst, typical = evaluation.cases()
+    write_report(folder.path, worst=worst, typical=typical)
+    print_scores(final, evaluation.shown)
+    print_line(str(folder.path))
     return final
 
 
@@ -140,26 +148,34 @@ def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Tabl
     return table
 
 
-def _print_table(path: Path, summary: Mapping[str, Any], shown: Sequence[str]) -> None:
+def print_scores(summary: Mapping[str, Any], shown: Sequence[str]) -> None:
+    """Print the scores of each split that was measured, and every warning."""
     console, metrics = Console(), summary["metrics"]
     protocol = summary["dataset"].get("protocol")
     table = Table(
         title=f"{summary['experiment']}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
         + (f", {protocol} protocol" if protocol else "")
     )
-    for column in ("", "train", "val", "test", "95 % interval"):
+    stages = [s for s in STAGES if any(name.startswith(f"{s}/") for name in metrics)]
+    for column in ("", *stages, "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
     for name in shown:
-        interval = metrics.get(f"test/{name}_ci95")
+        if not any(f"{stage}/{name}" in metrics for stage in stages):
+            continue
+        interval = metrics.get(f"{stages[-1]}/{name}_ci95")
         table.add_row(
             name,
-            *(_words(metrics.get(f"{stage}/{name}")) for stage in STAGES),
+            *(_words(metrics.get(f"{stage}/{name}")) for stage in stages),
             "" if interval is None else f"{interval[0]:.4f} - {interval[1]:.4f}",
         )
     console.print(table)
     for warning in summary["warnings"]:
-        console.print(f"note: {warning}", highlight=False, soft_wrap=True, markup=False)
-    console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+        print_line(f"note: {warning}")
+
+
+def print_line(text: str) -> None:
+    """Print one line, however wide the screen is, and whatever marks it holds."""
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def _words(value: float | None) -> str:

@@ -6,11 +6,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
@@ -78,12 +80,26 @@ def build_trainer(
     )
 
 
-def build_evaluation(cfg: DictConfig, data: ImageData, folder: Path) -> Evaluation:
-    """What measures a run on this data."""
+def build_evaluation(
+    data: ImageData,
+    folder: Path,
+    *,
+    threshold: float | Literal["validation"],
+    validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
+    chosen_on: Literal["val", "fixed"] = "fixed",
+    surface: bool = False,
+) -> Evaluation:
+    """What measures a run on this data; see the evaluation of each task for the options."""
     if isinstance(data, SegmentationData):
-        return SegmentationEvaluation(folder=folder, data=data)
+        return SegmentationEvaluation(folder=folder, data=data, surface=surface)
     if isinstance(data, ClassificationData):
-        return ClassificationEvaluation(folder=folder, data=data, threshold=cfg.task.threshold)
+        return ClassificationEvaluation(
+            folder=folder,
+            data=data,
+            threshold=threshold,
+            validation=validation,
+            chosen_on=chosen_on,
+        )
     raise MedvisionError(
         f"no evaluation is known for {type(data).__name__}",
         where="data",

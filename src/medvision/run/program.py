@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         codes = _run_jobs(arguments)
     except MedvisionError as error:
-        return _report(error)
+        return report(error)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
@@ -103,12 +103,12 @@ def _run_job(cfg: DictConfig, base: Path | None) -> tuple[int, Path | None]:
         run_experiment(cfg, experiment=experiment, folder=folder, started_s=STARTED_S)
         code = 0
     except MedvisionError as error:
-        code = _report(error)
+        code = report(error)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         code = 130
     except Exception as error:
-        code = _report(_as_failure(error, folder))
+        code = report(as_failure(error, folder))
     if folder is not None and folder.exists:
         status = {0: "finished", 130: "interrupted"}.get(code, "failed")
         folder.write_status(status)
@@ -116,7 +116,7 @@ def _run_job(cfg: DictConfig, base: Path | None) -> tuple[int, Path | None]:
     return code, None
 
 
-def _as_failure(error: Exception, folder: RunFolder | None) -> MedvisionError:
+def as_failure(error: Exception, folder: RunFolder | None) -> MedvisionError:
     """Say in one line what no room foresaw, and keep the traceback where it can be found."""
     from medvision.files import write_atomically
 
@@ -143,7 +143,8 @@ def _from_worker(message: str) -> str | None:
     return message.rsplit(mark, 1)[1].strip() if mark in message else None
 
 
-def _report(error: MedvisionError) -> int:
+def report(error: MedvisionError) -> int:
+    """Say in one line what is wrong; return the exit code."""
     from medvision.run.folder import is_further_process
 
     if is_further_process():  # one process speaks for all

@@ -1,0 +1,180 @@
+"""The verbs and their arguments; nothing heavy is imported before one of them needs it."""
+
+import enum
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medvision.types import MedvisionError
+
+RESEARCH_ONLY = "For research use only: not a medical device, no diagnosis."
+
+app = typer.Typer(
+    help=f"Train, check and compare 2-D medical-image models. {RESEARCH_ONLY}",
+    add_completion=False,
+)
+data_app = typer.Typer(help="Public data sets: what there is, and getting one.")
+app.add_typer(data_app, name="data")
+
+ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""Base of typer's usage errors: newer releases carry their own click inside."""
+
+
+class Format(enum.StrEnum):
+    """What a model can be exported to."""
+
+    onnx = "onnx"
+    safetensors = "safetensors"
+
+
+class Split(enum.StrEnum):
+    """Which images are measured."""
+
+    test = "test"
+    val = "val"
+    all = "all"
+
+
+@app.callback(invoke_without_command=True)
+def _no_verb(context: typer.Context) -> None:
+    """Print the help when no verb is given."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    help="Train, test and write a run folder, as `python train.py` does in a checkout.",
+)
+def train(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
+) -> None:
+    """Hand the overrides to the one Hydra program."""
+    from medvision.run import main as train_main
+
+    raise typer.Exit(train_main(arguments or []))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="run, .ckpt, .onnx, ...")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE_OR_FOLDER...")],
+    out: Annotated[Path, typer.Option(help="folder for the results, new or empty")],
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="write foreground probabilities as PNG too")
+    ] = False,
+    overlays: Annotated[bool, typer.Option(help="write the image with contours")] = True,
+    tta: Annotated[bool, typer.Option("--tta", help="average over mirrored images")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="write Grad-CAM heat maps (classifiers)")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="images of a batch")] = 8,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="write into a folder that holds something")
+    ] = False,
+) -> None:
+    """Predict new images of any size: masks and overlays, or classes, and a table."""
+    from medvision.cli.screen import predict_on_screen
+
+    raise typer.Exit(
+        predict_on_screen(
+            model,
+            images,
+            out=out,
+            probabilities=probabilities,
+            overlays=overlays,
+            tta=tta,
+            explain=explain,
+            batch_size=batch_size,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
+    data: Annotated[
+        Path | None, typer.Option(metavar="ROOT", help="another data set of the same kind")
+    ] = None,
+    split: Annotated[
+        Split | None, typer.Option(help="test, val or all; of another set without a split all")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="default: RUN/evaluation/...")] = None,
+) -> None:
+    """Measure a finished run on its test images, or on another data set."""
+    from medvision.run.evaluate import evaluate_run
+
+    evaluate_run(run, root=data, split=None if split is None else split.value, out=out)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="a run folder or a .ckpt")],
+    format: Annotated[Format, typer.Option(help="what to write")],  # noqa: A002  the option's name
+    out: Annotated[Path | None, typer.Option(help="default: beside the checkpoint")] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="images to check it on; default: test images")
+    ] = None,
+) -> None:
+    """Write a model that other programs can run, checked against this one."""
+    from medvision.cli.screen import export_on_screen
+
+    export_on_screen(model, format=format.value, out=out, images=images or [])
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...")],
+    out: Annotated[Path, typer.Option(help="folder for the page and tables")] = Path("comparison"),
+) -> None:
+    """Compare finished runs: mean and spread over seeds, curves, ROC, one page."""
+    from medvision.cli.screen import compare_on_screen
+
+    compare_on_screen(runs, out=out)
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Name, task, size, licence and home page of each set."""
+    from medvision.cli.screen import list_data
+
+    list_data()
+
+
+@data_app.command("download")
+def data_download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="as `medvision data list` shows")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="new folder for the set")],
+) -> None:
+    """Fetch a set, check it and lay it out as medvision reads it."""
+    from medvision.cli.screen import download_data
+
+    download_data(name, root=root)
+
+
+def main() -> None:
+    """Run the command; every error is one line, with the exit code of its kind."""
+    sys.exit(_code())
+
+
+def _code() -> int:
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except ClickException as error:
+        message = error.format_message().rstrip(".")
+        sys.stderr.write(f"error: {message} (command line); see medvision --help\n")
+        return 2
+    except MedvisionError as error:
+        from medvision.run.program import report
+
+        return report(error)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.stderr.write("interrupted\n")
+        return 130
+    except Exception as error:
+        from medvision.run.program import as_failure, report
+
+        return report(as_failure(error, None))

@@ -1,0 +1,119 @@
+"""What the verbs show while they work, and what they say at the end."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+MOST_FAILURES = 20
+"""Unreadable files named one by one; the table of results names them all."""
+
+
+def predict_on_screen(model: Path, images: Sequence[Path], *, out: Path, **options: Any) -> int:
+    """Predict with a bar that shows rate and time left; return the exit code."""
+    from medvision.hardware import keep_freed_memory
+    from medvision.inference import load_model, predict_files
+
+    keep_freed_memory()
+    loaded = load_model(model)
+    say(f"{loaded!r}")
+    with _bar() as bar:
+        task = bar.add_task("predict", total=None)
+
+        def advance(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, rate=_rate(bar, done))
+
+        done = predict_files(loaded, images, out=out, advance=advance, **options)
+    for note in done.notes:
+        say(f"note: {note}")
+    rate = done.num_done / done.seconds if done.seconds else 0
+    say(f"{done.num_done} images in {done.seconds:.1f} s, {rate:.1f} images/s")
+    say("For research use only: not a medical device, no diagnosis.")
+    say(str(out))
+    if not done.failures:
+        return 0
+    total = done.num_done + len(done.failures)
+    for path, reason in done.failures[:MOST_FAILURES]:
+        sys.stderr.write(f"not done: {path}: {reason}\n")
+    sys.stderr.write(
+        f"error: {len(done.failures)} of {total} images could not be read"
+        f" ({out / 'predictions.csv'}, column error); mend or remove them\n"
+    )
+    return 1
+
+
+def export_on_screen(
+    model: Path,
+    *,
+    format: Literal["onnx", "safetensors"],  # noqa: A002  the option's name
+    out: Path | None,
+    images: Sequence[Path],
+) -> None:
+    """Export, and say what it was checked on."""
+    from medvision.export import default_name, export_model
+
+    export_model(
+        model, format=format, out=out or default_name(model, format), images=images, report=say
+    )
+
+
+def compare_on_screen(runs: Sequence[Path], *, out: Path) -> None:
+    """Compare, and print the table."""
+    from medvision.evaluation.compare import compare, print_comparison
+
+    print_comparison(compare(runs, out=out))
+    say(str(out))
+
+
+def list_data() -> None:
+    """Print the catalogue."""
+    from medvision.data.catalog import CATALOG
+
+    table = Table(title="public data sets")
+    for column in ("name", "task", "images", "MB", "licence", "home page"):
+        table.add_column(column, overflow="fold")
+    for data in CATALOG.values():
+        table.add_row(
+            data.name,
+            data.task,
+            str(data.num_images),
+            str(data.size_mb),
+            data.licence,
+            data.home_page,
+        )
+    Console().print(table)
+
+
+def download_data(name: str, *, root: Path) -> None:
+    """Fetch a set of the catalogue."""
+    from medvision.data.download import download
+
+    download(name, root, report=say)
+
+
+def say(text: str) -> None:
+    """Print one line, however wide the screen is, and whatever marks it holds."""
+    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def _bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _rate(bar: Progress, done: int) -> str:
+    elapsed = bar.tasks[0].elapsed
+    return f"{done / elapsed:.1f} images/s" if elapsed else ""

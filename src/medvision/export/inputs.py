@@ -1,0 +1,110 @@
+"""Images that a check runs on: given ones, those a run was tested on, or drawn ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from medvision.data.sample import Sample
+from medvision.data.splits_csv import read_splits
+from medvision.inference.card import ModelCard
+from medvision.inference.inputs import find_inputs
+from medvision.inference.results import Image
+
+NUM_IMAGES = 8
+"""Of a run, or drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckInputs:
+    """Images at the size of their files.
+
+    Attributes:
+        images: Files, or uint8 (H, W, C).
+        words: What they are, and where they are not of the run, why.
+    """
+
+    images: Sequence[Path | Image]
+    words: str
+
+
+def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> CheckInputs:
+    """Take the images given, else test images of the run, else phantoms.
+
+    Args:
+        source: The run folder or model file.
+        card: Its card.
+        given: Files and folders; may be empty.
+
+    Raises:
+        MedvisionError: If a given path holds no image, or the run's table of splits is damaged.
+    """
+    if given:
+        files = [found.path for found in find_inputs(given)[0]]
+        return CheckInputs(images=files, words=_count(len(files), "image", "given"))
+    tested, why_none = _test_images(source.expanduser())
+    if tested:
+        return CheckInputs(images=tested, words=_count(len(tested), "test image", "of the run"))
+    drawn = [_draw(card, index) for index in range(NUM_IMAGES)]
+    return CheckInputs(images=drawn, words=f"{NUM_IMAGES} drawn phantoms, because {why_none}")
+
+
+def _count(count: int, noun: str, rest: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'} {rest}"
+
+
+def _test_images(source: Path) -> tuple[list[Path], str]:
+    """Files spread evenly over the test split, or none and the reason."""
+    run = source if source.is_dir() else source.absolute().parent.parent
+    try:
+        config: Any = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        root, run_dir = config["data"]["root"], config.get("run_dir")
+    except OSError:
+        return [], "the model is not in a run folder"
+    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return [], f"{run / 'config.yaml'} does not say where the data is"
+    if root is None:
+        return [], "the run was trained on phantoms"
+    if not (run / "splits.csv").is_file():
+        return [], "the run folder has no splits.csv"
+    samples = [sample for sample in read_splits(run / "splits.csv") if sample.split == "test"]
+    if not samples:
+        return [], "the run has no test images"
+    for folder in _places(str(root), run, run_dir):
+        if files := _existing(folder, samples):
+            return files, ""
+    return [], f"the test images of the run are not below {root}"
+
+
+def _places(root: str, run: Path, run_dir: Any) -> list[Path]:
+    """Where a root may lie: as it reads from here, or from where the run was started."""
+    path = Path(root).expanduser()
+    places = [path]
+    told, here = Path(str(run_dir or "")).parts, run.resolve().parts
+    if not path.is_absolute() and told and here[-len(told) :] == told:
+        places.append(Path(*here[: -len(told)]) / path)
+    return places
+
+
+def _existing(root: Path, samples: Sequence[Sample]) -> list[Path]:
+    rows = np.linspace(0, len(samples) - 1, min(NUM_IMAGES, len(samples))).round().astype(int)
+    files = [root / samples[row].path for row in rows]
+    return [file for file in files if file.is_file()]
+
+
+def _draw(card: ModelCard, index: int) -> Image:
+    """A picture of the kind the network is for, as far as one can be drawn."""
+    from medvision.data.classification import PHANTOMS
+    from medvision.data.phantom import draw_polyp_scene
+
+    if card.task == "segmentation":
+        return draw_polyp_scene(index, size_px=card.image_size)[0]
+    sets = [s for s in PHANTOMS.values() if set(card.class_names) <= set(s["class_names"])]
+    phantom = sets[0] if sets else PHANTOMS["brain"]
+    label = index % len(phantom["class_names"])
+    return phantom["draw"](index, label, size_px=card.image_size, seed=0)

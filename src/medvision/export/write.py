@@ -1,0 +1,220 @@
+"""Export a model: choose images, write under a temporary name, check, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from medvision.files import write_atomically
+from medvision.inference.load import METADATA_KEY, find_model
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:  # torch is imported once the arguments have been looked at
+    from medvision.export.check import Comparison
+
+Format = Literal["onnx", "safetensors"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written, and how it was checked.
+
+    Attributes:
+        path: The file.
+        largest_difference: Of logits, absolute, between the file and PyTorch in float32.
+        same_percent: Share of pixels (segmentation) or images that get the same class.
+        num_checked: Images.
+        checked_on: What they were.
+    """
+
+    path: Path
+    largest_difference: float
+    same_percent: float
+    num_checked: int
+    checked_on: str
+
+
+def default_name(source: Path, format: Format) -> Path:  # noqa: A002  the option's name
+    """The file beside the checkpoint that a path means, with the suffix of the format.
+
+    Raises:
+        MedvisionError: If there is no checkpoint.
+    """
+    return find_model(source).with_suffix(f".{format}")
+
+
+def export_model(
+    source: Path,
+    *,
+    format: Format,  # noqa: A002  the option's name
+    out: Path,
+    images: Sequence[Path] = (),
+    report: Callable[[str], None],
+) -> Exported:
+    """Write a model as a file that other programs run, and check it at once.
+
+    The file's logits are compared with those of PyTorch in float32 on real images, for a batch
+    of one and for larger ones. What lies at ``out`` is replaced only after that.
+
+    Args:
+        source: A run folder (its best checkpoint), a ``.ckpt`` or a ``.safetensors`` file.
+        format: ``onnx``, or ``safetensors`` with a JSON file of the same name beside it.
+        out: A file name that ends in the format; folders are made.
+        images: Files and folders to check on; without any, test images of the run, or phantoms
+            where there are none.
+        report: Takes a line for the user.
+
+    Raises:
+        MedvisionError: If an argument cannot be used, a package is missing, or the file differs
+            from the network by more than the tolerance (exit code 3); then no file stays.
+    """
+    model, out = find_model(source), out.expanduser()
+    _check_source(model, out)
+    _check_out(out, format)
+    if format == "onnx":
+        from medvision.export.onnx import require_onnx
+
+        require_onnx()
+    from medvision.export.check import compare, in_float32
+    from medvision.export.inputs import choose_inputs
+    from medvision.inference.load import load_network
+    from medvision.inference.model import load_model
+
+    network, card = load_network(model)
+    inputs = choose_inputs(source, card, given=images)
+    report(f"exporting {card.architecture}, {card.image_size} px, to {format}")
+    with _whole(out) as file:
+        if format == "onnx":
+            from medvision.export.onnx import run_onnx, write_onnx
+
+            write_onnx(network, card, file)
+            run = run_onnx(file)
+        else:
+            from medvision.export.safetensors import run_safetensors, write_safetensors
+
+            write_safetensors(network, card, file)
+            run = run_safetensors(file, network)
+        exported = load_model(file)  # as everyone else will
+        if exported.card != card:
+            raise MedvisionError("the file does not give back its card", where=str(out))
+        seen = (exported.prepare(exported.read(image)) for image in inputs.images)
+        found = compare(in_float32(network), run, seen, card, where=str(out))
+        _judge(found, exact=format == "safetensors", where=str(out))
+    if format == "safetensors":
+        from medvision.export.safetensors import sidecar
+
+        write_atomically(out.with_suffix(".json"), sidecar(card, out))
+    report(
+        f"checked on {inputs.words}: logits differ by at most {found.logits:.1e} (largest logit"
+        f" {found.largest_logit:.3g}), {found.same_percent:.3f} % of"
+        f" {'pixels' if card.task == 'segmentation' else 'images'} get the same class"
+    )
+    report(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    return Exported(
+        path=out,
+        largest_difference=found.logits,
+        same_percent=found.same_percent,
+        num_checked=len(inputs.images),
+        checked_on=inputs.words,
+    )
+
+
+def _judge(found: Comparison, *, exact: bool, where: str) -> None:
+    """Refuse a file that computes something else.
+
+    Raises:
+        MedvisionError: If the differences are above tolerance; above 0 where ``exact``.
+    """
+    from medvision.export.check import LOGIT_TOLERANCE, PROBABILITY_TOLERANCE
+
+    if found.logits == 0 or (found.holds and not exact):
+        return
+    allowed = (
+        "none is allowed"
+        if exact
+        else f"{LOGIT_TOLERANCE * found.largest_logit:.1e} and {PROBABILITY_TOLERANCE} are allowed"
+    )
+    raise MedvisionError(
+        f"the exported network differs from PyTorch, in logits by up to {found.logits:.1e}, in"
+        f" probabilities by up to {found.probability:.1e}; {allowed}",
+        where=where,
+        hint="no file was written; other versions of torch and onnxruntime may agree",
+        exit_code=3,
+    )
+
+
+def _check_source(model: Path, out: Path) -> None:
+    if model.suffix == ".onnx":
+        raise MedvisionError(
+            "an ONNX file is not exported again",
+            where=str(model),
+            hint="give the run folder or the checkpoint it came from",
+        )
+    if model.resolve() == out.resolve():
+        raise MedvisionError(
+            "the file would replace the model it comes from",
+            where=str(out),
+            hint="name another file with --out",
+        )
+
+
+def _check_out(out: Path, format: Format) -> None:  # noqa: A002  the option's name
+    """Find what is wrong with the name before minutes are spent."""
+    if out.is_dir():
+        raise MedvisionError(
+            "this is a folder",
+            where=f"--out {out}",
+            hint=f"name a file in it, such as {out / 'model'}.{format}",
+        )
+    if out.suffix != f".{format}":
+        raise MedvisionError(
+            f"a file of the format {format} ends in .{format}",
+            where=f"--out {out}",
+            hint=f"use {out.with_suffix(f'.{format}')}",
+        )
+    beside = out.with_suffix(".json")
+    if format == "safetensors" and beside.exists() and not _is_ours(beside):
+        raise MedvisionError(
+            "the JSON file that goes with it would replace one of something else",
+            where=str(beside),
+            hint="name another file with --out",
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        return METADATA_KEY in json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A temporary name beside ``out`` that takes its place, unless something goes wrong."""
+    temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp{out.suffix}")
+    try:
+        try:
+            yield temporary
+            temporary.replace(out)
+        except OSError as error:
+            raise _cannot_write(out, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _cannot_write(out: Path, error: OSError) -> MedvisionError:
+    return MedvisionError(
+        f"cannot write the file: {error.strerror or error}",
+        where=str(out),
+        hint="check space and permissions",
+        exit_code=3,
+    )

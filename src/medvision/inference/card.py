@@ -1,0 +1,179 @@
+"""What a network needs around it to be used: the plain values that travel with its tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medvision.types import MedvisionError
+
+FORMAT = 1
+"""Version of the values below, as every checkpoint states it."""
+
+TASKS = ("segmentation", "classification")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelCard:
+    """Everything about a trained network but its tensors, as plain values.
+
+    Attributes:
+        task: ``segmentation`` or ``classification``.
+        name: Class of the network, such as ``medvision.models.UNet``.
+        arguments: With these it is built again, ready for its tensors.
+        architecture: Name to show.
+        num_parameters: Trainable ones.
+        class_names: The K >= 2 classes; of a segmentation the background first.
+        image_size: Height and width of what the network sees, in pixels.
+        in_channels: 1 (grey) or 3 (RGB).
+        mean: Of pixels in [0, 1]; the network itself subtracts it.
+        std: Likewise; the network itself divides by it.
+        eval_transforms: Deterministic albumentations after the resize, by name.
+        threshold: Probability from which the foreground, or the second of two classes, is
+            predicted.
+        value_range: Values of files deeper than 8 bits that become black and white.
+        precision: What it was trained and measured with, in Lightning's words.
+        experiment: Name of the experiment it comes from; empty where unknown.
+        dataset: Name of the data set it was trained on; empty where unknown.
+        synthetic: Whether that set was drawn by code.
+    """
+
+    task: str
+    name: str
+    arguments: dict[str, Any]
+    architecture: str
+    num_parameters: int
+    class_names: tuple[str, ...]
+    image_size: int
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    eval_transforms: dict[str, dict[str, Any]]
+    threshold: float
+    value_range: tuple[float, float] | None
+    precision: str
+    experiment: str
+    dataset: str
+    synthetic: bool
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_names)
+
+    @classmethod
+    def from_dict(cls, values: Any, *, where: str) -> ModelCard:
+        """Read the plain values of a checkpoint, of a JSON file or of an ONNX file.
+
+        Args:
+            values: What the file holds; anything.
+            where: The file, for messages.
+
+        Raises:
+            MedvisionError: If it is no card, of a newer format, or holds an impossible value.
+        """
+        if not isinstance(values, Mapping) or "format" not in values:
+            raise MedvisionError(
+                "not a model of medvision: it does not say how it is used",
+                where=where,
+                hint="give a run folder, or a .ckpt, .onnx or .safetensors of medvision",
+            )
+        if values["format"] != FORMAT:
+            raise MedvisionError(
+                f"the model is of format {values['format']}, this version reads {FORMAT}",
+                where=where,
+                hint="use the medvision version that wrote it",
+            )
+        read = _Reader(values, where)
+        network = _Reader(read("model", lambda v: isinstance(v, Mapping)), where)
+        name = network("name", _is_text)
+        in_channels = read("in_channels", lambda v: v in (1, 3))
+        return cls(
+            task=read("task", lambda v: v in TASKS),
+            name=name,
+            arguments=dict(network("arguments", lambda v: isinstance(v, Mapping))),
+            architecture=read("architecture", _is_text, default=name.rpartition(".")[2]),
+            num_parameters=read("num_parameters", _is_count),
+            class_names=tuple(read("class_names", _is_names)),
+            image_size=read("image_size", lambda v: _is_count(v) and 16 <= v <= 8192),
+            in_channels=in_channels,
+            mean=tuple(read("mean", lambda v: _is_numbers(v, in_channels))),
+            std=tuple(read("std", lambda v: _is_numbers(v, in_channels) and min(v) > 0)),
+            eval_transforms={
+                str(key): dict(value or {})
+                for key, value in read("eval_transforms", _is_transforms, default={}).items()
+            },
+            threshold=float(read("threshold", lambda v: _is_number(v) and 0 <= v <= 1)),
+            value_range=_pair(read("value_range", _is_range, default=None)),
+            precision=read("precision", _is_text, default="auto"),
+            experiment=read("experiment", _is_text, default=""),
+            dataset=read("dataset", _is_text, default=""),
+            synthetic=read("synthetic", lambda v: isinstance(v, bool), default=False),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain JSON values, which ``from_dict`` reads."""
+        values = asdict(self)
+        model = {"name": values.pop("name"), "arguments": values.pop("arguments")}
+        plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+        return {"format": FORMAT, "model": model, **plain}
+
+
+class _Reader:
+    """Takes single values out of a mapping, each of which must hold."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+
+    def __call__(self, key: str, holds: Callable[[Any], bool], **default: Any) -> Any:
+        value = self.values.get(key, default.get("default"))
+        absent = key not in self.values and "default" in default
+        if not (absent or holds(value)):
+            raise MedvisionError(
+                f"{key} of the model is {str(value)[:60]!r}",
+                where=self.where,
+                hint="the file is damaged or was not written by medvision",
+            )
+        return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, Sequence) and len(value) == count and all(map(_is_number, value))
+
+
+def _is_names(value: Any) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and not isinstance(value, str)
+        and len(value) >= 2
+        and all(isinstance(name, str) for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _is_transforms(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        options is None or isinstance(options, Mapping) for options in value.values()
+    )
+
+
+def _is_range(value: Any) -> bool:
+    return value is None or (_is_numbers(value, 2) and value[0] < value[1])
+
+
+def _pair(value: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if value is None else (float(value[0]), float(value[1]))

@@ -1,0 +1,136 @@
+"""Where a classifier found what speaks for a class: Grad-CAM."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from medvision.models.shapes import pad_to_multiple
+from medvision.types import MedvisionError
+
+
+def explain(
+    model: nn.Module, images: NDArray[np.uint8], classes: Sequence[int], *, num_classes: int
+) -> NDArray[np.float32]:
+    r"""Heat maps of what in each image speaks for a class.
+
+    For feature maps :math:`A^k` of the last layer that has an extent in space, and the score
+    :math:`y` of the class,
+
+    .. math:: L = \mathrm{ReLU}\Big(\sum_k \overline{\partial y / \partial A^k} \, A^k\Big)
+
+    with the mean over the pixels of a map. Of two classes there is one logit, that of class 1:
+    its negative is the score of class 0. Each map is then stretched so that its lowest value is 0
+    and its highest 1, and enlarged bilinearly: maps of different images say nothing about each
+    other. A map that is the same everywhere is 0, as where nothing speaks for the class.
+
+    Computed in float32 and in evaluation mode, inside ``torch.inference_mode`` as well. The model
+    ends as it was: mode, flags, gradients and hooks.
+
+    Args:
+        model: A classifier of ``medvision.models``: its ``feature_maps`` are explained.
+        images: (N, H, W, C) in [0, 255].
+        classes: The class to explain in each image, N of them in [0, K).
+        num_classes: K.
+
+    Returns:
+        (N, H, W) in [0, 1].
+
+    Raises:
+        MedvisionError: If grad-cam is missing, or the network keeps no feature maps.
+        ValueError: If a class is out of range or there is not one for each image.
+
+    References:
+        Selvaraju et al., Grad-CAM, ICCV 2017, https://arxiv.org/abs/1610.02391
+    """
+    if len(classes) != len(images) or not all(0 <= label < num_classes for label in classes):
+        raise ValueError(f"expected {len(images)} classes in [0, {num_classes}), got {classes}")
+    if not hasattr(model, "feature_maps"):
+        raise MedvisionError(
+            f"{type(model).__name__} has no feature maps of an image",
+            where="model",
+            hint="heat maps need a convolutional network that classifies",
+        )
+    grad_cam = _import_grad_cam()
+    height, width = images.shape[1:3]
+    if len(images) == 0:
+        return np.zeros((0, height, width), np.float32)
+
+    device = next(model.parameters()).device
+    with (
+        torch.inference_mode(mode=False),
+        torch.set_grad_enabled(True),
+        torch.autocast(device.type, enabled=False),
+        _undisturbed(model),
+    ):
+        pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(device).float() / 255
+        # as the network itself pads what is too small: the map is of the padded image
+        pixels = pad_to_multiple(pixels, 1, at_least=getattr(model, "smallest_px", 1))
+        cut = _CutModel(model)
+        cam = grad_cam(model=cut, target_layers=[cut.explained])
+        try:
+            heat = cam(pixels, [_score(label, num_classes) for label in classes])
+        finally:
+            cam.activations_and_grads.release()
+    return np.ascontiguousarray(heat[:, :height, :width], dtype=np.float32)
+
+
+class _CutModel(nn.Module):
+    """A model whose feature maps pass through a layer of their own, where gradients end.
+
+    What lies before it, nearly all of the network, need not be differentiated.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.explained = nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            maps = self.model.feature_maps(image)
+        # cloned, because what follows may work in place and Grad-CAM reads the maps afterwards
+        return self.model.classify(self.explained(maps.requires_grad_()).clone())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Keep the gradients, which Grad-CAM would clear and which are not its own."""
+
+
+def _score(label: int, num_classes: int) -> Callable[[Tensor], Tensor]:
+    """From the logits (1 or K,) of an image to what is explained."""
+    if num_classes == 2:
+        return lambda logits: logits[0] if label == 1 else -logits[0]
+    return lambda logits: logits[label]
+
+
+@contextlib.contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluate a model without gradients of its parameters, then leave it as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval().requires_grad_(False)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter in learned:
+            parameter.requires_grad_(True)
+
+
+def _import_grad_cam() -> Any:
+    try:
+        from pytorch_grad_cam import GradCAM  # seconds: only who asks for heat maps waits
+    except ImportError as error:
+        raise MedvisionError(
+            f"heat maps need the package grad-cam: {error}",
+            where="pytorch_grad_cam",
+            hint="pip install 'medvision[explain]'",
+        ) from error
+    return GradCAM

@@ -1,0 +1,120 @@
+"""Which files to predict, and under which names their results go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from medvision.data.folders import list_images
+from medvision.data.image_io import image_size
+from medvision.types import MedvisionError
+
+MAX_PIXELS_AT_ONCE = 16_000_000
+"""Images that are in memory together, unless a single one is larger."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Input:
+    """One image to predict.
+
+    Attributes:
+        path: The file, as it was given or below the folder that was given.
+        name: Path of its results below their folder, without an extension; no two share one.
+    """
+
+    path: Path
+    name: str
+
+
+def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
+    """List the images of files and folders, in the order given, those of a folder by name.
+
+    Args:
+        given: Files, which are tried whatever their name, and folders, searched with everything
+            below them for the extensions of images.
+
+    Returns:
+        The images, each once, and what a reader should know.
+
+    Raises:
+        MedvisionError: If a path does not exist, or no image is found.
+    """
+    found: list[tuple[Path, PurePosixPath]] = []
+    notes: list[str] = []
+    for path in (path.expanduser() for path in given):
+        if path.is_dir():
+            images, others = list_images(path)
+            if not images:
+                raise MedvisionError(
+                    "no image in the folder",
+                    where=str(path),
+                    hint="files must be JPEG, PNG, BMP or TIFF, named as such",
+                )
+            if others:
+                kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+                notes.append(f"other files in {path} were left out: {kinds}")
+            below = PurePosixPath() if len(given) == 1 else PurePosixPath(path.resolve().name)
+            found += [(path / image, below / image) for image in images]
+        elif path.exists():
+            found.append((path, PurePosixPath(path.name)))
+        else:
+            raise MedvisionError("no such file or folder", where=str(path), hint="check the path")
+    once: dict[Path, tuple[Path, PurePosixPath]] = {}
+    for path, name in found:
+        once.setdefault(path.resolve(), (path, name))
+    twice = len(found) - len(once)
+    if twice:
+        notes.append(f"{twice} images were given twice and are done once")
+    names = _distinct_names([name for _, name in once.values()])
+    paths = (path for path, _ in once.values())
+    return [Input(path=p, name=n) for p, n in zip(paths, names, strict=True)], notes
+
+
+def _distinct_names(paths: Iterable[PurePosixPath]) -> list[str]:
+    """A name for each path: without its extension, with it, or with a number behind."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        tries = _tries(path)
+        name = next(name for name in tries if name.casefold() not in taken)
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def _tries(path: PurePosixPath) -> Iterator[str]:
+    yield str(path.with_suffix(""))
+    yield str(path)
+    number = 2
+    while True:
+        yield f"{path}_{number}"
+        number += 1
+
+
+def chunks(inputs: Sequence[Input], *, most: int) -> Iterator[list[Input]]:
+    """Cut the inputs into batches that fit into memory, looking at their headers only.
+
+    Args:
+        inputs: In order.
+        most: Images of a batch.
+    """
+    chunk: list[Input] = []
+    pixels = 0
+    for given in inputs:
+        own = _num_pixels(given.path)
+        if chunk and (len(chunk) == most or pixels + own > MAX_PIXELS_AT_ONCE):
+            yield chunk
+            chunk, pixels = [], 0
+        chunk.append(given)
+        pixels += own
+    if chunk:
+        yield chunk
+
+
+def _num_pixels(path: Path) -> int:
+    try:
+        height, width = image_size(path)
+    except MedvisionError:  # told when the file is read
+        return 0
+    return height * width

@@ -1,0 +1,104 @@
+"""Read a trained network from a run folder, a checkpoint or an export, without executing it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvision.inference.card import ModelCard
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:  # an ONNX file is run without torch
+    from torch import Tensor, nn
+
+METADATA_KEY = "medvision"
+"""Where a checkpoint, a safetensors header and an ONNX file hold the card."""
+
+
+def find_model(path: Path) -> Path:
+    """Return the model file that a path means: of a run folder its best checkpoint.
+
+    Raises:
+        MedvisionError: If there is none.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        best = path / "checkpoints" / "best.ckpt"
+        if not best.is_file():
+            raise MedvisionError(
+                "not a run folder with a trained model: checkpoints/best.ckpt is missing",
+                where=str(path),
+                hint="give the folder that the end of a training names, or a checkpoint",
+            )
+        return best
+    if not path.is_file():
+        raise MedvisionError(
+            "no such file or folder",
+            where=str(path),
+            hint="give a run folder, or a .ckpt, .safetensors or .onnx file",
+        )
+    return path
+
+
+def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
+    """Build the network of a run folder, a checkpoint or a safetensors export.
+
+    Args:
+        path: Nothing in the file is executed; only networks of ``medvision.models`` are built.
+
+    Returns:
+        The network in evaluation mode, in float32 on the CPU, and its card.
+
+    Raises:
+        MedvisionError: If it cannot be read, or is no model of this package.
+    """
+    file = find_model(Path(path))
+    tensors, metadata = _read_safetensors(file) if _is_safetensors(file) else _read_checkpoint(file)
+    card = ModelCard.from_dict(metadata, where=str(file))
+    from medvision.models import build_network, load_weights_strict
+
+    network = build_network(card.name, card.arguments, where=str(file))
+    load_weights_strict(network, tensors, where=str(file))
+    return network.eval(), card
+
+
+def _is_safetensors(file: Path) -> bool:
+    return file.suffix == ".safetensors"
+
+
+def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors of the network under its own names, and the card's values."""
+    import torch
+
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        tensors = {
+            name.removeprefix("model."): tensor
+            for name, tensor in checkpoint["state_dict"].items()
+            if name.startswith("model.")
+        }
+        return tensors, checkpoint.get(METADATA_KEY)
+    except Exception as error:  # torch.load raises a dozen types on bad files
+        raise MedvisionError(
+            f"cannot be read as a checkpoint: it is damaged, something else, or holds Python"
+            f" objects ({type(error).__name__})",
+            where=str(file),
+            hint="give a best.ckpt or last.ckpt that medvision wrote",
+        ) from error
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], Any]:
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            metadata = stored.metadata() or {}
+        return tensors, json.loads(metadata.get(METADATA_KEY, "null"))
+    except Exception as error:  # safetensors raises its own types and the operating system's
+        raise MedvisionError(
+            f"cannot be read as safetensors ({type(error).__name__})",
+            where=str(file),
+            hint="give a file that medvision export wrote",
+        ) from error

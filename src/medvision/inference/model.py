@@ -1,0 +1,199 @@
+"""A trained model, ready for images: the small object for notebooks and everything above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.image_io import decode_image, read_image
+from medvision.data.transforms import Transform
+from medvision.inference.card import ModelCard
+from medvision.inference.engine import Engine
+from medvision.inference.load import find_model, load_network
+from medvision.inference.results import (
+    ClassificationResult,
+    Image,
+    SegmentationResult,
+    enlarge,
+    sigmoid,
+    softmax,
+)
+from medvision.types import MedvisionError
+
+Result = SegmentationResult | ClassificationResult
+
+FLIPS = {"segmentation": ((), (0,), (1,), (0, 1)), "classification": ((), (1,))}
+"""Axes of (H, W) along which an image is mirrored and the outputs averaged. Whole images are
+mirrored left to right only: few organs are ever seen upside down."""
+
+
+def load_model(path: Path | str) -> Model:
+    """Load a trained model; nothing in the file is executed.
+
+    Args:
+        path: A run folder (its best checkpoint), a ``.ckpt``, ``.safetensors`` or ``.onnx`` file.
+
+    Raises:
+        MedvisionError: If it cannot be read, or is no model of this package.
+
+    Example:
+        >>> model = load_model("runs/polyp_unet/2026-11-21_21-47-17")
+        >>> result = model.predict("images/a.jpg")
+        >>> result.mask.shape, result.foreground_percent
+    """
+    file = find_model(Path(path))
+    if file.suffix == ".onnx":
+        from medvision.inference.onnx_engine import OnnxEngine
+
+        runtime = OnnxEngine(file)
+        return Model(card=runtime.card, engine=runtime, source=file)
+    network, card = load_network(file)
+    from medvision.inference.torch_engine import TorchEngine
+
+    return Model(card=card, engine=TorchEngine(network, card), source=file)
+
+
+class Model:
+    """A network with what it needs around it: size, channels, classes, threshold.
+
+    Args:
+        card: What the model file says about its use.
+        engine: Runs the network.
+        source: The file.
+    """
+
+    def __init__(self, *, card: ModelCard, engine: Engine, source: Path) -> None:
+        self.card, self.engine, self.source = card, engine, source
+
+    def __repr__(self) -> str:
+        card = self.card
+        return (
+            f"{card.architecture} for {card.task} of {', '.join(card.class_names)}, "
+            f"{card.image_size} px ({self.source})"
+        )
+
+    def predict(self, image: Any, *, tta: bool = False) -> Result:
+        """Predict one image of any size.
+
+        Args:
+            image: A file; uint8 (H, W), (H, W, 1) grey or (H, W, 3) RGB in [0, 255]; or a picture
+                of Pillow.
+            tta: Average over mirrored images too.
+
+        Raises:
+            MedvisionError: If the file cannot be read, or the array is of another kind.
+        """
+        return self.predict_batch([self.read(image)], tta=tta)[0]
+
+    def predict_batch(self, images: Sequence[Image], *, tta: bool = False) -> list[Result]:
+        """Predict images that ``read`` gave, in one pass of the network."""
+        batch = np.stack([self.prepare(image) for image in images])
+        logits = self._logits(batch, tta=tta)
+        results: list[Result] = []
+        for image, own in zip(images, logits, strict=True):
+            results.append(self._result(image, own))
+        return results
+
+    def read(self, image: Any) -> Image:
+        """The image with the channels of the network, (H, W, C) at its own size.
+
+        Raises:
+            MedvisionError: If the file cannot be read, or the array is of another kind.
+        """
+        options: dict[str, Any] = {
+            "channels": self.card.in_channels,
+            "value_range": self.card.value_range,
+        }
+        if isinstance(image, (str, Path)):
+            return read_image(Path(image).expanduser(), **options)
+        pixels = np.asarray(image)
+        grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
+        if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+            raise MedvisionError(
+                f"expected a file, or uint8 pixels (H, W), (H, W, 1) or (H, W, 3), got"
+                f" {pixels.dtype} {pixels.shape}",
+                where="image",
+                hint="scale to 0..255 and drop other channels first",
+            )
+        if 0 in pixels.shape:
+            raise MedvisionError("the image has no pixels", where="image", hint="give another one")
+        return _with_channels(pixels.reshape(*pixels.shape[:2], -1), self.card.in_channels)
+
+    def decode(self, data: bytes, *, where: str) -> Image:
+        """As ``read``, of the bytes of a file."""
+        return decode_image(
+            data, where=where, channels=self.card.in_channels, value_range=self.card.value_range
+        )
+
+    def prepare(self, image: Image) -> NDArray[np.uint8]:
+        """What the network sees of an image, (S, S, C)."""
+        return self._transform.image(image, seed=0)
+
+    @cached_property
+    def _transform(self) -> Transform:
+        return Transform(
+            size_px=self.card.image_size,
+            transforms=self.card.eval_transforms,
+            key="eval_transforms",
+            deterministic=True,
+        )
+
+    def _logits(self, batch: NDArray[np.uint8], *, tta: bool) -> NDArray[np.float32]:
+        """Logits of prepared images; with ``tta`` those of the mean probability."""
+        if not tta:
+            return self.engine.logits(batch)
+        total: Any = 0.0
+        flips = FLIPS[self.card.task]
+        for axes in flips:
+            mirrored = np.ascontiguousarray(np.flip(batch, tuple(axis + 1 for axis in axes)))
+            logits = self.engine.logits(mirrored)
+            if self.card.task == "segmentation":
+                logits = np.flip(logits, tuple(axis + 2 for axis in axes))
+            two = logits.shape[1] == 1
+            total = total + (sigmoid(logits) if two else _softmax_of_channels(logits))
+        mean = (total / len(flips)).astype(np.float64).clip(1e-12, 1 - 1e-12)
+        if mean.shape[1] == 1:
+            return np.log(mean / (1 - mean)).astype(np.float32)
+        return np.log(mean).astype(np.float32)
+
+    def _result(self, image: Image, logits: NDArray[np.float32]) -> Result:
+        names, threshold = self.card.class_names, self.card.threshold
+        if self.card.task == "segmentation":
+            size_px = (image.shape[0], image.shape[1])
+            return SegmentationResult(
+                image=image,
+                logits=enlarge(logits, size_px),
+                class_names=names,
+                threshold=threshold,
+            )
+        if len(names) == 2:
+            positive = float(sigmoid(logits)[0])
+            values = [1 - positive, positive]
+            chosen = int(positive >= threshold)
+        else:
+            values = softmax(logits).tolist()
+            chosen = int(logits.argmax())
+        return ClassificationResult(
+            image=image,
+            probability=dict(zip(names, values, strict=True)),
+            predicted=names[chosen],
+        )
+
+
+def _softmax_of_channels(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.moveaxis(softmax(np.moveaxis(logits, 1, -1)), -1, 1)
+
+
+def _with_channels(pixels: Image, channels: int) -> Image:
+    import cv2
+
+    if pixels.shape[2] == channels:
+        return np.ascontiguousarray(pixels)
+    if channels == 1:
+        return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None].astype(np.uint8, copy=False)
+    return np.repeat(pixels, 3, axis=2)

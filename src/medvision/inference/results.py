@@ -1,0 +1,130 @@
+"""What a model says about one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""(H, W, C) in [0, 255], C is 1 (grey) or 3 (RGB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationResult:
+    """A class for every pixel of the image, at the size of its file.
+
+    Attributes:
+        image: The image itself (H, W, C).
+        logits: float32 (H, W) of the foreground, or (H, W, K) with K >= 3 classes.
+        class_names: The K classes, the background first.
+        threshold: Two classes: probability from which a pixel is foreground.
+    """
+
+    image: Image
+    logits: NDArray[np.float32]
+    class_names: tuple[str, ...]
+    threshold: float = 0.5
+
+    @cached_property
+    def probability(self) -> NDArray[np.float32]:
+        """Of the foreground, (H, W) in [0, 1]; with K >= 3 classes of each, (H, W, K)."""
+        if self.logits.ndim == 2:
+            return sigmoid(self.logits)
+        return softmax(self.logits)
+
+    @cached_property
+    def mask(self) -> NDArray[np.uint8]:
+        """Class index of every pixel, (H, W)."""
+        return predicted_classes(self.logits, threshold=self.threshold)
+
+    @property
+    def foreground_px(self) -> int:
+        """Number of pixels that are not background."""
+        return int(np.count_nonzero(self.mask))
+
+    @property
+    def foreground_percent(self) -> float:
+        """Their share of the image, in per cent."""
+        return 100 * self.foreground_px / self.mask.size
+
+    @cached_property
+    def num_regions(self) -> int:
+        """Connected regions (touching corners connect) of any one foreground class."""
+        classes = [1] if self.logits.ndim == 2 else np.unique(self.mask[self.mask > 0]).tolist()
+        return sum(
+            cv2.connectedComponents((self.mask == k).astype(np.uint8), connectivity=8)[0] - 1
+            for k in classes
+        )
+
+    @property
+    def mean_confidence(self) -> float:
+        """Mean over the pixels of the probability of the class they were given, in [0, 1]."""
+        if self.logits.ndim == 2:
+            p = self.probability
+            return float(np.where(self.mask > 0, p, 1 - p).mean(dtype=np.float64))
+        chosen = np.take_along_axis(self.probability, self.mask[..., None].astype(np.intp), axis=2)
+        return float(chosen.mean(dtype=np.float64))
+
+    def overlay(self) -> Image:
+        """The image, and beside it the image with the contours of the mask, RGB (H, 2 W, 3)."""
+        from medvision.reports.overlays import draw_overlay
+
+        return draw_overlay(self.image, self.mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationResult:
+    """A probability for each class of one image.
+
+    Attributes:
+        image: The image itself (H, W, C).
+        probability: Of each class by name; they add up to 1.
+        predicted: The class that is chosen.
+    """
+
+    image: Image
+    probability: dict[str, float]
+    predicted: str
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the predicted class."""
+        return self.probability[self.predicted]
+
+
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x)), float32; at least 0.5 exactly where x is at least 0, or rounds to it."""
+    with np.errstate(over="ignore"):  # exp of a large number is infinity, and its inverse 0
+        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities along the last axis, float32."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def predicted_classes(logits: NDArray[np.float32], *, threshold: float = 0.5) -> NDArray[np.uint8]:
+    """Class index of every pixel (H, W), of logits (H, W) or (H, W, K)."""
+    if logits.ndim == 2:
+        return (sigmoid(logits) >= threshold).astype(np.uint8)
+    return logits.argmax(axis=2).astype(np.uint8)
+
+
+def enlarge(logits: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:
+    """Bring logits to the height and width of a file, bilinearly between pixel centres.
+
+    Args:
+        logits: (K, S, S).
+        size_px: H and W.
+
+    Returns:
+        (H, W) for K = 1, else (H, W, K).
+    """
+    height, width = size_px
+    planes = [cv2.resize(plane, (width, height)) for plane in logits]
+    return planes[0] if len(planes) == 1 else np.stack(planes, axis=2)

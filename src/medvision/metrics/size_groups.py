@@ -1,0 +1,120 @@
+"""How well small, medium and large lesions are found."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medvision.metrics.intervals import bootstrap_mean_interval
+
+NAMES = {1: ("medium",), 2: ("small", "large"), 3: ("small", "medium", "large")}
+"""What the groups are called, by how many there are."""
+
+OVERLAPS = ("dice", "iou")
+SURFACES = ("hd95_px", "nsd_2px")
+
+
+def size_groups(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    foreground_share: ArrayLike,
+    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+) -> list[dict[str, Any]]:
+    """Mean scores of images without a lesion, and of thirds of the others by lesion size.
+
+    The size is the share of the image that its true mask covers. Images of one size stay in one
+    third, so thirds may differ in size; the cuts are those nearest to equal ones, the lower of
+    two. With one or two sizes only there are as many groups. An image without a defined Dice
+    (every pixel ignored) is no image.
+
+    Args:
+        rows: A row per test image, (N,), as predictions_test.csv holds them. Taken are
+            ``dice_original`` and ``iou_original``, at the size of the file, or where a row has
+            none ``dice`` and ``iou``; and ``hd95_px`` and ``nsd_2px`` where the rows have them.
+            NaN, None and "" are undefined.
+        foreground_share: Of each image, in [0, 1], (N,).
+        groups: The group of each image, such as its patient, for the intervals.
+
+    Returns:
+        A dict for each group that has images, "no lesion" first, then rising: name, from_percent
+        and to_percent (the smallest and the largest share in it), num_images, and for each score
+        its mean over the images for which it is defined and as ``_ci95`` [low, high] the interval
+        of ``bootstrap_mean_interval``; None where no image defines it.
+
+    Raises:
+        ValueError: If lengths differ or a share is not in [0, 1].
+    """
+    share = np.asarray(foreground_share, np.float64)
+    if share.shape != (len(rows),) or (groups is not None and len(groups) != len(rows)):
+        lengths = f"{share.shape}" + ("" if groups is None else f" and {len(groups)}")
+        raise ValueError(f"expected a share and a group for each of {len(rows)}, got {lengths}")
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError("expected shares in [0, 1], got others or NaN")
+    if not rows:
+        return []
+    names = [*OVERLAPS, *(name for name in SURFACES if any(name in row for row in rows))]
+    values = {name: np.array([_score(row, name) for row in rows]) for name in names}
+    counted = ~np.isnan(values["dice"])
+    lesions = np.flatnonzero(counted & (share > 0))
+    parts = _thirds(share[lesions])
+    members = {"no lesion": np.flatnonzero(counted & (share == 0))}
+    members |= {
+        name: lesions[part] for name, part in zip(NAMES.get(len(parts), ()), parts, strict=True)
+    }
+    found = []
+    for name, chosen in members.items():
+        if not len(chosen):
+            continue
+        entry: dict[str, Any] = {
+            "name": name,
+            "from_percent": float(100 * share[chosen].min()),
+            "to_percent": float(100 * share[chosen].max()),
+            "num_images": len(chosen),
+        }
+        of_chosen = None if groups is None else [groups[row] for row in chosen.tolist()]
+        for metric, column in values.items():
+            entry |= _mean(metric, column[chosen], of_chosen)
+        found.append(entry)
+    return found
+
+
+def _thirds(share: NDArray[np.float64]) -> list[NDArray[np.intp]]:
+    """Positions of up to three groups of rising share; equal shares stay together."""
+    sizes, place = np.unique(share, return_inverse=True)
+    cuts = _cuts(np.bincount(place).cumsum()) if len(sizes) > 2 else range(len(sizes) - 1)
+    group = np.searchsorted(np.array(cuts), np.arange(len(sizes)))  # of each size
+    return [np.flatnonzero(group[place] == k) for k in range(min(3, len(sizes)))]
+
+
+def _cuts(up_to: NDArray[np.intp]) -> tuple[int, int]:
+    """After which two sizes to cut, given how many images are of each size or smaller."""
+    total, before_last = up_to[-1], up_to[:-1]
+    off = np.stack([np.abs(3 * before_last - total), np.abs(3 * before_last - 2 * total)])
+    first, second = (int(row.argmin()) for row in off)
+    if first < second:
+        return first, second
+    # one size has so many images that the same cut is the nearest to both
+    near = ((first - 1, first), (first, first + 1))
+    pairs = [pair for pair in near if pair[0] >= 0 and pair[1] < len(before_last)]
+    return min(pairs, key=lambda pair: int(off[0, pair[0]] + off[1, pair[1]]))
+
+
+def _score(row: Mapping[str, Any], name: str) -> float:
+    """The score at the size of the file, NaN where it is undefined."""
+    value = row.get(f"{name}_original", row.get(name))
+    number = float("nan") if value is None or value == "" else float(value)
+    return number if np.isfinite(number) else float("nan")
+
+
+def _mean(
+    name: str, values: NDArray[np.float64], groups: Sequence[Hashable] | None
+) -> dict[str, Any]:
+    """Mean and interval of the defined values."""
+    defined = values[~np.isnan(values)]
+    if not len(defined):
+        return {name: None, f"{name}_ci95": None}
+    interval = bootstrap_mean_interval(values, groups=groups)
+    return {name: float(defined.mean()), f"{name}_ci95": [*interval]}

@@ -1,0 +1,299 @@
+"""What a careful reader would remark about a run, in sentences."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+HEADLINES = {"segmentation": ("dice",), "classification": ("balanced_accuracy", "auroc")}
+"""The scores that are looked at: higher is better, and train, val and test have them all."""
+
+MIN_GAP = 0.05
+"""Training above validation by less is left alone: as much as two seeds of one recipe differ."""
+
+MIN_LATE_GAIN = 0.005
+"""A last epoch that is better by less is the flat end of a curve, where the best comes late."""
+
+MIN_LOSS_RISE = 0.25
+"""A quarter above the minimum: the loss of single epochs wavers by a tenth or two."""
+
+MIN_EPOCHS_RISING = 5
+"""Epochs since the minimum before a rise counts: with fewer it may yet come down."""
+
+MIN_TEST_IMAGES = 100
+"""With fewer the 95 % interval of a proportion of 0.8 is wider than 0.72 to 0.88."""
+
+MIN_CLASS_IMAGES = 10
+"""With fewer each image moves the recall of its class by more than 0.1."""
+
+ABSENT = {
+    "train": "the network cannot learn what it never sees",
+    "val": "the choice of the best epoch does not heed it",
+    "test": "how well it is recognised remains unknown",
+}
+"""What a class that is absent from a split means."""
+
+History = Sequence[Mapping[str, Any]]
+
+
+class _Run:
+    """A summary and its epochs, with every undefined number as None."""
+
+    def __init__(self, summary: Mapping[str, Any], history: History) -> None:
+        self.metrics: Mapping[str, Any] = summary.get("metrics") or {}
+        self.dataset: Mapping[str, Any] = summary.get("dataset") or {}
+        self.warnings: Sequence[str] = summary.get("warnings") or ()
+        self.task = summary.get("task")
+        self.headlines = HEADLINES.get(str(self.task), ())
+        self.history = history
+        best = summary.get("best_epoch")  # counted from 0
+        self.best = -1 if best is None else int(best)
+        self.lesion_sizes: Sequence[Mapping[str, Any]] = summary.get("lesion_sizes") or ()
+        counts = self.dataset.get("class_counts") or {}
+        self.class_counts: Mapping[str, Mapping[str, int]] = counts
+
+    def score(self, name: str) -> float | None:
+        return _number(self.metrics.get(name))
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """Low and high end; None where it is undefined or shows no spread."""
+        low, high = (_number(end) for end in self.metrics.get(f"{name}_ci95") or (None, None))
+        return None if low is None or high is None or low == high else (low, high)
+
+    def epochs(self, name: str) -> dict[int, float]:
+        """The defined values of a score by epoch, counted from 0."""
+        values = {int(float(row["epoch"])): _number(row.get(name)) for row in self.history}
+        return {epoch: value for epoch, value in values.items() if value is not None}
+
+    def num_images(self, stage: str) -> int | None:
+        count = (self.dataset.get("num_images") or {}).get(stage)
+        return None if count is None else int(count)
+
+    def absent(self, stage: str) -> list[str]:
+        """Classes without an image in a split that has images."""
+        counts = self.class_counts.get(stage) or {}
+        return [name for name, n in counts.items() if n == 0] if any(counts.values()) else []
+
+
+def findings(summary: Mapping[str, Any], history: History) -> list[str]:
+    """Say what about the data, the fit and the scores of a run deserves a second look.
+
+    What ``warnings`` of the summary already say is not said again, and neither is that data are
+    synthetic. Training scores are means over an epoch in which the weights change and images are
+    augmented; a run that mixes images has none. An evaluation on other data has no history.
+
+    Args:
+        summary: As in summary.json; keys may be absent.
+        history: A row per epoch, as metrics.csv holds them: numbers or their text, and None, ""
+            or NaN where undefined.
+
+    Returns:
+        One sentence each, without a full stop; none where there is nothing to remark.
+    """
+    run = _Run(summary, history)
+    checks: list[Callable[[_Run], list[str]]] = [
+        _missing_classes,
+        _few_images,
+        _one_answer,
+        _no_better_than_chance,
+        _overfitting,
+        _rising_loss,
+        _unfinished,
+        _unlike_validation,
+        _undefined,
+    ]
+    return [sentence for check in checks for sentence in check(run)]
+
+
+def _missing_classes(run: _Run) -> list[str]:
+    found = []
+    for stage, what in ABSENT.items():
+        told = "\n".join(w for w in run.warnings if w.startswith(stage))
+        new = [
+            name
+            for name in run.absent(stage)
+            if not re.search(rf"\bno {re.escape(name)}(?=[,:]|$)", told, re.MULTILINE)
+        ]
+        if new:
+            found.append(f"{stage} holds no {', no '.join(new)}: {what}")
+    return found
+
+
+def _few_images(run: _Run) -> list[str]:
+    found = []
+    count = run.num_images("test")
+    if count and count < MIN_TEST_IMAGES:
+        sentence = f"there are only {count} test images"
+        known = [name for name in run.headlines if run.interval(f"test/{name}")]
+        for name in known[:1]:
+            sentence += f": {_words(name)} {_with_range(run, f'test/{name}')} is all that they tell"
+        found.append(sentence)
+    counts = run.class_counts.get("test") or {}
+    few = {name: n for name, n in counts.items() if 0 < n < MIN_CLASS_IMAGES}
+    if few:
+        each = ", ".join(f"{n} of {name}" for name, n in few.items())
+        found.append(
+            f"few test images of a class ({each}): a single image moves its recall by"
+            f" {1 / max(few.values()):.2f}{' or more' if len(set(few.values())) > 1 else ''}"
+        )
+    return found
+
+
+def _one_answer(run: _Run) -> list[str]:
+    if run.task == "segmentation":
+        if run.score("test/recall") == 0:
+            return ["the network finds no foreground pixel on the test images (recall 0)"]
+        if run.score("test/specificity") == 0:
+            return ["the network calls every test pixel foreground (specificity 0)"]
+        return []
+    counts = run.class_counts.get("test") or {}
+    for name, count in counts.items():
+        if run.score(f"test/recall/{name}") == 1 and run.score(f"test/specificity/{name}") == 0:
+            total = sum(counts.values())
+            return [f"all {total} test images are predicted as {name}, which {count} of them are"]
+    never = [name for name in counts if run.score(f"test/recall/{name}") == 0]
+    each = ", ".join(f"{name} (0 of {counts[name]})" for name in never)
+    return [f"the network recognises no test image of {each}"] if never else []
+
+
+def _no_better_than_chance(run: _Run) -> list[str]:
+    ends = run.interval("test/auroc") if run.task == "classification" else None
+    if ends is None or ends[0] > 0.5:
+        return []
+    score = f"AUROC {_with_range(run, 'test/auroc')} on test is"
+    if ends[1] < 0.5:
+        return [f"{score} worse than guessing"]
+    return [f"{score} not shown to be better than guessing: the 95 % interval holds 0.5"]
+
+
+def _overfitting(run: _Run) -> list[str]:
+    for name in run.headlines:
+        train, val = (run.epochs(f"{stage}/{name}").get(run.best) for stage in ("train", "val"))
+        if train is None or val is None:
+            continue
+        ends, score = run.interval(f"val/{name}"), run.score(f"val/{name}")
+        chance = 0.0 if ends is None or score is None else ends[1] - score
+        if train - val >= max(MIN_GAP, chance):
+            return [
+                f"{_words(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
+                f" the network fits its training images better than new ones, by {train - val:.3f}"
+            ]
+    return []
+
+
+def _rising_loss(run: _Run) -> list[str]:
+    losses = run.epochs("val/loss")
+    lowest = min(losses, key=lambda epoch: losses[epoch], default=0)
+    after = [loss for epoch, loss in losses.items() if epoch > lowest]
+    if len(after) < MIN_EPOCHS_RISING or losses[lowest] <= 0:
+        return []
+    late = statistics.median(after[-3:])  # of three epochs: one bad one is no trend
+    if late < (1 + MIN_LOSS_RISE) * losses[lowest]:
+        return []
+    kept = losses.get(run.best, 0.0)
+    return [
+        f"validation loss was lowest in epoch {lowest + 1} of {len(run.history)}"
+        f" ({losses[lowest]:.3f}) and rose to {late:.3f} by the end: "
+        + (
+            f"the best epoch, {run.best + 1}, already has {kept:.3f}, so its probabilities are"
+            " likely too sure"
+            if kept >= (1 + MIN_LOSS_RISE) * losses[lowest]
+            else f"it overfits from there on, and the best epoch, {run.best + 1}, was kept"
+        )
+    ]
+
+
+def _unfinished(run: _Run) -> list[str]:
+    if not run.history or run.best != len(run.history) - 1:
+        return []
+    if len(run.history) == 1:
+        return ["there was one epoch only: training has not converged"]
+    for name in run.headlines:
+        values = run.epochs(f"val/{name}")
+        last = values.pop(run.best, None)
+        if last is not None and values and last - max(values.values()) >= MIN_LATE_GAIN:
+            return [
+                f"the best epoch is the last one, {len(run.history)}, with {_words(name)}"
+                f" {last:.3f} on val after at most {max(values.values()):.3f} before:"
+                " training may not have converged"
+            ]
+    return []
+
+
+def _unlike_validation(run: _Run) -> list[str]:
+    falls, rises = [], []
+    for name in run.headlines:
+        val, test = run.interval(f"val/{name}"), run.interval(f"test/{name}")
+        if val is None or test is None:
+            continue
+        sentence = (
+            f"{_words(name)} is {_with_range(run, f'val/{name}')} on val"
+            f" and {_with_range(run, f'test/{name}')} on test"
+        )
+        falls += [sentence] if val[0] > test[1] else []
+        rises += [sentence] if test[0] > val[1] else []
+    found = []
+    if falls:
+        found.append(
+            f"{', '.join(falls)}: the validation images do not stand for the test images;"
+            " they may resemble the training images, or the test images come from elsewhere"
+        )
+    if rises:
+        found.append(
+            f"{', '.join(rises)}: the test images are the easier ones,"
+            " and on others the score may be nearer to that on val"
+        )
+    return found
+
+
+def _undefined(run: _Run) -> list[str]:
+    # a class that is absent, or never found, explains what is undefined
+    explained = {"hd95_px"} | ({"precision"} if run.score("test/recall") == 0 else set())
+    names = [
+        _words(name)
+        for stage, _, name in (key.partition("/") for key in run.metrics)
+        if stage == "test"
+        and "/" not in name
+        and not name.endswith("_ci95")
+        and name not in explained
+        and run.score(f"test/{name}") is None
+    ]
+    found = []
+    if names and not run.absent("test"):
+        found.append(f"undefined on test for want of anything to count: {', '.join(names)}")
+    # an image without a lesion has no HD95 either, and misses nothing
+    free = [group["num_images"] for group in run.lesion_sizes if group["name"] == "no lesion"]
+    left_out = (run.score("test/hd95_px_undefined") or 0) - sum(free)
+    if left_out > 0:
+        which = (
+            "whose lesion was missed altogether"
+            if run.lesion_sizes
+            else "in which prediction or label is empty"
+        )
+        found.append(
+            f"HD95 leaves out {left_out:.0f} of {run.num_images('test')} test images, {which}:"
+            " read it beside Dice"
+        )
+    return found
+
+
+def _number(value: object) -> float | None:
+    """A finite number, or None; the cells of a csv file are text."""
+    if value is None or value == "" or isinstance(value, (list, tuple)):
+        return None
+    number = float(str(value))
+    return number if math.isfinite(number) else None
+
+
+def _with_range(run: _Run, name: str) -> str:
+    """A score with its interval."""
+    low, high = run.interval(name) or (math.nan, math.nan)
+    return f"{run.score(name) or 0:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _words(name: str) -> str:
+    """The name of a score in a sentence."""
+    return {"dice": "Dice", "auroc": "AUROC", "iou": "IoU"}.get(name, name.replace("_", " "))

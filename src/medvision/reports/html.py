@@ -1,0 +1,187 @@
+"""The report of a run: one self-contained page that a person reads on a screen, phone or paper.
+
+The page needs no network and no script: pictures lie inside as ``data:`` addresses. What a run
+does not have is absent from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.files import write_atomically
+from medvision.reports.headline import banners, headline, tiles, title
+from medvision.reports.metric_words import INTERVAL, PREDICTIVE, TRAIN, Words, anchor_of
+from medvision.reports.page import Picture, jpeg_picture, png_picture, render
+from medvision.reports.run_facts import (
+    command,
+    data_counts,
+    data_facts,
+    outcome_of_images,
+    run_facts,
+)
+from medvision.reports.run_files import RunFiles
+from medvision.reports.score_tables import (
+    class_table,
+    key_numbers,
+    lesion_table,
+    operating_table,
+    shown_scores,
+)
+
+CURVES = {
+    "loss": "Curve of the loss",
+    "dice": "Curve of Dice",
+    "iou": "Curve of IoU",
+    "accuracy": "Curve of the accuracy",
+    "balanced_accuracy": "Curve of the balanced accuracy",
+    "auroc": "Curve of the AUROC",
+}
+JUDGED = {
+    "roc": "Sensitivity against 1 - specificity at every threshold. The dotted line is chance.",
+    "precision_recall": "Precision against recall at every threshold. Dotted: share of the class, "
+    "which is the precision of chance.",
+    "calibration": "How often the network is right against how sure it is; bars on the dotted line "
+    "would be calibrated. Below, the images in each bin.",
+    "confusion": "Images by true and by predicted class.",
+}
+ALTERNATIVES = {
+    "roc": "ROC curve",
+    "precision_recall": "Precision-recall curve",
+    "calibration": "Calibration diagram",
+    "confusion": "Confusion matrix",
+}
+TITLES = {
+    "roc": "ROC",
+    "precision_recall": "precision-recall",
+    "calibration": "calibration",
+    "confusion": "confusion",
+}
+GRID = "test_images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One test image that the report shows.
+
+    Attributes:
+        title: Name of the file.
+        caption: What the network made of it, such as ``Dice 0.312, IoU 0.184``.
+        picture: RGB (H, W, 3) in [0, 255]: the image, for masks with the overlay beside it.
+        wrong: Whether the prediction is wrong, which the page marks.
+    """
+
+    title: str
+    caption: str
+    picture: NDArray[np.uint8]
+    wrong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownCase:
+    """A case whose picture is ready for the page."""
+
+    title: str
+    caption: str
+    picture: Picture
+    wrong: bool
+
+
+def write_report(folder: Path, *, worst: Sequence[Case] = (), typical: Sequence[Case] = ()) -> Path:
+    """Write ``report.html`` of a run, or of an evaluation, from what lies in its folder.
+
+    Read are ``summary.json`` and, where they are, ``config.yaml``, ``environment.json``,
+    ``splits.csv``, ``predictions_test.csv`` and ``plots/*.png``.
+
+    Args:
+        folder: Run folder.
+        worst: Test images with the lowest scores, the worst first.
+        typical: Test images with middling scores.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        MedvisionError: If there is no ``summary.json``, or a file cannot be read.
+    """
+    run = RunFiles.read(folder)
+    page = render("report.html.j2", **_context(run, worst=worst, typical=typical))
+    path = folder / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -> Mapping[str, Any]:
+    """What the template shows; a part that is empty makes no section."""
+    pictured = {*CURVES, *JUDGED, GRID}
+    further = {name: name.replace("_", " ") for name in run.plots if name not in pictured}
+    grid = {} if worst or typical else {GRID: "Some of the test images"}
+    return {
+        "task": run.task,
+        "started": run.environment.get("started"),
+        "title": title(run),
+        "headline": headline(run),
+        "banners": banners(run),
+        "tiles": tiles(run),
+        "key_numbers": key_numbers(run),
+        "warnings": [str(warning) for warning in run.summary.get("warnings") or []],
+        "data_facts": data_facts(run),
+        "data_counts": data_counts(run),
+        "detail_tables": [t for t in (lesion_table(run), class_table(run)) if t is not None],
+        "detail_title": "By lesion size" if run.summary.get("lesion_sizes") else "By class",
+        "operating_table": operating_table(run),
+        "curves": _plots(run, CURVES),
+        "judged": _plots(run, ALTERNATIVES, captions=JUDGED),
+        "judged_title": _listed_title([name for name in JUDGED if name in run.plots]),
+        "cases": {"worst": [*map(_shown, worst)], "typical": [*map(_shown, typical)]},
+        "grid": _plots(run, grid),
+        "others": _plots(run, further, captions=further),
+        "outcome": outcome_of_images(run),
+        "definitions": _definitions(run),
+        "run_facts": run_facts(run),
+        "command": command(run),
+        "config": run.config_text,
+    }
+
+
+def _plots(
+    run: RunFiles, names: Mapping[str, str], *, captions: Mapping[str, str] | None = None
+) -> list[Picture]:
+    """The plots of these names that there are, each with its text for those who see none."""
+    captions = captions or {}
+    return [
+        png_picture(run.plots[name], alt=alt, caption=captions.get(name, ""))
+        for name, alt in names.items()
+        if name in run.plots
+    ]
+
+
+def _listed_title(names: Sequence[str]) -> str:
+    """Title of the section with the pictures that judge the test images."""
+    shown = [TITLES[name] for name in names]
+    text = ", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 else "".join(shown)
+    return text[:1].upper() + text[1:]
+
+
+def _shown(case: Case) -> ShownCase:
+    alt = f"Test image {case.title}: {case.caption}"
+    return ShownCase(
+        title=case.title,
+        caption=case.caption,
+        picture=jpeg_picture(case.picture, alt=alt),
+        wrong=case.wrong,
+    )
+
+
+def _definitions(run: RunFiles) -> list[tuple[str, Words]]:
+    """Every score on the page with its id, and what stands beside the scores."""
+    found = [(anchor_of(name), words) for name, words in shown_scores(run).items()]
+    extra = {
+        "predictive": PREDICTIVE if run.summary.get("operating_points") else None,
+        "interval": INTERVAL if any(name.endswith("_ci95") for name in run.metrics) else None,
+        "train": TRAIN if any(name.startswith("train/") for name in run.metrics) else None,
+    }
+    return found + [(anchor_of(name), words) for name, words in extra.items() if words]

@@ -1,0 +1,214 @@
+"""What was trained on which data, with what and for how long, as tables of text."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medvision.reports.headline import set_name
+from medvision.reports.page import Row, Table, is_number, whole
+from medvision.reports.run_files import RunFiles
+from medvision.reports.score_tables import STAGES
+
+PROTOCOLS = {
+    "official": "official: the given split is kept, and what is missing of it is drawn",
+    "merged": "merged: all images pooled and drawn one by one, which leaks",
+    "grouped": "grouped: all images pooled, whole groups drawn",
+    "kfold": "kfold: all images pooled, whole groups drawn into folds",
+}
+
+
+def data_facts(run: RunFiles) -> Table:
+    """Where the images came from and how they were split."""
+    dataset, data = run.dataset, run.config.get("data")
+    data = data if isinstance(data, dict) else {}
+    evaluated: Mapping[str, Any] = run.summary.get("evaluated") or {}
+    protocol = dataset.get("protocol")
+    size = data.get("image_size")
+    facts = {
+        "data set": set_name(run),
+        "images": "synthetic, drawn by code"
+        if dataset.get("synthetic")
+        else "given, not synthetic",
+        "folder": evaluated.get("data") or data.get("root"),
+        "evaluated": _evaluated(evaluated),
+        "protocol": PROTOCOLS.get(str(protocol), protocol),
+        "groups": groups(run.splits),
+        "size for the network": f"{size} × {size} px" if is_number(size) else size,
+        "fingerprint": dataset.get("fingerprint"),
+    }
+    return _facts("The data", facts)
+
+
+def data_counts(run: RunFiles) -> Table | None:
+    """Images of each split, by class where there are classes; None where nothing is known."""
+    by_class: Mapping[str, Mapping[str, int]] = run.dataset.get("class_counts") or {}
+    splits = [split for split in STAGES if run.num_images.get(split) is not None]
+    if not splits:
+        return None
+    names = run.class_names if by_class else []
+    found = {
+        split: {row["group"] for row in run.splits if row["split"] == split and row.get("group")}
+        for split in splits
+    }
+    grouped = any(found.values())
+    rows = [
+        Row(
+            name=STAGES[split],
+            cells=[
+                *(whole(by_class.get(split, {}).get(name, 0)) for name in names),
+                whole(run.num_images[split]),
+                *([whole(len(found[split]))] if grouped else []),
+            ],
+        )
+        for split in splits
+    ]
+    return Table(
+        caption="Images in each split",
+        head=["", *names, "all" if names else "images", *(["groups"] if grouped else [])],
+        rows=rows,
+    )
+
+
+def groups(splits: Sequence[Mapping[str, str]]) -> str | None:
+    """Whether images that belong together stayed together; None where no split is known."""
+    if not splits:
+        return None
+    where: dict[str, set[str]] = {}
+    for row in splits:
+        if row.get("group"):
+            where.setdefault(row["group"], set()).add(row["split"])
+    if not where:
+        return "not known: images of one patient may lie on both sides of the split"
+    single = sum(not row.get("group") for row in splits)
+    torn = sum(len(stages) > 1 for stages in where.values())
+    text = f"{whole(len(where))} known (patients or near-identical images)"
+    text += f", {whole(single)} images without one" if single else ""
+    return text + (
+        f"; {whole(torn)} of them lie in more than one split"
+        if torn
+        else "; each kept in one split"
+    )
+
+
+def run_facts(run: RunFiles) -> Table:
+    """What was trained, for how long, on what, and with which program."""
+    summary, found = run.summary, run.environment
+    model: Mapping[str, Any] = summary.get("model") or {}
+    timing: Mapping[str, Any] = summary.get("timing") or {}
+    hardware: Mapping[str, Any] = found.get("hardware") or {}
+    git: Mapping[str, Any] = found.get("git") or {}
+    packages: Mapping[str, Any] = found.get("packages") or {}
+    weights: Mapping[str, Any] = model.get("weights") or {}
+    count, speed = model.get("num_parameters"), timing.get("train_images_per_s")
+    peak, memory = timing.get("peak_memory_mb"), hardware.get("memory_mb")
+    facts = {
+        "network": f"{model.get('name')}, {whole(count)} parameters" if count else None,
+        "weights to start from": _weights(weights),
+        "epochs": _epochs(summary),
+        "threshold": f"{summary['threshold']:.4g}" if summary.get("threshold") else None,
+        "seed": summary.get("seed"),
+        "training time": _duration(timing.get("fit_s")),
+        "time to the first step": _duration(timing.get("time_to_first_step_s")),
+        "speed": f"{speed:.1f} training images per second" if is_number(speed) else None,
+        "peak memory": f"{whole(peak)} MB" if is_number(peak) else None,
+        "device and precision": _joined(summary.get("device"), summary.get("precision")),
+        "processor": _joined(
+            hardware.get("processor"),
+            f"{hardware['cores']} cores" if hardware.get("cores") else None,
+            hardware.get("cpu_capability"),
+            f"{whole(memory)} MB memory" if is_number(memory) else None,
+        ),
+        "GPU": _joined(*map(_gpu, hardware.get("gpus") or [])),
+        "system": hardware.get("system"),
+        "Python": found.get("python"),
+        "packages": ", ".join(f"{name} {version}" for name, version in packages.items() if version),
+        "source": _source(git),
+        "started": found.get("started"),
+    }
+    return _facts("The run", facts)
+
+
+def command(run: RunFiles) -> str | None:
+    """The command line that repeats the run; None where it is not known."""
+    text = run.environment.get("command")
+    if not text:
+        return None
+    return f"python {text}" if str(text).split()[0].endswith(".py") else str(text)
+
+
+def outcome_of_images(run: RunFiles) -> str | None:
+    """How the scores spread over the test images, in a sentence; None where it is not known."""
+    rows = run.predictions
+    if run.task != "segmentation":
+        judged = [row for row in rows if row.get("target") and row.get("predicted")]
+        if not judged:
+            return None
+        wrong = sum(row["target"] != row["predicted"] for row in judged)
+        return f"{whole(wrong)} of {whole(len(judged))} images are predicted wrongly."
+    values = sorted(float(row["dice"]) for row in rows if row.get("dice"))
+    if len(values) < 10:  # a tenth of fewer is no image
+        return None
+    below = sum(value < 0.5 for value in values)
+    return (
+        f"Half of the images have a Dice of {values[len(values) // 2]:.3f} or more, nine in ten "
+        f"{values[len(values) // 10]:.3f} or more; {whole(below)} of {whole(len(values))} lie "
+        f"below 0.5."
+    )
+
+
+def _facts(caption: str, facts: Mapping[str, Any]) -> Table:
+    """A table of two columns; facts without a value are left out."""
+    rows = [
+        Row(name=name, cells=[str(value)])
+        for name, value in facts.items()
+        if value is not None and value != ""
+    ]
+    return Table(caption=caption, head=["", ""], rows=rows)
+
+
+def _evaluated(evaluated: Mapping[str, Any]) -> str | None:
+    if not evaluated:
+        return None
+    images = {"all": "all images", "val": "the validation split", "test": "the test split"}
+    where = images.get(str(evaluated.get("split")), str(evaluated.get("split")))
+    other = ", which is not the data that it was trained on" if evaluated.get("external") else ""
+    return f"the run {evaluated.get('run')} on {where}{other}"
+
+
+def _weights(weights: Mapping[str, Any]) -> str | None:
+    if not weights:
+        return None
+    left = len(weights.get("left") or ())
+    text = f"{weights.get('source')}: {whole(weights.get('taken'))} tensors taken"
+    return f"{text}, {whole(left)} trained from scratch" if left else text
+
+
+def _epochs(summary: Mapping[str, Any]) -> str | None:
+    epochs, best = summary.get("epochs"), summary.get("best_epoch")
+    if not epochs:
+        return None
+    chosen = f"; scores are those of epoch {best + 1}, the best on validation"
+    return whole(epochs) + (chosen if is_number(best) else "")
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes == 0:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _gpu(gpu: Any) -> str:
+    return ", ".join(map(str, gpu.values())) if isinstance(gpu, Mapping) else str(gpu)
+
+
+def _source(git: Mapping[str, Any]) -> str | None:
+    if not git.get("sha"):
+        return None
+    return f"commit {git['sha']}" + (", with changes since" if git.get("dirty") else "")
+
+
+def _joined(*parts: Any) -> str | None:
+    return ", ".join(str(part) for part in parts if part) or None

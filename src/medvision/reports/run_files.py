@@ -1,0 +1,137 @@
+"""What the folder of a run holds, read for its report."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from medvision.types import MedvisionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """The files of a run folder; what is absent is empty.
+
+    Attributes:
+        folder: Where they lie.
+        summary: ``summary.json``, the one file that must be there.
+        config_text: ``config.yaml`` as it is.
+        config: The same as values.
+        environment: ``environment.json``.
+        splits: A row per image of ``splits.csv``.
+        predictions: A row per image of ``predictions_test.csv``.
+        plots: The pictures in ``plots``, by name without the suffix.
+    """
+
+    folder: Path
+    summary: Mapping[str, Any]
+    config_text: str
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    splits: Sequence[Mapping[str, str]]
+    predictions: Sequence[Mapping[str, str]]
+    plots: Mapping[str, Path]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the folder.
+
+        Raises:
+            MedvisionError: If there is no ``summary.json``, or a file cannot be read.
+        """
+        summary = _read_json(folder / "summary.json")
+        if not summary:
+            raise MedvisionError(
+                "there is nothing to report on: summary.json is missing or empty",
+                where=str(folder),
+                hint="give the folder of a run",
+            )
+        config_text = _read_text(folder / "config.yaml")
+        try:
+            config = yaml.safe_load(config_text) or {}
+        except yaml.YAMLError as error:
+            raise _unreadable(folder / "config.yaml", error) from error
+        return cls(
+            folder=folder,
+            summary=summary,
+            config_text=config_text,
+            config=config if isinstance(config, dict) else {},
+            environment=_read_json(folder / "environment.json"),
+            splits=_read_csv(folder / "splits.csv"),
+            predictions=_read_csv(folder / "predictions_test.csv"),
+            plots={path.stem: path for path in sorted((folder / "plots").glob("[!.]*.png"))},
+        )
+
+    @property
+    def task(self) -> str:
+        """``segmentation`` or ``classification``."""
+        return str(self.summary["task"])
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """Scores by ``stage/name``."""
+        found: Mapping[str, Any] = self.summary.get("metrics") or {}
+        return found
+
+    @property
+    def dataset(self) -> Mapping[str, Any]:
+        """What the summary says about the images."""
+        found: Mapping[str, Any] = self.summary.get("dataset") or {}
+        return found
+
+    @property
+    def num_images(self) -> Mapping[str, int]:
+        """Images by split."""
+        found: Mapping[str, int] = self.dataset.get("num_images") or {}
+        return found
+
+    @property
+    def stage(self) -> str:
+        """The split whose scores count: ``test``, or ``val`` where nothing was tested."""
+        tested = any(name.startswith("test/") for name in self.metrics)
+        return "test" if tested or not self.metrics else "val"
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The classes as far as they are known, in their order."""
+        counts = self.dataset.get("class_counts") or {}
+        for by_class in counts.values():
+            return list(by_class)
+        data = self.config.get("data")
+        names = data.get("class_names") if isinstance(data, dict) else None
+        return [str(name) for name in names or ()]
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    text = _read_text(path)
+    try:
+        content = json.loads(text) if text else {}
+    except json.JSONDecodeError as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, dict):
+        raise _unreadable(path, "it holds no names with values")
+    return content
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(_read_text(path), newline="")))
+
+
+def _unreadable(path: Path, reason: object) -> MedvisionError:
+    return MedvisionError(
+        f"cannot read {path.name}: {reason}", where=str(path), hint="repair or remove the file"
+    )

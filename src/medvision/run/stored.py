@@ -1,0 +1,152 @@
+"""What a finished run left: its config, its summary, its split, and what may be built from them."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from medvision.data.sample import Sample
+from medvision.data.splits_csv import read_splits
+from medvision.types import MedvisionError
+
+ALLOWED = re.compile(
+    r"medvision\.(data|losses|models|tasks)\.[A-Z]\w*"
+    r"|segmentation_models_pytorch\.losses\.[A-Z]\w*Loss"
+    r"|torch\.nn\.[A-Z]\w*Loss"
+    r"|pytorch_lightning\.Trainer"
+)
+"""Classes that the config of a run may have built again; a folder may come from anywhere."""
+
+MEASURED = ("data", "loss", "task", "trainer")
+"""Parts of the config that measuring needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+        cfg: The resolved config.
+        summary: What ``summary.json`` holds.
+    """
+
+    path: Path
+    cfg: DictConfig
+    summary: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "StoredRun":
+        """Read the folder of a run.
+
+        Raises:
+            MedvisionError: If it is none, did not finish, or its config names other classes than
+                those of medvision.
+        """
+        path = path.expanduser()
+        try:
+            summary = json.loads((path / "summary.json").read_text())
+            config = yaml.safe_load((path / "config.yaml").read_text())
+            (path / "checkpoints" / "best.ckpt").stat()
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise MedvisionError(
+                f"not the folder of a run: {_first_line(error)}",
+                where=str(path),
+                hint="give the folder that the end of a training names",
+            ) from error
+        if summary.get("status") != "finished":
+            raise MedvisionError(
+                f"the run did not finish: its status is {summary.get('status')}",
+                where=str(path),
+                hint="train to the end first",
+            )
+        for key in MEASURED:
+            for target in _targets(config.get(key)):
+                if not ALLOWED.fullmatch(target):
+                    raise MedvisionError(
+                        f"the config of the run names {target}, which is not built from a file",
+                        where=f"{path / 'config.yaml'}, {key}",
+                        hint="measure it in Python, where its class is known",
+                    )
+        return cls(path=path, cfg=DictConfig(config), summary=summary)
+
+    @property
+    def splits(self) -> list[Sample]:
+        """Every sample with its split and hashed group."""
+        return read_splits(self.path / "splits.csv")
+
+    def history(self) -> list[dict[str, float | int | None]]:
+        """A row per epoch, as metrics.csv holds them; none where the file is not there."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as stream:
+            return [_numbers(row) for row in csv.DictReader(stream)]
+
+    def validation(self, positive: str) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+        """Probability of the positive class and class index of each validation image."""
+        path = self.path / "predictions_val.csv"
+        if not path.exists():
+            return None
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        probability = [float(row[f"probability/{positive}"]) for row in rows]
+        return np.array(probability), np.array([int(row["target"] == positive) for row in rows])
+
+
+def largest_difference(
+    stored: Mapping[str, Any], measured: Mapping[str, Any]
+) -> tuple[int, float, str]:
+    """Compare the scores that both hold.
+
+    Returns:
+        How many numbers were compared (both ends of an interval count), the largest absolute
+        difference, and the name of that score. A number against an undefined one is infinite.
+    """
+    worst, worst_name, count = 0.0, "", 0
+    for name in [name for name in measured if name in stored]:
+        for a, b in zip(_flat(stored[name]), _flat(measured[name]), strict=True):
+            count += 1
+            difference = 0.0 if a == b else abs(a - b) if None not in (a, b) else float("inf")
+            if difference > worst:
+                worst, worst_name = difference, name
+    return count, worst, worst_name
+
+
+def _flat(score: Any) -> Sequence[Any]:
+    return score if isinstance(score, list) else [score]
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """Every class that a part of a config names."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_":
+                yield str(value)
+            else:
+                yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
+    values: dict[str, float | int | None] = {
+        name: float(text) if text else None for name, text in row.items()
+    }
+    values["epoch"] = int(row["epoch"])
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {Path(error.filename or '').name}"
+    return str(error).splitlines()[0]

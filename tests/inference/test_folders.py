@@ -1,0 +1,158 @@
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.inference import Model, predict_files
+from medvision.types import MedvisionError
+
+MakeModel = Callable[..., Model]
+
+
+def write_images(folder: Path, count: int = 5) -> None:
+    folder.mkdir()
+    for index in range(count):
+        image = np.zeros((20 + index, 30, 3), np.uint8)
+        image[5:15, 10 : 12 + index] = 255
+        cv2.imwrite(str(folder / f"case {index}.png"), image)
+
+
+def table(out: Path) -> list[dict[str, str]]:
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_masks_have_the_size_of_their_files_and_the_table_their_areas(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in")
+    out = tmp_path / "out"
+    told: list[tuple[int, int]] = []
+    done = predict_files(
+        make_model(),
+        [tmp_path / "in"],
+        out=out,
+        probabilities=True,
+        batch_size=2,
+        advance=lambda *numbers: told.append(numbers),
+    )
+    rows = table(out)
+    assert (done.num_done, done.failures) == (5, [])
+    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert [Path(row["path"]).name for row in rows] == [f"case {k}.png" for k in range(5)]
+    for index, row in enumerate(rows):
+        mask = cv2.imread(str(out / row["mask"]), cv2.IMREAD_UNCHANGED)
+        assert mask is not None
+        assert mask.shape == (20 + index, 30)
+        assert set(np.unique(mask)) == {0, 255}
+        area = int(np.count_nonzero(mask))
+        assert int(row["foreground_px"]) == area
+        assert float(row["foreground_percent"]) == pytest.approx(100 * area / mask.size)
+        assert row["num_regions"] == "1"
+        assert 0.5 <= float(row["mean_confidence"]) <= 1
+        assert float(row["time_s"]) > 0
+        assert row["error"] == ""
+        p = cv2.imread(str(out / f"probabilities/case {index}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(p >= 128, mask > 0)
+        overlay = cv2.imread(str(out / f"overlays/case {index}.png"), cv2.IMREAD_UNCHANGED)
+        assert overlay is not None
+        assert overlay.shape == (20 + index, 60, 3)
+
+
+def test_what_cannot_be_read_is_reported_and_the_others_are_done(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in")
+    (tmp_path / "in" / "case 1.png").write_text("no picture")
+    (tmp_path / "in" / "case 3.png").write_bytes(b"")
+    done = predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", overlays=False)
+    rows = table(tmp_path / "out")
+    assert done.num_done == 3
+    assert [path.name for path, _ in done.failures] == ["case 1.png", "case 3.png"]
+    assert rows[1]["error"] == "not a JPEG, PNG, BMP or TIFF picture"
+    assert rows[3]["error"] == "the file is empty"
+    assert rows[1]["mask"] == rows[1]["foreground_px"] == ""
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 3
+    assert not (tmp_path / "out" / "overlays").exists()
+
+
+def test_classes_get_a_table_and_a_grid(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 3)
+    model = make_model("classification", ("well", "ill"))
+    predict_files(model, [tmp_path / "in"], out=tmp_path / "out")
+    for row in table(tmp_path / "out"):
+        assert row["predicted"] == "well"
+        assert float(row["probability/well"]) + float(row["probability/ill"]) == pytest.approx(1)
+    assert (tmp_path / "out" / "grid.png").stat().st_size > 0
+
+
+def test_several_classes_of_pixels_are_stored_as_indices(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in", 2)
+    model = make_model(class_names=("background", "a", "b"))
+    predict_files(model, [tmp_path / "in"], out=tmp_path / "out", probabilities=True)
+    for row in table(tmp_path / "out"):
+        mask = cv2.imread(str(tmp_path / "out" / row["mask"]), cv2.IMREAD_UNCHANGED)
+        assert set(np.unique(mask)) <= {0, 1, 2}
+        assert int(row["foreground_px/a"]) + int(row["foreground_px/b"]) == int(
+            row["foreground_px"]
+        )
+
+
+def test_batches_change_nothing(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 7)
+    found: list[Any] = []
+    for size in (1, 3, 8):
+        out = tmp_path / f"out{size}"
+        predict_files(make_model(), [tmp_path / "in"], out=out, batch_size=size)
+        found.append([{k: v for k, v in row.items() if k != "time_s"} for row in table(out)])
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_folder_with_content_is_not_written_into(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("x")
+    with pytest.raises(MedvisionError, match="exists and is not empty"):
+        predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out")
+    predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_a_failure_leaves_no_table(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 4)
+    model = make_model()
+
+    def fail(images: Any) -> Any:
+        raise RuntimeError("the network broke")
+
+    model.engine.logits = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="the network broke"):
+        predict_files(model, [tmp_path / "in"], out=tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_full_disk_is_one_line(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", 1)
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("medvision.inference.outputs.write_atomically", full)
+    with pytest.raises(MedvisionError, match="cannot write the results: No space left") as raised:
+        predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out")
+    assert raised.value.exit_code == 3
+
+
+def test_only_classifiers_in_torch_are_explained(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 1)
+    with pytest.raises(MedvisionError, match="heat maps explain classifiers"):
+        predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", explain=True)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.inference import inputs
+from medvision.inference.inputs import chunks, find_inputs
+from medvision.types import MedvisionError
+
+
+def picture(path: Path, size: tuple[int, int] = (8, 8)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.zeros((*size, 3), np.uint8))
+    return path
+
+
+def names(*given: Path) -> list[str]:
+    return [found.name for found in find_inputs(given)[0]]
+
+
+def test_a_folder_is_searched_to_its_depth_and_sorted(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg", "deep/er/c.tif"):
+        picture(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("x")
+    found, notes = find_inputs([tmp_path / "in"])
+    assert [each.name for each in found] == ["a", "b", "deep/er/c"]
+    assert found[0].path == tmp_path / "in" / "a.jpg"
+    assert notes == [f"other files in {tmp_path / 'in'} were left out: 1 .txt"]
+
+
+def test_files_keep_the_order_they_were_given_in(tmp_path: Path) -> None:
+    one, two = picture(tmp_path / "z.png"), picture(tmp_path / "a.png")
+    assert names(one, two) == ["z", "a"]
+
+
+def test_results_never_share_a_name(tmp_path: Path) -> None:
+    for name in ("x/a.png", "x/a.jpg", "y/a.png", "y/A.png"):
+        picture(tmp_path / name)
+    given = (tmp_path / "x", tmp_path / "y", tmp_path / "x" / "a.png")
+    found = names(*given)
+    assert found == ["x/a", "x/a.png", "y/A", "y/a.png"]
+    files = [picture(tmp_path / f"{k}/a.png") for k in range(4)]
+    assert names(*files) == ["a", "a.png", "a.png_2", "a.png_3"]
+
+
+def test_an_image_given_twice_is_done_once(tmp_path: Path) -> None:
+    image = picture(tmp_path / "in" / "a.png")
+    found, notes = find_inputs([image, tmp_path / "in", image])
+    assert len(found) == 1
+    assert notes == ["2 images were given twice and are done once"]
+
+
+def test_a_file_is_tried_whatever_its_name(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png").rename(tmp_path / "scan")
+    assert names(tmp_path / "scan") == ["scan"]
+
+
+def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(MedvisionError, match="no such file or folder"):
+        find_inputs([tmp_path / "none"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MedvisionError, match="no image in the folder"):
+        find_inputs([tmp_path / "empty"])
+
+
+def test_batches_are_cut_by_number_and_by_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "MAX_PIXELS_AT_ONCE", 250)
+    for name, size in {"a": (8, 8), "b": (8, 8), "c": (8, 8), "d": (16, 16), "e": (8, 8)}.items():
+        picture(tmp_path / f"{name}.png", size)
+    (tmp_path / "f.png").write_text("damaged")
+    found, _ = find_inputs([tmp_path])
+    cut = [[each.name for each in chunk] for chunk in chunks(found, most=2)]
+    assert cut == [["a", "b"], ["c"], ["d"], ["e", "f"]]

@@ -1,0 +1,308 @@
+"""Remarks about a run are made where they are true, with their numbers, and nowhere else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from medvision.reports.findings import findings
+
+Row = dict[str, Any]
+
+
+def curve(name: str, train: list[float | None], val: list[float | None], **more: Any) -> list[Row]:
+    """A history of one score, with a loss that falls."""
+    rows = []
+    for epoch, (seen, unseen) in enumerate(zip(train, val, strict=True)):
+        rows.append({"epoch": epoch, f"train/{name}": seen, f"val/{name}": unseen})
+        rows[-1]["val/loss"] = 1 / (2 + epoch)
+    for column, values in more.items():
+        for row, value in zip(rows, values, strict=True):
+            row[column.replace("_", "/", 1)] = value
+    return rows
+
+
+def segmentation(*, best: int | None = 2, test: int = 200, **metrics: Any) -> dict[str, Any]:
+    """The summary of a run without a flaw, but for the metrics given."""
+    scores = {
+        "val/dice": 0.85,
+        "val/dice_ci95": [0.82, 0.88],
+        "test/dice": 0.84,
+        "test/dice_ci95": [0.81, 0.87],
+        "test/recall": 0.9,
+        "test/specificity": 0.98,
+        "test/precision": 0.9,
+    }
+    scores |= {name.replace("_", "/", 1): value for name, value in metrics.items()}
+    return {
+        "task": "segmentation",
+        "dataset": {"num_images": {"train": 800, "val": 100, "test": test}},
+        "metrics": scores,
+        "best_epoch": best,
+        "warnings": [],
+    }
+
+
+def classification(
+    *, counts: dict[str, dict[str, int]] | None = None, **metrics: Any
+) -> dict[str, Any]:
+    """The same of a classifier of two classes."""
+    chosen = {stage: {"normal": 80, "ill": 70} for stage in ("train", "val", "test")}
+    chosen |= counts or {}
+    scores = {
+        "val/balanced_accuracy": 0.9,
+        "val/balanced_accuracy_ci95": [0.87, 0.93],
+        "test/balanced_accuracy": 0.89,
+        "test/balanced_accuracy_ci95": [0.86, 0.92],
+        "val/auroc": 0.95,
+        "val/auroc_ci95": [0.93, 0.97],
+        "test/auroc": 0.94,
+        "test/auroc_ci95": [0.92, 0.96],
+        "test/recall": 0.9,
+        "test/precision": 0.9,
+        **{f"test/recall/{name}": 0.9 for name in ("normal", "ill")},
+        **{f"test/specificity/{name}": 0.9 for name in ("normal", "ill")},
+    }
+    scores |= {name.replace("_", "/", 1): value for name, value in metrics.items()}
+    return {
+        "task": "classification",
+        "dataset": {
+            "num_images": {stage: sum(held.values()) for stage, held in chosen.items()},
+            "class_counts": chosen,
+        },
+        "metrics": scores,
+        "best_epoch": 2,
+        "warnings": [],
+    }
+
+
+HEALTHY = curve("dice", [0.6, 0.8, 0.86, 0.86], [0.6, 0.8, 0.85, 0.84])
+
+
+def test_a_healthy_run_is_left_alone() -> None:
+    assert findings(segmentation(), HEALTHY) == []
+    history = curve("balanced_accuracy", [0.6, 0.8, 0.91, 0.91], [0.6, 0.8, 0.9, 0.89])
+    assert findings(classification(), history) == []
+
+
+def test_nothing_is_known_of_nothing() -> None:
+    assert findings({}, []) == []
+    assert findings({"task": "detection", "metrics": None, "best_epoch": None}, []) == []
+
+
+def test_an_evaluation_without_history_has_no_findings_about_the_fit() -> None:
+    assert findings(segmentation(), []) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [
+        ("train", "train holds no ill: the network cannot learn what it never sees"),
+        ("val", "val holds no ill: the choice of the best epoch does not heed it"),
+        ("test", "test holds no ill: how well it is recognised remains unknown"),
+    ],
+)
+def test_a_class_is_missing(stage: str, expected: str) -> None:
+    summary = classification(counts={stage: {"normal": 150, "ill": 0}})
+    assert findings(summary, []) == [expected]
+    summary["warnings"] = [f"{stage} (150 images) holds no other, no ill"]
+    assert findings(summary, []) == []
+    summary["warnings"] = [f"{stage} holds no ill: AUROC and recall of a class are undefined"]
+    assert findings(summary, []) == []
+    summary["warnings"] = [f"{stage} holds no ill-defined"]
+    assert findings(summary, []) == [expected]
+
+
+def test_a_missing_class_explains_what_is_undefined() -> None:
+    counts = {"test": {"normal": 150, "ill": 0}}
+    summary = classification(counts=counts, test_auroc=None, test_auroc_ci95=None, test_recall=None)
+    assert len(findings(summary, [])) == 1
+
+
+def test_few_test_images_tell_little() -> None:
+    assert findings(segmentation(test=99, test_dice_ci95=[0.6, 0.95]), []) == [
+        "there are only 99 test images: Dice 0.840 (0.600 to 0.950) is all that they tell"
+    ]
+    assert findings(segmentation(test=1, test_dice_ci95=[0.84, 0.84]), []) == [
+        "there are only 1 test images"
+    ]
+    assert findings(segmentation(test=100), []) == []
+    assert findings(segmentation(test=0), []) == []
+
+
+def test_few_images_of_a_class() -> None:
+    found = findings(classification(counts={"test": {"normal": 145, "ill": 5}}), [])
+    assert found == [
+        "few test images of a class (5 of ill): a single image moves its recall by 0.20"
+    ]
+    found = findings(classification(counts={"test": {"normal": 8, "ill": 5, "other": 200}}), [])
+    assert found == [
+        "few test images of a class (8 of normal, 5 of ill): a single image moves its recall by"
+        " 0.12 or more"
+    ]
+    assert findings(classification(counts={"test": {"normal": 140, "ill": 10}}), []) == []
+
+
+def test_a_gap_between_train_and_val() -> None:
+    history = curve("dice", [0.6, 0.8, 0.96, 0.97], [0.6, 0.8, 0.85, 0.84])
+    expected = (
+        "Dice is 0.960 on train and 0.850 on val in the best epoch:"
+        " the network fits its training images better than new ones, by 0.110"
+    )
+    assert findings(segmentation(), history) == [expected]
+    as_text = [{name: str(value) for name, value in row.items()} for row in history]
+    assert findings(segmentation(), as_text) == [expected]
+    # a gap within the interval is chance; only that of the best epoch counts; mixing has none
+    assert findings(segmentation(val_dice_ci95=[0.7, 0.97]), history) == []
+    assert findings(segmentation(best=1), history) == []
+    for blank in (None, "", float("nan")):
+        mixed = [{**row, "train/dice": blank} for row in history]
+        assert findings(segmentation(), mixed) == []
+
+
+def test_validation_loss_that_rises_for_long() -> None:
+    flat: list[float | None] = [0.85] * 12
+    falling_then_rising = [0.6, 0.4, 0.3, 0.32, 0.35, 0.4, 0.42, 0.45, 0.5, 0.55, 0.6, 0.58]
+    history = curve("dice", flat, flat, val_loss=falling_then_rising)
+    start = "validation loss was lowest in epoch 3 of 12 (0.300) and rose to 0.580 by the end: "
+    assert findings(segmentation(best=3), history) == [
+        f"{start}it overfits from there on, and the best epoch, 4, was kept"
+    ]
+    assert findings(segmentation(best=9), history) == [
+        f"{start}the best epoch, 10, already has 0.550, so its probabilities are likely too sure"
+    ]
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        pytest.param([0.9, 0.6, 0.4, 0.3, 0.3, 0.31, 0.3, 0.32, 0.31, 0.33], id="level"),
+        pytest.param([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.5, 0.5, 0.5], id="not-for-long"),
+        pytest.param([0.9, 0.3, 0.31, 0.3, 0.9, 0.3, 0.31, 0.32, 0.31, 0.9], id="single-epochs"),
+        pytest.param([None] * 10, id="undefined"),
+    ],
+)
+def test_validation_loss_that_wavers_is_left_alone(losses: list[float | None]) -> None:
+    flat: list[float | None] = [0.85] * 10
+    assert findings(segmentation(best=3), curve("dice", flat, flat, val_loss=losses)) == []
+
+
+def test_the_best_epoch_is_the_last() -> None:
+    history = curve("dice", [0.6, 0.7, 0.8], [0.6, 0.7, 0.8])
+    assert findings(segmentation(), history) == [
+        "the best epoch is the last one, 3, with Dice 0.800 on val after at most 0.700 before:"
+        " training may not have converged"
+    ]
+    level = curve("dice", [0.6, 0.8, 0.8], [0.6, 0.799, 0.8])
+    assert findings(segmentation(), level) == []
+    assert findings(segmentation(best=0), history[:1]) == [
+        "there was one epoch only: training has not converged"
+    ]
+
+
+def test_test_images_that_are_harder_than_those_of_validation() -> None:
+    summary = classification(
+        test_balanced_accuracy=0.7,
+        test_balanced_accuracy_ci95=[0.65, 0.75],
+        test_auroc=0.8,
+        test_auroc_ci95=[0.75, 0.85],
+    )
+    assert findings(summary, []) == [
+        "balanced accuracy is 0.900 (0.870 to 0.930) on val and 0.700 (0.650 to 0.750) on test,"
+        " AUROC is 0.950 (0.930 to 0.970) on val and 0.800 (0.750 to 0.850) on test:"
+        " the validation images do not stand for the test images; they may resemble the training"
+        " images, or the test images come from elsewhere"
+    ]
+    summary["metrics"]["test/balanced_accuracy_ci95"] = [0.65, 0.88]
+    assert findings(summary, [])[0].startswith("AUROC is 0.950")
+    summary["metrics"]["test/auroc_ci95"] = [0.65, 0.94]
+    assert findings(summary, []) == []
+
+
+def test_test_images_that_are_easier_than_those_of_validation() -> None:
+    assert findings(segmentation(test_dice=0.95, test_dice_ci95=[0.93, 0.97]), []) == [
+        "Dice is 0.850 (0.820 to 0.880) on val and 0.950 (0.930 to 0.970) on test: the test"
+        " images are the easier ones, and on others the score may be nearer to that on val"
+    ]
+
+
+def test_an_interval_without_spread_proves_nothing() -> None:
+    assert findings(segmentation(test_dice=0.1, test_dice_ci95=[0.1, 0.1]), []) == []
+
+
+def test_one_answer_for_every_image() -> None:
+    summary = classification(
+        **{"test_recall/ill": 1.0, "test_specificity/ill": 0.0},
+        **{"test_recall/normal": 0.0, "test_specificity/normal": 1.0},
+    )
+    assert findings(summary, []) == [
+        "all 150 test images are predicted as ill, which 70 of them are"
+    ]
+
+
+def test_a_class_that_is_never_recognised() -> None:
+    counts = {"test": {"normal": 80, "ill": 70, "other": 30}}
+    summary = classification(counts=counts, **{"test_recall/ill": 0.0, "test_recall/other": 0.0})
+    assert findings(summary, []) == [
+        "the network recognises no test image of ill (0 of 70), other (0 of 30)"
+    ]
+
+
+def test_masks_of_one_value() -> None:
+    assert findings(segmentation(test_recall=0.0, test_precision=None), []) == [
+        "the network finds no foreground pixel on the test images (recall 0)"
+    ]
+    assert findings(segmentation(test_recall=1.0, test_specificity=0.0), []) == [
+        "the network calls every test pixel foreground (specificity 0)"
+    ]
+
+
+def test_no_better_than_guessing() -> None:
+    level = {"val_auroc_ci95": [0.4, 0.97]}
+    summary = classification(test_auroc=0.6, test_auroc_ci95=[0.45, 0.75], **level)
+    assert findings(summary, []) == [
+        "AUROC 0.600 (0.450 to 0.750) on test is not shown to be better than guessing:"
+        " the 95 % interval holds 0.5"
+    ]
+    summary = classification(test_auroc=0.3, test_auroc_ci95=[0.2, 0.45], **level)
+    assert findings(summary, []) == ["AUROC 0.300 (0.200 to 0.450) on test is worse than guessing"]
+
+
+def test_undefined_scores_are_named() -> None:
+    summary = segmentation(test_auroc=None, test_iou_ci95=None, **{"test_dice/cup": None})
+    assert findings(summary, []) == ["undefined on test for want of anything to count: AUROC"]
+
+
+def test_hd95_leaves_missed_lesions_out() -> None:
+    summary = segmentation(test_hd95_px=4.0, test_hd95_px_undefined=7)
+    assert findings(summary, []) == [
+        "HD95 leaves out 7 of 200 test images, in which prediction or label is empty:"
+        " read it beside Dice"
+    ]
+    summary["lesion_sizes"] = [
+        {"name": "no lesion", "num_images": 5},
+        {"name": "small", "num_images": 195},
+    ]
+    assert findings(summary, []) == [
+        "HD95 leaves out 2 of 200 test images, whose lesion was missed altogether:"
+        " read it beside Dice"
+    ]
+    summary["lesion_sizes"][0]["num_images"] = 7
+    assert findings(summary, []) == []
+
+
+def test_importing_it_loads_neither_pictures_nor_numbers() -> None:
+    program = (
+        "import sys; import medvision.reports.findings; "
+        "print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {program}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,241 @@
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+from medvision.run.evaluate import evaluate_run
+from medvision.run.stored import largest_difference
+from medvision.types import MedvisionError
+
+MakeFolder = Callable[..., Path]
+Train = Callable[..., Path]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "report.html"
+    }
+
+
+@pytest.fixture
+def own_run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def folder_run(train: Train, make_folder: MakeFolder) -> tuple[Path, Path]:
+    """A run on a folder of pairs, and the folder."""
+    root = make_folder(30)
+    return train("experiment=polyp_unet", "model.base_channels=2", f"data.root={root}"), root
+
+
+def test_the_stored_test_split_gives_the_figures_of_the_run(
+    own_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = content(own_run)
+    (own_run / "report.html").unlink()
+    summary = evaluate_run(own_run)
+    stored = json.loads((own_run / "summary.json").read_text())["metrics"]
+    for name in [name for name in stored if name.startswith("test/")]:
+        assert summary["metrics"][name] == pytest.approx(stored[name], abs=1e-6), name
+    out = own_run / "evaluation" / "test"
+    after = content(own_run)
+    assert {name: after[name] for name in before} == before
+    assert json.loads((out / "summary.json").read_text()) == summary
+    assert (own_run / "report.html").read_text() == (out / "report.html").read_text()
+    assert "reproduced: " in capsys.readouterr().out
+    assert summary["evaluated"]["largest_difference"] <= 1e-6
+    assert summary["evaluated"]["figures_compared"] >= 15
+
+
+def test_surface_scores_are_added_with_their_counts(own_run: Path) -> None:
+    summary = evaluate_run(own_run)
+    metrics = summary["metrics"]
+    low, high = metrics["test/nsd_2px_ci95"]
+    assert 0 <= low <= metrics["test/nsd_2px"] <= high <= 1
+    with (own_run / "evaluation/test/predictions_test.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    blank = [row for row in rows if row["hd95_px"] == ""]
+    assert metrics["test/hd95_px_undefined"] == len(blank)
+    defined = [float(row["hd95_px"]) for row in rows if row["hd95_px"]]
+    assert metrics["test/hd95_px"] == pytest.approx(np.mean(defined))
+    assert [size["name"] for size in summary["lesion_sizes"]][-1] == "large"
+    assert "hd95_px" in summary["lesion_sizes"][-1]
+
+
+def test_the_validation_split_gives_the_figures_of_the_run_too(own_run: Path) -> None:
+    summary = evaluate_run(own_run, split="val", out=own_run.parent / "out")
+    assert summary["evaluated"]["largest_difference"] <= 1e-6
+    assert summary["evaluated"]["differs_most"] == ""
+    assert (own_run.parent / "out" / "predictions_val.csv").exists()
+
+
+def test_operating_points_come_from_validation(finished_chest: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_chest, tmp_path / "run"))
+    summary = evaluate_run(run)
+    stored = json.loads((run / "summary.json").read_text())
+    assert summary["operating_points"] == stored["operating_points"]
+    names = [point["name"] for point in summary["operating_points"]]
+    assert names == ["in use", "Youden's J", "95 % sensitivity"]
+    in_use = summary["operating_points"][0]
+    assert in_use["threshold"] == stored["threshold"]
+    assert in_use["sensitivity"] == pytest.approx(stored["metrics"]["test/recall"])
+    assert summary["evaluated"]["largest_difference"] <= 1e-6
+
+
+def test_several_classes_are_measured_too(finished_brain: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_brain, tmp_path / "run"))
+    summary = evaluate_run(run)
+    assert summary["evaluated"]["largest_difference"] <= 1e-6
+    assert "operating_points" not in summary
+
+
+def test_data_that_moved_is_known_by_its_content(folder_run: tuple[Path, Path]) -> None:
+    run, root = folder_run
+    moved = root.rename(root.with_name("moved"))
+    with pytest.raises(MedvisionError, match=r"files of the split are gone.*--data ROOT"):
+        evaluate_run(run)
+    summary = evaluate_run(run, root=moved)
+    assert summary["evaluated"]["external"] is False
+    assert summary["evaluated"]["largest_difference"] <= 1e-6
+
+
+def test_changed_images_are_told(
+    folder_run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, root = folder_run
+    for image in (root / "images").iterdir():
+        cv2.imwrite(str(image), 255 - cv2.imread(str(image)))  # type: ignore[operator]
+    evaluate_run(run)
+    assert "NOT reproduced: " in capsys.readouterr().out
+
+
+def test_another_set_is_measured_whole(
+    folder_run: tuple[Path, Path], make_folder: MakeFolder
+) -> None:
+    run, _ = folder_run
+    before = content(run)
+    other = make_folder(7, name="elsewhere", size_px=(50, 30))
+    summary = evaluate_run(run, root=other)
+    out = run / "evaluation" / "elsewhere"
+    assert summary["evaluated"] | {"run": ""} == {
+        "run": "",
+        "data": str(other),
+        "split": "all",
+        "external": True,
+        "figures_compared": 0,
+        "largest_difference": 0.0,
+        "differs_most": "",
+    }
+    assert summary["dataset"]["num_images"] == {"train": 0, "val": 0, "test": 7}
+    assert {name.split("/")[0] for name in summary["metrics"]} == {"test"}
+    assert len((out / "predictions_test.csv").read_text().splitlines()) == 8
+    assert not (out / "metrics.csv").exists()
+    assert "elsewhere" in (out / "report.html").read_text()
+    after = content(run)
+    assert {name: after[name] for name in before} == before
+
+
+def test_of_another_set_with_a_split_its_test_images_are_taken(
+    folder_run: tuple[Path, Path], make_folder: MakeFolder
+) -> None:
+    run, _ = folder_run
+    other = make_folder(6, name="given")
+    names = sorted(path.name for path in (other / "images").iterdir())
+    lines = [f"{'test' if k < 2 else 'train'},images/{name}" for k, name in enumerate(names)]
+    (other / "splits.csv").write_text("split,path\n" + "\n".join(lines) + "\n")
+    assert evaluate_run(run, root=other)["dataset"]["num_images"]["test"] == 2
+    assert evaluate_run(run, root=other, split="all")["dataset"]["num_images"]["test"] == 6
+    with pytest.raises(MedvisionError, match="has no val split"):
+        evaluate_run(run, root=other, split="val")
+
+
+def test_another_set_must_have_the_classes_of_the_model(
+    train: Train, make_class_folder: Callable[..., Path]
+) -> None:
+    root = make_class_folder({"healthy": 12, "ill": 12, "very ill": 12})
+    run = train("experiment=brain_mri_cnn", "model.base_channels=2", f"data.root={root}")
+    fewer = make_class_folder({"healthy": 3, "ill": 3}, name="fewer")
+    summary = evaluate_run(run, root=fewer)
+    assert any("holds no image of very ill" in note for note in summary["warnings"])
+    assert summary["metrics"]["test/recall/very ill"] is None
+    strange = make_class_folder({"healthy": 3, "il": 3}, name="strange")
+    with pytest.raises(MedvisionError, match=r"the class il is none of .*did you mean ill\?"):
+        evaluate_run(run, root=strange)
+
+
+def test_training_images_are_not_measured(own_run: Path) -> None:
+    with pytest.raises(MedvisionError, match="mostly those it was trained on"):
+        evaluate_run(own_run, split="all")
+
+
+def test_an_earlier_evaluation_is_replaced_and_nothing_else(own_run: Path) -> None:
+    out = own_run.parent / "out"
+    evaluate_run(own_run, out=out)
+    (out / "old.txt").write_text("x")
+    evaluate_run(own_run, out=out)
+    assert not (out / "old.txt").exists()
+    for taken in (own_run, own_run / "plots"):
+        with pytest.raises(MedvisionError, match="exists and is not empty"):
+            evaluate_run(own_run, out=taken)
+    assert (own_run / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_failure_leaves_nothing(own_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **options: Any) -> None:
+        raise RuntimeError("broke")
+
+    monkeypatch.setattr("medvision.run.evaluate.write_report", fail)
+    with pytest.raises(RuntimeError, match="broke"):
+        evaluate_run(own_run)
+    assert list((own_run / "evaluation").iterdir()) == []
+
+
+def test_what_is_no_finished_run_is_refused(own_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(MedvisionError, match=r"not the folder of a run.*summary.json"):
+        evaluate_run(tmp_path)
+    summary = json.loads((own_run / "summary.json").read_text())
+    (own_run / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
+    with pytest.raises(MedvisionError, match="its status is interrupted"):
+        evaluate_run(own_run)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "torch.hub.load",
+        "medvision.run.evaluate.shutil.rmtree",
+        "medvision.data.catalog.Path",
+        "builtins.eval",
+    ],
+)
+@pytest.mark.parametrize("part", ["data", "loss", "task", "trainer"])
+def test_a_config_builds_nothing_but_parts_of_this_package(
+    own_run: Path, target: str, part: str
+) -> None:
+    config = yaml.safe_load((own_run / "config.yaml").read_text())
+    config[part]["extra"] = [{"_target_": target}]
+    (own_run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(MedvisionError, match=rf"names {target}.*config.yaml, {part}"):
+        evaluate_run(own_run)
+
+
+def test_differences_count_both_ends_of_intervals_and_undefined_scores() -> None:
+    stored = {"a": 0.5, "b": [0.1, 0.2], "c": None, "train/x": 1.0}
+    assert largest_difference(stored, {"a": 0.5, "b": [0.1, 0.3], "c": None, "new": 3}) == (
+        4,
+        pytest.approx(0.1),
+        "b",
+    )
+    assert largest_difference(stored, {"c": 0.5}) == (1, float("inf"), "c")
+    assert largest_difference(stored, {"a": 0.5}) == (1, 0.0, "")
