@@ -15,6 +15,7 @@ from medvision.reports.classification import (
     draw_precision_recall,
     draw_roc,
     macro_mean,
+    write_class_curves,
     write_classification_plots,
 )
 from medvision.reports.style import short_name, title_mark
@@ -56,7 +57,6 @@ def results(names: list[str], num_images: int = 20) -> dict[str, Any]:
     np.add.at(confusion, (target, probability.argmax(axis=1)), 1)
     filled = np.array([0.0] * 14 + [num_images]).astype(int)
     return {
-        "history": HISTORY,
         "probability": probability,
         "target": target,
         "class_names": names,
@@ -90,6 +90,7 @@ def results(names: list[str], num_images: int = 20) -> dict[str, Any]:
 )
 def test_every_picture_is_written_and_reads(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "plots").mkdir()
+    write_class_curves(tmp_path, history=HISTORY, synthetic=False, protocol="official")
     write_classification_plots(tmp_path, **results(names))
     assert {path.name for path in (tmp_path / "plots").iterdir()} == PICTURES
     for path in (tmp_path / "plots").iterdir():
@@ -100,6 +101,7 @@ def test_every_picture_is_written_and_reads(tmp_path: Path, names: list[str]) ->
 def test_the_same_numbers_give_the_same_picture(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "plots").mkdir(parents=True)
+        write_class_curves(tmp_path / name, history=HISTORY, synthetic=False, protocol=None)
         write_classification_plots(tmp_path / name, **results(["a", "b"], num_images=3))
     for name in PICTURES:
         first, second = (tmp_path / run / "plots" / name for run in ("one", "two"))

@@ -22,6 +22,10 @@ ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ =
 """Base of typer's usage errors: newer releases carry their own click inside."""
 
 
+INTERRUPTED = 130
+"""Exit code that typer makes of Ctrl-C."""
+
+
 class Format(enum.StrEnum):
     """What a model can be exported to."""
 
@@ -162,7 +166,7 @@ def main() -> None:
 
 def _code() -> int:
     try:
-        return int(app(standalone_mode=False) or 0)
+        code = int(app(standalone_mode=False) or 0)
     except ClickException as error:
         message = error.format_message().rstrip(".")
         sys.stderr.write(f"error: {message} (command line); see medvision --help\n")
@@ -171,10 +175,10 @@ def _code() -> int:
         from medvision.run.program import report
 
         return report(error)
-    except (KeyboardInterrupt, typer.Abort):
-        sys.stderr.write("interrupted\n")
-        return 130
     except Exception as error:
         from medvision.run.program import as_failure, report
 
         return report(as_failure(error, None))
+    if code == INTERRUPTED and sys.argv[1] != "train":  # which has said so itself
+        sys.stderr.write("interrupted\n")
+    return code

@@ -1,0 +1,165 @@
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.cli import program
+
+COMMAND = str(Path(sys.executable).parent / "medvision")
+VERBS = ("train", "predict", "evaluate", "export", "compare", "data")
+
+
+def medvision(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *arguments], capture_output=True, text=True, check=False, cwd=cwd
+    )
+
+
+@pytest.fixture
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process, in an empty folder: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medvision", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            program.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_help_lists_the_verbs(tmp_path: Path, arguments: list[str]) -> None:
+    done = medvision(*arguments, cwd=tmp_path)
+    assert done.returncode == 0
+    assert all(verb in done.stdout for verb in VERBS)
+    assert "research use only" in done.stdout
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    heavy = ("torch", "numpy", "cv2", "hydra", "omegaconf", "matplotlib", "jinja2", "scipy")
+    code = (
+        "import sys; sys.argv = ['medvision', *sys.argv[1:]]\n"
+        "from medvision.cli import main\n"
+        "try: main()\n"
+        f"finally: print('LOADED', [m for m in {heavy} if m in sys.modules])"
+    )
+    for arguments in (["--help"], ["predict", "--help"], ["data", "list"]):
+        started_s = time.perf_counter()
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == "LOADED []", arguments
+        print(f"{arguments}: {time.perf_counter() - started_s:.2f} s")
+
+
+def test_an_unknown_verb_is_one_line(tmp_path: Path) -> None:
+    done = medvision("trian", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: No such command 'trian'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_train_passes_everything_on(tmp_path: Path) -> None:
+    done = medvision("train", "experiment=polyp_unte", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "did you mean polyp_unet?" in done.stderr
+    assert "Experiments" in medvision("train", "--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        pytest.param(
+            ["predict", "none", "a.png", "--out", "o"], "no such file or folder", id="run"
+        ),
+        pytest.param(["predict", "none"], "Missing argument", id="argument"),
+        pytest.param(["predict", "none", "a.png"], "Missing option '--out'", id="option"),
+        pytest.param(["evaluate", "."], "not the folder of a run", id="evaluate"),
+        pytest.param(["evaluate", ".", "--split", "tset"], "'tset' is not one of", id="split"),
+        pytest.param(["export", "none", "--format", "onxx"], "'onxx' is not one of", id="format"),
+        pytest.param(["export", "none", "--format", "onnx"], "no such file or folder", id="export"),
+        pytest.param(["compare", "none", "nothing"], "none", id="compare"),
+        pytest.param(["data", "download", "kvasir", "--root", "r"], "kvasir_seg", id="data"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    run_here: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, _, errors = run_here(*arguments)
+    assert code == 2
+    assert errors.startswith("error: ")
+    assert message in errors
+    assert errors.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predicting_a_folder_with_a_broken_image_ends_with_1(
+    run_here: Run, tmp_path: Path, finished: Path
+) -> None:
+    folder = tmp_path / "My images (2026)"
+    folder.mkdir()
+    for name in ("a.png", "b.jpg"):
+        cv2.imwrite(str(folder / name), np.full((50, 40, 3), 90, np.uint8))
+    arguments = ("predict", str(finished), str(folder), "--probabilities", "--tta")
+    code, output, errors = run_here(*arguments, "--out", "whole")
+    assert (code, errors) == (0, "")
+    assert "2 images in" in output
+    assert "research use only" in output
+    (folder / "c.png").write_text("broken")
+    code, output, errors = run_here(*arguments, "--out", "part")
+    assert code == 1
+    assert errors.splitlines() == [
+        f"not done: {folder / 'c.png'}: not a JPEG, PNG, BMP or TIFF picture",
+        "error: 1 of 3 images could not be read (part/predictions.csv, column error);"
+        " mend or remove them",
+    ]
+    for kind in ("masks", "overlays", "probabilities"):
+        assert {path.name for path in (tmp_path / "part" / kind).iterdir()} == {"a.png", "b.png"}
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_kept(
+    run_here: Run, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("broke")
+
+    monkeypatch.setattr("medvision.inference.load_model", fail, raising=False)
+    code, _, errors = run_here("predict", str(finished), "x", "--out", "o")
+    assert code == 3
+    assert errors == "error: RuntimeError: broke; the traceback is in medvision_traceback.txt\n"
+    assert "in fail" in (tmp_path / "medvision_traceback.txt").read_text()
+
+
+def test_ctrl_c_is_one_line(run_here: Run, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medvision.inference.load_model", stop, raising=False)
+    assert run_here("predict", str(finished), "x", "--out", "o") == (130, "", "interrupted\n")
+
+
+def test_comparing_two_runs_prints_a_table_and_writes_a_page(
+    run_here: Run, tmp_path: Path, train: Callable[..., Path]
+) -> None:
+    runs = [str(train("experiment=polyp_unet", "model.base_channels=2", f"seed={k}")) for k in "01"]
+    code, output, errors = run_here("compare", *runs, "--out", "page")
+    assert (code, errors) == (0, "")
+    assert "polyp_unet" in output
+    assert (tmp_path / "page" / "comparison.html").exists()
+
+
+def test_the_catalogue_is_listed(run_here: Run) -> None:
+    code, output, _ = run_here("data", "list")
+    assert code == 0
+    assert "kvasir_seg" in output
