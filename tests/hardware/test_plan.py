@@ -90,7 +90,9 @@ def test_without_tpu_hardware_nobody_asks_torch_xla(monkeypatch: pytest.MonkeyPa
     def fail() -> bool:
         raise AssertionError("asked")
 
-    monkeypatch.setattr("pytorch_lightning.accelerators.XLAAccelerator.is_available", staticmethod(fail))
+    monkeypatch.setattr(
+        "pytorch_lightning.accelerators.XLAAccelerator.is_available", staticmethod(fail)
+    )
     assert tpu_is_present() is False
 
 

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 MOST_FAILURES = 20
 """Unreadable files named one by one; the table of results names them all."""
@@ -71,28 +70,19 @@ def compare_on_screen(runs: Sequence[Path], *, out: Path) -> None:
 
 def list_data() -> None:
     """Print the catalogue."""
-    from medvision.data.catalog import CATALOG
+    from medvision.data.catalog import list_text
 
-    table = Table(title="public data sets")
-    for column in ("name", "task", "images", "MB", "licence", "home page"):
-        table.add_column(column, overflow="fold")
-    for data in CATALOG.values():
-        table.add_row(
-            data.name,
-            data.task,
-            str(data.num_images),
-            str(data.size_mb),
-            data.licence,
-            data.home_page,
-        )
-    Console().print(table)
+    say(list_text())
 
 
 def download_data(name: str, *, root: Path) -> None:
-    """Fetch a set of the catalogue."""
+    """Fetch a set of the catalogue, and say what it is and where it lies now."""
+    from medvision.data.catalog import find, text_of
     from medvision.data.download import download
 
-    download(name, root, report=say)
+    say(text_of(find(name)))
+    done = download(name, root, report=say)
+    say(f"{done.num_files} files in {done.root}; SHA-256 of the download {done.sha256}")
 
 
 def say(text: str) -> None:

@@ -16,11 +16,11 @@ MOST_NAMES = 4  # classes: more of them make no sentence
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One large number: what it is called, its value, and what to know about it."""
+    """One large number: what it is called, its value and its interval, empty without one."""
 
     name: str
     value: str
-    about: str
+    ends: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,13 @@ def tiles(run: RunFiles) -> list[Tile]:
         ends = run.metrics.get(f"{run.stage}/{name}_ci95")
         if not is_number(value):
             continue
-        unit = words[name].unit
-        about = "no interval"
-        if is_interval(ends):
-            shown = f"{ends[0]:.1f} to {ends[1]:.1f}" if unit else interval(ends)
-            about = f"95 % interval {shown}"
-        shown = f"{value:.1f} {unit}" if unit else score(value)
-        found.append(Tile(name=words[name].name, value=shown, about=about))
+        found.append(
+            Tile(
+                name=words[name].name,
+                value=f"{words[name].written(value)} {words[name].unit}".strip(),
+                ends=words[name].written_interval(ends) if is_interval(ends) else "",
+            )
+        )
     return found
 
 
@@ -113,7 +113,11 @@ def set_name(run: RunFiles) -> str:
     folder = PurePath(str(root)).name if root else ""
     if not folder:
         return name
-    return folder if name.startswith("folder_") else f"{name} ({folder})"
+    return (
+        folder
+        if name in (folder, "folder_segmentation", "folder_classification")
+        else f"{name} ({folder})"
+    )
 
 
 def parameters(count: float) -> str:

@@ -36,19 +36,27 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A number as text with its interval, which a table writes below it."""
+
+    value: str
+    ends: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """A line of a table.
 
     Attributes:
         name: Text of the first column.
-        cells: Text of the others.
+        cells: What the others hold.
         anchor: Id on the page that the name leads to.
         bar: A value in [0, 1] and its interval, drawn on a scale behind the last cell.
         strong: Whether the line stands out.
     """
 
     name: str
-    cells: Sequence[str]
+    cells: Sequence[str | Measured]
     anchor: str = ""
     bar: tuple[float | None, Sequence[float] | None] | None = None
     strong: bool = False
@@ -56,7 +64,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table whose cells are text; ``head`` names the first column too."""
+    """A table; ``head`` names every column, the first too, or is empty for a list of facts."""
 
     caption: str
     head: Sequence[str]
@@ -79,9 +87,10 @@ def interval(ends: Sequence[float | None] | None) -> str:
     return f"{ends[0]:.3f} to {ends[1]:.3f}" if ends and is_interval(ends) else UNDEFINED
 
 
-def with_interval(value: float | None, ends: Sequence[float | None] | None) -> str:
-    """A score, and its interval in brackets where both are defined."""
-    return f"{score(value)} ({interval(ends)})" if is_interval(ends) else score(value)
+def measured(value: float | None, ends: Sequence[float | None] | None) -> str | Measured:
+    """A score, with its interval where both are defined."""
+    text = score(value)
+    return Measured(value=text, ends=interval(ends)) if is_interval(ends) else text
 
 
 def whole(value: float | None) -> str:

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medvision.inference.card import ModelCard
+from medvision.models import build_network
+
+
+def make_card(name: str, arguments: dict[str, Any], **values: Any) -> ModelCard:
+    """A card of a network, of a segmentation of polyps unless told otherwise."""
+    statistics = {
+        "mean": (0.5,) * arguments["in_channels"],
+        "std": (0.5,) * arguments["in_channels"],
+    }
+    return ModelCard(
+        **{
+            "task": "segmentation",
+            "name": f"medvision.models.{name}",
+            "arguments": arguments,
+            "architecture": name,
+            "num_parameters": 1,
+            "class_names": ("background", "polyp", "vessel")[: arguments["num_classes"]],
+            "image_size": 32,
+            "in_channels": arguments["in_channels"],
+            "eval_transforms": {},
+            "threshold": 0.5,
+            "value_range": None,
+            "precision": "32-true",
+            "experiment": "trial",
+            "dataset": "polyps",
+            "synthetic": True,
+            **statistics,
+            **values,
+        }
+    )
+
+
+def save_checkpoint(file: Path, card: ModelCard) -> Path:
+    """Write a network with random weights as a run writes its best checkpoint."""
+    torch.manual_seed(1)
+    network: nn.Module = build_network(card.name, card.arguments, where="test")
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # statistics as of a trained network
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    state = {f"model.{key}": value for key, value in network.state_dict().items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": state, "medvision": card.to_dict()}, file)
+    return file
+
+
+UNET = {"in_channels": 3, "num_classes": 2, "base_channels": 4}
+
+
+@pytest.fixture(scope="session")
+def unet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a small U-Net in no run folder, shared: read it only."""
+    file = tmp_path_factory.mktemp("unet") / "unet.ckpt"
+    return save_checkpoint(file, make_card("UNet", UNET, threshold=0.4))
+
+
+@pytest.fixture(scope="session")
+def unet_onnx(unet_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as ONNX, shared."""
+    from medvision.export import export_model
+
+    out = tmp_path_factory.mktemp("unet_onnx") / "unet.onnx"
+    return export_model(unet_checkpoint, format="onnx", out=out, report=lambda line: None).path
+
+
+@pytest.fixture
+def lines() -> list[str]:
+    """What an export reported, once ``lines.append`` was its report."""
+    return []
+
+
+@pytest.fixture
+def make_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Write a checkpoint of a network by class name and arguments."""
+
+    def make(name: str, arguments: dict[str, Any], **values: Any) -> Path:
+        return save_checkpoint(tmp_path / f"{name}.ckpt", make_card(name, arguments, **values))
+
+    return make

@@ -1,0 +1,36 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+
+EXECUTE = """
+import sys
+import nbformat
+from nbclient import NotebookClient
+notebook = nbformat.read(sys.argv[1], as_version=4)
+place = {"metadata": {"path": sys.argv[2]}}
+NotebookClient(notebook, timeout=240, kernel_name="python3", resources=place).execute()
+texts = [o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", [])]
+pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+print("TEXT", "".join(texts).replace("\\n", " "))
+print("PICTURES", len(pictures))
+"""
+
+
+def test_there_are_notebooks_and_they_hold_no_output() -> None:
+    assert NOTEBOOKS
+    for path in NOTEBOOKS:
+        assert '"outputs": []' in path.read_text()
+        assert '"output_type"' not in path.read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", EXECUTE, str(path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "95 % interval" in done.stdout
+    assert "PICTURES 1" in done.stdout
