@@ -13,10 +13,9 @@ from nbclient import NotebookClient
 notebook = nbformat.read(sys.argv[1], as_version=4)
 place = {"metadata": {"path": sys.argv[2]}}
 NotebookClient(notebook, timeout=240, kernel_name="python3", resources=place).execute()
-texts = [o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", [])]
-pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
-print("TEXT", "".join(texts).replace("\\n", " "))
-print("PICTURES", len(pictures))
+outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+print("TEXT", " ".join(output.get("text", "") for output in outputs))
+print("PICTURES", sum("image/png" in output.get("data", {}) for output in outputs))
 """
 
 

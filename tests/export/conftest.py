@@ -4,20 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from medvision.data.phantom import draw_polyp_scene
 from medvision.inference.card import ModelCard
-from medvision.models import build_network
+from medvision.models import UNet, build_network
 
 
 def make_card(name: str, arguments: dict[str, Any], **values: Any) -> ModelCard:
     """A card of a network, of a segmentation of polyps unless told otherwise."""
-    statistics = {
-        "mean": (0.5,) * arguments["in_channels"],
-        "std": (0.5,) * arguments["in_channels"],
-    }
+    half = (0.5,) * arguments["in_channels"]
     return ModelCard(
         **{
             "task": "segmentation",
@@ -35,7 +34,8 @@ def make_card(name: str, arguments: dict[str, Any], **values: Any) -> ModelCard:
             "experiment": "trial",
             "dataset": "polyps",
             "synthetic": True,
-            **statistics,
+            "mean": half,
+            "std": half,
             **values,
         }
     )
@@ -49,20 +49,27 @@ def save_checkpoint(file: Path, card: ModelCard) -> Path:
         if isinstance(module, nn.BatchNorm2d):  # statistics as of a trained network
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 1.5)
+    if isinstance(network, UNet):  # logits on both sides of 0
+        scenes = np.stack([draw_polyp_scene(k, size_px=32)[0] for k in range(4)])
+        with torch.no_grad():
+            logits = network.eval()(torch.from_numpy(scenes[..., : card.in_channels]).movedim(3, 1))
+            scale = 4 / logits.std()
+            network.head.bias.sub_(logits.median()).mul_(scale)
+            network.head.weight.mul_(scale)
     state = {f"model.{key}": value for key, value in network.state_dict().items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": state, "medvision": card.to_dict()}, file)
     return file
 
 
-UNET = {"in_channels": 3, "num_classes": 2, "base_channels": 4}
+SMALL_UNET = {"in_channels": 3, "num_classes": 2, "base_channels": 4}
 
 
 @pytest.fixture(scope="session")
 def unet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a small U-Net in no run folder, shared: read it only."""
     file = tmp_path_factory.mktemp("unet") / "unet.ckpt"
-    return save_checkpoint(file, make_card("UNet", UNET, threshold=0.4))
+    return save_checkpoint(file, make_card("UNet", SMALL_UNET, threshold=0.4))
 
 
 @pytest.fixture(scope="session")

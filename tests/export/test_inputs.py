@@ -31,8 +31,8 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         (run / "checkpoints").mkdir(parents=True)
         config = {"run_dir": run_dir, "data": {"root": root}}
         (run / "config.yaml").write_text(yaml.safe_dump(config))
-        samples = [Sample(path="images/a.png", split="train")]
-        samples += [Sample(path=path, split="test") for path in tested]
+        samples = [Sample(path="images/a.png", target="", split="train")]
+        samples += [Sample(path=path, target="", split="test") for path in tested]
         write_splits(run / "splits.csv", samples)
         return run
 
@@ -49,6 +49,7 @@ def test_takes_test_images_from_the_whole_split(
 ) -> None:
     root = make_folder(15)
     run = make_run(str(root), tested=names(15))
+    (run / "checkpoints" / "best.ckpt").touch()
     for source in (run, run / "checkpoints" / "best.ckpt"):
         chosen = choose_inputs(source, card, given=[])
         assert chosen.words == "8 test images of the run"
@@ -118,6 +119,8 @@ def test_takes_given_files_and_folders(
     make_folder: Callable[..., Path], card: ModelCard, tmp_path: Path
 ) -> None:
     root = make_folder(3)
+    (root / "images" / "readme.txt").touch()
     chosen = choose_inputs(tmp_path, card, given=[root / "images"])
     assert chosen.words == "3 images given"
-    assert len(chosen.images) == 3
+    assert [Path(str(image)).name for image in chosen.images] == [Path(n).name for n in names(3)]
+    assert chosen.notes == [f"other files in {root / 'images'} were left out: 1 .txt"]

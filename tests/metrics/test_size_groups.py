@@ -127,6 +127,7 @@ def test_surface_distances_are_averaged_where_they_are_defined() -> None:
     assert nothing["name"] == "no lesion"
     assert nothing["hd95_px"] is nothing["hd95_px_ci95"] is nothing["nsd_2px"] is None
     assert (lesions["hd95_px"], lesions["hd95_px_ci95"]) == (4.0, [4.0, 4.0])
+    assert (nothing["hd95_px_undefined"], lesions["hd95_px_undefined"]) == (1, 1)
     assert lesions["nsd_2px"] == pytest.approx(0.4)
 
 

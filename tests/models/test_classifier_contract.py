@@ -114,6 +114,27 @@ def test_head_and_backbone_make_up_the_network(name: str) -> None:
     assert head < set(model.parameters())
 
 
+def test_feature_maps_have_an_extent_and_lead_to_the_same_logits(name: str) -> None:
+    model, image = shared(name), pixels(2, 3, 96, 128)
+    with torch.no_grad():
+        maps = model.feature_maps(image)
+        logits = model.classify(maps.clone())
+    assert maps.ndim == 4
+    assert len(maps) == 2
+    assert min(maps.shape[-2:]) > 1
+    torch.testing.assert_close(logits, logits_of(model, image), rtol=0, atol=1e-6)
+
+
+def test_a_network_of_tokens_has_no_feature_maps() -> None:
+    model = TimmClassifier(name="test_vit").eval()
+    message = (
+        r"test_vit has no feature maps of an image \(model.name\); "
+        r"heat maps need a convolutional network, such as resnet18"
+    )
+    with pytest.raises(MedvisionError, match=message), torch.no_grad():
+        model.feature_maps(pixels(1, 3, 160, 160))
+
+
 def test_nothing_was_loaded_and_nothing_is_reported(name: str) -> None:
     model = shared(name)
     assert model.architecture

@@ -231,6 +231,14 @@ def test_a_random_transform_of_test_images(fails: Callable[..., str]) -> None:
     )
 
 
+def test_a_transform_that_moves_the_pixels_of_test_images(fails: Callable[..., str]) -> None:
+    line = fails(*SMALL, "experiment=polyp_unet", "+data.eval_transforms.VerticalFlip={}")
+    assert line == (
+        "error: a transform of validation and test images moves pixels (data.eval_transforms);"
+        " masks would not fit their files: keep it in data.train_transforms"
+    )
+
+
 CHEST = (*SMALL, "experiment=chest_xray_cnn", "model.base_channels=2")
 
 

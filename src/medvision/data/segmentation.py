@@ -48,6 +48,12 @@ class SegmentationData(ImageData):
                 where="data.num_classes",
                 hint="name every class, the background first, in data.class_names",
             )
+        if not self.transforms["test"].keeps_pixels_in_place():
+            raise MedvisionError(
+                "a transform of validation and test images moves pixels",
+                where="data.eval_transforms",
+                hint="masks would not fit their files: keep it in data.train_transforms",
+            )
         self.class_names = list(class_names)
         self.color_map = None if color_map is None else [tuple(color) for color in color_map]
         self.mask_suffix = mask_suffix

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 import yaml
 
+from medvision.data.phantom import draw_polyp_scene
+from medvision.data.phantom_brain import BRAIN_CLASSES, draw_brain
+from medvision.data.phantom_chest import CHEST_CLASSES, draw_chest
 from medvision.data.sample import Sample
 from medvision.data.splits_csv import read_splits
 from medvision.inference.card import ModelCard
@@ -27,10 +30,12 @@ class CheckInputs:
     Attributes:
         images: Files, or uint8 (H, W, C).
         words: What they are, and where they are not of the run, why.
+        notes: Sentences on what was left out.
     """
 
     images: Sequence[Path | Image]
     words: str
+    notes: Sequence[str] = ()
 
 
 def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> CheckInputs:
@@ -45,8 +50,9 @@ def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> Ch
         MedvisionError: If a given path holds no image, or the run's table of splits is damaged.
     """
     if given:
-        files = [found.path for found in find_inputs(given)[0]]
-        return CheckInputs(images=files, words=_count(len(files), "image", "given"))
+        found, notes = find_inputs(given)
+        words = _count(len(found), "image", "given")
+        return CheckInputs(images=[one.path for one in found], words=words, notes=notes)
     tested, why_none = _test_images(source.expanduser())
     if tested:
         return CheckInputs(images=tested, words=_count(len(tested), "test image", "of the run"))
@@ -60,12 +66,15 @@ def _count(count: int, noun: str, rest: str) -> str:
 
 def _test_images(source: Path) -> tuple[list[Path], str]:
     """Files spread evenly over the test split, or none and the reason."""
+    not_of_a_run = "the model is not in a run folder"
+    if source.is_file() and source.absolute().parent.name != "checkpoints":
+        return [], not_of_a_run
     run = source if source.is_dir() else source.absolute().parent.parent
     try:
         config: Any = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
         root, run_dir = config["data"]["root"], config.get("run_dir")
     except OSError:
-        return [], "the model is not in a run folder"
+        return [], not_of_a_run
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
         return [], f"{run / 'config.yaml'} does not say where the data is"
     if root is None:
@@ -99,12 +108,8 @@ def _existing(root: Path, samples: Sequence[Sample]) -> list[Path]:
 
 def _draw(card: ModelCard, index: int) -> Image:
     """A picture of the kind the network is for, as far as one can be drawn."""
-    from medvision.data.classification import PHANTOMS
-    from medvision.data.phantom import draw_polyp_scene
-
     if card.task == "segmentation":
         return draw_polyp_scene(index, size_px=card.image_size)[0]
-    sets = [s for s in PHANTOMS.values() if set(card.class_names) <= set(s["class_names"])]
-    phantom = sets[0] if sets else PHANTOMS["brain"]
-    label = index % len(phantom["class_names"])
-    return phantom["draw"](index, label, size_px=card.image_size, seed=0)
+    chest = set(card.class_names) <= set(CHEST_CLASSES)
+    draw, classes = (draw_chest, CHEST_CLASSES) if chest else (draw_brain, BRAIN_CLASSES)
+    return draw(index, index % len(classes), size_px=card.image_size, seed=0)

@@ -82,19 +82,44 @@ def write_onnx(network: nn.Module, card: ModelCard, file: Path) -> None:
 
 
 def run_onnx(file: Path) -> Runner:
-    """Run the file with ONNX Runtime, as other programs do."""
+    """Run the file with ONNX Runtime, as other programs do; so does the function returned.
+
+    Raises:
+        MedvisionError: If it cannot be run.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_cores()
-    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 3  # errors only; they are raised too
+    with _runtime_errors():
+        session = onnxruntime.InferenceSession(
+            str(file), options, providers=["CPUExecutionProvider"]
+        )
 
     def run(images: NDArray[np.uint8]) -> Outputs:
         batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        logits, probability = session.run([LOGITS, PROBABILITY], {IMAGE: batch})
+        with _runtime_errors():
+            logits, probability = session.run([LOGITS, PROBABILITY], {IMAGE: batch})
         return logits, probability
 
     return run
+
+
+@contextlib.contextmanager
+def _runtime_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # it raises types of its own, one for each kind of failure
+        raise MedvisionError(
+            f"ONNX Runtime cannot run the exported network: {_first_line(error)}",
+            hint="no file was written; export to safetensors",
+            exit_code=3,
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _to_proto(network: nn.Module, card: ModelCard) -> Any:
@@ -115,7 +140,7 @@ def _to_proto(network: nn.Module, card: ModelCard) -> Any:
             )
     except Exception as error:  # the exporter raises types of its own, and whatever layers do
         raise MedvisionError(
-            f"the network cannot be exported to ONNX: {str(error).strip().splitlines()[0]}",
+            f"the network cannot be exported to ONNX: {_first_line(error)}",
             where=card.architecture,
             hint="export to safetensors",
             exit_code=3,

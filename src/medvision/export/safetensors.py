@@ -25,11 +25,12 @@ def write_safetensors(network: nn.Module, card: ModelCard, file: Path) -> None:
         card: Of the network.
         file: Replaced if it exists.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     metadata = {"format": "pt", METADATA_KEY: json.dumps(card.to_dict(), ensure_ascii=False)}
-    save_file({name: t.contiguous() for name, t in tensors.items()}, file, metadata=metadata)
+    content = save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata)
+    file.write_bytes(content)  # not by their function, whose errors of the disk are its own
 
 
 def run_safetensors(file: Path, network: nn.Module) -> Runner:

@@ -87,6 +87,8 @@ def export_model(
 
     network, card = load_network(model)
     inputs = choose_inputs(source, card, given=images)
+    for note in inputs.notes:
+        report(note)
     report(f"exporting {card.architecture}, {card.image_size} px, to {format}")
     with _whole(out) as file:
         if format == "onnx":
@@ -108,7 +110,11 @@ def export_model(
     if format == "safetensors":
         from medvision.export.safetensors import sidecar
 
-        write_atomically(out.with_suffix(".json"), sidecar(card, out))
+        beside = out.with_suffix(".json")
+        try:
+            write_atomically(beside, sidecar(card, out))
+        except OSError as error:
+            raise _cannot_write(beside, error) from error
     report(
         f"checked on {inputs.words}: logits differ by at most {found.logits:.1e} (largest logit"
         f" {found.largest_logit:.3g}), {found.same_percent:.3f} % of"

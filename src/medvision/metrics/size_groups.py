@@ -42,7 +42,8 @@ def size_groups(
         A dict for each group that has images, "no lesion" first, then rising: name, from_percent
         and to_percent (the smallest and the largest share in it), num_images, and for each score
         its mean over the images for which it is defined and as ``_ci95`` [low, high] the interval
-        of ``bootstrap_mean_interval``; None where no image defines it.
+        of ``bootstrap_mean_interval``; None where no image defines it. For HD95 and surface Dice
+        ``_undefined`` counts the images left out, such as missed lesions.
 
     Raises:
         ValueError: If lengths differ or a share is not in [0, 1].
@@ -77,6 +78,8 @@ def size_groups(
         of_chosen = None if groups is None else [groups[row] for row in chosen.tolist()]
         for metric, column in values.items():
             entry |= _mean(metric, column[chosen], of_chosen)
+            if metric in SURFACES:
+                entry[f"{metric}_undefined"] = int(np.isnan(column[chosen]).sum())
         found.append(entry)
     return found
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medvision.reports.class_images import Read, draw_images
 from medvision.reports.curves import History, draw_curve
-from medvision.reports.style import CLASS_COLORS, STYLE, save, short_name, title_mark
+from medvision.reports.style import CLASS_COLORS, PHOTO_DPI, STYLE, save, short_name, title_mark
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 """x and y of a curve, from the strictest threshold to the loosest: x never falls."""
@@ -113,7 +113,8 @@ def write_classification_plots(
             probability, target, class_names, threshold=threshold, rows=rows, read=read, mark=mark
         )
         for name, figure in figures.items():
-            save(figure, folder / "plots" / f"{name}.png")
+            dpi = PHOTO_DPI if name == "test_images" else None
+            save(figure, folder / "plots" / f"{name}.png", dpi=dpi)
 
 
 def draw_roc(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from medvision.reports.curves import History, draw_curve
 from medvision.reports.overlays import PREDICTED_COLOR, TRUE_COLOR, draw_contours
-from medvision.reports.style import STYLE, save, title_mark
+from medvision.reports.style import PHOTO_DPI, STYLE, save, title_mark
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Image (H, W, C) and mask (H, W) of a sample's path and target."""
@@ -62,7 +62,7 @@ def write_test_plots(
             figure = draw_roc(roc[0], roc[1], auroc=auroc, mark=mark)
             save(figure, folder / "plots" / "roc.png")
         figure = draw_samples(folder, choose_rows(rows), read=read, mark=mark)
-        save(figure, folder / "plots" / "test_images.png")
+        save(figure, folder / "plots" / "test_images.png", dpi=PHOTO_DPI)
 
 
 def draw_roc(

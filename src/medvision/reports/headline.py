@@ -8,9 +8,10 @@ from typing import Any
 from medvision.reports.metric_words import words_of
 from medvision.reports.page import interval, is_interval, is_number, score, whole
 from medvision.reports.run_files import RunFiles
+from medvision.reports.score_tables import images_of
 
-IMAGES = {"test": "test images", "val": "validation images", "all": "images"}
 UNFINISHED = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}
+UNNAMED = ("folder_segmentation", "folder_classification")  # experiments for any data
 MOST_NAMES = 4  # classes: more of them make no sentence
 
 
@@ -44,14 +45,16 @@ def headline(run: RunFiles) -> str:
     network = str(model.get("name", "The network"))
     if is_number(model.get("num_parameters")):
         network += f" ({parameters(model['num_parameters'])} parameters)"
-    if evaluated.get("external"):
-        name = PurePath(str(evaluated["data"])).name or str(evaluated["data"])
-        history = f"trained in {evaluated['run']} and evaluated on other data, {name},"
+    if run.external:
+        trained = PurePath(str(evaluated["run"]))
+        drawn = " on synthetic images" if run.trained_on_synthetic else ""
+        name = "/".join(trained.parts[-2:])
+        history = f"trained{drawn} in the run {name} and measured on other images,"
     elif run.num_images.get("train"):
         kind = "synthetic images" if run.dataset.get("synthetic") else "images"
         history = f"trained on {whole(run.num_images['train'])} {kind} of {set_name(run)},"
     else:
-        history = f"trained in {evaluated['run']}," if evaluated else f"on {set_name(run)},"
+        history = f"trained on {set_name(run)},"
     result = _result(run)
     status = str(run.summary.get("status", "finished"))
     if result is None:
@@ -74,7 +77,7 @@ def tiles(run: RunFiles) -> list[Tile]:
             continue
         found.append(
             Tile(
-                name=words[name].name,
+                name=words[name].title,
                 value=f"{words[name].written(value)} {words[name].unit}".strip(),
                 ends=words[name].written_interval(ends) if is_interval(ends) else "",
             )
@@ -108,16 +111,10 @@ def banners(run: RunFiles) -> list[Banner]:
 def set_name(run: RunFiles) -> str:
     """Name of the data set; of images in a folder, that of the folder too."""
     name = str(run.dataset.get("name", "an unnamed set"))
-    data = run.config.get("data")
-    root = data.get("root") if isinstance(data, dict) else None
-    folder = PurePath(str(root)).name if root else ""
-    if not folder:
+    folder = PurePath(run.root).name if run.root else ""
+    if not folder or folder == name:
         return name
-    return (
-        folder
-        if name in (folder, "folder_segmentation", "folder_classification")
-        else f"{name} ({folder})"
-    )
+    return folder if name in UNNAMED else f"{name} ({folder})"
 
 
 def parameters(count: float) -> str:
@@ -130,10 +127,9 @@ def parameters(count: float) -> str:
 
 def _result(run: RunFiles) -> str | None:
     """What the network does, with score and interval; None where nothing was measured."""
-    evaluated: dict[str, Any] = run.summary.get("evaluated") or {}
-    images = IMAGES[str(evaluated.get("split", run.stage))]
     count = run.num_images.get(run.stage) or len(run.predictions)
-    shown = f"{whole(count)} {images}" if count else images
+    images = f"images of {set_name(run)}" if run.external else images_of(run.stage)
+    shown = f"{whole(count)} {images}" if count else f"the {images}"
     if run.task == "segmentation":
         if "dice" not in _measured(run):
             return None

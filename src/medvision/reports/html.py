@@ -14,10 +14,17 @@ from numpy.typing import NDArray
 
 from medvision.files import write_atomically
 from medvision.reports.headline import banners, headline, tiles, title
-from medvision.reports.metric_words import INTERVAL, PREDICTIVE, TRAIN, Words, anchor_of
+from medvision.reports.metric_words import (
+    INTERVAL,
+    PREDICTIVE,
+    TRAIN,
+    Words,
+    anchor_of,
+    over_classes,
+)
 from medvision.reports.page import Picture, jpeg_picture, png_picture, render
 from medvision.reports.run_facts import (
-    command,
+    commands,
     data_counts,
     data_facts,
     outcome_of_images,
@@ -25,6 +32,7 @@ from medvision.reports.run_facts import (
 )
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import (
+    STAGES,
     class_table,
     key_numbers,
     lesion_table,
@@ -142,7 +150,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "outcome": outcome_of_images(run),
         "definitions": _definitions(run),
         "run_facts": run_facts(run),
-        "command": command(run),
+        "commands": commands(run),
         "config": run.config_text,
     }
 
@@ -179,9 +187,12 @@ def _shown(case: Case) -> ShownCase:
 def _definitions(run: RunFiles) -> list[tuple[str, Words]]:
     """Every score on the page with its id, and what stands beside the scores."""
     found = [(anchor_of(name), words) for name, words in shown_scores(run).items()]
+    shown = key_numbers(run)
+    heads = shown.head if shown is not None else ()
     extra = {
+        "classes": over_classes(run.class_names) if run.task == "classification" else None,
         "predictive": PREDICTIVE if run.summary.get("operating_points") else None,
         "interval": INTERVAL if any(name.endswith("_ci95") for name in run.metrics) else None,
-        "train": TRAIN if any(name.startswith("train/") for name in run.metrics) else None,
+        "train": TRAIN if STAGES["train"] in heads else None,
     }
     return found + [(anchor_of(name), words) for name, words in extra.items() if words]

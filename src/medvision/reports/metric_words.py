@@ -1,7 +1,10 @@
 """What every score is called in words, and what it means."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from medvision.reports.page import Measured, is_interval, is_number, score
 
 Task = Literal["segmentation", "classification"]
 
@@ -11,7 +14,7 @@ class Words:
     """A score in words.
 
     Attributes:
-        name: What it is called.
+        name: What it is called within a sentence.
         definition: What exactly it is, in sentences.
         formula: The same in symbols, where that says more.
         unit: Of the number; a score without one lies in [0, 1].
@@ -22,11 +25,30 @@ class Words:
     formula: str = ""
     unit: str = ""
 
+    @property
+    def title(self) -> str:
+        """The name with a capital letter."""
+        return self.name[:1].upper() + self.name[1:]
 
-_BY_CLASS = (
-    "With two classes it is that of the positive class; with more, the mean over the classes for "
-    "which it is defined, each against the rest."
-)
+    @property
+    def headed(self) -> str:
+        """The title with the unit, for the head of a table."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    def written(self, value: float | None) -> str:
+        """A value of the score: three decimals, of one with a unit one; or ``undefined``."""
+        return f"{value:.1f}" if self.unit and is_number(value) else score(value)
+
+    def written_interval(self, ends: Sequence[float]) -> str:
+        """Low and high end."""
+        return " to ".join(self.written(end) for end in ends)
+
+    def measured(self, value: float | None, ends: Any) -> str | Measured:
+        """A value, with its interval where both ends are defined."""
+        if not is_interval(ends):
+            return self.written(value)
+        return Measured(value=self.written(value), ends=self.written_interval(ends))
+
 
 SEGMENTATION = {
     "dice": Words(
@@ -38,7 +60,7 @@ SEGMENTATION = {
     ),
     "iou": Words(
         name="IoU",
-        formula="(|A ∩ B| + 10⁻⁷) / (|A ∪ B| + 10⁻⁷)",
+        formula="(|A ∩ B| + 10⁻⁷) / (|A \N{UNION} B| + 10⁻⁷)",
         definition="Intersection over union of A and B of an image, measured and averaged as Dice.",
     ),
     "dice_original": Words(
@@ -62,14 +84,16 @@ SEGMENTATION = {
     "hd95_px": Words(
         name="HD95",
         unit="px",
-        definition="95th percentile of the Hausdorff distance: how far the predicted and the true "
-        "outline lie apart, in pixels, 0 being the best. Undefined for an image in which only "
-        "one of the two is empty.",
+        definition="95th percentile of the Hausdorff distance: how far the pixels of the predicted "
+        "and of the true outline lie from the other one, in pixels; the larger of the two "
+        "sides, averaged over the images. 0 is the best. Undefined for an image in which one of "
+        "the masks is empty: lesions that were missed are left out, so read it beside Dice.",
     ),
     "nsd_2px": Words(
         name="surface Dice at 2 px",
-        definition="Normalised surface Dice: the share of both outlines that lies within 2 pixels "
-        "of the other one.",
+        definition="Normalised surface Dice: the share of the pixels of both outlines that have "
+        "the other one within 2 pixels, averaged over the images. 0 for an image in which one "
+        "mask is empty; undefined where both are.",
     ),
     "accuracy": Words(
         name="pixel accuracy",
@@ -114,38 +138,38 @@ CLASSIFICATION = {
     "auroc": Words(
         name="AUROC",
         definition="Area under the ROC curve: the share of the pairs of a positive and a negative "
-        f"image in which the positive one has the larger probability, equal ones half. {_BY_CLASS} "
+        "image in which the positive one has the larger probability, equal ones half. "
         "Undefined where only one class occurs.",
     ),
     "average_precision": Words(
         name="average precision",
         definition="Mean over the positive images of the precision among the images that are at "
-        f"least as probable: the area under the precision-recall curve. {_BY_CLASS}",
+        "least as probable: the area under the precision-recall curve.",
     ),
     "precision": Words(
         name="precision (PPV)",
         formula="TP / (TP + FP)",
-        definition=f"Share of the images predicted as a class that are of it. {_BY_CLASS} "
+        definition="Share of the images predicted as a class that are of it. "
         "Undefined without predictions.",
     ),
     "recall": Words(
         name="sensitivity (recall)",
         formula="TP / (TP + FN)",
-        definition=f"Share of the images of a class that are found. {_BY_CLASS}",
+        definition="Share of the images of a class that are found.",
     ),
     "specificity": Words(
         name="specificity",
         formula="TN / (TN + FP)",
-        definition=f"Share of the images of other classes that are not predicted as it. {_BY_CLASS}",
+        definition="Share of the images of other classes that are not predicted as it.",
     ),
     "f1": Words(
         name="F1",
         formula="2 TP / (2 TP + FP + FN)",
-        definition=f"Harmonic mean of precision and recall. {_BY_CLASS}",
+        definition="Harmonic mean of precision and recall.",
     ),
     "ece": Words(
         name="calibration error (ECE)",
-        formula="Σ nᵦ/n · |accuracyᵦ − confidenceᵦ|",
+        formula="Σ (images of the bin / all images) · |accuracy - confidence|",
         definition="Expected calibration error over 15 bins of equal width of the probability of "
         "the most probable class: how far that probability is from the share of right answers. "
         "0 is the best.",
@@ -173,6 +197,23 @@ TRAIN = Words(
     definition="Scores of the training images, augmented, while the network was still learning "
     "from them.",
 )
+
+
+def over_classes(class_names: Sequence[str]) -> Words:
+    """How one number comes from the classes of a classifier."""
+    if len(class_names) == 2:
+        return Words(
+            name="positive class",
+            definition=f"Precision, sensitivity, specificity, F1, AUROC and average precision are "
+            f"those of {class_names[1]}, the second class. TP, FP, TN and FN count images by "
+            "whether they were predicted as it (P) or not (N), truly or falsely.",
+        )
+    return Words(
+        name="mean over classes",
+        definition="Precision, sensitivity, specificity, F1, AUROC and average precision are means "
+        "over the classes for which they are defined, each against the rest. TP, FP, TN and FN "
+        "count images by whether they were predicted as a class (P) or not (N), truly or falsely.",
+    )
 
 
 def words_of(task: str) -> dict[str, Words]:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,12 +103,12 @@ def day(moment: str) -> str:
     return str(moment).split("T")[0]
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a finite number: neither None nor NaN."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def is_interval(ends: Any) -> bool:
+def is_interval(ends: Any) -> TypeGuard[Sequence[float]]:
     """Whether it is two finite numbers."""
     return isinstance(ends, Sequence) and len(ends) == 2 and all(is_number(end) for end in ends)
 
@@ -183,7 +183,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(score=score, interval=interval, whole=whole, day=day)
+    environment.filters.update(score=score, day=day)
     environment.tests.update(a_number=is_number, an_interval=is_interval)
     return environment
 

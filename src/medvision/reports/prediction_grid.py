@@ -37,7 +37,7 @@ def write_grid(
     import matplotlib as mpl  # a second that predicting need not wait for
     from matplotlib.figure import Figure
 
-    from medvision.reports.style import STYLE, save, short_name
+    from medvision.reports.style import PHOTO_DPI, STYLE, save, short_name
 
     columns = num_columns(len(pictures))
     lines = -(-len(pictures) // columns)
@@ -46,13 +46,14 @@ def write_grid(
         cells = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes in cells:
             axes.set_axis_off()
+            axes.set_anchor("N")  # the titles of a row stand at one height
         for axes, picture, title in zip(cells, pictures, titles, strict=False):
             axes.imshow(_shrunk(picture), cmap="gray", vmin=0, vmax=255)
             short = [short_name(line, length=LONGEST_LINE) for line in title.splitlines()]
             axes.set_title("\n".join(short), fontsize=9)
         if note:
             figure.supxlabel(note, fontsize=8, color="#555555")
-        save(figure, path)
+        save(figure, path, dpi=PHOTO_DPI)
 
 
 def num_columns(count: int) -> int:

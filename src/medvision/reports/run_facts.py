@@ -1,6 +1,7 @@
 """What was trained on which data, with what and for how long, as tables of text."""
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 from medvision.reports.headline import set_name
@@ -24,16 +25,14 @@ def data_facts(run: RunFiles) -> Table:
     protocol = dataset.get("protocol")
     size = data.get("image_size")
     facts = {
-        "data set": set_name(run),
-        "images": "synthetic, drawn by code"
-        if dataset.get("synthetic")
-        else "given, not synthetic",
-        "folder": evaluated.get("data") or data.get("root"),
-        "evaluated": _evaluated(evaluated),
-        "protocol": PROTOCOLS.get(str(protocol), protocol),
-        "groups": groups(run.splits),
-        "size for the network": f"{size} × {size} px" if is_number(size) else size,
-        "fingerprint": dataset.get("fingerprint"),
+        "Data set": set_name(run),
+        "Synthetic": "yes, drawn by code" if dataset.get("synthetic") else "no",
+        "Folder": run.root,
+        "Evaluated": _evaluated(evaluated),
+        "Protocol": PROTOCOLS.get(str(protocol), protocol),
+        "Groups": groups(run),
+        "Size for the network": f"{size} x {size} px" if is_number(size) else size,
+        "Fingerprint": dataset.get("fingerprint"),
     }
     return _facts("The data", facts)
 
@@ -42,6 +41,8 @@ def data_counts(run: RunFiles) -> Table | None:
     """Images of each split, by class where there are classes; None where nothing is known."""
     by_class: Mapping[str, Mapping[str, int]] = run.dataset.get("class_counts") or {}
     splits = [split for split in STAGES if run.num_images.get(split) is not None]
+    if run.external:  # every image of the other set is tested
+        splits = [split for split in splits if run.num_images[split]]
     if not splits:
         return None
     names = run.class_names if by_class else []
@@ -63,22 +64,24 @@ def data_counts(run: RunFiles) -> Table | None:
     ]
     return Table(
         caption="Images in each split",
-        head=["", *names, "all" if names else "images", *(["groups"] if grouped else [])],
+        head=["Split", *names, "All" if names else "Images", *(["Groups"] if grouped else [])],
         rows=rows,
     )
 
 
-def groups(splits: Sequence[Mapping[str, str]]) -> str | None:
-    """Whether images that belong together stayed together; None where no split is known."""
-    if not splits:
+def groups(run: RunFiles) -> str | None:
+    """Whether images that belong together stayed together; None where the split is not known."""
+    if not run.splits:
         return None
     where: dict[str, set[str]] = {}
-    for row in splits:
+    for row in run.splits:
         if row.get("group"):
             where.setdefault(row["group"], set()).add(row["split"])
     if not where:
+        if run.dataset.get("synthetic"):
+            return None
         return "not known: images of one patient may lie on both sides of the split"
-    single = sum(not row.get("group") for row in splits)
+    single = sum(not row.get("group") for row in run.splits)
     torn = sum(len(stages) > 1 for stages in where.values())
     text = f"{whole(len(where))} known (patients or near-identical images)"
     text += f", {whole(single)} images without one" if single else ""
@@ -101,38 +104,43 @@ def run_facts(run: RunFiles) -> Table:
     count, speed = model.get("num_parameters"), timing.get("train_images_per_s")
     peak, memory = timing.get("peak_memory_mb"), hardware.get("memory_mb")
     facts = {
-        "network": f"{model.get('name')}, {whole(count)} parameters" if count else None,
-        "weights to start from": _weights(weights),
-        "epochs": _epochs(summary),
-        "threshold": f"{summary['threshold']:.4g}" if summary.get("threshold") else None,
-        "seed": summary.get("seed"),
-        "training time": _duration(timing.get("fit_s")),
-        "time to the first step": _duration(timing.get("time_to_first_step_s")),
-        "speed": f"{speed:.1f} training images per second" if is_number(speed) else None,
-        "peak memory": f"{whole(peak)} MB" if is_number(peak) else None,
-        "device and precision": _joined(summary.get("device"), summary.get("precision")),
-        "processor": _joined(
+        "Network": f"{model.get('name')}, {whole(count)} parameters" if count else None,
+        "Weights to start from": _weights(weights),
+        "Epochs": _epochs(summary),
+        "Threshold": f"{summary['threshold']:.4g}" if summary.get("threshold") else None,
+        "Seed": summary.get("seed"),
+        "Training time": _duration(timing.get("fit_s")),
+        "Time to the first step": _duration(timing.get("time_to_first_step_s")),
+        "Speed": f"{speed:.1f} training images per second" if is_number(speed) else None,
+        "Peak memory": f"{whole(peak)} MB" if is_number(peak) else None,
+        "Agreement with the run": _agreement(summary.get("evaluated") or {}),
+        "Device and precision": _joined(summary.get("device"), summary.get("precision")),
+        "Processor": _joined(
             hardware.get("processor"),
             f"{hardware['cores']} cores" if hardware.get("cores") else None,
             hardware.get("cpu_capability"),
             f"{whole(memory)} MB memory" if is_number(memory) else None,
         ),
         "GPU": _joined(*map(_gpu, hardware.get("gpus") or [])),
-        "system": hardware.get("system"),
+        "System": hardware.get("system"),
         "Python": found.get("python"),
-        "packages": ", ".join(f"{name} {version}" for name, version in packages.items() if version),
-        "source": _source(git),
-        "started": found.get("started"),
+        "Packages": ", ".join(f"{name} {version}" for name, version in packages.items() if version),
+        "Source": _source(git),
+        "Started": str(found.get("started") or "").replace("T", " ", 1),
     }
     return _facts("The run", facts)
 
 
-def command(run: RunFiles) -> str | None:
-    """The command line that repeats the run; None where it is not known."""
-    text = run.environment.get("command")
-    if not text:
-        return None
-    return f"python {text}" if str(text).split()[0].endswith(".py") else str(text)
+def commands(run: RunFiles) -> list[str]:
+    """The command lines that repeat the run and its evaluation, as far as they are known."""
+    text = str(run.environment.get("command") or "")
+    found = [f"python {text}" if text.split()[0].endswith(".py") else text] if text else []
+    evaluated: Mapping[str, Any] = run.summary.get("evaluated") or {}
+    if evaluated:
+        words = ["medvision", "evaluate", str(evaluated.get("run"))]
+        words += ["--data", str(evaluated.get("data"))] if run.external else []
+        found.append(shlex.join([*words, "--split", str(evaluated.get("split"))]))
+    return found
 
 
 def outcome_of_images(run: RunFiles) -> str | None:
@@ -162,7 +170,7 @@ def _facts(caption: str, facts: Mapping[str, Any]) -> Table:
         for name, value in facts.items()
         if value is not None and value != ""
     ]
-    return Table(caption=caption, head=["", ""], rows=rows)
+    return Table(caption=caption, head=[], rows=rows)
 
 
 def _evaluated(evaluated: Mapping[str, Any]) -> str | None:
@@ -172,6 +180,15 @@ def _evaluated(evaluated: Mapping[str, Any]) -> str | None:
     where = images.get(str(evaluated.get("split")), str(evaluated.get("split")))
     other = ", which is not the data that it was trained on" if evaluated.get("external") else ""
     return f"the run {evaluated.get('run')} on {where}{other}"
+
+
+def _agreement(evaluated: Mapping[str, Any]) -> str | None:
+    """How near the scores came to those that the run had written; None where none did."""
+    count, most = evaluated.get("figures_compared"), evaluated.get("largest_difference")
+    if not count:
+        return None
+    off = f"none off by more than {most:.2g}" if is_number(most) else "one of them undefined"
+    return f"{whole(count)} figures of the run measured again, {off}"
 
 
 def _weights(weights: Mapping[str, Any]) -> str | None:
@@ -186,8 +203,9 @@ def _epochs(summary: Mapping[str, Any]) -> str | None:
     epochs, best = summary.get("epochs"), summary.get("best_epoch")
     if not epochs:
         return None
-    chosen = f"; scores are those of epoch {best + 1}, the best on validation"
-    return whole(epochs) + (chosen if is_number(best) else "")
+    if not is_number(best):
+        return whole(epochs)
+    return f"{whole(epochs)}; scores are those of epoch {whole(best + 1)}, the best on validation"
 
 
 def _duration(seconds: float | None) -> str | None:

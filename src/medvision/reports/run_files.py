@@ -24,7 +24,8 @@ class RunFiles:
         config: The same as values.
         environment: ``environment.json``.
         splits: A row per image of ``splits.csv``.
-        predictions: A row per image of ``predictions_test.csv``.
+        predictions: A row per image of ``predictions_test.csv``; of a folder that was measured
+            on validation images only, of ``predictions_val.csv``.
         plots: The pictures in ``plots``, by name without the suffix.
     """
 
@@ -63,7 +64,8 @@ class RunFiles:
             config=config if isinstance(config, dict) else {},
             environment=_read_json(folder / "environment.json"),
             splits=_read_csv(folder / "splits.csv"),
-            predictions=_read_csv(folder / "predictions_test.csv"),
+            predictions=_read_csv(folder / "predictions_test.csv")
+            or (_read_csv(folder / "predictions_val.csv") if _of_validation(summary) else []),
             plots={path.stem: path for path in sorted((folder / "plots").glob("[!.]*.png"))},
         )
 
@@ -92,9 +94,33 @@ class RunFiles:
 
     @property
     def stage(self) -> str:
-        """The split whose scores count: ``test``, or ``val`` where nothing was tested."""
+        """The split whose scores count: ``test``, or ``val`` where nothing else was measured."""
+        if _of_validation(self.summary):
+            return "val"
         tested = any(name.startswith("test/") for name in self.metrics)
         return "test" if tested or not self.metrics else "val"
+
+    @property
+    def external(self) -> bool:
+        """Whether the run was measured on data other than its own."""
+        return bool((self.summary.get("evaluated") or {}).get("external"))
+
+    @property
+    def root(self) -> str | None:
+        """Folder of the images; None for those drawn by code, or where it is not known."""
+        if self.external:
+            return str(self.summary["evaluated"]["data"])
+        data = self.config.get("data")
+        root = data.get("root") if isinstance(data, dict) else None
+        return None if root is None else str(root)
+
+    @property
+    def trained_on_synthetic(self) -> bool:
+        """Whether the network learned from images drawn by code."""
+        if not self.external:
+            return bool(self.dataset.get("synthetic"))
+        data = self.config.get("data")
+        return isinstance(data, dict) and "root" in data and data["root"] is None
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -105,6 +131,12 @@ class RunFiles:
         data = self.config.get("data")
         names = data.get("class_names") if isinstance(data, dict) else None
         return [str(name) for name in names or ()]
+
+
+def _of_validation(summary: Mapping[str, Any]) -> bool:
+    """Whether the folder holds what the validation images of the run gave when measured again."""
+    evaluated = summary.get("evaluated") or {}
+    return bool(evaluated.get("split") == "val" and not evaluated.get("external"))
 
 
 def _read_text(path: Path) -> str:

@@ -5,22 +5,27 @@ from typing import Any
 
 from medvision.reports.metric_words import Words, anchor_of, words_of
 from medvision.reports.page import (
-    UNDEFINED,
+    Measured,
     Row,
     Table,
     is_interval,
     is_number,
+    measured,
     score,
     whole,
-    with_interval,
 )
 from medvision.reports.run_files import RunFiles
 
-STAGES = {"train": "train", "val": "validation", "test": "test"}
-NOT_MEASURED = "–"
-MAIN = ("dice", "iou", "accuracy", "balanced_accuracy", "auroc")
+STAGES = {"train": "Train", "val": "Validation", "test": "Test"}
+NOT_MEASURED = "\N{EN DASH}"
+MAIN = {"segmentation": ("dice", "iou"), "classification": ("accuracy", "auroc")}
 BY_CLASS = ("dice", "iou", "recall", "precision", "specificity", "f1", "auroc", "average_precision")
-RATES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
+RATES = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
+
+
+def images_of(stage: str) -> str:
+    """The images of a split in words."""
+    return {"train": "training images", "val": "validation images"}.get(stage, "test images")
 
 
 def shown_scores(run: RunFiles) -> dict[str, Words]:
@@ -33,73 +38,82 @@ def shown_scores(run: RunFiles) -> dict[str, Words]:
 
 
 def key_numbers(run: RunFiles) -> Table | None:
-    """Every score over all images of each split, with the interval of the split that counts."""
-    stages = [s for s in STAGES if any(name.startswith(f"{s}/") for name in run.metrics)]
+    """Every score over all images of each split, with the interval of the split that counts.
+
+    That split and its interval come first, where a phone shows them. A split with nothing but
+    its loss is left out.
+    """
+    shown = shown_scores(run)
+    stages = [
+        stage
+        for stage in (run.stage, *(s for s in ("val", "train") if s != run.stage))
+        if any(f"{stage}/{name}" in run.metrics for name in shown if name != "loss")
+    ]
     rows = []
-    for name, words in shown_scores(run).items():
-        value = run.metrics.get(f"{run.stage}/{name}")
+    for name, words in shown.items():
         ends = run.metrics.get(f"{run.stage}/{name}_ci95")
-        values = [_cell(run.metrics, f"{stage}/{name}", words) for stage in stages]
+        value, *others = (_written(run.metrics, f"{stage}/{name}", words) for stage in stages)
+        interval = words.written_interval(ends) if is_interval(ends) else NOT_MEASURED
         rows.append(
             Row(
-                name=_named(words),
-                cells=[*values, _ends(ends, words)],
+                name=words.headed,
+                cells=[value, interval, *others],
                 anchor=anchor_of(name),
-                bar=None if words.unit or name == "loss" else (value, ends),
-                strong=name in MAIN[: 2 if run.task == "segmentation" else len(MAIN)],
+                bar=None
+                if words.unit or name == "loss"
+                else (run.metrics.get(f"{run.stage}/{name}"), ends),
+                strong=name in MAIN[run.task],
             )
         )
-    if not rows:
+    if not rows or not stages:
         return None
-    undefined = [
-        f"{words.name} is undefined for {whole(count)} {STAGES[run.stage]} images, which are left "
-        "out of its mean."
-        for name, words in words_of(run.task).items()
+    left_out = [
+        f"{words.title} is undefined for {whole(count)} {images_of(run.stage)}, which its mean "
+        "leaves out."
+        for name, words in shown.items()
         if (count := run.metrics.get(f"{run.stage}/{name}_undefined"))
     ]
+    first, *others = (STAGES[stage] for stage in stages)
     return Table(
-        caption=f"Scores of the best epoch; the interval is that of {STAGES[run.stage]}",
-        head=["", *(STAGES[stage] for stage in stages), "95 % interval"],
+        caption=f"Scores of the best epoch; the interval is that of the {images_of(run.stage)}",
+        head=["Score", first, "95 % interval", *others],
         rows=rows,
-        note=" ".join(undefined),
+        note=" ".join(left_out),
     )
 
 
 def class_table(run: RunFiles) -> Table | None:
     """The scores of each class; None where there are none."""
     stage, words = run.stage, words_of(run.task)
-    found = [
-        (name, metric)
-        for metric in BY_CLASS
-        for name in _classes_with(run.metrics, f"{stage}/{metric}/")
-    ]
-    metrics = list(dict.fromkeys(metric for _, metric in found))
-    names = list(dict.fromkeys([*run.class_names, *(name for name, _ in found)]))
-    names = [name for name in names if any(name == with_score for with_score, _ in found)]
+    found = {metric: _classes_with(run.metrics, f"{stage}/{metric}/") for metric in BY_CLASS}
+    metrics = [metric for metric, names in found.items() if names and metric in words]
+    measured = {name for names in found.values() for name in names}
+    extra = (name for metric in metrics for name in found[metric])
+    names = [name for name in dict.fromkeys([*run.class_names, *extra]) if name in measured]
     if not names:
         return None
     counts = (run.dataset.get("class_counts") or {}).get(stage)
-    leading = metrics[0]
+    leading = f"{stage}/{metrics[0]}"
     rows = [
         Row(
             name=name,
             cells=[
                 *([whole(counts.get(name, 0))] if counts else []),
-                *(_class_cell(run.metrics, f"{stage}/{metric}/{name}") for metric in metrics),
+                *(_class_cell(run.metrics, f"{stage}/{m}/{name}", words[m]) for m in metrics),
             ],
             bar=(
-                run.metrics.get(f"{stage}/{leading}/{name}"),
-                run.metrics.get(f"{stage}/{leading}/{name}_ci95"),
+                run.metrics.get(f"{leading}/{name}"),
+                run.metrics.get(f"{leading}/{name}_ci95"),
             ),
         )
         for name in names
     ]
-    headed = [words[metric].name.replace(" (pixels)", "") for metric in metrics]
+    headed = [words[metric].headed for metric in metrics]
     return Table(
-        caption=f"Scores of each class on the {STAGES[stage]} images, 95 % interval in brackets",
-        head=["class", *(["images"] if counts else []), *headed],
+        caption=f"Scores of each class on the {images_of(stage)}, with 95 % intervals",
+        head=["Class", *(["Images"] if counts else []), *headed],
         rows=rows,
-        note=f"The scale on the right shows the {headed[0]} and its interval.",
+        note=f"On the scale: {headed[0]} and its interval.",
     )
 
 
@@ -116,20 +130,23 @@ def lesion_table(run: RunFiles) -> Table | None:
     for size in sizes:
         empty = not size.get("num_images")
         cells = [
-            NOT_MEASURED if empty else _sized(size, metric, words[metric]) for metric in metrics
+            NOT_MEASURED
+            if empty
+            else words[metric].measured(size.get(metric), size.get(f"{metric}_ci95"))
+            for metric in metrics
         ]
         bar = None if empty else (size.get(metrics[0]), size.get(f"{metrics[0]}_ci95"))
         share = _share(size.get("from_percent"), size.get("to_percent"))
         rows.append(
             Row(name=str(size["name"]), cells=[share, whole(size["num_images"]), *cells], bar=bar)
         )
-    headed = [_named(words[metric]) for metric in metrics]
+    headed = [words[metric].headed for metric in metrics]
     return Table(
-        caption="Scores by the share of the image that the true mask covers, 95 % interval in "
-        "brackets",
-        head=["lesion", "share of the image", "images", *headed],
+        caption="Scores by the share of the image that the true mask covers, with 95 % intervals",
+        head=["Lesion", "Share of the image", "Images", *headed],
         rows=rows,
-        note=f"The scale on the right shows {headed[0]} and its interval.",
+        note=f"Scores at the size of the file. On the scale: {headed[0]} and its interval."
+        + _left_out(sizes),
     )
 
 
@@ -145,67 +162,54 @@ def operating_table(run: RunFiles) -> Table | None:
             cells=[
                 score(point.get("threshold")),
                 origin.get(str(point.get("chosen_on")), str(point.get("chosen_on"))),
-                *(with_interval(point.get(rate), point.get(f"{rate}_ci95")) for rate in RATES),
+                *(measured(point.get(rate), point.get(f"{rate}_ci95")) for rate in RATES),
             ],
             strong=point["name"] == "in use",
         )
         for point in points
     ]
     positives, negatives = points[0].get("num_positives"), points[0].get("num_negatives")
-    note = "No threshold was chosen on test images."
+    note = (
+        "Every threshold was fixed beforehand or chosen on validation images, none on test images."
+    )
     if is_number(positives) and is_number(negatives) and positives + negatives:
         share = 100 * positives / (positives + negatives)
         note += (
-            f" Of the images {whole(positives)} are positive and {whole(negatives)} negative. PPV "
-            f"and NPV hold where {share:.1f} % of the images are positive, as here, and nowhere "
-            "else."
+            f" Of the images {whole(positives)} are positive and {whole(negatives)} negative: PPV "
+            f"and NPV hold for a share of {share:.1f} % positive images, and change with it."
         )
     return Table(
-        caption="What each threshold gives on the test images, 95 % interval in brackets",
-        head=["threshold", "from", "chosen on", *RATES.values()],
+        caption="What each threshold gives on the test images, with 95 % intervals",
+        head=["Threshold", "From", "Chosen on", *RATES.values()],
         rows=rows,
         note=note,
     )
 
 
-def _cell(metrics: Mapping[str, Any], name: str, words: Words) -> str:
-    return _written(metrics[name], words) if name in metrics else NOT_MEASURED
+def _written(metrics: Mapping[str, Any], name: str, words: Words) -> str:
+    return words.written(metrics[name]) if name in metrics else NOT_MEASURED
 
 
-def _written(value: float | None, words: Words) -> str:
-    if words.unit:
-        return f"{value:.1f}" if is_number(value) else UNDEFINED
-    return score(value)
-
-
-def _ends(ends: Any, words: Words) -> str:
-    if not is_interval(ends):
-        return NOT_MEASURED
-    return " to ".join(_written(end, words) for end in ends)
-
-
-def _class_cell(metrics: Mapping[str, Any], name: str) -> str:
+def _class_cell(metrics: Mapping[str, Any], name: str, words: Words) -> str | Measured:
     if name not in metrics:
         return NOT_MEASURED
-    return with_interval(metrics[name], metrics.get(f"{name}_ci95"))
+    return words.measured(metrics[name], metrics.get(f"{name}_ci95"))
 
 
-def _sized(size: Mapping[str, Any], metric: str, words: Words) -> str:
-    ends = size.get(f"{metric}_ci95")
-    text = _written(size.get(metric), words)
-    return f"{text} ({_ends(ends, words)})" if is_interval(ends) else text
-
-
-def _named(words: Words) -> str:
-    return f"{words.name}, {words.unit}" if words.unit else words.name
+def _left_out(sizes: Sequence[Mapping[str, Any]]) -> str:
+    """Images of which size have no HD95, such as missed lesions."""
+    name = "hd95_px_undefined"
+    counts = [f"{whole(size[name])} of {size['name']}" for size in sizes if size.get(name)]
+    return f" HD95 leaves out images where a mask is empty: {', '.join(counts)}." if counts else ""
 
 
 def _share(low: float | None, high: float | None) -> str:
-    """A range of per cent; one number where both ends are equal, an open end in words."""
+    """A range of per cent; one number where both ends read alike, an open end in words."""
     if not is_number(low) or not is_number(high):
-        known = [f"{word} {end:.3g} %" for word, end in (("over", low), ("up to", high)) if end]
+        known = [f"{word} {end:.1f} %" for word, end in (("over", low), ("up to", high)) if end]
         return known[0] if known else NOT_MEASURED
-    return f"{low:.3g} %" if low == high else f"{low:.3g} to {high:.3g} %"
+    shown = f"{low:.1f}", f"{high:.1f}"
+    return f"{' to '.join(dict.fromkeys(shown))} %"
 
 
 def _classes_with(metrics: Mapping[str, Any], prefix: str) -> list[str]:

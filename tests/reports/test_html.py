@@ -1,0 +1,345 @@
+import base64
+import html
+import itertools
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvision.reports.html import Case, write_report
+from medvision.types import MedvisionError
+
+Write = Callable[..., Path]
+
+
+class Page(HTMLParser):
+    """Tags in their order, with the attributes of each."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def report(folder: Path, **cases: Any) -> str:
+    path = write_report(folder, **cases)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def words(text: str) -> str:
+    """What a reader sees, in one line."""
+    body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def sections(text: str) -> list[str | None]:
+    return [attributes["id"] for attributes in Page(text).all("section")]
+
+
+def table_row(text: str, name: str) -> list[str]:
+    """Cells behind the line that starts with a name."""
+    for line in re.findall(r"<tr.*?</tr>", text, re.DOTALL):
+        cells = [words(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", line, re.DOTALL)]
+        if cells[0] == name:
+            return cells[1:]
+    raise AssertionError(f"no line {name}")
+
+
+def case(name: str = "a.png", *, wrong: bool = False) -> Case:
+    picture = np.full((40, 90, 3), (200, 30, 30), np.uint8)
+    return Case(title=name, caption="Dice 0.312, IoU 0.184", picture=picture, wrong=wrong)
+
+
+def test_the_headline_says_what_was_trained_on_what_and_how_well(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    config = "data:\n  root: /data/kvasir\n  class_names: [background, polyp]\n"
+    assert (
+        "UNet (1.9 M parameters), trained on 1,800 images of polyps (kvasir), segments polyp in"
+        " 12 test images with a mean Dice of 0.931 (95 % interval 0.912 to 0.945)."
+    ) in words(report(write_run(segmentation, config=config)))
+
+
+def test_the_headline_of_a_classifier_names_its_classes_accuracy_and_auroc(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    assert (
+        "SimpleCNN (31.2 k parameters), trained on 40 synthetic images of chest_xray, tells NORMAL"
+        " and PNEUMONIA apart in 10 test images with an accuracy of 0.900 (95 % interval 0.600 to"
+        " 1.000) and an AUROC of 0.950 (95 % interval 0.800 to 1.000)."
+    ) in words(report(write_run(classification)))
+
+
+def test_a_measurement_on_other_data_says_so(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    segmentation["dataset"] |= {"name": "cvc", "num_images": {"train": 0, "val": 0, "test": 612}}
+    segmentation["evaluated"] = {
+        "run": "runs/polyp_unet/2026",
+        "data": "/data/cvc",
+        "split": "all",
+        "external": True,
+    }
+    folder = write_run(
+        segmentation,
+        config="data:\n  root: null\n",
+        environment=json.dumps({"command": "train.py experiment=polyp_unet"}),
+    )
+    seen = words(report(folder))
+    assert (
+        "UNet (1.9 M parameters), trained on synthetic images in the run polyp_unet/2026 and"
+        " measured on other images, segments the foreground in 612 images of cvc with a mean Dice"
+    ) in seen
+    assert "medvision evaluate runs/polyp_unet/2026 --data /data/cvc --split all" in seen
+    assert "Synthetic data." not in seen
+
+
+def test_validation_measured_again_is_not_called_a_test(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    segmentation["evaluated"] = {"run": "r", "data": "d", "split": "val", "external": False}
+    seen = words(report(write_run(segmentation)))
+    assert "segments the foreground in 100 validation images with a mean Dice of 0.940." in seen
+
+
+def test_an_interrupted_run_without_scores_has_a_page_and_no_result(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    segmentation |= {"status": "interrupted", "metrics": {}, "warnings": [], "timing": {}}
+    text = report(write_run(segmentation))
+    assert "has no result yet: the run was interrupted." in words(text)
+    assert sections(text) == ["data", "run"]
+
+
+def test_sections_without_content_are_absent(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    text = report(write_run(segmentation, plots=("loss",)))
+    assert sections(text) == ["numbers", "warnings", "data", "curves", "definitions", "run"]
+    page = Page(text)
+    assert not page.all("details", "pre")  # neither config nor command
+    links = {attributes["href"] for attributes in page.all("a")}
+    ids = {f"#{attributes['id']}" for _, attributes in page.tags if "id" in attributes}
+    assert links <= ids
+    assert "Command to repeat it" not in text
+
+
+def test_a_full_run_has_every_section_in_order(full_run: Path) -> None:
+    text = report(full_run, worst=[case(wrong=True)], typical=[case("b.png")])
+    assert sections(text) == [
+        "numbers",
+        "warnings",
+        "data",
+        "details",
+        "thresholds",
+        "curves",
+        "judged",
+        "images",
+        "definitions",
+        "run",
+    ]
+    assert ">ROC, precision-recall, calibration and confusion</h2>" in text
+    seen = words(text)
+    assert "Synthetic data. These images are drawn by code." in seen
+    assert "Merged protocol: this split leaks." in seen
+    assert "medvision is not a medical device" in seen
+    assert "THE MERGED PROTOCOL LEAKS: 2 of 10 test images" in seen
+    assert "1 of 2 images are predicted wrongly." in seen
+    assert "wrong: Dice 0.312, IoU 0.184" in seen
+    assert "python train.py experiment=polyp_unet seed=3" in seen
+    assert "2 known (patients or near-identical images); each kept in one split" in seen
+
+
+def test_scores_stand_with_three_decimals_and_undefined_ones_as_such(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    text = report(write_run(segmentation))
+    assert table_row(text, "Score") == ["Test", "95 % interval", "Validation", "Train", "0 to 1"]
+    assert table_row(text, "Dice")[:4] == ["0.931", "0.912 to 0.945", "0.940", "0.950"]
+    assert table_row(text, "AUROC (pixels)")[:2] == ["undefined", "\N{EN DASH}"]
+    assert not re.search(r"\b(NaN|nan|None|null)\b", words(text))
+
+
+def test_distances_have_their_unit_and_say_what_they_leave_out(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    segmentation["metrics"] |= {
+        "test/hd95_px": 9.234,
+        "test/hd95_px_ci95": [7.11, 12.9],
+        "test/hd95_px_undefined": 2,
+    }
+    text = report(write_run(segmentation))
+    assert table_row(text, "HD95, px")[:2] == ["9.2", "7.1 to 12.9"]
+    assert "HD95 is undefined for 2 test images, which its mean leaves out." in words(text)
+
+
+def test_classes_are_listed_with_intervals_and_undefined_scores(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    text = report(write_run(classification))
+    details = text[text.index('id="details"') :]
+    assert table_row(details, "NORMAL")[:3] == ["4", "1.000 0.398 to 1.000", "0.800"]
+    assert table_row(details, "PNEUMONIA")[:3] == ["6", "0.833", "undefined"]
+
+
+def test_lesion_sizes_are_listed_by_the_share_of_the_image(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    size = {"from_percent": 0.0, "to_percent": 0.0, "num_images": 1, "dice": 1.0, "dice_ci95": None}
+    large = {"from_percent": 5.04, "to_percent": 31.6, "num_images": 11}
+    segmentation["lesion_sizes"] = [
+        {"name": "no lesion", **size},
+        {"name": "large", **large, "dice": 0.9, "dice_ci95": [0.8, 0.95], "hd95_px_undefined": 3},
+    ]
+    text = report(write_run(segmentation))
+    assert ">By lesion size</h2>" in text
+    assert table_row(text, "no lesion")[:3] == ["0.0 %", "1", "1.000"]
+    assert "HD95 leaves out images where a mask is empty: 3 of large." in words(text)
+    assert table_row(text, "large")[:3] == ["5.0 to 31.6 %", "11", "0.900 0.800 to 0.950"]
+
+
+def test_thresholds_say_where_they_come_from_and_what_ppv_holds_for(full_run: Path) -> None:
+    text = report(full_run)
+    row = table_row(text, "Youden's J")
+    assert row == ["0.610", "validation", *["0.750 0.500 to 0.900"] * 3, "undefined"]
+    assert "none on test images. Of the images 6 are positive and 4 negative" in words(text)
+    assert "for a share of 60.0 % positive images" in words(text)
+
+
+def test_groups_in_two_splits_are_counted(write_run: Write, segmentation: dict[str, Any]) -> None:
+    splits = "split,path,target,group\ntrain,a,m,g1\ntest,b,m,g1\ntest,c,m,g2\nval,d,m,\n"
+    seen = words(report(write_run(segmentation, splits=splits)))
+    assert (
+        "2 known (patients or near-identical images), 1 images without one; 1 of them lie in more"
+        " than one split"
+    ) in seen
+
+
+def test_names_from_outside_are_shown_and_never_run(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    evil = "<script>alert(1)</script>"
+    classification["experiment"] = f"{evil}$x$"
+    classification["dataset"]["class_counts"] = {"test": {"$x$": 4, evil: 6}}
+    classification["metrics"] |= {f"test/recall/{evil}": 0.5, "test/recall/$x$": 0.25}
+    classification["warnings"] = [f"<img src=https://example.org/{evil}>"]
+    folder = write_run(
+        classification,
+        config=f"note: '\"><img src=x onerror=alert(1)>{evil}'\n",
+        environment=json.dumps({"command": f"train.py experiment={evil}"}),
+    )
+    text = report(folder, worst=[case(f'a" onload="x{evil}.png')])
+    page = Page(text)
+    assert not page.all("script")
+    assert len(page.all("img")) == 1
+    assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
+    seen = words(text)
+    assert f"{evil}$x$" in html.unescape(text)
+    assert "tells $x$ and" in seen
+    assert table_row(text, "$x$")[:2] == ["4", "0.250"]
+
+
+def test_the_page_needs_nothing_from_outside(full_run: Path) -> None:
+    page = Page(report(full_run, worst=[case()]))
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "poster", "data"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), (tag, value)
+    assert not page.all("script", "iframe", "object", "embed", "form")
+    policy = page.all("meta")[1]
+    assert policy["http-equiv"] == "Content-Security-Policy"
+    assert str(policy["content"]).startswith("default-src 'none'; img-src data:;")
+    style = (full_run / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style
+    assert "@import" not in style
+
+
+def test_every_picture_has_a_text_and_headings_skip_no_level(full_run: Path) -> None:
+    page = Page(report(full_run, worst=[case()], typical=[case("b.png")]))
+    pictures = page.all("img")
+    assert len(pictures) == 8
+    assert all(picture["alt"] for picture in pictures)
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+
+
+def test_pictures_of_cases_are_small_jpegs_and_plots_keep_their_size_in_inches(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    large = Case(title="a", caption="", picture=np.zeros((900, 1800, 3), np.uint8))
+    text = report(write_run(segmentation, plots=("loss",)), worst=[large])
+    plot, shown = Page(text).all("img")
+    assert (plot["width"], plot["height"]) == ("576", "384")  # 6 x 4 inches, drawn at 160 dpi
+    assert (shown["width"], shown["height"]) == ("640", "320")
+    kind, data = str(shown["src"]).split(";base64,")
+    assert kind == "data:image/jpeg"
+    with Image.open(BytesIO(base64.b64decode(data))) as picture:
+        assert picture.size == (640, 320)
+
+
+def test_the_grid_of_test_images_stands_in_for_cases_only(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    folder = write_run(segmentation, plots=("test_images",))
+    assert "Some of the test images" in report(folder)
+    assert "Some of the test images" not in report(folder, worst=[case()])
+
+
+def test_a_second_report_replaces_the_first_whole(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    folder = write_run(segmentation)
+    first = report(folder)
+    assert report(folder) == first
+    assert {path.name for path in folder.iterdir()} == {"summary.json", "plots", "report.html"}
+
+
+def test_a_folder_without_a_summary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MedvisionError) as caught:
+        write_report(tmp_path)
+    assert str(caught.value) == (
+        "there is nothing to report on: summary.json is missing or empty"
+        f" ({tmp_path}); give the folder of a run"
+    )
+
+
+def test_a_plot_that_is_no_picture_is_named(write_run: Write, segmentation: dict[str, Any]) -> None:
+    folder = write_run(segmentation)
+    (folder / "plots" / "loss.png").write_bytes(b"nothing")
+    with pytest.raises(MedvisionError, match=r"cannot read the picture loss\.png"):
+        write_report(folder)
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(850, "850"), (31_200, "31.2 k"), (5_198_161, "5.2 M")]
+)
+def test_parameters_are_told_in_thousands_and_millions(
+    write_run: Write, segmentation: dict[str, Any], count: int, shown: str
+) -> None:
+    segmentation["model"]["num_parameters"] = count
+    assert f"UNet ({shown} parameters)" in words(report(write_run(segmentation)))
+
+
+def test_every_score_on_the_page_is_defined_on_it(full_run: Path) -> None:
+    page = Page(report(full_run))
+    leads = {a["href"] for a in page.all("a") if str(a["href"]).startswith("#define-")}
+    defined = {f"#{attributes['id']}" for attributes in page.all("dt")}
+    assert leads <= defined
+    assert {"#define-accuracy", "#define-auroc", "#define-recall"} <= leads
