@@ -1,10 +1,16 @@
 import platform
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
-from medvision.hardware import keep_freed_memory, train_slow_depthwise_in_float32
+from medvision.hardware import (
+    keep_freed_memory,
+    measure_first_layers_in_float32,
+    train_slow_depthwise_in_float32,
+)
+from medvision.models import SimpleCNN, SmpSegmenter, UNet
 
 
 def network() -> nn.Sequential:
@@ -65,8 +71,56 @@ def test_freed_blocks_come_back_without_new_pages() -> None:
 
     keep_freed_memory()
     faults = []
-    for _ in range(4):
+    for _ in range(24):  # a hole of the right size is there after a few rounds
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(2**23)  # 32 MiB, far beyond what malloc keeps by itself
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert faults[-1] < 2**23 * 4 / 4096 / 10
+
+
+@pytest.mark.parametrize(
+    ("make", "count"),
+    [
+        pytest.param(lambda: UNet(base_channels=4), 1, id="unet"),
+        pytest.param(lambda: SmpSegmenter(encoder="resnet18"), 1, id="resnet"),
+        pytest.param(lambda: SmpSegmenter(encoder="tu-tf_efficientnet_lite0"), 3, id="lite0"),
+        pytest.param(lambda: SimpleCNN(image_size=32), 0, id="classifier"),
+    ],
+)
+def test_the_first_layers_of_segmenters_measure_in_float32(
+    make: Callable[[], nn.Module], count: int
+) -> None:
+    torch.manual_seed(0)
+    model = make().eval()
+    names = list(model.state_dict())
+    assert measure_first_layers_in_float32(model) == count
+    assert list(model.state_dict()) == names
+    seen: list[torch.dtype] = []
+    for module in getattr(model, "first_layers", list)():
+        module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    image = torch.rand(1, model.in_channels, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        model(image)
+    measured, seen[:] = list(seen), []
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(image)
+    assert measured == [torch.float32] * count
+    assert seen[:1] == [torch.bfloat16] * min(count, 1)
+
+
+def test_masks_come_nearer_to_those_of_float32() -> None:
+    torch.manual_seed(0)
+    model = UNet(base_channels=8, batch_norm=True).eval()
+    image = torch.rand(4, 3, 64, 64)
+
+    def error(exact: torch.Tensor) -> float:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return float((model(image) - exact).abs().mean())
+
+    with torch.inference_mode():
+        exact = model(image)
+    before = error(exact)
+    measure_first_layers_in_float32(model)
+    assert error(exact) < before
+    with torch.inference_mode():
+        torch.testing.assert_close(model(image), exact, rtol=0, atol=0)

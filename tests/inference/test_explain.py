@@ -108,7 +108,8 @@ def built(name: str, num_classes: int) -> nn.Module:
 def test_maps_are_those_of_the_definition_for_the_last_layer_with_an_extent(
     name: str, num_classes: int
 ) -> None:
-    model, images = built(name, num_classes), noise(2, 96, 96, 3)
+    # In float64, because the maps of an untrained network nearly cancel.
+    model, images = built(name, num_classes).double(), noise(2, 96, 96, 3)
     images[0, :48] //= 4
     layer = model.get_submodule(CLASSIFIERS[name][1])
     classes = [1, 0] if num_classes == 2 else [3, 1]
@@ -120,7 +121,7 @@ def test_maps_are_those_of_the_definition_for_the_last_layer_with_an_extent(
     assert heat.dtype == np.float32
     for row, score in enumerate(scores):
         expected = by_hand(model, layer, images[row : row + 1], score)
-        np.testing.assert_allclose(heat[row], expected, atol=1e-4)
+        np.testing.assert_allclose(heat[row], expected, atol=1e-5)
 
 
 def test_heat_is_where_the_evidence_is() -> None:
@@ -140,19 +141,19 @@ def test_class_0_of_two_is_explained_by_the_negated_logit() -> None:
     (heat,) = explain(Blocks([[2.0, -1.0]]), image, [0], num_classes=2)
     (same,) = explain(Blocks([[-2.0, 1.0]]), image, [1], num_classes=2)
     np.testing.assert_array_equal(heat, same)
-    assert heat[28, 4] == 0  # the bright cell speaks for class 1
-    assert heat[4, 28] == pytest.approx(1, abs=1e-6)
+    assert heat[31, 0] == 0  # the bright cell speaks for class 1
+    assert heat[0, 31] == pytest.approx(1, abs=1e-6)
 
 
 def test_each_image_has_its_own_class_and_its_own_map() -> None:
     model = Blocks([[1.0, -1.0], [-1.0, 1.0], [1.0, 0.0]])
-    images = np.concatenate([blob(0, 0), blob(2, 3), blob(1, 1)])
+    images = np.concatenate([blob(0, 0), blob(3, 3), blob(1, 1)])
     heat = explain(model, images, [0, 1, 2], num_classes=3)
     for row in range(3):
         alone = explain(model, images[row : row + 1], [row], num_classes=3)
         np.testing.assert_allclose(heat[row], alone[0], atol=1e-6)
-    assert heat[0, 4, 4] == pytest.approx(1, abs=1e-6)
-    assert heat[1, 20, 28] == 0
+    assert heat[0, 0, 0] == pytest.approx(1, abs=1e-6)
+    assert heat[1, 31, 31] == 0
 
 
 @pytest.mark.parametrize("weight", [[[-1.0, -1.0]], [[0.0, 0.0]], [[1.0, 1.0]]])
@@ -180,27 +181,23 @@ def test_inference_mode_and_autocast_around_it_change_nothing() -> None:
 
 
 def test_the_model_ends_as_it_was() -> None:
-    model = built("resnet18", 2)
-    model.train()
+    model = CLASSIFIERS["resnet18"][0](2).train()
     model.network.layer1.eval()
     model.network.conv1.requires_grad_(False)
     model.network.fc.weight.grad = torch.full_like(model.network.fc.weight, 7)
     modes = [module.training for module in model.modules()]
     learned = [parameter.requires_grad for parameter in model.parameters()]
     tensors = {name: value.clone() for name, value in model.state_dict().items()}
-    try:
-        explain(model, noise(2, 64, 64, 3), [0, 1], num_classes=2)
-        assert [module.training for module in model.modules()] == modes
-        assert [parameter.requires_grad for parameter in model.parameters()] == learned
-        assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
-        gradients = {name for name, p in model.named_parameters() if p.grad is not None}
-        assert gradients == {"network.fc.weight"}
-        assert (model.network.fc.weight.grad == 7).all()
-        for module in model.modules():
-            assert not module._forward_hooks
-            assert not module._backward_hooks
-    finally:
-        built.cache_clear()
+    explain(model, noise(2, 64, 64, 3), [0, 1], num_classes=2)
+    assert [module.training for module in model.modules()] == modes
+    assert [parameter.requires_grad for parameter in model.parameters()] == learned
+    assert all(torch.equal(value, tensors[name]) for name, value in model.state_dict().items())
+    gradients = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert gradients == {"network.fc.weight"}
+    assert (model.network.fc.weight.grad == 7).all()
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._backward_hooks
 
 
 def test_the_model_ends_as_it_was_after_an_error_too() -> None:

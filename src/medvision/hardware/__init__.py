@@ -9,7 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medvision.hardware.cpu import train_slow_depthwise_in_float32
+    from medvision.hardware.cpu import (
+        measure_first_layers_in_float32,
+        train_slow_depthwise_in_float32,
+    )
     from medvision.hardware.memory import keep_freed_memory
     from medvision.hardware.plan import Plan, choose_plan
     from medvision.hardware.report import describe_hardware, peak_memory_mb
@@ -20,6 +23,7 @@ __all__ = [
     "choose_plan",
     "describe_hardware",
     "keep_freed_memory",
+    "measure_first_layers_in_float32",
     "peak_memory_mb",
     "skip_slow_tpu_probe",
     "tpu_is_present",
@@ -31,6 +35,7 @@ _HOME = {
     "choose_plan": "plan",
     "describe_hardware": "report",
     "keep_freed_memory": "memory",
+    "measure_first_layers_in_float32": "cpu",
     "peak_memory_mb": "report",
     "skip_slow_tpu_probe": "xla",
     "tpu_is_present": "xla",

@@ -47,6 +47,7 @@ class Plan:
         deterministic: Lightning's flag.
         fused_optimizer: Whether the optimizer's update is one kernel.
         float32_depthwise: Whether `train_slow_depthwise_in_float32` pays.
+        float32_first_layers: Whether `measure_first_layers_in_float32` pays.
     """
 
     accelerator: str
@@ -55,6 +56,7 @@ class Plan:
     deterministic: bool | Literal["warn"]
     fused_optimizer: bool
     float32_depthwise: bool
+    float32_first_layers: bool
 
 
 def choose_plan(
@@ -93,6 +95,7 @@ def choose_plan(
         # A gradient scaler, which fp16 needs, wants to see the gradients before the update.
         fused_optimizer=kind in ("cpu", "gpu") and chosen != "16-mixed",
         float32_depthwise=kind == "cpu" and chosen == "bf16-mixed",
+        float32_first_layers=kind == "cpu" and chosen == "bf16-mixed",
     )
 
 

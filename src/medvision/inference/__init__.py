@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medvision.inference.card import ModelCard
+    from medvision.inference.folders import predict_files
     from medvision.inference.load import load_network
     from medvision.inference.model import Model, load_model
-    from medvision.inference.folders import predict_files
     from medvision.inference.results import ClassificationResult, SegmentationResult
 
 __all__ = [

@@ -30,8 +30,8 @@ def explain(
     and its highest 1, and enlarged bilinearly: maps of different images say nothing about each
     other. A map that is the same everywhere is 0, as where nothing speaks for the class.
 
-    Computed in float32 and in evaluation mode, inside ``torch.inference_mode`` as well. The model
-    ends as it was: mode, flags, gradients and hooks.
+    Computed without autocast and in evaluation mode, inside ``torch.inference_mode`` as well. The
+    model ends as it was: mode, flags, gradients and hooks.
 
     Args:
         model: A classifier of ``medvision.models``: its ``feature_maps`` are explained.

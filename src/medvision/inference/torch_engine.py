@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from medvision.hardware import choose_plan
+from medvision.hardware import choose_plan, measure_first_layers_in_float32
 from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
 
@@ -50,6 +50,8 @@ class TorchEngine:
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if on_gpu else contextlib.nullcontext()
         )
+        if plan.float32_first_layers:
+            measure_first_layers_in_float32(network)
         network = network.eval().requires_grad_(False).to(self.device)
         if plan.channels_last:
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

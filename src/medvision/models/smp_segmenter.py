@@ -120,6 +120,14 @@ class SmpSegmenter(nn.Module):
         """What is new for the task; every other parameter is of the encoder."""
         return [self.network.decoder, self.network.segmentation_head]
 
+    def first_layers(self) -> list[nn.Module]:
+        """What sees the image itself: of timm's EfficientNets and their kin the first stage too."""
+        encoder = self.network.encoder
+        network = getattr(encoder, "model", encoder)
+        if all(hasattr(network, name) for name in ("conv_stem", "bn1", "blocks")):
+            return [network.conv_stem, network.bn1, network.blocks[0]]
+        return [next(layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))]
+
 
 def _find_architecture(name: str) -> Any:
     known = {cls.__name__: cls for cls in smp.MODEL_ARCHITECTURES_MAPPING.values()}

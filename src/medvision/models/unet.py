@@ -97,6 +97,10 @@ class UNet(nn.Module):
 
         return self.head(x)[..., :height, :width]
 
+    def first_layers(self) -> list[nn.Module]:
+        """What sees the image itself."""
+        return [self.down.get_submodule("0.0")]
+
 
 def _double_conv(in_channels: int, out_channels: int, batch_norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = []

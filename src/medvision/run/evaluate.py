@@ -15,7 +15,12 @@ from medvision.data import ImageData
 from medvision.data.sample import Sample
 from medvision.evaluation import Evaluation
 from medvision.files import write_json
-from medvision.hardware import Plan, choose_plan, keep_freed_memory
+from medvision.hardware import (
+    Plan,
+    choose_plan,
+    keep_freed_memory,
+    measure_first_layers_in_float32,
+)
 from medvision.inference import load_network
 from medvision.models import is_depthwise
 from medvision.reports.findings import findings
@@ -81,6 +86,8 @@ def evaluate_run(
     network, _ = load_network(run.path)
     target = _choose(run, root, split)
     plan, notes = _plan(run, network)
+    if plan.float32_first_layers:
+        measure_first_layers_in_float32(network)
     task: Task = build(
         run.cfg.task, model=network, loss=build(run.cfg.loss), optimizer=_no_optimizer
     )
@@ -286,5 +293,5 @@ def _replace(out: Path, folder: Path) -> None:
     folder.rename(out)
 
 
-def _no_optimizer(parameters: Any) -> Any:
+def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  the task calls it with them
     raise AssertionError("nothing is trained here")

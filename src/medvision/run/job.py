@@ -20,6 +20,7 @@ from medvision.hardware import (
     choose_plan,
     describe_hardware,
     keep_freed_memory,
+    measure_first_layers_in_float32,
     peak_memory_mb,
     train_slow_depthwise_in_float32,
 )
@@ -69,6 +70,8 @@ def run_experiment(
     )
     if plan.float32_depthwise:
         train_slow_depthwise_in_float32(model)
+    if plan.float32_first_layers:
+        measure_first_layers_in_float32(model)
     checkpoint = None if cfg.ckpt_path is None else Path(cfg.ckpt_path).expanduser()
     task = _build_task(cfg, experiment, model, data, plan, checkpoint)
     check_agreement(cfg, data, task)
