@@ -230,6 +230,13 @@ def test_a_config_builds_nothing_but_parts_of_this_package(
         evaluate_run(own_run)
 
 
+def test_a_run_from_before_a_key_was_there_has_its_default(own_run: Path) -> None:
+    config = yaml.safe_load((own_run / "config.yaml").read_text())
+    del config["data"]["download"], config["data"]["mask_suffix"]
+    (own_run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert evaluate_run(own_run)["evaluated"]["largest_difference"] <= 1e-6
+
+
 def test_differences_count_both_ends_of_intervals_and_undefined_scores() -> None:
     stored = {"a": 0.5, "b": [0.1, 0.2], "c": None, "train/x": 1.0}
     assert largest_difference(stored, {"a": 0.5, "b": [0.1, 0.3], "c": None, "new": 3}) == (

@@ -30,7 +30,8 @@ def predict_on_screen(model: Path, images: Sequence[Path], *, out: Path, **optio
     for note in done.notes:
         say(f"note: {note}")
     rate = done.num_done / done.seconds if done.seconds else 0
-    say(f"{done.num_done} images in {done.seconds:.1f} s, {rate:.1f} images/s")
+    images_done = "1 image" if done.num_done == 1 else f"{done.num_done} images"
+    say(f"{images_done} in {done.seconds:.1f} s, {rate:.1f} images/s")
     say("For research use only: not a medical device, no diagnosis.")
     say(str(out))
     if not done.failures:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from medvision.data.sample import Sample
 from medvision.data.splits_csv import read_splits
+from medvision.run.configs import CONF
 from medvision.types import MedvisionError
 
 ALLOWED = re.compile(
@@ -76,6 +77,7 @@ class StoredRun:
                         where=f"{path / 'config.yaml'}, {key}",
                         hint="measure it in Python, where its class is known",
                     )
+        config["data"] = {**_later_keys(summary["task"]), **config["data"]}
         return cls(path=path, cfg=DictConfig(config), summary=summary)
 
     @property
@@ -123,6 +125,12 @@ def largest_difference(
 
 def _flat(score: Any) -> Sequence[Any]:
     return score if isinstance(score, list) else [score]
+
+
+def _later_keys(task: str) -> dict[str, Any]:
+    """Defaults of the data keys, for runs from before a key was there."""
+    defaults = yaml.safe_load((CONF / "data" / f"folder_{task}.yaml").read_text())
+    return {key: value for key, value in defaults.items() if "${" not in str(value)}
 
 
 def _targets(node: Any) -> Iterator[str]:
