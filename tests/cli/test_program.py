@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 from medvision.cli import program
 
@@ -126,6 +128,23 @@ def test_predicting_a_folder_with_a_broken_image_ends_with_1(
     ]
     for kind in ("masks", "overlays", "probabilities"):
         assert {path.name for path in (tmp_path / "part" / kind).iterdir()} == {"a.png", "b.png"}
+
+
+def test_on_a_terminal_a_bar_shows_rate_and_time_left(
+    run_here: Run, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = io.StringIO()
+
+    def terminal(**options: object) -> Console:
+        return Console(file=shown, force_terminal=True, width=120)
+
+    for index in range(17):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((50, 40, 3), 90, np.uint8))
+    monkeypatch.setattr("medvision.cli.screen.Console", terminal)
+    assert run_here("predict", str(finished), str(tmp_path), "--out", "out")[0] == 0
+    assert "17/17" in shown.getvalue()
+    assert "images/s" in shown.getvalue()
+    assert "left" in shown.getvalue()
 
 
 def test_a_bug_is_one_line_and_its_traceback_is_kept(

@@ -17,6 +17,8 @@ from medvision.inference.results import enlarge, predicted_classes
 from medvision.metrics import (
     foreground_probability,
     per_image_scores,
+    pixel_confusion,
+    pixel_histogram,
     surface_distances,
     to_uint8,
 )
@@ -41,6 +43,8 @@ class SegmentationPredictions(Callback):
     Attributes:
         rows: What the csv holds, in the order of the table.
         roc: False and true positive rate and threshold, each (257,), of all pixels.
+        confusion: Pixels of each image by true and predicted class, (N, K, K).
+        histogram: Pixels of each image by true class and foreground probability, (N, 2, 256).
     """
 
     def __init__(
@@ -58,6 +62,16 @@ class SegmentationPredictions(Callback):
         self.rows: list[dict[str, Any]] = []
         self.roc: tuple[NDArray[np.float64], ...] | None = None
         self._names = _png_names(samples)
+        self._confusion: list[NDArray[np.int64]] = []
+        self._histogram: list[NDArray[np.int64]] = []
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        return np.concatenate(self._confusion)
+
+    @property
+    def histogram(self) -> NDArray[np.int64]:
+        return np.concatenate(self._histogram)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
@@ -76,9 +90,14 @@ class SegmentationPredictions(Callback):
         self._finish(pl_module)
 
     def _write(self, logits: torch.Tensor, batch: Batch) -> None:
-        logits = logits.float().cpu()
-        scores = self._score(logits, batch["target"].cpu())
-        pixels = to_uint8(foreground_probability(logits)).numpy()
+        logits, target = logits.float().cpu(), batch["target"].cpu()
+        scores = self._score(logits, target)
+        probability = foreground_probability(logits)
+        self._confusion.append(pixel_confusion(logits, target).numpy())
+        ignored = target >= len(self.class_names)
+        foreground = (target > 0).to(torch.uint8) + ignored  # 2: ignored
+        self._histogram.append(pixel_histogram(probability, foreground).numpy())
+        pixels = to_uint8(probability).numpy()
         for position, row in enumerate(batch["index"].tolist()):
             sample = self.samples[row]
             record: dict[str, Any] = {"path": sample.path, "target": sample.target, "predicted": ""}

@@ -21,7 +21,7 @@ def predict_on_screen(model: Path, images: Sequence[Path], *, out: Path, **optio
     loaded = load_model(model)
     say(f"{loaded!r}")
     with _bar() as bar:
-        task = bar.add_task("predict", total=None)
+        task = bar.add_task("predict", total=None, rate="")
 
         def advance(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total, rate=_rate(bar, done))

@@ -18,7 +18,7 @@ from medvision.evaluation.base import (
     or_none,
 )
 from medvision.files import write_table
-from medvision.metrics import bootstrap_mean_interval, mean_defined
+from medvision.metrics import bootstrap_mean_interval, mean_defined, pooled_score_intervals
 from medvision.metrics.size_groups import size_groups
 from medvision.reports.figures import write_curves, write_test_plots
 from medvision.reports.html import Case
@@ -30,7 +30,7 @@ SURFACE = ("hd95_px", "nsd_2px")
 
 
 class SegmentationEvaluation(Evaluation):
-    """Dice and IoU with intervals over images (or groups), pixel rates, probability maps.
+    """Dice and IoU, pixel rates, each with intervals over images (or groups); probability maps.
 
     Args:
         folder: Run folder.
@@ -67,6 +67,9 @@ class SegmentationEvaluation(Evaluation):
             values = [row[name] for row in seen.rows]
             scores[f"{stage}/{name}"] = scores.get(f"{stage}/{name}", float(np.mean(values)))
             scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
+        pooled = pooled_score_intervals(seen.confusion, seen.histogram, groups=groups)
+        for name, ends in pooled.items():
+            scores[f"{stage}/{name}_ci95"] = _ends(ends)
         for name in SURFACE if seen.surface else ():
             values = [row[name] for row in seen.rows]
             mean, undefined = mean_defined(values)
@@ -138,5 +141,9 @@ class SegmentationEvaluation(Evaluation):
 
 
 def _interval(values: Sequence[float], groups: Sequence[str] | None) -> Score:
-    low, high = (or_none(end) for end in bootstrap_mean_interval(values, groups=groups))
+    return _ends(bootstrap_mean_interval(values, groups=groups))
+
+
+def _ends(interval: tuple[float, float]) -> Score:
+    low, high = (or_none(end) for end in interval)
     return None if low is None or high is None else [low, high]

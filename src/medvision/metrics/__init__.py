@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torchmetrics takes seconds to import; reports need NumPy on
         iou_score,
         per_image_scores,
     )
+    from medvision.metrics.pooled_intervals import pooled_score_intervals
     from medvision.metrics.ranking import precision_recall_points, roc_points
     from medvision.metrics.surface import mean_defined, surface_distances
     from medvision.metrics.thresholds import choose_threshold
@@ -52,6 +53,7 @@ __all__ = [
     "per_image_scores",
     "pixel_confusion",
     "pixel_histogram",
+    "pooled_score_intervals",
     "precision_recall_curve",
     "precision_recall_points",
     "probabilities",
@@ -77,6 +79,7 @@ _MODULES = {
     "mean_defined": "surface",
     "pixel_confusion": "counts",
     "pixel_histogram": "counts",
+    "pooled_score_intervals": "pooled_intervals",
     "precision_recall_curve": "curves",
     "precision_recall_points": "ranking",
     "probabilities": "epoch_scores",
