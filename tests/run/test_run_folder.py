@@ -267,6 +267,9 @@ def test_several_classes_with_colours_train_end_to_end(
     assert {"test/dice/red", "test/dice/blue", "test/auroc"} <= set(metrics)
     each = (metrics["test/dice/red"] + metrics["test/dice/blue"]) / 2
     assert metrics["test/dice"] == pytest.approx(each, abs=1e-6)
+    for name in ("dice", "dice_original", "dice/red", "iou/blue", "recall", "dice_global"):
+        low, high = metrics[f"test/{name}_ci95"]
+        assert low <= metrics[f"test/{name}"] <= high, name
     assert "dice_original" in rows_of(run / "predictions_test.csv")[0]
 
 

@@ -63,14 +63,14 @@ class SegmentationEvaluation(Evaluation):
             return {}
         scores: dict[str, Score] = {name: or_none(value) for name, value in logged.items()}
         groups = self.data.groups_of(seen.rows)
-        for name in WITH_INTERVAL:
+        for name in (*WITH_INTERVAL, *_starting(seen.rows[0], "dice/", "iou/")):
             values = [row[name] for row in seen.rows]
-            scores[f"{stage}/{name}"] = scores.get(f"{stage}/{name}", float(np.mean(values)))
+            scores.setdefault(f"{stage}/{name}", or_none(mean_defined(values)[0]))
             scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
         pooled = pooled_score_intervals(seen.confusion, seen.histogram, groups=groups)
         for name, ends in pooled.items():
             scores[f"{stage}/{name}_ci95"] = _ends(ends)
-        for name in SURFACE if seen.surface else ():
+        for name in _starting(seen.rows[0], *SURFACE):
             values = [row[name] for row in seen.rows]
             mean, undefined = mean_defined(values)
             scores[f"{stage}/{name}"] = or_none(mean)
@@ -138,6 +138,11 @@ class SegmentationEvaluation(Evaluation):
         write_table(
             self.folder / "roc_test.csv", [dict(zip(names, p, strict=True)) for p in points]
         )
+
+
+def _starting(row: Mapping[str, Any], *beginnings: str) -> list[str]:
+    """Columns of one score or of its classes."""
+    return [name for name in row if name.startswith(beginnings)]
 
 
 def _interval(values: Sequence[float], groups: Sequence[str] | None) -> Score:
