@@ -69,3 +69,25 @@ def test_options_that_smp_refuses_are_reported() -> None:
     criterion = partial(smp.losses.DiceLoss, class_weights=[1.0, 2.0])
     with pytest.raises(MedvisionError, match="class_weights are not supported"):
         MaskedLoss(criterion=criterion, num_classes=2)
+
+
+@pytest.mark.parametrize("criterion", [smp.losses.DiceLoss, smp.losses.FocalLoss])
+def test_what_is_measured_does_not_depend_on_the_number_of_threads(
+    criterion: type[nn.Module],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(8, 1, 256, 256, generator=generator)
+    target = (torch.rand(8, 256, 256, generator=generator) < 0.1).to(torch.uint8)
+    loss = MaskedLoss(criterion=criterion, num_classes=2)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                found.append(loss(logits, target))
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].item() == pytest.approx(found[1].item(), abs=1e-7)
+    assert found[0].dtype == torch.float32
+    exact = criterion(mode="binary")(logits.double(), target.unsqueeze(1).double())
+    assert found[0].item() == pytest.approx(exact.item(), abs=1e-6)

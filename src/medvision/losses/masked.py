@@ -68,8 +68,12 @@ class MaskedLoss(nn.Module):
                 where="loss",
                 hint="use loss=bce or loss=focal",
             )
-        label = target.unsqueeze(1).float() if self.num_classes == 2 else target.long()
+        # Sums over a batch of masks lose four digits in float32, and which ones depends on the
+        # number of threads: where nothing is learnt, a CPU has the time to count exactly.
+        measured = not torch.is_grad_enabled() and logits.device.type == "cpu"
+        dtype = torch.float64 if measured else torch.float32
+        label = target.unsqueeze(1).to(dtype) if self.num_classes == 2 else target.long()
         with torch.autocast(logits.device.type, enabled=False):
-            loss = self.criterion(logits.float(), label)
+            loss = self.criterion(logits.to(dtype), label).float()
         # A mean over no pixels is NaN (smp's focal loss); `where` also keeps it out of gradients.
         return torch.where((target != IGNORE_INDEX).any(), loss, 0.0)
