@@ -4,7 +4,7 @@
 
 Prints images per second of the bare forward pass over prepared batches (all cores in one pass,
 and one core each for as many passes as there are cores), of `medvision predict` from files to
-masks, overlays and table, and their ratio, three rounds in turn. With --memory also the peak of
+masks, overlays and table, and their ratios, some rounds in turn. With --memory also the peak of
 the process over 500 and over 5000 files.
 """
 
@@ -28,6 +28,7 @@ from medvision.inference.folders import BATCH_SIZE
 from medvision.inference.inputs import find_inputs
 
 COUNTS = (500, 5000)
+MEASUREMENTS = ("together", "apart", "files")
 
 
 def main() -> None:
@@ -36,27 +37,47 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--seconds", type=float, default=20, help="of each forward measurement")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true")
-    parser.add_argument("--only-predict", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", choices=[*MEASUREMENTS, "peak"], help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.only_predict:
-        _report_peak(given.run, given.images, given.only_predict)
+    if given.alone:
+        keep_freed_memory()
+        print(_measure(given.alone, given.run, given.images, given.seconds))
         return
-    keep_freed_memory()
-    model = load_model(given.run)
-    print(repr(model))
-    batch = _prepared(model, given.images)
-    for number in range(3):
-        together = _forward(model, batch, given.seconds)
-        apart = _forward_side_by_side(model, batch, given.seconds)
-        files = _files(model, given.images)
-        best = max(together, apart)
+    print(repr(load_model(given.run)))
+    for number in range(given.rounds):
+        # each in a process of its own: threads that one leaves behind would slow the next
+        together, apart, files = (
+            _alone(name, given.run, given.images, given.seconds) for name in MEASUREMENTS
+        )
         print(
             f"round {number + 1}: forward {together:.1f} images/s in one pass, {apart:.1f} in one"
-            f" for each core; files {files:.1f} images/s; ratio {files / best:.2f} of the faster"
+            f" for each core; files {files:.1f} images/s: {files / together:.2f} of the first,"
+            f" {files / apart:.2f} of the second",
+            flush=True,
         )
     if given.memory:
         _memory(given.run, given.images)
+
+
+def _alone(name: str, run: Path, images: Path, seconds: float) -> float:
+    command = [sys.executable, __file__, str(run), str(images), "--alone", name]
+    command += ["--seconds", str(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def _measure(name: str, run: Path, images: Path, seconds: float) -> float:
+    model = load_model(run)
+    if name == "files":
+        return _files(model, images)
+    if name == "peak":
+        _files(model, images)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    forward = _forward if name == "together" else _forward_side_by_side
+    return forward(model, _prepared(model, images), seconds)
 
 
 def _prepared(model: Model, folder: Path) -> NDArray[np.uint8]:
@@ -99,19 +120,9 @@ def _memory(run: Path, folder: Path) -> None:
             for number in range(count):
                 source = files[number % len(files)]
                 shutil.copyfile(source, copies / f"{number:06d}{source.suffix}")
-            command = [sys.executable, __file__, str(run), str(copies)]
-            command += ["--only-predict", str(Path(scratch) / "out")]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            peaks.append(float(done.stdout.split()[-1]))
+            peaks.append(_alone("peak", run, copies, 0))
             print(f"{count} files: peak {peaks[-1]:.0f} MB")
     print(f"peak at {COUNTS[1]} files over that at {COUNTS[0]}: {peaks[1] / peaks[0]:.3f}")
-
-
-def _report_peak(run: Path, images: Path, out: Path) -> None:
-    keep_freed_memory()
-    predict_files(load_model(run), [images], out=out)
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
 
 
 if __name__ == "__main__":

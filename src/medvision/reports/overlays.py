@@ -120,7 +120,7 @@ def encode_png(pixels: NDArray[np.uint8], *, level: int = 1) -> bytes:
     is_color = pixels.ndim == 3 and pixels.shape[2] == 3
     if not is_color and (pixels.ndim, *pixels.shape[2:]) not in {(2,), (3, 1)}:
         raise ValueError(f"expected pixels (H, W), (H, W, 1) or (H, W, 3), got {pixels.shape}")
-    strategy = cv2.IMWRITE_PNG_STRATEGY_DEFAULT if is_color else cv2.IMWRITE_PNG_STRATEGY_RLE
+    strategy = cv2.IMWRITE_PNG_STRATEGY_FILTERED if is_color else cv2.IMWRITE_PNG_STRATEGY_RLE
     settings = {
         cv2.IMWRITE_PNG_COMPRESSION: level,
         cv2.IMWRITE_PNG_STRATEGY: strategy,
