@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # torch takes seconds to import; config errors must not wait 
 IGNORE_INDEX = 255
 """Target value of pixels and samples that no loss and no metric counts."""
 
+RESEARCH_ONLY = "For research use only: not a medical device, no diagnosis."
+"""What everything that predicts says beside its output."""
+
 Stage = Literal["train", "val", "test"]
 
 STAGES: tuple[Stage, ...] = ("train", "val", "test")

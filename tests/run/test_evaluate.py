@@ -184,7 +184,10 @@ def test_an_earlier_evaluation_is_replaced_and_nothing_else(own_run: Path) -> No
     (out / "old.txt").write_text("x")
     evaluate_run(own_run, out=out)
     assert not (out / "old.txt").exists()
-    for taken in (own_run, own_run / "plots"):
+    mine = own_run.parent / "mine"
+    mine.mkdir()
+    (mine / "summary.json").write_text("my notes")
+    for taken in (own_run, own_run / "plots", mine):
         with pytest.raises(MedvisionError, match="exists and is not empty"):
             evaluate_run(own_run, out=taken)
     assert (own_run / "checkpoints" / "best.ckpt").exists()

@@ -7,9 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medvision.types import MedvisionError
-
-RESEARCH_ONLY = "For research use only: not a medical device, no diagnosis."
+from medvision.types import RESEARCH_ONLY, MedvisionError
 
 app = typer.Typer(
     help=f"Train, check and compare 2-D medical-image models. {RESEARCH_ONLY}",

@@ -8,6 +8,8 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from medvision.types import RESEARCH_ONLY
+
 MOST_FAILURES = 20
 """Unreadable files named one by one; the table of results names them all."""
 
@@ -32,7 +34,7 @@ def predict_on_screen(model: Path, images: Sequence[Path], *, out: Path, **optio
     rate = done.num_done / done.seconds if done.seconds else 0
     images_done = "1 image" if done.num_done == 1 else f"{done.num_done} images"
     say(f"{images_done} in {done.seconds:.1f} s, {rate:.1f} images/s")
-    say("For research use only: not a medical device, no diagnosis.")
+    say(RESEARCH_ONLY)
     say(str(out))
     if not done.failures:
         return 0

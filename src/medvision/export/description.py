@@ -6,8 +6,7 @@ import json
 
 import medvision
 from medvision.inference.card import ModelCard
-
-RESEARCH_ONLY = "For research use only: not a medical device, no diagnosis."
+from medvision.types import RESEARCH_ONLY
 
 
 def describe(card: ModelCard) -> dict[str, str]:

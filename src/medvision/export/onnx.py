@@ -17,12 +17,12 @@ from torch import nn
 
 import medvision
 from medvision.export.check import Outputs, Runner, WithProbability
-from medvision.export.description import RESEARCH_ONLY, describe
+from medvision.export.description import describe
 from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
 from medvision.inference.load import METADATA_KEY
 from medvision.inference.onnx_engine import LOGITS
-from medvision.types import MedvisionError
+from medvision.types import RESEARCH_ONLY, MedvisionError
 
 OPSET = 18
 """Of 2022: every operator that the networks need, and read by every ONNX Runtime since 1.14."""

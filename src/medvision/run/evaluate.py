@@ -281,8 +281,11 @@ def _check_out(out: Path | None) -> None:
     """Refuse a folder that holds anything but an earlier evaluation, which is replaced."""
     if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    summary = out / "summary.json"
-    if not (summary.is_file() and "evaluated" in json.loads(summary.read_text())):
+    try:
+        earlier = "evaluated" in json.loads((out / "summary.json").read_text())
+    except (OSError, ValueError):  # no summary, or no JSON: somebody else's folder
+        earlier = False
+    if not earlier:
         raise MedvisionError("exists and is not empty", where=str(out), hint="name a new folder")
 
 
