@@ -38,6 +38,7 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     """Keep salts, run folders and random numbers of a test to itself."""
     torch.manual_seed(0)
     monkeypatch.setenv("MEDVISION_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
+    monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("MEDVISION_RUN_DIR", raising=False)
 
 
@@ -66,6 +67,7 @@ def finish(folder: Path, *overrides: str) -> Path:
     here = Path.cwd()
     os.chdir(folder)
     os.environ["MEDVISION_STATE_DIR"] = str(folder / "state")
+    os.environ["MEDVISION_CACHE_DIR"] = str(folder / "cache")
     kept = [o for o in SMALL if not o.startswith(("trainer.max", "data.num_images"))]
     try:
         assert main([*kept, "trainer.max_epochs=2", "data.num_images=60", *overrides]) == 0

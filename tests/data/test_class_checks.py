@@ -2,12 +2,12 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from medvision.data.checks import CheckResult, check_images
+from medvision.data.facts import Facts
 from medvision.data.index import index_classification
 from medvision.types import MedvisionError
 
@@ -27,18 +27,19 @@ def root(tmp_path: Path) -> Path:
 
 def check(root: Path, **options: Any) -> CheckResult:
     samples = options.pop("samples", None) or index_classification(root).samples
-    return check_images(root, samples, **{"channels": 1, **options})
+    return check_images(root, samples, **options)
 
 
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path))
+def facts(result: CheckResult) -> Facts:
+    assert result.facts is not None
+    return result.facts
 
 
 def test_sound_images_are_all_kept(root: Path) -> None:
     result = check(root)
     assert result.samples == index_classification(root).samples
-    assert (result.skipped, result.notes, result.foreground) == ([], [], [])
-    assert result.thumbnails is None
+    assert (result.skipped, result.notes) == ([], [])
+    assert facts(result).mask is None
 
 
 def test_fingerprint_is_that_of_paths_classes_and_contents(root: Path) -> None:
@@ -47,38 +48,6 @@ def test_fingerprint_is_that_of_paths_classes_and_contents(root: Path) -> None:
         for s in index_classification(root).samples
     ]
     assert check(root).fingerprint == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def test_pixel_hashes_know_pixels_and_shape_and_not_the_kind_of_file(root: Path) -> None:
-    same = pixels(root / "test/no/0.png")
-    Image.fromarray(same).save(root / "test/no/1.bmp")
-    Image.fromarray(same.reshape(6, 4)).save(root / "test/no/2.png")
-    result = check(root)
-    hashes = {s.path: h for s, h in zip(result.samples, result.pixel_hashes, strict=True)}
-    assert hashes["test/no/0.png"] == hashes["test/no/1.bmp"]
-    assert len(set(hashes.values())) == len(hashes) - 1
-    expected = hashlib.sha256(b"(4, 6, 1)" + same.tobytes()).hexdigest()
-    assert hashes["test/no/0.png"] == expected
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_thumbnails_are_means_of_areas_in_grey(root: Path, channels: int) -> None:
-    thumbnails = check(root, channels=channels, thumbnail_px=2).thumbnails
-    assert thumbnails is not None
-    assert (thumbnails.shape, thumbnails.dtype) == ((8, 2, 2), np.uint8)
-    areas = pixels(root / "test/no/0.png").reshape(2, 2, 2, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(thumbnails[0], areas, atol=0.51)
-
-
-def test_thumbnails_of_colours_are_their_luma(root: Path) -> None:
-    colours = np.random.default_rng(1).integers(0, 256, (4, 6, 3), np.uint8)
-    Image.fromarray(colours).save(root / "test/no/0.png")
-    thumbnails = check(root, channels=3, thumbnail_px=2).thumbnails
-    assert thumbnails is not None
-    grey = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
-    np.testing.assert_array_equal(
-        thumbnails[0], cv2.resize(grey, (2, 2), interpolation=cv2.INTER_AREA)
-    )
 
 
 def test_a_text_file_named_jpg_is_one_line_that_names_it(root: Path) -> None:
@@ -94,7 +63,7 @@ def test_a_text_file_named_jpg_is_one_line_that_names_it(root: Path) -> None:
 def test_skipped_images_are_counted_by_split_and_class(root: Path) -> None:
     for name in ("train/yes/0.png", "test/yes/0.png", "test/yes/1.png"):
         (root / name).write_bytes(b"")
-    result = check(root, on_error="skip", thumbnail_px=2)
+    result = check(root, on_error="skip")
     assert result.notes == [
         "SKIPPED 3 of 8 images (test yes 2, train yes 1), as data.on_error=skip asks:"
         " test/yes/0.png: the file is empty, test/yes/1.png: the file is empty,"
@@ -102,8 +71,7 @@ def test_skipped_images_are_counted_by_split_and_class(root: Path) -> None:
         "2 of the skipped images belong to the given val or test split:"
         " scores are not comparable with those on the whole split",
     ]
-    assert result.thumbnails is not None
-    assert len(result.samples) == len(result.thumbnails) == len(result.pixel_hashes) == 5
+    assert len(result.samples) == len(facts(result)) == len(result.lines) == 5
 
 
 def test_skipping_does_not_empty_a_class(root: Path) -> None:
@@ -120,15 +88,24 @@ def test_skipping_does_not_empty_a_class(root: Path) -> None:
     )
 
 
-def test_many_images_are_checked_by_header_unless_thumbnails_are_wanted(root: Path) -> None:
+def test_many_images_are_checked_by_header(root: Path) -> None:
     data = (root / "test/no/0.png").read_bytes()
     result = check(root, max_decoded=7)
-    assert (result.pixel_hashes, result.thumbnails) == ([], None)
+    assert result.facts is None
     assert result.notes == [
-        "8 images are many: only their headers were read before the start,"
-        " and the fingerprint holds file sizes, not contents"
+        "8 images are many: only their headers were read before the start;"
+        " the fingerprint holds file sizes, not contents, and near-duplicates were not looked for;"
+        " `medvision audit` reads them once, and later starts know what it found"
     ]
     (root / "test/no/0.png").write_bytes(data[:45])  # the header is sound, the pixels are gone
     assert check(root, max_decoded=7).fingerprint != result.fingerprint
     with pytest.raises(MedvisionError, match=r"damaged.*test/no/0\.png"):
-        check(root, max_decoded=7, thumbnail_px=2)
+        check(root, max_decoded=None)
+
+
+def test_many_images_that_were_read_before_are_known(root: Path) -> None:
+    whole = check(root, max_decoded=None)
+    known = check(root, max_decoded=0)
+    assert known.notes == []
+    assert known.fingerprint == whole.fingerprint
+    assert (facts(known).pixel_hash == facts(whole).pixel_hash).all()

@@ -1,19 +1,36 @@
 from itertools import combinations
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from medvision.data import near_duplicates
-from medvision.data.checks import check_images
-from medvision.data.index import index_classification
-from medvision.data.near_duplicates import count_crossing, twin_groups
+from medvision.data import look_alikes
+from medvision.data.checks import check_images, check_segmentation
+from medvision.data.index import index_classification, index_segmentation
+from medvision.data.near_duplicates import RELATIONS, Twins, count_crossing, find_twins
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
-def noise(number: int, *, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (number, 12, 12), np.uint8)
+def pictures(number: int, *, seed: int = 0, size_px: int = 48) -> np.ndarray:
+    """Blurred noise: as smooth as thumbnails of photographs, and each unlike the others."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 1, (number, size_px, size_px))
+    drawn = [cv2.GaussianBlur(plane, (0, 0), size_px / 16) for plane in noise]
+    scaled = [cv2.normalize(picture, None, 20, 235, cv2.NORM_MINMAX) for picture in drawn]
+    return np.array(scaled, np.uint8).reshape(number, size_px, size_px)
+
+
+def twins(thumbnails: np.ndarray, **options: float) -> Twins:
+    return find_twins(thumbnails, [str(k) for k in range(len(thumbnails))], **options)
+
+
+def relations(found: Twins) -> list[tuple[int, int, str]]:
+    return [
+        (int(a), int(b), RELATIONS[k])
+        for a, b, k in zip(found.first, found.second, found.relation, strict=True)
+    ]
 
 
 def by_the_formula(thumbnails: np.ndarray, threshold: float) -> list[int]:
@@ -30,73 +47,132 @@ def by_the_formula(thumbnails: np.ndarray, threshold: float) -> list[int]:
 
 
 def test_images_without_twins_are_groups_of_their_own_in_their_order() -> None:
-    groups = twin_groups(noise(5))
-    assert groups.tolist() == [0, 1, 2, 3, 4]
-    assert groups.dtype == np.int64
+    found = twins(pictures(5))
+    assert found.groups.tolist() == [0, 1, 2, 3, 4]
+    assert found.groups.dtype == np.int64
+    assert relations(found) == []
 
 
 def test_brightness_and_contrast_do_not_part_twins() -> None:
-    one, other = noise(2) // 2
-    thumbnails = np.stack([one, other, one + 100, other // 2])
-    assert twin_groups(thumbnails, threshold=0.999).tolist() == [0, 1, 0, 1]
+    one, other = pictures(2) // 2
+    found = twins(np.stack([one, other, one + 100, other // 2]), threshold=0.999)
+    assert found.groups.tolist() == [0, 1, 0, 1]
+    assert relations(found) == [(0, 2, "same"), (1, 3, "same")]
 
 
-def test_mirrored_images_are_no_twins() -> None:
-    (one,) = noise(1)
-    assert twin_groups(np.stack([one, one[:, ::-1]])).tolist() == [0, 1]
+def test_mirrored_and_turned_images_are_twins_and_told_apart() -> None:
+    one, other = pictures(2)
+    changed = [one[:, ::-1], one[::-1], one.T, np.rot90(one), np.rot90(one, 2), np.rot90(one, 3)]
+    for copy, relation in zip(changed, ["mirrored"] * 3 + ["rotated"] * 3, strict=True):
+        assert relations(twins(np.stack([one, other, copy]))) == [(0, 2, relation)]
+
+
+@pytest.mark.parametrize("share", [0.03, 0.06, 0.1])
+def test_a_cut_is_the_twin_of_its_source_wherever_it_was_cut(share: float) -> None:
+    sources = pictures(40, seed=3, size_px=192)
+    removed = round(192 * share)
+    rng = np.random.default_rng(0)
+    cuts = []
+    for source in sources:
+        y, x = rng.integers(0, removed + 1, 2)
+        cuts.append(source[y : y + 192 - removed, x : x + 192 - removed])
+    small = [cv2.resize(p, (48, 48), interpolation=cv2.INTER_AREA) for p in [*sources, *cuts]]
+    found = twins(np.stack(small))
+    assert found.groups.tolist() == [*range(40), *range(40)]
+    if share > 0.05:
+        assert {RELATIONS[k] for k in found.relation} == {"cropped"}
+
+
+def test_a_cut_out_of_many_look_alikes_is_found_and_they_are_not() -> None:
+    """A common picture with a little of its own in each: as chests are."""
+    (common,) = pictures(1, size_px=192).astype(float)
+    own = pictures(300, seed=5, size_px=192).astype(float)
+    sources = (0.7 * common + 0.3 * own).astype(np.uint8)
+    cuts = sources[:60, 4:-12, 11:-5]
+    small = [cv2.resize(p, (48, 48), interpolation=cv2.INTER_AREA) for p in [*sources, *cuts]]
+    found = twins(np.stack(small))
+    assert (found.groups[300:] == found.groups[:60]).mean() > 0.95
+    assert len(set(found.groups[:300])) == 300
+
+
+def test_equal_pixels_are_identical_whatever_they_show() -> None:
+    black, grey = np.zeros((48, 48), np.uint8), np.full((48, 48), 128, np.uint8)
+    thumbnails = np.stack([grey, black, *pictures(1), black, grey, grey])
+    found = find_twins(thumbnails, ["g", "b", "p", "b", "g", "another grey"])
+    assert found.groups.tolist() == [0, 1, 2, 1, 0, 3]
+    assert relations(found) == [(0, 4, "identical"), (1, 3, "identical")]
+    assert found.similarity.tolist() == [1, 1]
 
 
 def test_twins_of_twins_share_a_group() -> None:
     rng = np.random.default_rng(0)
-    steps = rng.normal(0, 30, (6, 12, 12)).cumsum(axis=0) / 3 + noise(1)[0] / 2 + 60
-    chain = steps.clip(0, 255).astype(np.uint8)
-    flat = chain.reshape(6, -1)
-    neighbours = min(np.corrcoef(flat)[k, k + 1] for k in range(5))
-    assert np.corrcoef(flat)[0, 5] < neighbours  # the ends of the chain are less alike
-    assert set(twin_groups(chain, threshold=neighbours)) == {0}
+    (start,) = pictures(1).astype(float)
+    steps = [cv2.GaussianBlur(rng.normal(0, 60, (48, 48)), (0, 0), 3) for _ in range(6)]
+    chain = (start / 2 + 60 + np.cumsum(steps, axis=0)).clip(0, 255).astype(np.uint8)
+    flat = np.corrcoef(chain.reshape(6, -1))
+    neighbours = min(flat[k, k + 1] for k in range(5))
+    assert flat[0, 5] < neighbours  # the ends of the chain are less alike
+    assert set(twins(chain, threshold=neighbours).groups) == {0}
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
-@pytest.mark.parametrize("threshold", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize("threshold", [0.95, 0.99])
 def test_groups_are_those_of_the_formula_in_blocks_of_any_size(
     monkeypatch: pytest.MonkeyPatch, block: int, threshold: float
 ) -> None:
     rng = np.random.default_rng(1)
-    originals = noise(12, seed=2).astype(float)
-    copies = originals[rng.integers(0, 12, 28)] + rng.normal(0, 1, (28, 12, 12)) * rng.choice(
-        [2.0, 10.0, 20.0, 45.0], (28, 1, 1)
+    originals = pictures(12, seed=2).astype(float)
+    copies = originals[rng.integers(0, 12, 28)] + rng.normal(0, 1, (28, 48, 48)) * rng.choice(
+        [1.0, 4.0, 40.0, 90.0], (28, 1, 1)
     )
     thumbnails = np.concatenate([originals, copies]).clip(0, 255).astype(np.uint8)
-    monkeypatch.setattr(near_duplicates, "_BLOCK", block)
+    monkeypatch.setattr(look_alikes, "_BLOCK", block)
     expected = by_the_formula(thumbnails, threshold)
     assert 12 <= len(set(expected)) < 40
-    assert twin_groups(thumbnails, threshold=threshold).tolist() == expected
+    waves = look_alikes.coefficients(thumbnails)
+    candidates = look_alikes.near_in_any_position(waves, squared=2 - 2 * threshold)
+    pairs = set(zip(*(rows.tolist() for rows in candidates), strict=True))
+    flat = np.corrcoef(thumbnails.reshape(40, -1))
+    near = {(i, j) for i, j in combinations(range(40), 2) if flat[i, j] >= threshold}
+    assert near <= pairs
+    found = twins(thumbnails, threshold=threshold)
+    plain = {(a, b) for a, b, relation in relations(found) if relation == "same"}
+    assert near <= plain
+    assert {expected[a] for a, _ in near} <= {expected[b] for _, b in plain}
 
 
-def test_a_constant_thumbnail_is_the_twin_of_equal_ones_only() -> None:
-    black, grey = np.zeros((12, 12), np.uint8), np.full((12, 12), 128, np.uint8)
-    thumbnails = np.stack([grey, black, *noise(1), black, grey, grey + 1])
-    assert twin_groups(thumbnails).tolist() == [0, 1, 2, 1, 0, 3]
+def test_coefficients_keep_distances_or_shorten_them() -> None:
+    thumbnails = pictures(20, seed=4)
+    waves = look_alikes.coefficients(thumbnails).reshape(20, -1)
+    whole = look_alikes.unit_vectors(thumbnails).reshape(20, -1)
+    for i, j in combinations(range(20), 2):
+        true = np.linalg.norm(whole[i] - whole[j])
+        assert 0.9 * true < np.linalg.norm(waves[i] - waves[j]) <= true + 1e-5
 
 
-def test_identical_images_are_twins_at_any_threshold() -> None:
-    assert twin_groups(noise(50)[[*range(50), *range(50)]], threshold=1).tolist() == [
-        *range(50),
-        *range(50),
-    ]
+def test_a_thousand_equal_pictures_make_one_group_and_few_pairs() -> None:
+    rng = np.random.default_rng(0)
+    (one,) = pictures(1)
+    noisy = one + rng.integers(0, 3, (300, 48, 48))
+    found = twins(np.concatenate([noisy.clip(0, 255).astype(np.uint8), pictures(3, seed=9)]))
+    assert found.groups.tolist() == [0] * 300 + [1, 2, 3]
+    assert len(found.first) <= 16 * 300
 
 
 def test_no_images_have_no_groups() -> None:
-    assert twin_groups(noise(0)).tolist() == []
+    assert twins(pictures(0)).groups.tolist() == []
+    assert twins(pictures(1)).groups.tolist() == [0]
 
 
 def test_arguments_of_another_kind_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"uint8 \(N, H, W\), got float64 \(2, 4, 4\)"):
-        twin_groups(np.zeros((2, 4, 4)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"uint8 \(N, S, S\), got float64 \(2, 4, 4\)"):
+        twins(np.zeros((2, 4, 4)))
     with pytest.raises(ValueError, match=r"got uint8 \(2, 4\)"):
-        twin_groups(np.zeros((2, 4), np.uint8))
+        twins(np.zeros((2, 4), np.uint8))
     with pytest.raises(ValueError, match=r"threshold in \(0, 1\], got 0"):
-        twin_groups(noise(2), threshold=0)
+        twins(pictures(2), threshold=0)
+    with pytest.raises(ValueError, match="expected 2 hashes, got 1"):
+        find_twins(pictures(2), ["a"])
     with pytest.raises(ValueError, match=r"expected \(2,\) splits, got \(1,\)"):
         count_crossing([0, 1], ["test"])
 
@@ -108,22 +184,27 @@ def test_what_crosses_is_counted_by_groups_and_by_images_of_test() -> None:
     assert count_crossing([], []) == (0, 0)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_groups", "largest", "crossing"),
-    [
-        ("brain_tumor_mri", 289, 10, (200, 259)),
-        pytest.param("chest_xray", 30, 3, (0, 0), marks=pytest.mark.slow),
-    ],
-)
-def test_the_measured_groups_of_the_public_sets(
-    name: str, num_groups: int, largest: int, crossing: tuple[int, int]
-) -> None:
-    if not (SHARED / name).is_dir():
+@pytest.mark.parametrize("name", ["brain_tumor_mri", "kvasir_seg", "chest_xray"])
+def test_the_measured_twins_of_the_public_sets(name: str) -> None:
+    root = SHARED / name
+    if not root.is_dir():
         pytest.skip(f"{name} is not on this machine")
-    samples = index_classification(SHARED / name).samples
-    thumbnails = check_images(SHARED / name, samples, channels=1, thumbnail_px=48).thumbnails
-    assert thumbnails is not None
-    groups = twin_groups(thumbnails)
-    sizes = np.bincount(groups)
-    assert ((sizes > 1).sum(), sizes.max()) == (num_groups, largest)
-    assert count_crossing(groups, [sample.split for sample in samples]) == crossing
+    if name == "kvasir_seg":
+        samples = index_segmentation(root).samples
+        facts = check_segmentation(root, samples, num_classes=2).facts
+    else:
+        samples = index_classification(root).samples
+        facts = check_images(root, samples).facts
+    assert facts is not None
+    found = find_twins(facts.thumbnail, facts.pixel_hash)
+    kinds = {kind: int((found.relation == k).sum()) for k, kind in enumerate(RELATIONS)}
+    crossing = count_crossing(found.groups, [sample.split for sample in samples])
+    if name == "kvasir_seg":  # one of the four is a later frame of the same polyp
+        assert (kinds["same"], sum(kinds.values()), crossing) == (4, 4, (1, 1))
+    elif name == "chest_xray":
+        assert (kinds["identical"], sum(kinds.values())) == (32, 37)
+        assert crossing.test_images <= 2
+    else:
+        assert kinds["identical"] == 394  # 3264 files, 2870 pictures
+        assert kinds["mirrored"] == kinds["rotated"] == 0
+        assert 259 <= crossing.test_images <= 275

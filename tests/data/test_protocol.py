@@ -24,7 +24,15 @@ def apply(
     samples: Sequence[Sample], protocol: str, twins: Any = None, **options: Any
 ) -> SplitResult:
     defaults = {"fold": 0, "folds": 5, "seed": 0, "val_fraction": 0.1, "test_fraction": 0.1}
-    return apply_protocol(samples, protocol=protocol, twins=twins, **{**defaults, **options})
+    strata = [sample.target for sample in samples]
+    return apply_protocol(
+        samples,
+        protocol=protocol,
+        twins=twins,
+        strata=strata,
+        every_stratum=True,
+        **{**defaults, **options},
+    )
 
 
 def splits(result: SplitResult) -> dict[str, str]:

@@ -21,11 +21,8 @@ from medvision.data.datasets import (
     ImageSource,
 )
 from medvision.data.index import ClassIndex, index_classification
-from medvision.data.near_duplicates import THUMBNAIL_PX, twin_groups
 from medvision.data.phantom_parts import phantom_label
-from medvision.data.protocol import apply_protocol
 from medvision.data.sample import Sample
-from medvision.data.split import SplitResult
 from medvision.types import STAGES, MedvisionError, Stage, did_you_mean
 
 PHANTOMS: dict[str, dict[str, Any]] = {
@@ -53,9 +50,6 @@ class ClassificationData(ImageData):
             classes the second is the positive one.
         num_classes: Their number, or None: as many as there are.
         phantom: ``chest`` or ``brain``: the set that is drawn without ``root``.
-        protocol: ``official``, ``merged``, ``grouped`` or ``kfold``, see ``apply_protocol``.
-        fold: Which fold is the test set; for ``kfold``.
-        folds: Number of folds; for ``kfold``.
         usual_group_pattern: As ``group_pattern``, for sets that keep the names of the published
             one: not used where ``group_pattern`` is given, or where no file is named so.
         sampler: ``shuffle`` draws every training image once an epoch; ``balanced`` as many
@@ -72,23 +66,13 @@ class ClassificationData(ImageData):
         class_names: Sequence[str] | None,
         num_classes: int | None,
         phantom: Literal["chest", "brain"],
-        protocol: Literal["official", "merged", "grouped", "kfold"],
-        fold: int,
-        folds: int,
         usual_group_pattern: str | None,
         sampler: Literal["shuffle", "balanced"],
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        if self.splits is not None and protocol != "official":
-            raise MedvisionError(
-                f"the protocol {protocol} draws its own split, and a split is given",
-                where="data.splits",
-                hint="leave one of data.splits and data.protocol out",
-            )
         self.class_names = [] if class_names is None else [str(name) for name in class_names]
         self.num_classes, self.phantom = num_classes, phantom
-        self.protocol, self.fold, self.folds = protocol, fold, folds
         self.usual_group_pattern, self.sampler = usual_group_pattern, sampler
 
     def prepare(self) -> None:
@@ -132,21 +116,14 @@ class ClassificationData(ImageData):
     def _strata(self) -> NDArray[np.integer] | None:
         return self.dataset("train").targets if self.sampler == "balanced" else None
 
-    def _split(self) -> SplitResult:
+    def _find(self) -> tuple[list[Sample], list[str] | None]:
         if self.root is None:
-            samples, twins = self._draw_phantoms(), None
+            samples = self._draw_phantoms()
         else:
-            samples, twins = self._read_folder(self.root)
-        return apply_protocol(
-            samples,
-            protocol=self.protocol or "official",
-            fold=self.fold,
-            folds=self.folds,
-            seed=self.split_seed,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            twins=twins,
-        )
+            index = self._index(self.root, self.group_pattern, class_names=self.class_names or None)
+            samples = self._checked(self.root, index)
+            self.class_names = list(index.class_names)
+        return samples, [sample.target for sample in samples]
 
     def _draw_phantoms(self) -> list[Sample]:
         kind = PHANTOMS[self.phantom]
@@ -190,7 +167,7 @@ class ClassificationData(ImageData):
         absent = [name for name in known if name not in index.class_names]
         if absent:
             self.notes.append(f"{root} holds no image of {', '.join(absent)}")
-        samples, _ = self._checked(root, index)
+        samples = self._checked(root, index)
         self.class_names = known or list(index.class_names)
         return samples
 
@@ -205,24 +182,12 @@ class ClassificationData(ImageData):
         """How files are read."""
         return {"channels": self.in_channels, "value_range": self.value_range}
 
-    def _read_folder(self, root: Path) -> tuple[list[Sample], NDArray[np.int64] | None]:
-        """Usable samples, and the component of near-duplicates that each belongs to."""
-        index = self._index(root, self.group_pattern, class_names=self.class_names or None)
-        samples, thumbnails = self._checked(root, index, thumbnail_px=THUMBNAIL_PX)
-        self.class_names = list(index.class_names)
-        return samples, None if thumbnails is None else twin_groups(thumbnails)
-
-    def _checked(
-        self, root: Path, index: ClassIndex, *, thumbnail_px: int | None = None
-    ) -> tuple[list[Sample], NDArray[np.uint8] | None]:
-        """Usable samples and their thumbnails, where those are asked for."""
+    def _checked(self, root: Path, index: ClassIndex) -> list[Sample]:
+        """Usable samples."""
         checked = check_images(
-            root, index.samples, on_error=self.on_error, thumbnail_px=thumbnail_px, **self._files
+            root, index.samples, on_error=self.on_error, value_range=self.value_range
         )
-        self._open()
-        self.notes += [*index.notes, *checked.notes]
-        self.fingerprint = checked.fingerprint
-        return checked.samples, checked.thumbnails
+        return self._take(checked, index.notes)
 
     def _index(
         self, root: Path, pattern: str | None, *, class_names: Sequence[str] | None

@@ -1,6 +1,6 @@
 """What every data set shares: three tables of samples, and the loaders that serve them."""
 
-import os
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from medvision.data.catalog import find
+from medvision.data.checks import CheckResult
 from medvision.data.datasets import EpochSampler, collate, start_worker
-from medvision.data.download import download, is_absent
+from medvision.data.download import fetch_for_training, is_absent
+from medvision.data.facts import Facts
 from medvision.data.group_salt import hash_groups
+from medvision.data.known_twins import twins_of
+from medvision.data.near_duplicates import Twins
+from medvision.data.protocol import apply_protocol
 from medvision.data.sample import Sample
-from medvision.data.split import SplitResult
 from medvision.data.transforms import Transform
 from medvision.types import STAGES, Batch, MedvisionError, Stage
 
@@ -24,8 +27,16 @@ from medvision.types import STAGES, Batch, MedvisionError, Stage
 class ImageData(LightningDataModule, ABC):
     """Images of a folder, or an embedded phantom set, in three splits.
 
-    ``prepare`` finds, checks and splits everything before training starts; after it
-    ``tables`` holds the samples of each split and ``notes`` what the user should know.
+    ``prepare`` finds, checks and splits everything before training starts.
+
+    Attributes:
+        tables: The samples of each split.
+        notes: What the user should know.
+        fingerprint: Of all the files.
+        samples: All of them with their splits, after ``prepare``.
+        facts: What their files tell, a row for each; None for phantoms, or where the files are so
+            many that only headers were read.
+        twins: Which of them show the same picture; None where ``facts`` is.
 
     Args:
         name: Name of the data set in the run folder.
@@ -33,6 +44,9 @@ class ImageData(LightningDataModule, ABC):
         image_size: Height and width of every batch; pixels.
         in_channels: 1 (grey) or 3 (RGB).
         value_range: Values of deeper than 8-bit files that become black and white.
+        protocol: ``official``, ``merged``, ``grouped`` or ``kfold``, see ``apply_protocol``.
+        fold: Which fold is the test set; for ``kfold``.
+        folds: Number of folds; for ``kfold``.
         splits: A splits.csv to keep; its paths are relative to ``root``.
         group_pattern: Regular expression with one group; samples that share it stay together.
         val_fraction: Share of validation where no split is given.
@@ -49,7 +63,6 @@ class ImageData(LightningDataModule, ABC):
     """
 
     task: ClassVar[str]
-    protocol: str | None = None
     class_names: list[str]
 
     def __init__(
@@ -60,6 +73,9 @@ class ImageData(LightningDataModule, ABC):
         image_size: int,
         in_channels: int,
         value_range: tuple[float, float] | None,
+        protocol: Literal["official", "merged", "grouped", "kfold"],
+        fold: int,
+        folds: int,
         splits: str | None,
         group_pattern: str | None,
         val_fraction: float,
@@ -82,6 +98,7 @@ class ImageData(LightningDataModule, ABC):
             )
         self.image_size, self.in_channels = image_size, in_channels
         self.value_range = value_range
+        self.protocol, self.fold, self.folds = protocol, fold, folds
         self.splits, self.group_pattern = splits, group_pattern
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.on_error, self.num_images = on_error, num_images
@@ -98,8 +115,12 @@ class ImageData(LightningDataModule, ABC):
         )
         self.transforms = {"train": train, "val": evaluation, "test": evaluation}
         self.tables: dict[Stage, list[Sample]] = {}
+        self.samples: list[Sample] = []
+        self.facts: Facts | None = None
+        self.twins: Twins | None = None
         self.notes: list[str] = []
         self.fingerprint = ""
+        self._lines: list[str] = []
 
     @property
     def synthetic(self) -> bool:
@@ -113,9 +134,28 @@ class ImageData(LightningDataModule, ABC):
             MedvisionError: If the folder, a file or a split cannot be used, or the download
                 fails.
         """
-        self._fetch()
-        drawn = self._split()
+        if self.download is not None and self.root is not None and is_absent(self.root):
+            fetch_for_training(self.download, self.root, task=self.task)
+        samples, strata = self._find()
+        if self.facts is not None:
+            self.twins = twins_of(self.facts)
+        # phantoms are each drawn anew: none is the twin of another
+        groups = range(len(samples)) if self.root is None else None
+        drawn = apply_protocol(
+            samples,
+            protocol=self.protocol,
+            fold=self.fold,
+            folds=self.folds,
+            seed=self.split_seed,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            twins=groups if self.twins is None else self.twins.groups,
+            strata=strata,
+            every_stratum=self.task == "classification",
+            keep=self.splits is not None,
+        )
         self.notes += drawn.notes
+        self.samples = drawn.samples
         for stage in STAGES:
             self.tables[stage] = [sample for sample in drawn.samples if sample.split == stage]
 
@@ -154,6 +194,17 @@ class ImageData(LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader("test")
 
+    def split_fingerprint(self, stage: Stage) -> str:
+        """SHA-256 that tells the images of a split from all others, by path and content.
+
+        Known after ``prepare`` and ``gather``. Files read by header alone count by their size.
+        """
+        paths = {sample.path for sample in self.tables[stage]}
+        chosen = [line for line in self._lines if line.partition("\0")[0] in paths]
+        if len(chosen) != len(paths):  # phantoms: drawn from what the fingerprint names
+            chosen = [f"{self.fingerprint}\0{path}" for path in paths]
+        return hashlib.sha256("\n".join(sorted(chosen)).encode()).hexdigest()
+
     def given_root(self) -> Path:
         """The root, which must be given.
 
@@ -190,31 +241,16 @@ class ImageData(LightningDataModule, ABC):
         """Set ``source``, from which samples are read."""
 
     @abstractmethod
-    def _split(self) -> SplitResult:
-        """Every sample with its split; sets ``source`` and ``fingerprint`` on the way."""
+    def _find(self) -> tuple[list[Sample], list[str] | None]:
+        """Every usable sample, and the stratum of each; sets ``source`` and what files tell."""
 
-    def _fetch(self) -> None:
-        """Download the public set of the config where its folder is not there yet.
-
-        Raises:
-            MedvisionError: If it is for another task, fails, or several processes would do it.
-        """
-        if self.download is None or self.root is None or not is_absent(self.root):
-            return
-        dataset = find(self.download, where="data.download")
-        if dataset.task != self.task:
-            raise MedvisionError(
-                f"{dataset.title} is for {dataset.task}, not for {self.task}",
-                where="data.download",
-                hint=f"choose an experiment of {dataset.task}",
-            )
-        if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1:
-            raise MedvisionError(
-                "the data set is not there, and several processes cannot download it together",
-                where=str(self.root),
-                hint=f"first run medvision data download {dataset.name} --root {self.root}",
-            )
-        download(dataset, self.root, report=lambda line: print(line, flush=True))
+    def _take(self, checked: CheckResult, notes: Sequence[str]) -> list[Sample]:
+        """Keep what a check found; return the usable samples."""
+        self._open()
+        self.notes += [*notes, *checked.notes]
+        self.fingerprint, self._lines = checked.fingerprint, checked.lines
+        self.facts = checked.facts
+        return checked.samples
 
     def _strata(self) -> NDArray[np.integer] | None:
         """Class of each training row, where the sampler is to draw evenly from them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,28 @@ class Downloaded:
     root: Path
     sha256: str
     num_files: int
+
+
+def fetch_for_training(name: str, root: Path, *, task: str) -> None:
+    """Download the set that a config names into the folder that is not there yet, and say so.
+
+    Raises:
+        MedvisionError: If it is for another task, fails, or several processes would do it.
+    """
+    dataset = find(name, where="data.download")
+    if dataset.task != task:
+        raise MedvisionError(
+            f"{dataset.title} is for {dataset.task}, not for {task}",
+            where="data.download",
+            hint=f"choose an experiment of {dataset.task}",
+        )
+    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1:
+        raise MedvisionError(
+            "the data set is not there, and several processes cannot download it together",
+            where=str(root),
+            hint=f"first run medvision data download {dataset.name} --root {root}",
+        )
+    download(dataset, root, report=lambda line: print(line, flush=True))
 
 
 def is_absent(root: Path) -> bool:

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from medvision.data.facts import FileFacts
 from medvision.data.sample import Sample, count_names
 from medvision.types import MedvisionError
 
@@ -22,12 +20,10 @@ _MAX_WORKERS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One sample: its line of the fingerprint and what its pixels tell, or its fault."""
+    """One sample: its line of the fingerprint and what its files tell, or its fault."""
 
     line: str = ""
-    foreground: float | None = None
-    pixel_hash: str = ""
-    thumbnail: NDArray[np.uint8] | None = None
+    facts: FileFacts | None = None
     fault: MedvisionError | None = None
 
 
@@ -36,6 +32,8 @@ def examine(
     samples: Sequence[Sample],
     look: Callable[[Sample], Finding],
     on_error: Literal["fail", "skip"],
+    *,
+    advance: Callable[[int, int], None] | None = None,
 ) -> tuple[list[tuple[Sample, Finding]], list[tuple[Sample, MedvisionError]]]:
     """Return the usable samples with what was found, and the others with their faults.
 
@@ -47,7 +45,7 @@ def examine(
         raise MedvisionError(
             f"expected fail or skip, got {on_error}", where="data.on_error", hint="use one of them"
         )
-    findings = _in_threads(look, samples)
+    findings = _in_threads(look, samples, advance)
     faults = [(s, f.fault) for s, f in zip(samples, findings, strict=True) if f.fault]
     told = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
     if told:  # about a config key, not about the files
@@ -57,12 +55,21 @@ def examine(
     return [(s, f) for s, f in zip(samples, findings, strict=True) if not f.fault], faults
 
 
-def _in_threads(look: Callable[[Sample], Finding], samples: Sequence[Sample]) -> list[Finding]:
+def _in_threads(
+    look: Callable[[Sample], Finding],
+    samples: Sequence[Sample],
+    advance: Callable[[int, int], None] | None,
+) -> list[Finding]:
     """Decoding releases the lock of the interpreter, so threads share the work."""
     workers = min(_MAX_WORKERS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(workers)
+    findings = []
     try:
-        return list(pool.map(look, samples))
+        for finding in pool.map(look, samples):
+            findings.append(finding)
+            if advance is not None:
+                advance(len(findings), len(samples))
+        return findings
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
 
@@ -125,6 +132,7 @@ def skip_notes(
 def header_note(total: int) -> str:
     """Say that no content was read."""
     return (
-        f"{total} images are many: only their headers were read before the start,"
-        " and the fingerprint holds file sizes, not contents"
+        f"{total} images are many: only their headers were read before the start;"
+        " the fingerprint holds file sizes, not contents, and near-duplicates were not looked for;"
+        " `medvision audit` reads them once, and later starts know what it found"
     )

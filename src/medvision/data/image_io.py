@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.decode import decode, read_bytes, samples
+from medvision.data.decode import Picture, decode, read_bytes, samples
 from medvision.data.decode import image_size as image_size  # read from here beside the others
 from medvision.data.mask_values import class_indices
 from medvision.types import MedvisionError
@@ -76,22 +76,27 @@ def decode_image(
     """Return the bytes of an image file as `read_image` does."""
     if channels not in (1, 3):
         raise ValueError(f"expected channels to be 1 or 3, got {channels}")
-    if value_range is not None and not value_range[0] < value_range[1]:
-        raise MedvisionError(
-            f"expected low < high, got {value_range}",
-            where="data.value_range",
-            hint="give the values that become black and white",
-        )
     picture = decode(data, where=where)
-    values = samples(picture)
-    if picture.bits > 8:
-        values = _stretched(values, value_range, where)
+    values: NDArray[Any] = as_bytes(samples(picture), picture, value_range)
     if values.ndim == 2 and channels == 3:
         values = cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
     elif values.ndim == 3 and channels == 1:
         values = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
     # Pillow lends its memory for reading only, which torch warns about
     return np.require(values.reshape(*values.shape[:2], channels), requirements=["C", "W"])
+
+
+def as_bytes(
+    values: NDArray[Any], picture: Picture, value_range: tuple[float, float] | None
+) -> NDArray[np.uint8]:
+    """Return the samples of a picture, (H, W) or (H, W, 3), in [0, 255] as `read_image` does."""
+    if value_range is not None and not value_range[0] < value_range[1]:
+        raise MedvisionError(
+            f"expected low < high, got {value_range}",
+            where="data.value_range",
+            hint="give the values that become black and white",
+        )
+    return _stretched(values, value_range, picture.where) if picture.bits > 8 else values
 
 
 def decode_mask(

@@ -24,7 +24,7 @@ def class_indices(
     picture: Picture,
     *,
     num_classes: int,
-    color_map: Sequence[tuple[int, int, int]] | None,
+    color_map: Sequence[Sequence[int]] | None,
 ) -> NDArray[np.uint8]:
     """Return uint8 (H, W) class indices in [0, K), by the rules of `read_mask`.
 
@@ -159,7 +159,7 @@ def _by_colour(picture: Picture, colours: NDArray[np.int32]) -> NDArray[np.uint8
 _PLACES = np.array([65536, 256, 1], np.int32)  # a colour as one number
 
 
-def _checked_map(color_map: Sequence[tuple[int, int, int]], num_classes: int) -> NDArray[np.int32]:
+def _checked_map(color_map: Sequence[Sequence[int]], num_classes: int) -> NDArray[np.int32]:
     colours = [tuple(colour) for colour in color_map]
     right = all(
         len(colour) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in colour)

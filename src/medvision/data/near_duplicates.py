@@ -1,22 +1,23 @@
-"""Find images that show nearly the same picture, so that they are not split apart.
+"""Find images that show the same picture, so that they are not split apart.
 
-Two images are twins if the normalised cross-correlation of their grey thumbnails a and b
+Similarity is the normalised cross-correlation of grey thumbnails of 48 px,
 
     r(a, b) = <a - mean(a), b - mean(b)> / (|a - mean(a)| |b - mean(b)|)
 
-is at least the threshold: brightness and contrast do not count, nor does the size of the file.
-Mirrored, rotated or shifted copies are not found. Twins of twins share a group.
+so that brightness and contrast do not count, nor does the size of the file. Two images are twins
+if it reaches the threshold as they are, or with one of them mirrored or turned by quarter turns,
+or with a cut of up to a tenth of each side undone (there after a slight smoothing, see
+`medvision.data.alignment`). Equal pixels are twins whatever they show. Twins of twins share a
+group.
 
-Measured with thumbnails of 48 px at 0.99. The brain tumour set (3264 images): 289 groups, 200 of
-them in both folders with 259 of the 394 test images; the largest holds 10, and the least alike
-pair that a chain has joined correlates at 0.986. The chest X-ray set (5840 images, all alike at
-first sight): 30 groups, the largest of 3, every pair above 0.999 and no other pair above 0.98.
-Chains glue unlike images together only from 0.95 downwards (a group of 208 chest images).
+Pairs that are as they are, mirrored or turned are found without exception; cuts among the
+sixteen nearest look-alikes of each image only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,10 +25,56 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-THUMBNAIL_PX = 48
-"""Height and width of the thumbnails that the threshold was measured with."""
+from medvision.data.alignment import overlay
+from medvision.data.look_alikes import (
+    Pairs,
+    coefficients,
+    near_in_any_position,
+    perhaps_cut,
+    unit_vectors,
+)
 
-_BLOCK = 1024  # rows compared at once: 4 MiB of correlations
+THRESHOLD = 0.99
+"""Correlation from which on two thumbnails show the same picture."""
+
+DETAIL = 0.93
+"""Correlation that all but a twentieth of the windows of an overlaid cut must reach."""
+
+RELATIONS = ("identical", "same", "mirrored", "rotated", "cropped")
+"""Equal pixels; the same to the eye; and what must be undone to see it."""
+
+_POSITIONS = tuple((t, y, x) for t in (False, True) for y in (False, True) for x in (False, True))
+# Whether a thumbnail is transposed, then turned upside down, then left and right exchanged.
+_IDENTICAL, _SAME, _MIRRORED, _ROTATED, _CROPPED = range(len(RELATIONS))
+_RELATION_OF = {  # an odd number of exchanges is a mirror image, an even one a turn
+    position: _SAME if not any(position) else _MIRRORED if sum(position) % 2 else _ROTATED
+    for position in _POSITIONS
+}
+_LOOSER = 0.005  # what sampling a cut anew takes from the similarity
+_CUT = 0.02  # stretch or shift from which on a picture counts as cut
+_CHUNK = 8192  # pairs whose thumbnails are held at once
+_MOST = 16  # pairs kept of one image with later ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twins:
+    """Who is whose twin.
+
+    Attributes:
+        groups: int64 (N,), group of each image, exact and near duplicates joined, counted from 0
+            in the order of first images; an image without twins is a group of its own.
+        first: int64 (P,), rows of the pairs found directly, the lower one; at most a few of one
+            image: the most similar ones.
+        second: int64 (P,), the higher one.
+        similarity: (P,) of the pair once their relation is undone, [0, 1]; 1 for equal pixels.
+        relation: uint8 (P,), index into ``RELATIONS``.
+    """
+
+    groups: NDArray[np.int64]
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    relation: NDArray[np.uint8]
 
 
 class Crossing(NamedTuple):
@@ -42,35 +89,60 @@ class Crossing(NamedTuple):
     test_images: int
 
 
-def twin_groups(thumbnails: NDArray[np.uint8], *, threshold: float = 0.99) -> NDArray[np.int64]:
-    """Number the groups of twins.
+class _Found(NamedTuple):
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    similarity: NDArray[np.float32]
+    relation: NDArray[np.uint8]
 
-    A constant thumbnail has no correlation: it is the twin of equal ones only.
+
+def find_twins(
+    thumbnails: NDArray[np.uint8],
+    pixel_hashes: Sequence[str] | NDArray[np.str_],
+    *,
+    threshold: float = THRESHOLD,
+) -> Twins:
+    """Find the twins in a set.
+
+    A constant thumbnail has no correlation: it is the twin of images with equal pixels only.
 
     Args:
-        thumbnails: Grey, uint8 (N, H, W), shrunk by averaging.
-        threshold: Smallest correlation of twins, in (0, 1].
-
-    Returns:
-        The group of each image, int64 (N,), counted from 0 in the order of first images; an
-        image without twins is a group of its own.
+        thumbnails: Grey, uint8 (N, S, S), shrunk by averaging; S a multiple of 4.
+        pixel_hashes: Equal for images with equal pixels, (N,).
+        threshold: Smallest similarity of twins, in (0, 1].
     """
     if thumbnails.ndim != 3 or thumbnails.dtype != np.uint8:
         raise ValueError(
-            f"expected thumbnails uint8 (N, H, W), got {thumbnails.dtype} {thumbnails.shape}"
+            f"expected thumbnails uint8 (N, S, S), got {thumbnails.dtype} {thumbnails.shape}"
         )
     if not 0 < threshold <= 1:
         raise ValueError(f"expected a threshold in (0, 1], got {threshold}")
-    flat = thumbnails.reshape(len(thumbnails), thumbnails.shape[1] * thumbnails.shape[2])
-    groups = _groups_of_constants(flat)
-    for start in range(0, len(flat), _BLOCK):
-        rows = _unit_vectors(flat[start : start + _BLOCK])
-        for other in range(start, len(flat), _BLOCK):
-            columns = rows if other == start else _unit_vectors(flat[other : other + _BLOCK])
-            i, j = np.nonzero(rows @ columns.T >= np.float32(threshold - 1e-6))  # rounding
-            # Joined block by block: a million pairs at most are held at a time.
-            groups = join(groups, groups[i + start], groups[j + other])
-    return groups
+    if len(pixel_hashes) != len(thumbnails):
+        raise ValueError(f"expected {len(thumbnails)} hashes, got {len(pixel_hashes)}")
+    _, shown, which = np.unique(np.asarray(pixel_hashes), return_index=True, return_inverse=True)
+    original = shown[which]  # the first image with these pixels
+    copies = np.flatnonzero(original != np.arange(len(thumbnails)))
+    alike = _Found(
+        original[copies],
+        copies,
+        np.ones(len(copies), np.float32),
+        np.full(len(copies), _IDENTICAL, np.uint8),
+    )
+    rows = np.unique(original)
+    waves = coefficients(thumbnails[rows])
+    near = _in_some_position(thumbnails[rows], waves, threshold)
+    cut = _cut(thumbnails[rows], waves, near, threshold)
+    found = _together(
+        alike, *(f._replace(first=rows[f.first], second=rows[f.second]) for f in (near, cut))
+    )
+    kept = _strongest(found)
+    return Twins(
+        groups=join(np.arange(len(thumbnails)), found.first, found.second),
+        first=found.first[kept],
+        second=found.second[kept],
+        similarity=found.similarity[kept],
+        relation=found.relation[kept],
+    )
 
 
 def join(
@@ -100,21 +172,86 @@ def count_crossing(components: ArrayLike, splits: Sequence[str]) -> Crossing:
     return Crossing(groups=len(np.unique(tested[torn])), test_images=int(torn.sum()))
 
 
-def _unit_vectors(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return rows of mean 0 and norm 1; constant ones become 0, which correlates with nothing."""
-    vectors = pixels.astype(np.float32)
-    vectors -= vectors.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    norms[_constant(pixels)] = np.inf
-    return vectors / norms
+def _in_some_position(
+    thumbnails: NDArray[np.uint8], waves: NDArray[np.float32], threshold: float
+) -> _Found:
+    """Twins as they are, mirrored or turned."""
+    squared = 2 - 2 * threshold
+    candidates = near_in_any_position(waves, squared=squared)
+    parts = []
+    for start in range(0, len(candidates.first), _CHUNK):
+        first = candidates.first[start : start + _CHUNK]
+        second = candidates.second[start : start + _CHUNK]
+        similarity = np.full(len(first), -1, np.float32)
+        relation = np.ones(len(first), np.uint8)
+        for position in _POSITIONS:
+            distance = waves[first] - _turned_waves(waves[second], position)
+            near = np.flatnonzero(np.einsum("nij,nij->n", distance, distance) <= squared + 1e-5)
+            a = unit_vectors(thumbnails[first[near]])
+            b = unit_vectors(_turned(thumbnails[second[near]], position))
+            found = np.einsum("nij,nij->n", a, b)
+            better = found > similarity[near] + 1e-6  # of equal ones the plainest
+            similarity[near[better]] = found[better]
+            relation[near[better]] = _RELATION_OF[position]
+        kept = similarity >= np.float32(threshold - 1e-6)  # rounding
+        parts.append(_Found(first[kept], second[kept], similarity[kept].clip(0, 1), relation[kept]))
+    return _together(*parts)
 
 
-def _groups_of_constants(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    groups = np.arange(len(pixels))
-    constant = np.flatnonzero(_constant(pixels))
-    _, first, which = np.unique(pixels[constant, 0], return_index=True, return_inverse=True)
-    return join(groups, constant, constant[first][which])
+def _cut(
+    thumbnails: NDArray[np.uint8], waves: NDArray[np.float32], known: _Found, threshold: float
+) -> _Found:
+    """Twins of which one is a cut of the other, among those not known to be twins."""
+    candidates = perhaps_cut(thumbnails, waves)
+    size = len(thumbnails)
+    new = ~np.isin(candidates.first * size + candidates.second, known.first * size + known.second)
+    candidates = Pairs(candidates.first[new], candidates.second[new])
+    parts = []
+    for start in range(0, len(candidates.first), _CHUNK):
+        first = candidates.first[start : start + _CHUNK]
+        second = candidates.second[start : start + _CHUNK]
+        fit = overlay(thumbnails[first], thumbnails[second])
+        moved = (np.abs(fit.stretch - 1) > _CUT) | (np.abs(fit.shift) > _CUT)
+        relation = np.where(moved.any(axis=1), _CROPPED, _SAME).astype(np.uint8)
+        kept = (fit.similarity >= threshold - _LOOSER) & (fit.detail >= DETAIL)
+        parts.append(
+            _Found(first[kept], second[kept], fit.similarity[kept].clip(0, 1), relation[kept])
+        )
+    return _together(*parts)
 
 
-def _constant(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    return pixels.min(axis=1, initial=255) == pixels.max(axis=1, initial=0)
+def _together(*parts: _Found) -> _Found:
+    empty = _Found(
+        np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.uint8)
+    )
+    return _Found(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))
+
+
+def _strongest(found: _Found) -> NDArray[np.intp]:
+    """Places of the most similar pairs of each first image, in the order of the images."""
+    order = np.lexsort((found.second, -found.similarity, found.first))
+    ranked = found.first[order]
+    kept = order[np.arange(len(order)) - np.searchsorted(ranked, ranked) < _MOST]
+    return kept[np.lexsort((found.second[kept], found.first[kept]))]
+
+
+def _turned(images: NDArray[Any], position: tuple[bool, bool, bool]) -> NDArray[Any]:
+    transpose, upside_down, left_right = position
+    if transpose:
+        images = images.transpose(0, 2, 1)
+    if upside_down:
+        images = images[:, ::-1]
+    return images[:, :, ::-1] if left_right else images
+
+
+def _turned_waves(
+    waves: NDArray[np.float32], position: tuple[bool, bool, bool]
+) -> NDArray[np.float32]:
+    """Coefficients of the turned images: exchanging ends changes the sign of the odd ones."""
+    transpose, upside_down, left_right = position
+    signs = np.where(np.arange(waves.shape[1]) % 2, -1, 1).astype(np.float32)
+    if transpose:
+        waves = waves.transpose(0, 2, 1)
+    if upside_down:
+        waves = waves * signs[:, None]
+    return waves * signs if left_right else waves

@@ -1,4 +1,4 @@
-"""The four ways to split a classification set, and what each is worth.
+"""The four ways to split a data set, and what each is worth.
 
 ``official`` keeps the given split: scores compare with those that others report on it. ``merged``
 pools and draws single images, as most published scores do, and leaks wherever images repeat.
@@ -21,7 +21,7 @@ from medvision.types import MedvisionError, did_you_mean
 
 PROTOCOLS = ("official", "merged", "grouped", "kfold")
 
-Twins = Sequence[int] | NDArray[np.int64]
+Groups = Sequence[int] | NDArray[np.int64]
 
 
 def apply_protocol(
@@ -33,38 +33,52 @@ def apply_protocol(
     seed: int,
     val_fraction: float,
     test_fraction: float,
-    twins: Twins | None,
+    twins: Groups | None,
+    strata: Sequence[str] | None,
+    every_stratum: bool = False,
+    keep: bool = False,
 ) -> SplitResult:
     """Give every sample its split, and as its group all that must stay together.
 
-    All but ``official`` drop the given splits, a kept one too. Images that share a group or are
-    twins make one group, named after its first image or patient in the alphabet; ``merged`` knows
-    no groups. So a new image moves old ones only if it is their twin and comes before them in the
-    alphabet, or ties two groups; in a kept split it moves none, and ``LEAK`` is noted.
+    All but ``official`` drop the given splits, unless they are to be kept. Images that share a
+    group or are twins make one group, named after its first image or patient in the alphabet;
+    ``merged`` knows no groups. So a new image moves old ones only if it is their twin and comes
+    before them in the alphabet, or ties two groups; in a kept split it moves none, and ``LEAK``
+    is noted.
 
     Args:
-        samples: With class names as targets.
+        samples: In any order, with given splits or empty ones.
         protocol: One of ``PROTOCOLS``.
         fold: Which part is test, in [0, folds); only read by ``kfold``.
         folds: Number of parts, at least 2; only read by ``kfold``.
         seed: Another seed draws another split.
         val_fraction: Share of val where it is drawn; for ``kfold`` of what is not test.
         test_fraction: Share of test where it is drawn; ``kfold`` does not read it.
-        twins: Group of each sample as `twin_groups` numbers them; None where it is unknown.
+        twins: Group of each sample as `find_twins` numbers them; None where it is unknown.
+        strata: Class or foreground stratum of each sample, as for `draw_split`.
+        every_stratum: As for `draw_split`.
+        keep: Keep the given splits, those of an earlier run, and draw for the rest only.
 
     Raises:
-        MedvisionError: If the protocol or the fold does not exist, or a split has no space.
+        MedvisionError: If the protocol or the fold does not exist, a split is to be kept that the
+            protocol would draw anew, or a split has no space.
     """
     if protocol not in PROTOCOLS:
         nearest = did_you_mean(protocol, PROTOCOLS, otherwise=f"use {', '.join(PROTOCOLS)}")
         raise MedvisionError(f"unknown protocol {protocol}", where="data.protocol", hint=nearest)
+    if keep and protocol in ("merged", "kfold"):
+        raise MedvisionError(
+            f"the protocol {protocol} draws its own split, and a split is given",
+            where="data.splits",
+            hint="leave one of data.splits and data.protocol out",
+        )
     if twins is not None and len(twins) != len(samples):
         raise ValueError(f"expected {len(samples)} twins, got {len(twins)}")
     placed = [replace(s, group="") for s in samples] if protocol == "merged" else list(samples)
     notes = []
     if protocol != "merged":
         placed = join_groups(placed, twins)
-    if protocol != "official":
+    if protocol != "official" and not keep:
         placed = [replace(sample, split="") for sample in placed]
     if protocol in ("grouped", "kfold") and twins is None:
         notes.append("near-duplicates were not looked for: only known groups stay together")
@@ -76,15 +90,15 @@ def apply_protocol(
         seed=seed,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
-        strata=[sample.target for sample in placed],
-        every_stratum=True,
+        strata=strata,
+        every_stratum=every_stratum,
     )
     if protocol == "merged":
         notes.append(_merged_note(drawn.samples, twins))
     return SplitResult(samples=drawn.samples, notes=notes + drawn.notes)
 
 
-def join_groups(samples: Sequence[Sample], twins: Twins | None) -> list[Sample]:
+def join_groups(samples: Sequence[Sample], twins: Groups | None) -> list[Sample]:
     """Join the groups that twins tie together; an image alone keeps its empty group.
 
     Args:
@@ -130,7 +144,7 @@ def _test_fold(samples: list[Sample], *, fold: int, folds: int, seed: int) -> li
     return [replace(s, split="test" if s.group_key in tested else "") for s in samples]
 
 
-def _merged_note(samples: list[Sample], twins: Twins | None) -> str:
+def _merged_note(samples: list[Sample], twins: Groups | None) -> str:
     found = "near-duplicates were not looked for"
     if twins is not None:
         splits = [sample.split for sample in samples]

@@ -11,7 +11,7 @@ from medvision.data.datasets import FolderSource, PairSource, PhantomSource, Seg
 from medvision.data.index import index_segmentation
 from medvision.data.phantom import PHANTOM_VERSION
 from medvision.data.sample import Sample
-from medvision.data.split import SplitResult, draw_split, foreground_strata
+from medvision.data.split import foreground_strata
 from medvision.data.transforms import Pair
 from medvision.types import MedvisionError, Stage
 
@@ -72,7 +72,7 @@ class SegmentationData(ImageData):
         return self.transforms["test"].pair(image, mask, seed=0)
 
     def gather(self) -> list[Sample]:
-        return self._read_folder(self.given_root())[0]
+        return self._read_folder(self.given_root())
 
     def _open(self) -> None:
         if self.root is None:
@@ -90,18 +90,13 @@ class SegmentationData(ImageData):
             "value_range": self.value_range,
         }
 
-    def _split(self) -> SplitResult:
+    def _find(self) -> tuple[list[Sample], list[str] | None]:
         if self.root is None:
-            samples, strata = self._draw_phantoms(), None
-        else:
-            samples, strata = self._read_folder(self.root)
-        return draw_split(
-            samples,
-            seed=self.split_seed,
-            val_fraction=self.val_fraction,
-            test_fraction=self.test_fraction,
-            strata=strata,
-        )
+            return self._draw_phantoms(), None
+        samples = self._read_folder(self.root)
+        if self.facts is None or self.facts.mask is None:
+            return samples, None
+        return samples, foreground_strata(self.facts.mask.foreground.tolist())
 
     def _draw_phantoms(self) -> list[Sample]:
         source = PhantomSource(
@@ -120,18 +115,20 @@ class SegmentationData(ImageData):
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         return source.samples(self.num_images)
 
-    def _read_folder(self, root: Path) -> tuple[list[Sample], list[str] | None]:
-        """Usable samples, and the foreground stratum of each where all masks were read."""
+    def _read_folder(self, root: Path) -> list[Sample]:
+        """Usable samples, each checked."""
         index = index_segmentation(
             root,
             mask_suffix=self.mask_suffix,
             splits=None if self.splits is None else Path(self.splits),
             group_pattern=self.group_pattern,
         )
-        checked = check_segmentation(root, index.samples, on_error=self.on_error, **self._files)
-        self._open()
-        self.notes += [*index.notes, *checked.notes]
-        self.fingerprint = checked.fingerprint
-        shares = [share for share in checked.foreground if share is not None]
-        complete = len(shares) == len(checked.samples)
-        return checked.samples, foreground_strata(shares) if complete else None
+        checked = check_segmentation(
+            root,
+            index.samples,
+            on_error=self.on_error,
+            num_classes=len(self.class_names),
+            color_map=self.color_map,
+            value_range=self.value_range,
+        )
+        return self._take(checked, index.notes)

@@ -1,0 +1,208 @@
+"""Lay one thumbnail over another: is it the same picture, cut a little differently?
+
+The model is a stretch and a shift along each axis, and a change of brightness and contrast:
+
+    a(s_y y + t_y, s_x x + t_x) = g b(y, x) + o        with y, x in [-1, 1]
+
+fitted from coarse to fine. A cut of up to a tenth of each side lies well inside what converges.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+SCALES = (0.86, 1.17)
+"""Stretch that counts as a cut: a side of 0.9, with room for error, and its inverse."""
+
+MAX_SHIFT = 0.16
+"""Shift that counts as a cut, of half a side."""
+
+_PAIRS = 256  # laid over each other at once: 14 MiB each of a dozen arrays
+_STEP = 0.06
+_SMOOTH = (0.7, 0.5, 0.5)  # pixels: evens out how finely the two were sampled
+_HOPELESS = (0.9, 0.955)  # correlation at 12 and at 24 px below which hardly a true cut lies
+_WINDOW = 13  # pixels, a quarter of a thumbnail: the size of an organ or a lesion
+_FLAT = 0.12  # of the mean variance of a window: what noise has in a black background
+_LEAST = 0.05  # share of the windows that may fit worse
+
+
+class Overlay(NamedTuple):
+    """How well pairs of thumbnails fit.
+
+    Attributes:
+        similarity: (P,) normalised cross-correlation where both overlap, [-1, 1].
+        detail: (P,) the same in windows of 13 px, its 5 % quantile: low where the outline of a
+            head or a chest fits and what lies inside does not. -1 where it was not worth it.
+        stretch: (P, 2) of the first along y and x.
+        shift: (P, 2) of the same, in halves of a side.
+    """
+
+    similarity: Floats
+    detail: Floats
+    stretch: Floats
+    shift: Floats
+
+
+def overlay(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Overlay:
+    """Fit the first of each pair to the second.
+
+    Args:
+        one: (P, S, S) grey, S a multiple of 4.
+        other: (P, S, S).
+    """
+    starts = range(0, len(one), _PAIRS)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy releases the lock
+        parts = list(
+            pool.map(lambda k: _overlay(one[k : k + _PAIRS], other[k : k + _PAIRS]), starts)
+        )
+    if not parts:
+        none, empty = np.zeros(0, np.float32), np.zeros((0, 2), np.float32)
+        return Overlay(none, none, empty, empty)
+    return Overlay(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def warped(images: Floats, place: Floats) -> tuple[Floats, Floats]:
+    """Sample images (P, S, S) at their places (P, 4): stretch and shift of y, then of x.
+
+    Returns:
+        The samples, and 1 where they lie inside the image.
+    """
+    size = images.shape[1]
+    grid = _grid(size)
+    inside, blended = [], images
+    for axis, (stretch, shift) in enumerate(((0, 1), (2, 3)), start=1):
+        at = (place[:, stretch, None] * grid + place[:, shift, None] + 1) * (size / 2) - 0.5
+        inside.append(((at >= -0.5) & (at <= size - 0.5)).astype(np.float32))
+        at = at.clip(0, size - 1.0001)
+        low = at.astype(np.int64)
+        share = (at - low).astype(np.float32)
+        if axis == 1:
+            low, share = low[:, :, None], share[:, :, None]
+        else:
+            low, share = low[:, None, :], share[:, None, :]
+        below = np.take_along_axis(blended, low, axis)
+        blended = below + share * (np.take_along_axis(blended, low + 1, axis) - below)
+    return blended, inside[0][:, :, None] * inside[1][:, None, :]
+
+
+def _overlay(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Overlay:
+    a, b = [one.astype(np.float32)], [other.astype(np.float32)]
+    for images in (a, b):
+        images += [_halved(images[0])]
+        images += [_halved(images[1])]
+    place = np.tile(np.array([1, 0, 1, 0], np.float32), (len(one), 1))
+    similarity, detail = np.zeros(len(one), np.float32), np.full(len(one), -1, np.float32)
+    rows = np.arange(len(one))
+    for level, steps in ((2, 3), (1, 2), (0, 2)):  # a quarter, half and all of the resolution
+        first, second, found = a[level][rows], b[level][rows], place[rows]
+        for _ in range(steps):
+            found = _improved(first, second, found)
+        first, second = _smooth(first, _SMOOTH[level]), _smooth(second, _SMOOTH[level])
+        place[rows], similarity[rows] = found, _correlation(first, second, found)
+        if level == 0:
+            detail[rows] = _detail(first, second, found)
+        else:
+            rows = rows[similarity[rows] >= _HOPELESS[2 - level]]
+        if not len(rows):
+            break
+    return Overlay(similarity, detail, place[:, ::2], place[:, 1::2])
+
+
+def _improved(a: Floats, b: Floats, place: Floats) -> Floats:
+    """One step for the place of each, brightness and contrast solved along.
+
+    The slopes are those of both images, which converges from twice as far (efficient
+    second-order minimisation, Benhimane and Malis, IROS 2004).
+    """
+    size = a.shape[1]
+    sample, inside = warped(a, place)
+    contrast = _contrast(sample, b, inside)
+    both = (sample + contrast * b) / 2
+    # slopes in the coordinates of the unstretched image
+    slope_y = np.gradient(both, axis=1) * (size / 2) / place[:, 0, None, None]
+    slope_x = np.gradient(both, axis=2) * (size / 2) / place[:, 2, None, None]
+    grid = _grid(size)
+    unknowns = np.stack(
+        (slope_y * grid[:, None], slope_y, slope_x * grid, slope_x, np.ones_like(b), -b), axis=1
+    )
+    unknowns *= inside[:, None]
+    flat = unknowns.reshape(len(a), 6, -1)
+    normal = flat @ flat.transpose(0, 2, 1)
+    diagonal = np.arange(6)
+    normal[:, diagonal, diagonal] = normal[:, diagonal, diagonal] * 1.001 + 1e-3  # flat images
+    right = -(flat @ ((sample - contrast * b) * inside).reshape(len(a), -1, 1))
+    step = np.linalg.solve(normal.astype(np.float64), right)[:, :4, 0]
+    moved = place + step.clip(-_STEP, _STEP).astype(np.float32)
+    moved[:, ::2] = moved[:, ::2].clip(*SCALES)
+    moved[:, 1::2] = moved[:, 1::2].clip(-MAX_SHIFT, MAX_SHIFT)
+    return moved
+
+
+def _contrast(sample: Floats, b: Floats, inside: Floats) -> Floats:
+    """How much stronger the contrast of the samples is, (P, 1, 1)."""
+    count = inside.sum((1, 2), keepdims=True).clip(1)
+    centred = (sample - (sample * inside).sum((1, 2), keepdims=True) / count) * inside
+    other = (b - (b * inside).sum((1, 2), keepdims=True) / count) * inside
+    power = (other**2).sum((1, 2), keepdims=True)
+    found: Floats = (centred * other).sum((1, 2), keepdims=True) / power.clip(1e-6)
+    return found.clip(0.2, 5)
+
+
+def _correlation(a: Floats, b: Floats, place: Floats) -> Floats:
+    sample, inside = warped(a, place)
+    count = inside.sum((1, 2)).clip(1)
+
+    def centred(values: Floats) -> Floats:
+        means = (values * inside).sum((1, 2)) / count
+        return (values - means[:, None, None]) * inside
+
+    first, second = centred(sample), centred(b)
+    power = (first**2).sum((1, 2)) * (second**2).sum((1, 2))
+    found: Floats = (first * second).sum((1, 2)) / np.sqrt(power.clip(1e-6))
+    return found
+
+
+def _detail(a: Floats, b: Floats, place: Floats) -> Floats:
+    sample, inside = warped(a, place)
+    found = np.empty(len(a), np.float32)
+    for row, (first, second) in enumerate(zip(sample, b, strict=True)):
+        mean_a, mean_b = _windows(first), _windows(second)
+        spread_a = (_windows(first**2) - mean_a**2).clip(0)
+        spread_b = (_windows(second**2) - mean_b**2).clip(0)
+        shared = _windows(first * second) - mean_a * mean_b
+        # flat windows have no correlation of their own: they count as alike
+        floor = _FLAT * np.sqrt(spread_a.mean() * spread_b.mean()) + 1e-6
+        local = (shared + floor) / (np.sqrt(spread_a * spread_b) + floor)
+        found[row] = np.quantile(local[inside[row] > 0], _LEAST)
+    return found
+
+
+def _windows(image: Floats) -> Floats:
+    """Mean of the window around each pixel."""
+    return np.asarray(
+        cv2.blur(image, (_WINDOW, _WINDOW), borderType=cv2.BORDER_REFLECT), np.float32
+    )
+
+
+def _grid(size: int) -> Floats:
+    grid: Floats = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
+    return grid
+
+
+def _halved(images: Floats) -> Floats:
+    rows = images[:, ::2] + images[:, 1::2]
+    found: Floats = (rows[:, :, ::2] + rows[:, :, 1::2]) / np.float32(4)
+    return found
+
+
+def _smooth(images: Floats, sigma_px: float) -> Floats:
+    smooth: Floats = np.stack([cv2.GaussianBlur(image, (0, 0), sigma_px) for image in images])
+    return smooth

@@ -1,0 +1,178 @@
+import io
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvision.data.checks import check_images, check_segmentation
+from medvision.data.decode import decode
+from medvision.data.facts import Facts, image_facts
+from medvision.data.index import index_classification, index_segmentation
+
+
+def of(image: Image.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return image_facts(decode(stream.getvalue(), where="file"))
+
+
+def grey(height: int = 40, width: int = 60, *, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
+
+
+def test_the_hash_is_of_pixels_and_shape_whatever_the_file_is() -> None:
+    image = Image.fromarray(grey())
+    known = of(image)["pixel_hash"]
+    assert of(image, "BMP")["pixel_hash"] == known
+    assert of(image, "TIFF")["pixel_hash"] == known
+    assert of(image, "PNG", compress_level=0, pnginfo=None)["pixel_hash"] == known
+    assert of(image.convert("RGB"))["pixel_hash"] == known  # equal channels are grey
+    assert of(Image.fromarray(grey().reshape(60, 40)))["pixel_hash"] != known
+    changed = grey()
+    changed[0, 0] ^= 1
+    assert of(Image.fromarray(changed))["pixel_hash"] != known
+
+
+def test_thumbnails_are_means_of_areas_of_the_luma() -> None:
+    pixels = grey(96, 144)
+    areas = pixels.reshape(48, 2, 48, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(of(Image.fromarray(pixels))["thumbnail"], areas, atol=0.51)
+    colours = np.random.default_rng(1).integers(0, 256, (48, 48, 3), np.uint8)
+    found = of(Image.fromarray(colours))
+    np.testing.assert_array_equal(found["thumbnail"], cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY))
+    assert found["colour"]
+
+
+def test_the_file_is_described() -> None:
+    found = of(Image.fromarray(grey(40, 60)), "JPEG", quality=80)
+    assert (found["height"], found["width"], found["bits"]) == (40, 60, 8)
+    assert (found["file_format"], found["colour"]) == ("JPEG", False)
+    assert of(Image.fromarray(grey()))["jpeg_quality"] == -1
+
+
+@pytest.mark.parametrize("quality", [30, 50, 51, 75, 90, 95, 99])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_the_jpeg_quality_is_read_from_the_table(quality: int, mode: str) -> None:
+    image = Image.fromarray(grey()).convert(mode)
+    assert abs(of(image, "JPEG", quality=quality)["jpeg_quality"] - quality) <= 1
+
+
+def test_brightness_spread_and_borders_are_those_of_the_image() -> None:
+    pixels = np.full((50, 100), 100, np.uint8)
+    pixels[:2], pixels[-2:], pixels[2:-2, :4], pixels[2:-2, -4:] = 10, 20, 30, 40
+    found = of(Image.fromarray(pixels))
+    assert found["mean"] == pytest.approx(pixels.mean())
+    assert found["std"] == pytest.approx(pixels.std())
+    assert (found["low"], found["high"]) == (10, 100)
+    top, bottom, left, right = found["border"]
+    assert (top, bottom) == (10, 20)
+    assert left == pytest.approx((46 * 30 + 2 * 10 + 2 * 20) / 50)
+    assert right == pytest.approx((46 * 40 + 2 * 10 + 2 * 20) / 50)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    """Masks: a quarter of foreground; the same with grey edges; all but the frame's inside."""
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    square = np.zeros((48, 48), np.uint8)
+    square[12:36, 12:36] = 255
+    edged = square.copy()
+    edged[11, :] = 100
+    for k, mask in enumerate((square, edged, 255 - square)):
+        Image.fromarray(grey(48, 48, seed=k)).save(tmp_path / f"images/{k}.png")
+        Image.fromarray(mask).save(tmp_path / f"masks/{k}.png")
+    return tmp_path
+
+
+def facts_of(root: Path) -> Facts:
+    found = check_segmentation(root, index_segmentation(root).samples, num_classes=2).facts
+    assert found is not None
+    return found
+
+
+def test_masks_are_described(pairs: Path) -> None:
+    mask = facts_of(pairs).mask
+    assert mask is not None
+    np.testing.assert_allclose(mask.foreground, [0.25, 0.25, 0.75])
+    np.testing.assert_allclose(mask.grey, [0, 1 / 48, 0], atol=1e-6)
+    assert mask.frame.tolist() == [0, 0, 1]
+    assert mask.mask_hash[0] == mask.mask_hash[1] != mask.mask_hash[2]
+    assert mask.thumbnail[0, 24, 24] == 255
+    assert mask.thumbnail[0, 0, 0] == 0
+
+
+def test_rows_can_be_taken_in_any_order(pairs: Path) -> None:
+    found = facts_of(pairs)
+    turned = found.take([2, 0])
+    assert turned.pixel_hash.tolist() == found.pixel_hash[[2, 0]].tolist()
+    assert turned.mask is not None
+    assert turned.mask.frame.tolist() == [1, 0]
+    assert len(turned) == 2
+
+
+def test_what_is_known_is_not_decoded_again_until_a_file_changes(
+    pairs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = facts_of(pairs)
+    read: list[str] = []
+    from medvision.data import checks
+
+    real = checks.read_bytes
+
+    def spy(path: Path) -> bytes:
+        read.append(path.name)
+        return real(path)
+
+    monkeypatch.setattr(checks, "read_bytes", spy)
+    again = facts_of(pairs)
+    assert read == []
+    for name in ("pixel_hash", "thumbnail", "mean", "border", "file_format"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(before, name))
+    assert again.mask is not None
+    assert before.mask is not None
+    np.testing.assert_array_equal(again.mask.thumbnail, before.mask.thumbnail)
+    Image.fromarray(grey(48, 48, seed=9)).save(pairs / "images/1.png", compress_level=1)
+    assert facts_of(pairs).pixel_hash[1] != before.pixel_hash[1]
+    assert sorted(read) == ["1.png", "1.png"]  # the image and its mask
+
+
+def test_a_damaged_cache_is_written_anew(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
+    before = facts_of(pairs)
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert kept.stat().st_mode & 0o077 == 0  # nobody else may read it
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    np.testing.assert_array_equal(facts_of(pairs).thumbnail, before.thumbnail)
+    assert len(kept.read_bytes()) == len(whole)
+
+
+def test_a_cache_that_cannot_be_kept_is_said_and_stops_nothing(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "file"))
+    result = check_segmentation(pairs, index_segmentation(pairs).samples, num_classes=2)
+    assert result.facts is not None
+    assert len(result.notes) == 1
+    assert "set MEDVISION_CACHE_DIR to a folder that can be written" in result.notes[0]
+
+
+def test_file_names_of_any_kind_are_remembered(tmp_path: Path) -> None:
+    names = ["ä ö.png", "new\nline.png", "back\\slash.png", 'quote".png']
+    for folder in ("no", "yes"):
+        (tmp_path / folder).mkdir()
+        for k, name in enumerate(names):
+            Image.fromarray(grey(seed=k)).save(tmp_path / folder / name)
+    samples = index_classification(tmp_path).samples
+    whole = check_images(tmp_path, samples)
+    known = check_images(tmp_path, samples, max_decoded=0)
+    assert known.facts is not None
+    assert known.lines == whole.lines
+    assert known.fingerprint == whole.fingerprint
