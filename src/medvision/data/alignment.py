@@ -31,6 +31,8 @@ _SMOOTH = (0.7, 0.5, 0.5)  # pixels: evens out how finely the two were sampled
 _HOPELESS = (0.9, 0.955)  # correlation at 12 and at 24 px below which hardly a true cut lies
 _WINDOW = 13  # pixels, a quarter of a thumbnail: the size of an organ or a lesion
 _FLAT = 0.12  # of the mean variance of a window: what noise has in a black background
+_CLIPPED = (2, 253)  # grey levels beyond which nothing is told
+_ENOUGH = 0.15  # share of the pixels that must lie between them
 _LEAST = 0.05  # share of the windows that may fit worse
 
 
@@ -106,9 +108,11 @@ def _overlay(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Overlay:
         for _ in range(steps):
             found = _improved(first, second, found)
         first, second = _smooth(first, _SMOOTH[level]), _smooth(second, _SMOOTH[level])
-        place[rows], similarity[rows] = found, _correlation(first, second, found)
+        sample, inside = warped(first, found)
+        sample, second = _in_one_tone(sample, second, inside)
+        place[rows], similarity[rows] = found, _correlation(sample, second, inside)
         if level == 0:
-            detail[rows] = _detail(first, second, found)
+            detail[rows] = _detail(sample, second, inside)
         else:
             rows = rows[similarity[rows] >= _HOPELESS[2 - level]]
         if not len(rows):
@@ -156,8 +160,31 @@ def _contrast(sample: Floats, b: Floats, inside: Floats) -> Floats:
     return found.clip(0.2, 5)
 
 
-def _correlation(a: Floats, b: Floats, place: Floats) -> Floats:
-    sample, inside = warped(a, place)
+def _in_one_tone(a: Floats, b: Floats, inside: Floats) -> tuple[Floats, Floats]:
+    """Give the first the brightness and contrast of the second, and clip both where either was.
+
+    A picture that was made brighter until its lights were cut off still is the same picture: what
+    was cut off is cut off in both.
+    """
+    low, high = _CLIPPED
+    kept = inside * ((a > low) & (a < high) & (b > low) & (b < high))
+    count = kept.sum((1, 2))
+    known = count >= _ENOUGH * inside.sum((1, 2))  # else all is light or dark: left as it is
+    count = count.clip(1)[:, None, None]
+    mean_a = (a * kept).sum((1, 2), keepdims=True) / count
+    mean_b = (b * kept).sum((1, 2), keepdims=True) / count
+    spread_a = (((a - mean_a) * kept) ** 2).sum((1, 2), keepdims=True)
+    spread_b = (((b - mean_b) * kept) ** 2).sum((1, 2), keepdims=True)
+    gain = np.sqrt(spread_b / spread_a.clip(1e-6)).clip(0.1, 10)
+    gain = np.where(known[:, None, None], gain, 1)
+    offset = np.where(known[:, None, None], mean_b - gain * mean_a, 0)
+    toned = (gain * a + offset).clip(0, 255).astype(np.float32)
+    limited = b.clip(offset, gain * 255 + offset).astype(np.float32)
+    known = known[:, None, None]
+    return np.where(known, toned, a), np.where(known, limited, b)
+
+
+def _correlation(sample: Floats, b: Floats, inside: Floats) -> Floats:
     count = inside.sum((1, 2)).clip(1)
 
     def centred(values: Floats) -> Floats:
@@ -170,9 +197,8 @@ def _correlation(a: Floats, b: Floats, place: Floats) -> Floats:
     return found
 
 
-def _detail(a: Floats, b: Floats, place: Floats) -> Floats:
-    sample, inside = warped(a, place)
-    found = np.empty(len(a), np.float32)
+def _detail(sample: Floats, b: Floats, inside: Floats) -> Floats:
+    found = np.empty(len(b), np.float32)
     for row, (first, second) in enumerate(zip(sample, b, strict=True)):
         mean_a, mean_b = _windows(first), _windows(second)
         spread_a = (_windows(first**2) - mean_a**2).clip(0)

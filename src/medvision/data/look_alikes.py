@@ -5,9 +5,9 @@ orthonormal) keep the distance of two vectors or shorten it, so near vectors hav
 and absolute coefficients forget mirroring and, once sorted across the diagonal, quarter turns. So
 one pass of blocked matrix products finds every pair that any of the eight positions brings near.
 
-A cut moves what it shows, and plain distances grow quickly. The metric for cuts is therefore learnt
-from the set itself by linear discriminant analysis: it stresses what differs from image to image
-and not between an image and its cuts, of which it makes some thousand.
+A cut moves what it shows, and clipped lights change it: plain distances grow quickly. The metric
+for both is therefore learnt from the set itself by linear discriminant analysis: it stresses what
+differs from image to image and not between an image and its copies, of which it makes thousands.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def _metric(thumbnails: NDArray[np.uint8], waves: Floats) -> tuple[Floats, float
         place = np.empty((len(rows), 4), np.float32)
         place[:, ::2] = 1 - removed
         place[:, 1::2] = removed * rng.uniform(-1, 1, removed.shape)
-        moves.append(_cut_waves(thumbnails[rows], place) - flat[rows])
+        tones = _tones(rng, len(rows))
+        moves.append(_cut_waves(thumbnails[rows], place, tones) - flat[rows])
     move = np.concatenate(moves)
     within = move.T @ move / len(move)
     size = len(within)
@@ -152,13 +153,28 @@ def _middles(thumbnails: NDArray[np.uint8]) -> Floats:
     return _cut_waves(thumbnails, place).astype(np.float32)
 
 
-def _cut_waves(thumbnails: NDArray[np.uint8], place: Floats) -> NDArray[np.floating]:
-    """Coefficients (N, 256) of what lies at these places of the thumbnails."""
+def _tones(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
+    """Grey levels (N, 256) that replace 0 to 255: brighter, darker, bent, half of them as is."""
+    levels = np.arange(256) / 255
+    gain, gamma = rng.uniform(0.7, 1.3, (count, 1)), rng.uniform(0.75, 1.35, (count, 1))
+    changed = 255 * (levels**gamma * gain + rng.uniform(-0.1, 0.1, (count, 1)))
+    changed[rng.random(count) < 0.5] = np.arange(256)
+    return np.rint(changed.clip(0, 255)).astype(np.uint8)
+
+
+def _cut_waves(
+    thumbnails: NDArray[np.uint8], place: Floats, tones: NDArray[np.uint8] | None = None
+) -> NDArray[np.floating]:
+    """Coefficients (N, 256) of what lies at these places of the thumbnails, in these tones."""
     found = []
     for start in range(0, len(thumbnails), _BLOCK):
         rows = slice(start, start + _BLOCK)
-        cut = warped(thumbnails[rows].astype(np.float32), place[rows])[0]
-        found.append(coefficients(np.rint(cut).astype(np.uint8)).reshape(len(cut), -1))
+        cut = np.rint(warped(thumbnails[rows].astype(np.float32), place[rows])[0])
+        levels = cut.clip(0, 255).astype(np.uint8)
+        if tones is not None:
+            flat = levels.reshape(len(levels), -1)
+            levels = np.take_along_axis(tones[rows], flat.astype(np.intp), 1).reshape(cut.shape)
+        found.append(coefficients(levels).reshape(len(cut), -1))
     return np.concatenate(found)
 
 
