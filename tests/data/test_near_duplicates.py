@@ -78,9 +78,23 @@ def test_a_cut_is_the_twin_of_its_source_wherever_it_was_cut(share: float) -> No
         cuts.append(source[y : y + 192 - removed, x : x + 192 - removed])
     small = [cv2.resize(p, (48, 48), interpolation=cv2.INTER_AREA) for p in [*sources, *cuts]]
     found = twins(np.stack(small))
-    assert found.groups.tolist() == [*range(40), *range(40)]
+    assert set(found.groups[:40]) == set(range(40))
+    assert (found.groups[40:] == found.groups[:40]).mean() >= 0.95
     if share > 0.05:
         assert {RELATIONS[k] for k in found.relation} == {"cropped"}
+
+
+@pytest.mark.parametrize(
+    ("gain", "offset", "gamma"),
+    [(1.4, 0, 1), (0.6, 0, 1), (1, 60, 1), (1, -40, 1), (1, 0, 0.7), (1, 0, 1.4)],
+)
+def test_a_picture_in_another_tone_is_a_twin_though_its_lights_are_clipped(
+    gain: float, offset: float, gamma: float
+) -> None:
+    sources = pictures(80, seed=6)
+    toned = 255 * (sources[:40] / 255) ** gamma * gain + offset
+    found = twins(np.concatenate([sources, np.rint(toned.clip(0, 255)).astype(np.uint8)]))
+    assert found.groups.tolist() == [*range(80), *range(40)]
 
 
 def test_a_cut_out_of_many_look_alikes_is_found_and_they_are_not() -> None:
@@ -184,7 +198,10 @@ def test_what_crosses_is_counted_by_groups_and_by_images_of_test() -> None:
     assert count_crossing([], []) == (0, 0)
 
 
-@pytest.mark.parametrize("name", ["brain_tumor_mri", "kvasir_seg", "chest_xray"])
+@pytest.mark.parametrize(
+    "name",
+    ["brain_tumor_mri", "kvasir_seg", pytest.param("chest_xray", marks=pytest.mark.slow)],
+)
 def test_the_measured_twins_of_the_public_sets(name: str) -> None:
     root = SHARED / name
     if not root.is_dir():
@@ -202,8 +219,8 @@ def test_the_measured_twins_of_the_public_sets(name: str) -> None:
     if name == "kvasir_seg":  # one of the four is a later frame of the same polyp
         assert (kinds["same"], sum(kinds.values()), crossing) == (4, 4, (1, 1))
     elif name == "chest_xray":
-        assert (kinds["identical"], sum(kinds.values())) == (32, 37)
-        assert crossing.test_images <= 2
+        assert (kinds["identical"], kinds["cropped"], sum(kinds.values())) == (32, 2, 34)
+        assert crossing == (0, 0)
     else:
         assert kinds["identical"] == 394  # 3264 files, 2870 pictures
         assert kinds["mirrored"] == kinds["rotated"] == 0

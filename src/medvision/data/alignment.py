@@ -26,9 +26,10 @@ MAX_SHIFT = 0.16
 """Shift that counts as a cut, of half a side."""
 
 _PAIRS = 256  # laid over each other at once: 14 MiB each of a dozen arrays
+_STEPS = (1, 2, 3)  # at all, half and a quarter of the resolution
 _STEP = 0.06
-_SMOOTH = (0.7, 0.5, 0.5)  # pixels: evens out how finely the two were sampled
-_HOPELESS = (0.9, 0.955)  # correlation at 12 and at 24 px below which hardly a true cut lies
+_SMOOTH = 0.5  # pixels: evens out how finely the two were sampled; more of it loses the edges
+_HOPELESS = (0.9, 0.95)  # correlation at 12 and at 24 px below which hardly a true cut lies
 _WINDOW = 13  # pixels, a quarter of a thumbnail: the size of an organ or a lesion
 _FLAT = 0.12  # of the mean variance of a window: what noise has in a black background
 _CLIPPED = (2, 253)  # grey levels beyond which nothing is told
@@ -96,28 +97,74 @@ def warped(images: Floats, place: Floats) -> tuple[Floats, Floats]:
 
 
 def _overlay(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Overlay:
-    a, b = [one.astype(np.float32)], [other.astype(np.float32)]
-    for images in (a, b):
-        images += [_halved(images[0])]
-        images += [_halved(images[1])]
-    place = np.tile(np.array([1, 0, 1, 0], np.float32), (len(one), 1))
-    similarity, detail = np.zeros(len(one), np.float32), np.full(len(one), -1, np.float32)
-    rows = np.arange(len(one))
-    for level, steps in ((2, 3), (1, 2), (0, 2)):  # a quarter, half and all of the resolution
-        first, second, found = a[level][rows], b[level][rows], place[rows]
-        for _ in range(steps):
-            found = _improved(first, second, found)
-        first, second = _smooth(first, _SMOOTH[level]), _smooth(second, _SMOOTH[level])
-        sample, inside = warped(first, found)
-        sample, second = _in_one_tone(sample, second, inside)
-        place[rows], similarity[rows] = found, _correlation(sample, second, inside)
-        if level == 0:
-            detail[rows] = _detail(sample, second, inside)
-        else:
-            rows = rows[similarity[rows] >= _HOPELESS[2 - level]]
-        if not len(rows):
-            break
+    a, b = (_pyramid(images.astype(np.float32)) for images in (one, other))
+    start = np.tile(np.array([1, 0, 1, 0], np.float32), (len(one), 1))
+    place, similarity = _fitted(a, b, start, level=2)[:2]
+    other_way, better = _fitted(b, a, start, level=2)[:2]
+    detail = np.full(len(one), -1, np.float32)
+    # what converged better is gone on with
+    turned = better > similarity
+    _exchange(a, b, turned)
+    place[turned], similarity[turned] = other_way[turned], better[turned]
+    rows = np.flatnonzero(similarity >= _HOPELESS[0])
+    place[rows], similarity[rows], _ = _fitted(a, b, place, level=1, rows=rows)
+    rows = rows[similarity[rows] >= _HOPELESS[1]]
+    # of the two the one that shows less is the finer: sampling it loses nothing
+    place[rows] = _fitted(a, b, place, level=0, rows=rows, judge=False)[0]
+    coarse = np.zeros(len(one), bool)
+    coarse[rows] = place[rows, ::2].mean(axis=1) < 1
+    _exchange(a, b, coarse)
+    place[coarse] = _inverse(place[coarse])
+    turned ^= coarse
+    place[rows], similarity[rows], detail[rows] = _fitted(a, b, place, level=0, rows=rows)
+    place[turned] = _inverse(place[turned])
     return Overlay(similarity, detail, place[:, ::2], place[:, 1::2])
+
+
+def _fitted(
+    a: list[Floats],
+    b: list[Floats],
+    place: Floats,
+    *,
+    level: int,
+    rows: NDArray[np.intp] | None = None,
+    judge: bool = True,
+) -> tuple[Floats, Floats, Floats]:
+    """Places after some steps at one resolution, with similarity and, at the finest, detail."""
+    first, second, found = a[level], b[level], place
+    if rows is not None:
+        first, second, found = first[rows], second[rows], found[rows]
+    none = np.full(len(found), -1, np.float32)
+    if not len(found):
+        return found, none, none
+    for _ in range(_STEPS[level]):
+        found = _improved(first, second, found)
+    if not judge:
+        return found, none, none
+    first, second = _smooth(first), _smooth(second)
+    sample, inside = warped(first, found)
+    sample, second = _in_one_tone(sample, second, inside)
+    detail = _detail(sample, second, inside) if level == 0 else none
+    return found, _correlation(sample, second, inside), detail
+
+
+def _pyramid(images: Floats) -> list[Floats]:
+    """All, half and a quarter of the resolution."""
+    half = _halved(images)
+    return [images, half, _halved(half)]
+
+
+def _exchange(a: list[Floats], b: list[Floats], rows: NDArray[np.bool_]) -> None:
+    for first, second in zip(a, b, strict=True):
+        first[rows], second[rows] = second[rows], first[rows]
+
+
+def _inverse(place: Floats) -> Floats:
+    """The places that lay the second over the first."""
+    found = place.copy()
+    found[:, ::2] = 1 / place[:, ::2]
+    found[:, 1::2] = -place[:, 1::2] / place[:, ::2]
+    return found
 
 
 def _improved(a: Floats, b: Floats, place: Floats) -> Floats:
@@ -199,15 +246,16 @@ def _correlation(sample: Floats, b: Floats, inside: Floats) -> Floats:
 
 def _detail(sample: Floats, b: Floats, inside: Floats) -> Floats:
     found = np.empty(len(b), np.float32)
-    for row, (first, second) in enumerate(zip(sample, b, strict=True)):
-        mean_a, mean_b = _windows(first), _windows(second)
-        spread_a = (_windows(first**2) - mean_a**2).clip(0)
-        spread_b = (_windows(second**2) - mean_b**2).clip(0)
-        shared = _windows(first * second) - mean_a * mean_b
+    for row, (first, second, known) in enumerate(zip(sample, b, inside, strict=True)):
+        share = _windows(known).clip(1e-3)  # a window at the edge is one of what it holds
+        mean_a, mean_b = _windows(first * known) / share, _windows(second * known) / share
+        spread_a = (_windows(first**2 * known) / share - mean_a**2).clip(0)
+        spread_b = (_windows(second**2 * known) / share - mean_b**2).clip(0)
+        shared = _windows(first * second * known) / share - mean_a * mean_b
         # flat windows have no correlation of their own: they count as alike
         floor = _FLAT * np.sqrt(spread_a.mean() * spread_b.mean()) + 1e-6
         local = (shared + floor) / (np.sqrt(spread_a * spread_b) + floor)
-        found[row] = np.quantile(local[inside[row] > 0], _LEAST)
+        found[row] = np.quantile(local[known > 0], _LEAST)
     return found
 
 
@@ -229,6 +277,6 @@ def _halved(images: Floats) -> Floats:
     return found
 
 
-def _smooth(images: Floats, sigma_px: float) -> Floats:
-    smooth: Floats = np.stack([cv2.GaussianBlur(image, (0, 0), sigma_px) for image in images])
+def _smooth(images: Floats) -> Floats:
+    smooth: Floats = np.stack([cv2.GaussianBlur(image, (0, 0), _SMOOTH) for image in images])
     return smooth

@@ -12,7 +12,7 @@ import numpy as np
 
 from medvision.data.facts import Facts
 from medvision.data.facts_cache import cache_folder, store
-from medvision.data.near_duplicates import DETAIL, THRESHOLD, Twins, find_twins
+from medvision.data.near_duplicates import MISFIT, THRESHOLD, Twins, find_twins
 
 FORMAT = 1
 """Grows when the search changes: what older ones found is then found again."""
@@ -40,7 +40,7 @@ def twins_of(facts: Facts) -> Twins:
 
 
 def _identity(facts: Facts) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {THRESHOLD} {DETAIL}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {THRESHOLD} {MISFIT}".encode())
     digest.update(facts.thumbnail.tobytes())
     digest.update("".join(facts.pixel_hash).encode())
     return digest.hexdigest()[:24]

@@ -6,12 +6,12 @@ Similarity is the normalised cross-correlation of grey thumbnails of 48 px,
 
 so that brightness and contrast do not count, nor does the size of the file. Two images are twins
 if it reaches the threshold as they are, or with one of them mirrored or turned by quarter turns,
-or with a cut of up to a tenth of each side undone (there after a slight smoothing, see
-`medvision.data.alignment`). Equal pixels are twins whatever they show. Twins of twins share a
-group.
+or if they agree, as a whole and in every part, with a cut of up to a tenth of each side and a
+change of tone undone (`medvision.data.alignment`). Equal pixels are twins whatever they show.
+Twins of twins share a group.
 
-Pairs that are as they are, mirrored or turned are found without exception; cuts among the
-sixteen nearest look-alikes of each image only.
+Pairs as they are, mirrored or turned are found without exception; cuts and clipped tones among
+the sixteen nearest look-alikes of each image only.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from medvision.data.look_alikes import (
 THRESHOLD = 0.99
 """Correlation from which on two thumbnails show the same picture."""
 
-DETAIL = 0.93
-"""Correlation that all but a twentieth of the windows of an overlaid cut must reach."""
+MISFIT = 10
+"""Three times what an overlaid cut lacks of a correlation of 1, and what its windows lack of it
+(see `Overlay`), may come to this often ``1 - threshold``."""
 
 RELATIONS = ("identical", "same", "mirrored", "rotated", "cropped")
 """Equal pixels; the same to the eye; and what must be undone to see it."""
@@ -50,7 +51,7 @@ _RELATION_OF = {  # an odd number of exchanges is a mirror image, an even one a 
     position: _SAME if not any(position) else _MIRRORED if sum(position) % 2 else _ROTATED
     for position in _POSITIONS
 }
-_LOOSER = 0.005  # what sampling a cut anew takes from the similarity
+_WHOLE = 3  # weight of the whole overlay beside its windows
 _CUT = 0.02  # stretch or shift from which on a picture counts as cut
 _CHUNK = 8192  # pairs whose thumbnails are held at once
 _MOST = 16  # pairs kept of one image with later ones
@@ -213,7 +214,8 @@ def _cut(
         fit = overlay(thumbnails[first], thumbnails[second])
         moved = (np.abs(fit.stretch - 1) > _CUT) | (np.abs(fit.shift) > _CUT)
         relation = np.where(moved.any(axis=1), _CROPPED, _SAME).astype(np.uint8)
-        kept = (fit.similarity >= threshold - _LOOSER) & (fit.detail >= DETAIL)
+        misfit = _WHOLE * (1 - fit.similarity) + (1 - fit.detail)
+        kept = misfit <= MISFIT * (1 - threshold)
         parts.append(
             _Found(first[kept], second[kept], fit.similarity[kept].clip(0, 1), relation[kept])
         )
