@@ -14,7 +14,7 @@ RANK = {
         [
             {"types", "files"},
             {"data", "models", "losses", "metrics", "hardware", "reports"},
-            {"tasks", "inference"},
+            {"tasks", "inference", "audit"},
             {"callbacks"},
             {"evaluation", "export"},
             {"run"},
@@ -35,6 +35,7 @@ ONLY_IN = {
     "monai": {"metrics"},
     "jinja2": {"reports"},
     "pytorch_grad_cam": {"inference"},
+    "sklearn": {"audit"},
 }
 NEVER_IN = {
     "reports": {"torch", "pytorch_lightning", "torchmetrics"},

@@ -13,7 +13,7 @@ from rich.console import Console
 from medvision.cli import program
 
 COMMAND = str(Path(sys.executable).parent / "medvision")
-VERBS = ("train", "predict", "evaluate", "export", "compare", "data")
+VERBS = ("train", "predict", "evaluate", "export", "compare", "audit", "data")
 
 
 def medvision(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

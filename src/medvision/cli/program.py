@@ -105,11 +105,21 @@ def evaluate(
         Split | None, typer.Option(help="test, val or all; of another set without a split all")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="default: RUN/evaluation/...")] = None,
+    conventions: Annotated[
+        bool,
+        typer.Option("--conventions", help="score the same predictions as other tools do, too"),
+    ] = False,
 ) -> None:
     """Measure a finished run on its test images, or on another data set."""
-    from medvision.run.evaluate import evaluate_run
+    from medvision.cli.screen import evaluate_on_screen
 
-    evaluate_run(run, root=data, split=None if split is None else split.value, out=out)
+    evaluate_on_screen(
+        run,
+        root=data,
+        split=None if split is None else split.value,
+        out=out,
+        conventions=conventions,
+    )
 
 
 @app.command()
@@ -136,6 +146,41 @@ def compare(
     from medvision.cli.screen import compare_on_screen
 
     compare_on_screen(runs, out=out)
+
+
+@app.command()
+def audit(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="class folders, or images + masks")],
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="ROOT2", help="a test set: ROOT is then held to be train"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="default: audit/<name of ROOT>")
+    ] = None,
+    group_pattern: Annotated[
+        str | None, typer.Option(help=r"what names the patient in a path, as '(person\d+)_'")
+    ] = None,
+    mask_suffix: Annotated[
+        str, typer.Option(help="what the names of masks have beyond those of images")
+    ] = "",
+    num_classes: Annotated[
+        int, typer.Option(min=2, max=255, help="of the masks, the background included")
+    ] = 2,
+) -> None:
+    """Look for what makes scores untrue: duplicates, leaks, conflicts, shortcuts."""
+    from medvision.cli.audit_screen import audit_on_screen
+
+    raise typer.Exit(
+        audit_on_screen(
+            root,
+            against=against,
+            out=out,
+            group_pattern=group_pattern,
+            mask_suffix=mask_suffix,
+            num_classes=num_classes,
+        )
+    )
 
 
 @data_app.command("list")

@@ -48,6 +48,19 @@ def predict_on_screen(model: Path, images: Sequence[Path], *, out: Path, **optio
     return 1
 
 
+def evaluate_on_screen(run: Path, **options: Any) -> None:
+    """Measure a finished run, and print how other tools would score the same predictions."""
+    from medvision.cli.convention_table import convention_table, convention_words
+    from medvision.run.evaluate import evaluate_run
+
+    summary = evaluate_run(run, **options)
+    rows = summary.get("conventions", [])
+    if options["conventions"] and rows:
+        Console().print(convention_table(rows))
+        for line in convention_words(rows):
+            say(line)
+
+
 def export_on_screen(
     model: Path,
     *,

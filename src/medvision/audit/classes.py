@@ -1,0 +1,180 @@
+"""How many images each class has, and whether the splits agree about it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from medvision.audit.dataset import ListedSet
+from medvision.audit.finding import Finding
+from medvision.data.sample import count_names
+from medvision.types import STAGES
+
+MIN_SHIFT = 0.05
+"""Shares that differ by less are told by no one, however sure it is that they differ."""
+
+MAX_P = 0.001
+"""Largest p value of a shift that is told."""
+
+MAX_IMBALANCE = 5
+"""Times that the largest class may be as large as the smallest before it is noted."""
+
+MIN_TEST_IMAGES = 30
+"""With fewer the 95 % interval of a recall of 0.8 is wider than 0.62 to 0.91."""
+
+_NO_SPLIT = "all"
+_MISSING = {
+    "val": "the choice of the best epoch and of thresholds does not heed it",
+    "test": "how well it is recognised remains unknown",
+}
+
+
+def class_counts(data: ListedSet) -> dict[str, dict[str, int]]:
+    """Count the images of each class in each split that has any, classes by their index.
+
+    Images without a split are counted under ``all``. Empty for segmentation.
+    """
+    if data.task == "segmentation":
+        return {}
+    splits, labels = data.splits, data.labels
+    counted = {}
+    for split, name in [*((stage, stage) for stage in STAGES), ("", _NO_SPLIT)]:
+        counts = np.bincount(labels[splits == split], minlength=len(data.class_names))
+        if counts.any():
+            counted[name] = dict(zip(data.class_names, counts.tolist(), strict=True))
+    return counted
+
+
+def class_findings(data: ListedSet) -> list[Finding]:
+    """Tell of classes that are absent, rare, or more frequent in one split than in another."""
+    counts = {split: np.array(list(c.values())) for split, c in class_counts(data).items()}
+    if not counts:
+        return []
+    return [
+        *_missing(data, counts),
+        *_shifts(data, counts),
+        *_imbalance(data, counts),
+        *_few(data, counts),
+    ]
+
+
+def _missing(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
+    findings = []
+    for split in STAGES:
+        if split not in counts:
+            continue
+        absent = [n for n, c in zip(data.class_names, counts[split], strict=True) if not c]
+        if not absent:
+            continue
+        elsewhere = int(sum(c[counts[split] == 0].sum() for c in counts.values()))
+        what = "a class" if len(absent) == 1 else f"{len(absent)} classes"
+        findings.append(
+            Finding(
+                kind="class_missing",
+                severity="fault" if split == "train" else "warning",
+                text=f"{split} has no image of {what} that other splits hold:"
+                f" {count_names(absent)}",
+                count=elsewhere,
+                advice="a network cannot learn what it never sees: add images, or draw a new split"
+                if split == "train"
+                else f"{_MISSING[split]}: add images, or draw a new split",
+            )
+        )
+    return findings
+
+
+def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
+    findings = []
+    for split in ("val", "test"):
+        if "train" not in counts or split not in counts:
+            continue
+        table = np.stack([counts["train"], counts[split]])
+        shares = table / table.sum(axis=1, keepdims=True)
+        change = shares[1] - shares[0]
+        p_value, effect = _chi_square(table)
+        if np.abs(change).max() < MIN_SHIFT or p_value > MAX_P:
+            continue
+        order = np.argsort(-np.abs(change), kind="stable")[:3]
+        if len(change) == 2:
+            order = np.array([1])  # the other share follows
+        told = ", ".join(
+            f"{data.class_names[k]} is {100 * shares[0, k]:.1f} % of train and"
+            f" {100 * shares[1, k]:.1f} % of {split}"
+            for k in order
+        )
+        findings.append(
+            Finding(
+                kind="prior_shift",
+                severity="warning",
+                text=f"the classes have other shares in {split} than in train: {told}"
+                f" (chi-square p {_told_p(p_value)}, Cramér's V {effect:.2f})",
+                count=int(table[1].sum()),
+                advice="accuracy and the threshold depend on these shares: report balanced accuracy"
+                " and AUROC beside it, and do not carry a threshold over untested",
+            )
+        )
+    return findings
+
+
+def _chi_square(table: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the p value of Pearson's test (without correction) and Cramér's V of 2 x K counts."""
+    kept = table[:, table.sum(axis=0) > 0].astype(np.float64)
+    if kept.shape[1] < 2:
+        return 1.0, 0.0
+    expected = np.outer(kept.sum(axis=1), kept.sum(axis=0)) / kept.sum()
+    statistic = float(((kept - expected) ** 2 / expected).sum())
+    p_value = special.chdtrc(kept.shape[1] - 1, statistic)  # scipy.stats takes seconds to import
+    return float(p_value), float(np.sqrt(statistic / kept.sum()))
+
+
+def _told_p(p_value: float) -> str:
+    return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
+
+
+def _imbalance(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
+    split = next((name for name in ("train", _NO_SPLIT) if name in counts), None)
+    if split is None:
+        return []
+    held = np.where(counts[split] > 0, counts[split], counts[split].max())
+    rare, frequent = int(held.argmin()), int(counts[split].argmax())
+    ratio = held[frequent] / held[rare]
+    if ratio < MAX_IMBALANCE:
+        return []
+    where = "train" if split == "train" else "the set"
+    return [
+        Finding(
+            kind="imbalance",
+            severity="note",
+            text=f"{where} holds {held[frequent]} images of {data.class_names[frequent]},"
+            f" {ratio:.0f} times as many as of {data.class_names[rare]} ({held[rare]})",
+            count=int(held[rare]),
+            advice="always naming the largest class scores"
+            f" {held[frequent] / counts[split].sum():.2f} accuracy: read balanced accuracy, and"
+            " try data.sampler=balanced",
+        )
+    ]
+
+
+def _few(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
+    if "test" not in counts:
+        return []
+    few = [
+        (int(count), name)
+        for name, count in zip(data.class_names, counts["test"], strict=True)
+        if 0 < count < MIN_TEST_IMAGES
+    ]
+    if not few:
+        return []
+    told = [f"{count} of {name}" for count, name in sorted(few)]
+    least = min(few)[0]
+    return [
+        Finding(
+            kind="few_test_images",
+            severity="warning" if least < 10 else "note",
+            text=f"test holds few images of some classes: {count_names(told)}",
+            count=sum(count for count, _ in few),
+            advice=f"one image moves the recall of the rarest by {1 / least:.2g}: read its"
+            " interval, or test in folds (data.protocol=kfold)",
+        )
+    ]

@@ -1,0 +1,293 @@
+"""Images that are there more than once: how many, across which splits, and with which targets.
+
+Exact means equal decoded pixels, whatever the file around them. Near means twins as
+`find_twins` tells them; exact ones are among these.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.audit.dataset import AuditedSet
+from medvision.data.near_duplicates import RELATIONS
+
+MASK_DICE = 0.7
+"""Masks of two images of the same picture contradict each other below this Dice of thumbnails;
+the neighbouring frames in Kvasir-SEG reach 0.79 and more."""
+
+CROSSINGS: tuple[tuple[str, str], ...] = (("test", "train"), ("val", "train"), ("test", "val"))
+"""Splits that must not share a picture, the gravest first."""
+
+COMPARABLE = ("identical", "same")
+"""Relations of pairs whose masks lie in the same place."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Two images that show the same picture.
+
+    Attributes:
+        first: Row of one.
+        second: Row of the other.
+        similarity: Correlation in [0, 1] after alignment; 1 for equal pixels.
+        relation: One of ``RELATIONS``, or ``chain``: they are twins of twins.
+    """
+
+    first: int
+    second: int
+    similarity: float
+    relation: str
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Both."""
+        return self.first, self.second
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Which images are the same, by one definition.
+
+    Attributes:
+        groups: Number of the group of each image, (N,).
+        splits: Split of each image, (N,).
+    """
+
+    groups: NDArray[np.int64]
+    splits: NDArray[np.str_]
+
+    def rows(self, of: str, into: str) -> NDArray[np.intp]:
+        """Rows of one split whose group has members in another."""
+        asked = np.flatnonzero(self.splits == of)
+        return asked[np.isin(self.groups[asked], self.groups[self.splits == into])]
+
+    def members(self, split: str | None = None) -> list[list[int]]:
+        """Rows of each group of two and more, the largest first; of one split, or of the set."""
+        rows = np.arange(len(self.groups))
+        rows = rows if split is None else rows[self.splits == split]
+        counts = np.bincount(self.groups[rows], minlength=1)
+        found: defaultdict[int, list[int]] = defaultdict(list)
+        for row in rows[counts[self.groups[rows]] > 1].tolist():
+            found[int(self.groups[row])].append(row)
+        return sorted(found.values(), key=len, reverse=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What `find_duplicates` returns.
+
+    Attributes:
+        exact: Equal pixels.
+        near: The same picture.
+        crossing: Of ``CROSSINGS``, each image of the first split whose picture the second one
+            holds, with the likest there; the likest pairs first.
+        conflicts: Pairs with contradicting targets, the likest first; no image is in two of them
+            that contradict each other in the same way.
+    """
+
+    exact: Copies
+    near: Copies
+    crossing: dict[tuple[str, str], list[Pair]]
+    conflicts: list[Pair]
+
+
+def find_duplicates(data: AuditedSet) -> Duplicates:
+    """Look for images that are there more than once.
+
+    Targets contradict each other where classes differ; where masks of equal pixels differ at all;
+    and where masks of the same picture in the same place have a Dice below ``MASK_DICE``. Masks
+    of mirrored, rotated and cropped copies are not compared.
+    """
+    _, first, which = np.unique(data.facts.pixel_hash, return_index=True, return_inverse=True)
+    exact = Copies(groups=first[which].astype(np.int64), splits=data.splits)
+    near = Copies(groups=data.twins.groups, splits=data.splits)
+    pairs = _telling_pairs(data, exact)
+    return Duplicates(
+        exact=exact,
+        near=near,
+        crossing={(of, into): _crossing(data, near, pairs, of, into) for of, into in CROSSINGS},
+        conflicts=_apart(data, (pair for pair in pairs if _contradict(data, pair))),
+    )
+
+
+def duplicate_numbers(data: AuditedSet, found: Duplicates) -> dict[str, Any]:
+    """The parts ``exact_duplicates``, ``near_duplicates`` and ``label_conflicts`` of audit.json."""
+    counts = np.bincount(data.twins.relation, minlength=len(RELATIONS))
+    crossing = [pair for pairs in found.crossing.values() for pair in pairs]
+    return {
+        "exact_duplicates": _numbers(data, found.exact),
+        "near_duplicates": {
+            **_numbers(data, found.near),
+            "threshold": data.threshold,
+            "pairs_by_relation": dict(zip(RELATIONS, counts.tolist(), strict=True)),
+            "pairs_across_splits": [pair_record(data, pair) for pair in crossing],
+        },
+        "label_conflicts": [
+            {**pair_record(data, pair), "group": _group(data, pair)} for pair in found.conflicts
+        ],
+    }
+
+
+def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
+    """A pair as audit.json writes it."""
+    record: dict[str, Any] = {
+        "files": [data.shown(row) for row in pair.rows],
+        "splits": [data.samples[row].split for row in pair.rows],
+        "relation": pair.relation,
+        "similarity": round(pair.similarity, 4),
+    }
+    if data.task == "classification":
+        record["labels"] = [data.samples[row].target for row in pair.rows]
+    elif pair.relation in COMPARABLE:
+        record["mask_dice"] = round(shared_foreground(data, *pair.rows), 4)
+    return record
+
+
+def shared_foreground(data: AuditedSet, one: int, other: int) -> float:
+    """Dice of the masks of two rows by the share of foreground in each cell of 48 x 48.
+
+    2 Σ min(a, b) / Σ (a + b) with shares a and b; two empty masks score 1.
+    """
+    a, b = (_masks(data).thumbnail[row].astype(np.int64) for row in (one, other))
+    total = int(a.sum() + b.sum())
+    return 2 * int(np.minimum(a, b).sum()) / total if total else 1.0
+
+
+def _group(data: AuditedSet, pair: Pair) -> list[str]:
+    """All images that show the picture of a pair."""
+    rows = np.flatnonzero(data.twins.groups == data.twins.groups[pair.first])
+    return [data.shown(row) for row in rows.tolist()]
+
+
+def _numbers(data: AuditedSet, copies: Copies) -> dict[str, Any]:
+    members = copies.members()
+    return {
+        "groups": len(members),
+        "images": sum(map(len, members)),
+        "largest_group": max(map(len, members), default=0),
+        "groups_across_splits": sum(len(set(copies.splits[rows])) > 1 for rows in members),
+        **{f"{of}_images_in_{into}": len(copies.rows(of, into)) for of, into in CROSSINGS},
+        "members": [[data.shown(row) for row in rows] for rows in members],
+    }
+
+
+def _telling_pairs(data: AuditedSet, exact: Copies) -> list[Pair]:
+    """Pairs that cross splits or may contradict each other, the likest first.
+
+    Twins are pairs of images with different pixels, and a copy with its original: what is true of
+    one image is true of all that equal it.
+    """
+    twins, kinds, splits = data.twins, _kinds(data), data.splits
+    equal = {int(exact.groups[rows[0]]): rows for rows in exact.members()}
+    found: dict[tuple[int, int], tuple[float, str]] = {}
+
+    def add(one: list[int], other: list[int], similarity: float, relation: str) -> None:
+        for rows, heads in ((one, _heads(data, kinds, other)), (other, _heads(data, kinds, one))):
+            for row, head in product(rows, heads):
+                if splits[row] != splits[head] or kinds[row] != kinds[head]:
+                    found.setdefault((min(row, head), max(row, head)), (similarity, relation))
+
+    for rows in equal.values():
+        add(rows, rows, 1.0, RELATIONS[0])
+    telling = (splits[twins.first] != splits[twins.second]) | (
+        kinds[twins.first] != kinds[twins.second]
+    )
+    repeated = np.isin(exact.groups, list(equal))
+    telling |= repeated[twins.first] | repeated[twins.second]
+    telling &= exact.groups[twins.first] != exact.groups[twins.second]
+    for place in np.flatnonzero(telling):
+        one, other = (
+            equal.get(int(exact.groups[row]), [int(row)])
+            for row in (twins.first[place], twins.second[place])
+        )
+        relation = RELATIONS[int(twins.relation[place])]
+        add(one, other, float(twins.similarity[place]), relation)
+    pairs = [Pair(first=i, second=j, similarity=s, relation=r) for (i, j), (s, r) in found.items()]
+
+    def order(pair: Pair) -> tuple[float, int, bool, tuple[int, int]]:
+        within = splits[pair.first] == splits[pair.second]  # of equals the pair that leaks
+        return -pair.similarity, RELATIONS.index(pair.relation), bool(within), pair.rows
+
+    return sorted(pairs, key=order)
+
+
+def _heads(data: AuditedSet, kinds: NDArray[np.str_], rows: list[int]) -> list[int]:
+    """The first of these rows in each split and of each kind."""
+    heads: dict[tuple[str, str], int] = {}
+    for row in rows:
+        heads.setdefault((data.samples[row].split, str(kinds[row])), row)
+    return list(heads.values())
+
+
+def _crossing(
+    data: AuditedSet, near: Copies, pairs: Sequence[Pair], of: str, into: str
+) -> list[Pair]:
+    likest: dict[int, Pair] = {}
+    for pair in pairs:
+        for row, other in (pair.rows, pair.rows[::-1]):
+            if row not in likest and near.splits[row] == of and near.splits[other] == into:
+                likest[row] = Pair(
+                    first=row, second=other, similarity=pair.similarity, relation=pair.relation
+                )
+    there = np.flatnonzero(near.splits == into)
+    in_group = dict(zip(near.groups[there[::-1]].tolist(), there[::-1].tolist(), strict=True))
+    for row in near.rows(of, into).tolist():
+        if row not in likest:
+            other = in_group[int(near.groups[row])]
+            alike = _correlation(data, row, other)
+            likest[row] = Pair(first=row, second=other, similarity=alike, relation="chain")
+    return sorted(likest.values(), key=lambda pair: (-pair.similarity, pair.first))
+
+
+def _correlation(data: AuditedSet, one: int, other: int) -> float:
+    """Of the thumbnails as they are; 0 where one is constant or they are unlike."""
+    a, b = (data.facts.thumbnail[row].ravel().astype(np.float64) for row in (one, other))
+    a, b = a - a.mean(), b - b.mean()
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return max(0.0, float(a @ b) / norm) if norm else 0.0
+
+
+def _kinds(data: AuditedSet) -> NDArray[np.str_]:
+    """What must agree between equal images: the class, or the whole mask."""
+    if data.task == "segmentation":
+        return _masks(data).mask_hash
+    return np.array([sample.target for sample in data.samples], np.str_)
+
+
+def _contradict(data: AuditedSet, pair: Pair) -> bool:
+    kinds = [_kinds_of(data, row) for row in pair.rows]
+    if kinds[0] == kinds[1]:
+        return False
+    if data.task == "classification" or pair.relation == "identical":
+        return True
+    return pair.relation in COMPARABLE and shared_foreground(data, *pair.rows) < MASK_DICE
+
+
+def _kinds_of(data: AuditedSet, row: int) -> str:
+    is_mask = data.task == "segmentation"
+    return str(_masks(data).mask_hash[row]) if is_mask else data.samples[row].target
+
+
+def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
+    """Leave out pairs whose images were told before, with the same two classes."""
+    told: set[tuple[int, frozenset[str]]] = set()
+    kept = []
+    for pair in pairs:
+        is_class = data.task == "classification"
+        targets = frozenset(data.samples[row].target for row in pair.rows if is_class)
+        if not any((row, targets) in told for row in pair.rows):
+            told |= {(row, targets) for row in pair.rows}
+            kept.append(pair)
+    return kept
+
+
+def _masks(data: AuditedSet) -> Any:
+    assert data.facts.mask is not None  # AuditedSet has checked it
+    return data.facts.mask

@@ -1,0 +1,188 @@
+r"""Patterns in file names that would capture the number of a patient, a video or a scan.
+
+Two ways lead to a pattern. A word that says what it numbers, as in ``patient007_2.png`` or
+``case_12/frame_0003.png``, is believed wherever several files share a number. Without a word the
+part of the name below the class folder is cut at separators, and the fields up to one with digits
+may be the number of a patient, as in ``00000013_005.png``: believed only if there are many such
+prefixes, each in few of the files, and some in several of one class. Running numbers, hashes,
+dates and the numbers of classes fail one of these.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import numpy as np
+
+WORDS = (
+    *("patient", "person", "subject", "participant", "donor", "pat", "subj", "sub", "pt"),
+    *("case", "study", "exam", "video", "vid", "sequence", "seq", "clip", "scan", "slide"),
+    *("volume", "vol", "series"),
+)
+"""What is numbered, the widest first: a patient may have several studies, these several series."""
+
+MIN_SHARE = 0.2
+"""Share of the images whose names must fit a pattern."""
+
+_MIN_GROUPS = 8  # of a pattern without a word
+_MAX_LARGEST = 0.25  # share of the files in the largest group of a pattern without a word
+_MIN_REPEATED = 0.3  # share of the files that share their number, of a pattern without a word
+_MIN_REPEATED_INSIDE = 0.1  # the same inside a class, where numbers do not start again
+_SEPARATORS = re.compile(r"[_\-. ()/]+")
+_DATE = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
+_NOBODY = frozenset({"batch", "col", "epoch", "fold", "page", "patch", "row", "tile"})
+
+
+def keys_of(pattern: str, paths: Sequence[str]) -> list[str]:
+    """Return what the group of a pattern captures in each path, empty where it does not match.
+
+    As ``data.group_pattern`` does.
+    """
+    search = re.compile(pattern).search
+    return [(match.group(1) or "") if (match := search(path)) else "" for path in paths]
+
+
+def word_patterns(paths: Sequence[str]) -> list[str]:
+    """Return patterns of words with numbers that several files share, the widest word first.
+
+    Args:
+        paths: Relative paths with forward slashes.
+    """
+    one_of = "|".join(WORDS)
+    find = re.compile(rf"(?<![A-Za-z])({one_of})([_\- ]?)\d+(?![A-Za-z\d])", re.IGNORECASE).finditer
+    spellings = Counter((m.group(1), m.group(2)) for path in paths for m in find(path))
+    patterns = []
+    for (word, gap), count in spellings.most_common():
+        pattern = rf"({word}{gap}\d+)"
+        if count >= MIN_SHARE * len(paths) and _shared(paths, pattern):
+            patterns.append((WORDS.index(word.lower()), pattern))
+    return [pattern for _, pattern in sorted(patterns, key=lambda found: found[0])]
+
+
+def prefix_patterns(paths: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return patterns of numbered beginnings of names that many files share.
+
+    Args:
+        paths: As for `word_patterns`.
+        classes: Class of each; files of other classes do not speak for a pattern.
+    """
+    # One name in several folders, such as image(1), is one: there the numbers start again.
+    tails = {_tail(path, name): name for path, name in zip(paths, classes, strict=True)}
+    families: defaultdict[tuple[str, ...], list[tuple[list[str], str]]] = defaultdict(list)
+    for tail, name in tails.items():
+        fields, gaps = _SEPARATORS.split(tail), _SEPARATORS.findall(tail)
+        families[(*map(_kind, fields), *gaps)].append((fields, name))
+    patterns = []
+    for shape, members in families.items():
+        if len(members) >= MIN_SHARE * len(paths):
+            cuts = [fields for fields, _ in members]
+            depth = _depth(cuts, [name for _, name in members])
+            if depth:
+                patterns.append(_pattern(cuts, list(shape[len(cuts[0]) :]), depth))
+    return patterns
+
+
+def _shared(paths: Sequence[str], pattern: str) -> bool:
+    """Whether a number stands in several names, and in others too."""
+    found = zip(keys_of(pattern, paths), paths, strict=True)
+    names = {(key, _name(path, key)) for key, path in found if key}
+    sizes = np.array(list(Counter(key for key, _ in names).values()))
+    repeated = int(sizes[sizes > 1].sum())
+    return len(sizes) > 1 and repeated >= _MIN_REPEATED_INSIDE * sizes.sum()
+
+
+def _name(path: str, key: str) -> str:
+    """The file name alone where it bears the number: `image(1)` of two folders is one name."""
+    stem = PurePosixPath(path).stem
+    return stem if key in stem else path
+
+
+def _tail(path: str, name: str) -> str:
+    """The path below the folder of the class or of images, without the extension.
+
+    Folders whose name the file bears too are left out.
+    """
+    parts = PurePosixPath(path).with_suffix("").parts
+    folders = [part.lower() for part in parts[:-1]]
+    for folder in (name.lower(), "images"):
+        if folder in folders:
+            parts = parts[folders.index(folder) + 1 :]
+            break
+    folders = [part for part in parts[:-1] if not parts[-1].startswith(part)]
+    return "/".join([*folders, parts[-1]]).rstrip("_-. ()")
+
+
+def _kind(field: str) -> str:
+    if field.isdigit():
+        return "9"
+    return "a" if field.isalpha() or not field else "m"
+
+
+def _depth(fields: list[list[str]], classes: Sequence[str]) -> int:
+    """Return how many fields make the number of a patient, 0 for none."""
+    best = 0
+    for depth in range(1, len(fields[0])):
+        if not any(map(str.isdigit, fields[0][depth - 1])) or _no_id(fields, depth):
+            continue
+        keys = ["\0".join(row[:depth]) for row in fields]
+        if not _looks_like_groups(keys, classes):
+            continue
+        parents: defaultdict[str, set[str]] = defaultdict(set)
+        for row in fields:
+            parents[row[depth - 1]].add("\0".join(row[: depth - 1]))
+        # A number that starts again below each parent counts its scans, not further patients.
+        exclusive = sum(len(above) == 1 for above in parents.values()) >= 0.9 * len(parents)
+        if not best or exclusive:
+            best = depth
+    return best
+
+
+def _no_id(fields: list[list[str]], depth: int) -> bool:
+    """Whether the field completes a date, or a word says that it numbers nobody."""
+    if any(part.rstrip("0123456789").lower() in _NOBODY for part in fields[0][:depth]):
+        return True
+    starts = range(max(0, depth - 3), depth)
+    return any(all(_DATE.fullmatch("".join(row[k:depth])) for row in fields) for k in starts)
+
+
+def _looks_like_groups(keys: Sequence[str], classes: Sequence[str]) -> bool:
+    sizes = Counter(keys)
+    in_class = Counter(zip(keys, classes, strict=True))
+    per_class = Counter(name for _, name in in_class)
+    repeated, inside = (
+        sum(count for count in counts.values() if count > 1) for counts in (sizes, in_class)
+    )
+    return (
+        len(sizes) >= _MIN_GROUPS
+        and max(sizes.values()) <= _MAX_LARGEST * len(keys)
+        and repeated >= _MIN_REPEATED * len(keys)
+        and inside >= _MIN_REPEATED_INSIDE * len(keys)
+        and max(per_class.values()) > 1  # else the number is that of the class
+    )
+
+
+def _pattern(fields: list[list[str]], gaps: list[str], depth: int) -> str:
+    parts = [_field_pattern({row[k] for row in fields}) for k in range(depth)]
+    inside = "".join(
+        part + _escaped(gap) for part, gap in zip(parts, [*gaps[: depth - 1], ""], strict=True)
+    )
+    return rf"(?:^|/)({inside}){_escaped(gaps[depth - 1])}"
+
+
+def _field_pattern(values: set[str]) -> str:
+    if len(values) == 1:
+        return _escaped(next(iter(values)))
+    if all(value.isdigit() for value in values):
+        return r"\d+"
+    words = {match.group(1) for v in values if (match := re.fullmatch(r"([A-Za-z]+)\d+", v))}
+    if len(words) == 1 and all(re.fullmatch(r"[A-Za-z]+\d+", value) for value in values):
+        return rf"{words.pop()}\d+"
+    return r"[^/_\-. ()]+"
+
+
+def _escaped(text: str) -> str:
+    """The text as a pattern, with no more backslashes than needed."""
+    return re.sub(r"([.()\[\]+*?^$|{}\\])", r"\\\1", text)

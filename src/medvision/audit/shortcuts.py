@@ -1,0 +1,264 @@
+"""Can a few properties of the files alone tell the class? Then a network may score by them.
+
+A decision tree of depth 3 is asked, by cross-validation that keeps twins and groups together, so
+that it cannot score by remembering copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.audit.dataset import AuditedSet
+from medvision.audit.finding import Finding
+from medvision.data.near_duplicates import join
+from medvision.metrics.intervals import expanded_tail
+
+MARGIN = 0.1
+"""A family predicts the class if its interval begins more than this above chance."""
+
+MAX_IMAGES = 20_000
+"""Of more images so many are drawn: a small tree learns nothing further from others."""
+
+MIN_CLASS_IMAGES = 20
+"""Classes with fewer are left out: their recall would be noise."""
+
+_FOLDS = 5
+_RESAMPLES = 1000
+_ALL = "all together"
+_CONTENT = ("bytes per pixel", "border")  # which the anatomy may change too
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """How well one family of properties tells the class.
+
+    Attributes:
+        features: The family, such as ``size``.
+        balanced_accuracy: Mean recall over the classes, by cross-validation, [0, 1].
+        ci95: Bootstrap interval of it over groups.
+        predicts: Whether the interval begins more than ``MARGIN`` above chance.
+    """
+
+    features: str
+    balanced_accuracy: float
+    ci95: tuple[float, float]
+    predicts: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shortcuts:
+    """What a small tree reads off the files.
+
+    Attributes:
+        class_names: The classes it was to tell apart.
+        chance: 1 / their number: the balanced accuracy of guessing.
+        num_images: Images it was tried on.
+        num_eligible: Images of those classes; more than ``num_images`` where some were drawn.
+        scores: One for each family that is not the same for all images, and all together.
+        constant: Families that are the same for all images.
+    """
+
+    class_names: tuple[str, ...]
+    chance: float
+    num_images: int
+    num_eligible: int
+    scores: tuple[Score, ...]
+    constant: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "class_names": list(self.class_names),
+            "chance": self.chance,
+            "margin": MARGIN,
+            "folds": _FOLDS,
+            "num_images": self.num_images,
+            "num_eligible": self.num_eligible,
+            "scores": [
+                {
+                    "features": score.features,
+                    "balanced_accuracy": score.balanced_accuracy,
+                    "balanced_accuracy_ci95": list(score.ci95),
+                    "predicts": score.predicts,
+                }
+                for score in self.scores
+            ],
+            "constant": list(self.constant),
+        }
+
+
+def shortcut_scores(data: AuditedSet) -> Shortcuts | None:
+    """Cross-validate a small tree on each family of file properties and on all together.
+
+    Segmentation sets are asked whether a mask has any foreground. Equal sets give equal scores.
+
+    Returns:
+        The scores, or None where fewer than two classes have ``MIN_CLASS_IMAGES`` images.
+    """
+    labels, names = _labels(data)
+    enough = np.flatnonzero(np.bincount(labels, minlength=len(names)) >= MIN_CLASS_IMAGES)
+    if len(enough) < 2:
+        return None
+    rows = np.flatnonzero(np.isin(labels, enough))
+    num_eligible = len(rows)
+    if num_eligible > MAX_IMAGES:
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:MAX_IMAGES])
+    classes = np.searchsorted(enough, labels[rows])
+    groups = np.unique(_groups(data)[rows], return_inverse=True)[1]
+    families = {name: values[rows] for name, values in _families(data).items()}
+    constant = tuple(name for name, values in families.items() if not np.ptp(values, axis=0).any())
+    varying = {name: values for name, values in families.items() if name not in constant}
+    if len(varying) > 1:
+        varying[_ALL] = np.concatenate(list(varying.values()), axis=1)
+    chance = 1 / len(enough)
+    fold = _folds(classes, groups)
+    right = [_predicted(values, classes, fold) == classes for values in varying.values()]
+    scores = [
+        Score(features=name, balanced_accuracy=score, ci95=ci95, predicts=ci95[0] > chance + MARGIN)
+        for name, (score, ci95) in zip(
+            varying, _balanced_accuracies(right, classes, groups), strict=True
+        )
+    ]
+    return Shortcuts(
+        class_names=tuple(names[k] for k in enough),
+        chance=chance,
+        num_images=len(rows),
+        num_eligible=num_eligible,
+        scores=tuple(scores),
+        constant=constant,
+    )
+
+
+def shortcut_findings(data: AuditedSet) -> list[Finding]:
+    """Tell of file properties that alone predict the class, clearly above chance."""
+    shortcuts = shortcut_scores(data)
+    return [] if shortcuts is None else findings_of(shortcuts)
+
+
+def findings_of(shortcuts: Shortcuts) -> list[Finding]:
+    """Return what `shortcut_findings` would, from scores that are there already."""
+    single = [score for score in shortcuts.scores if score.predicts and score.features != _ALL]
+    told = sorted(single, key=lambda score: -score.balanced_accuracy)
+    if not told:
+        told = [score for score in shortcuts.scores if score.predicts]
+    if not told:
+        return []
+    scores = ", ".join(
+        f"{score.balanced_accuracy:.2f} ({score.ci95[0]:.2f} to {score.ci95[1]:.2f}) by"
+        f" {score.features}"
+        for score in told
+    )
+    content = all(score.features in _CONTENT for score in told)
+    return [
+        Finding(
+            kind="shortcuts",
+            severity="note" if content else "warning",
+            text="properties of the files alone tell the class: a small tree reaches a balanced"
+            f" accuracy (95 % interval) of {scores}; chance is {shortcuts.chance:.2f}",
+            count=shortcuts.num_images,
+            advice="what the images show may cause it too: compare the classes, and read the"
+            " network's score against this one"
+            if content
+            else "a network can score by them: find what differs between the sources of the"
+            " classes, store all alike, and read its score against this one",
+        )
+    ]
+
+
+def _labels(data: AuditedSet) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    if data.facts.mask is None:
+        return data.labels, data.class_names
+    return (data.facts.mask.foreground > 0).astype(np.int64), ("empty mask", "foreground")
+
+
+def _groups(data: AuditedSet) -> NDArray[np.int64]:
+    """Groups of twins, joined where they share a given group."""
+    groups = np.asarray(data.twins.groups, np.int64)
+    named = np.flatnonzero([bool(sample.group) for sample in data.samples])
+    if not len(named):
+        return groups
+    names = np.array([data.samples[row].group for row in named], np.str_)
+    _, first, which = np.unique(names, return_index=True, return_inverse=True)
+    return join(groups, groups[named], groups[named[first]][which])
+
+
+def _families(data: AuditedSet) -> dict[str, NDArray[np.float64]]:
+    """Each family of features, (N, features)."""
+    facts = data.facts
+    height, width = facts.height.astype(np.float64), facts.width.astype(np.float64)
+    formats = np.unique(facts.file_format)
+    columns = {
+        "size": np.stack([height, width], axis=1),
+        "aspect ratio": (width / height)[:, None],
+        "file format": facts.file_format[:, None] == formats,
+        "JPEG quality": facts.jpeg_quality[:, None],
+        "bit depth and colour": np.stack([facts.bits, facts.colour], axis=1),
+        "bytes per pixel": (facts.num_bytes / (height * width))[:, None],
+        "border": facts.border,
+    }
+    return {name: np.asarray(values, np.float64) for name, values in columns.items()}
+
+
+def _folds(classes: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the fold of each image: whole groups are dealt out class by class, large ones first.
+
+    The stratified folds by groups of scikit-learn take seconds for thousands of groups.
+    """
+    _, first, which, sizes = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
+    shuffled = np.random.default_rng(0).permutation(len(first))
+    order = np.lexsort((shuffled, -sizes, classes[first]))
+    fold = np.empty(len(first), np.int64)
+    fold[order] = np.arange(len(first)) % _FOLDS
+    return fold[which]
+
+
+def _predicted(
+    values: NDArray[np.float64], classes: NDArray[np.int64], fold: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Class of each image by a tree that has not seen its fold."""
+    from sklearn.tree import DecisionTreeClassifier
+
+    predicted = np.full(len(classes), -1)
+    for held_out in range(_FOLDS):
+        seen = fold != held_out
+        tree = DecisionTreeClassifier(
+            max_depth=3,
+            min_samples_leaf=max(5, len(classes) // 200),
+            class_weight="balanced",
+            random_state=0,
+        )
+        if seen.any() and not seen.all():
+            predicted[~seen] = tree.fit(values[seen], classes[seen]).predict(values[~seen])
+    return predicted
+
+
+def _balanced_accuracies(
+    right: list[NDArray[np.bool_]], classes: NDArray[np.int64], groups: NDArray[np.int64]
+) -> list[tuple[float, tuple[float, float]]]:
+    """Return for each family its mean recall and the 95 % bootstrap interval over groups."""
+    num_groups, num_classes = int(groups.max()) + 1, int(classes.max()) + 1
+    cells, num_cells = groups * num_classes + classes, num_groups * num_classes
+    counts = [np.bincount(cells, minlength=num_cells).astype(float)]
+    counts += [np.bincount(cells, weights=hits, minlength=num_cells) for hits in right]
+    table = np.stack(counts).reshape(-1, num_groups, num_classes)
+    rng = np.random.default_rng(0)
+    means = np.empty((_RESAMPLES, len(right)))
+    for draw in range(_RESAMPLES):
+        weights = np.bincount(rng.integers(num_groups, size=num_groups), minlength=num_groups)
+        means[draw] = _mean_recalls(weights.astype(float) @ table)
+    tail = expanded_tail(num_groups, 0.95)
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    score = _mean_recalls(table.sum(axis=1))
+    return [(float(score[k]), (float(low[k]), float(high[k]))) for k in range(len(right))]
+
+
+def _mean_recalls(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the classes that are there, from totals (1, K) above hits (F, K)."""
+    there = sums[0] > 0
+    return np.asarray((sums[1:, there] / sums[0, there]).mean(axis=1), np.float64)

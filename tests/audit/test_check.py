@@ -1,0 +1,158 @@
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from medvision.audit.check import Audit, audit
+from medvision.audit.dataset import AuditedSet
+from medvision.data.near_duplicates import Twins
+
+MakeSet = Callable[..., AuditedSet]
+
+
+def run(data: AuditedSet) -> Audit:
+    return audit(data, started=time.perf_counter())
+
+
+def with_equal(data: AuditedSet, *pairs: tuple[int, int]) -> AuditedSet:
+    groups = np.arange(len(data))
+    for one, other in pairs:
+        groups[other] = groups[one]
+    return replace(
+        data,
+        twins=Twins(
+            groups=groups,
+            first=np.array([pair[0] for pair in pairs]),
+            second=np.array([pair[1] for pair in pairs]),
+            similarity=np.ones(len(pairs), np.float32),
+            relation=np.zeros(len(pairs), np.uint8),
+        ),
+    )
+
+
+@pytest.fixture
+def clean(make_set: MakeSet) -> AuditedSet:
+    rng = np.random.default_rng(0)
+    return make_set(
+        120,
+        targets=["a", "b"] * 60,
+        splits=["train", "train", "test", "test"] * 30,
+        thumbnail=rng.integers(0, 256, (120, 48, 48)),
+    )
+
+
+@pytest.fixture
+def leaky(clean: AuditedSet) -> AuditedSet:
+    """Two test images equal one of train each, the second one of another class."""
+    hashes = clean.facts.pixel_hash.copy()
+    hashes[2], hashes[3] = hashes[0], hashes[4]
+    facts = replace(clean.facts, pixel_hash=hashes)
+    return with_equal(replace(clean, facts=facts), (0, 2), (3, 4))
+
+
+def test_a_clean_set_ends_with_0_and_says_so(clean: AuditedSet) -> None:
+    found = run(clean)
+    assert found.exit_code == 0
+    assert found.leaks == []
+    assert [f for f in found.findings if f.severity != "note"] == []
+    assert found.verdict == "Nothing was found that would make a score on this test split untrue"
+
+
+def test_without_a_test_split_nothing_can_leak(clean: AuditedSet) -> None:
+    samples = tuple(replace(sample, split="") for sample in clean.samples)
+    found = run(replace(clean, samples=samples))
+    assert found.exit_code == 0
+    assert found.verdict.endswith("no test split is given that could leak")
+
+
+def test_the_gravest_comes_first_and_ends_with_1(leaky: AuditedSet) -> None:
+    found = run(replace(leaky, faults=(("x.png", "not a picture"),), notes=("read so",)))
+    severities = [finding.severity for finding in found.findings]
+    order = ["leak", "conflict", "fault", "warning", "note"]
+    assert severities == sorted(severities, key=order.index)
+    assert severities[:3] == ["leak", "conflict", "fault"]
+    assert found.findings[-1].text == "read so"
+    assert found.exit_code == 1
+
+
+@pytest.mark.parametrize("faults", [(), (("x.png", "not a picture"),)])
+def test_a_fault_alone_ends_with_1(clean: AuditedSet, faults: tuple[tuple[str, str], ...]) -> None:
+    assert run(replace(clean, faults=faults)).exit_code == len(faults)
+
+
+def test_the_verdict_heeds_how_many_leak(leaky: AuditedSet) -> None:
+    few = "A test score is a little too high: 2 of 60 test images are identical to one in train"
+    assert run(leaky).verdict == few
+    kept = [row for row in range(40) if row % 4 < 2 or row < 8]
+    small = replace(
+        leaky,
+        samples=tuple(leaky.samples[row] for row in kept),
+        origin=leaky.origin[kept],
+        facts=leaky.facts.take(kept),
+        twins=replace(leaky.twins, groups=leaky.twins.groups[kept]),
+    )
+    assert run(small).verdict.startswith("A test score on this split would not be true: 2 of 4")
+
+
+def test_a_leak_is_one_sentence_with_the_way_out(leaky: AuditedSet) -> None:
+    (sentence,) = run(leaky).leaks
+    assert sentence.startswith("2 of 60 test images are identical to one in train; ")
+    assert "data.protocol=grouped" in sentence
+
+
+def test_near_duplicates_stand_for_the_identical_ones_among_them(leaky: AuditedSet) -> None:
+    groups = leaky.twins.groups.copy()
+    groups[7] = groups[5]  # 5 is train, 7 is test
+    (sentence,) = run(replace(leaky, twins=replace(leaky.twins, groups=groups))).leaks
+    assert sentence.startswith(
+        "3 of 60 test images have a near-duplicate in train, 2 of them an identical one"
+    )
+
+
+def test_the_file_holds_what_is_promised_as_plain_json(leaky: AuditedSet) -> None:
+    content = run(leaky).to_dict()
+    again = json.loads(json.dumps(content, allow_nan=False))
+    assert again == content
+    assert content["num_images"] == 120
+    assert content["num_images_by_split"] == {"train": 60, "test": 60}
+    assert content["exact_duplicates"]["groups"] == 2
+    assert content["exact_duplicates"]["test_images_in_train"] == 2
+    assert content["near_duplicates"]["test_images_in_train"] == 2
+    (conflict,) = content["label_conflicts"]
+    assert conflict["files"] == ["images/00003.png", "images/00004.png"]
+    assert 0 <= content["memory_baseline"]["accuracy"] <= 1
+    assert content["elapsed_s"] >= 0
+    assert content["settings"] == {"threshold": 0.99, "thumbnail_px": 48, "against": False}
+    assert content["class_counts"]["train"] == {"a": 30, "b": 30}
+    leak = content["findings"][0]
+    assert leak["files"] == ["images/00002.png", "images/00003.png"]
+
+
+def test_the_summary_of_a_run_names_no_file(leaky: AuditedSet) -> None:
+    found = run(leaky)
+    summary = found.summary()
+    assert ".png" not in json.dumps(summary)
+    assert summary["leaks"] == found.leaks
+    assert summary["num_label_conflicts"] == 1
+    assert summary["exact_duplicates"]["test_images_in_train"] == 2
+    assert summary["memory_baseline"] == found.to_dict()["memory_baseline"]
+    assert summary["findings"][0].keys() == {"kind", "severity", "text", "count"}
+    assert summary["findings"][0]["severity"] == "leak"
+
+
+def test_a_segmentation_set_is_measured_by_dice(make_set: MakeSet) -> None:
+    masks = np.zeros((30, 48, 48), np.uint8)
+    masks[:, 10:20, 10:20] = 255
+    data = make_set(30, splits=["train", "test"] * 15, mask={"thumbnail": masks})
+    content = run(data).to_dict()
+    assert content["memory_baseline"]["dice"] == 1
+    assert content["class_counts"] == {}
+    assert content["label_conflicts"] == []
+
+
+def test_equal_sets_give_equal_audits(leaky: AuditedSet) -> None:
+    one, other = (run(leaky).to_dict() | {"elapsed_s": 0} for _ in range(2))
+    assert one == other

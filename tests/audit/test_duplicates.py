@@ -1,0 +1,246 @@
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvision.audit.dataset import AuditedSet
+from medvision.audit.duplicate_findings import duplicate_findings
+from medvision.audit.duplicates import duplicate_numbers, find_duplicates, shared_foreground
+from medvision.data.near_duplicates import RELATIONS, Twins, join
+
+MakeSet = Callable[..., AuditedSet]
+Found = tuple[int, int, float, str]
+
+
+def with_twins(data: AuditedSet, pairs: Sequence[Found]) -> AuditedSet:
+    """The set with these pairs, and the groups that they and equal pixels make."""
+    first = np.array([pair[0] for pair in pairs], np.int64)
+    second = np.array([pair[1] for pair in pairs], np.int64)
+    _, original, which = np.unique(data.facts.pixel_hash, return_index=True, return_inverse=True)
+    rows = np.arange(len(data))
+    groups = join(rows, np.append(first, rows), np.append(second, original[which]))
+    return replace(
+        data,
+        twins=Twins(
+            groups=groups,
+            first=first,
+            second=second,
+            similarity=np.array([pair[2] for pair in pairs], np.float32),
+            relation=np.array([RELATIONS.index(pair[3]) for pair in pairs], np.uint8),
+        ),
+    )
+
+
+def kinds(data: AuditedSet) -> dict[str, tuple[str, int]]:
+    findings = duplicate_findings(data, find_duplicates(data))
+    return {finding.kind: (finding.severity, finding.count) for finding in findings}
+
+
+def numbers(data: AuditedSet) -> dict[str, Any]:
+    return duplicate_numbers(data, find_duplicates(data))
+
+
+@pytest.fixture
+def leaky(make_set: MakeSet) -> AuditedSet:
+    """Test 0 = train 2 = train 3, test 1 ~ train 4, val 5 = train 3; 6 and 7 are alone."""
+    data = make_set(
+        list("abcdefgh"),
+        targets=["x"] * 6 + ["y"] * 2,
+        splits=["test", "test", "train", "train", "train", "val", "train", "test"],
+        pixel_hash=["p", "q", "p", "p", "r", "p", "s", "t"],
+    )
+    return with_twins(
+        data,
+        [(0, 2, 1, "identical"), (0, 3, 1, "identical"), (1, 4, 0.995, "mirrored")],
+    )
+
+
+def test_counts_by_hand(leaky: AuditedSet) -> None:
+    found = numbers(leaky)
+    exact, near = found["exact_duplicates"], found["near_duplicates"]
+    assert (exact["groups"], exact["images"], exact["test_images_in_train"]) == (1, 4, 1)
+    assert (near["groups"], near["images"], near["test_images_in_train"]) == (2, 6, 2)
+    assert (near["val_images_in_train"], near["test_images_in_val"]) == (1, 1)
+    assert (exact["groups_across_splits"], near["groups_across_splits"]) == (1, 2)
+    assert exact["members"] == [["a", "c", "d", "f"]]
+    assert near["members"] == [["a", "c", "d", "f"], ["b", "e"]]
+    assert near["threshold"] == 0.99
+    assert near["pairs_by_relation"]["mirrored"] == 1
+    assert found["label_conflicts"] == []
+
+
+def test_every_leaking_image_is_named_with_its_likest_twin(leaky: AuditedSet) -> None:
+    crossing = find_duplicates(leaky).crossing
+    pairs = [(pair.first, pair.second, pair.relation) for pair in crossing["test", "train"]]
+    assert pairs == [(0, 2, "identical"), (1, 4, "mirrored")]
+    assert [pair.rows for pair in crossing["val", "train"]] == [(5, 2)]
+    assert [pair.rows for pair in crossing["test", "val"]] == [(0, 5)]
+    record = numbers(leaky)["near_duplicates"]["pairs_across_splits"][1]
+    assert record == {
+        "files": ["b", "e"],
+        "splits": ["test", "train"],
+        "relation": "mirrored",
+        "similarity": 0.995,
+        "labels": ["x", "x"],
+    }
+
+
+def test_only_test_against_train_is_a_leak(leaky: AuditedSet) -> None:
+    assert kinds(leaky) == {
+        "exact_duplicates_test_train": ("leak", 1),
+        "near_duplicates_test_train": ("leak", 2),
+        "exact_duplicates_val_train": ("warning", 1),
+        "exact_duplicates_test_val": ("warning", 1),
+        "exact_duplicates": ("note", 4),
+        "near_duplicates": ("note", 6),
+    }
+    texts = [finding.text for finding in duplicate_findings(leaky, find_duplicates(leaky))]
+    assert "1 of 3 test images is identical to one in train" in texts
+    assert "2 of 3 test images have a near-duplicate in train, 1 of them an identical one" in texts
+
+
+def test_without_splits_repetitions_are_a_warning_with_the_way_out(make_set: MakeSet) -> None:
+    data = with_twins(make_set(3, targets=["x", "y", "x"], pixel_hash=["p", "q", "p"]), [])
+    found = find_duplicates(data)
+    exact, near = duplicate_findings(data, found)
+    assert (exact.kind, exact.severity, exact.count) == ("exact_duplicates", "warning", 2)
+    assert exact.text == "2 of 3 images are identical to another, in 1 group"
+    assert "data.protocol=grouped" in exact.advice
+    assert near.text.startswith("2 of 3 images have a near-duplicate (identical ones included)")
+    assert all(not pairs for pairs in found.crossing.values())
+
+
+def test_a_twin_of_a_copy_is_found_across_splits(make_set: MakeSet) -> None:
+    # only b and c were compared, both of test; c equals d of train, so b leaks as c does
+    data = make_set(
+        list("abcd"),
+        targets=["x"] * 4,
+        splits=["train", "test", "test", "train"],
+        pixel_hash=["o", "p", "q", "q"],
+    )
+    data = with_twins(data, [(1, 2, 0.998, "same"), (2, 3, 1, "identical")])
+    pairs = find_duplicates(data).crossing["test", "train"]
+    assert [(p.rows, p.relation) for p in pairs] == [((2, 3), "identical"), ((1, 3), "same")]
+
+
+def test_twins_of_twins_leak_as_well(make_set: MakeSet) -> None:
+    rng = np.random.default_rng(0)
+    data = make_set(
+        3,
+        targets=["x"] * 3,
+        splits=["test", "val", "train"],
+        thumbnail=rng.integers(0, 255, (3, 48, 48)),
+    )
+    data = with_twins(data, [(0, 1, 0.991, "same"), (1, 2, 0.991, "same")])
+    (pair,) = find_duplicates(data).crossing["test", "train"]
+    assert (pair.rows, pair.relation) == ((0, 2), "chain")
+    assert 0 <= pair.similarity < 0.2
+
+
+def test_repeated_test_images_are_counted_once_each(make_set: MakeSet) -> None:
+    data = make_set(
+        4, targets=["x"] * 4, splits=["test", "test", "test", "train"], pixel_hash=list("ppqr")
+    )
+    findings = duplicate_findings(with_twins(data, []), find_duplicates(with_twins(data, [])))
+    (told,) = [f for f in findings if f.kind == "repeated_test_images"]
+    assert told.text.startswith("3 test images show 2 different pictures")
+    assert (told.severity, told.files) == ("warning", ("images/00001.png",))
+
+
+def test_equal_pixels_in_two_classes_are_a_conflict(make_set: MakeSet) -> None:
+    data = with_twins(
+        make_set(["a", "b", "c"], targets=["x", "x", "y"], pixel_hash=["p", "p", "p"]), []
+    )
+    found = find_duplicates(data)
+    assert [(p.rows, p.relation) for p in found.conflicts] == [((0, 2), "identical")]
+    (told,) = [f for f in duplicate_findings(data, found) if f.severity == "conflict"]
+    assert told.text == "1 pair of identical images has contradicting classes"
+    assert told.files == ("a", "c")
+    assert numbers(data)["label_conflicts"] == [
+        {
+            "files": ["a", "c"],
+            "splits": ["", ""],
+            "relation": "identical",
+            "similarity": 1.0,
+            "labels": ["x", "y"],
+            "group": ["a", "b", "c"],
+        }
+    ]
+
+
+def test_every_contradicting_pair_is_told_and_no_image_twice(make_set: MakeSet) -> None:
+    data = make_set(5, targets=["x", "y", "x", "y", "z"])
+    found = [(0, 1, 0.995, "same"), (2, 3, 0.999, "same"), (0, 3, 0.992, "same")]
+    data = with_twins(data, [*found, (3, 4, 0.991, "cropped")])
+    assert [p.rows for p in find_duplicates(data).conflicts] == [(2, 3), (0, 1), (3, 4)]
+
+
+def test_of_equal_pairs_the_one_across_splits_is_told(make_set: MakeSet) -> None:
+    data = make_set(
+        3, targets=["x", "y", "y"], splits=["test", "test", "train"], pixel_hash=list("abb")
+    )
+    data = with_twins(data, [(0, 1, 0.999, "same"), (1, 2, 1, "identical")])
+    assert [p.rows for p in find_duplicates(data).conflicts] == [(0, 2)]
+
+
+def squares(*sides: int) -> np.ndarray:
+    masks = np.zeros((len(sides), 48, 48), np.uint8)
+    for mask, side in zip(masks, sides, strict=True):
+        mask[:side, :side] = 255
+    return masks
+
+
+def test_masks_of_equal_pixels_that_differ_at_all_are_a_conflict(make_set: MakeSet) -> None:
+    mask = {"mask_hash": ["m", "n"], "thumbnail": squares(20, 20)}
+    data = with_twins(make_set(2, pixel_hash=["p", "p"], mask=mask), [(0, 1, 1, "identical")])
+    assert kinds(data)["mask_conflicts_exact"] == ("conflict", 1)
+    same = with_twins(
+        make_set(2, pixel_hash=["p", "p"], mask=mask | {"mask_hash": ["m", "m"]}),
+        [(0, 1, 1, "identical")],
+    )
+    assert "mask_conflicts_exact" not in kinds(same)
+
+
+@pytest.mark.parametrize(
+    ("side", "relation", "is_told"),
+    [
+        pytest.param(16, "same", False, id="alike"),  # Dice 2 * 256 / (400 + 256) = 0.78
+        pytest.param(12, "same", True, id="unlike"),  # 2 * 144 / (400 + 144) = 0.53
+        pytest.param(0, "same", True, id="empty"),
+        pytest.param(12, "mirrored", False, id="mirrored-masks-lie-elsewhere"),
+        pytest.param(12, "cropped", False, id="cropped-masks-lie-elsewhere"),
+    ],
+)
+def test_masks_of_one_picture_conflict_below_a_stated_dice(
+    make_set: MakeSet, side: int, relation: str, is_told: bool
+) -> None:
+    data = make_set(2, mask={"thumbnail": squares(20, side)})
+    data = with_twins(data, [(0, 1, 0.995, relation)])
+    assert ("mask_conflicts_near" in kinds(data)) == is_told
+    overlap = min(side, 20) ** 2
+    assert shared_foreground(data, 0, 1) == pytest.approx(2 * overlap / (400 + side**2))
+
+
+def test_two_empty_masks_agree(make_set: MakeSet) -> None:
+    assert shared_foreground(make_set(2), 0, 1) == 1
+
+
+def test_a_set_without_repetitions_has_nothing_to_tell(make_set: MakeSet) -> None:
+    data = make_set(4, targets=["x", "y"] * 2, splits=["train", "train", "test", "test"])
+    assert kinds(data) == {}
+    assert numbers(data)["near_duplicates"]["members"] == []
+
+
+def test_two_thousand_copies_of_one_image_take_no_time(make_set: MakeSet) -> None:
+    number = 2000
+    data = make_set(
+        number,
+        targets=["x", "y"] * (number // 2),
+        splits=["train", "train", "test", "test"] * (number // 4),
+        pixel_hash=["p"] * number,
+    )
+    found = find_duplicates(with_twins(data, []))
+    assert len(found.crossing["test", "train"]) == number // 2
+    assert 1 <= len(found.conflicts) <= number // 2

@@ -1,0 +1,163 @@
+from collections.abc import Callable
+from pathlib import Path
+from shutil import copyfile, copytree
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.audit.scan import scan
+from medvision.types import MedvisionError
+
+MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def test_images_with_masks_are_a_segmentation_set(make_folder: MakeFolder) -> None:
+    data = scan(make_folder(5))
+    assert (data.task, len(data), data.name) == ("segmentation", 5, "set")
+    assert data.facts.mask is not None
+    assert data.class_names == ()
+    assert data.splits.tolist() == [""] * 5
+    assert data.notes == data.faults == ()
+
+
+def test_class_folders_in_splits_are_a_classification_set(make_class_folder: MakeFolder) -> None:
+    root = make_class_folder({"Training/b": 3, "Training/A": 2, "Testing/b": 1, "Testing/A": 1})
+    data = scan(root)
+    assert (data.task, data.class_names) == ("classification", ("A", "b"))
+    assert sorted(data.splits.tolist()) == ["test"] * 2 + ["train"] * 5
+    assert all(data.file(row).is_file() for row in range(len(data)))
+
+
+def test_a_csv_decides_by_its_targets(make_folder: MakeFolder) -> None:
+    root = make_folder(4)
+    lines = [f"train,images/case_{k:02d}.png,{'ab'[k % 2]}" for k in range(4)]
+    (root / "splits.csv").write_text("\n".join(["split,path,target", *lines]))
+    assert scan(root).task == "classification"
+    lines = [f"train,images/case_{k:02d}.png,masks/case_{k:02d}.png" for k in range(4)]
+    (root / "splits.csv").write_text("\n".join(["split,path,target", *lines]))
+    assert scan(root).task == "segmentation"
+
+
+def test_where_it_might_be_either_a_note_says_what_it_was_read_as(
+    make_folder: MakeFolder, make_class_folder: MakeFolder
+) -> None:
+    root = make_folder(3)
+    make_class_folder({"set/cat": 2, "set/dog": 2}, name=".")
+    data = scan(root)
+    assert (data.task, len(data)) == ("segmentation", 3)
+    assert data.notes[0] == "read as images with masks; cat, dog beside them is left out"
+
+
+def test_twins_and_equal_pixels_are_found(make_class_folder: MakeFolder) -> None:
+    root = make_class_folder({"a": 3, "b": 3}, size_px=(96, 96))
+    copyfile(root / "a/case_00.png", root / "b/copy.png")
+    image = cv2.imread(str(root / "a/case_01.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(root / "b/again.bmp"), image)
+    data = scan(root)
+    rows = {data.shown(row): row for row in range(len(data))}
+    for one, other in (("a/case_00.png", "b/copy.png"), ("a/case_01.png", "b/again.bmp")):
+        groups, hashes = data.twins.groups, data.facts.pixel_hash
+        assert groups[rows[one]] == groups[rows[other]]
+        assert hashes[rows[one]] == hashes[rows[other]]
+
+
+def test_two_folders_are_train_and_test_whatever_their_own_splits(
+    make_class_folder: MakeFolder,
+) -> None:
+    one = make_class_folder({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1}, name="one")
+    other = make_class_folder({"a": 2, "c": 1}, name="other")
+    calls: list[tuple[int, int]] = []
+    data = scan(one, against=other, advance=lambda done, total: calls.append((done, total)))
+    assert data.name == "one against other"
+    assert data.splits.tolist() == ["train"] * 6 + ["test"] * 3
+    assert data.origin.tolist() == [0] * 6 + [1] * 3
+    assert data.class_names == ("a", "b", "c")
+    assert data.shown(8) == "other/c/case_00.png"
+    assert data.file(8) == other / "c/case_00.png"
+    assert calls[-1] == (9, 9)
+
+
+def test_groups_come_from_the_pattern(make_class_folder: MakeFolder) -> None:
+    data = scan(make_class_folder({"a": 3, "b": 3}), group_pattern=r"case_(\d+)")
+    assert {sample.group for sample in data.samples} == {"00", "01", "02"}
+
+
+def test_unreadable_files_and_images_without_a_mask_are_faults(make_folder: MakeFolder) -> None:
+    root = make_folder(6)
+    (root / "images/case_01.png").write_bytes(b"no picture")
+    cv2.imwrite(str(root / "masks/case_02.png"), np.zeros((9, 9), np.uint8))
+    (root / "masks/case_03.png").unlink()
+    data = scan(root)
+    assert len(data) == 3
+    faults = dict(data.faults)
+    assert faults["images/case_01.png"] == "not a JPEG, PNG, BMP or TIFF picture"
+    assert faults["images/case_03.png"] == "no mask goes with it alone"
+    assert any("the mask is 9 x 9 pixels" in reason for reason in faults.values())
+
+
+def test_images_in_no_class_folder_are_a_fault(make_class_folder: MakeFolder) -> None:
+    root = make_class_folder({"a": 3, "b": 3})
+    copyfile(root / "a/case_00.png", root / "stray.png")
+    data = scan(root)
+    assert len(data) == 6
+    assert data.faults == (("set", "1 images lie in no class folder: stray.png"),)
+
+
+def test_classes_that_train_lacks_are_no_reason_to_stop(make_class_folder: MakeFolder) -> None:
+    root = make_class_folder({"train/a": 2, "train/b": 2, "test/a": 2, "test/c": 2})
+    data = scan(root)
+    assert data.class_names == ("a", "b", "c")
+    assert data.faults == (("test/c", "test holds the class c, train does not"),)
+
+
+def test_masks_of_more_classes_are_read_as_such(make_folder: MakeFolder) -> None:
+    root = make_folder(3)
+    for path in (root / "masks").iterdir():
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        cv2.imwrite(str(path), np.where(mask > 0, 2, 0).astype(np.uint8))
+    data = scan(root, num_classes=3)
+    assert data.num_classes == 3
+    assert data.facts.mask is not None
+    assert (data.facts.mask.foreground > 0).all()
+    with pytest.raises(MedvisionError, match="a mask of two classes holds the values 0, 2"):
+        scan(root)
+
+
+def test_a_suffix_of_masks_is_heeded(make_folder: MakeFolder) -> None:
+    root = make_folder(3)
+    for path in list((root / "masks").iterdir()):
+        path.rename(path.with_stem(f"{path.stem}_seg"))
+    assert len(scan(root, mask_suffix="_seg")) == 3
+    with pytest.raises(MedvisionError, match=r"set data\.mask_suffix=_seg"):
+        scan(root)
+
+
+def test_a_folder_of_neither_kind_is_one_line(tmp_path: Path, make_folder: MakeFolder) -> None:
+    with pytest.raises(MedvisionError, match="the data folder does not exist"):
+        scan(tmp_path / "none")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(MedvisionError, match="neither images with masks nor two folders of"):
+        scan(empty)
+    root = make_folder(2, name="outer/inner")
+    with pytest.raises(MedvisionError, match=f"did you mean {root}"):
+        scan(root.parent)
+    copytree(root / "images", empty / "images")
+    with pytest.raises(MedvisionError, match="a folder of images, but none of masks beside it"):
+        scan(empty)
+
+
+def test_folders_of_two_kinds_or_inside_each_other_are_refused(
+    make_folder: MakeFolder, make_class_folder: MakeFolder
+) -> None:
+    masks, classes = make_folder(2), make_class_folder({"a": 2, "b": 2}, name="classes")
+    with pytest.raises(MedvisionError, match="a classification set cannot be held against a seg"):
+        scan(masks, against=classes)
+    with pytest.raises(MedvisionError, match="the two folders share files"):
+        scan(classes, against=classes / "a")
