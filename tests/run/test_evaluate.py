@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import yaml
 
+from medvision.data.phantom import draw_polyp_scene
 from medvision.run.evaluate import evaluate_run
+from medvision.run.sealed import sealed_note
 from medvision.run.stored import largest_difference
 from medvision.types import MedvisionError
 
@@ -24,6 +26,18 @@ def content(folder: Path) -> dict[str, bytes]:
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "report.html"
     }
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own to start from: the ledger of test evaluations lies below it."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ledger_of(here: Path) -> list[dict[str, str]]:
+    path = here / "runs" / "test_ledger.csv"
+    return list(csv.DictReader(path.read_text().splitlines())) if path.exists() else []
 
 
 @pytest.fixture
@@ -57,6 +71,98 @@ def test_the_stored_test_split_gives_the_figures_of_the_run(
     assert summary["evaluated"]["figures_compared"] >= 15
 
 
+def test_conventions_score_the_very_predictions_that_are_measured(own_run: Path) -> None:
+    out = own_run / "evaluation" / "test"
+    for split in ("val", "test"):
+        summary = evaluate_run(own_run, split=split, conventions=True)
+        rows = {row["key"]: row for row in summary["conventions"]}
+        metrics = summary["metrics"]
+        for name in ("dice", "iou"):
+            ours = metrics[f"{split}/{name}"]
+            assert rows["per_image"][name] == pytest.approx(ours, abs=1e-6)
+            pooled = metrics[f"{split}/{name}_global"]
+            assert rows["pooled"][name] == pytest.approx(pooled, abs=1e-6)
+        accuracy = metrics[f"{split}/accuracy"]
+        assert rows["micro_with_background"]["dice"] == pytest.approx(accuracy, abs=1e-6)
+        assert 0 < rows["mean_over_thresholds"]["iou"] < rows["max_over_thresholds"]["iou"] < 1
+    assert json.loads((out / "summary.json").read_text())["conventions"] == summary["conventions"]
+
+    values = []  # what the 8-bit maps say, the floor of 256 p
+    for row in csv.DictReader((out / "predictions_test.csv").read_text().splitlines()):
+        p = cv2.imread(str(out / row["predicted"]), cv2.IMREAD_UNCHANGED) / 256
+        mask = draw_polyp_scene(int(Path(row["path"]).stem.split("_")[1]), size_px=32, seed=0)[1]
+        values.append((2 * p[mask > 0].sum() + 1) / (p.sum() + (mask > 0).sum() + 1))
+    soft = rows["soft_smooth_1"]["dice"]
+    assert soft == pytest.approx(np.mean(values), abs=1 / 256)
+    assert soft != pytest.approx(np.mean(values), abs=1e-6)
+
+
+def own_scores_of(summary: dict[str, Any]) -> dict[str, float | None]:
+    """What the run calls the scores that the table of conventions names as medvision's."""
+    rows = {row["key"]: row["value"] for row in summary["conventions"]}
+    for name in ("accuracy", "balanced_accuracy", "f1", "auroc"):
+        ours = summary["metrics"][f"test/{name}"]
+        assert rows[name] == (None if ours is None else pytest.approx(ours, abs=1e-12)), name
+    return rows
+
+
+def test_every_look_at_a_test_split_is_counted(own_run: Path, here: Path) -> None:
+    assert evaluate_run(own_run)["test_evaluations"] == 1
+    summary = evaluate_run(own_run)
+    assert summary["test_evaluations"] == 2
+    first, second = ledger_of(here)
+    assert second == {**first, "time": second["time"]}
+    assert first["metric"] == "test/dice"
+    assert float(first["value"]) == summary["metrics"]["test/dice"]
+    assert Path(first["run"]) == own_run
+
+
+def test_a_damaged_ledger_is_found_before_anything_is_measured(own_run: Path, here: Path) -> None:
+    (here / "runs").mkdir()
+    (here / "runs" / "test_ledger.csv").write_text("my notes\n")
+    with pytest.raises(MedvisionError, match=r"test_ledger.csv, line 1"):
+        evaluate_run(own_run)
+    assert not (own_run / "evaluation").exists()
+
+
+@pytest.fixture
+def sealed_run(own_run: Path) -> Path:
+    """A run that chose hyper-parameters: it has no score of its test images."""
+    path = own_run / "summary.json"
+    summary = json.loads(path.read_text())
+    kept = {k: v for k, v in summary["metrics"].items() if not k.startswith("test/")}
+    note = sealed_note(("optimizer.lr",), own_run)
+    path.write_text(
+        json.dumps({**summary, "metrics": kept, "sealed": True, "warnings": [note, "else"]})
+    )
+    return own_run
+
+
+def test_a_seal_is_opened_by_evaluating_and_that_is_said(
+    sealed_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = evaluate_run(sealed_run)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "none of its hyper-parameters may be changed by what it shows" in said
+    assert "nothing to compare: the run's summary.json has no score of these images" in said
+    assert summary["metrics"]["test/dice"] > 0
+    assert summary["metrics"]["val/dice"] > 0
+    assert "sealed" not in summary
+    assert not any("split is sealed" in warning for warning in summary["warnings"])
+    assert "else" in summary["warnings"]
+    assert json.loads((sealed_run / "summary.json").read_text())["sealed"] is True
+
+
+def test_validation_images_leave_the_seal_alone(
+    sealed_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = evaluate_run(sealed_run, split="val")
+    assert summary["sealed"] is True
+    assert not any(name.startswith("test/") for name in summary["metrics"])
+    assert "may be changed by what it shows" not in capsys.readouterr().out
+    assert any("split is sealed" in warning for warning in summary["warnings"])
+
+
 def test_surface_scores_are_added_with_their_counts(own_run: Path) -> None:
     summary = evaluate_run(own_run)
     metrics = summary["metrics"]
@@ -72,17 +178,20 @@ def test_surface_scores_are_added_with_their_counts(own_run: Path) -> None:
     assert "hd95_px" in summary["lesion_sizes"][-1]
 
 
-def test_the_validation_split_gives_the_figures_of_the_run_too(own_run: Path) -> None:
+def test_the_validation_split_gives_the_figures_of_the_run_too(own_run: Path, here: Path) -> None:
     summary = evaluate_run(own_run, split="val", out=own_run.parent / "out")
     assert summary["evaluated"]["largest_difference"] <= 1e-6
     assert summary["evaluated"]["differs_most"] == ""
     assert (own_run.parent / "out" / "predictions_val.csv").exists()
+    assert ledger_of(here) == []
+    assert "conventions" not in summary
 
 
 def test_operating_points_come_from_validation(finished_chest: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished_chest, tmp_path / "run"))
-    summary = evaluate_run(run)
+    summary = evaluate_run(run, conventions=True)
     stored = json.loads((run / "summary.json").read_text())
+    assert own_scores_of(summary)["accuracy_best"] >= summary["metrics"]["test/accuracy"]
     assert summary["operating_points"] == stored["operating_points"]
     names = [point["name"] for point in summary["operating_points"]]
     assert names == ["in use", "Youden's J", "95 % sensitivity"]
@@ -94,9 +203,10 @@ def test_operating_points_come_from_validation(finished_chest: Path, tmp_path: P
 
 def test_several_classes_are_measured_too(finished_brain: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished_brain, tmp_path / "run"))
-    summary = evaluate_run(run)
+    summary = evaluate_run(run, conventions=True)
     assert summary["evaluated"]["largest_difference"] <= 1e-6
     assert "operating_points" not in summary
+    assert own_scores_of(summary)["accuracy_best"] is None  # of two classes only
 
 
 def test_data_that_moved_is_known_by_its_content(folder_run: tuple[Path, Path]) -> None:

@@ -12,9 +12,10 @@ from medvision.types import Batch
 
 
 class ClassProbabilities(Callback):
-    """Keep the class probabilities of every image, in the order of the split's table."""
+    """Keep logits and probabilities of every image, in the order of the split's table."""
 
     def __init__(self) -> None:
+        self._logits: list[NDArray[np.float32]] = []
         self._probability: list[NDArray[np.float32]] = []
         self._target: list[NDArray[np.uint8]] = []
         self._index: list[NDArray[np.int64]] = []
@@ -23,6 +24,15 @@ class ClassProbabilities(Callback):
     def probability(self) -> NDArray[np.float64]:
         """Probability of each class, (N, K)."""
         return np.concatenate(self._probability).astype(np.float64)
+
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """Logit of each class, (N, K); of two classes columns 0 and the logit of the second.
+
+        They tell apart what probabilities round to 0 and 1.
+        """
+        logits = np.concatenate(self._logits).astype(np.float64)
+        return np.pad(logits, ((0, 0), (1, 0))) if logits.shape[1] == 1 else logits
 
     @property
     def target(self) -> NDArray[np.int64]:
@@ -45,6 +55,7 @@ class ClassProbabilities(Callback):
         self._keep(outputs, batch)
 
     def _keep(self, logits: torch.Tensor, batch: Batch) -> None:
+        self._logits.append(logits.float().cpu().numpy())
         self._probability.append(probabilities(logits).cpu().numpy())
         self._target.append(batch["target"].cpu().numpy())
         self._index.append(batch["index"].cpu().numpy())

@@ -22,6 +22,7 @@ from medvision.metrics import (
     surface_distances,
     to_uint8,
 )
+from medvision.metrics.conventions import SegmentationConventions
 from medvision.types import IGNORE_INDEX, Batch, Stage
 
 
@@ -39,6 +40,7 @@ class SegmentationPredictions(Callback):
         source: Reads a sample at the size of its file.
         class_names: Name of each class, the background first.
         surface: Add HD95 and surface Dice, in pixels of the file; they cost more than the network.
+        conventions: Updated with every batch where it is given.
 
     Attributes:
         rows: What the csv holds, in the order of the table.
@@ -56,7 +58,9 @@ class SegmentationPredictions(Callback):
         source: PairSource,
         class_names: Sequence[str],
         surface: bool = False,
+        conventions: SegmentationConventions | None = None,
     ) -> None:
+        self.conventions = conventions
         self.folder, self.stage, self.samples, self.source = folder, stage, samples, source
         self.class_names, self.surface = list(class_names), surface
         self.rows: list[dict[str, Any]] = []
@@ -97,6 +101,8 @@ class SegmentationPredictions(Callback):
         ignored = target >= len(self.class_names)
         foreground = (target > 0).to(torch.uint8) + ignored  # 2: ignored
         self._histogram.append(pixel_histogram(probability, foreground).numpy())
+        if self.conventions is not None:
+            self.conventions.update(self._confusion[-1], probability.numpy(), target.numpy())
         pixels = to_uint8(probability).numpy()
         for position, row in enumerate(batch["index"].tolist()):
             sample = self.samples[row]

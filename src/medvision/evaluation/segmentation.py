@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from medvision.callbacks import SegmentationPredictions
@@ -17,8 +18,10 @@ from medvision.evaluation.base import (
     middle,
     or_none,
 )
+from medvision.evaluation.by_twin import Tested
 from medvision.files import write_table
 from medvision.metrics import bootstrap_mean_interval, mean_defined, pooled_score_intervals
+from medvision.metrics.conventions import SegmentationConventions
 from medvision.metrics.size_groups import size_groups
 from medvision.reports.figures import write_curves, write_test_plots
 from medvision.reports.html import Case
@@ -36,13 +39,21 @@ class SegmentationEvaluation(Evaluation):
         folder: Run folder.
         data: The prepared data module.
         surface: Add HD95 and surface Dice of the test images; they take longer than all else.
+        conventions: Add up what Dice and IoU are by other conventions, in every split watched.
     """
 
     shown = (*WITH_INTERVAL, *SURFACE, "accuracy", "precision", "recall", "auroc")
 
-    def __init__(self, *, folder: Path, data: SegmentationData, surface: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        data: SegmentationData,
+        surface: bool = False,
+        conventions: SegmentationConventions | None = None,
+    ) -> None:
         super().__init__(folder=folder)
-        self.data, self.surface = data, surface
+        self.data, self.surface, self.conventions = data, surface, conventions
         self._watched: dict[Stage, SegmentationPredictions] = {}
         self._auroc: float | None = None
 
@@ -54,6 +65,7 @@ class SegmentationEvaluation(Evaluation):
             source=self.data.source,
             class_names=self.data.class_names,
             surface=self.surface and stage == "test",
+            conventions=self.conventions,
         )
         return self._watched[stage]
 
@@ -88,6 +100,22 @@ class SegmentationEvaluation(Evaluation):
         share = np.array([row["lesion_percent"] / 100 for row in rows])
         groups = self.data.groups_of(rows)
         return {"lesion_sizes": size_groups(rows, foreground_share=share, groups=groups)}
+
+    def tested(self) -> Tested | None:
+        rows = self._test_rows
+        if not rows:
+            return None
+        groups = self.data.groups_of(rows)
+
+        def scores(chosen: NDArray[np.intp]) -> dict[str, Score]:
+            found: dict[str, Score] = {}
+            for name in WITH_INTERVAL:
+                values = [rows[row][name] for row in chosen]
+                found[name] = or_none(mean_defined(values)[0])
+                found[f"{name}_ci95"] = _interval(values, groups and [groups[r] for r in chosen])
+            return found
+
+        return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
 
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         synthetic = self.data.synthetic

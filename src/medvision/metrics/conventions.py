@@ -1,9 +1,8 @@
-"""Eight numbers that papers and libraries call Dice, from one set of predictions.
+"""What papers and libraries call Dice and IoU, from one set of predictions.
 
-They differ by 0.2 on the same predictions, which is more than most papers claim to gain: a score
-can be compared only with one of the same convention. All are pure NumPy in float64.
-
-Written p for the foreground probability of a pixel, A for predicted and B for labelled pixels.
+On the same predictions the numbers differ by 0.2, which is more than most papers claim to gain: a
+score can be compared only with one of the same convention. ``medvision.metrics.convention_list``
+names and defines each. Pure NumPy, in float64.
 """
 
 from __future__ import annotations
@@ -14,39 +13,163 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.metrics.convention_list import SEGMENTATION
+from medvision.metrics.threshold_conventions import ThresholdSweeps
+
 EPSILON = 1e-7
 """As in the project's own definition: two empty sets score 1."""
 
+Floats = NDArray[np.float64]
 Map = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 
-def dice_by_convention(probabilities: Sequence[Map], masks: Sequence[Mask]) -> dict[str, float]:
-    """Dice of the same predictions by eight conventions.
+class SegmentationConventions:
+    """Add up what every convention needs, image by image, in a state of fixed size.
 
-    - ``soft_smooth_1``: ``(2 sum(p b) + 1) / (sum(p) + sum(b) + 1)`` of each image, without a
-      threshold; mean over images. What a Dice loss reports.
-    - ``mean_over_thresholds``: PraNet's evaluation. Each map is stretched to [0, 1] and cut at
-      k/255 for k = 0..255; Dice is 0 where A and B share nothing; mean over thresholds and images.
-    - ``per_image``: A is p >= 0.5; foreground Dice of each image, 1 where A and B are empty; mean
-      over images. What medvision calls ``dice``; nnU-Net and smp ``micro-imagewise`` agree.
-    - ``pooled``: the same from the pixels of all images at once. What medvision calls
-      ``dice_global``.
-    - ``best_threshold_on_this_set``: the largest ``per_image`` over thresholds k/256 chosen on
-      these very images, which makes it an optimistic number and no test score.
-    - ``per_image_with_background``: mean of background and foreground Dice of each image; mean
-      over images.
-    - ``pooled_with_background``: mean of background and foreground Dice of all pixels; mDice of
-      mmsegmentation.
-    - ``micro_with_background``: overlaps and sizes of both classes added before dividing, which is
-      pixel accuracy; the default of older torchmetrics.
+    Args:
+        num_classes: K >= 2, the background first. The conventions of foreground probabilities
+            are defined for K = 2 only.
+    """
+
+    def __init__(self, num_classes: int = 2) -> None:
+        if num_classes < 2:
+            raise ValueError(f"expected two classes or more, got {num_classes}")
+        self.num_classes, self.num_images = num_classes, 0
+        self._pooled = np.zeros((num_classes, num_classes), np.int64)
+        self._means = {convention.key: _Means(1) for convention in SEGMENTATION}  # NaN if unused
+        self._means["per_image_defined"] = _Means(num_classes - 1)  # of each class by itself
+        self._sweeps = ThresholdSweeps()
+
+    def update(
+        self,
+        confusion: NDArray[np.integer[Any]],
+        probability: NDArray[Any],
+        target: NDArray[Any],
+    ) -> None:
+        """Add images. One whose pixels are all ignored is no image.
+
+        Args:
+            confusion: Pixels by true and predicted class, (N, K, K).
+            probability: Foreground probability, (N, H, W) in [0, 1]; read for K = 2 only. NaN
+                counts as 0, as it does in the scores.
+            target: Class indices, (N, H, W); what is not in [0, K) is ignored.
+
+        Raises:
+            ValueError: If the shapes do not match.
+        """
+        num_images, size = len(confusion), (self.num_classes, self.num_classes)
+        if confusion.shape[1:] != size or {len(probability), len(target)} != {num_images}:
+            raise ValueError(
+                f"expected confusion (N, {size[0]}, {size[0]}) and N maps and targets, got"
+                f" {confusion.shape}, {len(probability)} and {len(target)}"
+            )
+        if probability.shape != target.shape:
+            raise ValueError(f"expected target {probability.shape}, got {target.shape}")
+        for counts, chances, classes in zip(confusion, probability, target, strict=True):
+            if not counts.any():
+                continue
+            self.num_images += 1
+            self._pooled += counts
+            self._add_counts(counts)
+            if self.num_classes == 2:
+                counted = (classes >= 0) & (classes < 2)
+                p = np.nan_to_num(chances[counted].astype(np.float64), nan=0.0)
+                self._add_probability(p, classes[counted] == 1)
+
+    def compute(self) -> list[dict[str, Any]]:
+        """Every convention, medvision's own first.
+
+        Returns:
+            ``key``, ``name``, ``tools``, ``definition``, ``own``, ``optimistic`` and
+            ``binary_only`` as ``Convention`` has them, ``dice`` and ``iou`` in [0, 1], and
+            ``dice_difference`` and ``iou_difference`` from medvision's own; None where undefined.
+        """
+        table = {key: means.compute() for key, means in self._means.items()}
+        table |= self._pooled_scores() | self._sweeps.compute()
+        if self.num_images:  # what MONAI makes of a set without any labelled pixel
+            for key in ("per_image_labelled", "per_image_labelled_with_background"):
+                table[key] = np.nan_to_num(table[key], nan=0.0)
+        own = table["per_image"]
+        rows = []
+        for convention in SEGMENTATION:
+            if convention.more_classes_only and self.num_classes == 2:
+                continue
+            values, differences = table[convention.key], table[convention.key] - own
+            rows.append(
+                {
+                    **convention.to_dict(num_classes=self.num_classes),
+                    "dice": _or_none(values[0]),
+                    "iou": _or_none(values[1]),
+                    "dice_difference": _or_none(differences[0]),
+                    "iou_difference": _or_none(differences[1]),
+                }
+            )
+        return rows
+
+    def _add_counts(self, confusion: NDArray[np.integer[Any]]) -> None:
+        """Add the conventions that average over images cut into classes."""
+        scores, sizes = _defined_scores(confusion), _sizes(confusion)
+        foreground = scores[:, 1:]
+        labelled = np.where(sizes[2] > 0, scores, np.nan)
+        empty_is_one = np.nan_to_num(scores, nan=1.0)
+        means = self._means
+        means["per_image"].add(_own_scores(sizes[:, 1:]).mean(1, keepdims=True))
+        means["per_image_defined"].add(foreground)
+        means["per_image_labelled"].add(_nanmean(labelled[:, 1:]))
+        means["per_image_labelled_with_background"].add(_nanmean(labelled))
+        means["per_image_with_background_empty_1"].add(empty_is_one.mean(1, keepdims=True))
+        means["micro_per_image_with_background"].add(_ratio(sizes.sum(1))[:, None])
+        # torchmetrics averages Dice within each image first, IoU over all classes of all images
+        both = means["per_image_with_background"]
+        both.add(np.stack([_nanmean(scores)[0], [np.nan]]))
+        for iou in scores[1]:
+            both.add(np.array([[np.nan], [iou]]))
+
+    def _add_probability(self, probability: Floats, mask: Mask) -> None:
+        overlap = 2 * probability.sum(where=mask) + 1
+        soft = overlap / (probability.sum() + np.count_nonzero(mask) + 1)
+        self._means["soft_smooth_1"].add(np.array([[soft], [np.nan]]))
+        self._sweeps.add(probability, mask)
+
+    def _pooled_scores(self) -> dict[str, Floats]:
+        """The conventions of the pixels of all images at once."""
+        if not self.num_images:
+            return {}
+        scores, sizes = _defined_scores(self._pooled), _sizes(self._pooled)
+        return {
+            "pooled": _own_scores(sizes[:, 1:]).mean(1),
+            "pooled_with_background": _nanmean(scores)[:, 0],
+            "pooled_with_background_absent_1": np.nan_to_num(scores, nan=1.0).mean(1),
+            "micro_with_background": _ratio(sizes.sum(1)),
+        }
+
+
+def dice_by_convention(probabilities: Sequence[Map], masks: Sequence[Mask]) -> dict[str, float]:
+    """Dice of the same predictions by every convention of two classes.
 
     Args:
         probabilities: Foreground probability of each image, (H, W) in [0, 1]; sizes may differ.
         masks: Labelled foreground of each image, bool (H, W).
 
     Returns:
-        The eight values, each in [0, 1], in this order.
+        Values in [0, 1] by the keys of ``convention_list``, in its order; NaN where undefined.
+
+    Raises:
+        ValueError: If there are no images, or the two sides do not match.
+    """
+    rows = conventions_of_maps(probabilities, masks)
+    return {row["key"]: np.nan if row["dice"] is None else row["dice"] for row in rows}
+
+
+def conventions_of_maps(
+    probabilities: Sequence[Map], masks: Sequence[Mask]
+) -> list[dict[str, Any]]:
+    """``SegmentationConventions`` of maps and masks that are all there; see ``compute``.
+
+    Args:
+        probabilities: Foreground probability of each image, (H, W) in [0, 1]; sizes may differ.
+        masks: Labelled foreground of each image, bool (H, W).
 
     Raises:
         ValueError: If there are no images, or the two sides do not match.
@@ -56,63 +179,74 @@ def dice_by_convention(probabilities: Sequence[Map], masks: Sequence[Mask]) -> d
             f"expected as many masks as probability maps and at least one, "
             f"got {len(probabilities)} maps and {len(masks)} masks"
         )
+    conventions = SegmentationConventions()
     for probability, mask in zip(probabilities, masks, strict=True):
         if probability.shape != mask.shape or mask.dtype != np.bool_:
             raise ValueError(
                 f"expected a bool mask of shape {probability.shape}, "
                 f"got {mask.dtype} of shape {mask.shape}"
             )
-    pairs = list(zip(probabilities, masks, strict=True))
-    # one row per image: overlap, predicted, labelled
-    foreground = np.array([_sizes(p >= 0.5, mask) for p, mask in pairs])
-    background = np.array([_sizes(p < 0.5, ~mask) for p, mask in pairs])
-    return {
-        "soft_smooth_1": float(np.mean([_soft_dice(p, mask) for p, mask in pairs])),
-        "mean_over_thresholds": float(np.mean([_dice_over_thresholds(p, m) for p, m in pairs])),
-        "per_image": float(_dice(foreground).mean()),
-        "pooled": float(_dice(foreground.sum(0))),
-        "best_threshold_on_this_set": _best_threshold_dice(pairs),
-        "per_image_with_background": float((_dice(foreground) + _dice(background)).mean() / 2),
-        "pooled_with_background": float((_dice(foreground.sum(0)) + _dice(background.sum(0))) / 2),
-        "micro_with_background": float(_dice((foreground + background).sum(0))),
-    }
+        cells = 2 * mask.astype(np.int64) + (probability >= 0.5)
+        confusion = np.bincount(cells.ravel(), minlength=4).reshape(1, 2, 2)
+        conventions.update(confusion, probability[None], mask[None])
+    return conventions.compute()
 
 
-def _dice(sizes: NDArray[Any]) -> NDArray[np.float64]:
-    """Dice from sizes (..., 3) of overlap, predicted and labelled."""
-    overlap, predicted, labelled = np.moveaxis(sizes, -1, 0)
-    return np.asarray((2 * overlap + EPSILON) / (predicted + labelled + EPSILON))
+class _Means:
+    """Means of Dice and IoU over what is not NaN, in M columns that are averaged at the end."""
+
+    def __init__(self, columns: int) -> None:
+        self._sums, self._counts = np.zeros((2, columns)), np.zeros((2, columns), np.int64)
+
+    def add(self, values: Floats) -> None:
+        """Add values (2, M): Dice, IoU."""
+        self._sums += np.nan_to_num(values, nan=0.0)
+        self._counts += ~np.isnan(values)
+
+    def compute(self) -> Floats:
+        """Dice and IoU, (2,); NaN where a column has no value."""
+        with np.errstate(invalid="ignore"):
+            return (self._sums / self._counts).mean(1)
 
 
-def _sizes(predicted: Mask, labelled: Mask) -> tuple[int, int, int]:
-    return int((predicted & labelled).sum()), int(predicted.sum()), int(labelled.sum())
+def _sizes(confusion: NDArray[np.integer[Any]]) -> Floats:
+    """Overlap, predicted and labelled pixels of each class, (3, K)."""
+    return np.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)]).astype(np.float64)
 
 
-def _soft_dice(probability: Map, mask: Mask) -> float:
-    overlap = probability.sum(where=mask, dtype=np.float64)
-    return float((2 * overlap + 1) / (probability.sum(dtype=np.float64) + mask.sum() + 1))
+def _ratio(sizes: Floats) -> Floats:
+    """Dice and IoU (2, ...) of sizes (3, ...); NaN of two empty sets."""
+    overlap, predicted, labelled = sizes
+    with np.errstate(invalid="ignore"):
+        return np.stack(
+            [2 * overlap / (predicted + labelled), overlap / (predicted + labelled - overlap)]
+        )
 
 
-def _sizes_over_thresholds(
-    probability: Map, mask: Mask, thresholds: NDArray[np.float64]
-) -> NDArray[np.int64]:
-    """Overlap, predicted and labelled where p >= threshold, (T, 3); thresholds must rise."""
-    passed = np.searchsorted(thresholds, probability.astype(np.float64), side="right")
-    counts = [np.bincount(passed[where], minlength=len(thresholds) + 1) for where in (mask, ~mask)]
-    overlap, wrong = (count[::-1].cumsum()[::-1][1:] for count in counts)
-    return np.stack([overlap, overlap + wrong, np.full_like(overlap, mask.sum())], axis=1)
+def _defined_scores(confusion: NDArray[np.integer[Any]]) -> Floats:
+    """Dice and IoU of each class, (2, K); NaN where it is on neither side."""
+    return _ratio(_sizes(confusion))
 
 
-def _dice_over_thresholds(probability: Map, mask: Mask) -> float:
-    """Mean of one image over the 256 thresholds of PraNet's evaluation."""
-    stretched = probability.astype(np.float64)
-    if stretched.max() > stretched.min():  # a constant map stays as it is
-        stretched = (stretched - stretched.min()) / (stretched.max() - stretched.min())
-    sizes = _sizes_over_thresholds(stretched, mask, np.arange(256) / 255)
-    return float(np.where(sizes[:, 0] > 0, _dice(sizes), 0).mean())
+def _own_scores(sizes: Floats) -> Floats:
+    """Dice and IoU by the project's own definition, (2, K) of sizes (3, K)."""
+    overlap, predicted, labelled = sizes
+    total = predicted + labelled
+    return np.stack(
+        [
+            (2 * overlap + EPSILON) / (total + EPSILON),
+            (overlap + EPSILON) / (total - overlap + EPSILON),
+        ]
+    )
 
 
-def _best_threshold_dice(pairs: Sequence[tuple[Map, Mask]]) -> float:
-    thresholds = np.arange(256) / 256  # includes 0.5
-    scores = [_dice(_sizes_over_thresholds(p, mask, thresholds)) for p, mask in pairs]
-    return float(np.mean(scores, axis=0).max())
+def _nanmean(scores: Floats) -> Floats:
+    """Mean over the classes that are not NaN, (2, 1) of (2, K); NaN without any."""
+    defined = ~np.isnan(scores)
+    with np.errstate(invalid="ignore"):
+        sums = np.where(defined, scores, 0.0).sum(1, keepdims=True)
+        return np.asarray(sums / defined.sum(1, keepdims=True))
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -4,16 +4,13 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
-from medvision.data import ImageData
-from medvision.data.sample import Sample
-from medvision.evaluation import Evaluation
+from medvision.evaluation import Evaluation, Score
 from medvision.files import write_json
 from medvision.hardware import (
     Plan,
@@ -25,45 +22,43 @@ from medvision.inference import load_network
 from medvision.models import is_depthwise
 from medvision.reports.findings import findings
 from medvision.reports.html import write_report
+from medvision.run.class_predictions import read_class_predictions
+from medvision.run.conventions import conventions_of, count_conventions
+from medvision.run.data_audit import training_twins
+from medvision.run.evaluation_target import Split, Target, choose_target, describe_dataset
 from medvision.run.job import measure
+from medvision.run.ledger import HEADLINE, LEDGER, check_ledger, note_test_evaluation
 from medvision.run.outcome import print_line, print_scores
 from medvision.run.parts import build, build_evaluation, quieten
 from medvision.run.stored import StoredRun, largest_difference
 from medvision.tasks import Task
-from medvision.types import STAGES, MedvisionError, Stage
-
-Split = Literal["test", "val", "all"]
+from medvision.types import MedvisionError
 
 SAME = 1e-6
 """Up to this difference a figure counts as reproduced."""
 
+OPENED = (
+    "the test split of this run was sealed and is open now: from here on none of its"
+    " hyper-parameters may be changed by what it shows"
+)
 
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """What is measured.
-
-    Attributes:
-        data: Opened, its tables filled.
-        stage: Which of its tables.
-        split: What was asked for.
-        external: Whether it is another data set than the run's own.
-        name: For the folder of the results.
-    """
-
-    data: ImageData
-    stage: Stage
-    split: Split
-    external: bool
-    name: str
+OF_THE_OWN_DATA = ("audit", "twins")
+"""What a summary says of the run's own images, which another data set has no part in."""
 
 
 def evaluate_run(
-    path: Path, *, root: Path | None = None, split: Split | None = None, out: Path | None = None
+    path: Path,
+    *,
+    root: Path | None = None,
+    split: Split | None = None,
+    out: Path | None = None,
+    conventions: bool = False,
 ) -> dict[str, Any]:
     """Measure the best checkpoint of a run, write a folder of results, print the scores.
 
     On the stored test split the figures are those of the run; HD95 and surface Dice of
-    segmentations are added. Nothing is chosen anew: the threshold is the run's own.
+    segmentations are added. Nothing is chosen anew: the threshold is the run's own. Every
+    evaluation on test images adds a line to ``runs/test_ledger.csv``.
 
     Args:
         path: Folder of a finished run.
@@ -72,19 +67,22 @@ def evaluate_run(
             the set has no test split of its own.
         out: Folder for the results, new or from an earlier evaluation; None for
             ``RUN/evaluation/<split or name of root>``.
+        conventions: Score the same predictions by the conventions of other tools too.
 
     Returns:
         What ``summary.json`` in that folder holds.
 
     Raises:
-        MedvisionError: If the run, the data or the folder cannot be used.
+        MedvisionError: If the run, the data, the folder or the ledger cannot be used.
     """
     quieten()
     keep_freed_memory()
     run = StoredRun.read(path)
     _check_out(out)
     network, _ = load_network(run.path)
-    target = _choose(run, root, split)
+    target = choose_target(run, root, split)
+    if target.stage == "test":
+        check_ledger()
     plan, notes = _plan(run, network)
     if plan.float32_first_layers:
         measure_first_layers_in_float32(network)
@@ -98,41 +96,64 @@ def evaluate_run(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / "results"
         (folder / "plots").mkdir(parents=True)
-        summary, evaluation = _measure(run, target, plan, task, folder, notes)
+        summary, evaluation = _measure(
+            run, target, plan, task, folder, notes, conventions=conventions
+        )
         _replace(out, folder)
     if not target.external and target.stage == "test":
         shutil.copyfile(out / "report.html", run.path / "report.html")
     print_scores(summary, evaluation.shown)
     print_line(_reproduced(summary))
+    if target.stage == "test" and summary["test_evaluations"] > 1:
+        times = summary["test_evaluations"]
+        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
     print_line(str(out))
     return summary
 
 
 def _measure(
-    run: StoredRun, target: Target, plan: Plan, task: Task, folder: Path, notes: list[str]
+    run: StoredRun,
+    target: Target,
+    plan: Plan,
+    task: Task,
+    folder: Path,
+    notes: list[str],
+    *,
+    conventions: bool,
 ) -> tuple[dict[str, Any], Evaluation]:
     data, stage = target.data, target.stage
-    names = data.class_names
+    validation = run.path / "predictions_val.csv"
+    known = data.task == "classification" and validation.exists()
     evaluation = build_evaluation(
         data,
         folder,
         threshold=float(run.summary.get("threshold", 0.5)),
-        validation=run.validation(names[1]) if data.task == "classification" else None,
-        chosen_on="val" if run.cfg.task.get("threshold") == "validation" else "fixed",
+        validation=read_class_predictions(validation, data.class_names) if known else None,
+        chosen_on="val" if isinstance(run.cfg.task.get("threshold"), str) else "fixed",
+        sensitivity=run.cfg.task.get("sensitivity"),
+        prevalence=run.cfg.task.get("prevalence"),
+        temperature=(run.summary.get("calibration") or {}).get("temperature"),
         surface=True,
     )
+    if not target.external and stage == "test":
+        data.read_again()
+        evaluation.twins = training_twins(data)
+    if conventions:
+        count_conventions(evaluation, data)
     scores = measure(run.cfg, plan, task, data, evaluation, stage)
     history = [] if target.external else run.history()
     evaluation.plot(history)
     stored = run.summary["metrics"]
     count, difference, where = largest_difference({} if target.external else stored, scores)
+    opened = stage == "test" and bool(run.summary.get("sealed"))
     summary = {
-        **run.summary,
-        "dataset": _dataset(run, target),
+        **_kept(run, target),
+        "dataset": describe_dataset(run, target),
         "metrics": scores if target.external else {**stored, **scores},
         "precision": plan.precision,
         "device": plan.accelerator,
         **evaluation.details(),
+        **evaluation.by_twin(),
         "evaluated": {
             "run": str(run.path),
             "data": str(data.root or "phantoms"),
@@ -143,14 +164,19 @@ def _measure(
             "differs_most": where,
         },
         "warnings": [
-            *([] if target.external else run.summary["warnings"]),
+            *([OPENED] if opened and not target.external else []),
+            *([] if target.external else _lasting(run.summary["warnings"], opened)),
             *notes,
             *data.notes,
             *evaluation.notes,
         ],
     }
-    known = set(summary["warnings"])
-    summary["warnings"] += [text for text in findings(summary, history) if text not in known]
+    if conventions:
+        summary["conventions"] = conventions_of(evaluation, data, stage)
+    if stage == "test":
+        summary["test_evaluations"] = _note(run, target, scores)
+    said = set(summary["warnings"])
+    summary["warnings"] += [text for text in findings(summary, history) if text not in said]
     write_json(folder / "summary.json", summary)
     kept = ["config.yaml", "environment.json"]
     kept += [] if target.external else ["metrics.csv", "splits.csv"]
@@ -162,68 +188,29 @@ def _measure(
     return summary, evaluation
 
 
-def _choose(run: StoredRun, root: Path | None, split: Split | None) -> Target:
-    """Open the data to measure on."""
-    if root is None:
-        return _own(run, build(run.cfg.data), split)
-    root = root.expanduser()
-    if not root.is_dir():
-        raise MedvisionError(f"{root} is not a folder", where="--data", hint="check the path")
-    data = _open_at(run.cfg, root)
-    samples = data.gather()
-    if data.fingerprint == run.summary["dataset"]["fingerprint"]:  # the same set, moved
-        return _own(run, _open_at(run.cfg, root), split)
-    given = {sample.split for sample in samples} - {""}
-    wanted = split or ("test" if "test" in given else "all")
-    chosen = [s for s in samples if wanted in ("all", s.split)]
-    if not chosen:
-        raise MedvisionError(
-            f"the data set has no {wanted} split",
-            where=str(root),
-            hint="leave --split out to measure on all of it",
-        )
-    data.restore([replace(sample, split="test") for sample in chosen])
-    return Target(data=data, stage="test", split=wanted, external=True, name=root.resolve().name)
+def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
+    """What the run's own summary says that holds for these images too."""
+    gone = {"sealed"} if target.stage == "test" else set()
+    gone |= set(OF_THE_OWN_DATA) if target.external else set()
+    return {key: value for key, value in run.summary.items() if key not in gone}
 
 
-def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
-    stage: Literal["val", "test"] = "val" if split == "val" else "test"
-    if split == "all":
-        raise MedvisionError(
-            "all images of a run are mostly those it was trained on",
-            where="--split",
-            hint="use test or val",
-        )
-    samples = run.splits
-    data.restore(samples)
-    if not data.tables[stage]:
-        raise MedvisionError(
-            f"the run has no {stage} images", where=str(run.path), hint="use --data ROOT"
-        )
-    if data.root is not None:
-        _must_exist(data.root, data.tables[stage], data.task)
-    return Target(data=data, stage=stage, split=stage, external=False, name=stage)
+def _lasting(warnings: list[str], opened: bool) -> list[str]:
+    """The run's warnings, without the one that its test split is sealed where it no longer is."""
+    return [w for w in warnings if not (opened and w.startswith("the test split is sealed"))]
 
 
-def _open_at(cfg: DictConfig, root: Path) -> ImageData:
-    """The run's kind of data at another place, with a split of its own."""
-    node = OmegaConf.merge(cfg.data, {"root": str(root), "splits": None})
-    if "protocol" in node:
-        node.protocol = "official"
-    return build(node)
-
-
-def _must_exist(root: Path, samples: list[Sample], task: str) -> None:
-    names = [sample.path for sample in samples]
-    if task == "segmentation":
-        names += [sample.target for sample in samples]
-    missing = [name for name in names if not (root / name).is_file()]
-    if missing:
-        raise MedvisionError(
-            f"{len(missing)} of {len(names)} files of the split are gone, such as {missing[0]}",
-            where=str(root),
-            hint="give the folder where the data set lies now with --data ROOT",
-        )
+def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
+    """Add a line to the ledger; return how many this test split has now."""
+    metric = HEADLINE[target.data.task]
+    value: Any = scores.get(metric)
+    return note_test_evaluation(
+        config=yaml.safe_load((run.path / "config.yaml").read_text()),
+        split_fingerprint=target.data.split_fingerprint("test"),
+        metric=metric,
+        value=value,
+        run=run.path,
+    )
 
 
 def _plan(run: StoredRun, network: torch.nn.Module) -> tuple[Plan, list[str]]:
@@ -246,26 +233,13 @@ def _plan(run: StoredRun, network: torch.nn.Module) -> tuple[Plan, list[str]]:
         ]
 
 
-def _dataset(run: StoredRun, target: Target) -> dict[str, Any]:
-    data = target.data
-    if not target.external:
-        return run.summary["dataset"]
-    counts = data.class_counts()
-    classes = {} if counts is None else {"class_counts": {"test": counts["test"]}}
-    return {
-        "name": target.name,
-        "synthetic": False,
-        "fingerprint": data.fingerprint,
-        "num_images": {stage: len(data.tables[stage]) for stage in STAGES},
-        **classes,
-    }
-
-
 def _reproduced(summary: Mapping[str, Any]) -> str:
     evaluated = summary["evaluated"]
     count, difference = evaluated["figures_compared"], evaluated["largest_difference"]
     if evaluated["external"]:
         return f"external data: {evaluated['data']}"
+    if not count:
+        return "nothing to compare: the run's summary.json has no score of these images"
     if difference is not None and difference <= SAME:
         return (
             f"reproduced: {count} figures of the run's summary.json, none off by more than {SAME}"
