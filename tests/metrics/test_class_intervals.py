@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy import stats
 
 from medvision.metrics import (
     bootstrap_mean_interval,
+    calibration_intervals,
     classification_intervals,
     classification_scores,
 )
@@ -84,12 +86,7 @@ def test_every_score_lies_in_its_interval(num_classes: int) -> None:
     probability, target = draw(np.random.default_rng(4), 150, num_classes=num_classes)
     intervals = classification_intervals(probability, target, class_names=names)
     scores = classification_scores(probability, target, class_names=names)
-    heads = "accuracy balanced_accuracy precision recall specificity f1 auroc average_precision ece"
-    assert list(intervals) == [
-        *heads.split(),
-        *(f"recall/{name}" for name in names),
-        *(f"auroc/{name}" for name in names),
-    ]
+    assert set(intervals) == {name for name in scores if not name.startswith("confusion/")}
     for name, (low, high) in intervals.items():
         assert 0 <= low < scores[name] < high <= 1
 
@@ -134,6 +131,8 @@ def test_one_class_leaves_undefined_what_needs_two() -> None:
         "specificity",
         "auroc",
         "recall/normal",
+        "specificity/pneumonia",
+        "average_precision/normal",
         "auroc/normal",
         "auroc/pneumonia",
     }
@@ -173,6 +172,50 @@ def test_the_calibration_error_is_not_counted_twice() -> None:
         )["ece"]
         covered += low <= 0.1241 <= high
     assert covered / 40 >= 0.8
+
+
+def test_scores_of_two_classes_have_the_intervals_of_the_second_class() -> None:
+    probability, target = draw(np.random.default_rng(11), 120)
+    intervals = classification_intervals(probability, target, class_names=TWO)
+    for score in ("precision", "recall", "specificity", "f1", "auroc", "average_precision"):
+        assert intervals[score] == intervals[f"{score}/pneumonia"]
+    assert intervals["recall"] == intervals["specificity/normal"]
+
+
+def test_scores_of_single_classes_are_covered_as_promised() -> None:
+    rng, names = np.random.default_rng(12), ("a", "b", "c")
+    shares = np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8]])  # true by predicted
+    truth = {
+        "precision/b": 0.6 / (0.2 + 0.6 + 0.1),
+        "specificity/a": 1 - (0.2 + 0.1) / 2,
+        "f1/c": 2 * 0.8 / (1 + 0.1 + 0.2 + 0.8),
+    }
+    covered = dict.fromkeys(truth, 0)
+    for seed in range(150):
+        target = np.arange(90) % 3
+        predicted = [rng.choice(3, p=shares[k]) for k in target]
+        probability = np.full((90, 3), 0.2)
+        probability[np.arange(90), predicted] = 0.6
+        intervals = classification_intervals(
+            probability, target, class_names=names, num_resamples=200, seed=seed
+        )
+        for name, value in truth.items():
+            covered[name] += intervals[name][0] <= value <= intervals[name][1]
+    for count in covered.values():
+        assert 0.88 <= count / 150 <= 1
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_brier_score_has_the_interval_of_a_mean(grouped: bool) -> None:
+    probability, target = draw(np.random.default_rng(13), 90, num_classes=3)
+    groups = [f"patient {row // 3}" for row in range(90)] if grouped else None
+    errors = ((probability - np.eye(3)[target]) ** 2).sum(axis=1)
+    expected = bootstrap_mean_interval(errors, groups=groups, seed=3)
+    options: dict[str, Any] = {"groups": groups, "seed": 3}
+    alone = calibration_intervals(probability, target, **options)
+    assert alone["brier"] == pytest.approx(expected, abs=1e-12)
+    among = classification_intervals(probability, target, class_names="abc", **options)
+    assert alone == {name: among[name] for name in ("ece", "brier")}
 
 
 def test_the_seed_decides() -> None:

@@ -116,7 +116,7 @@ def test_scikit_learn_agrees_on_four_classes() -> None:
         expected |= {f"{score}/{name}": values[k] for score, values in by_class.items()}
         for j, other in enumerate(TUMOURS):
             expected[f"confusion/{name}/{other}"] = confusion[k, j]
-    assert set(scores) == {*expected, "ece"}
+    assert set(scores) == {*expected, "ece", "brier"}
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 

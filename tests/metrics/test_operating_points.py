@@ -1,12 +1,12 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from medvision.metrics import choose_threshold, threshold_at_sensitivity, wilson_interval
 from medvision.metrics.operating_points import operating_points
-from medvision.types import MedvisionError
+from medvision.metrics.proportions import ratio_interval
 
 KEYS = [
     "name",
@@ -30,80 +30,6 @@ def draw(seed: int, size: int = 200) -> tuple[np.ndarray, np.ndarray]:
     target = (rng.random(size) < 0.3).astype(int)
     probability = np.round(1 / (1 + np.exp(-rng.normal(2 * target - 1, 1))), 2)
     return probability, target
-
-
-@pytest.mark.parametrize(
-    ("successes", "trials", "expected"),
-    [
-        pytest.param(8, 10, (0.490, 0.943), id="8-of-10"),
-        pytest.param(0, 10, (0.0, 0.278), id="none"),
-        pytest.param(10, 10, (0.722, 1.0), id="all"),
-        pytest.param(1, 1, (0.207, 1.0), id="one"),
-    ],
-)
-def test_wilson_by_hand(successes: int, trials: int, expected: tuple[float, float]) -> None:
-    assert wilson_interval(successes, trials) == pytest.approx(expected, abs=5e-4)
-
-
-@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
-@pytest.mark.parametrize("trials", [1, 2, 7, 60, 5000])
-def test_scipy_agrees(trials: int, confidence: float) -> None:
-    for successes in {0, 1, trials // 3, trials - 1, trials}:
-        reference = stats.binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-        found = wilson_interval(successes, trials, confidence=confidence)
-        assert found == pytest.approx((reference.low, reference.high), abs=1e-12)
-        assert 0 <= found[0] <= successes / trials <= found[1] <= 1
-
-
-def test_nothing_is_known_from_no_trials() -> None:
-    assert np.isnan(wilson_interval(0, 0)).all()
-
-
-def test_failures_mirror_successes() -> None:
-    low, high = wilson_interval(3, 17)
-    assert wilson_interval(14, 17) == pytest.approx((1 - high, 1 - low), abs=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("probability", "target", "sensitivity", "expected"),
-    [
-        pytest.param([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.95, 0.4, id="half-way"),
-        pytest.param([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.5, 0.75, id="half-of-them"),
-        pytest.param([0.1, 0.3, 0.5, 0.9], [1, 0, 0, 1], 1.0, 0.05, id="down-to-the-lowest"),
-        pytest.param([0.1, 0.3, 0.5, 0.9], [1, 0, 0, 1], 0.5, 0.7, id="past-the-negatives"),
-        pytest.param([0.3, 0.3, 0.8], [1, 0, 1], 0.95, 0.15, id="tie-cannot-be-cut"),
-        pytest.param([0.0, 1.0], [1, 0], 0.95, 0.0, id="everything"),
-        pytest.param([0.4, 0.6], [1, 1], 0.95, 0.2, id="positives-alone-suffice"),
-    ],
-)
-def test_threshold_by_hand(
-    probability: list[float], target: list[int], sensitivity: float, expected: float
-) -> None:
-    found = threshold_at_sensitivity(probability, target, sensitivity=sensitivity)
-    assert found == pytest.approx(expected, abs=1e-15)
-
-
-@pytest.mark.parametrize("size", [20, 40, 60, 100, 140])
-def test_exactly_95_of_100_are_enough(size: int) -> None:
-    probability = np.linspace(0.1, 0.9, size)
-    threshold = threshold_at_sensitivity(probability, np.ones(size, int))
-    assert (probability >= threshold).mean() == 0.95
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_no_larger_threshold_is_as_sensitive(seed: int) -> None:
-    probability, target = draw(seed)
-    threshold = threshold_at_sensitivity(probability, target)
-    positives = probability[target == 1]
-    assert (positives >= threshold).mean() >= 0.95
-    larger = probability[probability > threshold].min() + 1e-9
-    assert (positives >= larger).mean() < 0.95
-
-
-def test_neighbouring_floats_are_still_cut() -> None:
-    low = 0.5
-    high = float(np.nextafter(low, 1))
-    assert low < threshold_at_sensitivity([low, high], [0, 1]) <= high
 
 
 def test_values_by_hand() -> None:
@@ -164,20 +90,104 @@ def test_every_value_is_plain() -> None:
         assert all(math.isfinite(v) for v in point.values() if isinstance(v, float))
 
 
+def test_the_wished_sensitivity_names_and_chooses_the_last_point() -> None:
+    points = operating_points(
+        *draw(0), *draw(1), threshold_in_use=0.5, chosen_on="val", sensitivity=0.8
+    )
+    assert points[2]["name"] == "80 % sensitivity"
+    assert points[2]["threshold"] == threshold_at_sensitivity(*draw(0), sensitivity=0.8)
+
+
+def at_prevalence(prevalence: float, predicted: list[int], target: list[int]) -> dict[str, Any]:
+    probability = np.where(np.array(predicted) == 1, 0.9, 0.1)
+    (point,) = operating_points(
+        [], [], probability, target, threshold_in_use=0.5, chosen_on="fixed", prevalence=prevalence
+    )
+    return point
+
+
+def test_ppv_and_npv_at_a_prevalence_by_hand() -> None:
+    # sensitivity 9/10, specificity 8/10; of 1000 patients 50 ill: 45 found, 190 false alarms
+    target = [1] * 10 + [0] * 10
+    predicted = [1] * 9 + [0] + [1] * 2 + [0] * 8
+    point = at_prevalence(0.05, predicted, target)
+    assert point["prevalence"] == 0.05
+    assert point["ppv_at_prevalence"] == pytest.approx(45 / (45 + 190))
+    assert point["npv_at_prevalence"] == pytest.approx(760 / (760 + 5))
+    for name in ("ppv_at_prevalence", "npv_at_prevalence"):
+        low, high = point[f"{name}_ci95"]
+        assert 0 < low < point[name] < high < 1
+    # the ratio of likelihoods is that of 0.9 and 0.2, each with its Wilson interval
+    ratio = ratio_interval(0.9, wilson_interval(9, 10), 0.2, wilson_interval(2, 10))
+    odds = [end * 0.05 / 0.95 for end in ratio]
+    assert point["ppv_at_prevalence_ci95"] == pytest.approx([o / (1 + o) for o in odds])
+
+
+def test_at_the_share_of_the_test_images_bayes_gives_their_own_ppv() -> None:
+    target = [1] * 6 + [0] * 14
+    point = at_prevalence(0.3, [1, 1, 1, 1, 0, 0] + [1] * 3 + [0] * 11, target)
+    assert point["ppv_at_prevalence"] == pytest.approx(point["ppv"]) == pytest.approx(4 / 7)
+    assert point["npv_at_prevalence"] == pytest.approx(point["npv"]) == pytest.approx(11 / 13)
+
+
+def test_nothing_wrong_still_leaves_a_doubt_at_a_low_prevalence() -> None:
+    point = at_prevalence(0.01, [1] * 20 + [0] * 20, [1] * 20 + [0] * 20)
+    low, high = point["ppv_at_prevalence_ci95"]
+    assert (point["ppv_at_prevalence"], high) == (1, 1)
+    assert low < 0.1  # 20 of 20 negatives leave room for a false alarm in six
+    assert point["npv_at_prevalence"] == 1
+
+
+def test_what_is_never_predicted_has_no_ppv_at_any_prevalence() -> None:
+    point = at_prevalence(0.1, [0, 0, 0], [1, 0, 0])
+    assert point["ppv_at_prevalence"] is point["ppv_at_prevalence_ci95"] is None
+    assert point["npv_at_prevalence"] == pytest.approx(0.9)
+    one_class = at_prevalence(0.1, [0, 1], [0, 0])
+    assert one_class["npv_at_prevalence"] is one_class["npv_at_prevalence_ci95"] is None
+
+
+def covered(groups: int, per_group: int, *, told: bool) -> dict[str, float]:
+    """How often the intervals hold the truth: sensitivity 0.9, specificity 0.8, 5 % ill."""
+    truth = {"sensitivity": 0.9, "ppv_at_prevalence": 0.045 / (0.045 + 0.19)}
+    rng, hits = np.random.default_rng(0), dict.fromkeys(truth, 0)
+    target = np.repeat([1, 0], groups * per_group)
+    group = np.arange(2 * groups).repeat(per_group)
+    for _ in range(300):
+        # each patient has a chance of his own; correlation of his images 0.3
+        chance = np.where(
+            np.arange(2 * groups) < groups,
+            rng.beta(0.9 * 7 / 3, 0.1 * 7 / 3, 2 * groups),
+            1 - rng.beta(0.8 * 7 / 3, 0.2 * 7 / 3, 2 * groups),
+        )
+        if per_group == 1:
+            chance = np.repeat([0.9, 0.2], groups)
+        probability = np.where(rng.random(len(target)) < chance[group], 0.9, 0.1)
+        (point,) = operating_points(
+            [],
+            [],
+            probability,
+            target,
+            threshold_in_use=0.5,
+            chosen_on="fixed",
+            prevalence=0.05,
+            groups=group if told else None,
+        )
+        for name, value in truth.items():
+            low, high = point[f"{name}_ci95"]
+            hits[name] += low <= value <= high
+    return {name: count / 300 for name, count in hits.items()}
+
+
+def test_intervals_cover_as_promised_with_groups_and_without() -> None:
+    for share in [*covered(50, 1, told=False).values(), *covered(20, 5, told=True).values()]:
+        assert 0.91 <= share <= 0.99
+    assert covered(20, 5, told=False)["sensitivity"] < 0.88  # groups that nobody was told of
+
+
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(MedvisionError, match=r"without positive images \(validation images\)"):
-        threshold_at_sensitivity([0.2, 0.3], [0, 0])
-    with pytest.raises(ValueError, match=r"sensitivity in \(0, 1\], got 95"):
-        threshold_at_sensitivity([0.2, 0.3], [0, 1], sensitivity=95)
-    with pytest.raises(ValueError, match="others or NaN"):
-        threshold_at_sensitivity([math.nan, 0.3], [0, 1])
-    with pytest.raises(ValueError, match="targets 0 and 1"):
-        threshold_at_sensitivity([0.1, 0.3], [0, 2])
-    with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
-        threshold_at_sensitivity([0.1, 0.2, 0.3], [0, 1])
     with pytest.raises(ValueError, match=r"threshold in \[0, 1\], got 50"):
         operating_points(*draw(0), *draw(1), threshold_in_use=50, chosen_on="fixed")
-    with pytest.raises(ValueError, match=r"successes in \[0, 3\], got 4"):
-        wilson_interval(4, 3)
-    with pytest.raises(ValueError, match="between 0 and 1, got 95"):
-        wilson_interval(1, 3, confidence=95)
+    with pytest.raises(ValueError, match="prevalence between 0 and 1, got 2"):
+        operating_points(*draw(0), *draw(1), threshold_in_use=0.5, chosen_on="val", prevalence=2)
+    with pytest.raises(ValueError, match="expected 200 groups, got 1"):
+        operating_points(*draw(0), *draw(1), threshold_in_use=0.5, chosen_on="val", groups=["a"])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
-from medvision.metrics import choose_threshold
+from medvision.metrics import choose_threshold, threshold_at_sensitivity, threshold_by_rule
+from medvision.metrics.thresholds import RULES
 from medvision.types import MedvisionError
 
 
@@ -78,6 +79,69 @@ def test_no_images_choose_nothing() -> None:
         choose_threshold([], [])
 
 
+def draw(seed: int, size: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    target = (rng.random(size) < 0.3).astype(int)
+    probability = np.round(1 / (1 + np.exp(-rng.normal(2 * target - 1, 1))), 2)
+    return probability, target
+
+
+@pytest.mark.parametrize(
+    ("probability", "target", "sensitivity", "expected"),
+    [
+        pytest.param([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.95, 0.4, id="half-way"),
+        pytest.param([0.1, 0.2, 0.6, 0.9], [0, 0, 1, 1], 0.5, 0.75, id="half-of-them"),
+        pytest.param([0.1, 0.3, 0.5, 0.9], [1, 0, 0, 1], 1.0, 0.05, id="down-to-the-lowest"),
+        pytest.param([0.1, 0.3, 0.5, 0.9], [1, 0, 0, 1], 0.5, 0.7, id="past-the-negatives"),
+        pytest.param([0.3, 0.3, 0.8], [1, 0, 1], 0.95, 0.15, id="tie-cannot-be-cut"),
+        pytest.param([0.0, 1.0], [1, 0], 0.95, 0.0, id="everything"),
+        pytest.param([0.4, 0.6], [1, 1], 0.95, 0.2, id="positives-alone-suffice"),
+    ],
+)
+def test_threshold_at_a_sensitivity_by_hand(
+    probability: list[float], target: list[int], sensitivity: float, expected: float
+) -> None:
+    found = threshold_at_sensitivity(probability, target, sensitivity=sensitivity)
+    assert found == pytest.approx(expected, abs=1e-15)
+
+
+@pytest.mark.parametrize("size", [20, 40, 60, 100, 140])
+def test_exactly_95_of_100_are_enough(size: int) -> None:
+    probability = np.linspace(0.1, 0.9, size)
+    threshold = threshold_at_sensitivity(probability, np.ones(size, int))
+    assert (probability >= threshold).mean() == 0.95
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_larger_threshold_is_as_sensitive(seed: int) -> None:
+    probability, target = draw(seed)
+    threshold = threshold_at_sensitivity(probability, target)
+    positives = probability[target == 1]
+    assert (positives >= threshold).mean() >= 0.95
+    larger = probability[probability > threshold].min() + 1e-9
+    assert (positives >= larger).mean() < 0.95
+
+
+def test_neighbouring_floats_are_cut_for_a_sensitivity_too() -> None:
+    low = 0.5
+    high = float(np.nextafter(low, 1))
+    assert low < threshold_at_sensitivity([low, high], [0, 1]) <= high
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_every_rule_is_one_of_the_choices_above(seed: int) -> None:
+    images = draw(seed)
+    found = {rule: threshold_by_rule(rule, *images, sensitivity=0.9) for rule in RULES}
+    assert {rule: threshold for rule, (threshold, _) in found.items()} == {
+        "validation": choose_threshold(*images, standard_errors=1),
+        "youden": choose_threshold(*images),
+        "sensitivity": threshold_at_sensitivity(*images, sensitivity=0.9),
+    }
+    assert found["sensitivity"][1] == (
+        "the largest threshold that finds 90 % of the positive validation images"
+    )
+
+
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="others or NaN"):
         choose_threshold([0.1, float("nan")], [0, 1])
@@ -85,3 +149,15 @@ def test_wrong_arguments_are_named() -> None:
         choose_threshold([0.1, 0.2], [0, 255])
     with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
         choose_threshold([0.1, 0.2, 0.3], [0, 1])
+    with pytest.raises(MedvisionError, match=r"without positive images \(validation images\)"):
+        threshold_at_sensitivity([0.2, 0.3], [0, 0])
+    with pytest.raises(ValueError, match=r"sensitivity in \(0, 1\], got 95"):
+        threshold_at_sensitivity([0.2, 0.3], [0, 1], sensitivity=95)
+    with pytest.raises(ValueError, match="others or NaN"):
+        threshold_at_sensitivity([float("nan"), 0.3], [0, 1])
+    with pytest.raises(ValueError, match="targets 0 and 1"):
+        threshold_at_sensitivity([0.1, 0.3], [0, 2])
+    with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
+        threshold_at_sensitivity([0.1, 0.2, 0.3], [0, 1])
+    with pytest.raises(ValueError, match="a rule of validation, youden, sensitivity, got best"):
+        threshold_by_rule("best", [0.1, 0.2], [0, 1])

@@ -247,6 +247,32 @@ def test_empty_bins_of_the_calibration_have_no_point() -> None:
     assert axes.get_title() == "Calibration, ECE undefined, test images"
 
 
+def test_the_bins_after_calibration_stand_beside_those_before() -> None:
+    nan = float("nan")
+    before = np.array([nan, 0.8]), np.array([nan, 0.6]), np.array([0, 5])
+    after = np.array([0.45, 0.7]), np.array([0.5, 0.65]), np.array([2, 3])
+    figure = draw_calibration(
+        *before, ece=0.2, mark=" (x)", after=after, after_ece=0.05, temperature=1.5
+    )
+    axes, below = figure.axes
+    assert axes.get_title() == (
+        "Calibration, test images (x)\nECE 0.2000 before, 0.0500 after temperature 1.5"
+    )
+    assert [line.get_xydata().tolist() for line in axes.lines[1:]] == [
+        [[0.8, 0.6]],
+        [[0.45, 0.5], [0.7, 0.65]],
+    ]
+    assert [bar.get_height() for bar in below.patches] == [0, 5, 2, 3]
+    assert [bar.get_x() for bar in below.patches] == [0, 0.5, 0.25, 0.75]
+    assert set(legend_of(figure)) == {
+        "calibrated",
+        "accuracy before",
+        "accuracy after",
+        "at its mean confidence before",
+        "at its mean confidence after",
+    }
+
+
 def test_the_most_confident_mistakes_come_first_and_fill_at_most_half() -> None:
     target = np.repeat([0, 1, 2, 3], 25)
     predicted = target.copy()

@@ -10,7 +10,9 @@ import pytest
 from medvision.reports.comparison import comparison_page
 from medvision.reports.comparison_plots import Drawn, draw_rocs, draw_validation
 from medvision.reports.comparison_tables import setting_in_words
+from medvision.reports.metric_words import words_of
 from medvision.reports.score_tables import NOT_MEASURED
+from medvision.reports.verdict_tables import draw_differences
 
 HISTORY = [{"epoch": 0, "val/loss": 0.6, "val/accuracy": None}, {"epoch": 1, "val/loss": 0.4}]
 LONGER = [{"epoch": epoch, "val/loss": loss} for epoch, loss in enumerate((0.8, 0.6, 0.5))]
@@ -33,6 +35,40 @@ def metric(values: list[float | None], mean: float | None, std: float | None) ->
         "values": values,
         "ci95": [None if value is None else [value - 0.1, value + 0.1] for value in values],
     }
+
+
+def pair(a: int = 1, b: int = 2, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "a": 0.85,
+        "b": 0.8,
+        "difference": -0.05,
+        "ci95": [-0.09, -0.01],
+        "p": 0.004,
+        "p_holm": 0.012 if a == 1 else None,
+        "p_holm_all": 0.013,
+        "num_permutations": 9999,
+        "probability_b_better": 0.007,
+        "standard_error": 0.02,
+        "images_needed": 126,
+        "num_images": 100,
+        "num_units": 60,
+        "alike": False,
+        "seeds": {"std_a": 0.0707, "std_b": None, "standard_error": None, "ci95": None},
+    }
+    known: dict[str, Any] = {
+        "a": a,
+        "b": b,
+        "num_seeds": [2, 1],
+        "grouped": True,
+        "num_comparisons": 1,
+        "headline": "accuracy",
+        "metrics": {"accuracy": found},
+        "verdict": "better_model",
+        "winner": a,
+        "claim": f"Group {a} wins over group {b}",
+        "sentence": f"Group {a} wins over group {b}: by far.",
+    }
+    return known | more
 
 
 def comparison(**more: Any) -> dict[str, Any]:
@@ -68,6 +104,7 @@ def comparison(**more: Any) -> dict[str, Any]:
     return {
         "task": "classification",
         "groups": [several, alone],
+        "pairs": [pair()],
         "differing_settings": {"optimizer.lr": [0.1, 0.2]},
         "notes": ["the data differ: a in group 1; b in group 2"],
         **more,
@@ -129,17 +166,74 @@ def test_differences_to_the_first_group_bear_their_sign(made: str) -> None:
     start = len(rows) - rows[::-1].index("2 pets") - 1
     assert rows[start + 1] == "-0.050"
     assert rows[start + 2].startswith(NOT_MEASURED)
-    assert "A difference alone does not tell whether it is more than chance." in made
+    assert "A difference alone does not tell whether it is more than chance" in made
 
 
-def test_the_headline_states_scores_and_no_winner(made: str) -> None:
+def test_who_is_better_comes_first(made: str) -> None:
     headline = re.search(r'class="headline">(.*?)</p>', made)
     assert headline is not None
     assert headline[1] == (
-        "Test accuracy, mean over seeds: 0.850 ± 0.071 (pets, group 1, 2 seeds), 0.800 (pets,"
-        " group 2, 1 seed)."
+        "Group 1 wins over group 2. Test accuracy, mean over seeds: 0.850 ± 0.071 (pets, group 1, 2"
+        " seeds), 0.800 (pets, group 2, 1 seed)."
     )
-    assert "it does not say which group is\nbetter" in made
+    sections = re.findall(r'<section id="(\w+)"', made)
+    assert sections[:2] == ["verdict", "scores"]
+    assert "<p>Group 1 wins over group 2: by far.</p>" in made
+    rows = Reader(made).rows
+    start = rows.index("2 against 1: accuracy")
+    assert rows[start + 1 : start + 6] == [
+        "0.850",
+        "0.800",
+        "-0.050 -0.090 to -0.010",
+        "0.0040",
+        "0.007",
+    ]
+    assert rows[start + 6].startswith("100 in 60 groups")
+    assert "p rests on 9,999 exchanges" in made
+    assert "Holm p" not in rows
+
+
+def test_seeds_and_images_are_two_doubts_side_by_side(made: str) -> None:
+    rows = Reader(made).rows
+    start = len(rows) - rows[::-1].index("2 against 1: accuracy") - 1
+    assert rows[start + 1 : start + 6] == ["2 and 1", "0.071", *[NOT_MEASURED] * 3]
+    assert rows[start + 6].startswith("0.020")
+
+
+def test_a_third_group_brings_holm_and_the_other_pairs() -> None:
+    content = comparison(pairs=[pair(num_comparisons=2), pair(1, 3, num_comparisons=2), pair(2, 3)])
+    content["groups"].append(content["groups"][1])
+    made = page(
+        content, histories=[[HISTORY, LONGER], *[[HISTORY]] * 2], roc=[[None] * 2, [None], [None]]
+    )
+    rows = Reader(made).rows
+    assert rows[rows.index("3 against 1: accuracy") + 5] == "0.012"
+    assert "The other pairs (1)" in made
+    assert rows[rows.index("3 against 2") + 5] == "0.013"
+
+
+def test_one_group_has_no_winner() -> None:
+    content = comparison(pairs=[])
+    content["groups"] = content["groups"][:1]
+    made = page(content, histories=[[HISTORY, LONGER]], roc=[[None, None]])
+    assert 'id="verdict"' not in made
+    assert "permutation p" not in made
+
+
+def test_the_picture_of_differences_has_a_row_for_each_pair() -> None:
+    pairs = [pair(), pair(1, 3)]
+    figure = draw_differences(pairs, ["a", "b", "c"], words_of("classification"), mark="")
+    assert figure is not None
+    (axes,) = figure.axes
+    zero, first, dot, *_ = axes.lines
+    assert set(zero.get_xdata()) == {0}
+    assert list(first.get_xdata()) == [-0.09, -0.01]
+    assert list(dot.get_xdata()) == [-0.05]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["2 b", "3 c"]
+    assert axes.yaxis_inverted()
+    unknown = pair()
+    unknown["metrics"]["accuracy"]["ci95"] = None
+    assert draw_differences([unknown], ["a", "b"], words_of("classification"), mark="") is None
 
 
 def test_the_page_holds_notes_labels_warnings_and_definitions(made: str) -> None:
@@ -157,13 +251,15 @@ def test_the_page_needs_nothing_from_outside(made: str) -> None:
     assert "script" not in found.elements
     local = {f"#{name}" for name in found.ids}
     assert {a for a in found.addresses if not a.startswith("data:")} <= local
-    assert sum(a.startswith("data:image/png") for a in found.addresses) == 2  # loss and ROC
+    pictures = [address for address in found.addresses if address.startswith("data:image/png")]
+    assert len(pictures) == 3  # differences, loss and ROC
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", made)
 
 
 def test_names_are_escaped_wherever_they_stand() -> None:
     evil = "<script>alert('x')</script> & $x$"
-    content = comparison(notes=[evil], differing_settings={evil: [evil, "<b>"]})
+    told = [pair(claim=evil, sentence=evil)]
+    content = comparison(notes=[evil], differing_settings={evil: [evil, "<b>"]}, pairs=told)
     for group in content["groups"]:
         group |= {"label": evil, "experiment": evil, "marks": evil}
         group["metrics"] = {f"test/recall/{evil}": metric([0.5] * group["num_runs"], 0.5, None)} | (
@@ -178,7 +274,7 @@ def test_names_are_escaped_wherever_they_stand() -> None:
 
 
 def test_groups_without_a_test_have_a_page_too() -> None:
-    content = comparison()
+    content = comparison(pairs=[])
     for group in content["groups"]:
         group["metrics"] = {"val/accuracy": metric([0.5] * group["num_runs"], 0.5, None)}
     made = page(content, roc=[[None, None], [None]])

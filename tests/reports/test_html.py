@@ -221,6 +221,110 @@ def test_thresholds_say_where_they_come_from_and_what_ppv_holds_for(full_run: Pa
     assert "for a share of 60.0 % positive images" in words(text)
 
 
+def test_ppv_and_npv_at_a_prevalence_stand_beside_those_of_the_test_images(
+    full_run: Path,
+) -> None:
+    summary = json.loads((full_run / "summary.json").read_text())
+    for point in summary["operating_points"]:
+        point |= {"prevalence": 0.02, "ppv_at_prevalence": 0.0722}
+        point |= {"ppv_at_prevalence_ci95": [0.0589, 0.0904]}
+        point |= {"npv_at_prevalence": None, "npv_at_prevalence_ci95": None}
+    (full_run / "summary.json").write_text(json.dumps(summary))
+    text = report(full_run)
+    assert table_row(text, "Threshold")[-4:] == ["PPV", "NPV", "PPV at 2 %", "NPV at 2 %"]
+    assert table_row(text, "in use")[-2:] == ["0.0722 0.0589 to 0.0904", "undefined"]
+    assert "Where 2 % of the patients are ill, they are what the last two columns" in words(text)
+    assert 'id="define-prevalence"' in text
+
+
+def calibrated(summary: dict[str, Any], after: float) -> dict[str, Any]:
+    summary["metrics"] |= {
+        "test/ece": 0.16,
+        "test/ece_ci95": [0.12, 0.19],
+        "test/ece_calibrated": after,
+        "test/ece_calibrated_ci95": [0.01, 0.3],
+        "test/brier": 0.3,
+        "test/brier_calibrated": 0.25,
+        "val/ece": 0.1,
+        "val/ece_calibrated": 0.02,
+    }
+    fitted = {"temperature": 1.6543, "fitted_on": "val", "num_images": 1072}
+    return {**summary, "calibration": {**fitted, "threshold_calibrated": 0.4622}}
+
+
+def test_calibration_stands_before_and_after_and_says_what_it_changes(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    text = report(write_run(calibrated(classification, 0.04)))
+    details = text[text.index('id="calibration"') :]
+    assert table_row(details, "Score") == [
+        "Test, before",
+        "Test, after",
+        "Validation, before",
+        "Validation, after",
+    ]
+    assert table_row(details, "Calibration error (ECE)") == [
+        "0.160 0.120 to 0.190",
+        "0.040 0.010 to 0.300",
+        "0.100",
+        "0.020",
+    ]
+    assert table_row(details, "Brier score")[:2] == ["0.300", "0.250"]
+    seen = words(text)
+    assert "Temperature 1.65, fitted on 1,072 validation images" in seen
+    assert "no prediction: the threshold of 0.4412 becomes 0.4622." in seen
+    assert "the error has grown" not in seen
+    numbers = text[text.index('id="numbers"') : text.index('id="data"')]
+    assert "after temperature scaling" not in numbers
+    assert 'id="define-ece-calibrated"' in text
+
+
+def test_a_temperature_that_makes_the_test_images_worse_is_told(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    assert (
+        "On the test images the error has grown: the validation images do not stand for them."
+    ) in words(report(write_run(calibrated(classification, 0.2))))
+
+
+def test_without_a_temperature_there_is_no_calibration_table(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    assert "calibration" not in sections(report(write_run(classification)))
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        (None, "0.4412"),
+        ({"rule": "fixed", "chosen_on": "fixed"}, "0.4412, fixed beforehand"),
+        (
+            {"rule": "sensitivity", "num_images": 1072, "sensitivity": 0.9},
+            "0.4412, sensitivity of 90 % on 1,072 validation images",
+        ),
+        (
+            {"rule": "youden", "chosen_on": "val", "num_images": 40},
+            "0.4412, best Youden's J on 40 validation images",
+        ),
+    ],
+)
+def test_the_rule_of_the_threshold_is_told(
+    write_run: Write, classification: dict[str, Any], rule: dict[str, Any] | None, told: str
+) -> None:
+    if rule is not None:
+        classification["threshold_rule"] = rule
+    text = report(write_run(classification))
+    assert table_row(text[text.index('id="run"') :], "Threshold") == [told]
+
+
+def test_validation_scores_have_their_intervals_too(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    segmentation["metrics"]["val/dice_ci95"] = [0.93, 0.95]
+    text = report(write_run(segmentation))
+    assert table_row(text, "Dice")[2] == "0.940 0.930 to 0.950"
+
+
 def test_groups_in_two_splits_are_counted(write_run: Write, segmentation: dict[str, Any]) -> None:
     splits = "split,path,target,group\ntrain,a,m,g1\ntest,b,m,g1\ntest,c,m,g2\nval,d,m,\n"
     seen = words(report(write_run(segmentation, splits=splits)))

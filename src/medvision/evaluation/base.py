@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pytorch_lightning import Callback
 
+from medvision.evaluation.by_twin import Tested, TrainingTwins
 from medvision.reports.html import Case
 from medvision.types import Stage
 
@@ -34,6 +35,7 @@ class Evaluation(ABC):
 
     Attributes:
         notes: What a reader of the scores should know.
+        twins: Which test images have a twin in training; None where none has, or nobody looked.
         threshold: Probability from which the foreground, or the second of two classes, is
             predicted.
     """
@@ -44,6 +46,7 @@ class Evaluation(ABC):
     def __init__(self, *, folder: Path) -> None:
         self.folder, self.threshold = folder, 0.5
         self.notes: list[str] = []
+        self.twins: TrainingTwins | None = None
 
     @abstractmethod
     def watch(self, stage: Stage) -> Callback:
@@ -56,6 +59,20 @@ class Evaluation(ABC):
     @abstractmethod
     def details(self) -> dict[str, Any]:
         """Tables of the test images that ``summary.json`` holds besides the scores."""
+
+    @abstractmethod
+    def tested(self) -> Tested | None:
+        """The test images and how some of them are scored; None where none was tested."""
+
+    def by_twin(self) -> dict[str, Any]:
+        """Test scores with and without a twin in training, as ``summary.json`` holds them.
+
+        Nothing where no test image has one.
+        """
+        tested = self.tested()
+        if self.twins is None or tested is None:
+            return {}
+        return {"twins": self.twins.table(tested)}
 
     @abstractmethod
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:

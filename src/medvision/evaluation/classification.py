@@ -18,36 +18,49 @@ from medvision.evaluation.base import (
     or_none,
     shrunk,
 )
+from medvision.evaluation.by_twin import Rows, Tested
+from medvision.evaluation.class_scores import calibrated_scores, class_scores
+from medvision.evaluation.validation_choices import ValidationChoices
 from medvision.files import write_table
 from medvision.metrics import (
+    apply_temperature,
     calibration_bins,
-    choose_threshold,
-    classification_intervals,
-    classification_scores,
+    logits_of,
     precision_recall_points,
     roc_points,
 )
 from medvision.metrics.operating_points import operating_points
+from medvision.metrics.thresholds import SENSITIVITY
 from medvision.reports.classification import write_class_curves, write_classification_plots
 from medvision.reports.html import Case
 from medvision.types import Stage
+
+BY_TWIN = ("accuracy", "balanced_accuracy", "auroc")
+"""Scores of test images with and without a twin in training."""
+
+BY_TWIN = ("accuracy", "balanced_accuracy", "auroc")
+"""Scores that are also given with and without a twin in training."""
 
 
 class ClassificationEvaluation(Evaluation):
     """Accuracy, AUROC and their kin with intervals over images (or groups), and probabilities.
 
+    A temperature makes the probabilities of the validation images as sure as they are right; with
+    it the calibration error and the Brier score are measured once more. It moves no image over
+    the threshold: predictions, thresholds and all else are those of the raw probabilities.
+
     Args:
         folder: Run folder.
         data: The prepared data module.
-        threshold: Probability of the positive class from which on it is predicted, or
-            ``validation``: of those within one standard error of the best balanced accuracy on
-            the validation images the one nearest 0.5.
+        threshold: Probability of the positive class from which on it is predicted, or the rule
+            of ``medvision.metrics.thresholds.RULES`` by which the validation images choose it.
         chosen_on: Where a threshold that is a number comes from: ``val`` or ``fixed``.
-        validation: Probability of the positive class and class index of the validation images,
-            where they are known and not watched.
-
-    Attributes:
-        threshold: The number in use; for ``validation``, from the scores of validation on.
+        validation: Probability of each class (N, K), or of the positive one (N,), and class index
+            of the validation images, where they are known and not watched.
+        sensitivity: What the rule of that name asks for on the validation images, in (0, 1];
+            0.95 if not given.
+        prevalence: Share of positives, in (0, 1), at which PPV and NPV are stated as well.
+        temperature: That of the run, where it has one; otherwise validation gives it.
     """
 
     shown = (
@@ -60,6 +73,9 @@ class ClassificationEvaluation(Evaluation):
         "specificity",
         "f1",
         "ece",
+        "ece_calibrated",
+        "brier",
+        "brier_calibrated",
     )
 
     def __init__(
@@ -67,18 +83,26 @@ class ClassificationEvaluation(Evaluation):
         *,
         folder: Path,
         data: ClassificationData,
-        threshold: float | Literal["validation"],
+        threshold: float | str,
         validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
         chosen_on: Literal["val", "fixed"] = "fixed",
+        sensitivity: float | None = None,
+        prevalence: float | None = None,
+        temperature: float | None = None,
     ) -> None:
         super().__init__(folder=folder)
-        self.data = data
-        self.validation = validation
-        self.chosen_on = "val" if threshold == "validation" else chosen_on
-        self.choose = threshold == "validation"
-        self.threshold = 0.5 if threshold == "validation" else float(threshold)
+        self.data, self.prevalence = data, prevalence
+        self.choices = ValidationChoices(
+            data.class_names,
+            threshold=threshold,
+            chosen_on=chosen_on,
+            sensitivity=SENSITIVITY if sensitivity is None else sensitivity,
+            temperature=temperature,
+        )
+        self.threshold = self.choices.threshold
+        self._validation = _of_each_class(validation, len(data.class_names))
         self._watched: dict[Stage, ClassProbabilities] = {}
-        self._test_scores: dict[str, float] = {}
+        self._test_scores: Mapping[str, Any] = {}
 
     def watch(self, stage: Stage) -> ClassProbabilities:
         self._watched[stage] = ClassProbabilities()
@@ -89,27 +113,20 @@ class ClassificationEvaluation(Evaluation):
         if not len(seen.index):
             return {}
         names, probability, target = self.data.class_names, seen.probability, seen.target
-        if stage == "val" and self.choose:
-            self.threshold = choose_threshold(probability[:, 1], target, standard_errors=1)
-            self.notes.append(
-                f"{names[1]} is predicted from a probability of {self.threshold:.4f} on: of the"
-                " thresholds within one standard error of the best balanced accuracy on the"
-                " validation images the one nearest 0.5; the test images had no part in it"
-            )
+        self._learn(stage, seen)
         rows = self._rows(stage, seen)
         write_table(self.folder / f"predictions_{stage}.csv", rows)
-        options: dict[str, Any] = {"class_names": names, "threshold": self.threshold}
-        found = classification_scores(probability, target, **options)
+        groups = self.data.groups_of(rows)
+        found = class_scores(
+            probability, target, class_names=names, threshold=self.threshold, groups=groups
+        )
+        temperature = self.choices.temperature
+        if temperature is not None:
+            found |= calibrated_scores(seen.logits, target, temperature=temperature, groups=groups)
+        scores: dict[str, Score] = {f"{stage}/loss": or_none(logged[f"{stage}/loss"])}
+        scores |= {f"{stage}/{name}": value for name, value in found.items()}
         if stage == "test":
             self._test_scores = found
-        scores: dict[str, Score] = {f"{stage}/loss": or_none(logged[f"{stage}/loss"])}
-        scores |= {f"{stage}/{name}": or_none(value) for name, value in found.items()}
-        intervals = classification_intervals(
-            probability, target, groups=self.data.groups_of(rows), **options
-        )
-        for name, ends in intervals.items():
-            low, high = (or_none(end) for end in ends)
-            scores[f"{stage}/{name}_ci95"] = None if low is None or high is None else [low, high]
         absent = sorted(set(names) - {str(row["target"]) for row in rows})
         if absent:
             self.notes.append(
@@ -119,20 +136,53 @@ class ClassificationEvaluation(Evaluation):
         return scores
 
     def details(self) -> dict[str, Any]:
-        test, validation = self._watched.get("test"), self._watched.get("val")
+        found, test = self.choices.details(), self._watched.get("test")
         if len(self.data.class_names) != 2 or test is None or not len(test.index):
-            return {}
-        known = self.validation or (np.empty(0), np.empty(0, np.int64))
-        if validation is not None and len(validation.index):
-            known = (validation.probability[:, 1], validation.target)
-        points = operating_points(
-            *known,
+            return found
+        val_probability, val_target = self._validation or (np.empty((0, 2)), np.empty(0, np.int64))
+        found["operating_points"] = operating_points(
+            val_probability[:, 1],
+            val_target,
             test.probability[:, 1],
             test.target,
             threshold_in_use=self.threshold,
-            chosen_on=self.chosen_on,
+            chosen_on=self.choices.chosen_on,
+            sensitivity=self.choices.sensitivity,
+            prevalence=self.prevalence,
+            groups=self.data.groups_of(self._rows("test", test)),
         )
-        return {"operating_points": points}
+        return found
+
+    def tested(self) -> Tested | None:
+        test = self._watched.get("test")
+        if test is None or not len(test.index):
+            return None
+        rows = self._rows("test", test)
+        groups = self.data.groups_of(rows)
+
+        def scores(chosen: Rows) -> dict[str, Any]:
+            found = class_scores(
+                test.probability[chosen],
+                test.target[chosen],
+                class_names=self.data.class_names,
+                threshold=self.threshold,
+                groups=None if groups is None else [groups[row] for row in chosen],
+            )
+            names = [f"{name}{end}" for name in BY_TWIN for end in ("", "_ci95")]
+            return {name: found[name] for name in names}
+
+        return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
+
+    def _learn(self, stage: Stage, seen: ClassProbabilities) -> None:
+        """Let validation images choose threshold and temperature, if it is their turn."""
+        told = len(self.choices.notes)
+        if stage == "val":
+            self._validation = seen.probability, seen.target
+            self.choices.learn(seen.logits, seen.target, probability=seen.probability)
+        elif self._validation is not None and "val" not in self._watched:
+            self.choices.learn(logits_of(self._validation[0]), self._validation[1])
+        self.threshold = self.choices.threshold
+        self.notes += self.choices.notes[told:]
 
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         test = self._watched.get("test")
@@ -146,6 +196,7 @@ class ClassificationEvaluation(Evaluation):
         if test is None or not len(test.index):
             return
         names, probability, target = self.data.class_names, test.probability, test.target
+        temperature = self.choices.temperature
         curves = {
             name: (
                 roc_points(probability[:, k], target == k),
@@ -165,6 +216,10 @@ class ClassificationEvaluation(Evaluation):
             precision_recall={name: (found[1], found[0]) for name, (_, found) in curves.items()},
             confusion=_confusion(target, self._predicted(probability), len(names)),
             calibration=calibration_bins(probability, target),
+            calibrated=None
+            if temperature is None
+            else calibration_bins(apply_temperature(test.logits, temperature), target),
+            temperature=temperature,
             scores=self._test_scores,
             synthetic=self.data.synthetic,
             protocol=self.data.protocol,
@@ -224,3 +279,13 @@ def _confusion(
     """Images by true and by predicted class, (K, K)."""
     cells = np.bincount(target * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def _of_each_class(
+    validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None, num_classes: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
+    """Probabilities (N, K) and targets; None where one class of several is all that is known."""
+    if validation is None or validation[0].ndim == 2:
+        return validation
+    positive, target = validation
+    return (np.stack([1 - positive, positive], axis=1), target) if num_classes == 2 else None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medvision.metrics.calibration import Calibration
 from medvision.metrics.classification import ClassifiedImages
 from medvision.metrics.intervals import expanded_tail, numbered, resamples
 
 EXACT = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auroc")
 """Scores with an exact interval where they are 0 or 1, and a bootstrap says nothing."""
+
+Score = Callable[[NDArray[np.number] | None], dict[str, NDArray[np.float64]]]
+"""Gives every score of weighted images, (R,) each, for weights (R, N)."""
 
 
 def classification_intervals(
@@ -30,9 +34,10 @@ def classification_intervals(
     Images are resampled with replacement, with ``groups`` whole groups are, and every score is
     computed anew; resamples in which it is undefined are left out. Tails are expanded as in
     ``bootstrap_mean_interval``, with n the number of images (or groups) behind the score: those
-    of the class for a recall or an average precision, those predicted as it for a precision, the
-    fewer of the class and the rest for an AUROC, all of them for accuracy and ECE, and for a mean
-    over classes the fewest of any class, which dominates its spread.
+    of the class for a recall or an average precision, the rest for a specificity, those predicted
+    as it for a precision, both of them for F1, the fewer of the class and the rest for an AUROC,
+    all of them for accuracy, ECE and Brier score, and for a mean over classes the fewest of any
+    class, which dominates its spread.
 
     The calibration error of few images is too large by chance, and that of their resamples is so
     twice. Its interval is therefore the reversed one, from :math:`2 s - q_{high}` to
@@ -58,9 +63,8 @@ def classification_intervals(
         seed: Equal seeds give equal intervals.
 
     Returns:
-        Low and high end in [0, 1] of accuracy, balanced_accuracy, precision, recall, specificity,
-        f1, auroc, average_precision, ece, ``recall/<name>`` and ``auroc/<name>``. Both ends are
-        NaN where the score itself is.
+        Low and high end of every score of ``classification_scores``, within its range; the
+        confusion counts have none. Both ends are NaN where the score itself is.
 
     Raises:
         ValueError: If an argument is not of that kind.
@@ -71,25 +75,69 @@ def classification_intervals(
         Limits, Biometrika 1934
     """
     images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
-    if groups is not None and len(groups) != len(images):
-        raise ValueError(f"expected {len(images)} groups, got {len(groups)}")
+    group = _numbers(groups, len(images))
+    behind = _images_behind(images, group)
+    return _intervals(images.scores, group, behind, confidence, num_resamples, seed)
+
+
+def calibration_intervals(
+    probability: ArrayLike,
+    target: ArrayLike,
+    *,
+    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    confidence: float = 0.95,
+    num_resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """The intervals of ``ece`` and ``brier`` alone, as ``classification_intervals`` has them.
+
+    Args:
+        probability: Probabilities (N, K), rows summing to 1.
+        target: Class indices in [0, K), (N,).
+        groups: The group of each image, such as its patient.
+        confidence: Wished coverage, in (0, 1).
+        num_resamples: Number of resamples.
+        seed: Equal seeds give equal intervals, and the resamples of the other function.
+    """
+    images = Calibration(np.asarray(probability, np.float64), np.asarray(target, np.int64))
+    group = _numbers(groups, len(images))
+    behind = dict.fromkeys(("ece", "brier"), len(np.unique(group)))
+    return _intervals(images.scores, group, behind, confidence, num_resamples, seed)
+
+
+def _numbers(
+    groups: Sequence[Hashable] | NDArray[np.generic] | None, num_images: int
+) -> NDArray[np.intp]:
+    """The number of the group of each image, (N,); without groups each is its own."""
+    if groups is not None and len(groups) != num_images:
+        raise ValueError(f"expected {num_images} groups, got {len(groups)}")
+    return np.arange(num_images) if groups is None else numbered(groups)
+
+
+def _intervals(
+    score: Score,
+    group: NDArray[np.intp],
+    behind: dict[str, int],
+    confidence: float,
+    num_resamples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """Low and high end of every score that ``behind`` names, with the images it rests on."""
     if not 0 < confidence < 1:
         raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-    group = np.arange(len(images)) if groups is None else numbered(groups)
-    behind = _images_behind(images, group)
-    if len(images) == 0:
+    if len(group) == 0:
         return {name: (float("nan"), float("nan")) for name in behind}
-
     resampled = _resampled_scores(
-        images, group, tuple(behind), num_resamples, np.random.default_rng(seed)
+        score, group, tuple(behind), num_resamples, np.random.default_rng(seed)
     )
-    observed = images.scores()
+    observed = score(None)
     intervals = {}
     for name, values in resampled.items():
-        score, defined = float(observed[name][0]), values[~np.isnan(values)]
-        if name.split("/")[0] in EXACT and score in (0.0, 1.0):
-            low, high = _all_or_none(score, behind[name], confidence)
-            if name == "f1":
+        kind, value = name.split("/")[0], float(observed[name][0])
+        defined = values[~np.isnan(values)]
+        if kind in EXACT and value in (0.0, 1.0):
+            low, high = _all_or_none(value, behind[name], confidence)
+            if kind == "f1":
                 low, high = 2 * low / (1 + low), 2 * high / (1 + high)
             intervals[name] = (low, high)
         elif defined.size == 0:
@@ -97,15 +145,15 @@ def classification_intervals(
         else:
             tail = expanded_tail(behind[name], confidence)
             ends = np.quantile(defined, [tail, 1 - tail])
-            if name == "ece":
-                ends = 2 * score - ends[::-1]
-            low, high = ends.clip(0, 1)
+            if kind == "ece":
+                ends = 2 * value - ends[::-1]
+            low, high = ends.clip(0, 2 if kind == "brier" else 1)
             intervals[name] = (float(low), float(high))
     return intervals
 
 
 def _resampled_scores(
-    images: ClassifiedImages,
+    score: Score,
     group: NDArray[np.intp],
     names: Sequence[str],
     num_resamples: int,
@@ -114,10 +162,10 @@ def _resampled_scores(
     """The named scores of every resample of the groups, (R,) each."""
     num_groups = int(group.max()) + 1
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    for draws in resamples(num_groups, num_resamples, rng, width=len(images)):
+    for draws in resamples(num_groups, num_resamples, rng, width=len(group)):
         cells = draws + num_groups * np.arange(len(draws))[:, None]  # one row of counts each
         counts = np.bincount(cells.ravel(), minlength=num_groups * len(draws))
-        scores = images.scores(counts.reshape(len(draws), num_groups)[:, group])
+        scores = score(counts.reshape(len(draws), num_groups)[:, group])
         for name, part in parts.items():
             part.append(scores[name])
     return {name: np.concatenate(part) for name, part in parts.items()}
@@ -133,23 +181,28 @@ def _images_behind(images: ClassifiedImages, group: NDArray[np.intp]) -> dict[st
         return counts[1] if len(counts) == 2 else min((n for n in counts if n > 0), default=0)
 
     labelled, predicted = images.labelled.T, images.predicted.T
+    of_predicted = [count(mask) for mask in predicted]
     of_class = [count(mask) for mask in labelled]
     of_rest = [count(~mask) for mask in labelled]
     fewer = [min(pair) for pair in zip(of_class, of_rest, strict=True)]
     either = [count(mask) for mask in labelled | predicted]
     everything = len(np.unique(group))
+    by_class = {
+        "precision": of_predicted,
+        "recall": of_class,
+        "specificity": of_rest,
+        "f1": either,
+        "auroc": fewer,
+        "average_precision": of_class,
+    }
     behind = {
         "accuracy": everything,
         "balanced_accuracy": min((n for n in of_class if n > 0), default=0),
-        "precision": fewest([count(mask) for mask in predicted]),
-        "recall": fewest(of_class),
-        "specificity": fewest(of_rest),
-        "f1": fewest(either),
-        "auroc": fewest(fewer),
-        "average_precision": fewest(of_class),
+        **{score: fewest(counts) for score, counts in by_class.items()},
         "ece": everything,
+        "brier": everything,
     }
-    for score, counts in (("recall", of_class), ("auroc", fewer)):
+    for score, counts in by_class.items():
         for name, n in zip(images.class_names, counts, strict=True):
             behind[f"{score}/{name}"] = n
     return behind

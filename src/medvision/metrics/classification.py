@@ -14,6 +14,8 @@ rest, TP, FP, FN and TN count images:
   probable.
 - ``ece``: expected calibration error over 15 bins of equal width of the confidence in the most
   probable class (``medvision.metrics.calibration``).
+- ``brier``: mean squared error of the probabilities: for two classes of that of class 1, in
+  [0, 1]; for K >= 3 summed over the classes, in [0, 2].
 
 ``precision/<name>`` and so on are those of one class. Without a name they are, for two classes,
 those of class 1; for K >= 3 the mean over the classes for which they are defined. What has nothing
@@ -31,7 +33,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medvision.metrics.calibration import calibration_gaps
+from medvision.metrics.calibration import Calibration
 from medvision.metrics.ranking import Ranking
 
 MAX_CONFUSION_CLASSES = 20
@@ -79,7 +81,7 @@ class ClassifiedImages:
         self._counted = np.hstack(
             [self.labelled & self.predicted, self.predicted, self.labelled]
         ).astype(np.float64)
-        self._gaps = calibration_gaps(probabilities, labels)
+        self._calibration = Calibration(probabilities, labels)
         self._rankings = [Ranking(scores[:, k], self.labelled[:, k]) for k in classes]
 
     def __len__(self) -> int:
@@ -106,13 +108,12 @@ class ClassifiedImages:
                 "average_precision": areas[:, 1].T,
             }
             accuracy = hits.sum(axis=1) / total[:, 0]
-            ece = np.abs(times @ self._gaps).sum(axis=1) / total[:, 0]
         two = len(self.class_names) == 2
         return {
             "accuracy": accuracy,
             "balanced_accuracy": _mean_defined(by_class["recall"]),
             **{name: v[:, 1] if two else _mean_defined(v) for name, v in by_class.items()},
-            "ece": ece,
+            **self._calibration.scores(times),
             **{
                 f"{score}/{name}": values[:, k]
                 for score, values in by_class.items()
@@ -149,7 +150,7 @@ def classification_scores(
         threshold: In [0, 1]; for two classes, predicted is class 1 where p >= threshold.
 
     Returns:
-        Scores in [0, 1] or NaN, and counts, by name.
+        Scores in [0, 1] (``brier`` of K >= 3 in [0, 2]) or NaN, and counts, by name.
 
     Raises:
         ValueError: If shapes, probabilities, targets, names or threshold are not of that kind.

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medvision.reports.class_images import Read, draw_images
 from medvision.reports.curves import History, draw_curve
+from medvision.reports.reliability import Bins, draw_calibration, told
 from medvision.reports.style import CLASS_COLORS, PHOTO_DPI, STYLE, save, short_name, title_mark
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -59,10 +60,12 @@ def write_classification_plots(
     roc: Mapping[str, Points],
     precision_recall: Mapping[str, Points],
     confusion: NDArray[np.integer],
-    calibration: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]],
+    calibration: Bins,
     scores: Scores,
     synthetic: bool,
     protocol: str | None,
+    calibrated: Bins | None = None,
+    temperature: float | None = None,
 ) -> None:
     """Write every picture of the test images of a classification to ``folder/plots``.
 
@@ -79,12 +82,15 @@ def write_classification_plots(
         roc: False and true positive rate by class name; a class without one may be absent.
         precision_recall: Recall and precision by class name, likewise.
         confusion: Test images by true and by predicted class, (K, K).
-        calibration: Mean confidence, accuracy and number of images of each of B bins of equal
-            width over [0, 1]; the first two are not read where a bin is empty.
+        calibration: The bins of the calibration diagram; confidence and accuracy are not read
+            where a bin is empty.
         scores: Test scores by name without the stage: ``auroc``, ``auroc/<class>``,
-            ``average_precision/<class>`` and ``ece``; None or NaN where undefined.
+            ``average_precision/<class>``, ``ece`` and, where there is a temperature,
+            ``ece_calibrated``; None or NaN where undefined.
         synthetic: Whether titles must say that the images are phantoms.
         protocol: How the images were split; titles name ``merged``, which leaks.
+        calibrated: The bins after the probabilities were calibrated, if they were.
+        temperature: What they were calibrated with.
 
     Raises:
         ValueError: If the shapes do not agree, or x of a curve falls.
@@ -108,7 +114,14 @@ def write_classification_plots(
             precision_recall, confusion, class_names, scores=scores, mark=mark
         )
         figures["confusion"] = draw_confusion(confusion, class_names, mark=mark)
-        figures["calibration"] = draw_calibration(*calibration, ece=scores["ece"], mark=mark)
+        figures["calibration"] = draw_calibration(
+            *calibration,
+            ece=scores["ece"],
+            mark=mark,
+            after=calibrated,
+            after_ece=scores.get("ece_calibrated"),
+            temperature=temperature,
+        )
         figures["test_images"] = draw_images(
             probability, target, class_names, threshold=threshold, rows=rows, read=read, mark=mark
         )
@@ -131,7 +144,7 @@ def draw_roc(
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
     defined = []
     for name, look in _lines(class_names):
-        known, text = _known(scores.get(f"auroc/{name}"))
+        known, text = told(scores.get(f"auroc/{name}"))
         if known:
             defined.append(roc[name])
         axes.plot(
@@ -147,7 +160,7 @@ def draw_roc(
             axes.plot(false, true, "o", color="black", fillstyle="none", markersize=9, label=label)
     else:
         curve = macro_mean(defined) if defined else NOTHING
-        text = _known(scores.get("auroc"))[1]
+        text = told(scores.get("auroc"))[1]
         axes.plot(*curve, color="black", linewidth=2, label=f"AUC {text}  macro mean")
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC of test images{mark}")
     _legend(figure)
@@ -177,7 +190,7 @@ def draw_precision_recall(
     figure, axes = _square(class_names)
     prevalence = confusion.sum(axis=1) / max(confusion.sum(), 1)
     for name, look in _lines(class_names):
-        known, text = _known(scores.get(f"average_precision/{name}"))
+        known, text = told(scores.get(f"average_precision/{name}"))
         label = f"AP {text}  {short_name(name)}"
         # the precision of a threshold holds back to the recall of the stricter one
         points = precision_recall[name] if known else NOTHING
@@ -222,34 +235,6 @@ def draw_confusion(
     return figure
 
 
-def draw_calibration(
-    confidence: NDArray[np.floating],
-    accuracy: NDArray[np.floating],
-    count: NDArray[np.integer],
-    *,
-    ece: float | None,
-    mark: str,
-) -> Figure:
-    """Reliability diagram: how often a class was right against how sure of it the network was."""
-    figure = Figure(figsize=(5.5, 6), layout="constrained")
-    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    edges = np.linspace(0, 1, len(count) + 1)
-    bars: dict[str, Any] = {"width": np.diff(edges), "align": "edge", "edgecolor": "white"}
-    filled = count > 0
-    heights = np.where(filled, accuracy, 0)
-    axes.bar(edges[:-1], heights, **bars, color="#4477aa", alpha=0.55, label="accuracy in the bin")
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":", label="calibrated")
-    axes.plot(
-        confidence[filled], accuracy[filled], "o", color="#aa3377", label="at its mean confidence"
-    )
-    axes.set(ylabel="accuracy", ylim=(0, 1.04), xlim=(0, 1))
-    axes.set_title(f"Calibration, ECE {_known(ece)[1]}, test images{mark}")
-    below.bar(edges[:-1], count, **bars, color="#4477aa")
-    below.set(xlabel="confidence: probability of the most probable class", ylabel="images")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    return figure
-
-
 def _square(class_names: Sequence[str]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5, 5.5 + 0.2 * len(class_names)), layout="constrained")
     axes = figure.add_subplot()
@@ -266,8 +251,3 @@ def _lines(class_names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _legend(figure: Figure) -> None:
     figure.legend(loc="outside lower left", fontsize=9)
-
-
-def _known(score: float | None) -> tuple[bool, str]:
-    known = score is not None and bool(np.isfinite(score))
-    return known, f"{score:.4f}" if known else "undefined"

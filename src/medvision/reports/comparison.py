@@ -25,12 +25,20 @@ from medvision.reports.curves import History
 from medvision.reports.metric_words import INTERVAL, Words, anchor_of, words_of
 from medvision.reports.page import Picture, png_picture, render
 from medvision.reports.style import STYLE, save
+from medvision.reports.verdict_tables import (
+    draw_differences,
+    other_pairs_table,
+    seed_table,
+    verdict_table,
+)
+from medvision.reports.verdict_words import DEFINITIONS
 
 MAIN = {
     "classification": ("accuracy", "balanced_accuracy", "auroc", "f1"),
     "segmentation": ("dice", "iou", "hd95_px", "recall", "precision"),
 }
 MOST_MAIN = 4  # scores that fit beside the name of a group
+MOST_CLAIMS = 2  # sentences above the page
 CURVES = {
     "classification": {"loss": "loss", "accuracy": "accuracy", "auroc": "AUROC"},
     "segmentation": {"loss": "loss", "dice": "Dice", "iou": "IoU"},
@@ -64,10 +72,17 @@ def comparison_page(
     tests = [name.split("/") for name in groups[0]["metrics"] if name.startswith("test/")]
     told = {metric for _, metric, *_ in tests}  # of single classes too
     main = [name for name in MAIN[task] if name in measured][:MOST_MAIN]
+    to_first = [pair for pair in comparison["pairs"] if pair["a"] == 1]
+    others = [pair for pair in comparison["pairs"] if pair["a"] != 1]
     return render(
         "compare.html.j2",
         title=_title(groups),
-        headline=_headline(groups, main, words),
+        headline=" ".join([*_claims(to_first), _headline(groups, main, words)]),
+        sentences=[pair["sentence"] for pair in to_first],
+        verdicts=verdict_table(to_first, words),
+        seeds=seed_table(to_first, words),
+        other_pairs=other_pairs_table(others, words),
+        forest=_forest(to_first, groups, words),
         notes=[_sentence(note) for note in comparison["notes"]],
         groups=_shown_groups(groups),
         scores=score_table(groups, main, words),
@@ -80,8 +95,24 @@ def comparison_page(
         facts=fact_table(groups),
         warnings=_warnings(groups),
         definitions=[(anchor_of(name), words[name]) for name in words if name in told],
-        other_definitions=[SPREAD, INTERVAL],
+        other_definitions=[*(DEFINITIONS if to_first else ()), SPREAD, INTERVAL],
     )
+
+
+def _claims(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Who is better, as long as it fits above the page."""
+    return [f"{pair['claim']}." for pair in pairs] if len(pairs) <= MOST_CLAIMS else []
+
+
+def _forest(
+    pairs: Sequence[Mapping[str, Any]], groups: Sequence[Group], words: Mapping[str, Words]
+) -> Picture | None:
+    with mpl.rc_context(STYLE):
+        labels = [str(group["label"]) for group in groups]
+        figure = draw_differences(pairs, labels, words, mark=_mark(groups))
+        if figure is None:
+            return None
+        return _picture(figure, "Differences to group 1 with their 95 % intervals, a row per group")
 
 
 def _title(groups: Sequence[Group]) -> str:

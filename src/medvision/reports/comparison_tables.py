@@ -113,7 +113,7 @@ def difference_table(
             Row(name=name, cells=[difference(group, metric) for metric in main])
             for name, group in numbered(groups)[1:]
         ],
-        note="A difference alone does not tell whether it is more than chance.",
+        note="A difference alone does not tell whether it is more than chance; see who is better.",
     )
 
 

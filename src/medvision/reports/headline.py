@@ -1,4 +1,4 @@
-"""What a report says first: the result in one sentence, in a few large numbers, and its limits."""
+"""What a report says first: the result in one sentence, and in a few large numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +22,6 @@ class Tile:
     name: str
     value: str
     ends: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Banner:
-    """What a reader must know before any number."""
-
-    title: str
-    text: str
 
 
 def title(run: RunFiles) -> str:
@@ -80,29 +72,6 @@ def tiles(run: RunFiles) -> list[Tile]:
                 name=words[name].title,
                 value=f"{words[name].written(value)} {words[name].unit}".strip(),
                 ends=words[name].written_interval(ends) if is_interval(ends) else "",
-            )
-        )
-    return found
-
-
-def banners(run: RunFiles) -> list[Banner]:
-    """That the images are drawn by code, or that the split leaks."""
-    found = []
-    if run.dataset.get("synthetic"):
-        found.append(
-            Banner(
-                title="Synthetic data.",
-                text="These images are drawn by code. Scores on them say nothing about patients: "
-                "they show that the program works.",
-            )
-        )
-    if run.dataset.get("protocol") == "merged":
-        found.append(
-            Banner(
-                title="Merged protocol: this split leaks.",
-                text="Images were split one by one, so that images of one patient, and nearly "
-                "identical ones, lie in training and in test. The scores are too good and are no "
-                "estimate for other patients.",
             )
         )
     return found

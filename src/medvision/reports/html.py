@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.files import write_atomically
-from medvision.reports.headline import banners, headline, tiles, title
+from medvision.reports.headline import headline, tiles, title
+from medvision.reports.limits import banners, looks, twin_table
 from medvision.reports.metric_words import (
+    AT_PREVALENCE,
     INTERVAL,
     PREDICTIVE,
     TRAIN,
@@ -33,6 +35,7 @@ from medvision.reports.run_facts import (
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import (
     STAGES,
+    calibration_table,
     class_table,
     key_numbers,
     lesion_table,
@@ -135,11 +138,14 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "banners": banners(run),
         "tiles": tiles(run),
         "key_numbers": key_numbers(run),
+        "looks": looks(run),
+        "twin_table": twin_table(run),
         "warnings": [str(warning) for warning in run.summary.get("warnings") or []],
         "data_facts": data_facts(run),
         "data_counts": data_counts(run),
         "detail_tables": [t for t in (lesion_table(run), class_table(run)) if t is not None],
         "detail_title": "By lesion size" if run.summary.get("lesion_sizes") else "By class",
+        "calibration_table": calibration_table(run),
         "operating_table": operating_table(run),
         "curves": _plots(run, CURVES),
         "judged": _plots(run, ALTERNATIVES, captions=JUDGED),
@@ -189,9 +195,11 @@ def _definitions(run: RunFiles) -> list[tuple[str, Words]]:
     found = [(anchor_of(name), words) for name, words in shown_scores(run).items()]
     shown = key_numbers(run)
     heads = shown.head if shown is not None else ()
+    points: Sequence[Mapping[str, Any]] = run.summary.get("operating_points") or []
     extra = {
         "classes": over_classes(run.class_names) if run.task == "classification" else None,
-        "predictive": PREDICTIVE if run.summary.get("operating_points") else None,
+        "predictive": PREDICTIVE if points else None,
+        "prevalence": AT_PREVALENCE if points and "prevalence" in points[0] else None,
         "interval": INTERVAL if any(name.endswith("_ci95") for name in run.metrics) else None,
         "train": TRAIN if STAGES["train"] in heads else None,
     }

@@ -174,11 +174,30 @@ CLASSIFICATION = {
         "the most probable class: how far that probability is from the share of right answers. "
         "0 is the best.",
     ),
+    "brier": Words(
+        name="Brier score",
+        formula="mean of (p - y)²",
+        definition="Mean squared error of the probabilities: of two classes of that of the second "
+        "one, from 0 to 1; of more summed over the classes, from 0 to 2. It falls with calibration "
+        "and with discrimination. 0 is the best.",
+    ),
+    "ece_calibrated": Words(
+        name="calibration error after temperature scaling",
+        formula="p = softmax(logits / T)",
+        definition="ECE of the probabilities at the temperature T that makes the validation images "
+        "most likely. T above 1: the network was too sure; below 1: not sure enough. The most "
+        "probable class stays the same; all other scores are those of the probabilities before.",
+    ),
+    "brier_calibrated": Words(
+        name="Brier score after temperature scaling",
+        definition="The Brier score of the same probabilities.",
+    ),
 }
 
 LOSS = Words(
     name="loss",
-    definition="What training makes small; the configuration says which one. Not bound to [0, 1].",
+    definition="What training makes small; the configuration says which one. Not bound to [0, 1]. "
+    "It is an objective and no score, and has no interval.",
 )
 INTERVAL = Words(
     name="95 % interval",
@@ -190,12 +209,20 @@ PREDICTIVE = Words(
     name="PPV and NPV",
     formula="TP / (TP + FP) and TN / (TN + FN)",
     definition="Share of the positive, and of the negative, predictions that are right. Both "
-    "change with the share of positive images.",
+    "change with the share of positive images. Intervals of the thresholds are Wilson's, of as "
+    "many independent images as those of known groups are worth.",
+)
+AT_PREVALENCE = Words(
+    name="PPV and NPV at a prevalence",
+    formula="π se / (π se + (1 - π)(1 - sp)) and (1 - π) sp / ((1 - π) sp + π (1 - se))",
+    definition="By Bayes from the sensitivity se and the specificity sp on the test images, where "
+    "a share π of the patients is ill, provided that the ill and the healthy look as they do here. "
+    "Intervals from those of se and sp, as of a ratio of two proportions; π counts as known.",
 )
 TRAIN = Words(
     name="train",
     definition="Scores of the training images, augmented, while the network was still learning "
-    "from them.",
+    "from them. They have no interval.",
 )
 
 

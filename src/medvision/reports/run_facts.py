@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medvision.reports.headline import set_name
+from medvision.reports.limits import audit_fact
 from medvision.reports.page import Row, Table, is_number, whole
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import STAGES
@@ -31,6 +32,7 @@ def data_facts(run: RunFiles) -> Table:
         "Evaluated": _evaluated(evaluated),
         "Protocol": PROTOCOLS.get(str(protocol), protocol),
         "Groups": groups(run),
+        "Audit": audit_fact(run),
         "Size for the network": f"{size} x {size} px" if is_number(size) else size,
         "Fingerprint": dataset.get("fingerprint"),
     }
@@ -53,7 +55,7 @@ def data_counts(run: RunFiles) -> Table | None:
     grouped = any(found.values())
     rows = [
         Row(
-            name=STAGES[split],
+            name=STAGES[split] + ", sealed" * (run.sealed and split == "test"),
             cells=[
                 *(whole(by_class.get(split, {}).get(name, 0)) for name in names),
                 whole(run.num_images[split]),
@@ -107,7 +109,7 @@ def run_facts(run: RunFiles) -> Table:
         "Network": f"{model.get('name')}, {whole(count)} parameters" if count else None,
         "Weights to start from": _weights(weights),
         "Epochs": _epochs(summary),
-        "Threshold": f"{summary['threshold']:.4g}" if summary.get("threshold") else None,
+        "Threshold": _threshold(summary),
         "Seed": summary.get("seed"),
         "Training time": _duration(timing.get("fit_s")),
         "Time to the first step": _duration(timing.get("time_to_first_step_s")),
@@ -206,6 +208,23 @@ def _epochs(summary: Mapping[str, Any]) -> str | None:
     if not is_number(best):
         return whole(epochs)
     return f"{whole(epochs)}; scores are those of epoch {whole(best + 1)}, the best on validation"
+
+
+def _threshold(summary: Mapping[str, Any]) -> str | None:
+    """The threshold in use, and by which rule it came to be."""
+    if not summary.get("threshold"):
+        return None
+    rule: Mapping[str, Any] = summary.get("threshold_rule") or {}
+    words = {
+        "fixed": "fixed beforehand",
+        "validation": "nearest 0.5 within one standard error of the best balanced accuracy",
+        "youden": "best Youden's J",
+        "sensitivity": f"sensitivity of {100 * (rule.get('sensitivity') or 0):g} %",
+    }
+    told = words.get(str(rule.get("rule")))
+    images = rule.get("num_images")
+    where = f" on {whole(images)} validation images" if is_number(images) else ""
+    return f"{summary['threshold']:.4g}" + (f", {told}{where}" if told else "")
 
 
 def _duration(seconds: float | None) -> str | None:

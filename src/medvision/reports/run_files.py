@@ -106,6 +106,12 @@ class RunFiles:
         return bool((self.summary.get("evaluated") or {}).get("external"))
 
     @property
+    def sealed(self) -> bool:
+        """Whether the run chose hyper-parameters, and its test images are still untouched."""
+        tested = any(name.startswith("test/") for name in self.metrics)
+        return bool(self.summary.get("sealed")) and not tested
+
+    @property
     def root(self) -> str | None:
         """Folder of the images; None for those drawn by code, or where it is not known."""
         if self.external:

@@ -1,4 +1,4 @@
-"""The scores of a run as tables: over all test images, by class, by lesion size, by threshold."""
+"""The scores of a run as tables: over all images, by class, by lesion size, by threshold."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,16 +51,19 @@ def key_numbers(run: RunFiles) -> Table | None:
     ]
     rows = []
     for name, words in shown.items():
+        if name.endswith("_calibrated"):  # they stand beside what was before
+            continue
         ends = run.metrics.get(f"{run.stage}/{name}_ci95")
-        value, *others = (_written(run.metrics, f"{stage}/{name}", words) for stage in stages)
+        value = _written(run.metrics, f"{run.stage}/{name}", words)
         interval = words.written_interval(ends) if is_interval(ends) else NOT_MEASURED
+        beside = [_cell(run.metrics, f"{s}/{name}", words) for s in stages if s != run.stage]
         rows.append(
             Row(
                 name=words.headed,
-                cells=[value, interval, *others],
+                cells=[value, interval, *beside],
                 anchor=anchor_of(name),
                 bar=None
-                if words.unit or name == "loss"
+                if words.unit or name == "loss" or (name == "brier" and len(run.class_names) > 2)
                 else (run.metrics.get(f"{run.stage}/{name}"), ends),
                 strong=name in MAIN[run.task],
             )
@@ -75,7 +78,7 @@ def key_numbers(run: RunFiles) -> Table | None:
     ]
     first, *others = (STAGES[stage] for stage in stages)
     return Table(
-        caption=f"Scores of the best epoch; the interval is that of the {images_of(run.stage)}",
+        caption=f"Scores of the best epoch, first those of the {images_of(run.stage)}",
         head=["Score", first, "95 % interval", *others],
         rows=rows,
         note=" ".join(left_out),
@@ -99,7 +102,7 @@ def class_table(run: RunFiles) -> Table | None:
             name=name,
             cells=[
                 *([whole(counts.get(name, 0))] if counts else []),
-                *(_class_cell(run.metrics, f"{stage}/{m}/{name}", words[m]) for m in metrics),
+                *(_cell(run.metrics, f"{stage}/{m}/{name}", words[m]) for m in metrics),
             ],
             bar=(
                 run.metrics.get(f"{leading}/{name}"),
@@ -156,6 +159,10 @@ def operating_table(run: RunFiles) -> Table | None:
     if not points:
         return None
     origin = {"val": "validation", "fixed": "fixed beforehand"}
+    prevalence, stated = points[0].get("prevalence"), {}
+    if is_number(prevalence):
+        share = f"{100 * prevalence:g} %"
+        stated = {f"{key}_at_prevalence": f"{RATES[key]} at {share}" for key in ("ppv", "npv")}
     rows = [
         Row(
             name=str(point["name"]),
@@ -163,6 +170,7 @@ def operating_table(run: RunFiles) -> Table | None:
                 score(point.get("threshold")),
                 origin.get(str(point.get("chosen_on")), str(point.get("chosen_on"))),
                 *(measured(point.get(rate), point.get(f"{rate}_ci95")) for rate in RATES),
+                *(_fine(point.get(rate), point.get(f"{rate}_ci95")) for rate in stated),
             ],
             strong=point["name"] == "in use",
         )
@@ -173,14 +181,65 @@ def operating_table(run: RunFiles) -> Table | None:
         "Every threshold was fixed beforehand or chosen on validation images, none on test images."
     )
     if is_number(positives) and is_number(negatives) and positives + negatives:
-        share = 100 * positives / (positives + negatives)
+        percent = 100 * positives / (positives + negatives)
         note += (
             f" Of the images {whole(positives)} are positive and {whole(negatives)} negative: PPV "
-            f"and NPV hold for a share of {share:.1f} % positive images, and change with it."
+            f"and NPV hold for a share of {percent:.1f} % positive images, and change with it."
+        )
+    if is_number(prevalence):
+        note += (
+            f" Where {share} of the patients are ill, they are what the last two "
+            "columns say: the rarer the disease, the more of the positive predictions are wrong, "
+            "at the same sensitivity and specificity."
         )
     return Table(
         caption="What each threshold gives on the test images, with 95 % intervals",
-        head=["Threshold", "From", "Chosen on", *RATES.values()],
+        head=["Threshold", "From", "Chosen on", *RATES.values(), *stated.values()],
+        rows=rows,
+        note=note,
+    )
+
+
+def calibration_table(run: RunFiles) -> Table | None:
+    """Calibration error and Brier score before and after temperature scaling; None without."""
+    fitted: Mapping[str, Any] = run.summary.get("calibration") or {}
+    stages = [run.stage, *(["val"] if run.stage != "val" else [])]
+    stages = [stage for stage in stages if f"{stage}/ece_calibrated" in run.metrics]
+    if not stages or not is_number(fitted.get("temperature")):
+        return None
+    words = words_of(run.task)
+    rows = [
+        Row(
+            name=words[name].headed,
+            cells=[
+                _cell(run.metrics, f"{stage}/{name}{when}", words[name])
+                for stage in stages
+                for when in ("", "_calibrated")
+            ],
+            anchor=anchor_of(name),
+        )
+        for name in ("ece", "brier")
+    ]
+    threshold, moved = run.summary.get("threshold"), fitted.get("threshold_calibrated")
+    note = (
+        f"Temperature {fitted['temperature']:.3g}, fitted on {whole(fitted.get('num_images'))} "
+        f"validation images, on which it therefore looks a little better than it is. It changes "
+        "the probabilities and no prediction"
+    )
+    if is_number(threshold) and is_number(moved):
+        note += f": the threshold of {threshold:.4g} becomes {moved:.4g}"
+    note += ". Predictions and all other scores are those of the probabilities before."
+    before, after = (run.metrics.get(f"{run.stage}/{n}") for n in ("ece", "ece_calibrated"))
+    if run.stage == "test" and is_number(before) and is_number(after) and after > before:
+        note += (
+            " On the test images the error has grown: the validation images do not stand for them."
+        )
+    return Table(
+        caption="Before and after temperature scaling, with 95 % intervals",
+        head=[
+            "Score",
+            *(f"{STAGES[stage]}, {when}" for stage in stages for when in ("before", "after")),
+        ],
         rows=rows,
         note=note,
     )
@@ -190,10 +249,17 @@ def _written(metrics: Mapping[str, Any], name: str, words: Words) -> str:
     return words.written(metrics[name]) if name in metrics else NOT_MEASURED
 
 
-def _class_cell(metrics: Mapping[str, Any], name: str, words: Words) -> str | Measured:
+def _cell(metrics: Mapping[str, Any], name: str, words: Words) -> str | Measured:
     if name not in metrics:
         return NOT_MEASURED
     return words.measured(metrics[name], metrics.get(f"{name}_ci95"))
+
+
+def _fine(value: float | None, ends: Any) -> str | Measured:
+    """A score with four decimals: the NPV of a rare disease is 0.99 and more."""
+    if not is_number(value) or not is_interval(ends):
+        return measured(value, ends)
+    return Measured(value=f"{value:.4f}", ends=f"{ends[0]:.4f} to {ends[1]:.4f}")
 
 
 def _left_out(sizes: Sequence[Mapping[str, Any]]) -> str:

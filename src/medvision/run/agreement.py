@@ -38,7 +38,7 @@ def fill_in(cfg: DictConfig, data: ImageData) -> None:
 def fixed_threshold(cfg: DictConfig) -> float:
     """The threshold that training scores use: that of the config, or 0.5 until one is chosen."""
     threshold = OmegaConf.select(cfg, "task.threshold", default=0.5)
-    return 0.5 if threshold == "validation" else float(threshold)
+    return 0.5 if isinstance(threshold, str) else float(threshold)
 
 
 def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
@@ -46,8 +46,8 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
 
     Raises:
         MedvisionError: If task and data are of different kinds, model and data of different
-            channels, the monitored score is none that is logged, a threshold is to be chosen
-            where it cannot, or the loss is not for this task.
+            channels, the monitored score is none that is logged, a threshold is to be chosen or a
+            prevalence stated where it cannot, or the loss is not for this task.
     """
     if task.kind != data.task:
         raise MedvisionError(
@@ -70,8 +70,14 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
             where="checkpoint.monitor",
             hint=nearest(monitor, [f"val/{name}" for name in names if "/" not in name]),
         )
-    if OmegaConf.select(cfg, "task.threshold") == "validation":
+    if isinstance(OmegaConf.select(cfg, "task.threshold"), str):
         _check_choice(data)
+    if OmegaConf.select(cfg, "task.prevalence") is not None and len(data.class_names) != 2:
+        raise MedvisionError(
+            f"PPV and NPV at a prevalence are those of two classes, got {len(data.class_names)}",
+            where="task.prevalence",
+            hint="leave it out",
+        )
     if isinstance(task, ClassificationTask):
         _try_loss(task)
 

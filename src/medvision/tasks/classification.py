@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -32,8 +32,10 @@ class ClassificationTask(Task):
         loss: Maps (logits, target) to a scalar.
         optimizer: Given the parameters, or groups of them, returns the optimizer.
         class_names: Name of each class; of two the second is the positive one.
-        threshold: Probability of the positive class from which on it is predicted, or
-            ``validation``: 0.5 while training, then one that is chosen on validation.
+        threshold: Probability of the positive class from which on it is predicted, or the rule
+            that chooses it on validation: while training it is then 0.5.
+        sensitivity: What the rule of that name asks for, in (0, 1]; not used while training.
+        prevalence: Share of positives that PPV and NPV are stated for; not used while training.
         scheduler: Given the optimizer and the number of steps, returns a schedule or None.
         metadata: Plain values written into every checkpoint.
         backbone_lr_factor: Learning rate of the backbone over that of the head.
@@ -49,13 +51,15 @@ class ClassificationTask(Task):
         loss: Callable[[Tensor, Tensor], Tensor],
         optimizer: Callable[[Any], Optimizer],
         class_names: Sequence[str],
-        threshold: float | Literal["validation"] = 0.5,
+        threshold: float | str = 0.5,
+        sensitivity: float | None = None,
+        prevalence: float | None = None,
         scheduler: Schedule | None = None,
         metadata: Mapping[str, Plain] | None = None,
         backbone_lr_factor: float = 1.0,
         mixing: Mixing | None = None,
     ) -> None:
-        fixed = 0.5 if threshold == "validation" else float(threshold)
+        fixed = 0.5 if isinstance(threshold, str) else float(threshold)
         names = list(class_names)
         super().__init__(
             model=model,
@@ -67,6 +71,7 @@ class ClassificationTask(Task):
             backbone_lr_factor=backbone_lr_factor,
         )
         self.class_names, self.threshold, self.mixing = names, threshold, mixing
+        self.sensitivity, self.prevalence = sensitivity, prevalence
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.mixing is None:

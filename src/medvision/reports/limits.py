@@ -1,0 +1,192 @@
+"""What limits the scores of a run: leaks, twins in training, looks at the test images, a seal."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medvision.reports.metric_words import Words, words_of
+from medvision.reports.page import Row, Table, is_number, whole
+from medvision.reports.run_files import RunFiles
+
+NOT_MEASURED = "\N{EN DASH}"
+TWINS = {"with_twin": "with a twin in training", "without_twin": "without one"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Banner:
+    """What a reader must know before any number.
+
+    Attributes:
+        title: The point in a few words.
+        text: What it means.
+        items: Single facts, one a line.
+        look: ``leak``, which nobody overlooks, ``alarm``, ``warn``, or ``plain`` for no fault.
+    """
+
+    title: str
+    text: str
+    items: tuple[str, ...] = ()
+    look: str = "alarm"
+
+
+def banners(run: RunFiles) -> list[Banner]:
+    """Everything of that kind, the gravest first."""
+    return [*_leaks(run), *_synthetic(run), *_merged(run), *_sealed(run), *_not_audited(run)]
+
+
+def twin_table(run: RunFiles) -> Table | None:
+    """The scores of test images with and without a near-duplicate in training; None without."""
+    twins: Mapping[str, Any] = run.summary.get("twins") or {}
+    words = words_of(run.task)
+    baseline: Mapping[str, Any] = twins.get("memory_baseline") or {}
+    found = {name: twins.get(name) or {} for name in TWINS}
+    metrics = [name for name in words if any(name in scores for scores in found.values())]
+    if not metrics:
+        return None
+    remembered = {name for name in words if any(name in (baseline.get(t) or {}) for t in TWINS)}
+
+    def cells(which: str) -> Iterator[Any]:
+        for metric in metrics:
+            yield _cell(found[which], metric, words[metric])
+            if metric in remembered:
+                yield _cell(baseline.get(which) or {}, metric, words[metric])
+
+    head = []
+    for metric in metrics:
+        head.append(words[metric].headed)
+        head += [f"{words[metric].headed} of the memory baseline"] if metric in remembered else []
+    rows = [
+        Row(
+            name=TWINS[name],
+            cells=[whole(scores.get("num_images")), *cells(name)],
+            bar=(scores.get(metrics[0]), scores.get(f"{metrics[0]}_ci95")),
+            strong=name == "without_twin",
+        )
+        for name, scores in found.items()
+    ]
+    note = (
+        "A twin is an image in training that is the same or nearly so, mirrored, turned or "
+        "cropped. Scores of images that have one measure memory: the line without is the one that "
+        "speaks of other patients."
+    )
+    if remembered:
+        note += (
+            " The memory baseline learns nothing and answers with the training image that is most "
+            "alike; a network that is not better than it need not have learned more."
+        )
+    return Table(
+        caption="Test images with and without a twin in training, with 95 % intervals",
+        head=["Test images", "Images", *head],
+        rows=rows,
+        note=f"{note} On the scale: {words[metrics[0]].headed} and its interval.",
+    )
+
+
+def looks(run: RunFiles) -> str | None:
+    """How often the test images were looked at, in a sentence or two; None where not known."""
+    times = run.summary.get("test_evaluations")
+    if not is_number(times) or run.stage != "test":
+        return None
+    if times <= 1:
+        return "This test split has been evaluated once, for these scores."
+    return (
+        f"This test split has been evaluated {whole(times)} times. With every further look the "
+        "best of the scores is likelier to be best by chance, and less likely to hold for other "
+        "images."
+    )
+
+
+def audit_fact(run: RunFiles) -> str | None:
+    """How thoroughly the data were audited and what was found, in a line; None if not at all."""
+    audit: Mapping[str, Any] = run.summary.get("audit") or {}
+    if not audit:
+        return None
+    if audit.get("mode") == "skip":
+        return "left out, by choice"
+    counts = Counter(str(finding.get("severity")) for finding in audit.get("findings") or [])
+    told = [f"{whole(n)} {kind}{'s' * (n > 1)}" for kind, n in counts.items() if kind != "note"]
+    extent = "complete" if audit.get("complete") else "the cheap checks only"
+    return f"{extent}; {', '.join(told) or 'nothing found'}"
+
+
+def _leaks(run: RunFiles) -> list[Banner]:
+    audit: Mapping[str, Any] = run.summary.get("audit") or {}
+    leaks = tuple(str(leak) for leak in audit.get("leaks") or ())
+    if not leaks:
+        return []
+    return [
+        Banner(
+            title="These data leak: the scores below are too good.",
+            text="What the audit found:",
+            items=leaks,
+            look="leak",
+        )
+    ]
+
+
+def _not_audited(run: RunFiles) -> list[Banner]:
+    audit: Mapping[str, Any] = run.summary.get("audit") or {}
+    if audit.get("mode") == "skip":
+        return [
+            Banner(
+                title="The data were not audited, by choice.",
+                text="Nobody looked for images that training and test share, for labels that "
+                "contradict each other or for files that are broken.",
+                look="warn",
+            )
+        ]
+    if audit and not audit.get("complete", True):
+        return [
+            Banner(
+                title="Only the cheap checks ran.",
+                text="The audit of the data is not complete; medvision audit makes the rest of it.",
+                look="warn",
+            )
+        ]
+    return []
+
+
+def _synthetic(run: RunFiles) -> list[Banner]:
+    if not run.dataset.get("synthetic"):
+        return []
+    return [
+        Banner(
+            title="Synthetic data.",
+            text="These images are drawn by code. Scores on them say nothing about patients: "
+            "they show that the program works.",
+        )
+    ]
+
+
+def _merged(run: RunFiles) -> list[Banner]:
+    if run.dataset.get("protocol") != "merged":
+        return []
+    return [
+        Banner(
+            title="Merged protocol: this split leaks.",
+            text="Images were split one by one, so that images of one patient, and nearly "
+            "identical ones, lie in training and in test. The scores are too good and are no "
+            "estimate for other patients.",
+        )
+    ]
+
+
+def _sealed(run: RunFiles) -> list[Banner]:
+    if not run.sealed:
+        return []
+    return [
+        Banner(
+            title="Sealed: the test split was not touched.",
+            text="Hyper-parameters were being chosen. Every score here is of validation images, "
+            "which also do the choosing: that of the winner is a little too good. Once the choice "
+            "is made, medvision evaluate opens the test split.",
+            look="plain",
+        )
+    ]
+
+
+def _cell(scores: Mapping[str, Any], metric: str, words: Words) -> Any:
+    if metric not in scores:
+        return NOT_MEASURED
+    return words.measured(scores[metric], scores.get(f"{metric}_ci95"))

@@ -1,0 +1,214 @@
+"""Who is better, in a sentence, and what its numbers mean."""
+
+from collections.abc import Mapping, Sequence
+from math import floor, log10
+from typing import Any
+
+from medvision.reports.metric_words import Words, words_of
+
+Pair = Mapping[str, Any]
+"""One of the pairs of ``comparison.json``."""
+
+DIFFERENCE = Words(
+    name="difference",
+    definition="The score of B less that of A on the same test images, each first averaged over "
+    "the seeds of its group. Its 95 % interval is a paired bootstrap over test images, or over "
+    "whole groups where groups are known: where the difference between these very models would "
+    "lie with other images of the same kind. Where no image differs, it says how far the "
+    "difference could be from zero all the same.",
+)
+PERMUTATION = Words(
+    name="permutation p",
+    formula="(1 + as large or larger) / (1 + exchanges)",
+    definition="How often a difference as large comes from exchanging A and B at random, image by "
+    "image or group by group. Small values mean that chance among the images does not explain "
+    "the difference. For AUROC what is exchanged is what an image adds to the area: the share of "
+    "the images of the other side that it is ranked against rightly. With few images that differ, "
+    "as for accuracy, it is a cautious number.",
+)
+HOLM = Words(
+    name="Holm p",
+    definition="The permutation p, adjusted because several groups are compared, so that all of "
+    "them together find a difference where there is none in at most 5 % of the cases at 0.05. "
+    "The sentences go by it.",
+)
+PROBABILITY = Words(
+    name="probability that B is truly better",
+    definition="Share of the bootstrap resamples of the test images in which B scores higher, "
+    "equal ones half, corrected for few images: how sure it is that B would win with very many "
+    "images of the same kind, if nothing was known beforehand. 0.5 knows nothing. It is about "
+    "other images and these very models, not about other seeds, devices or hospitals.",
+)
+SEEDS = Words(
+    name="spread over seeds",
+    definition="Sample standard deviation (n - 1) of the score over the seeds of a group, on the "
+    "same test images. The standard error and the 95 % interval (Welch) of the difference over "
+    "seeds say where it would lie with other seeds; they know nothing of other images. The two "
+    "doubts, images and seeds, are never added up: a group is called better where both leave "
+    "zero out, and a model where there are too few seeds to tell.",
+)
+LEVEL = 0.05  # below it p speaks against chance
+DEFINITIONS = (DIFFERENCE, PERMUTATION, HOLM, PROBABILITY, SEEDS)
+
+
+def claim_of(pair: Pair, names: Sequence[str]) -> str:
+    """Who is better, without the numbers, and without a full stop.
+
+    Args:
+        pair: With verdict and winner.
+        names: Of A and B.
+    """
+    a, b = names
+    first, second = (a, b) if _turned_around(pair) else (b, a)
+    return {
+        "better": f"{_capital(first)} is better than {second}",
+        "better_model": f"The trained model of {first} is better than that of {second}",
+        "better_within_seeds": f"The trained models of {first} score better than those of {second}",
+        "alike": f"No difference between {a} and {b}",
+        "unknown": f"No winner can be told between {a} and {b}",
+        "no_winner": f"No winner between {a} and {b}",
+    }[pair["verdict"]]
+
+
+def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool = False) -> str:
+    """What a pair allows to say, in one to three sentences.
+
+    Args:
+        pair: With verdict and winner.
+        names: Of A and B.
+        task: ``classification`` or ``segmentation``.
+        synthetic: Whether the images are drawn by code.
+    """
+    claim, headline, verdict = claim_of(pair, names), pair["headline"], pair["verdict"]
+    if headline is None:
+        return f"{claim}: no score is defined."
+    found, score = pair["metrics"][headline], words_of(task)[headline].name
+    if verdict == "unknown":
+        return (
+            f"{claim}: {score} {found['a']:.3f} and {found['b']:.3f}, but {_units(pair, found)} "
+            "cannot speak for others."
+        )
+    if verdict == "alike":
+        images = f"{found['num_images']:,} test images"
+        return f"{claim}: {score} {found['a']:.3f} for both, the same on each of {images}."
+    numbers = _numbers(pair, names, score, synthetic=synthetic)
+    return f"{claim}: {numbers}.{_doubt(pair, names)}"
+
+
+def _doubt(pair: Pair, names: Sequence[str]) -> str:
+    """What keeps a verdict from being more, or less."""
+    found, verdict = pair["metrics"][pair["headline"]], pair["verdict"]
+    counts = f"{pair['num_seeds'][0]} and {pair['num_seeds'][1]}"
+    if verdict == "better":
+        return (
+            f" Over the seeds ({counts}) the difference has a standard error of "
+            f"{found['seeds']['standard_error']:.3f}, and it stays clear of zero there too."
+        )
+    if verdict == "better_model":
+        unknown = _unknown_spread(pair, found, names)
+        return f" This compares trained models, not methods: {unknown}."
+    if verdict == "better_within_seeds":
+        low, high = _turned(found["seeds"]["ci95"], turned=_turned_around(pair))
+        return (
+            f" Between the methods there is no winner: over the seeds ({counts}) the difference "
+            f"lies between {low:+.3f} and {high:+.3f}, so other seeds may turn it around."
+        )
+    return _borderline(found) + _needed(found)
+
+
+def probability_in_words(value: float | None) -> str:
+    """Three decimals, and no certainty."""
+    if value is None:
+        return "undefined"
+    if value > 0.999:
+        return "above 0.999"
+    return "below 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def p_in_words(value: float | None) -> str:
+    """Three decimals, four where it is small."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
+
+
+def about(count: int) -> str:
+    """One significant digit: 1,234 is about 1,000."""
+    digits = floor(log10(max(count, 1)))
+    return f"{round(count, -digits):,}"
+
+
+def _numbers(pair: Pair, names: Sequence[str], score: str, *, synthetic: bool) -> str:
+    """From the side of the one that scored better."""
+    found, turned = pair["metrics"][pair["headline"]], _turned_around(pair)
+    first, values = names[not turned], (found["b"], found["a"])
+    difference, chance = found["difference"], found["probability_b_better"]
+    if turned:
+        values, difference, chance = values[::-1], -difference, 1 - chance
+    low, high = _turned(found["ci95"], turned=turned)
+    holm = found["p_holm_all"] if found["p_holm"] is None else found["p_holm"]
+    adjusted = ""
+    if pair["num_comparisons"] > 1:
+        adjusted = f" ({p_in_words(holm)} by Holm, {pair['num_comparisons']} comparisons)"
+    whom = "patients" if pair["grouped"] and not synthetic else "images"
+    return (
+        f"{score} {values[0]:.3f} against {values[1]:.3f}, difference {difference:+.3f} "
+        f"(95 % interval {low:+.3f} to {high:+.3f}), permutation p {p_in_words(found['p'])}"
+        f"{adjusted}; the probability that {first} is truly better on other {whom} like these is "
+        f"{probability_in_words(chance)}"
+    )
+
+
+def _turned_around(pair: Pair) -> bool:
+    """Whether A scored better, so that A is named first."""
+    found = pair["metrics"].get(pair["headline"])
+    return found is not None and found["difference"] < 0
+
+
+def _unknown_spread(pair: Pair, found: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Of which group the spread over seeds is unknown, and what the other one's is."""
+    few = [name for name, count in zip(names, pair["num_seeds"], strict=True) if count < 2]
+    if len(few) == 2:
+        return "with one seed of each, other seeds may differ by as much"
+    known = found["seeds"]["std_b" if few[0] == names[0] else "std_a"]
+    other = next(name for name in names if name != few[0])
+    return (
+        f"with one seed of {few[0]} its spread over seeds is unknown (that of {other} has a "
+        f"standard deviation of {known:.3f})"
+    )
+
+
+def _borderline(found: Mapping[str, Any]) -> str:
+    """Why there is no winner although one of the numbers would say so."""
+    apart = found["ci95"][0] > 0 or found["ci95"][1] < 0
+    if apart and found["p"] < LEVEL:
+        return " Alone it would count as a difference; among so many comparisons it may be luck."
+    if apart or found["p"] < LEVEL:
+        return " Interval and p do not agree here: a borderline case, which counts as none."
+    return ""
+
+
+def _capital(name: str) -> str:
+    """Only of words of this page: names of experiments stay as they are."""
+    return f"G{name[1:]}" if name.startswith("group ") else name
+
+
+def _turned(ends: Sequence[float], *, turned: bool) -> tuple[float, float]:
+    return (-ends[1], -ends[0]) if turned else (ends[0], ends[1])
+
+
+def _units(pair: Pair, found: Mapping[str, Any]) -> str:
+    """How many test images there are, and of how many groups."""
+    count, groups = found["num_images"], found["num_units"]
+    images = "one test image" if count == 1 else f"{count:,} test images"
+    return f"{images} of {groups:,} group{'s' * (groups != 1)}" if pair["grouped"] else images
+
+
+def _needed(found: Mapping[str, Any]) -> str:
+    needed = found["images_needed"]
+    if needed is None or needed <= found["num_images"]:
+        return ""
+    return (
+        f" To see a true difference of this size in 8 of 10 such tests, about {about(needed)} test "
+        f"images would be needed; there are {found['num_images']:,}."
+    )

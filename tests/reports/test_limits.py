@@ -1,0 +1,172 @@
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medvision.reports.html import write_report
+
+Write = Callable[..., Path]
+
+
+def report(folder: Path) -> str:
+    return write_report(folder).read_text(encoding="utf-8")
+
+
+def words(text: str) -> str:
+    """What a reader sees, in one line."""
+    body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def table_row(text: str, name: str) -> list[str]:
+    """Cells behind the line that starts with a name."""
+    for line in re.findall(r"<tr.*?</tr>", text, re.DOTALL):
+        cells = [words(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", line, re.DOTALL)]
+        if cells[0] == name:
+            return cells[1:]
+    raise AssertionError(f"no line {name}")
+
+
+def sections(text: str) -> list[str]:
+    return re.findall(r'<section id="([a-z]+)"', text)
+
+
+def scored(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"accuracy": value, "accuracy_ci95": [low, high]}
+
+
+def test_leaks_are_the_first_thing_below_the_title(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    leaks = ["259 of 394 test images have a near-duplicate in train", "3 patients are in <both>"]
+    found = [{"kind": "k", "severity": "leak", "text": "t", "count": 1}] * 2
+    found += [{"kind": "k", "severity": "warning", "text": "t", "count": 1}]
+    classification["audit"] = {"mode": "warn", "complete": True, "leaks": leaks, "findings": found}
+    text = report(write_run(classification))
+    after_title = text[text.index("</h1>") + len("</h1>") :].lstrip()
+    assert after_title.startswith('<div class="banner leak" role="note"><p><strong>These data leak')
+    seen = words(text)
+    assert all(leak in seen for leak in leaks)
+    assert seen.index(leaks[1]) < seen.index("tells NORMAL and PNEUMONIA apart")
+    assert table_row(text, "Audit") == ["complete; 2 leaks, 1 warning"]
+
+
+@pytest.mark.parametrize(
+    ("audit", "banner", "fact"),
+    [
+        pytest.param(
+            {"mode": "skip"},
+            "The data were not audited, by choice.",
+            "left out, by choice",
+            id="skipped",
+        ),
+        pytest.param(
+            {"mode": "warn", "complete": False, "leaks": [], "findings": []},
+            "Only the cheap checks ran.",
+            "the cheap checks only; nothing found",
+            id="incomplete",
+        ),
+    ],
+)
+def test_an_audit_that_was_not_made_or_not_finished_is_told(
+    write_run: Write, segmentation: dict[str, Any], audit: dict[str, Any], banner: str, fact: str
+) -> None:
+    text = report(write_run({**segmentation, "audit": audit}))
+    assert banner in words(text)
+    assert "banner leak" not in text
+    assert table_row(text, "Audit") == [fact]
+
+
+def test_a_clean_audit_and_none_at_all_need_no_banner(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    clean = {"mode": "strict", "complete": True, "leaks": [], "findings": []}
+    folder = write_run({**segmentation, "audit": clean})
+    text = report(folder)
+    assert 'class="banner' not in text
+    assert table_row(text, "Audit") == ["complete; nothing found"]
+
+
+def test_scores_with_and_without_a_twin_stand_beside_the_memory_baseline(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    classification["twins"] = {
+        "with_twin": {"num_images": 259, **scored(0.98, 0.96, 0.99), "auroc": None},
+        "without_twin": {"num_images": 1135, **scored(0.71, 0.62, 0.79), "auroc": 0.8},
+        "memory_baseline": {
+            "with_twin": scored(0.97, 0.94, 0.98),
+            "without_twin": scored(0.52, 0.43, 0.61),
+        },
+    }
+    text = report(write_run(classification))
+    assert sections(text)[:2] == ["numbers", "twins"]
+    head = ["Images", "Accuracy", "Accuracy of the memory baseline", "AUROC", "0 to 1"]
+    assert table_row(text, "Test images") == head
+    assert table_row(text, "with a twin in training")[:4] == [
+        "259",
+        "0.980 0.960 to 0.990",
+        "0.970 0.940 to 0.980",
+        "undefined",
+    ]
+    assert table_row(text, "without one")[:4] == [
+        "1,135",
+        "0.710 0.620 to 0.790",
+        "0.520 0.430 to 0.610",
+        "0.800",
+    ]
+
+
+def test_twins_of_masks_are_scored_by_dice_and_need_no_baseline(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    segmentation["twins"] = {
+        "with_twin": {"num_images": 9, "dice": 0.95, "dice_ci95": [0.9, 0.97], "iou": 0.9},
+        "without_twin": {"num_images": 3, "dice": None, "dice_ci95": None, "iou": None},
+    }
+    text = report(write_run(segmentation))
+    assert table_row(text, "Test images") == ["Images", "Dice", "IoU", "0 to 1"]
+    assert table_row(text, "without one")[:3] == ["3", "undefined", "undefined"]
+    assert "memory baseline" not in words(text)
+
+
+@pytest.mark.parametrize(
+    ("times", "sentence"),
+    [
+        (1, "This test split has been evaluated once, for these scores."),
+        (7, "This test split has been evaluated 7 times. With every further look"),
+    ],
+)
+def test_looks_at_the_test_images_are_counted(
+    write_run: Write, segmentation: dict[str, Any], times: int, sentence: str
+) -> None:
+    assert sentence in words(report(write_run({**segmentation, "test_evaluations": times})))
+
+
+def test_a_sealed_run_is_told_by_its_validation_scores(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    metrics = classification["metrics"]
+    classification["metrics"] = {
+        **{name: value for name, value in metrics.items() if not name.startswith("test/")},
+        "val/accuracy": 0.8,
+        "val/accuracy_ci95": [0.5, 0.9],
+        "val/recall/NORMAL": 0.7,
+    }
+    classification |= {"sealed": True, "test_evaluations": 3}
+    text = report(write_run(classification, plots=("loss",)))
+    seen = words(text)
+    assert "Sealed: the test split was not touched. Hyper-parameters were being chosen." in seen
+    assert "apart in 10 validation images with an accuracy of 0.800 (95 % interval 0.5" in seen
+    assert table_row(text, "Score")[:2] == ["Validation", "95 % interval"]
+    assert table_row(text, "Test, sealed")[:3] == ["4", "6", "10"]
+    assert sections(text) == ["numbers", "data", "details", "curves", "definitions", "run"]
+    assert "has been evaluated" not in seen
+
+
+def test_a_seal_that_was_opened_is_no_longer_told(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    assert "Sealed" not in words(report(write_run({**segmentation, "sealed": True})))
