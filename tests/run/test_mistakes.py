@@ -99,8 +99,61 @@ def fails(
         ),
         (
             ["experiment=chest_xray_cnn", "task.threshold=best"],
-            "error: expected a number above 0 and below 1, or validation, got best"
-            " (task.threshold); change it",
+            "error: expected a number above 0 and below 1, or one of validation, youden,"
+            " sensitivity, got best (task.threshold); change it",
+        ),
+        (
+            ["experiment=chest_xray_cnn", "++task.sensitivity=1.0"],
+            "error: expected a number above 0 and below 1, or null, got 1.0 (task.sensitivity);"
+            " change it",
+        ),
+        (
+            ["experiment=chest_xray_cnn", "++task.prevalence=rare"],
+            "error: expected a number above 0 and below 1, or null, got rare (task.prevalence);"
+            " change it",
+        ),
+        (
+            ["experiment=chest_xray_cnn", "audit=off"],
+            "error: expected one of warn, strict, skip, got off (audit); change it",
+        ),
+        (
+            ["experiment=brain_mri_cnn", "data.fold=1"],
+            "error: fold 1 is asked for, and the protocol official has no folds (data.fold);"
+            " add data.protocol=kfold",
+        ),
+        (
+            ["experiment=polyp_unet", "checkpoint.monitor=test_dice"],
+            "error: test_dice may not choose the checkpoint: nothing is selected on the test set"
+            " (checkpoint.monitor); use val/dice",
+        ),
+        (
+            ["experiment=polyp_unet", "checkpoint.monitor=Test/Dice"],
+            "error: Test/Dice may not choose the checkpoint: nothing is selected on the test set"
+            " (checkpoint.monitor); use val/Dice",
+        ),
+        (
+            ["experiment=polyp_unet", "scheduler=plateau", "scheduler.monitor=test/loss"],
+            "error: test/loss may not decide anything: nothing is selected on the test set"
+            " (scheduler.monitor); use val/loss",
+        ),
+        (
+            [
+                "experiment=polyp_unet",
+                "callbacks=early_stopping",
+                "callbacks.early_stopping.monitor=TEST_iou",
+            ],
+            "error: TEST_iou may not decide anything: nothing is selected on the test set"
+            " (callbacks.early_stopping.monitor); use val/iou",
+        ),
+        (
+            ["experiment=polyp_unet", "+task.score={objectives: [val/loss, test-dice]}"],
+            "error: test-dice may not decide anything: nothing is selected on the test set"
+            " (task.score.objectives); use val/dice",
+        ),
+        (
+            ["experiment=polyp_unet", "+note=test/iou", "+my_metric=${note}"],
+            "error: test/iou may not decide anything: nothing is selected on the test set"
+            " (my_metric); use val/iou",
         ),
         (
             ["experiment=polyp_unet", "ckpt_path=no.ckpt"],

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from medvision.run.multirun import print_multirun, summarise, write_multirun
+from medvision.run.multirun import summarise, write_multirun
+from medvision.run.multirun_screen import print_multirun
 
 Made = tuple[list[Path], list[list[str]]]
 NUMBERS = (0.951, 0.957, 0.966)  # mean 0.958, squared deviations 49 + 1 + 64 millionths
@@ -27,6 +28,7 @@ def make(tmp_path: Path) -> Callable[..., tuple[Path, list[str]]]:
         task: str = "classification",
         synthetic: bool = False,
         protocol: str | None = "official",
+        sealed: bool = False,
         more: tuple[str, ...] = (),
     ) -> tuple[Path, list[str]]:
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}_{experiment}"
@@ -40,6 +42,7 @@ def make(tmp_path: Path) -> Callable[..., tuple[Path, list[str]]]:
             "dataset": {"synthetic": synthetic}
             | ({} if protocol is None else {"protocol": protocol}),
             "metrics": metrics,
+            **({"sealed": True} if sealed else {}),
         }
         (path / "summary.json").write_text(json.dumps(summary))
         return path, [f"experiment={experiment}", f"seed={seed}", *more]
@@ -279,6 +282,20 @@ def test_eighty_columns_hold_every_number_of_ten_runs(make: Callable[..., Any]) 
     text = screen(made)
     assert text.count("0.8450 ± 0.0303") == 4
     assert all(f"{0.8 + seed / 100:.4f}" in text for seed in range(10))
+
+
+def test_sealed_runs_show_what_validation_says(make: Callable[..., Any]) -> None:
+    metrics = {"train/accuracy": 0.99, "val/accuracy": 0.75, "val/auroc": 0.625}
+    made = together(
+        *(make(0, metrics, sealed=True, more=(f"optimizer.lr={rate}",)) for rate in (1, 2))
+    )
+    text = screen(made)
+    assert "classification, per cent, test sealed: mean" in text
+    assert "each run's val accuracy" in text
+    assert text.count("62.50") == 2
+    assert "test accuracy" not in text.replace("\n", " ")
+    segmented = together(make(0, {"val/dice": 0.5}, sealed=True, task="segmentation"))
+    assert "each run's val dice" in screen(segmented)
 
 
 def test_brackets_in_an_override_are_not_taken_for_colours(make: Callable[..., Any]) -> None:

@@ -278,5 +278,7 @@ def _halved(images: Floats) -> Floats:
 
 
 def _smooth(images: Floats) -> Floats:
-    smooth: Floats = np.stack([cv2.GaussianBlur(image, (0, 0), _SMOOTH) for image in images])
+    smooth: Floats = np.empty_like(images)
+    for row, image in enumerate(images):
+        smooth[row] = cv2.GaussianBlur(image, (0, 0), _SMOOTH)
     return smooth

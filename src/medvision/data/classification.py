@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data import phantom_brain, phantom_chest
-from medvision.data.checks import check_images
+from medvision.data.checks import CheckResult, check_images
 from medvision.data.datamodule import ImageData
 from medvision.data.datasets import (
     ClassificationDataset,
@@ -121,7 +121,7 @@ class ClassificationData(ImageData):
             samples = self._draw_phantoms()
         else:
             index = self._index(self.root, self.group_pattern, class_names=self.class_names or None)
-            samples = self._checked(self.root, index)
+            samples = self._checked(self.root, index.samples, index.notes)
             self.class_names = list(index.class_names)
         return samples, [sample.target for sample in samples]
 
@@ -167,7 +167,7 @@ class ClassificationData(ImageData):
         absent = [name for name in known if name not in index.class_names]
         if absent:
             self.notes.append(f"{root} holds no image of {', '.join(absent)}")
-        samples = self._checked(root, index)
+        samples = self._checked(root, index.samples, index.notes)
         self.class_names = known or list(index.class_names)
         return samples
 
@@ -182,12 +182,10 @@ class ClassificationData(ImageData):
         """How files are read."""
         return {"channels": self.in_channels, "value_range": self.value_range}
 
-    def _checked(self, root: Path, index: ClassIndex) -> list[Sample]:
-        """Usable samples."""
-        checked = check_images(
-            root, index.samples, on_error=self.on_error, value_range=self.value_range
-        )
-        return self._take(checked, index.notes)
+    def _check(
+        self, root: Path, samples: Sequence[Sample], *, on_error: Literal["fail", "skip"]
+    ) -> CheckResult:
+        return check_images(root, samples, on_error=on_error, value_range=self.value_range)
 
     def _index(
         self, root: Path, pattern: str | None, *, class_names: Sequence[str] | None

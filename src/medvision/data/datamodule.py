@@ -34,8 +34,9 @@ class ImageData(LightningDataModule, ABC):
         notes: What the user should know.
         fingerprint: Of all the files.
         samples: All of them with their splits, after ``prepare``.
-        facts: What their files tell, a row for each; None for phantoms, or where the files are so
-            many that only headers were read.
+        given_groups: Group that csv or pattern gave each path, twins not joined to it.
+        facts: What their files tell, a row for each; None for phantoms and where only headers
+            were read.
         twins: Which of them show the same picture; None where ``facts`` is.
 
     Args:
@@ -116,6 +117,7 @@ class ImageData(LightningDataModule, ABC):
         self.transforms = {"train": train, "val": evaluation, "test": evaluation}
         self.tables: dict[Stage, list[Sample]] = {}
         self.samples: list[Sample] = []
+        self.given_groups: dict[str, str] = {}
         self.facts: Facts | None = None
         self.twins: Twins | None = None
         self.notes: list[str] = []
@@ -137,10 +139,10 @@ class ImageData(LightningDataModule, ABC):
         if self.download is not None and self.root is not None and is_absent(self.root):
             fetch_for_training(self.download, self.root, task=self.task)
         samples, strata = self._find()
+        self.given_groups = {sample.path: sample.group for sample in samples}
         if self.facts is not None:
             self.twins = twins_of(self.facts)
-        # phantoms are each drawn anew: none is the twin of another
-        groups = range(len(samples)) if self.root is None else None
+        groups = range(len(samples)) if self.root is None else None  # no phantom has a twin
         drawn = apply_protocol(
             samples,
             protocol=self.protocol,
@@ -170,6 +172,19 @@ class ImageData(LightningDataModule, ABC):
         self._open()
         for stage in STAGES:
             self.tables[stage] = [sample for sample in samples if sample.split == stage]
+
+    def read_again(self) -> None:
+        """Read what the files of a restored split tell, and which of them are twins.
+
+        A file that cannot be read is left out: it is no error before it is needed.
+        """
+        if self.root is None:
+            return
+        samples = [sample for table in self.tables.values() for sample in table]
+        checked = self._check(self.root, samples, on_error="skip")
+        self.samples, self.facts, self._lines = checked.samples, checked.facts, checked.lines
+        self.given_groups = {sample.path: sample.group for sample in checked.samples}
+        self.twins = None if self.facts is None else twins_of(self.facts)
 
     @abstractmethod
     def gather(self) -> list[Sample]:
@@ -226,8 +241,7 @@ class ImageData(LightningDataModule, ABC):
     def table_of_splits(self) -> list[Sample]:
         """Every sample with its split and, as a salted hash, its group."""
         samples, warning = hash_groups(sample for t in self.tables.values() for sample in t)
-        if warning is not None:
-            self.notes.append(warning)
+        self.notes += [] if warning is None else [warning]
         return samples
 
     def groups_of(self, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
@@ -244,8 +258,15 @@ class ImageData(LightningDataModule, ABC):
     def _find(self) -> tuple[list[Sample], list[str] | None]:
         """Every usable sample, and the stratum of each; sets ``source`` and what files tell."""
 
-    def _take(self, checked: CheckResult, notes: Sequence[str]) -> list[Sample]:
-        """Keep what a check found; return the usable samples."""
+    @abstractmethod
+    def _check(
+        self, root: Path, samples: Sequence[Sample], *, on_error: Literal["fail", "skip"]
+    ) -> CheckResult:
+        """Read the files of these samples."""
+
+    def _checked(self, root: Path, samples: Sequence[Sample], notes: Sequence[str]) -> list[Sample]:
+        """Check samples and keep what was found; return the usable ones."""
+        checked = self._check(root, samples, on_error=self.on_error)
         self._open()
         self.notes += [*notes, *checked.notes]
         self.fingerprint, self._lines = checked.fingerprint, checked.lines
@@ -267,14 +288,13 @@ class ImageData(LightningDataModule, ABC):
             strata=self._strata() if stage == "train" else None,
         )
         # A short last training batch would weigh its samples more and upset batch norm.
-        drop_last = stage == "train" and len(sampler) >= self.batch_size
         return DataLoader[Any](
             self.dataset(stage),
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
-            drop_last=drop_last,
+            drop_last=stage == "train" and len(sampler) >= self.batch_size,
             worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
         )

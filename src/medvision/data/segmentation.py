@@ -3,9 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from medvision.data.checks import check_segmentation
+from medvision.data.checks import CheckResult, check_segmentation
 from medvision.data.datamodule import ImageData
 from medvision.data.datasets import FolderSource, PairSource, PhantomSource, SegmentationDataset
 from medvision.data.index import index_segmentation
@@ -123,12 +123,16 @@ class SegmentationData(ImageData):
             splits=None if self.splits is None else Path(self.splits),
             group_pattern=self.group_pattern,
         )
-        checked = check_segmentation(
+        return self._checked(root, index.samples, index.notes)
+
+    def _check(
+        self, root: Path, samples: Sequence[Sample], *, on_error: Literal["fail", "skip"]
+    ) -> CheckResult:
+        return check_segmentation(
             root,
-            index.samples,
-            on_error=self.on_error,
+            samples,
+            on_error=on_error,
             num_classes=len(self.class_names),
             color_map=self.color_map,
             value_range=self.value_range,
         )
-        return self._take(checked, index.notes)

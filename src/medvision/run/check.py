@@ -1,7 +1,8 @@
 """Refuse impossible values before anything heavy is imported."""
 
 import importlib.util
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from medvision.types import MedvisionError
 Rule = tuple[Callable[[Any], bool], str]
 
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+CHOOSES = re.compile("(^|_)(monitor|objective|metric)s?$")
+"""Keys whose value decides something, such as when to stop."""
+
 EXTRAS = {"WandbLogger": ("wandb", "wandb"), "MLFlowLogger": ("mlflow", "mlflow")}
 
 
@@ -42,7 +46,8 @@ def _or_null(rule: Rule) -> Rule:
 
 def _threshold() -> Rule:
     inside, words = _number(0, 1, above=True)
-    return lambda v: v == "validation" or inside(v), f"{words}, or validation"
+    chosen = ("validation", "youden", "sensitivity")
+    return lambda v: v in chosen or inside(v), f"{words}, or one of {', '.join(chosen)}"
 
 
 _SHARE_OR_COUNT: Rule = (
@@ -52,6 +57,7 @@ _SHARE_OR_COUNT: Rule = (
 
 RULES: dict[str, Rule] = {
     "seed": _integer(0, 2**32 - 1),
+    "audit": _one_of("warn", "strict", "skip"),
     "checkpoint.mode": _one_of("max", "min"),
     "data.image_size": _integer(16, 8192),
     "data.batch_size": _integer(1),
@@ -72,6 +78,8 @@ RULES: dict[str, Rule] = {
     "model.dropout": _number(0, 1),
     "loss.label_smoothing": _number(0, 1),
     "task.threshold": _threshold(),
+    "task.sensitivity": _or_null(_number(0, 1, above=True)),
+    "task.prevalence": _or_null(_number(0, 1, above=True)),
     "task.backbone_lr_factor": _number(0),
     "task.mixing.mixup_alpha": _number(0),
     "task.mixing.cutmix_alpha": _number(0),
@@ -95,7 +103,8 @@ def check_config(cfg: DictConfig) -> None:
 
     Raises:
         MedvisionError: If a value is of the wrong type or out of range, a path is missing, a
-            test metric would choose the checkpoint, or a logger's package is not installed.
+            test metric would choose anything, a fold is asked for where there is none, or a
+            logger's package is not installed.
     """
     for key, (holds, expected) in RULES.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
@@ -103,6 +112,8 @@ def check_config(cfg: DictConfig) -> None:
             raise MedvisionError(f"expected {expected}, got {value}", where=key, hint="change it")
     _check_paths(cfg)
     _check_monitor(str(cfg.checkpoint.monitor))
+    _check_choices(cfg)
+    _check_fold(cfg)
     _check_logger(str(OmegaConf.select(cfg, "logger._target_")))
 
 
@@ -129,17 +140,69 @@ def _check_paths(cfg: DictConfig) -> None:
 
 
 def _check_monitor(monitor: str) -> None:
-    if monitor.startswith("test/"):
+    if _names_test(monitor):
         raise MedvisionError(
             f"{monitor} may not choose the checkpoint: nothing is selected on the test set",
             where="checkpoint.monitor",
-            hint=f"use val/{monitor.removeprefix('test/')}",
+            hint=f"use {_of_val(monitor)}",
         )
     if not monitor.startswith(("val/", "train/")):
         raise MedvisionError(
             f"expected a logged value such as val/dice, got {monitor}",
             where="checkpoint.monitor",
             hint=nearest(monitor, ["val/dice", "val/iou", "val/loss", "val/auroc"]),
+        )
+
+
+def _check_choices(cfg: DictConfig) -> None:
+    """Refuse a test metric wherever something is chosen by one: stopping, schedules, searches."""
+    for key in _keys(OmegaConf.to_container(cfg, resolve=False), CHOOSES):
+        value = OmegaConf.select(cfg, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        for name in filter(_names_test, _texts(value)):
+            raise MedvisionError(
+                f"{name} may not decide anything: nothing is selected on the test set",
+                where=key,
+                hint=f"use {_of_val(name)}",
+            )
+
+
+def _keys(node: Any, pattern: re.Pattern[str], path: str = "") -> Iterator[str]:
+    """Full names of the keys whose last part fits, wherever they are."""
+    inside = node.items() if isinstance(node, dict) else ()
+    for key, value in enumerate(node) if isinstance(node, list) else inside:
+        full = f"{path}.{key}".lstrip(".")
+        if isinstance(key, str) and pattern.search(key):
+            yield full
+        yield from _keys(value, pattern, full)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every text in a value, however deep."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
+
+
+def _names_test(metric: str) -> bool:
+    return metric.strip(" -+").casefold().startswith("test")
+
+
+def _of_val(metric: str) -> str:
+    """The same score of the validation images."""
+    return re.sub(r"^[ +-]*test[^a-z0-9]*", "val/", metric, flags=re.IGNORECASE).strip()
+
+
+def _check_fold(cfg: DictConfig) -> None:
+    fold, protocol = (OmegaConf.select(cfg, f"data.{key}") for key in ("fold", "protocol"))
+    if fold and protocol != "kfold":
+        raise MedvisionError(
+            f"fold {fold} is asked for, and the protocol {protocol} has no folds",
+            where="data.fold",
+            hint="add data.protocol=kfold",
         )
 
 

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,9 +27,12 @@ from medvision.hardware import (
 )
 from medvision.models import count_parameters, is_depthwise, load_weights_strict
 from medvision.run.agreement import check_agreement, fill_in, fixed_threshold
+from medvision.run.data_audit import audit_training, notes_with
 from medvision.run.folder import RunFolder
+from medvision.run.ledger import HEADLINE, check_ledger, note_test_evaluation
 from medvision.run.outcome import finish, first_summary, greet
 from medvision.run.parts import build, build_evaluation, build_trainer, quieten, read_checkpoint
+from medvision.run.sealed import sealed_note
 from medvision.tasks import Task
 from medvision.types import MedvisionError, Stage
 
@@ -36,7 +40,12 @@ C = TypeVar("C", bound=Callback)
 
 
 def run_experiment(
-    cfg: DictConfig, *, experiment: str, folder: RunFolder, started_s: float
+    cfg: DictConfig,
+    *,
+    experiment: str,
+    folder: RunFolder,
+    started_s: float,
+    sealed_by: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Train, validate and test what the config says; write the run folder.
 
@@ -47,6 +56,8 @@ def run_experiment(
         experiment: Its name.
         folder: Where the run goes.
         started_s: ``time.perf_counter()`` at the start of the program.
+        sealed_by: The keys by which the command chooses hyper-parameters: the test split is not
+            touched where there are any.
 
     Returns:
         What ``summary.json`` holds.
@@ -58,6 +69,8 @@ def run_experiment(
     keep_freed_memory()
     data: ImageData = build(cfg.data)
     data.prepare()
+    audited = audit_training(data, mode=cfg.audit)
+    data.notes = notes_with(data.notes, audited)
     fill_in(cfg, data)
     seed_everything(cfg.seed, workers=True, verbose=False)
     model: nn.Module = build(cfg.model)
@@ -75,6 +88,8 @@ def run_experiment(
     checkpoint = None if cfg.ckpt_path is None else Path(cfg.ckpt_path).expanduser()
     task = _build_task(cfg, experiment, model, data, plan, checkpoint)
     check_agreement(cfg, data, task)
+    if not sealed_by:
+        check_ledger()
 
     folder.create()
     _resolve(cfg, plan, folder, data)
@@ -84,12 +99,18 @@ def run_experiment(
     config = {"experiment": experiment, **resolved}
     splits = data.table_of_splits()
     summary = first_summary(experiment, cfg.seed, data, model, plan)
+    if audited is not None:
+        summary["audit"] = audited.summary
+    if sealed_by:
+        summary["sealed"] = True
     if folder.exists:
         folder.write_config(config)
         folder.write_environment(describe_hardware())
         write_splits(folder.path / "splits.csv", splits)
         folder.write_summary(summary)
         greet(folder.path, data, model, summary)
+    if sealed_by:  # said once already, before the first run
+        summary["warnings"].append(sealed_note(sealed_by, folder.path))
 
     trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
     if logger is not None:
@@ -112,14 +133,29 @@ def run_experiment(
     if not folder.exists:  # the first process measures alone, as a run of one process does
         return summary
     _load_best(task, best)
-    threshold = OmegaConf.select(cfg, "task.threshold", default=0.5)
-    evaluation = build_evaluation(data, folder.path, threshold=threshold)
+    evaluation = build_evaluation(
+        data,
+        folder.path,
+        threshold=OmegaConf.select(cfg, "task.threshold", default=0.5),
+        sensitivity=OmegaConf.select(cfg, "task.sensitivity"),
+        prevalence=OmegaConf.select(cfg, "task.prevalence"),
+    )
+    evaluation.twins = None if audited is None else audited.twins
     scores: dict[str, Score] = {}
     stages: tuple[Stage, ...] = ("val", "test")  # in this order: a threshold may come from val
-    for stage in stages:
+    for stage in stages[:1] if sealed_by else stages:
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
     _keep_threshold(best.best_path, evaluation.threshold)
+    if HEADLINE[data.task] in scores:
+        value: Any = scores[HEADLINE[data.task]]
+        summary["test_evaluations"] = note_test_evaluation(
+            config=config,
+            split_fingerprint=summary["dataset"]["test_fingerprint"],
+            metric=HEADLINE[data.task],
+            value=value,
+            run=folder.path,
+        )
     return finish(
         folder,
         summary,

@@ -23,8 +23,12 @@ from medvision.run.configs import CONF, groups, options
 from medvision.types import MedvisionError
 
 
-def check_usage(arguments: Sequence[str]) -> bool:
-    """Refuse what is neither option nor override; return whether several runs are asked for."""
+def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Refuse what is neither option nor override.
+
+    Returns:
+        Whether several runs are asked for, and the overrides.
+    """
 
     def fail(message: str) -> NoReturn:
         raise MedvisionError(message, where="command line", hint="see python train.py --help")
@@ -36,7 +40,7 @@ def check_usage(arguments: Sequence[str]) -> bool:
     for override in parsed.overrides:
         if "=" not in override and not override.startswith("~"):
             fail(f"{override} is no key=value")
-    return bool(parsed.multirun)
+    return bool(parsed.multirun), list(parsed.overrides)
 
 
 def quote_text(argument: str) -> str:

@@ -1,4 +1,4 @@
-"""Several runs of one command: what they scored together, as tables in files and on the screen."""
+"""Several runs of one command: what they scored together, as tables in files."""
 
 import csv
 import io
@@ -9,20 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from medvision.files import write_atomically
 from medvision.types import STAGES
 
-HEADLINE = ("accuracy", "auroc", "dice", "iou")
-SHOWN = {
-    "classification": ("train/accuracy", "val/accuracy", "test/accuracy", "test/auroc"),
-    "segmentation": ("train/dice", "val/dice", "test/dice", "test/iou"),
-}
-PER_RUN = {"classification": "test/accuracy", "segmentation": "test/dice"}
+FIRST = ("accuracy", "auroc", "dice", "iou")
+REPEATED = ("seed", "data.fold")
+"""What differs between runs that count as the same: they share a mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +22,16 @@ class Run:
     """One run as the command asked for it and as its folder tells it.
 
     Attributes:
-        name: Name of its folder; empty where it ended before it had one.
-        overrides: What the command set for it, without experiment and seed.
+        path: Its folder; None where it ended before it had one.
+        fold: What the command set ``data.fold`` to; None where it did not.
+        overrides: What else the command set for it, without experiment and seed.
         summary: What its ``summary.json`` holds; empty where there is none.
     """
 
-    name: str
+    path: Path | None
     experiment: str
     seed: int | str | None
+    fold: str | None
     overrides: tuple[str, ...]
     summary: Mapping[str, Any]
 
@@ -59,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The runs that differ in their seed only.
+    """The runs that differ in their seed and fold only.
 
     Attributes:
         runs: All of them, in the order of the command.
@@ -85,6 +79,11 @@ class Group:
         return next((run.summary["task"] for run in self.runs if run.summary), None)
 
     @property
+    def sealed(self) -> bool:
+        """Whether hyper-parameters were being chosen, so that no run was tested."""
+        return any(run.summary.get("sealed", False) for run in self.runs)
+
+    @property
     def marks(self) -> str:
         """What a reader must know about the data before believing the scores."""
         data = [run.summary["dataset"] for run in self.runs if run.summary]
@@ -108,7 +107,7 @@ class Group:
 
 
 def summarise(run_dirs: Sequence[Path | None], overrides: Sequence[Sequence[str]]) -> list[Group]:
-    """Read the runs and group them by experiment and by every override but the seed.
+    """Read the runs and group them by experiment and by every override but seed and fold.
 
     Args:
         run_dirs: Folder of each run; None, or a folder without ``summary.json``, where a run
@@ -144,32 +143,10 @@ def write_multirun(
         ValueError: If there are not as many lists of overrides as runs.
     """
     runs = _read(run_dirs, overrides)
-    groups, metrics = _group(runs), _metrics_of(runs)
-    _write_csv(base / "multirun_summary.csv", [_group_row(group, metrics) for group in groups])
-    _write_csv(base / "multirun_runs.csv", [_run_row(run) for run in runs])
+    groups, metrics = _group(runs), metrics_of(runs)
+    write_rows(base / "multirun_summary.csv", [_group_row(group, metrics) for group in groups])
+    write_rows(base / "multirun_runs.csv", [_run_row(run) for run in runs])
     return groups
-
-
-def print_multirun(groups: Sequence[Group], *, console: Console | None = None) -> None:
-    """Print mean and spread of each group, then what each of its runs scored on test.
-
-    Scores are per cent for classification and lie in [0, 1] for segmentation; each task has its
-    own table. Readable from 80 columns on.
-
-    Args:
-        groups: From ``summarise``.
-        console: Where to; the screen unless given.
-    """
-    console = console or Console()
-    known = next((group.task for group in groups if group.task), "classification")
-    for task in SHOWN:
-        # a group that never started has no scores, so it may stand in any table
-        members = [group for group in groups if (group.task or known) == task]
-        if members:
-            console.print(_table(task, members))
-            console.print()
-            console.print(_table_of_runs(task, members))
-            console.print()
 
 
 def _read(run_dirs: Sequence[Path | None], overrides: Sequence[Sequence[str]]) -> list[Run]:
@@ -185,10 +162,11 @@ def _read_run(path: Path | None, overrides: Sequence[str]) -> Run:
     if path is not None and (path / "summary.json").exists():
         summary = json.loads((path / "summary.json").read_text())
     return Run(
-        name="" if path is None else path.name,
+        path=path,
         experiment=summary.get("experiment", values.get("experiment", "")),
         seed=summary.get("seed", values.get("seed")),
-        overrides=tuple(o for o, (key, _) in given.items() if key not in ("experiment", "seed")),
+        fold=values.get("data.fold"),
+        overrides=tuple(o for o, (key, _) in given.items() if key not in ("experiment", *REPEATED)),
         summary=summary,
     )
 
@@ -207,10 +185,10 @@ def _group(runs: Sequence[Run]) -> list[Group]:
     ]
 
 
-def _metrics_of(runs: Sequence[Run]) -> list[str]:
+def metrics_of(runs: Sequence[Run]) -> list[str]:
     """Names of what is averaged, the headline first; confusion counts only make sense singly."""
     names = dict.fromkeys(name for run in runs if run.finished for name in run.scores)
-    first = [f"{stage}/{name}" for name in HEADLINE for stage in STAGES]
+    first = [f"{stage}/{name}" for name in FIRST for stage in STAGES]
     rest = [name for name in names if name not in first and "/confusion/" not in name]
     return [*(name for name in first if name in names), *rest]
 
@@ -222,6 +200,7 @@ def _group_row(group: Group, metrics: Sequence[str]) -> dict[str, Any]:
         "runs": len(group.finished),
         "failed": group.num_failed,
         "seeds": " ".join(str(run.seed) for run in group.finished),
+        **_folds(group),
     }
     for name in metrics:
         row[f"{name}_mean"], row[f"{name}_std"] = group.mean_and_std(name)
@@ -230,12 +209,20 @@ def _group_row(group: Group, metrics: Sequence[str]) -> dict[str, Any]:
     return row
 
 
+def _folds(group: Group) -> dict[str, str]:
+    """The folds of the finished runs, where the command set them."""
+    if all(run.fold is None for run in group.runs):
+        return {}
+    return {"folds": " ".join(run.fold or "-" for run in group.finished)}
+
+
 def _run_row(run: Run) -> dict[str, Any]:
     return {
-        "run": run.name,
+        "run": "" if run.path is None else run.path.name,
         "experiment": run.experiment,
         "overrides": " ".join(run.overrides),
         "seed": run.seed,
+        **({} if run.fold is None else {"fold": run.fold}),
         "status": run.summary.get("status", "failed"),
         "best_epoch": run.summary.get("best_epoch"),
         "protocol": run.summary.get("dataset", {}).get("protocol"),
@@ -243,54 +230,11 @@ def _run_row(run: Run) -> dict[str, Any]:
     }
 
 
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of unlike keys as one csv; what a row does not have is a blank cell."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(path, text.getvalue())
-
-
-def _table(task: str, groups: Sequence[Group]) -> Table:
-    unit = ", per cent" if task == "classification" else ""
-    table = Table(
-        title=f"{task}{unit}: mean ± standard deviation over the runs",
-        box=box.MINIMAL,
-        show_edge=False,
-        padding=0,  # so that four scores with their spread leave 80 columns room for a name
-    )
-    table.add_column("experiment", overflow="fold")
-    table.add_column("runs", justify="right")
-    for name in SHOWN[task]:
-        table.add_column(name.replace("/", "\n"), justify="right", no_wrap=True)
-    for group in groups:
-        scores = (_words(task, *group.mean_and_std(name)) for name in SHOWN[task])
-        table.add_row(_label(group), str(len(group.finished)), *scores)
-    return table
-
-
-def _table_of_runs(task: str, groups: Sequence[Group]) -> Table:
-    metric = PER_RUN[task]
-    table = Table(box=box.MINIMAL, show_edge=False, padding=0)
-    table.add_column("experiment", overflow="fold")
-    table.add_column(f"each run's {metric.replace('/', ' ')}")
-    for group in groups:
-        values = (_words(task, value, None) for value in group.values(metric))
-        table.add_row(Text(group.label), " ".join(values))
-    return table
-
-
-def _label(group: Group) -> Text:
-    label = Text(group.label + group.marks)
-    if group.num_failed:
-        label.append(f"\n{group.num_failed} failed", style="bold red")
-    return label
-
-
-def _words(task: str, value: float | None, spread: float | None) -> str:
-    if value is None:
-        return "-"
-    scale, digits = (100, 2) if task == "classification" else (1, 4)
-    words = f"{scale * value:.{digits}f}"
-    return words if spread is None else f"{words} ± {scale * spread:.{digits}f}"

@@ -16,7 +16,13 @@ from medvision.models import count_parameters
 from medvision.reports.findings import findings
 from medvision.reports.html import write_report
 from medvision.run.folder import RunFolder
+from medvision.run.ledger import LEDGER
 from medvision.types import STAGES
+
+TWIN_PARTS = ("with_twin", "without_twin")
+
+METRIC_DEFINITIONS = 1
+"""Grows when a score of the same name is computed in another way: older figures do not compare."""
 
 
 def first_summary(
@@ -32,14 +38,16 @@ def first_summary(
             "name": data.name,
             "synthetic": data.synthetic,
             "fingerprint": data.fingerprint,
+            "test_fingerprint": data.split_fingerprint("test"),
             "num_images": {stage: len(data.tables[stage]) for stage in STAGES},
-            **_classes(data),
+            **_protocol(data),
         },
         "model": {
             "name": getattr(model, "architecture", type(model).__name__),
             "num_parameters": count_parameters(model),
             **_weights(model),
         },
+        "metric_definitions": METRIC_DEFINITIONS,
         "metrics": {},
         "best_checkpoint": None,
         "best_epoch": None,
@@ -51,10 +59,13 @@ def first_summary(
     }
 
 
-def _classes(data: ImageData) -> dict[str, Any]:
-    """How images were split, and how many of each class there are."""
+def _protocol(data: ImageData) -> dict[str, Any]:
+    """How images were split, and how many of each class there are, where each has one."""
+    split: dict[str, Any] = {"protocol": data.protocol}
+    if data.protocol == "kfold":
+        split |= {"fold": data.fold, "folds": data.folds}
     counts = data.class_counts()
-    return {} if counts is None else {"protocol": data.protocol, "class_counts": counts}
+    return split if counts is None else {**split, "class_counts": counts}
 
 
 def _weights(model: nn.Module) -> dict[str, Any]:
@@ -124,6 +135,7 @@ def finish(
         "epochs": len(rows),
         "timing": dict(timing),
         **evaluation.details(),
+        **evaluation.by_twin(),
         "warnings": [*summary["warnings"], *late],
     }
     final["warnings"] += findings(final, rows)
@@ -132,6 +144,9 @@ def finish(
     worst, typical = evaluation.cases()
     write_report(folder.path, worst=worst, typical=typical)
     print_scores(final, evaluation.shown)
+    if final.get("test_evaluations", 0) > 1:
+        times = final["test_evaluations"]
+        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
     print_line(str(folder.path))
     return final
 
@@ -151,10 +166,11 @@ def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Tabl
 def print_scores(summary: Mapping[str, Any], shown: Sequence[str]) -> None:
     """Print the scores of each split that was measured, and every warning."""
     console, metrics = Console(), summary["metrics"]
-    protocol = summary["dataset"].get("protocol")
+    dataset = summary["dataset"]
     table = Table(
         title=f"{summary['experiment']}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
-        + (f", {protocol} protocol" if protocol else "")
+        + (f", {dataset['protocol']} protocol" if dataset.get("protocol") else "")
+        + (f", fold {dataset['fold']} of {dataset['folds']}" if "fold" in dataset else "")
     )
     stages = [s for s in STAGES if any(name.startswith(f"{s}/") for name in metrics)]
     for column in ("", *stages, "95 % interval"):
@@ -169,8 +185,35 @@ def print_scores(summary: Mapping[str, Any], shown: Sequence[str]) -> None:
             "" if interval is None else f"{interval[0]:.4f} - {interval[1]:.4f}",
         )
     console.print(table)
+    if summary.get("twins"):
+        console.print(_twin_table(summary["twins"]))
     for warning in summary["warnings"]:
         print_line(f"note: {warning}")
+
+
+def _twin_table(twins: Mapping[str, Any]) -> Table:
+    """Test scores with and without a twin in training, and the nearest training image's."""
+    table = Table(title="test, by whether an image has a near-duplicate in train")
+    names = [n for n in twins["without_twin"] or twins["with_twin"] if not n.endswith("_ci95")]
+    names = [name for name in names if name != "num_images"]
+    table.add_column("")
+    for part in TWIN_PARTS:
+        count = twins[part]["num_images"]
+        table.add_column(f"{part.replace('_', ' ')} ({count} images)", justify="right")
+    for name in names:
+        table.add_row(name, *(_with_interval(twins[part], name) for part in TWIN_PARTS))
+    recalled = twins["memory_baseline"]
+    for name in (n for n in recalled["without_twin"] if not n.endswith("_ci95")):
+        cells = (_with_interval(recalled[part], name) for part in TWIN_PARTS)
+        table.add_row(f"{name} of the nearest training image", *cells)
+    return table
+
+
+def _with_interval(scores: Mapping[str, Any], name: str) -> str:
+    value, ends = scores.get(name), scores.get(f"{name}_ci95")
+    if value is None or ends is None:
+        return _words(value)
+    return f"{value:.3f} ({ends[0]:.3f}-{ends[1]:.3f})"
 
 
 def print_line(text: str) -> None:

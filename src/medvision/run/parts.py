@@ -84,9 +84,12 @@ def build_evaluation(
     data: ImageData,
     folder: Path,
     *,
-    threshold: float | Literal["validation"],
+    threshold: float | str,
     validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
     chosen_on: Literal["val", "fixed"] = "fixed",
+    sensitivity: float | None = None,
+    prevalence: float | None = None,
+    temperature: float | None = None,
     surface: bool = False,
 ) -> Evaluation:
     """What measures a run on this data; see the evaluation of each task for the options."""
@@ -99,6 +102,9 @@ def build_evaluation(
             threshold=threshold,
             validation=validation,
             chosen_on=chosen_on,
+            sensitivity=sensitivity,
+            prevalence=prevalence,
+            temperature=temperature,
         )
     raise MedvisionError(
         f"no evaluation is known for {type(data).__name__}",

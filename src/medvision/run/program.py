@@ -53,9 +53,11 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
 
+    from medvision.run.folder import is_further_process
     from medvision.run.messages import check_usage, explaining, quote_text
+    from medvision.run.sealed import sealed, start_line
 
-    multirun = check_usage(arguments)
+    multirun, given = check_usage(arguments)
     arguments = [quote_text(argument) for argument in arguments]
     base = None
     if multirun:
@@ -67,7 +69,10 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
     def job(cfg: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        code, run_dir = _run_job(cfg, base)
+        keys = sealed([*map(quote_text, given), *_swept_by_config()])
+        if keys and not codes and not is_further_process():
+            sys.stdout.write(f"{start_line(keys)}\n")
+        code, run_dir = _run_job(cfg, base, sealed_by=keys)
         codes.append(code)
         run_dirs.append(run_dir)
         overrides.append([str(override) for override in HydraConfig.get().overrides.task])
@@ -77,14 +82,35 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
         os.environ["MEDVISION_SCRATCH"] = scratch
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
     if base is not None and any(run_dirs):
-        from medvision.run.multirun import print_multirun, write_multirun
+        from medvision.run.folds import write_folds
+        from medvision.run.multirun import write_multirun
+        from medvision.run.multirun_screen import print_folds, print_multirun
 
-        print_multirun(write_multirun(base, run_dirs, overrides))
+        groups = write_multirun(base, run_dirs, overrides)
+        print_multirun(groups)
+        print_folds(write_folds(base, groups))
         sys.stdout.write(f"{base}\n")
     return codes
 
 
-def _run_job(cfg: DictConfig, base: Path | None) -> tuple[int, Path | None]:
+def _swept_by_config() -> list[str]:
+    """What a config, and not the command line, lets the runs of a command vary."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    from medvision.run.sealed import SEARCH
+
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode != RunMode.MULTIRUN:
+        return []
+    if not str(hydra_cfg.sweeper._target_).endswith(".BasicSweeper"):  # others search
+        return [f"{SEARCH}={hydra_cfg.runtime.choices['hydra/sweeper']}"]
+    return [f"{key}={value}" for key, value in (hydra_cfg.sweeper.params or {}).items()]
+
+
+def _run_job(
+    cfg: DictConfig, base: Path | None, *, sealed_by: Sequence[str]
+) -> tuple[int, Path | None]:
     """Run one composed config; return its exit code and run folder."""
     from hydra.core.hydra_config import HydraConfig
 
@@ -100,7 +126,13 @@ def _run_job(cfg: DictConfig, base: Path | None) -> tuple[int, Path | None]:
         folder = RunFolder.plan(experiment, cfg.run_dir, multirun=base, number=number)
         from medvision.run.job import run_experiment  # imports torch: a second's config check first
 
-        run_experiment(cfg, experiment=experiment, folder=folder, started_s=STARTED_S)
+        run_experiment(
+            cfg,
+            experiment=experiment,
+            folder=folder,
+            started_s=STARTED_S,
+            sealed_by=sealed_by,
+        )
         code = 0
     except MedvisionError as error:
         code = report(error)

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from medvision.data.sample import Sample
@@ -92,16 +90,6 @@ class StoredRun:
             return []
         with path.open(newline="") as stream:
             return [_numbers(row) for row in csv.DictReader(stream)]
-
-    def validation(self, positive: str) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-        """Probability of the positive class and class index of each validation image."""
-        path = self.path / "predictions_val.csv"
-        if not path.exists():
-            return None
-        with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        probability = [float(row[f"probability/{positive}"]) for row in rows]
-        return np.array(probability), np.array([int(row["target"] == positive) for row in rows])
 
 
 def largest_difference(

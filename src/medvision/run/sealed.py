@@ -1,0 +1,76 @@
+"""Where hyper-parameters are being chosen, the test split stays shut."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+
+OPEN = ("seed", "experiment", "data", "data.root", "data.protocol", "data.fold")
+"""Keys that a command may vary and test all the same: nothing is tuned by them."""
+
+SEARCH = "sweep"
+"""The group that searches whatever its values are."""
+
+
+def sealed(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The keys by which a command chooses hyper-parameters; none where it may test.
+
+    A key varies where its override asks for several runs: ``a,b``, ``choice()``, ``range()``,
+    ``glob()``, ``interval()``. Varying any key but those of ``OPEN`` seals every run of the
+    command, and so does a ``sweep``. ``data`` may vary by name only: ``data={...},{...}`` changes
+    what is below it.
+
+    Args:
+        overrides: Of the whole command, as Hydra reads them.
+
+    Raises:
+        OverrideParseException: If one of them cannot be read.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return tuple(dict.fromkeys(_key(override) for override in parsed if _chooses(override)))
+
+
+def start_line(keys: Sequence[str]) -> str:
+    """What a sealed command says before its first run.
+
+    Args:
+        keys: From `sealed`, not empty.
+    """
+    return (
+        f"test split sealed: this command {_does(keys)}, so hyper-parameters are being chosen;"
+        " compare the runs on validation, then test the one you choose: medvision evaluate RUN"
+    )
+
+
+def sealed_note(keys: Sequence[str], run: Path) -> str:
+    """What the summary of a sealed run says.
+
+    Args:
+        keys: From `sealed`, not empty.
+        run: Folder of the run.
+    """
+    return (
+        f"the test split is sealed, because the command {_does(keys)}; if this is the run you"
+        f" choose: medvision evaluate {run}"
+    )
+
+
+def _chooses(override: Override) -> bool:
+    if _key(override).partition(".")[0] == SEARCH:
+        return not override.is_delete()
+    if not override.is_sweep_override():
+        return False
+    values = getattr(override.value(), "list", None) or []
+    nested = any(isinstance(value, dict | list) for value in values)
+    return nested or override.package is not None or _key(override) not in OPEN
+
+
+def _key(override: Override) -> str:
+    return override.key_or_group
+
+
+def _does(keys: Sequence[str]) -> str:
+    if keys[0].partition(".")[0] == SEARCH:
+        return "is a search"
+    return f"varies {', '.join(keys)}"
