@@ -7,95 +7,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from rich.console import Console
 
 from medvision.evaluation.compare import Comparison, compare, print_comparison
 from medvision.evaluation.fairness import doubts
 from medvision.evaluation.finished_runs import read_run, settings_of
 from medvision.evaluation.run_groups import Group, group_runs, mean_and_std
+from medvision.evaluation.verdicts import compare_pairs
 from medvision.types import MedvisionError
 
 NUMBERS = (0.951, 0.957, 0.966)  # mean 0.958, squared deviations 49 + 1 + 64 millionths
 Make = Callable[..., Path]
-
-
-@pytest.fixture
-def make(tmp_path: Path) -> Make:
-    """Write a run folder: a classifier of cats and dogs unless told otherwise."""
-
-    def one(
-        name: str,
-        seed: int = 0,
-        accuracy: float | None = 0.9,
-        *,
-        settings: dict[str, Any] | None = None,
-        images: tuple[str, ...] = ("a.png", "b.png", "c.png", "d.png"),
-        dataset: dict[str, Any] | None = None,
-        metrics: dict[str, Any] | None = None,
-        **summary: Any,
-    ) -> Path:
-        path = tmp_path / "runs" / name
-        path.mkdir(parents=True)
-        config: dict[str, Any] = {
-            "experiment": summary.get("experiment", "pets"),
-            "seed": seed,
-            "run_dir": str(path),
-            "data": {"image_size": 32, "seed": seed, "split_seed": 0, "root": None},
-            "model": {"_target_": "medvision.models.SimpleCNN", "image_size": 32},
-            "optimizer": {"_target_": "torch.optim.Adam", "lr": 0.001},
-            "callbacks": {"checkpoint": {"dirpath": str(path)}},
-            "logger": {"save_dir": f"{path}/logs"},
-        }
-        for key, value in (settings or {}).items():
-            *rooms, last = key.split(".")
-            place = config
-            for room in rooms:
-                place = place[room]
-            place[last] = value
-        (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        content = {
-            "experiment": "pets",
-            "seed": seed,
-            "status": "finished",
-            "task": "classification",
-            "dataset": {
-                "synthetic": False,
-                "fingerprint": "f" * 64,
-                "protocol": "official",
-                "class_counts": {"test": {"cat": 2, "dog": 2}},
-            }
-            | (dataset or {}),
-            "model": {"name": "SimpleCNN", "num_parameters": 1234},
-            "metrics": {
-                "test/accuracy": accuracy,
-                "test/accuracy_ci95": [0.8, 0.99],
-                "test/auroc": 0.75,
-                "test/confusion/cat/dog": 1.0,
-                **(metrics or {}),
-            },
-            "best_epoch": 1,
-            "epochs": 2,
-            "warnings": [],
-        }
-        (path / "summary.json").write_text(json.dumps(content | summary))
-        (path / "metrics.csv").write_text(
-            "epoch,train/loss,val/loss,val/accuracy\n0,0.7,0.6,\n1,0.5,0.4,0.8\n"
-        )
-        targets = ["cat", "dog"] * len(images)
-        rows = [
-            f"{image},{target},dog,{1 - 0.2 * number},{0.2 * number}"
-            for number, (image, target) in enumerate(zip(images, targets, strict=False))
-        ]
-        head = "path,target,predicted,probability/cat,probability/dog"
-        (path / "predictions_test.csv").write_text("\n".join([head, *rows]) + "\n")
-        return path
-
-    return one
 
 
 @pytest.fixture
@@ -111,7 +36,8 @@ def groups_of(*runs: Path) -> list[Group]:
 def compared(*runs: Path) -> Comparison:
     """What ``compare`` gives, without its files."""
     groups = tuple(groups_of(*runs))
-    return Comparison(groups=groups, notes=tuple(doubts(groups)), out=Path("out"))
+    pairs = tuple(compare_pairs(groups))
+    return Comparison(groups=groups, pairs=pairs, notes=tuple(doubts(groups)), out=Path("out"))
 
 
 def notes_of(*runs: Path) -> list[str]:
@@ -145,7 +71,7 @@ def test_the_files_hold_the_same_and_one_run_has_no_deviation(
     alone = make("pets/low", 0, 0.9, settings={"optimizer.lr": 0.01})
     comparison = compare([*three, alone], out=tmp_path / "out")
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["comparison.csv", "comparison.html", "comparison.json"]
+    assert names == [f"comparison{end}" for end in (".csv", ".html", ".json", "_pairs.csv")]
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert content == comparison.to_dict()
     found = content["groups"][1]["metrics"]["test/accuracy"]
@@ -157,6 +83,15 @@ def test_the_files_hold_the_same_and_one_run_has_no_deviation(
     assert float(rows[0]["test/accuracy_mean"]) == pytest.approx(0.958)
     assert [row["seeds"] for row in rows] == ["0 1 2", "0"]
     assert "one seed alone, so no spread over seeds, in group 2" in comparison.notes
+    with (tmp_path / "out" / "comparison_pairs.csv").open(newline="") as file:
+        pairs = list(csv.DictReader(file))
+    assert [row["metric"] for row in pairs] == [
+        "test/accuracy",
+        "test/balanced_accuracy",
+        "test/auroc",
+    ]
+    assert [row["verdict"] for row in pairs] == ["alike", "", ""]
+    assert float(pairs[0]["p"]) == 1
 
 
 def test_undefined_values_are_left_out_of_the_mean() -> None:
@@ -235,30 +170,44 @@ def test_alike_runs_raise_no_doubt(three: list[Path]) -> None:
     assert notes_of(*three) == []
 
 
-def test_other_test_images_are_told_with_their_numbers(make: Make) -> None:
-    runs = [make("pets/0"), make("pets/1", 1, images=("a.png", "z.png"))]
-    assert notes_of(*runs) == [
-        "the test images differ: 4 in pets/0 of group 1; 2 in pets/1 of group 1; 1 paths are in"
-        " all of them; scores on different images cannot be compared"
-    ]
-
-
-def test_other_data_protocols_classes_and_sizes_are_told(make: Make) -> None:
-    other = {
-        "fingerprint": "0123456789",
-        "protocol": "merged",
-        "class_counts": {"test": {"cow": 1, "pig": 1}},
-    }
+def test_other_training_data_and_sizes_are_told(make: Make) -> None:
+    other = {"fingerprint": "0123456789"}
     notes = notes_of(
         make("pets/0"), make("pets/1", 1, dataset=other, settings={"data.image_size": 64})
     )
-    assert "the classes differ: cat, dog in group 1; cow, pig in group 2" in notes
     assert (
-        "the data differ: fingerprint ffffffff in group 1; fingerprint 01234567 in group 2" in notes
+        "the test images are the same, but the data differ: fingerprint ffffffff in group 1;"
+        " fingerprint 01234567 in group 2" in notes
     )
-    assert "the protocols differ: official in group 1; merged in group 2" in notes
     assert "the image sizes differ: 32 px in group 1; 64 px in group 2" in notes
-    assert any(note.startswith("the merged protocol leaks in group 2:") for note in notes)
+
+
+def test_the_leak_of_the_merged_protocol_is_told(make: Make) -> None:
+    runs = [make(f"pets/{seed}", seed, dataset={"protocol": "merged"}) for seed in range(2)]
+    assert notes_of(*runs) == [
+        "the merged protocol leaks in group 1: images of one patient and near-duplicates lie in"
+        " train and in test"
+    ]
+
+
+def test_folds_are_told_and_missing_ones_counted(make: Make) -> None:
+    runs = [
+        make(
+            f"pets/{fold}",
+            images=(f"{fold}.png",),
+            dataset={"protocol": "kfold"},
+            settings={"data.protocol": "kfold", "data.fold": fold, "data.folds": 5},
+        )
+        for fold in range(2)
+    ]
+    (group,) = groups_of(*runs)
+    assert group.size == "2 folds, 1 seed"
+    assert group.repeated_seeds == []
+    assert notes_of(*runs) == [
+        "2 of 5 folds are pooled in group 1; their AUROC ranks the probabilities of several models"
+        " together",
+        "one seed alone, so no spread over seeds, in group 1",
+    ]
 
 
 def test_images_drawn_by_code_are_told(make: Make) -> None:
@@ -267,18 +216,6 @@ def test_images_drawn_by_code_are_told(make: Make) -> None:
     assert notes_of(*runs) == [
         "every image is drawn by code; scores on them say nothing about patients"
     ]
-    real = make("real/0", settings={"data.root": "/data/pets"})
-    assert notes_of(*runs, real)[0] == (
-        "images drawn by code in group 1, real ones in group 2: their scores have nothing to do"
-        " with each other"
-    )
-
-
-def test_a_run_without_test_predictions_is_told(make: Make) -> None:
-    runs = [make("pets/0"), make("pets/1", 1)]
-    (runs[1] / "predictions_test.csv").unlink()
-    assert notes_of(*runs) == ["pets/1 has no test predictions"]
-    assert read_run(runs[1]).roc() is None
 
 
 def test_the_roc_of_two_classes_is_that_of_the_second(make: Make) -> None:
@@ -400,6 +337,8 @@ def test_the_tables_on_the_screen_fit_80_columns(three: list[Path], make: Make) 
     assert "0.800 to 0.990" in text
     assert "0.900 ±" not in text  # one run: no deviation
     assert "note: one seed alone" in text
+    assert "No difference between pets optimizer.lr=0.001 and pets optimizer.lr=1.0:" in text
+    assert "p of 16 exchanges" in text
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

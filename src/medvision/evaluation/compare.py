@@ -3,10 +3,8 @@
 Nothing heavy is imported here: what draws loads when it is called.
 """
 
-import csv
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medvision.evaluation.comparable import require_comparable
+from medvision.evaluation.comparison_content import (
+    content_of,
+    table_of_groups,
+    table_of_pairs,
+)
 from medvision.evaluation.fairness import doubts
 from medvision.evaluation.finished_runs import FinishedRun, Points, read_run
-from medvision.evaluation.run_groups import (
-    Group,
-    differing_settings,
-    group_runs,
-    metrics_of,
-)
-from medvision.files import write_atomically
+from medvision.evaluation.run_groups import Group, group_runs
+from medvision.evaluation.verdicts import compare_pairs
+from medvision.files import write_atomically, write_table
+from medvision.reports.verdict_words import p_in_words, probability_in_words
 from medvision.types import MedvisionError
 
 SHOWN = {
@@ -41,11 +42,14 @@ class Comparison:
     Attributes:
         groups: Runs that differ in their seed only, in the order of the command; differences are
             those to the first.
+        pairs: Who is better, for every pair of groups, from ``compare_pairs``.
         notes: Where the comparison may not be fair, a sentence each.
-        out: Folder that holds ``comparison.json``, ``comparison.csv`` and ``comparison.html``.
+        out: Folder of ``comparison.json``, ``comparison.csv``, ``comparison_pairs.csv`` and
+            ``comparison.html``.
     """
 
     groups: tuple[Group, ...]
+    pairs: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
     out: Path
 
@@ -61,33 +65,15 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``comparison.json`` holds: plain values, None where something is undefined."""
-        names = metrics_of(self.groups)
-        first = self.groups[0]
-        return {
-            "task": self.task,
-            "groups": [
-                {
-                    "label": group.label,
-                    "experiment": group.runs[0].experiment,
-                    "marks": group.marks.strip(),
-                    "size": group.size,
-                    "num_runs": len(group.runs),
-                    "seeds": group.seeds,
-                    "runs": [_run(run) for run in group.runs],
-                    "metrics": {name: _metric(group, first, name) for name in names},
-                }
-                for group in self.groups
-            ],
-            "differing_settings": differing_settings([group.runs[0] for group in self.groups]),
-            "notes": list(self.notes),
-        }
+        return content_of(self.groups, self.pairs, self.notes)
 
 
 def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
     """Read finished runs, group them over their seeds and write what they scored.
 
-    Writes ``comparison.json``, ``comparison.csv`` (a row per group) and ``comparison.html``, a
-    page of one file, into ``out``.
+    Writes ``comparison.json``, ``comparison.csv`` (a row per group), ``comparison_pairs.csv`` (a
+    row per pair of groups and score; without a second group there is none) and
+    ``comparison.html``, a page of one file, into ``out``.
 
     Args:
         runs: Run folders, at least two; differences are those to the group of the first.
@@ -95,16 +81,25 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
 
     Raises:
         MedvisionError: If a folder is not that of a finished run, a run is named twice, there are
-            fewer than two, their tasks differ, or ``out`` cannot be written.
+            fewer than two, their tasks, test images, protocol or definitions of scores differ,
+            or ``out`` cannot be written.
     """
     groups = group_runs(_read(runs))
-    comparison = Comparison(groups=tuple(groups), notes=tuple(doubts(groups)), out=out)
+    require_comparable(groups)
+    comparison = Comparison(
+        groups=tuple(groups),
+        pairs=tuple(compare_pairs(groups)),
+        notes=tuple(doubts(groups)),
+        out=out,
+    )
     content, page = comparison.to_dict(), _page(comparison)
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(content, indent=2, allow_nan=False, default=str)
         write_atomically(out / "comparison.json", text + "\n")
-        write_atomically(out / "comparison.csv", _csv(groups))
+        write_atomically(out / "comparison.csv", table_of_groups(groups))
+        if comparison.pairs:
+            write_table(out / "comparison_pairs.csv", table_of_pairs(groups, comparison.pairs))
         write_atomically(out / "comparison.html", page)
     except OSError as error:
         raise MedvisionError(
@@ -117,7 +112,7 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
 
 
 def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
-    """Print means and spread of each group, each run with its interval, and the notes.
+    """Print means and spread of each group, each run with its interval, and who is better.
 
     Readable from 80 columns on.
 
@@ -130,6 +125,13 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
     console.print()
     console.print(_table_of_runs(comparison))
     console.print()
+    to_first = [pair for pair in comparison.pairs if pair["a"] == 1]
+    if any(pair["metrics"] for pair in to_first):
+        console.print(_table_of_pairs(to_first))
+        console.print()
+    for pair in to_first:
+        console.print(pair["sentence"], highlight=False, markup=False)
+        console.print()
     for note in comparison.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     page = comparison.out / "comparison.html"
@@ -160,57 +162,6 @@ def _read(paths: Sequence[Path]) -> list[FinishedRun]:
             hint="compare runs of one task",
         )
     return runs
-
-
-def _run(run: FinishedRun) -> dict[str, Any]:
-    return {
-        "path": str(run.path),
-        "name": run.name,
-        "seed": run.seed,
-        "model": run.summary.get("model", {}).get("name"),
-        "num_parameters": run.summary.get("model", {}).get("num_parameters"),
-        "best_epoch": run.summary.get("best_epoch"),
-        "epochs": run.summary.get("epochs"),
-        "device": run.summary.get("device"),
-        "precision": run.summary.get("precision"),
-        "warnings": list(run.summary.get("warnings", [])),
-    }
-
-
-def _metric(group: Group, first: Group, name: str) -> dict[str, Any]:
-    mean, std = group.mean_and_std(name)
-    values = group.values(name)
-    before = None if group is first else first.mean_and_std(name)[0]
-    return {
-        "mean": mean,
-        "std": std,
-        "num_values": sum(value is not None for value in values),
-        "difference_to_first": None if mean is None or before is None else mean - before,
-        "values": values,
-        "ci95": [run.interval(name) for run in group.runs],
-    }
-
-
-def _csv(groups: Sequence[Group]) -> str:
-    """A row per group; an undefined value is a blank cell, and ``-`` among those of the runs."""
-    rows = []
-    for group in groups:
-        row: dict[str, Any] = {
-            "label": group.label,
-            "experiment": group.runs[0].experiment,
-            "runs": len(group.runs),
-            "seeds": " ".join(map(str, group.seeds)),
-        }
-        for name in metrics_of(groups):
-            row[f"{name}_mean"], row[f"{name}_std"] = group.mean_and_std(name)
-            values = group.values(name)
-            row[f"{name}_runs"] = " ".join("-" if v is None else repr(v) for v in values)
-        rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _page(comparison: Comparison) -> str:
@@ -256,6 +207,36 @@ def _table_of_runs(comparison: Comparison) -> Table:
             between = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
             score = _words(run.scores.get(metric), None)
             table.add_row(str(number), Text(run.name), str(run.seed), score, between)
+    return table
+
+
+def _table_of_pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
+    """Those with the first group; their headline in full."""
+    several = len(pairs) > 1
+    exchanges = next(iter(pairs[0]["metrics"].values()))["num_permutations"]
+    table = Table(
+        title="test: difference to group 1, same images",
+        caption=f"p of {exchanges:,} exchanges",
+        box=box.MINIMAL,
+        show_edge=False,
+        padding=0,
+    )
+    table.add_column("", justify="right")
+    table.add_column("score", overflow="fold")
+    for name in ("difference", "95 % interval", "p", *(["Holm p"] * several)):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("probability\nof better", justify="right", no_wrap=True)
+    for pair in pairs:
+        for name, found in pair["metrics"].items():
+            ends = found["ci95"]
+            cells = [
+                f"{found['difference']:+.3f}",
+                "-" if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}",
+                p_in_words(found["p"]),
+                *([p_in_words(found["p_holm"])] * several),
+                probability_in_words(found["probability_b_better"]),
+            ]
+            table.add_row(str(pair["b"]), name.replace("_", " "), *cells)
     return table
 
 

@@ -4,7 +4,7 @@ Reads text files only; no torch.
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +67,18 @@ class FinishedRun:
         """What the summary says about the data."""
         return self.files.dataset
 
+    @property
+    def protocol(self) -> str | None:
+        """How images were split; None where runs of older versions do not say."""
+        found = self.dataset.get("protocol", self.settings.get("data.protocol"))
+        return None if found is None else str(found)
+
+    @property
+    def fold(self) -> int | None:
+        """Which part of a k-fold split was tested; None for other protocols."""
+        fold = self.settings.get("data.fold")
+        return int(fold) if self.protocol == "kfold" and fold is not None else None
+
     @cached_property
     def scores(self) -> dict[str, float | None]:
         """Every metric but the intervals, by name; None where it is undefined."""
@@ -94,7 +106,12 @@ class FinishedRun:
     @cached_property
     def test_images(self) -> frozenset[str] | None:
         """Paths of the images that were tested; None where the run tested none."""
-        return frozenset(row["path"] for row in self.files.predictions) or None
+        return frozenset(row["path"] for row in self.tested) or None
+
+    @property
+    def tested(self) -> Sequence[Mapping[str, str]]:
+        """A row per test image, as ``predictions_test.csv`` holds them."""
+        return self.files.predictions
 
     def roc(self) -> Points | None:
         """ROC of the test pixels, or of the test images: for several classes their macro mean.

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed only, and what a group of them scored together."""
+"""Runs that differ in their seed or fold only, and what a group of them scored together."""
 
 import json
 import statistics
@@ -19,9 +19,13 @@ FIRST_ROOMS = ("model", "loss", "optimizer", "scheduler", "task", "data", "ckpt_
 ABSENT = "absent"
 
 
+Member = tuple[FinishedRun, ...]
+"""One run, or the folds of one k-fold split that together test every image once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The runs that differ in their seed only.
+    """The runs that differ in their seed only, and of protocol kfold in their fold.
 
     Attributes:
         label: The experiment, and the settings in which it differs from groups of the same one.
@@ -32,20 +36,51 @@ class Group:
     runs: tuple[FinishedRun, ...]
 
     @property
+    def members(self) -> tuple[Member, ...]:
+        """What stands for one seed each: single runs, or sets of folds.
+
+        A fold joins the first set of its seed that lacks it; where no seed has more than one
+        fold, all seeds make one set.
+        """
+        if any(run.fold is None for run in self.runs):
+            return tuple((run,) for run in self.runs)
+        folds = [run.fold for run in self.runs]
+        if len(set(folds)) == len(folds):
+            return (self.runs,)
+        sets: list[list[FinishedRun]] = []
+        for run in self.runs:
+            for found in sets:
+                if found[0].seed == run.seed and run.fold not in {other.fold for other in found}:
+                    found.append(run)
+                    break
+            else:
+                sets.append([run])
+        return tuple(tuple(found) for found in sets)
+
+    @property
     def seeds(self) -> list[int]:
         """Seed of each run."""
         return [run.seed for run in self.runs]
 
     @property
     def repeated_seeds(self) -> list[int]:
-        """Seeds that more than one run has."""
-        return [seed for seed, count in Counter(self.seeds).items() if count > 1]
+        """Seeds that more than one run has, or more than one set of folds."""
+        seeds = Counter(member[0].seed for member in self.members)
+        return [seed for seed, count in seeds.items() if count > 1]
+
+    @property
+    def num_seeds(self) -> int:
+        """How many values a spread over seeds rests on; 1 where two share a seed."""
+        return 1 if self.repeated_seeds else len(self.members)
 
     @property
     def size(self) -> str:
         """How many seeds stand behind a mean, in words."""
         seeds, runs = len(set(self.seeds)), len(self.runs)
         words = f"{seeds} seed{'s' * (seeds > 1)}"
+        folds = {run.fold for run in self.runs}
+        if None not in folds:
+            return f"{len(folds)} fold{'s' * (len(folds) > 1)}, {words}"
         return words if seeds == runs else f"{runs} runs, {words}"
 
     @property
@@ -62,11 +97,14 @@ class Group:
     def mean_and_std(self, metric: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation of the runs that define the metric.
 
+        Of folds first the mean over each set: the deviation is one over seeds.
+
         Returns:
             None instead of the mean of no value. None instead of the deviation of fewer than two
             values, and where two runs share a seed: theirs is no spread over seeds.
         """
-        mean, std = mean_and_std(self.values(metric))
+        of_sets = [[run.scores.get(metric) for run in member] for member in self.members]
+        mean, std = mean_and_std(mean_and_std(values)[0] for values in of_sets)
         return mean, None if self.repeated_seeds else std
 
 
@@ -82,15 +120,22 @@ def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | 
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> list[Group]:
-    """Group runs that differ in their seed only, in the order of the command."""
+    """Group runs that differ in their seed or fold only, in the order of the command."""
     found: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        found.setdefault(json.dumps(run.settings, sort_keys=True, default=str), []).append(run)
+        key = json.dumps(_settings(run), sort_keys=True, default=str)
+        found.setdefault(key, []).append(run)
     labels = _labels([members[0] for members in found.values()])
     return [
         Group(label=label, runs=tuple(members))
         for label, members in zip(labels, found.values(), strict=True)
     ]
+
+
+def _settings(run: FinishedRun) -> dict[str, Any]:
+    """What makes its group: of a k-fold split without the fold."""
+    hidden = set() if run.fold is None else {"data.fold"}
+    return {key: value for key, value in run.settings.items() if key not in hidden}
 
 
 def metrics_of(groups: Iterable[Group]) -> list[str]:
@@ -107,10 +152,11 @@ def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
     A key that follows another one, such as ``model.image_size`` ``data.image_size``, is left out.
     Those that tell most come first, and those that only some of the runs have last.
     """
-    keys = dict.fromkeys(key for run in runs for key in run.settings)
-    table = {key: [run.settings.get(key, ABSENT) for run in runs] for key in keys}
+    settings = [_settings(run) for run in runs]
+    keys = dict.fromkeys(key for found in settings for key in found)
+    table = {key: [found.get(key, ABSENT) for found in settings] for key in keys}
     differing = {key: values for key, values in table.items() if len(set(map(repr, values))) > 1}
-    partial = {key for key in differing if any(key not in run.settings for run in runs)}
+    partial = {key for key in differing if any(key not in found for found in settings)}
 
     def order(key: str) -> tuple[bool, int]:
         room = key.partition(".")[0]
