@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.metrics import bootstrap_mean_interval
+from medvision.metrics import bootstrap_mean_interval, wilson_interval
 
 Rows = NDArray[np.intp]
 
@@ -75,8 +75,13 @@ class TrainingTwins:
         values = [self.recalled[path] for path in paths if path in self.recalled]
         if len(values) < len(paths) or not values:
             return {self.metric: None, f"{self.metric}_ci95": None}
-        interval = bootstrap_mean_interval(values, groups=groups)
-        return {self.metric: float(np.mean(values)), f"{self.metric}_ci95": list(interval)}
+        mean = float(np.mean(values))
+        if self.metric == "accuracy" and mean in (0.0, 1.0):  # all alike: a bootstrap has no doubt
+            size = len(values) if groups is None else len(set(groups))
+            interval = wilson_interval(round(mean * size), size)
+        else:
+            interval = bootstrap_mean_interval(values, groups=groups)
+        return {self.metric: mean, f"{self.metric}_ci95": list(interval)}
 
 
 def _of(groups: Sequence[Hashable] | None, rows: Rows) -> list[Hashable] | None:

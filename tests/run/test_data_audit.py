@@ -1,0 +1,128 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.data import checks
+from medvision.run import main
+from medvision.run.evaluate import evaluate_run
+
+SMALL = (
+    "experiment=brain_mri_cnn",
+    "model.base_channels=2",
+    "trainer=cpu",
+    "logger=csv",
+    "data=folder_classification",
+    "data.image_size=32",
+    "data.in_channels=1",
+    "data.batch_size=4",
+    "data.num_workers=0",
+    "trainer.max_epochs=1",
+)
+
+
+@pytest.fixture
+def leaking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two classes, twelve and six images each; three test images of each are from train."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name in ("ill", "well"):
+        for split, count in (("train", 12), ("test", 6)):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            for k in range(count):
+                noise = rng.normal(0, 1, (48, 48)) + (name == "ill")
+                image = cv2.normalize(
+                    cv2.GaussianBlur(noise, (0, 0), 3), None, 0, 255, cv2.NORM_MINMAX
+                )
+                cv2.imwrite(str(tmp_path / "set" / split / name / f"{split}{k}.png"), image)
+        for k in range(3):
+            source = tmp_path / f"set/train/{name}/train{k}.png"
+            shutil.copyfile(source, tmp_path / f"set/test/{name}/test{k}.png")
+    return tmp_path / "set"
+
+
+def run_on(root: Path, *more: str) -> dict[str, Any]:
+    before = set(Path("runs").glob("*/2*"))
+    assert main([*SMALL, f"data.root={root}", *more]) == 0
+    (run,) = set(Path("runs").glob("*/2*")) - before
+    return {**json.loads((run / "summary.json").read_text()), "run": run}
+
+
+def test_training_on_a_leaking_split_says_so_first_and_scores_twins_apart(
+    leaking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = run_on(leaking)
+    said = summary["warnings"][0]
+    assert said.startswith("LEAK: 6 of 12 test images are identical to one in train")
+    assert f"note: {said}" in capsys.readouterr().out
+    audit = summary["audit"]
+    assert (audit["mode"], audit["complete"]) == ("warn", True)
+    assert audit["exact_duplicates"]["test_images_in_train"] == 6
+    assert len(audit["leaks"]) == 1
+    twins = summary["twins"]
+    assert (twins["with_twin"]["num_images"], twins["without_twin"]["num_images"]) == (6, 6)
+    assert twins["memory_baseline"]["with_twin"]["accuracy"] == 1
+    parts = [twins[part]["accuracy"] * 6 for part in ("with_twin", "without_twin")]
+    assert sum(parts) / 12 == pytest.approx(summary["metrics"]["test/accuracy"])
+    page = (summary["run"] / "report.html").read_text()
+    assert "6 of 12 test images are identical to one in train" in page
+
+
+def test_evaluating_it_again_gives_the_same_table(leaking: Path) -> None:
+    summary = run_on(leaking)
+    again = evaluate_run(summary["run"])
+    assert again["twins"] == summary["twins"]
+    assert again["test_evaluations"] == summary["test_evaluations"] + 1
+    assert again["evaluated"]["largest_difference"] == 0
+
+
+def test_strict_refuses_before_there_is_a_run_folder(
+    leaking: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*SMALL, f"data.root={leaking}", "audit=strict"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("error: 6 of 12 test images are identical to one in train")
+    assert "audit=strict" in said[0]
+    assert not list(Path("runs").glob("*/2*"))
+
+
+def test_strict_trains_on_what_does_not_leak(leaking: Path) -> None:
+    summary = run_on(leaking, "audit=strict", "data.protocol=grouped")
+    assert summary["audit"]["leaks"] == []
+    assert "twins" not in summary
+
+
+def test_skipping_is_said_in_summary_and_report(leaking: Path) -> None:
+    summary = run_on(leaking, "audit=skip")
+    assert summary["audit"] == {"mode": "skip"}
+    assert "the data were not audited: audit=skip" in summary["warnings"]
+    assert "twins" not in summary
+    assert "not audited" in (summary["run"] / "report.html").read_text()
+
+
+def test_too_many_files_are_audited_in_part_and_it_is_said(
+    leaking: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for check in (checks.check_images, checks.check_segmentation):
+        monkeypatch.setitem(check.__kwdefaults__, "max_decoded", 10)
+    summary = run_on(leaking)
+    assert summary["audit"]["complete"] is False
+    assert any("looked at names and counts only" in text for text in summary["warnings"])
+    capsys.readouterr()
+    assert main([*SMALL, f"data.root={leaking}", "audit=strict"]) == 2
+    assert "too many to be read" in capsys.readouterr().err
+    monkeypatch.setitem(checks.check_images.__kwdefaults__, "max_decoded", None)
+    run_on(leaking)  # reads them all
+    monkeypatch.setitem(checks.check_images.__kwdefaults__, "max_decoded", 10)
+    assert run_on(leaking)["audit"]["complete"] is True
+
+
+def test_phantoms_are_not_audited(train: Callable[..., Path]) -> None:
+    run = train("experiment=polyp_unet", "model.base_channels=2")
+    assert "audit" not in json.loads((run / "summary.json").read_text())
