@@ -365,14 +365,18 @@ def test_a_threshold_for_four_classes(fails: Callable[..., str]) -> None:
     )
 
 
+@pytest.mark.parametrize("protocol", ["merged", "kfold"])
 def test_a_split_and_a_protocol_that_draws_another(
-    fails: Callable[..., str], make_class_folder: Callable[..., Path], tmp_path: Path
+    fails: Callable[..., str],
+    make_class_folder: Callable[..., Path],
+    tmp_path: Path,
+    protocol: str,
 ) -> None:
     root = make_class_folder({"a": 6, "b": 6})
     (tmp_path / "kept.csv").write_text("path,split\na/case_00.png,train\n")
     kept = f"data.splits={tmp_path / 'kept.csv'}"
-    line = fails(*CHEST, f"data.root={root}", kept, "data.protocol=grouped")
+    line = fails(*CHEST, f"data.root={root}", kept, f"data.protocol={protocol}")
     assert line == (
-        "error: the protocol grouped draws its own split, and a split is given (data.splits);"
+        f"error: the protocol {protocol} draws its own split, and a split is given (data.splits);"
         " leave one of data.splits and data.protocol out"
     )

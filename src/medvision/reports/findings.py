@@ -46,7 +46,7 @@ class _Run:
         self.metrics: Mapping[str, Any] = summary.get("metrics") or {}
         self.dataset: Mapping[str, Any] = summary.get("dataset") or {}
         self.warnings: Sequence[str] = summary.get("warnings") or ()
-        self.task = summary.get("task")
+        self.task, self.sealed = summary.get("task"), bool(summary.get("sealed"))
         self.headlines = HEADLINES.get(str(self.task), ())
         self.history = history
         best = summary.get("best_epoch")  # counted from 0
@@ -123,7 +123,9 @@ def _missing_classes(run: _Run) -> list[str]:
 
 
 def _few_images(run: _Run) -> list[str]:
-    found = []
+    found: list[str] = []
+    if run.sealed:  # nothing was measured on them
+        return found
     count = run.num_images("test")
     if count and count < MIN_TEST_IMAGES:
         sentence = f"there are only {count} test images"

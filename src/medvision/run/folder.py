@@ -118,7 +118,7 @@ class RunFolder:
             except metadata.PackageNotFoundError:
                 versions[package] = None
         environment = {
-            "git": _git_state(),
+            "git": git_state(),
             "python": sys.version.split()[0],
             "packages": versions,
             "hardware": dict(hardware),
@@ -146,7 +146,7 @@ def is_further_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
 
 
-def _git_state() -> dict[str, Any]:
+def git_state() -> dict[str, Any]:
     """Commit of the source, and whether it was changed since; None outside a checkout."""
     here = Path(__file__).parent
 

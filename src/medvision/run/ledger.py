@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from medvision.run.folder import _git_state
+from medvision.run.folder import git_state
 from medvision.types import MedvisionError
 
 LEDGER = Path("runs", "test_ledger.csv")
@@ -58,7 +58,7 @@ def note_test_evaluation(
     Raises:
         MedvisionError: If the file is damaged, is none of ours, or cannot be written.
     """
-    git = _git_state()
+    git = git_state()
     line = {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "git_sha": "" if git["sha"] is None else git["sha"] + "-dirty" * bool(git["dirty"]),
