@@ -123,10 +123,9 @@ def _missing_classes(run: _Run) -> list[str]:
 
 
 def _few_images(run: _Run) -> list[str]:
-    found: list[str] = []
     if run.sealed:  # nothing was measured on them
-        return found
-    count = run.num_images("test")
+        return []
+    found, count = [], run.num_images("test")
     if count and count < MIN_TEST_IMAGES:
         sentence = f"there are only {count} test images"
         known = [name for name in run.headlines if run.interval(f"test/{name}")]
