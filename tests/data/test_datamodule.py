@@ -2,11 +2,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from medvision.data import SegmentationData
+from medvision.data.splits_csv import write_splits
 from medvision.run.configs import CONF
 from medvision.types import STAGES, MedvisionError
 
@@ -124,3 +126,81 @@ def test_multi_class_masks_reach_the_batch(make_folder: Callable[..., Path]) -> 
     data = prepared(root=str(root), class_names=["none", "a", "b"], num_classes=3)
     values = {int(v) for batch in data.train_dataloader() for v in batch["target"].unique()}
     assert values == {0, 1, 2}
+
+
+def with_twins(root: Path, count: int = 6) -> None:
+    """Add mirrored copies of the first images, under names that hash elsewhere."""
+    for index in range(count):
+        for folder in ("images", "masks"):
+            picture = cv2.imread(str(root / folder / f"case_{index:02d}.png"), cv2.IMREAD_UNCHANGED)
+            cv2.imwrite(str(root / folder / f"twin_{index:02d}.png"), picture[:, ::-1])
+
+
+@pytest.mark.parametrize("protocol", ["official", "grouped", "kfold"])
+def test_masks_too_are_split_so_that_mirrored_twins_stay_together(
+    make_folder: Callable[..., Path], protocol: str
+) -> None:
+    root = make_folder(30)
+    with_twins(root)
+    data = prepared(root=str(root), protocol=protocol, val_fraction=0.2, test_fraction=0.2)
+    split = {Path(s.path).stem: stage for stage in STAGES for s in data.tables[stage]}
+    assert len(split) == 36
+    assert all(split[f"case_{k:02d}"] == split[f"twin_{k:02d}"] for k in range(6))
+    assert data.twins is not None
+    assert len(data.twins.first) == 6
+
+
+def test_the_folds_of_masks_test_every_image_once(make_folder: Callable[..., Path]) -> None:
+    root = make_folder(30)
+    tested = [
+        sample.path
+        for fold in range(3)
+        for sample in prepared(root=str(root), protocol="kfold", folds=3, fold=fold).tables["test"]
+    ]
+    assert sorted(tested) == [f"images/case_{k:02d}.png" for k in range(30)]
+
+
+def test_a_kept_split_moves_no_old_image_and_a_new_one_that_ties_two_groups_is_reported(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_folder(30)
+    options = {"root": str(root), "protocol": "grouped", "val_fraction": 0.2, "test_fraction": 0.2}
+    before = prepared(**options)
+    write_splits(tmp_path / "old.csv", before.table_of_splits())
+    tested, trained = before.tables["test"][0].path, before.tables["train"][0].path
+    for name, source in (("new_a", tested), ("new_b", trained)):
+        for folder in ("images", "masks"):
+            data = (root / folder / Path(source).name).read_bytes()
+            (root / folder / f"{name}.png").write_bytes(data)
+    after = prepared(**options, splits=str(tmp_path / "old.csv"))
+    old = {s.path: stage for stage in STAGES for s in before.tables[stage]}
+    new = {s.path: stage for stage in STAGES for s in after.tables[stage]}
+    assert {path: new[path] for path in old} == old
+    assert (new["images/new_a.png"], new["images/new_b.png"]) == ("test", "train")
+    assert not [note for note in after.notes if note.startswith("LEAK")]
+    tie = "(case|new)"  # one group over all of them: now train and test are tied
+    tied = prepared(**{**options, "group_pattern": tie}, splits=str(tmp_path / "old.csv"))
+    assert {s.path: stage for stage in STAGES for s in tied.tables[stage]}.items() >= old.items()
+    assert any(note.startswith("LEAK") for note in tied.notes)
+
+
+def test_the_fingerprint_of_a_split_knows_its_images_and_nothing_else(
+    make_folder: Callable[..., Path],
+) -> None:
+    root = make_folder(30)
+    options = {"root": str(root), "val_fraction": 0.2, "test_fraction": 0.2}
+    data = prepared(**options)
+    before = data.split_fingerprint("test")
+    assert before != data.split_fingerprint("val")
+    restored = module(**options)
+    restored.restore(data.samples)
+    restored.read_again()
+    assert restored.split_fingerprint("test") == before
+    name = Path(data.tables["train"][0].path).name
+    picture = cv2.imread(str(root / "images" / name))
+    cv2.imwrite(str(root / "images" / name), 255 - picture)
+    assert prepared(**options).split_fingerprint("test") == before
+    name = Path(data.tables["test"][0].path).name
+    picture = cv2.imread(str(root / "images" / name))
+    cv2.imwrite(str(root / "images" / name), 255 - picture)
+    assert prepared(**options).split_fingerprint("test") != before
