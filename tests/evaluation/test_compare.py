@@ -349,3 +349,15 @@ def test_importing_it_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_comparing_loads_no_torch(make: Make, tmp_path: Path) -> None:
+    runs = [str(make(f"pets/{n}", settings={"optimizer.lr": float(n)})) for n in range(2)]
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from medvision.evaluation.compare import compare, print_comparison\n"
+        f"print_comparison(compare([Path(p) for p in {runs!r}], out=Path({str(tmp_path)!r})))\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

@@ -195,3 +195,24 @@ def test_fifty_thousand_images_take_seconds() -> None:
     paired_differences({"accuracy": mean_score(right, np.arange(50_000))}, [(0, 1)])
     assert time.process_time() - started_s < 20  # 5 s on a free core
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1e6  # kB
+
+
+def test_the_interval_holds_what_the_exchange_does_not_find_too_far() -> None:
+    difference = np.random.default_rng(7).standard_t(3, 12) * 0.1 + 0.05
+    found = compared(np.zeros(12), difference)
+    assert found.interval is not None
+    for end, inwards in zip(found.interval, (1e-6, -1e-6), strict=True):
+        inside = compared(np.zeros(12), difference - (end + inwards))
+        outside = compared(np.zeros(12), difference - (end - 2000 * inwards))
+        assert inside.p_value <= 0.1
+        assert outside.p_value <= 0.05  # the bootstrap may reach farther, never less far
+
+
+def test_an_interval_without_zero_has_a_small_p() -> None:
+    rng = np.random.default_rng(8)
+    for seed in range(60):
+        difference = rng.standard_t(2, 13) * 0.1 + 0.08
+        found = compared(np.zeros(13), difference, num_resamples=300, seed=seed)
+        assert found.interval is not None
+        if found.interval[0] > 0 or found.interval[1] < 0:
+            assert found.p_value <= 0.05

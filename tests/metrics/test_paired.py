@@ -106,3 +106,14 @@ def test_all_scores_meet_the_same_resamples() -> None:
     scores = {"a": mean_score(values, np.arange(20)), "b": mean_score(1 - values, np.arange(20))}
     found = resampled_scores(scores, num_resamples=50, rng=np.random.default_rng(0))
     assert found["a"] + found["b"] == pytest.approx(np.ones((50, 1)))
+
+
+def test_weights_add_up_to_one_and_are_equal_for_a_mean() -> None:
+    probability, target = classified(3, seed=5)
+    unit = np.arange(SIZE)
+    mean = mean_score(probability, unit)
+    assert mean.weights == pytest.approx(np.full(SIZE, 1 / SIZE))
+    placed = {k: placements(probability[:, k], target == k)[:, None] for k in range(3)}
+    assert auroc_score(placed, target, unit).weights.sum() == pytest.approx(1)
+    balanced = balanced_accuracy_score(probability, target, unit).weights
+    assert balanced[target == 0].sum() == pytest.approx(1 / 3)

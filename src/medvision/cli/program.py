@@ -142,7 +142,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...")],
     out: Annotated[Path, typer.Option(help="folder for the page and tables")] = Path("comparison"),
 ) -> None:
-    """Compare finished runs: mean and spread over seeds, curves, ROC, one page."""
+    """Say who is better on the same test images, by how much and how surely; one page."""
     from medvision.cli.screen import compare_on_screen
 
     compare_on_screen(runs, out=out)

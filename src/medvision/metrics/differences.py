@@ -63,23 +63,29 @@ def paired_differences(
 ) -> dict[str, list[PairedDifference]]:
     r"""Compare contenders by every score, all pairs on the same resamples and exchanges.
 
-    Interval: percentiles of the difference over resamples of whole units (groups, or images), the
-    tails expanded as in ``bootstrap_mean_interval`` for the units of the smallest stratum. Where
-    no unit differs a bootstrap shows no spread although there is doubt: at most a share
-    :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1 each, and the interval
-    reaches that far to either side. One unit says nothing of others: there is no interval then.
+    Interval: at either end the farther one of two. (1) Percentiles of the difference over
+    resamples of whole units (groups, or images), the tails expanded as in
+    ``bootstrap_mean_interval`` for the units of the smallest stratum. (2) All differences that
+    the exchange below would not find too far from the observed one, which are the percentiles of
+    the difference among random halves of the units. Either alone is too narrow for some data: the
+    first for few units that differ a lot, the second for skewed ones; and so the interval leaves
+    out 0 only where p is small. Where no unit differs both show no spread although there is
+    doubt: at most a share :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1 each,
+    and the interval reaches that far to either side. One unit says nothing of others: there is no
+    interval then.
 
     p: each unit's parts in the two scores are exchanged or not, at random, and the difference
     counts where it lies as far from 0 as the observed one or farther; p = (1 + count) / (1 +
     exchanges). Up to 13 units all exchanges are made, and p is their share. It holds exactly if A
-    and B are exchangeable, and for many units if only their scores are equal.
+    and B are exchangeable (of an AUROC nearly, for its placements stay as they are), and for many
+    units if only their scores are equal.
 
     Probability: the share of the resamples in which B is better, those without a difference
     counting half, corrected for few units as the interval is: with z the normal quantile of the
-    share of the others, :math:`1 - T_{n-1}(z \sqrt{(n-1)/n})`. It is above 0.975 exactly where
-    the 95 % interval lies above 0. In Bayesian words it is the posterior probability, with no
-    opinion beforehand, that B has the higher score in the population from which the images were
-    drawn. It is about other images and these very models, not about other seeds.
+    share of the others, :math:`1 - T_{n-1}(z \sqrt{(n-1)/n})`. In Bayesian words it is the
+    posterior probability, with no opinion beforehand, that B has the higher score in the
+    population from which the images were drawn. It is about other images and these very models,
+    not about other seeds.
 
     Images needed: those with which a two-sided test at 5 % finds a true difference of the
     observed size in 8 of 10 cases; None where the observed one is below half its standard error,
@@ -97,18 +103,20 @@ def paired_differences(
         For every score a difference for each pair.
 
     Raises:
-        ValueError: If there is no unit, or a score is undefined.
+        ValueError: If a score is undefined.
+
+    References:
+        Hartigan, Using Subsample Values as Typical Values, JASA 1969, for (2)
     """
     undefined = [name for name, score in scores.items() if np.isnan(score.scores).any()]
     if undefined:
         raise ValueError(f"expected scores that are defined, got NaN for {', '.join(undefined)}")
     rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
     resampled = resampled_scores(scores, num_resamples=num_resamples, rng=rngs[0])
-    p_values, exchanges = _p_values(scores, pairs, num_permutations, rngs[1])
+    exchanged = _exchange(scores, pairs, num_permutations, rngs[1])
     return {
         name: [
-            _difference(score, pair, resampled[name], p_value, exchanges, confidence)
-            for pair, p_value in zip(pairs, p_values[name], strict=True)
+            _difference(score, pair, resampled[name], next(exchanged), confidence) for pair in pairs
         ]
         for name, score in scores.items()
     }
@@ -130,27 +138,42 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Exchanged:
+    """p, the number of exchanges, and the difference among the exchanged units of each."""
+
+    p_value: float
+    count: int
+    among: Floats
+
+
 def _difference(
     score: PairedScore,
     pair: tuple[int, int],
     resampled: Floats,
-    p_value: float,
-    exchanges: int,
+    exchanged: _Exchanged,
     confidence: float,
 ) -> PairedDifference:
     a, b = (float(score.scores[contender]) for contender in pair)
-    alike = _alike(score, pair)
+    alike = bool(np.array_equal(score.parts[:, pair[0]], score.parts[:, pair[1]]))
     spread = resampled[:, pair[1]] - resampled[:, pair[0]]
     spread = np.zeros(1) if alike else spread[~np.isnan(spread)]
     known = score.behind > 1 and len(spread) > 0
+    tail = (1 - confidence) / 2
+    interval = None
+    if known and alike:
+        interval = tail ** (1 / score.behind) - 1, 1 - tail ** (1 / score.behind)
+    elif known:
+        resampling = np.quantile(spread, [t := expanded_tail(score.behind, confidence), 1 - t])
+        interval = _wider(resampling, _percentiles(exchanged.among, tail))
     error = float(spread.std() * np.sqrt(score.behind / (score.behind - 1))) if known else None
     return PairedDifference(
         a=a,
         b=b,
         difference=0.0 if alike else b - a,
-        interval=_interval(spread, score.behind, confidence, alike=alike) if known else None,
-        p_value=p_value,
-        num_permutations=exchanges,
+        interval=interval,
+        p_value=exchanged.p_value,
+        num_permutations=exchanged.count,
         probability_better=_probability_better(spread, score.behind) if known else None,
         standard_error=error,
         images_needed=_images_needed(b - a, error, score.num_images),
@@ -160,19 +183,14 @@ def _difference(
     )
 
 
-def _alike(score: PairedScore, pair: tuple[int, int]) -> bool:
-    return bool(np.array_equal(score.parts[:, pair[0]], score.parts[:, pair[1]]))
+def _percentiles(values: Floats, tail: float) -> Floats:
+    """The values with at most a share ``tail`` at and beyond them; the outermost of too few."""
+    beyond = max(int(tail * (len(values) + 1)), 1)
+    return np.sort(values)[[beyond - 1, -beyond]]
 
 
-def _interval(
-    spread: Floats, behind: int, confidence: float, *, alike: bool
-) -> tuple[float, float]:
-    if alike:
-        reach = 1 - ((1 - confidence) / 2) ** (1 / behind)
-        return -reach, reach
-    tail = expanded_tail(behind, confidence)
-    low, high = np.quantile(spread, [tail, 1 - tail])
-    return float(low), float(high)
+def _wider(one: Floats, other: Floats) -> tuple[float, float]:
+    return float(min(one[0], other[0])), float(max(one[1], other[1]))
 
 
 def _probability_better(spread: Floats, behind: int) -> float:
@@ -190,33 +208,40 @@ def _images_needed(difference: float, error: float | None, num_images: int) -> i
     return int(np.ceil(num_images * (seen * error / difference) ** 2))
 
 
-def _p_values(
+def _exchange(
     scores: Mapping[str, PairedScore],
     pairs: Sequence[tuple[int, int]],
     num_permutations: int,
     rng: np.random.Generator,
-) -> tuple[dict[str, list[float]], int]:
-    """The p of every score and pair, and the number of exchanges."""
+) -> Iterator[_Exchanged]:
+    """Exchange A and B, for every score and pair the same units."""
     first, second = ([pair[side] for pair in pairs] for side in (0, 1))
     parts = np.concatenate([s.parts[:, second] - s.parts[:, first] for s in scores.values()], 1)
+    weights = np.stack([score.weights for score in scores.values()], axis=1)
+    both = np.concatenate([parts, weights], axis=1)
+    sums = np.concatenate([signs @ both for signs in _signs(len(both), num_permutations, rng)])
+    total = parts.sum(axis=0)
     # what equal sums may differ by; the observed difference counts itself as reached
-    reached = np.abs(parts.sum(axis=0)) - _ROUNDING * np.abs(parts).sum(axis=0)
-    count = np.zeros(parts.shape[1])
-    everything = len(parts) <= _ALL_UP_TO
-    for signs in _signs(len(parts), num_permutations, rng):
-        count += (np.abs(signs @ parts) >= reached).sum(axis=0)
-    exchanges = 2 ** len(parts) if everything else num_permutations
-    p_values = count / exchanges if everything else (1 + count) / (1 + exchanges)
-    rows = p_values.reshape(len(scores), len(pairs)).tolist()
-    return dict(zip(scores, rows, strict=True)), exchanges
+    reached = np.abs(total) - _ROUNDING * np.abs(parts).sum(axis=0)
+    exchanges, all_there_are = len(sums), len(parts) <= _ALL_UP_TO
+    for column in range(parts.shape[1]):
+        swapped, kept = sums[:, column], sums[:, parts.shape[1] + column // len(pairs)]
+        count = int((np.abs(swapped) >= reached[column]).sum())
+        some = kept < 1 - _ROUNDING  # not where no unit that counts was exchanged
+        yield _Exchanged(
+            p_value=count / exchanges if all_there_are else (1 + count) / (1 + exchanges),
+            count=exchanges,
+            among=(total[column] - swapped[some]) / (1 - kept[some]),
+        )
 
 
 def _signs(size: int, num_permutations: int, rng: np.random.Generator) -> Iterator[Floats]:
     """-1 where a unit is exchanged, else 1, float64 (some, size) at a time."""
     if size <= _ALL_UP_TO:
-        yield 1.0 - 2 * (np.arange(2**size)[:, None] >> np.arange(size) & 1)
+        exchanged = np.arange(2**size)[:, None] >> np.arange(size) & 1
+        yield 1 - 2 * exchanged.astype(np.float64)
         return
     rows = max(1, _CHUNK // size)
     for start in range(0, num_permutations, rows):
         shape = (min(rows, num_permutations - start), size)
-        yield 1.0 - 2 * rng.integers(2, size=shape, dtype=np.int8)
+        yield 1 - 2 * rng.integers(2, size=shape, dtype=np.int8).astype(np.float64)

@@ -92,6 +92,14 @@ class PairedScore:
             behind=int((counts > 0).sum(axis=1).min(initial=num_units)) if kept else 0,
         )
 
+    @property
+    def weights(self) -> Floats:
+        """How much of the score rests on each unit, (U,): they add up to 1."""
+        in_term = np.bincount(self.terms)[self.terms] if len(self.terms) else self.terms
+        shares = self.counts / (self.counts.sum(axis=1) * in_term)[:, None]
+        total: Floats = shares.sum(axis=0) / (self.terms.max(initial=0) + 1)
+        return total
+
     def resampled(self, times: Floats) -> Floats:
         """The scores of every resample, (R, M); NaN where no term is defined.
 
@@ -116,7 +124,7 @@ def mean_score(values: ArrayLike, unit: NDArray[np.intp]) -> PairedScore:
         unit: Number of the unit of each image, (N,).
     """
     numbers = np.asarray(values, dtype=np.float64)
-    known: Bools = ~np.isnan(numbers).any(axis=1)
+    known: Bools = np.asarray(~np.isnan(numbers).any(axis=1))
     return PairedScore.of([[(known, numbers)]], unit)
 
 

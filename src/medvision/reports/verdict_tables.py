@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from medvision.reports.comparison_plots import color_of
 from medvision.reports.metric_words import Words
@@ -171,6 +172,7 @@ def draw_differences(
             if found["ci95"]:
                 axes.plot(found["ci95"], [row, row], color=color, linewidth=2.2)
             axes.plot(found["difference"], row, "o", color=color, markersize=6)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel=f"difference in {words[name].name}", ylim=(len(shown) - 0.4, -0.6))
     panels[0].set_yticks(
         range(len(shown)),

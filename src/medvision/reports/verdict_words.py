@@ -12,10 +12,11 @@ Pair = Mapping[str, Any]
 DIFFERENCE = Words(
     name="difference",
     definition="The score of B less that of A on the same test images, each first averaged over "
-    "the seeds of its group. Its 95 % interval is a paired bootstrap over test images, or over "
-    "whole groups where groups are known: where the difference between these very models would "
-    "lie with other images of the same kind. Where no image differs, it says how far the "
-    "difference could be from zero all the same.",
+    "the seeds of its group. Its 95 % interval says where the difference between these very models "
+    "would lie with other images of the same kind. Images are resampled in pairs, whole groups of "
+    "them where groups are known; each end is the farther one of a bootstrap and of the "
+    "permutation test turned around. Where no image differs, it says how far the difference could "
+    "be from zero all the same.",
 )
 PERMUTATION = Words(
     name="permutation p",
