@@ -214,6 +214,7 @@ def test_mixed_batches_have_a_loss_and_no_other_training_score(train: Callable[.
     assert float(row["val/accuracy"]) >= 0
 
 
+@pytest.mark.slow
 def test_repeats_over_seeds_equal_the_single_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
 ) -> None:
