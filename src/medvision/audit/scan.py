@@ -21,7 +21,8 @@ from medvision.data.folders import (
     subfolders,
 )
 from medvision.data.index import index_classification, index_segmentation
-from medvision.data.near_duplicates import THRESHOLD, find_twins
+from medvision.data.known_twins import twins_of
+from medvision.data.near_duplicates import THRESHOLD
 from medvision.data.sample import Sample, count_names, split_name
 from medvision.data.splits_csv import read_splits
 from medvision.types import MedvisionError
@@ -210,7 +211,7 @@ def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int)
         origin=np.repeat(np.arange(len(folders)), [len(c.samples) for c in checks]).astype(np.int8),
         class_names=tuple(sorted(names, key=lambda name: (name.casefold(), name))),
         facts=facts,
-        twins=find_twins(facts.thumbnail, facts.pixel_hash, threshold=THRESHOLD),
+        twins=twins_of(facts),  # a training on the same files recalls them
         faults=tuple(faults),
         notes=tuple(notes),
         threshold=THRESHOLD,

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.audit.scan import scan
+from medvision.data import known_twins
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two classes of six images, the last of each a copy of the first; a cache of its own."""
+    monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(known_twins, "_WORTH_KEEPING", 1)
+    rng = np.random.default_rng(0)
+    for name in ("ill", "well"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        images = rng.integers(0, 256, (5, 48, 48), np.uint8)
+        for k, image in enumerate([*images, images[0]]):
+            cv2.imwrite(str(tmp_path / "set" / name / f"{k}.png"), image)
+    return tmp_path / "set"
+
+
+def test_what_an_audit_found_is_recalled_until_an_image_changes(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = scan(root)
+    assert len(found.twins.first) == 2
+    searched: list[int] = []
+    real = known_twins.find_twins
+
+    def spy(thumbnails: np.ndarray, hashes: np.ndarray) -> known_twins.Twins:
+        searched.append(len(thumbnails))
+        return real(thumbnails, hashes)
+
+    monkeypatch.setattr(known_twins, "find_twins", spy)
+    again = known_twins.twins_of(found.facts)
+    assert searched == []
+    np.testing.assert_array_equal(again.groups, found.twins.groups)
+    np.testing.assert_array_equal(again.second, found.twins.second)
+    cv2.imwrite(
+        str(root / "ill/5.png"), np.random.default_rng(9).integers(0, 256, (48, 48), np.uint8)
+    )
+    assert len(scan(root).twins.first) == 1
+    assert searched == [12]
