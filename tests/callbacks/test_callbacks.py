@@ -29,6 +29,7 @@ def trainer(epoch: int = 0, **metrics: float) -> Any:
         is_global_zero=True,
         is_last_batch=False,
         world_size=1,
+        strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision),
         optimizers=[optimizer],
         save_checkpoint=save_checkpoint,
         print=print,
@@ -168,6 +169,48 @@ def test_finite_losses_pass() -> None:
         step(watch, 1e30, batch, last=batch == 4)
 
 
+class Processes:
+    """Stands in for the strategy of several: what each of the others will answer, in turn."""
+
+    def __init__(self, *others: bool) -> None:
+        self.others, self.asked = list(others), []
+
+    def reduce_boolean_decision(self, decision: bool, *, all: bool) -> bool:  # noqa: A002
+        assert all
+        self.asked.append(decision)
+        return decision and self.others.pop(0)
+
+
+def test_where_one_process_has_no_number_all_stop_at_the_same_step() -> None:
+    strategy = Processes(True, False)
+    fit = trainer()
+    fit.strategy = strategy
+    watch = FiniteLoss(every_n_steps=2)
+    own = {"loss": torch.tensor(1.0)}
+    for number in range(3):
+        watch.on_train_batch_end(fit, None, own, None, number)
+    assert strategy.asked == [True]  # steps between ask nobody: no step waits for an answer
+    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 0") as raised:
+        watch.on_train_batch_end(fit, None, own, None, 3)
+    assert strategy.asked == [True, True]
+    assert raised.value.exit_code == 3
+
+
+def test_a_process_whose_loss_is_no_number_tells_the_others() -> None:
+    fit = trainer()
+    fit.strategy, fit.is_last_batch = Processes(True), True
+    with pytest.raises(MedvisionError):
+        FiniteLoss().on_train_batch_end(fit, None, {"loss": torch.tensor(math.nan)}, None, 0)
+    assert fit.strategy.asked == [False]
+
+
+def test_a_fit_that_begins_forgets_the_losses_of_the_fit_before() -> None:
+    watch = FiniteLoss(every_n_steps=100)
+    step(watch, math.nan, 0)
+    watch.on_train_start(trainer(), SimpleNamespace(device=torch.device("cpu")))
+    step(watch, 1.0, 0, last=True)
+
+
 class Explodes(LightningModule):
     """Fits a constant; its loss is NaN from epoch 2 on."""
 
@@ -216,6 +259,48 @@ def test_throughput_leaves_out_start_and_validation(monkeypatch: pytest.MonkeyPa
     rate.on_train_batch_end(trainer(1), None, None, batch, 0)  # at 103
     assert rate.first_step_s == 10.0
     assert rate.images_per_s == pytest.approx(24 / (1 + 2 + 3))
+
+
+def test_the_images_of_all_processes_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    fit = trainer()
+    fit.world_size = 3
+    rate = Throughput()
+    rate.on_train_epoch_start(fit, None)
+    for number in range(3):
+        rate.on_train_batch_end(fit, None, None, {"image": torch.zeros(8, 1)}, number)
+    assert (rate.images, rate.seconds) == (3 * 8, 2.0)
+
+
+def test_the_clock_of_an_epoch_stops_when_the_device_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, waited = [0.0], []
+
+    def wait(device: torch.device) -> None:
+        waited.append(device)
+        now[0] += 7.0
+
+    monkeypatch.setattr("medvision.callbacks.throughput.wait_for", wait)
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    fit, module = trainer(), SimpleNamespace(device=torch.device("cpu"))
+    rate = Throughput()
+    rate.on_train_epoch_start(fit, module)
+    for number in range(3):
+        now[0] += 1.0
+        fit.is_last_batch = number == 2
+        rate.on_train_batch_end(fit, module, None, {"image": torch.zeros(8, 1)}, number)
+    assert waited == [module.device]  # once: no step between waits
+    assert (rate.images, rate.seconds) == (8, 8.0)
+
+
+def test_the_memory_is_that_of_the_process_that_trained() -> None:
+    rate = Throughput()
+    assert rate.peak_memory_mb is None
+    rate.on_fit_end(trainer(), SimpleNamespace(device=torch.device("cpu")))
+    assert rate.peak_memory_mb is not None
+    assert rate.peak_memory_mb > 50
 
 
 def test_a_fit_of_two_steps_has_no_rate() -> None:

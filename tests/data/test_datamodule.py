@@ -68,6 +68,19 @@ def test_only_training_drops_a_short_batch() -> None:
     assert seen["test"] == counts["test"]
 
 
+def test_fixed_shapes_fill_up_the_last_batch_of_validation_and_test_alone() -> None:
+    data = prepared(num_images=83)
+    trained = [batch["index"].tolist() for batch in data.train_dataloader()]
+    data.tables |= {"val": data.tables["val"][:7], "test": data.tables["test"][:5]}
+    data.fixed_shapes = True
+    assert [batch["index"].tolist() for batch in data.train_dataloader()] == trained
+    for count, loader in ((7, data.val_dataloader()), (5, data.test_dataloader())):
+        batches = list(loader)
+        assert {batch["image"].shape for batch in batches} == {(4, 3, 32, 32)}
+        rows = [row for batch in batches for row in batch["index"].tolist()]
+        assert rows == [*range(count), *[-1] * (-count % 4)]
+
+
 def test_fewer_images_than_a_batch_still_train() -> None:
     data = prepared(num_images=12, batch_size=64)
     assert sum(len(batch["image"]) for batch in data.train_dataloader()) == len(

@@ -1,16 +1,24 @@
+from itertools import chain, product
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from medvision.data.datasets import (
+    PADDING,
+    ClassificationDataset,
     EpochSampler,
     PhantomSource,
     SegmentationDataset,
     collate,
     start_worker,
 )
+from medvision.data.sample import Sample
 from medvision.data.transforms import Transform
+from medvision.types import IGNORE_INDEX
 
 AUGMENTED = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-30, 30], "p": 0.9}}
 
@@ -71,21 +79,95 @@ def test_without_shuffling_rows_ascend() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [7, 8, 9])
-def test_processes_share_the_rows_and_evaluation_misses_none(num_samples: int) -> None:
-    for shuffle in (True, False):
-        samplers = [
-            EpochSampler(
-                num_samples=num_samples, seed=0, shuffle=shuffle, rank=rank, num_processes=2
-            )
-            for rank in range(2)
-        ]
-        seen = [[row for _, row in sampler] for sampler in samplers]
-        assert [len(rows) for rows in seen] == [len(sampler) for sampler in samplers]
-        assert not set(seen[0]) & set(seen[1])
-        if shuffle:
-            assert len(seen[0]) == len(seen[1]) == num_samples // 2
-        else:
-            assert sorted(seen[0] + seen[1]) == list(range(num_samples))
+def test_processes_train_on_as_many_rows_as_each_other_and_share_none(num_samples: int) -> None:
+    seen = [
+        [row for _, row in sampler] for sampler in samplers(num_samples, 2, shuffle=True, pad_to=4)
+    ]
+    assert len(seen[0]) == len(seen[1]) == num_samples // 2
+    assert not set(seen[0]) & set(seen[1])
+    assert PADDING not in seen[0] + seen[1]
+
+
+def samplers(num_samples: int, num_processes: int, **options: Any) -> list[EpochSampler]:
+    common = {"num_samples": num_samples, "seed": 0, "num_processes": num_processes}
+    made = [EpochSampler(rank=rank, **common, **options) for rank in range(num_processes)]
+    for sampler in made:
+        sampler.set_epoch(5)
+    return made
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 4])
+def test_evaluation_deals_every_row_once_in_turn_and_then_as_little_padding_as_evens_out(
+    num_processes: int,
+) -> None:
+    for num_samples, pad_to in product(range(26), range(1, 7)):
+        sharing = samplers(num_samples, num_processes, shuffle=False, pad_to=pad_to)
+        keys = [list(sampler) for sampler in sharing]
+        (length,) = {len(own) for own in keys}
+        assert [len(sampler) for sampler in sharing] == [length] * num_processes
+        assert length % pad_to == 0
+        assert (length - pad_to) * num_processes < num_samples <= length * num_processes
+        dealt = list(chain.from_iterable(zip(*keys, strict=True)))
+        rows = list(range(num_samples))
+        padding = [PADDING] * (length * num_processes - num_samples)
+        assert dealt == [(5, row) for row in rows + padding]
+
+
+def test_two_processes_see_in_a_step_what_one_sees_with_twice_the_batch() -> None:
+    (alone,) = samplers(19, 1, shuffle=True)
+    keys, parts = list(alone), [list(sampler) for sampler in samplers(19, 2, shuffle=True)]
+    for step in range(2):
+        together = [key for part in parts for key in part[4 * step : 4 * step + 4]]
+        assert sorted(together) == sorted(keys[8 * step : 8 * step + 8])
+
+
+class Unread:
+    """A source whose files are not to be touched."""
+
+    def __init__(self, channels: int) -> None:
+        self.channels = channels
+
+    def read(self, what: Any) -> Any:
+        raise AssertionError(f"{what} was read")
+
+
+class Grey:
+    """A source of one grey."""
+
+    def __init__(self, channels: int, *, pair: bool) -> None:
+        self.channels, self.pair = channels, pair
+
+    def read(self, what: Any) -> Any:
+        image: NDArray[np.uint8] = np.full((20, 30, self.channels), 128, np.uint8)
+        return (image, np.ones((20, 30), np.uint8)) if self.pair else image
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("pair", [True, False], ids=["masks", "classes"])
+@pytest.mark.parametrize(
+    "transforms", [{}, {"CenterCrop": {"height": 24, "width": 28}}], ids=["plain", "cropped"]
+)
+def test_padding_is_black_and_ignored_and_looks_like_a_sample_without_reading_one(
+    channels: int, pair: bool, transforms: dict[str, Any]
+) -> None:
+    transform = Transform(size_px=32, transforms=transforms, key="data.eval_transforms")
+    samples = [Sample(path="a/0.png", target="a"), Sample(path="b/1.png", target="b")]
+
+    def made(source: Any) -> Any:
+        options = {"samples": samples, "source": source, "transform": transform, "seed": 0}
+        if pair:
+            return SegmentationDataset(**options)
+        return ClassificationDataset(**options, class_indices={"a": 0, "b": 1})
+
+    real = made(Grey(channels, pair=pair))[0, 1]
+    padding = made(Unread(channels))[7, PADDING]
+    assert real.keys() == padding.keys()
+    for key in ("image", "target"):
+        assert real[key].shape == padding[key].shape
+        assert real[key].dtype == padding[key].dtype == np.uint8
+    assert not padding["image"].any()
+    assert np.all(padding["target"] == IGNORE_INDEX)
+    assert collate([real, padding])["index"].tolist() == [1, -1]
 
 
 def test_batches_are_uint8_and_channels_last() -> None:

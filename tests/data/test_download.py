@@ -8,6 +8,7 @@ import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -559,14 +560,17 @@ def test_without_a_root_training_draws_phantoms(
     assert site.asked == []
 
 
-@pytest.mark.parametrize("variable", ["WORLD_SIZE", "SLURM_NTASKS"])
-def test_several_processes_do_not_download_together(
-    training: Callable[..., SegmentationData], monkeypatch: pytest.MonkeyPatch, variable: str
+def test_of_several_processes_one_downloads_and_the_others_find_it(
+    training: Callable[..., SegmentationData], site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(variable, "2")
-    data = training()
-    with pytest.raises(MedvisionError, match="first run medvision data download small_set --root"):
-        data.prepare()
+    together = [training() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda data: data.prepare(), together))
+    assert len(site.asked) == 1
+    assert len({data.fingerprint for data in together}) == 1
+    assert capsys.readouterr().out.count("downloading Small Set") == 1
+    root = together[0].given_root()
+    assert [path.name for path in root.parent.iterdir() if "download" in path.name] == []
 
 
 def test_a_set_of_the_other_task_is_refused(

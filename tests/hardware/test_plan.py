@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -5,8 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from medvision.hardware import choose_plan, describe_hardware, peak_memory_mb, tpu_is_present
-from medvision.hardware.plan import PRECISION
+from medvision.hardware import (
+    REHEARSAL,
+    choose_plan,
+    describe_hardware,
+    peak_memory_mb,
+    tpu_is_present,
+)
+from medvision.hardware.plan import ON_XLA, PRECISION
 from medvision.types import MedvisionError
 
 AUTO: dict[str, Any] = {
@@ -70,7 +77,60 @@ def test_a_tpu_comes_before_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     plan = choose_plan(**AUTO)
     assert plan.accelerator == "tpu"
+    assert plan.precision == "bf16-mixed"
+    assert plan.xla
     assert not plan.channels_last
+
+
+@pytest.fixture
+def xla_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set up for torch-xla here: ``test_xla`` states what is."""
+    monkeypatch.setattr("medvision.hardware.plan.choose_xla_cpu", lambda: None)
+
+
+def test_a_rehearsal_plans_what_a_tpu_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("medvision.hardware.plan.choose_xla_cpu", lambda: asked.append("cpu"))
+    monkeypatch.setattr("medvision.hardware.plan.tpu_is_present", lambda: True)
+    rehearsal = choose_plan(**{**AUTO, "accelerator": REHEARSAL})
+    assert asked == ["cpu"]
+    assert rehearsal.accelerator == "tpu_rehearsal"
+    assert dataclasses.replace(rehearsal, accelerator="tpu") == choose_plan(**AUTO)
+    assert rehearsal.xla
+    assert rehearsal.precision == "bf16-mixed"
+    assert not rehearsal.channels_last
+    assert not rehearsal.fused_optimizer
+    assert not rehearsal.float32_depthwise
+    assert not rehearsal.float32_first_layers
+    assert rehearsal.deterministic is False
+
+
+@pytest.mark.parametrize(
+    ("asked", "precision"),
+    [(32, "32-true"), ("32", "32-true"), ("32-true", "32-true"), ("bf16-mixed", "bf16-mixed")],
+)
+def test_xla_computes_in_32_bits_or_in_bf16_by_autocast(
+    xla_is_ready: None, asked: str | int, precision: str
+) -> None:
+    plan = choose_plan(**{**AUTO, "accelerator": REHEARSAL, "precision": asked})
+    assert plan.precision == precision
+    assert precision in ON_XLA
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-mixed", "16-true", "64-true", 16])
+def test_xla_refuses_other_precisions(xla_is_ready: None, precision: str | int) -> None:
+    with pytest.raises(MedvisionError) as raised:
+        choose_plan(**{**AUTO, "accelerator": REHEARSAL, "precision": precision})
+    assert str(raised.value) == (
+        f"a TPU run computes in 32-true or bf16-mixed, not in {precision} (trainer.precision);"
+        " leave it at auto"
+    )
+    assert raised.value.exit_code == 2
+
+
+def test_only_xla_has_a_plan_for_xla(no_accelerator: None) -> None:
+    assert not choose_plan(**AUTO).xla
+    assert not choose_plan(**{**AUTO, "accelerator": "cpu", "precision": 32}).xla
 
 
 @pytest.mark.parametrize(("accelerator", "name"), [("gpu", "GPU"), ("tpu", "TPU")])

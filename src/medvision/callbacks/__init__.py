@@ -5,9 +5,11 @@ from medvision.callbacks.class_probabilities import ClassProbabilities
 from medvision.callbacks.epoch_log import EpochLog
 from medvision.callbacks.finetuning import Finetuning
 from medvision.callbacks.finite_loss import FiniteLoss
+from medvision.callbacks.handover import Handover
 from medvision.callbacks.predictions import SegmentationPredictions
 from medvision.callbacks.progress import Progress
 from medvision.callbacks.throughput import Throughput
+from medvision.callbacks.xla_watch import XlaWatch
 
 __all__ = [
     "BestAndLast",
@@ -15,7 +17,9 @@ __all__ = [
     "EpochLog",
     "Finetuning",
     "FiniteLoss",
+    "Handover",
     "Progress",
     "SegmentationPredictions",
     "Throughput",
+    "XlaWatch",
 ]

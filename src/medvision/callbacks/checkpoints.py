@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
@@ -27,6 +27,8 @@ class BestAndLast(Checkpoint):
         best_value: Its monitored value; None where best fell back to last.
         warning: Why best is the last epoch, where it is.
     """
+
+    HANDED_OVER: ClassVar = ("best_epoch", "best_value", "last_epoch", "warning")
 
     def __init__(self, *, dirpath: str, monitor: str, mode: Literal["max", "min"]) -> None:
         self.folder = Path(dirpath) / "checkpoints"

@@ -55,7 +55,9 @@ class ClassProbabilities(Callback):
         self._keep(outputs, batch)
 
     def _keep(self, logits: torch.Tensor, batch: Batch) -> None:
-        self._logits.append(logits.float().cpu().numpy())
-        self._probability.append(probabilities(logits).cpu().numpy())
-        self._target.append(batch["target"].cpu().numpy())
-        self._index.append(batch["index"].cpu().numpy())
+        index = batch["index"].cpu().numpy()
+        real = index >= 0  # the others pad the batch
+        self._logits.append(logits.float().cpu().numpy()[real])
+        self._probability.append(probabilities(logits).cpu().numpy()[real])
+        self._target.append(batch["target"].cpu().numpy()[real])
+        self._index.append(index[real])

@@ -5,7 +5,7 @@ import io
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
@@ -31,6 +31,8 @@ class EpochLog(Checkpoint):
     Attributes:
         rows: A dict for each epoch; None where a value is undefined.
     """
+
+    HANDED_OVER: ClassVar = ("rows",)
 
     def __init__(self, *, dirpath: str) -> None:
         self.path = Path(dirpath) / "metrics.csv"

@@ -2,7 +2,9 @@
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import BaseFinetuning
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from medvision.tasks import Task, backbone_modules
 from medvision.types import MedvisionError
@@ -34,15 +36,16 @@ class Finetuning(Callback):
                 where="callbacks=finetuning",
                 hint="use callbacks=default, or a model that takes weights",
             )
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
             raise MedvisionError(
-                "freezing works on one device only",
+                f"freezing does not work with {type(trainer.strategy).__name__}",
                 where="callbacks=finetuning",
-                hint="use callbacks=default, or trainer.devices=1",
+                hint="use callbacks=default, or trainer.strategy=ddp",
             )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         modules = backbone_modules(_model_of(pl_module))
+        was_frozen = self._is_frozen
         if trainer.current_epoch < self.frozen_epochs:
             BaseFinetuning.freeze(modules, train_bn=False)
             for module in modules:
@@ -53,6 +56,20 @@ class Finetuning(Callback):
             for module in modules:
                 module.train()
             self._is_frozen = False
+        if self._is_frozen != was_frozen:
+            _wrap_again(trainer, pl_module)
+
+
+def _wrap_again(trainer: Trainer, task: LightningModule) -> None:
+    """Let the processes of a run average the gradients of what trains now, and of nothing else.
+
+    DistributedDataParallel asks once, when it wraps a model, which parameters have gradients: it
+    would wait for those of a frozen backbone, and forget those of one that was frozen then.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):
+        strategy.model = task
+        strategy.configure_ddp()
 
 
 def _model_of(task: LightningModule) -> nn.Module:

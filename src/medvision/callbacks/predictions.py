@@ -95,6 +95,12 @@ class SegmentationPredictions(Callback):
 
     def _write(self, logits: torch.Tensor, batch: Batch) -> None:
         logits, target = logits.float().cpu(), batch["target"].cpu()
+        index = batch["index"].cpu()
+        real = index >= 0  # the others pad the batch
+        if not real.any():
+            return
+        if not real.all():
+            logits, target, index = logits[real], target[real], index[real]
         scores = self._score(logits, target)
         probability = foreground_probability(logits)
         self._confusion.append(pixel_confusion(logits, target).numpy())
@@ -104,7 +110,7 @@ class SegmentationPredictions(Callback):
         if self.conventions is not None:
             self.conventions.update(self._confusion[-1], probability.numpy(), target.numpy())
         pixels = to_uint8(probability).numpy()
-        for position, row in enumerate(batch["index"].tolist()):
+        for position, row in enumerate(index.tolist()):
             sample = self.samples[row]
             record: dict[str, Any] = {"path": sample.path, "target": sample.target, "predicted": ""}
             if self.stage == "test":

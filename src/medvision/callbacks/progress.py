@@ -1,5 +1,6 @@
 """The bar of the epoch that is running."""
 
+from collections import deque
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -8,23 +9,23 @@ from torch import Tensor
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar with the loss of the last step, asked for at each refresh only.
+    """Lightning's bar with the loss of a few steps ago, which no device is still working on.
 
     Args:
-        refresh_rate: Steps between two looks at the loss, each of which waits for the device.
+        refresh_rate: Steps between two looks at the loss, and how old it is.
     """
 
     def __init__(self, *, refresh_rate: int = 5) -> None:
         super().__init__(refresh_rate=refresh_rate, leave=False)
-        self._loss: Tensor | None = None
+        self._losses: deque[Tensor] = deque(maxlen=refresh_rate + 1)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._loss = outputs["loss"].detach()
+        self._losses.append(outputs["loss"].detach())
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        return {} if self._loss is None else {"loss": f"{float(self._loss):.4f}"}
+        return {"loss": f"{float(self._losses[0].cpu()):.4f}"} if self._losses else {}

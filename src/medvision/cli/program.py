@@ -109,6 +109,9 @@ def evaluate(
         bool,
         typer.Option("--conventions", help="score the same predictions as other tools do, too"),
     ] = False,
+    accelerator: Annotated[
+        str | None, typer.Option(help="cpu, gpu, tpu or tpu_rehearsal; default: the run's own")
+    ] = None,
 ) -> None:
     """Measure a finished run on its test images, or on another data set."""
     from medvision.cli.screen import evaluate_on_screen
@@ -119,6 +122,7 @@ def evaluate(
         split=None if split is None else split.value,
         out=out,
         conventions=conventions,
+        accelerator=accelerator,
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -38,6 +39,8 @@ class ImageData(LightningDataModule, ABC):
         facts: What their files tell, a row for each; None for phantoms and where only headers
             were read.
         twins: Which of them show the same picture; None where ``facts`` is.
+        fixed_shapes: Whether the last batch of validation and test is filled up with rows of
+            padding, for hardware that compiles every shape.
 
     Args:
         name: Name of the data set in the run folder.
@@ -54,7 +57,7 @@ class ImageData(LightningDataModule, ABC):
         test_fraction: Share of test where no split is given.
         on_error: ``fail`` on an unusable file, or ``skip`` it with a report.
         num_images: Number of phantoms.
-        batch_size: Samples of a batch.
+        batch_size: Samples of a batch, in each process.
         num_workers: Loader processes.
         seed: Decides order and augmentation.
         split_seed: Decides phantoms and drawn splits.
@@ -106,15 +109,10 @@ class ImageData(LightningDataModule, ABC):
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.split_seed = seed, split_seed
         self.download = download
-        key = "data.{}_transforms"
-        train = Transform(size_px=image_size, transforms=train_transforms, key=key.format("train"))
-        evaluation = Transform(
-            size_px=image_size,
-            transforms=eval_transforms,
-            key=key.format("eval"),
-            deterministic=True,
-        )
-        self.transforms = {"train": train, "val": evaluation, "test": evaluation}
+        make = partial(Transform, size_px=image_size)
+        train = make(transforms=train_transforms, key="data.train_transforms")
+        test = make(transforms=eval_transforms, key="data.eval_transforms", deterministic=True)
+        self.transforms = {"train": train, "val": test, "test": test}
         self.tables: dict[Stage, list[Sample]] = {}
         self.samples: list[Sample] = []
         self.given_groups: dict[str, str] = {}
@@ -122,6 +120,7 @@ class ImageData(LightningDataModule, ABC):
         self.twins: Twins | None = None
         self.notes: list[str] = []
         self.fingerprint = ""
+        self.fixed_shapes = False
         self._lines: list[str] = []
 
     @property
@@ -286,6 +285,7 @@ class ImageData(LightningDataModule, ABC):
             rank=0 if trainer is None else trainer.global_rank,
             num_processes=1 if trainer is None else trainer.world_size,
             strata=self._strata() if stage == "train" else None,
+            pad_to=self.batch_size if self.fixed_shapes else 1,
         )
         # A short last training batch would weigh its samples more and upset batch norm.
         return DataLoader[Any](

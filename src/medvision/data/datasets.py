@@ -1,5 +1,6 @@
 """Samples as arrays; order and augmentation depend on (seed, epoch, row) and nothing else."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ from medvision.data.image_io import read_image, read_mask
 from medvision.data.phantom import draw_polyp_scene
 from medvision.data.sample import Sample
 from medvision.data.transforms import Transform
-from medvision.types import Batch
+from medvision.types import IGNORE_INDEX, Batch
+
+PADDING = -1
+"""Row of a sample that only fills up a batch: black, all of it to be ignored, from no file."""
 
 Key = tuple[int, ...]
 """Epoch and row of a sample: what a sampler asks a dataset for. A row drawn again in the same
@@ -24,6 +28,11 @@ epoch has the number of its repeat behind, and so another augmentation."""
 
 class PairSource(Protocol):
     """Where images and masks come from."""
+
+    @property
+    def channels(self) -> int:
+        """C of its images."""
+        ...
 
     def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (H, W, C) in [0, 255] and class indices (H, W), at the size of the file."""
@@ -74,6 +83,11 @@ class PhantomSource:
 class ImageSource(Protocol):
     """Where images come from."""
 
+    @property
+    def channels(self) -> int:
+        """C of its images."""
+        ...
+
     def read(self, path: str) -> NDArray[np.uint8]:
         """Image (H, W, C) in [0, 255], at the size of the file."""
         ...
@@ -109,7 +123,7 @@ class ClassPhantomSource:
 
 
 class SegmentationDataset(Dataset[dict[str, Any]]):
-    """Image, target and row of each sample; keyed by (epoch, row).
+    """Image, target and row of each sample; keyed by (epoch, row), of which one is ``PADDING``.
 
     Args:
         samples: Table of the split.
@@ -127,13 +141,21 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
+        if key[1] == PADDING:
+            return self._padding()
         image, mask = self.source.read(self.samples[key[1]])
         image, mask = self.transform.pair(image, mask, seed=_seed_of(self.seed, key))
         return {"image": image, "target": mask, "index": key[1]}
 
+    def _padding(self) -> dict[str, Any]:
+        black = _black(self.transform, self.source.channels)
+        image, mask = self.transform.pair(black, black[..., 0].copy(), seed=0)
+        target = np.full_like(mask, IGNORE_INDEX)
+        return {"image": np.zeros_like(image), "target": target, "index": PADDING}
+
 
 class ClassificationDataset(Dataset[dict[str, Any]]):
-    """Image, class index and row of each sample; keyed by (epoch, row).
+    """Image, class index and row of each sample; keyed by (epoch, row), as masks are.
 
     Args:
         samples: Table of the split.
@@ -159,9 +181,21 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
         return len(self.samples)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
+        if key[1] == PADDING:
+            return self._padding()
         image = self.source.read(self.samples[key[1]].path)
         image = self.transform.image(image, seed=_seed_of(self.seed, key))
         return {"image": image, "target": self.targets[key[1]], "index": key[1]}
+
+    def _padding(self) -> dict[str, Any]:
+        image = self.transform.image(_black(self.transform, self.source.channels), seed=0)
+        target = self.targets.dtype.type(IGNORE_INDEX)
+        return {"image": np.zeros_like(image), "target": target, "index": PADDING}
+
+
+def _black(transform: Transform, channels: int) -> NDArray[np.uint8]:
+    """What goes through the transforms for a row of padding: only they know its shape after."""
+    return np.zeros((transform.size_px, transform.size_px, channels), dtype=np.uint8)
 
 
 def _seed_of(seed: int, key: Key) -> int:
@@ -178,11 +212,13 @@ class EpochSampler(Sampler[Key]):
         num_samples: Rows to draw from.
         seed: With the epoch, decides the order.
         shuffle: Draw a new order each epoch, the same number of rows for every process;
-            otherwise ascending, every row once over all processes.
+            otherwise ascending, every row once over all processes, and as many keys for each:
+            what is missing at the end is filled up with the row ``PADDING``.
         rank: Number of this process.
         num_processes: Processes that share the rows, each taking its own.
         strata: Class of each row; given with ``shuffle``, as many rows are drawn as there are,
             from every class alike: the rows of a rare class several times.
+        pad_to: Without ``shuffle``, the keys of each process are a multiple of this.
     """
 
     def __init__(
@@ -194,9 +230,10 @@ class EpochSampler(Sampler[Key]):
         rank: int = 0,
         num_processes: int = 1,
         strata: NDArray[np.integer] | None = None,
+        pad_to: int = 1,
     ) -> None:
         self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
-        self.strata = strata
+        self.strata, self.pad_to = strata, pad_to
         self.rank, self.num_processes = rank, num_processes
         self.epoch = 0
 
@@ -205,7 +242,10 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(range(self.rank, self._shared_rows, self.num_processes))
+        if self.shuffle:  # processes step together: as many rows for each, the rest in no epoch
+            return self.num_samples // self.num_processes
+        together = self.num_processes * self.pad_to
+        return math.ceil(self.num_samples / together) * self.pad_to
 
     def __iter__(self) -> Iterator[Key]:
         keys: list[Key] = [(self.epoch, row) for row in range(self.num_samples)]
@@ -214,13 +254,9 @@ class EpochSampler(Sampler[Key]):
             if self.strata is not None:
                 keys = [(self.epoch, *drawn) for drawn in _draw_evenly(self.strata, rng)]
             keys = [keys[place] for place in rng.permutation(len(keys))]
-        return iter(keys[self.rank : self._shared_rows : self.num_processes])
-
-    @property
-    def _shared_rows(self) -> int:
-        """Rows of an epoch: in training a multiple of the processes, which step together."""
-        left_over = self.num_samples % self.num_processes if self.shuffle else 0
-        return self.num_samples - left_over
+        shared = len(self) * self.num_processes
+        keys += [(self.epoch, PADDING)] * (shared - len(keys))
+        return iter(keys[self.rank : shared : self.num_processes])
 
 
 def _draw_evenly(strata: NDArray[np.integer], rng: np.random.Generator) -> list[tuple[int, ...]]:

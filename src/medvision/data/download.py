@@ -42,8 +42,10 @@ class Downloaded:
 def fetch_for_training(name: str, root: Path, *, task: str) -> None:
     """Download the set that a config names into the folder that is not there yet, and say so.
 
+    Of several processes of a host one does it, and the others wait and find it there.
+
     Raises:
-        MedvisionError: If it is for another task, fails, or several processes would do it.
+        MedvisionError: If it is for another task, or fails.
     """
     dataset = find(name, where="data.download")
     if dataset.task != task:
@@ -52,13 +54,7 @@ def fetch_for_training(name: str, root: Path, *, task: str) -> None:
             where="data.download",
             hint=f"choose an experiment of {dataset.task}",
         )
-    if int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1:
-        raise MedvisionError(
-            "the data set is not there, and several processes cannot download it together",
-            where=str(root),
-            hint=f"first run medvision data download {dataset.name} --root {root}",
-        )
-    download(dataset, root, report=lambda line: print(line, flush=True))
+    download(dataset, root, report=lambda line: print(line, flush=True), wait=True)
 
 
 def is_absent(root: Path) -> bool:
@@ -67,7 +63,11 @@ def is_absent(root: Path) -> bool:
 
 
 def download(
-    dataset: DataSet | str, root: Path, *, report: Callable[[str], None] = print
+    dataset: DataSet | str,
+    root: Path,
+    *,
+    report: Callable[[str], None] = print,
+    wait: bool = False,
 ) -> Downloaded:
     """Fetch a public data set into a folder, in the layout that medvision reads.
 
@@ -79,6 +79,7 @@ def download(
         dataset: A data set, or its name in the catalogue.
         root: Where it goes; absent or empty, or the finished set, which is left as it is.
         report: Gets each line for the user.
+        wait: Where another process is at it, wait for it instead of failing.
 
     Returns:
         What lies in ``root``.
@@ -101,8 +102,10 @@ def download(
                 where=str(root),
                 hint=f"give a folder inside it, such as {root / dataset.name}",
             )
-        report(announcement(dataset, root))
-        with _workplace(dataset, root.resolve()) as work:
+        with _workplace(dataset, root.resolve(), wait=wait) as work:
+            if not is_absent(root):  # the process that this one waited for has done it
+                return _finished(dataset, root, lambda _: None)
+            report(announcement(dataset, root))
             return _download(dataset, dataset.url, root, work, report)
     except OSError as fault:
         raise MedvisionError(
@@ -150,17 +153,16 @@ def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> Do
 
 
 @contextmanager
-def _workplace(dataset: DataSet, root: Path) -> Iterator[Path]:
+def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
     """A hidden folder beside ``root`` for one download at a time.
 
     Raises:
-        MedvisionError: If another process is at it.
+        MedvisionError: If another process is at it, and nobody is to wait.
     """
     work = root.with_name(f".{root.name}.{dataset.name}.download")
     made = [parent for parent in work.parents if not parent.exists()]
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        if not _locked(lock.fileno()):
+    with _open_locked(work / "lock", wait=wait) as is_ours:
+        if not is_ours:
             raise MedvisionError(
                 f"another process is downloading {dataset.title}",
                 where=str(root),
@@ -177,14 +179,39 @@ def _workplace(dataset: DataSet, root: Path) -> Iterator[Path]:
                         parent.rmdir()
 
 
-def _locked(file: int) -> bool:
+@contextmanager
+def _open_locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Make a file and take its lock, and say whether it was free."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stream = path.open("w")
+        except FileNotFoundError:  # taken away in between
+            continue
+        with stream:
+            is_ours = _locked(stream.fileno(), wait=wait)
+            if is_ours and not _is_at(stream.fileno(), path):
+                continue  # the process before took the folder away when it was done
+            yield is_ours
+            return
+
+
+def _is_at(file: int, path: Path) -> bool:
+    """Whether an open file is still the one that a path leads to."""
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _locked(file: int, *, wait: bool) -> bool:
     """Take a lock that ends with the process; where the system has none, take it for granted."""
     try:
         import fcntl
     except ImportError:  # Windows
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True

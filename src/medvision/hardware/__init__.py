@@ -14,12 +14,19 @@ if TYPE_CHECKING:
         train_slow_depthwise_in_float32,
     )
     from medvision.hardware.memory import keep_freed_memory
-    from medvision.hardware.plan import Plan, choose_plan
-    from medvision.hardware.report import describe_hardware, peak_memory_mb
-    from medvision.hardware.xla import skip_slow_tpu_probe, tpu_is_present
+    from medvision.hardware.plan import REHEARSAL, Plan, choose_plan
+    from medvision.hardware.report import describe_hardware, peak_memory_mb, wait_for
+    from medvision.hardware.xla import (
+        announce_host,
+        skip_slow_tpu_probe,
+        tpu_is_present,
+        xla_options,
+    )
 
 __all__ = [
+    "REHEARSAL",
     "Plan",
+    "announce_host",
     "choose_plan",
     "describe_hardware",
     "keep_freed_memory",
@@ -28,10 +35,14 @@ __all__ = [
     "skip_slow_tpu_probe",
     "tpu_is_present",
     "train_slow_depthwise_in_float32",
+    "wait_for",
+    "xla_options",
 ]
 
 _HOME = {
+    "REHEARSAL": "plan",
     "Plan": "plan",
+    "announce_host": "xla",
     "choose_plan": "plan",
     "describe_hardware": "report",
     "keep_freed_memory": "memory",
@@ -40,6 +51,8 @@ _HOME = {
     "skip_slow_tpu_probe": "xla",
     "tpu_is_present": "xla",
     "train_slow_depthwise_in_float32": "cpu",
+    "wait_for": "report",
+    "xla_options": "xla",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from medvision.hardware.xla import tpu_is_present
+from medvision.hardware.xla import choose_xla_cpu, tpu_is_present
 from medvision.types import MedvisionError
 
 Chip = Literal["cpu_bf16", "cpu", "gpu_bf16", "gpu", "mps", "tpu"]
@@ -31,9 +31,15 @@ PRECISION: dict[tuple[Chip, Network], str] = {
     ("gpu", "depthwise_encoder"): "16-mixed",
     ("mps", "dense"): "32-true",
     ("mps", "depthwise_encoder"): "32-true",
-    ("tpu", "dense"): "bf16-true",
-    ("tpu", "depthwise_encoder"): "bf16-true",
+    ("tpu", "dense"): "bf16-mixed",
+    ("tpu", "depthwise_encoder"): "bf16-mixed",
 }
+
+REHEARSAL = "tpu_rehearsal"
+"""Name of the accelerator that is XLA's CPU backend."""
+
+ON_XLA = ("32-true", "bf16-mixed")
+"""Precisions of a run on XLA; 16 bits throughout would round weights and metrics too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +47,14 @@ class Plan:
     """How a run computes.
 
     Attributes:
-        accelerator: Lightning's name of the device kind.
+        accelerator: Lightning's name of the device kind, or ``tpu_rehearsal``.
         precision: Lightning's name of the precision.
         channels_last: Whether convolutions keep channels innermost.
         deterministic: Lightning's flag.
         fused_optimizer: Whether the optimizer's update is one kernel.
         float32_depthwise: Whether `train_slow_depthwise_in_float32` pays.
         float32_first_layers: Whether `measure_first_layers_in_float32` pays.
+        xla: Whether XLA compiles the steps, so that every batch must have one shape.
     """
 
     accelerator: str
@@ -57,6 +64,7 @@ class Plan:
     fused_optimizer: bool
     float32_depthwise: bool
     float32_first_layers: bool
+    xla: bool
 
 
 def choose_plan(
@@ -70,23 +78,31 @@ def choose_plan(
     """Resolve every ``auto`` for the hardware at hand.
 
     Args:
-        accelerator: ``auto``, ``cpu``, ``gpu`` or ``tpu``.
+        accelerator: ``auto``, ``cpu``, ``gpu``, ``tpu`` or ``tpu_rehearsal``.
         precision: ``auto`` or one of Lightning's.
         memory_format: ``auto``, ``channels_last`` or ``contiguous``.
         deterministic: ``auto`` or Lightning's flag.
         network: Kind of network that will train.
 
     Raises:
-        MedvisionError: If the accelerator is asked for and not there.
+        MedvisionError: If the accelerator is asked for and not there, or has no such precision.
     """
     chip = _find_chip(accelerator)
     chosen = PRECISION[chip, network] if precision == "auto" else str(precision)
     kind = chip.split("_")[0]
+    if kind == "tpu":
+        chosen = "32-true" if chosen == "32" else chosen
+        if chosen not in ON_XLA:
+            raise MedvisionError(
+                f"a TPU run computes in {' or '.join(ON_XLA)}, not in {chosen}",
+                where="trainer.precision",
+                hint="leave it at auto",
+            )
     if deterministic == "auto":
         # CPU kernels repeat as they are, and torch's deterministic mode fills memory on the way.
         deterministic = "warn" if kind == "gpu" else False
     return Plan(
-        accelerator=kind,
+        accelerator=REHEARSAL if accelerator == REHEARSAL else kind,
         precision=chosen,
         channels_last=kind in ("cpu", "gpu")
         if memory_format == "auto"
@@ -96,10 +112,14 @@ def choose_plan(
         fused_optimizer=kind in ("cpu", "gpu") and chosen != "16-mixed",
         float32_depthwise=kind == "cpu" and chosen == "bf16-mixed",
         float32_first_layers=kind == "cpu" and chosen == "bf16-mixed",
+        xla=kind == "tpu",
     )
 
 
 def _find_chip(accelerator: str) -> Chip:
+    if accelerator == REHEARSAL:
+        choose_xla_cpu()
+        return "tpu"
     if accelerator == "tpu" or (accelerator == "auto" and tpu_is_present()):
         if not tpu_is_present():
             raise _absent("TPU", "tpu")

@@ -24,9 +24,29 @@ def describe_hardware() -> dict[str, Any]:
     }
 
 
-def peak_memory_mb(accelerator: str) -> float:
-    """Largest memory so far, in MB: of the GPU where one is used, else of this process."""
-    if accelerator == "gpu" and torch.cuda.is_available():
+def wait_for(device: torch.device) -> None:
+    """Return when everything that was sent to the device is done; a CPU keeps nobody waiting."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "xla":
+        from medvision.hardware.xla_trainer import wait_for_device  # imports torch-xla
+
+        wait_for_device()
+
+
+def peak_memory_mb(device: str) -> float:
+    """Largest memory so far in MB, of this process, or of its device where it computes on one.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``xla`` or another of torch's device types.
+    """
+    if device == "xla":
+        from medvision.hardware.xla_trainer import peak_device_memory_mb  # imports torch-xla
+
+        on_device = peak_device_memory_mb()
+        if on_device is not None:
+            return on_device
+    if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

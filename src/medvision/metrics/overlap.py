@@ -191,7 +191,11 @@ class SegmentationScores(Metric):
 
     def roc(self) -> tuple[Tensor, Tensor, Tensor]:
         """False and true positive rate and threshold over all pixels, each float32 (257,)."""
-        with self.sync_context(should_sync=self._to_sync, should_unsync=self._should_unsync):
+        with self.sync_context(
+            dist_sync_fn=self.dist_sync_fn,
+            should_sync=self._to_sync,
+            should_unsync=self._should_unsync,
+        ):
             return curves.roc_curve(self.histogram)
 
     def _means(self, sums: Tensor) -> Tensor:

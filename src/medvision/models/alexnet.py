@@ -7,6 +7,7 @@ import socket
 import torchvision
 from torch import Tensor, nn
 
+from medvision.models.average_pool import AveragePool
 from medvision.models.hub import TIMEOUT_S
 from medvision.models.normalize import Normalize
 from medvision.models.shapes import check_dropout, num_logits, pad_to_multiple
@@ -64,6 +65,7 @@ class AlexNet(nn.Module):
         self.in_channels = in_channels
         self.num_classes = num_classes
         network = torchvision.models.AlexNet(num_classes=num_logits(num_classes), dropout=dropout)
+        network.avgpool = AveragePool(network.avgpool.output_size[0])
         if in_channels != network.features[0].in_channels:
             network.features[0] = nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=2)
         self.loaded_weights = load_weights(

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from medvision.data.catalog import find, needs_account
+from medvision.run.check_processes import check_processes
 from medvision.run.messages import nearest
 from medvision.types import MedvisionError
 
@@ -42,6 +43,10 @@ def _one_of(*values: Any) -> Rule:
 
 def _or_null(rule: Rule) -> Rule:
     return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
+
+
+def _or_auto(rule: Rule) -> Rule:
+    return lambda v: v == "auto" or rule[0](v), f"{rule[1]}, or auto"
 
 
 def _threshold() -> Rule:
@@ -85,7 +90,10 @@ RULES: dict[str, Rule] = {
     "task.mixing.cutmix_alpha": _number(0),
     "optimizer.lr": _number(0, above=True),
     "optimizer.weight_decay": _number(0),
-    "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "tpu"),
+    "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "tpu", "tpu_rehearsal"),
+    "trainer.devices": _or_auto(_integer(1)),
+    "trainer.num_nodes": _integer(1),
+    "trainer.sync_batchnorm": _one_of(True, False),
     "trainer.max_epochs": _integer(1),
     "trainer.precision": _one_of(*PRECISIONS),
     "trainer.memory_format": _one_of("auto", "channels_last", "contiguous"),
@@ -103,8 +111,8 @@ def check_config(cfg: DictConfig) -> None:
 
     Raises:
         MedvisionError: If a value is of the wrong type or out of range, a path is missing, a
-            test metric would choose anything, a fold is asked for where there is none, or a
-            logger's package is not installed.
+            test metric would choose anything, a fold is asked for where there is none, a
+            logger's package is not installed, or other processes were started than asked for.
     """
     for key, (holds, expected) in RULES.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
@@ -115,6 +123,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_choices(cfg)
     _check_fold(cfg)
     _check_logger(str(OmegaConf.select(cfg, "logger._target_")))
+    check_processes(cfg)
 
 
 _ABSENT = object()

@@ -53,6 +53,7 @@ def evaluate_run(
     split: Split | None = None,
     out: Path | None = None,
     conventions: bool = False,
+    accelerator: str | None = None,
 ) -> dict[str, Any]:
     """Measure the best checkpoint of a run, write a folder of results, print the scores.
 
@@ -68,6 +69,7 @@ def evaluate_run(
         out: Folder for the results, new or from an earlier evaluation; None for
             ``RUN/evaluation/<split or name of root>``.
         conventions: Score the same predictions by the conventions of other tools too.
+        accelerator: What to compute on, in the run's precision; None for what the run used.
 
     Returns:
         What ``summary.json`` in that folder holds.
@@ -83,7 +85,7 @@ def evaluate_run(
     target = choose_target(run, root, split)
     if target.stage == "test":
         check_ledger()
-    plan, notes = _plan(run, network)
+    plan, notes = _plan(run, network, accelerator)
     if plan.float32_first_layers:
         measure_first_layers_in_float32(network)
     task: Task = build(
@@ -213,24 +215,30 @@ def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
     )
 
 
-def _plan(run: StoredRun, network: torch.nn.Module) -> tuple[Plan, list[str]]:
+def _plan(
+    run: StoredRun, network: torch.nn.Module, accelerator: str | None
+) -> tuple[Plan, list[str]]:
     """How the run computed, or what comes nearest on this machine, and a note where it differs."""
     trainer = run.cfg.trainer
     options: dict[str, Any] = {
-        "memory_format": trainer.memory_format,
+        "memory_format": "auto" if accelerator else trainer.memory_format,
         "deterministic": trainer.deterministic,
         "network": "depthwise_encoder" if is_depthwise(network) else "dense",
     }
     try:
-        return choose_plan(
-            accelerator=trainer.accelerator, precision=trainer.precision, **options
-        ), []
+        plan = choose_plan(
+            accelerator=accelerator or trainer.accelerator, precision=trainer.precision, **options
+        )
     except MedvisionError:
+        if accelerator is not None:
+            raise
         plan = choose_plan(accelerator="auto", precision="auto", **options)
-        return plan, [
-            f"the run computed on {trainer.accelerator} in {trainer.precision}, this machine on"
-            f" {plan.accelerator} in {plan.precision}: figures may differ a little"
-        ]
+    if (plan.accelerator, plan.precision) == (trainer.accelerator, trainer.precision):
+        return plan, []
+    return plan, [
+        f"the run computed on {trainer.accelerator} in {trainer.precision}, this evaluation on"
+        f" {plan.accelerator} in {plan.precision}: figures may differ a little"
+    ]
 
 
 def _reproduced(summary: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from typing import Any, Self
 import yaml
 
 from medvision.files import write_atomically, write_json
+from medvision.hardware.processes import place_of
 from medvision.types import MedvisionError
 
 PACKAGES = (
@@ -143,7 +144,7 @@ class RunFolder:
 
 def is_further_process() -> bool:
     """Whether another process of the same run has made the folder."""
-    return int(os.environ.get("LOCAL_RANK", "0")) > 0 or int(os.environ.get("NODE_RANK", "0")) > 0
+    return not place_of(os.environ).is_first
 
 
 def git_state() -> dict[str, Any]:

@@ -2,41 +2,40 @@
 
 import functools
 import inspect
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from pytorch_lightning import Callback, seed_everything
+from pytorch_lightning import seed_everything
 from torch import nn
 
-from medvision.callbacks import BestAndLast, EpochLog, Throughput
+from medvision.callbacks import BestAndLast
 from medvision.data import ImageData
 from medvision.data.splits_csv import write_splits
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import (
     Plan,
+    announce_host,
     choose_plan,
     describe_hardware,
     keep_freed_memory,
     measure_first_layers_in_float32,
-    peak_memory_mb,
     train_slow_depthwise_in_float32,
 )
 from medvision.models import count_parameters, is_depthwise, load_weights_strict
 from medvision.run.agreement import check_agreement, fill_in, fixed_threshold
+from medvision.run.check_processes import check_plan
 from medvision.run.data_audit import audit_training, notes_with
-from medvision.run.folder import RunFolder
+from medvision.run.fitting import fit
+from medvision.run.folder import RunFolder, is_further_process
 from medvision.run.ledger import HEADLINE, check_ledger, note_test_evaluation
 from medvision.run.outcome import finish, first_summary, greet
 from medvision.run.parts import build, build_evaluation, build_trainer, quieten, read_checkpoint
 from medvision.run.sealed import sealed_note
 from medvision.tasks import Task
-from medvision.types import MedvisionError, Stage
-
-C = TypeVar("C", bound=Callback)
+from medvision.types import Stage
 
 
 def run_experiment(
@@ -69,7 +68,7 @@ def run_experiment(
     keep_freed_memory()
     data: ImageData = build(cfg.data)
     data.prepare()
-    audited = audit_training(data, mode=cfg.audit)
+    audited = None if is_further_process() else audit_training(data, mode=cfg.audit)
     data.notes = notes_with(data.notes, audited)
     fill_in(cfg, data)
     seed_everything(cfg.seed, workers=True, verbose=False)
@@ -81,6 +80,10 @@ def run_experiment(
         deterministic=cfg.trainer.deterministic,
         network="depthwise_encoder" if is_depthwise(model) else "dense",
     )
+    check_plan(cfg, plan, data)
+    data.fixed_shapes = plan.xla
+    if plan.accelerator == "tpu":
+        announce_host()
     if plan.float32_depthwise:
         train_slow_depthwise_in_float32(model)
     if plan.float32_first_layers:
@@ -93,8 +96,6 @@ def run_experiment(
 
     folder.create()
     _resolve(cfg, plan, folder, data)
-    callbacks = [build(node) for node in cfg.callbacks.values()]
-    logger = build(cfg.logger)
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     config = {"experiment": experiment, **resolved}
     splits = data.table_of_splits()
@@ -112,27 +113,19 @@ def run_experiment(
     if sealed_by:  # said once already, before the first run
         summary["warnings"].append(sealed_note(sealed_by, folder.path))
 
-    trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
-    if logger is not None:
-        logger.log_hyperparams(config)
-    fit_started_s = time.perf_counter()
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from stop
-    throughput, best = _only(callbacks, Throughput), _only(callbacks, BestAndLast)
-    first_step_s = throughput.first_step_s
-    timing = {
-        "fit_s": time.perf_counter() - fit_started_s,
-        "time_to_first_step_s": None if first_step_s is None else first_step_s - started_s,
-        "train_images_per_s": throughput.images_per_s,
-        "peak_memory_mb": peak_memory_mb(plan.accelerator),
-    }
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    fitted = fit(
+        cfg,
+        plan,
+        task,
+        data,
+        folder=folder,
+        config=config,
+        checkpoint=checkpoint,
+        started_s=started_s,
+    )
     if not folder.exists:  # the first process measures alone, as a run of one process does
         return summary
-    _load_best(task, best)
+    _load_best(task, fitted.best)
     evaluation = build_evaluation(
         data,
         folder.path,
@@ -146,7 +139,7 @@ def run_experiment(
     for stage in stages[:1] if sealed_by else stages:
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
-    _keep_threshold(best.best_path, evaluation.threshold)
+    _keep_threshold(fitted.best.best_path, evaluation.threshold)
     if HEADLINE[data.task] in scores:
         value: Any = scores[HEADLINE[data.task]]
         summary["test_evaluations"] = note_test_evaluation(
@@ -160,10 +153,8 @@ def run_experiment(
         folder,
         summary,
         evaluation=evaluation,
-        best=best,
-        rows=_only(callbacks, EpochLog).rows,
+        fitted=fitted,
         scores=scores,
-        timing=timing,
     )
 
 
@@ -262,6 +253,7 @@ def measure(
     cfg: DictConfig, plan: Plan, task: Task, data: ImageData, evaluation: Evaluation, stage: Stage
 ) -> dict[str, Score]:
     """Measure the weights that the task holds on one split, and write its predictions."""
+    data.fixed_shapes = plan.xla
     watcher = evaluation.watch(stage)
     trainer = build_trainer(
         cfg, plan, callbacks=[watcher], logger=None, root=evaluation.folder, alone=True
@@ -270,14 +262,3 @@ def measure(
     go_through(task, datamodule=data, verbose=False)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     return evaluation.scores(stage, logged)
-
-
-def _only(callbacks: list[Callback], kind: type[C]) -> C:
-    found = [callback for callback in callbacks if isinstance(callback, kind)]
-    if len(found) != 1:
-        raise MedvisionError(
-            f"expected one {kind.__name__}, got {len(found)}",
-            where="callbacks",
-            hint="start from callbacks=default",
-        )
-    return found[0]

@@ -49,7 +49,7 @@ def quote_text(argument: str) -> str:
     Spaces at the ends, brackets, letters beyond ASCII and quotes have no place in it.
     """
     key, equals, value = argument.partition("=")
-    if not equals:
+    if not equals or argument.startswith("-"):  # --config-dir=... is no override
         return argument
     try:
         OverridesParser.create().parse_override(argument)

@@ -8,20 +8,20 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from medvision.callbacks import BestAndLast
 from medvision.data import ImageData
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
 from medvision.models import count_parameters
 from medvision.reports.findings import findings
 from medvision.reports.html import write_report
+from medvision.run.fitting import Fitted
 from medvision.run.folder import RunFolder
 from medvision.run.ledger import LEDGER
 from medvision.types import STAGES
 
 TWIN_PARTS = ("with_twin", "without_twin")
 
-METRIC_DEFINITIONS = 1
+METRIC_DEFINITIONS = 2
 """Grows when a score of the same name is computed in another way: older figures do not compare."""
 
 
@@ -116,12 +116,11 @@ def finish(
     summary: Mapping[str, Any],
     *,
     evaluation: Evaluation,
-    best: BestAndLast,
-    rows: Sequence[Mapping[str, float | int | None]],
+    fitted: Fitted,
     scores: Mapping[str, Score],
-    timing: Mapping[str, float | None],
 ) -> dict[str, Any]:
     """Write the scores, the plots, the final summary and the report; print the table."""
+    best, rows = fitted.best, fitted.rows
     best_row = next(row for row in rows if row["epoch"] == best.best_epoch)
     metrics = {name: best_row[name] for name in best_row if name.startswith("train/")}
     late = [*evaluation.notes, *([best.warning] if best.warning else [])]
@@ -133,7 +132,8 @@ def finish(
         "best_epoch": best.best_epoch,
         "threshold": evaluation.threshold,
         "epochs": len(rows),
-        "timing": dict(timing),
+        "timing": dict(fitted.timing),
+        **({} if fitted.xla is None else {"xla": dict(fitted.xla)}),
         **evaluation.details(),
         **evaluation.by_twin(),
         "warnings": [*summary["warnings"], *late],

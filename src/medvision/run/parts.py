@@ -20,7 +20,8 @@ from pytorch_lightning.loggers import Logger
 from medvision.callbacks import Progress
 from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.evaluation import ClassificationEvaluation, Evaluation, SegmentationEvaluation
-from medvision.hardware import Plan, skip_slow_tpu_probe
+from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
+from medvision.run.folder import is_further_process
 from medvision.types import MedvisionError
 
 MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
@@ -58,7 +59,7 @@ def build_trainer(
     alone: bool = False,
 ) -> Trainer:
     """Lightning's trainer as the config and the hardware plan say; ``alone``, of one process."""
-    if plan.accelerator != "tpu":
+    if not plan.xla:
         skip_slow_tpu_probe()
     options = {key: value for key, value in cfg.trainer.items() if key not in MEDVISION_KEYS}
     if alone:
@@ -67,10 +68,17 @@ def build_trainer(
     interactive = sys.stderr.isatty()
     if interactive:
         watchers.append(Progress())
+    device: dict[str, Any] = {"accelerator": plan.accelerator, "precision": plan.precision}
+    if plan.xla:
+        device = xla_options(
+            rehearsal=plan.accelerator == REHEARSAL,
+            devices=options["devices"],
+            precision=plan.precision,
+        )
+        options = {key: value for key, value in options.items() if key not in device}
     return build(
         OmegaConf.create(options),
-        accelerator=plan.accelerator,
-        precision=plan.precision,
+        **device,
         deterministic=plan.deterministic,
         callbacks=watchers,
         logger=logger or False,
@@ -143,8 +151,15 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
 
 
 def quieten() -> None:
-    """Silence what Lightning says that no user can act on."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    """Silence what Lightning says that no user can act on, and further processes altogether."""
+    if is_further_process():
+        logging.disable(logging.ERROR)
+        warnings.simplefilter("ignore")
+        return
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Metrics add up over processes before they are logged.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # One or two loader processes are the right number where the cores train.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Small data sets have fewer batches than log_every_n_steps; every epoch is logged anyway.

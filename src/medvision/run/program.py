@@ -6,19 +6,28 @@ import os
 import sys
 import tempfile
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from medvision.run.configs import CONF, help_text
+from medvision.run.failures import as_failure, described, report
 from medvision.types import MedvisionError
 
 if TYPE_CHECKING:  # --help must not wait for Hydra
     from omegaconf import DictConfig
 
-    from medvision.run.folder import RunFolder
+    from medvision.hardware.processes import Place
+
+__all__ = ["as_failure", "main", "report"]
+
+INTERRUPTED = 130
+"""Exit code of Ctrl-C."""
+
+SEALED_VARIABLE = "MEDVISION_SEALED_BY"
+"""Tells the further processes of a run which keys its command varies."""
 
 STARTED_S = time.perf_counter()
 """When this process began, as near as it can know."""
@@ -42,8 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MedvisionError as error:
         return report(error)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        return _interrupted()
     return max(codes, default=0)
 
 
@@ -53,10 +61,13 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
 
-    from medvision.run.folder import is_further_process
+    from medvision.hardware.processes import end_with_parent, place_of
     from medvision.run.messages import check_usage, explaining, quote_text
     from medvision.run.sealed import sealed, start_line
 
+    place = place_of(os.environ)
+    if place.started_by == "medvision":
+        end_with_parent()
     multirun, given = check_usage(arguments)
     arguments = [quote_text(argument) for argument in arguments]
     base = None
@@ -68,14 +79,21 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
 
     def job(cfg: DictConfig) -> None:
         from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
 
         keys = sealed([*map(quote_text, given), *_swept_by_config()])
-        if keys and not codes and not is_further_process():
+        if place.started_by == "medvision":  # of several runs it sees its own alone
+            keys = tuple(filter(None, os.environ.get(SEALED_VARIABLE, "").split(",")))
+        elif keys and not codes and place.is_first:
             sys.stdout.write(f"{start_line(keys)}\n")
-        code, run_dir = _run_job(cfg, base, sealed_by=keys)
+        with own_environment(place, number=len(codes)):
+            os.environ[SEALED_VARIABLE] = ",".join(keys)
+            code, run_dir = _run_job(cfg, base, sealed_by=keys)
         codes.append(code)
         run_dirs.append(run_dir)
-        overrides.append([str(override) for override in HydraConfig.get().overrides.task])
+        # As they were given: ${seed} makes no group of its own of each seed.
+        given_to: Any = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
+        overrides.append(given_to["task"])
 
     sys.argv = [sys.argv[0], *arguments]
     with explaining(arguments), tempfile.TemporaryDirectory() as scratch:
@@ -86,11 +104,41 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
         from medvision.run.multirun import write_multirun
         from medvision.run.multirun_screen import print_folds, print_multirun
 
+        base.mkdir(parents=True, exist_ok=True)  # run_dir may have sent the runs elsewhere
         groups = write_multirun(base, run_dirs, overrides)
         print_multirun(groups)
         print_folds(write_folds(base, groups))
         sys.stdout.write(f"{base}\n")
     return codes
+
+
+@contextmanager
+def own_environment(place: Place, *, number: int) -> Iterator[None]:
+    """Give a run of a command an environment of its own, and take back what it leaves there.
+
+    A run of several processes leaves their ranks and addresses behind, by which the next one
+    would believe that somebody else starts its processes. Processes that were started from
+    outside meet again for each run, at the next port.
+
+    Args:
+        place: Of this process.
+        number: Of the run within its command, from 0.
+    """
+    before = dict(os.environ)
+    os.environ["MEDVISION_JOB"] = str(number)
+    if number and place.started_by == "torchrun":  # its store still holds the run before
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    if number and "MASTER_PORT" in before:
+        os.environ["MASTER_PORT"] = str(int(before["MASTER_PORT"]) + number)
+    elif number and place.started_by == "slurm":  # Lightning's port of the job, and the next ones
+        port = 15000 + int(before.get("SLURM_JOB_ID", "0")[-4:])
+        os.environ["MASTER_PORT"] = str(port + number)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _swept_by_config() -> list[str]:
@@ -135,53 +183,23 @@ def _run_job(
         )
         code = 0
     except MedvisionError as error:
-        code = report(error)
+        code = report(error, folder)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        code = 130
+        code = _interrupted()
     except Exception as error:
-        code = report(as_failure(error, folder))
+        code = report(described(error), folder)
     if folder is not None and folder.exists:
-        status = {0: "finished", 130: "interrupted"}.get(code, "failed")
+        status = {0: "finished", INTERRUPTED: "interrupted"}.get(code, "failed")
         folder.write_status(status)
         return code, folder.path
     return code, None
 
 
-def as_failure(error: Exception, folder: RunFolder | None) -> MedvisionError:
-    """Say in one line what no room foresaw, and keep the traceback where it can be found."""
-    from medvision.files import write_atomically
+def _interrupted() -> int:
+    """Say that the user stopped it, once on each host."""
+    from medvision.hardware.processes import place_of
 
-    text = traceback.format_exc()
-    inner = _from_worker(str(error))
-    if inner is not None:
-        return MedvisionError(inner)
-    where = Path("medvision_traceback.txt")
-    if folder is not None and folder.exists:
-        where = folder.path / "traceback.txt"
-    write_atomically(where, text)
-    lines = str(error).splitlines() or [""]
-    what, hint = f"{type(error).__name__}: {lines[0]}", f"the traceback is in {where}"
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
-        what, hint = "out of memory", f"lower data.batch_size or data.image_size; {hint}"
-    elif isinstance(error, OSError) and error.errno == 28:
-        what, hint = "no space left on the disk", f"free some; {hint}"
-    return MedvisionError(what, hint=hint, exit_code=3)
-
-
-def _from_worker(message: str) -> str | None:
-    """The one line of a ``MedvisionError`` that a loader process raised, if it is one."""
-    mark = f"{MedvisionError.__module__}.{MedvisionError.__name__}: "
-    return message.rsplit(mark, 1)[1].strip() if mark in message else None
-
-
-def report(error: MedvisionError) -> int:
-    """Say in one line what is wrong; return the exit code."""
-    from medvision.run.folder import is_further_process
-
-    if is_further_process():  # one process speaks for all
-        return error.exit_code
-    if os.environ.get("MEDVISION_DEBUG") == "1":
-        traceback.print_exception(error)
-    sys.stderr.write(f"error: {error}\n")
-    return error.exit_code
+    place = place_of(os.environ)
+    if place.is_first or (place.local_rank == 0 and place.started_by == "user"):
+        sys.stderr.write("interrupted\n")
+    return INTERRUPTED

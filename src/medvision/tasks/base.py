@@ -3,11 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
+from medvision.tasks.mean_loss import MeanLoss
+from medvision.tasks.metric_sync import sync_through
 from medvision.types import Batch, MedvisionError, Stage
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
@@ -24,7 +27,8 @@ class Schedule(Protocol):
 class Task(LightningModule):
     """Fit one network with one loss, and measure it the same way at every stage.
 
-    Logs ``{stage}/loss``, every ``{stage}/{metric}`` and the rate ``lr`` once per epoch.
+    Logs ``{stage}/loss``, every ``{stage}/{metric}`` and the rate ``lr`` once per epoch, over all
+    rows of all processes. Rows of index -1 pad a batch of validation or test and count nowhere.
 
     Args:
         model: Maps images (N, C, H, W) to logits.
@@ -67,7 +71,7 @@ class Task(LightningModule):
         self.backbone_lr_factor = backbone_lr_factor
         # Three attributes: a ModuleDict cannot hold the key "train", which Module defines.
         self.train_metrics, self.val_metrics, self.test_metrics = metrics(), metrics(), metrics()
-        self.train_loss, self.val_loss, self.test_loss = _mean(), _mean(), _mean()
+        self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
 
     kind: ClassVar[str]
     """Kind of data it learns from, such as ``segmentation``."""
@@ -79,6 +83,14 @@ class Task(LightningModule):
         """What is logged for each stage, ``loss`` among it."""
         unwrapped = type(self.val_metrics).compute  # does not warn that nothing was counted yet
         return ["loss", *unwrapped(self.val_metrics)]
+
+    def setup(self, stage: str) -> None:
+        sync_through(self.trainer, self)
+
+    def on_fit_start(self) -> None:
+        """Give each further process a stream of chance of its own: dropout differs between them."""
+        if self.global_rank > 0:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, _ = self._step(batch, "train")
@@ -92,7 +104,8 @@ class Task(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_epoch("train")
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        # as a tensor on the CPU: Lightning would send a number to the device, and ask it back
+        self.log("lr", torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
 
     def on_validation_epoch_end(self) -> None:
         self._log_epoch("val")
@@ -126,7 +139,7 @@ class Task(LightningModule):
         """The metric that a stage updates."""
         return getattr(self, f"{stage}_metrics")
 
-    def loss_of(self, stage: Stage) -> MeanMetric:
+    def loss_of(self, stage: Stage) -> MeanLoss:
         """The mean loss that a stage updates."""
         return getattr(self, f"{stage}_loss")
 
@@ -134,15 +147,18 @@ class Task(LightningModule):
         """Loss and logits of a batch, counted in the scores of its stage."""
         logits = self(batch["image"])
         loss = self.loss(logits, batch["target"])
-        self.loss_of(stage).update(loss.detach(), len(batch["image"]))
+        # only validation and test are padded
+        num_rows = len(batch["image"]) if stage == "train" else (batch["index"] >= 0).sum()
+        self.loss_of(stage).update(loss.detach(), num_rows)
         self.metrics_of(stage).update(logits.detach(), batch["target"])
         return loss, logits
 
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self.loss_of(stage), self.metrics_of(stage)
-        self.log(f"{stage}/loss", loss.compute())
+        values = {"loss": loss.compute()}
         if metrics.update_called:  # mixed images have a loss, but no label to be scored on
-            self.log_dict({f"{stage}/{name}": value for name, value in metrics.compute().items()})
+            values |= metrics.compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in _fetch(values).items()})
         loss.reset()
         metrics.reset()
 
@@ -168,6 +184,10 @@ def _head_modules(model: nn.Module) -> list[nn.Module]:
     return model.head_modules()  # type: ignore[operator]
 
 
-def _mean() -> MeanMetric:
-    """A mean that adds up over processes; its check for NaN would wait for the device."""
-    return MeanMetric(nan_strategy="disable")
+def _fetch(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scalars on the CPU: those on another device in one transfer, instead of one each."""
+    away = [name for name, value in values.items() if value.device.type != "cpu"]
+    if not away:
+        return dict(values)
+    fetched = torch.stack([values[name].float() for name in away]).cpu()
+    return {**values, **dict(zip(away, fetched.unbind(), strict=True))}

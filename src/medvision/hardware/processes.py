@@ -1,0 +1,145 @@
+"""Which of a run's processes this is, as the environment says.
+
+Asked before torch is imported, and in Lightning's order: torchrun, SLURM, another launcher, nobody.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from medvision.types import MedvisionError
+
+RANK_VARIABLE = "MEDVISION_PROCESS"
+"""Set in a process that the first process of its host has started: its number among all."""
+
+PARENT_S = 1.0
+"""Pause between two looks at the parent."""
+
+ORPHANED = 3
+"""Exit code of a process whose parent is gone."""
+
+Starter = Literal["user", "medvision", "torchrun", "slurm", "other"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a process stands among those of its run.
+
+    Attributes:
+        started_by: Who started it: the ``user``, the first process of its host (``medvision``),
+            ``torchrun``, ``slurm``, or some ``other`` launcher, which sets ``LOCAL_RANK``.
+        rank: Its number among all, from 0; None where only its host is known.
+        local_rank: Its number on its host.
+        node_rank: Number of its host.
+        num_processes: How many there are; None where the run's config decides that.
+        num_local: How many of them are on its host; None where nobody says so.
+    """
+
+    started_by: Starter
+    rank: int | None = 0
+    local_rank: int = 0
+    node_rank: int = 0
+    num_processes: int | None = None
+    num_local: int | None = None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the one that speaks and writes for all."""
+        return self.rank == 0
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"host {self.node_rank}" if self.rank is None else f"process {self.rank}"
+
+    @property
+    def has_starter(self) -> bool:
+        """Whether all processes were started from outside, so that it starts none."""
+        return self.started_by not in ("user", "medvision")
+
+
+def place_of(environment: Mapping[str, str]) -> Place:
+    """Find out which process has this environment.
+
+    Raises:
+        MedvisionError: If a variable that a launcher sets holds no number.
+    """
+
+    def number(*names: str) -> int | None:
+        """The first of these variables that is set."""
+        for name in names:
+            if name in environment:
+                return _number(name, environment[name])
+        return None
+
+    local_rank, node_rank = number("LOCAL_RANK") or 0, number("NODE_RANK", "GROUP_RANK") or 0
+    if RANK_VARIABLE in environment:
+        return Place(
+            started_by="medvision",
+            rank=number(RANK_VARIABLE),
+            local_rank=local_rank,
+            node_rank=node_rank,
+            num_processes=number("WORLD_SIZE"),
+        )
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return Place(
+            started_by="torchrun",
+            rank=number("RANK"),
+            local_rank=local_rank,
+            node_rank=number("GROUP_RANK") or 0,
+            num_processes=number("WORLD_SIZE"),
+            num_local=number("LOCAL_WORLD_SIZE"),
+        )
+    if srun_is_used(environment):
+        return Place(
+            started_by="slurm",
+            rank=number("SLURM_PROCID") or 0,
+            local_rank=number("SLURM_LOCALID") or 0,
+            node_rank=number("SLURM_NODEID") or 0,
+            num_processes=number("SLURM_NTASKS"),
+            num_local=number("SLURM_NTASKS_PER_NODE"),
+        )
+    first = local_rank == node_rank == 0
+    if "LOCAL_RANK" in environment:
+        rank = number("RANK")
+        if rank is None and node_rank == 0:
+            rank = local_rank
+        return Place(
+            started_by="other",
+            rank=rank,
+            local_rank=local_rank,
+            node_rank=node_rank,
+            num_processes=number("WORLD_SIZE"),
+        )
+    return Place(started_by="user", rank=0 if first else None, node_rank=node_rank)
+
+
+def end_with_parent() -> None:
+    """From now on, end this process when the one that started it has ended, however it did."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_S)
+        os._exit(ORPHANED)
+
+    threading.Thread(target=watch, daemon=True, name="watch-parent").start()
+
+
+def srun_is_used(environment: Mapping[str, str]) -> bool:
+    """Whether SLURM starts the processes; an interactive job's shell says otherwise."""
+    interactive = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_NTASKS" in environment and not interactive
+
+
+def _number(name: str, value: str) -> int:
+    if not value.strip().isdecimal():
+        raise MedvisionError(
+            f"expected a number, got {value!r}",
+            where=name,
+            hint=f"unset it, unless a launcher of several processes set it: env -u {name}",
+        )
+    return int(value)

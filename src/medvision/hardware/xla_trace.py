@@ -1,0 +1,53 @@
+"""What made XLA compile or run a graph, from the file that torch-xla writes it to."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+VARIABLE = "PT_XLA_DEBUG_FILE"
+_CAUSE = re.compile(r"^(Compilation|Execution) Analysis: \1 Cause$", re.MULTILINE)
+_FRAME = re.compile(r"^\w+ Analysis:   (\S+) \((.+):(\d+)\)$")
+_LIBRARIES = ("/site-packages/", "/lib/python3", "<frozen")
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """One compilation or execution.
+
+    Attributes:
+        kind: Which of the two.
+        read: Whether it was a value that Python wanted to see, not the end of a step.
+        place: ``function (file:line)`` of the innermost line outside the libraries, or "".
+    """
+
+    kind: Literal["compilation", "execution"]
+    read: bool
+    place: str
+
+
+def take_triggers() -> list[Trigger]:
+    """What torch-xla has written since the last call; nothing where it was not told to."""
+    name = os.environ.get(VARIABLE)
+    if name is None or not Path(name).exists():
+        return []
+    text = Path(name).read_text(errors="replace")
+    Path(name).write_text("")  # torch-xla appends to it
+    return read_triggers(text)
+
+
+def read_triggers(text: str) -> list[Trigger]:
+    """Every trigger that a text of torch-xla names, in its order."""
+    kinds, blocks = _CAUSE.split(text)[1::2], _CAUSE.split(text)[2::2]
+    return [_read_block(kind, block) for kind, block in zip(kinds, blocks, strict=True)]
+
+
+def _read_block(kind: str, block: str) -> Trigger:
+    frames = [_FRAME.match(line) for line in block.splitlines()]
+    own = [f for f in frames if f is not None and not any(part in f[2] for part in _LIBRARIES)]
+    return Trigger(
+        kind="compilation" if kind == "Compilation" else "execution",
+        read="trying to access tensor value" in block,
+        place=f"{own[0][1]} ({Path(own[0][2]).name}:{own[0][3]})" if own else "",
+    )

@@ -1,0 +1,224 @@
+"""Lightning's trainer on XLA: one core, all cores of a host, or XLA's CPU backend.
+
+Lightning's own accelerator and strategies, and three things they do not do: bfloat16 by autocast
+(their ``bf16-true`` turns weights, optimizer state and metrics into bfloat16), batches that are
+sent ahead by a thread on one core too, and an error of the loader that stops the epoch instead of
+ending it early.
+"""
+
+from typing import Any
+
+import torch
+import torch_xla
+import torch_xla.core.xla_model as xm
+from pytorch_lightning import LightningModule
+from pytorch_lightning.accelerators import XLAAccelerator
+from pytorch_lightning.plugins import XLAPrecision
+from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.strategies.single_xla import SingleDeviceXLAStrategy
+from pytorch_lightning.strategies.xla import XLAStrategy
+from torch.utils.data import DataLoader
+from torch_xla.distributed.parallel_loader import MpDeviceLoader, ParallelLoader, PerDeviceLoader
+from typing_extensions import override
+
+from medvision.types import MedvisionError
+
+AHEAD = {"loader_prefetch_size": 4, "device_prefetch_size": 2}
+"""Batches that wait on the host and on the device."""
+
+
+class RehearsalAccelerator(XLAAccelerator):
+    """XLA's CPU backend in the place of a TPU with one core; nobody is asked for a TPU."""
+
+    @staticmethod
+    @override
+    def is_available() -> bool:  # type: ignore[override]  # cached upstream
+        return True
+
+    @staticmethod
+    @override
+    def auto_device_count() -> int:  # type: ignore[override]  # cached upstream
+        return 1
+
+    @staticmethod
+    @override
+    def parse_devices(devices: Any) -> int:
+        return int(devices)
+
+    @staticmethod
+    @override
+    def get_parallel_devices(devices: Any) -> list[torch.device]:
+        return [torch.device("xla", index) for index in range(devices)]
+
+
+class MixedBfloat16(XLAPrecision):
+    """Matrix products and convolutions in bfloat16; weights, sums and metrics in float32."""
+
+    def __init__(self) -> None:
+        super().__init__("32-true")
+        self.precision = "bf16-mixed"  # what Lightning shows
+
+    @override
+    def forward_context(self) -> torch.autocast:
+        return torch.autocast("xla", dtype=torch.bfloat16)
+
+
+class DeviceLoader(MpDeviceLoader):
+    """Sends batches to the device ahead of time; iterating ends the step before.
+
+    torch-xla's own loader reads in a thread whose error ends the epoch early without a word.
+    """
+
+    def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
+        super().__init__(loader, device, **AHEAD)
+        self._parallel_loader: ParallelLoader | None
+        # what Lightning looks for
+        self.dataset, self.batch_sampler = loader.dataset, loader.batch_sampler
+
+    @override
+    def __iter__(self) -> PerDeviceLoader:
+        if self._parallel_loader is not None:
+            self._parallel_loader.close()
+        self._parallel_loader = _Reader(self._loader, [self._device], **AHEAD)
+        return self._parallel_loader.per_device_loader(self._device)
+
+
+class _Reader(ParallelLoader):
+    @override
+    def _loader_worker(self) -> None:
+        (queues,) = self._queues.values()
+        try:
+            for batch in self._cpu_loader:
+                queues.cpu_loader_queue.put(batch)
+                if self._done:
+                    break
+        except Exception as error:  # raised by the loop, once the batches before it are used
+            self._exception_queue.put(error)
+        finally:  # only now: the loop looks for an error where the batches end
+            queues.cpu_loader_queue.close_write()
+
+
+class _Device:
+    """What both strategies do beyond Lightning's."""
+
+    root_device: torch.device
+    lightning_module: LightningModule
+
+    def process_dataloader(self, dataloader: Any) -> DeviceLoader:
+        if isinstance(dataloader, DeviceLoader):
+            return dataloader
+        return DeviceLoader(dataloader, self.root_device)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        return _ended(super().validation_step(*args, **kwargs))  # type: ignore[misc]
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        return _ended(super().test_step(*args, **kwargs))  # type: ignore[misc]
+
+    def teardown(self) -> None:
+        """Finish what a step that failed has left over: one graph, not one for each tensor."""
+        if self.lightning_module is not None:
+            self.lightning_module.zero_grad(set_to_none=True)
+        torch_xla.sync()
+        super().teardown()  # type: ignore[misc]
+
+
+def _ended(outputs: Any) -> Any:
+    """End a step, so that the last one of an epoch is the same graph as those before it."""
+    torch_xla.sync()
+    return outputs
+
+
+class OneXlaDevice(_Device, SingleDeviceXLAStrategy):
+    """One core."""
+
+    @override
+    def setup(self, trainer: Any) -> None:
+        super().setup(trainer)
+        seed_device(self.root_device, rank=0)
+
+
+class AllXlaDevices(_Device, XLAStrategy):
+    """Every core of this host, a process each, and with them those of a pod's other hosts."""
+
+    @override
+    def setup(self, trainer: Any) -> None:
+        super().setup(trainer)
+        seed_device(self.root_device, rank=self.global_rank)
+
+
+def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> dict[str, Any]:
+    """Arguments of Lightning's trainer for a run on XLA.
+
+    Args:
+        rehearsal: XLA's CPU backend instead of a TPU.
+        devices: 1, ``auto`` or the number of cores of this host.
+        precision: ``32-true`` or ``bf16-mixed``.
+
+    Raises:
+        MedvisionError: If the host has another number of cores, or a rehearsal is to have several.
+    """
+    accelerator = RehearsalAccelerator() if rehearsal else XLAAccelerator()
+    count = int(accelerator.auto_device_count())
+    wanted = count if devices == "auto" else int(devices)
+    if rehearsal and wanted != 1:
+        raise MedvisionError(
+            f"a rehearsal has one device, not {wanted}",
+            where="trainer.devices",
+            hint="leave it out",
+        )
+    if wanted not in (1, count):
+        raise MedvisionError(
+            f"this host has {count} TPU cores, and one or all of them can be used, not {wanted}",
+            where="trainer.devices",
+            hint="set it to auto or 1",
+        )
+    strategy: Strategy
+    if wanted == 1:
+        if not rehearsal:
+            _use_one_chip()
+        strategy = OneXlaDevice(device=0)
+    else:
+        if torch_xla._XLAC._xla_runtime_is_initialized():
+            raise MedvisionError(
+                "torch-xla has used the TPU in this process before, and cannot share it now",
+                where="trainer.devices",
+                hint="start the runs one by one, or with trainer.devices=1",
+            )
+        strategy = AllXlaDevices()
+    mixed = precision == "bf16-mixed"
+    return {
+        "accelerator": accelerator,
+        "devices": wanted,
+        "num_nodes": 1,  # the hosts of a pod find each other
+        "strategy": strategy,
+        "precision": None,
+        "plugins": [MixedBfloat16() if mixed else XLAPrecision("32-true")],
+    }
+
+
+def seed_device(device: torch.device, *, rank: int) -> None:
+    """Draw dropout from the run's seed, in every process another sequence."""
+    xm.set_rng_state((torch.initial_seed() + rank) % 2**31, str(device))
+
+
+def wait_for_device() -> None:
+    """Return when everything that was sent to the device is done."""
+    torch_xla.sync()
+    xm.wait_device_ops()
+
+
+def peak_device_memory_mb() -> float | None:
+    """Largest memory use of the device so far in MB, or None where the backend does not tell."""
+    try:
+        info = xm.get_memory_info(torch_xla.device())
+    except RuntimeError:  # not implemented, as by XLA's CPU backend
+        return None
+    return info["peak_bytes_used"] / 2**20 if "peak_bytes_used" in info else None
+
+
+def _use_one_chip() -> None:
+    """Leave the other chips of the host alone, and do not wait for the other hosts of a pod."""
+    from torch_xla._internal import tpu
+
+    tpu.configure_one_chip_topology()

@@ -1,0 +1,156 @@
+"""Turn a failure into one line, said once for all the processes of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:  # --help must not wait for them
+    from medvision.hardware.processes import Place
+    from medvision.run.folder import RunFolder
+    from medvision.run.notices import Board
+
+_BROKEN = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
+_OF_CONNECTIONS = ("DistBackendError", "DistNetworkError", "DistStoreError")
+
+
+class UnforeseenError(MedvisionError):
+    """What no room foresaw, with its traceback.
+
+    Args:
+        what: What went wrong, in one line.
+        hint: What to do about it.
+        trace: The traceback.
+    """
+
+    def __init__(self, what: str, *, hint: str | None, trace: str) -> None:
+        super().__init__(what, hint=hint, exit_code=3)
+        self.trace: str | None = trace
+
+
+def described(error: Exception) -> MedvisionError:
+    """What a failure is called; one that nobody foresaw keeps its traceback."""
+    inner = _from_worker(str(error))
+    if inner is not None:  # torch puts a loader's whole traceback into an error of the same kind
+        return MedvisionError(inner)
+    if isinstance(error, MedvisionError):
+        return error
+    lines = str(error).splitlines() or [""]
+    what, hint = f"{type(error).__name__}: {lines[0]}", None
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        what, hint = "out of memory", "lower data.batch_size or data.image_size"
+    elif isinstance(error, OSError) and error.errno == 28:
+        what, hint = "no space left on the disk", "free some"
+    elif _is_broken_connection(error):
+        what = f"the connection to another process of the run broke: {lines[0]}"
+        hint = "see what that process said"
+    return UnforeseenError(what, hint=hint, trace="".join(traceback.format_exception(error)))
+
+
+def as_failure(error: Exception, folder: RunFolder | None) -> MedvisionError:
+    """Say in one line what no room foresaw, and keep the traceback where it can be found."""
+    return _with_traceback(described(error), folder)
+
+
+def report(error: MedvisionError, folder: RunFolder | None = None) -> int:
+    """Say in one line what is wrong, unless another process does; return the exit code.
+
+    Args:
+        error: What is wrong.
+        folder: Where a traceback goes, where this process has made it.
+    """
+    from medvision.hardware.processes import place_of
+    from medvision.run.notices import Board, Notice, ProcessError
+
+    error = described(error)
+    try:
+        place = place_of(os.environ)
+        board = Board.here()
+    except MedvisionError as fault:  # the environment itself is wrong
+        say(fault, folder)
+        return fault.exit_code
+    notice = Notice.of(error, name=place.name)
+    if board is not None:
+        board.post(place, notice)
+        if place.started_by == "medvision":  # the first process reads it
+            return error.exit_code
+        if place.local_rank > 0:
+            _leave_to_first(board, ProcessError(notice), folder)
+            return error.exit_code
+        return _speak_for_all(board, place, error, folder)
+    say(error if place.is_first else ProcessError(notice), folder)
+    return error.exit_code
+
+
+def say(error: MedvisionError, folder: RunFolder | None) -> None:
+    """Print the line, and keep a traceback that comes with it."""
+    if os.environ.get("MEDVISION_DEBUG") == "1":
+        traceback.print_exception(error)
+    sys.stderr.write(f"error: {_with_traceback(error, folder)}\n")
+    sys.stderr.flush()
+
+
+def _leave_to_first(board: Board, error: MedvisionError, folder: RunFolder | None) -> None:
+    """Let the first process of this host say it; where it does not, as it waits, say it here."""
+    from medvision.run.notices import SAID_S, wait_until
+
+    # The first process takes the board away when it has spoken and everybody has told.
+    if not wait_until(lambda: board.is_told or not board.folder.exists(), timeout_s=SAID_S):
+        say(error, folder)
+        board.tell()
+
+
+def _speak_for_all(
+    board: Board, place: Place, error: MedvisionError, folder: RunFolder | None
+) -> int:
+    """Say what went wrong first on this host, once the others have had time to tell."""
+    from medvision.run.notices import PEERS_S, Notice, first_cause, wait_until
+
+    expected = place.num_local or place.num_processes or 2
+    together = wait_until(lambda: len(board.notices()) >= expected, timeout_s=PEERS_S)
+    own, *others = sorted(board.notices(), key=lambda notice: notice.name != place.name)
+    cause = first_cause(own, others)
+    if cause is None and not place.is_first:
+        cause = first_cause(Notice.of(error, name=place.name), [])
+    if not board.is_told:
+        say(cause or error, folder)
+    if together:
+        board.remove()
+    else:
+        board.tell()
+    return (cause or error).exit_code
+
+
+def _with_traceback(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
+    """The error with the place of its traceback, written there, if it has one."""
+    from medvision.files import write_atomically
+    from medvision.run.notices import ProcessError
+
+    trace: str | None = getattr(error, "trace", None)
+    if trace is None:
+        return error
+    where = Path("medvision_traceback.txt")
+    if folder is not None and folder.exists:
+        where = folder.path / "traceback.txt"
+    write_atomically(where, trace)
+    hint = "; ".join([*([error.hint] if error.hint else []), f"the traceback is in {where}"])
+    if isinstance(error, ProcessError):
+        return ProcessError(replace(error.notice, hint=hint, trace=None))
+    return MedvisionError(error.what, where=error.where, hint=hint, exit_code=error.exit_code)
+
+
+def _from_worker(message: str) -> str | None:
+    """The one line of a ``MedvisionError`` that a loader process raised, if it is one."""
+    mark = f"{MedvisionError.__module__}.{MedvisionError.__name__}: "
+    return message.rsplit(mark, 1)[1].strip() if mark in message else None
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    known = any(words in str(error) for words in _BROKEN)
+    return type(error).__name__ in _OF_CONNECTIONS or (type(error) is RuntimeError and known)

@@ -1,0 +1,60 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from medvision.callbacks import SegmentationPredictions
+from medvision.data.datasets import PhantomSource
+from medvision.types import IGNORE_INDEX
+
+SOURCE = PhantomSource(size_px=16, seed=0, channels=3)
+
+
+class Kept:
+    """Stands in for the conventions: keeps what they would count."""
+
+    def __init__(self) -> None:
+        self.counted = 0
+
+    def update(self, confusion: Any, probability: Any, target: Any) -> None:
+        assert len(confusion) == len(probability) == len(target)
+        self.counted += len(confusion)
+
+
+def predictions(folder: Path, conventions: Any) -> SegmentationPredictions:
+    return SegmentationPredictions(
+        folder=folder,
+        stage="test",
+        samples=SOURCE.samples(3),
+        source=SOURCE,
+        class_names=["background", "polyp"],
+        conventions=conventions,
+    )
+
+
+def batch(index: list[int]) -> Any:
+    samples = SOURCE.samples(3)
+    ignored = np.full((16, 16), IGNORE_INDEX, np.uint8)
+    targets = [ignored if row < 0 else SOURCE.read(samples[row])[1] for row in index]
+    return {"target": torch.from_numpy(np.stack(targets)), "index": torch.tensor(index)}
+
+
+@pytest.mark.parametrize("empty", [torch.nan, 0.0])
+def test_rows_that_pad_a_batch_are_scored_and_written_nowhere(tmp_path: Path, empty: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 1, 16, 16, generator=generator)
+    padding = torch.full((1, 1, 16, 16), empty)
+    plain, padded = (predictions(tmp_path / name, Kept()) for name in ("plain", "padded"))
+    stub: Any = None
+    plain.on_test_batch_end(stub, stub, logits, batch([0, 1, 2]), 0)
+    padded.on_test_batch_end(stub, stub, logits[:2], batch([0, 1]), 0)
+    padded.on_test_batch_end(stub, stub, torch.cat([logits[2:], padding]), batch([2, -1]), 1)
+    padded.on_test_batch_end(stub, stub, padding, batch([-1]), 2)
+    assert padded.rows == plain.rows
+    assert [row["path"] for row in padded.rows] == [s.path for s in SOURCE.samples(3)]
+    assert np.array_equal(padded.confusion, plain.confusion)
+    assert np.array_equal(padded.histogram, plain.histogram)
+    assert padded.conventions.counted == 3
+    assert len(list((tmp_path / "padded").rglob("*.png"))) == 3
