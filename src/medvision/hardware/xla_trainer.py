@@ -6,6 +6,7 @@ sent ahead by a thread on one core too, and an error of the loader that stops th
 ending it early.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,10 +18,16 @@ from pytorch_lightning.plugins import XLAPrecision
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.single_xla import SingleDeviceXLAStrategy
 from pytorch_lightning.strategies.xla import XLAStrategy
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torch_xla.distributed.parallel_loader import MpDeviceLoader, ParallelLoader, PerDeviceLoader
 from typing_extensions import override
 
+from medvision.hardware.xla_optimizers import (
+    as_stored_elsewhere,
+    keep_numbers_on_device,
+    send_rate,
+)
 from medvision.types import MedvisionError
 
 AHEAD = {"loader_prefetch_size": 4, "device_prefetch_size": 2}
@@ -103,6 +110,7 @@ class _Device:
 
     root_device: torch.device
     lightning_module: LightningModule
+    optimizers: list[Optimizer]
 
     def process_dataloader(self, dataloader: Any) -> DeviceLoader:
         if isinstance(dataloader, DeviceLoader):
@@ -114,6 +122,19 @@ class _Device:
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
         return _ended(super().test_step(*args, **kwargs))  # type: ignore[misc]
+
+    def setup_optimizers(self, trainer: Any) -> None:
+        super().setup_optimizers(trainer)  # type: ignore[misc]
+        keep_numbers_on_device(self.optimizers, self.root_device)
+        for optimizer in self.optimizers:
+            send_rate(optimizer, self.root_device)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        super().load_optimizer_state_dict(checkpoint)  # type: ignore[misc]
+        keep_numbers_on_device(self.optimizers, self.root_device)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        return as_stored_elsewhere(super().optimizer_state(optimizer))  # type: ignore[misc]
 
     def teardown(self) -> None:
         """Finish what a step that failed has left over: one graph, not one for each tensor."""

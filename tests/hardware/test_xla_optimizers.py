@@ -1,0 +1,83 @@
+"""The numbers of an optimizer as tensors; the CPU stands in for the device."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from medvision.hardware.xla_optimizers import (
+    as_stored_elsewhere,
+    keep_numbers_on_device,
+    send_rate,
+)
+
+CPU = torch.device("cpu")
+
+
+def train(make: Callable[..., Optimizer], prepare: Callable[[Optimizer], None]) -> Any:
+    """Six steps of a cosine that ends at 0; the weights, and each rate inside and after a step."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = make(model.parameters())
+    prepare(optimizer)
+    scheduler = LambdaLR(optimizer, lambda step: 1 - step / 6)
+    inside: list[Any] = []
+    optimizer.register_step_pre_hook(lambda o, *_: inside.append(o.param_groups[0]["lr"]))
+    after = []
+    for step in range(6):
+        optimizer.zero_grad()
+        model(torch.ones(3, 4) * step).square().sum().backward()
+        optimizer.step()
+        after.append(optimizer.param_groups[0]["lr"])
+        scheduler.step()
+    return model.weight, inside, after
+
+
+@pytest.mark.parametrize("make", [partial(SGD, lr=0.5), partial(SGD, lr=0.01, momentum=0.9)])
+def test_an_optimizer_that_cannot_take_tensors_keeps_its_numbers(make: Any) -> None:
+    def prepare(optimizer: Optimizer) -> None:
+        keep_numbers_on_device([optimizer], CPU)
+        send_rate(optimizer, CPU)
+
+    weight, inside, _ = train(make, prepare)
+    expected, _, _ = train(make, lambda optimizer: None)
+    torch.testing.assert_close(weight, expected, rtol=0, atol=0)
+    assert all(isinstance(rate, float) for rate in inside)
+
+
+@pytest.mark.parametrize("make", [partial(Adam, lr=0.1), partial(AdamW, lr=0.1, weight_decay=0.1)])
+def test_the_rate_is_a_tensor_in_a_step_and_a_number_after_it(
+    monkeypatch: pytest.MonkeyPatch, make: Any
+) -> None:
+    # torch lets a CPU do so only while it compiles
+    monkeypatch.setattr(torch.optim.adam, "_get_capturable_supported_devices", lambda: ["cpu"])
+
+    def prepare(optimizer: Optimizer) -> None:
+        keep_numbers_on_device([optimizer], CPU)
+        send_rate(optimizer, CPU)
+
+    weight, inside, after = train(partial(make, foreach=False), prepare)
+    expected, _, rates = train(make, lambda optimizer: None)
+    torch.testing.assert_close(weight, expected)
+    assert all(isinstance(rate, Tensor) for rate in inside)
+    assert after == rates
+    assert all(isinstance(rate, float) for rate in after)
+
+
+def test_what_is_stored_is_what_a_cpu_run_stores() -> None:
+    model = nn.Linear(2, 1)
+    optimizer = Adam(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    plain = copy.deepcopy(optimizer.state_dict())
+    keep_numbers_on_device([optimizer], CPU)
+    assert optimizer.param_groups[0]["capturable"]
+    stored = as_stored_elsewhere(optimizer.state_dict())
+    assert stored["param_groups"] == plain["param_groups"]
+    assert optimizer.param_groups[0]["capturable"]
