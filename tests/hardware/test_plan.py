@@ -138,9 +138,18 @@ def test_an_absent_device_is_an_error(
     no_accelerator: None, monkeypatch: pytest.MonkeyPatch, accelerator: str, name: str
 ) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr("medvision.hardware.xla.INSTALLED", True)
     with pytest.raises(MedvisionError, match=f"no {name} was found") as raised:
         choose_plan(**{**AUTO, "accelerator": accelerator})
     assert f"trainer={accelerator}" in str(raised.value)
+
+
+def test_a_tpu_without_torch_xla_is_told_what_to_install(
+    no_accelerator: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medvision.hardware.xla.INSTALLED", False)
+    with pytest.raises(MedvisionError, match=r"torch-xla is not installed \(trainer=tpu\)"):
+        choose_plan(**{**AUTO, "accelerator": "tpu"})
 
 
 def test_without_tpu_hardware_nobody_asks_torch_xla(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The numbers of an optimizer as tensors; the CPU stands in for the device."""
 
 import copy
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -56,7 +57,8 @@ def test_the_rate_is_a_tensor_in_a_step_and_a_number_after_it(
     monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
     # torch lets a CPU do so only while it compiles
-    monkeypatch.setattr(torch.optim.adam, "_get_capturable_supported_devices", lambda: ["cpu"])
+    adam = importlib.import_module("torch.optim.adam")  # no attribute of its package
+    monkeypatch.setattr(adam, "_get_capturable_supported_devices", lambda: ["cpu"])
 
     def prepare(optimizer: Optimizer) -> None:
         keep_numbers_on_device([optimizer], CPU)

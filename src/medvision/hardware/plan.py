@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from medvision.hardware.xla import choose_xla_cpu, tpu_is_present
+from medvision.hardware.xla import check_installed, choose_xla_cpu, tpu_is_present
 from medvision.types import MedvisionError
 
 Chip = Literal["cpu_bf16", "cpu", "gpu_bf16", "gpu", "mps", "tpu"]
@@ -122,6 +122,7 @@ def _find_chip(accelerator: str) -> Chip:
         return "tpu"
     if accelerator == "tpu" or (accelerator == "auto" and tpu_is_present()):
         if not tpu_is_present():
+            check_installed("trainer=tpu")
             raise _absent("TPU", "tpu")
         return "tpu"
     if accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available()):

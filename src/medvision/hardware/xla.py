@@ -50,6 +50,16 @@ def skip_slow_tpu_probe() -> None:
     XLAAccelerator.is_available = staticmethod(lambda: False)  # type: ignore[assignment, method-assign]
 
 
+def check_installed(where: str) -> None:
+    """Raise ``MedvisionError``, naming what asked for it, unless torch-xla is installed."""
+    if not INSTALLED:
+        raise MedvisionError(
+            "torch-xla is not installed",
+            where=where,
+            hint="on Linux x86-64: pip install 'medvision[tpu]'",
+        )
+
+
 def choose_xla_cpu() -> None:
     """Let torch-xla, once it starts, compile for this machine's CPU instead of a TPU.
 
@@ -59,12 +69,7 @@ def choose_xla_cpu() -> None:
     Raises:
         MedvisionError: If torch-xla is not installed, or is meant for something else.
     """
-    if not INSTALLED:
-        raise MedvisionError(
-            "torch-xla is not installed",
-            where="trainer=tpu_rehearsal",
-            hint="on Linux x86-64: pip install 'medvision[tpu]'",
-        )
+    check_installed("trainer=tpu_rehearsal")
     chosen = os.environ.setdefault("PJRT_DEVICE", "CPU")
     if chosen.upper() != "CPU":
         raise MedvisionError(

@@ -82,10 +82,15 @@ class DeviceLoader(MpDeviceLoader):
         # what Lightning looks for
         self.dataset, self.batch_sampler = loader.dataset, loader.batch_sampler
 
-    @override
-    def __iter__(self) -> PerDeviceLoader:
+    def close(self) -> None:
+        """End the threads that still send batches which nobody will ask for."""
         if self._parallel_loader is not None:
             self._parallel_loader.close()
+        self._parallel_loader = None
+
+    @override
+    def __iter__(self) -> PerDeviceLoader:
+        self.close()
         self._parallel_loader = _Reader(self._loader, [self._device], **AHEAD)
         return self._parallel_loader.per_device_loader(self._device)
 
@@ -115,7 +120,8 @@ class _Device:
     def process_dataloader(self, dataloader: Any) -> DeviceLoader:
         if isinstance(dataloader, DeviceLoader):
             return dataloader
-        return DeviceLoader(dataloader, self.root_device)
+        self._loaders = [*getattr(self, "_loaders", []), DeviceLoader(dataloader, self.root_device)]
+        return self._loaders[-1]
 
     def validation_step(self, *args: Any, **kwargs: Any) -> Any:
         return _ended(super().validation_step(*args, **kwargs))  # type: ignore[misc]
@@ -137,7 +143,14 @@ class _Device:
         return as_stored_elsewhere(super().optimizer_state(optimizer))  # type: ignore[misc]
 
     def teardown(self) -> None:
-        """Finish what a step that failed has left over: one graph, not one for each tensor."""
+        """End what is still under way.
+
+        A thread that sends batches while the environment is changed, as is done from here on,
+        crashes the process: C libraries read it without a lock. What a step that failed has left
+        over is finished as one graph, not one for each tensor.
+        """
+        for loader in getattr(self, "_loaders", []):
+            loader.close()
         if self.lightning_module is not None:
             self.lightning_module.zero_grad(set_to_none=True)
         torch_xla.sync()

@@ -138,7 +138,8 @@ def own_environment(place: Place, *, number: int) -> Iterator[None]:
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
-        os.environ.update(before)
+        # No more than what differs: other threads may read the environment, without a lock.
+        os.environ.update({k: v for k, v in before.items() if os.environ.get(k) != v})
 
 
 def _swept_by_config() -> list[str]:
