@@ -30,9 +30,8 @@ SIZES = {
 }
 EXACT = {
     "chest_xray_cnn": ["model.dropout=0"],
-    "brain_mri_alexnet": ["model.dropout=0"],
-    # Adam turns what gradients differ by into whole steps, and here they differ most: XLA's batch
-    # norm in float32 (32 values to a channel in the last layers) is off by 7 %, PyTorch's by 0.4 %.
+    # At Adam's 1e-3 these two make 1e-2 of a difference of 1e-6 within ten steps.
+    "brain_mri_alexnet": ["model.dropout=0", "optimizer.lr=1e-5"],
     "brain_mri_lite0": ["model.dropout=0", "optimizer.lr=1e-5"],
 }
 """What else the comparison of losses needs: no dropout."""
