@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from medvision.hardware.report import describe_hardware, peak_memory_mb, wait_for
     from medvision.hardware.xla import (
         announce_host,
+        check_xla_devices,
         skip_slow_tpu_probe,
         tpu_is_present,
         xla_options,
@@ -27,6 +28,7 @@ __all__ = [
     "REHEARSAL",
     "Plan",
     "announce_host",
+    "check_xla_devices",
     "choose_plan",
     "describe_hardware",
     "keep_freed_memory",
@@ -43,6 +45,7 @@ _HOME = {
     "REHEARSAL": "plan",
     "Plan": "plan",
     "announce_host": "xla",
+    "check_xla_devices": "xla",
     "choose_plan": "plan",
     "describe_hardware": "report",
     "keep_freed_memory": "memory",

@@ -103,3 +103,10 @@ def xla_options(*, rehearsal: bool, devices: int | str, precision: str) -> dict[
     from medvision.hardware import xla_trainer  # imports torch-xla
 
     return xla_trainer.trainer_options(rehearsal=rehearsal, devices=devices, precision=precision)
+
+
+def check_xla_devices(*, rehearsal: bool, devices: int | str) -> None:
+    """Raise ``MedvisionError`` unless this host has so many cores; see ``xla_trainer``."""
+    from medvision.hardware import xla_trainer  # imports torch-xla
+
+    xla_trainer.count_devices(rehearsal=rehearsal, devices=devices)

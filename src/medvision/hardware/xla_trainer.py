@@ -181,13 +181,8 @@ class AllXlaDevices(_Device, XLAStrategy):
         seed_device(self.root_device, rank=self.global_rank)
 
 
-def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> dict[str, Any]:
-    """Arguments of Lightning's trainer for a run on XLA.
-
-    Args:
-        rehearsal: XLA's CPU backend instead of a TPU.
-        devices: 1, ``auto`` or the number of cores of this host.
-        precision: ``32-true`` or ``bf16-mixed``.
+def count_devices(*, rehearsal: bool, devices: int | str) -> int:
+    """How many cores of this host a run on XLA takes.
 
     Raises:
         MedvisionError: If the host has another number of cores, or a rehearsal is to have several.
@@ -207,6 +202,22 @@ def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> d
             where="trainer.devices",
             hint="set it to auto or 1",
         )
+    return wanted
+
+
+def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> dict[str, Any]:
+    """Arguments of Lightning's trainer for a run on XLA.
+
+    Args:
+        rehearsal: XLA's CPU backend instead of a TPU.
+        devices: 1, ``auto`` or the number of cores of this host.
+        precision: ``32-true`` or ``bf16-mixed``.
+
+    Raises:
+        MedvisionError: If the host has another number of cores, or a rehearsal is to have several.
+    """
+    accelerator = RehearsalAccelerator() if rehearsal else XLAAccelerator()
+    wanted = count_devices(rehearsal=rehearsal, devices=devices)
     strategy: Strategy
     if wanted == 1:
         if not rehearsal:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from medvision.hardware import check_xla_devices
 from medvision.hardware.processes import Place, place_of
 from medvision.types import MedvisionError
 
@@ -60,6 +61,8 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
         MedvisionError: If there are fewer devices or rows, or the device has no such batch norm.
     """
     if plan.xla:
+        rehearsal = plan.accelerator == ON_XLA[1]
+        check_xla_devices(rehearsal=rehearsal, devices=cfg.trainer.devices)
         return
     per_host = _count_devices(cfg.trainer.devices, plan.accelerator)
     processes = per_host * int(cfg.trainer.num_nodes)
