@@ -13,7 +13,7 @@ from medvision.hardware import (
     peak_memory_mb,
     tpu_is_present,
 )
-from medvision.hardware.plan import ON_XLA, PRECISION
+from medvision.hardware.plan import PRECISION, XLA_PRECISIONS
 from medvision.types import MedvisionError
 
 AUTO: dict[str, Any] = {
@@ -114,7 +114,7 @@ def test_xla_computes_in_32_bits_or_in_bf16_by_autocast(
 ) -> None:
     plan = choose_plan(**{**AUTO, "accelerator": REHEARSAL, "precision": asked})
     assert plan.precision == precision
-    assert precision in ON_XLA
+    assert precision in XLA_PRECISIONS
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "16-mixed", "16-true", "64-true", 16])

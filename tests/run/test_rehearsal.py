@@ -30,6 +30,9 @@ POLYPS = (
     "data.test_fraction=0.2",
     "data.num_workers=0",
     "trainer.max_epochs=2",
+    "optimizer=adamw",  # 1 - lr * weight_decay rounds to 1 in the second epoch
+    "optimizer.lr=1e-5",
+    "scheduler=cosine",
 )
 
 PROGRAM = '''

@@ -38,7 +38,7 @@ PRECISION: dict[tuple[Chip, Network], str] = {
 REHEARSAL = "tpu_rehearsal"
 """Name of the accelerator that is XLA's CPU backend."""
 
-ON_XLA = ("32-true", "bf16-mixed")
+XLA_PRECISIONS = ("32-true", "bf16-mixed")
 """Precisions of a run on XLA; 16 bits throughout would round weights and metrics too."""
 
 
@@ -92,9 +92,9 @@ def choose_plan(
     kind = chip.split("_")[0]
     if kind == "tpu":
         chosen = "32-true" if chosen == "32" else chosen
-        if chosen not in ON_XLA:
+        if chosen not in XLA_PRECISIONS:
             raise MedvisionError(
-                f"a TPU run computes in {' or '.join(ON_XLA)}, not in {chosen}",
+                f"a TPU run computes in {' or '.join(XLA_PRECISIONS)}, not in {chosen}",
                 where="trainer.precision",
                 hint="leave it at auto",
             )

@@ -19,8 +19,8 @@ from medvision.types import MedvisionError
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""A rehearsal asks what is compiled and not how fast that runs: a small U-Net with batch norm takes
-13 s to compile instead of 80."""
+"""A rehearsal asks what is compiled and not how fast that runs: two epochs of a small U-Net with
+batch norm take 42 s of a core instead of 105, torch's start included."""
 
 INSTALLED = importlib.util.find_spec("torch_xla") is not None
 """Whether the extra ``tpu`` is installed."""

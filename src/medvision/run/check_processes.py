@@ -61,7 +61,9 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
         MedvisionError: If there are fewer devices or rows, or the device has no such batch norm.
     """
     if plan.xla:
-        rehearsal = plan.accelerator == ON_XLA[1]
+        from medvision.hardware import REHEARSAL  # with torch
+
+        rehearsal = plan.accelerator == REHEARSAL
         check_xla_devices(rehearsal=rehearsal, devices=cfg.trainer.devices)
         return
     per_host = _count_devices(cfg.trainer.devices, plan.accelerator)
