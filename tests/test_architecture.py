@@ -14,7 +14,7 @@ RANK = {
         [
             {"types", "files"},
             {"data", "models", "losses", "metrics", "hardware", "reports"},
-            {"tasks", "inference", "audit"},
+            {"tasks", "inference", "audit", "sweeps"},
             {"callbacks"},
             {"evaluation", "export"},
             {"run"},
@@ -36,6 +36,9 @@ ONLY_IN = {
     "jinja2": {"reports"},
     "pytorch_grad_cam": {"inference"},
     "sklearn": {"audit"},
+    "optuna": {"sweeps"},
+    "fsspec": {"data"},
+    "webdataset": {"data"},
 }
 NEVER_IN = {
     "reports": {"torch", "pytorch_lightning", "torchmetrics"},

@@ -39,6 +39,8 @@ class ImageData(LightningDataModule, ABC):
         facts: What their files tell, a row for each; None for phantoms and where only headers
             were read.
         twins: Which of them show the same picture; None where ``facts`` is.
+        batches_behind: Training batches of the first epoch that a continued run has learned from
+            already: its first loader leaves them out.
         fixed_shapes: Whether the last batch of validation and test is filled up with rows of
             padding, for hardware that compiles every shape.
 
@@ -121,6 +123,7 @@ class ImageData(LightningDataModule, ABC):
         self.notes: list[str] = []
         self.fingerprint = ""
         self.fixed_shapes = False
+        self.batches_behind = 0
         self._lines: list[str] = []
 
     @property
@@ -287,6 +290,9 @@ class ImageData(LightningDataModule, ABC):
             strata=self._strata() if stage == "train" else None,
             pad_to=self.batch_size if self.fixed_shapes else 1,
         )
+        if stage == "train":
+            sampler.skip(self.batches_behind * self.batch_size)
+            self.batches_behind = 0
         # A short last training batch would weigh its samples more and upset batch norm.
         return DataLoader[Any](
             self.dataset(stage),

@@ -235,7 +235,14 @@ class EpochSampler(Sampler[Key]):
         self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
         self.strata, self.pad_to = strata, pad_to
         self.rank, self.num_processes = rank, num_processes
-        self.epoch = 0
+        self.epoch, self._skipped = 0, 0
+
+    def skip(self, num_keys: int) -> None:
+        """Leave out the first keys of this process in the next iteration, and in no other.
+
+        For a run that goes on in the middle of an epoch: what it has learned from is behind it.
+        """
+        self._skipped = num_keys
 
     def set_epoch(self, epoch: int) -> None:
         """Use the order of ``epoch`` from the next iteration on."""
@@ -256,7 +263,8 @@ class EpochSampler(Sampler[Key]):
             keys = [keys[place] for place in rng.permutation(len(keys))]
         shared = len(self) * self.num_processes
         keys += [(self.epoch, PADDING)] * (shared - len(keys))
-        return iter(keys[self.rank : shared : self.num_processes])
+        skipped, self._skipped = self._skipped, 0
+        return iter(keys[self.rank : shared : self.num_processes][skipped:])
 
 
 def _draw_evenly(strata: NDArray[np.integer], rng: np.random.Generator) -> list[tuple[int, ...]]:
