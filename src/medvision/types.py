@@ -10,6 +10,7 @@ Nothing heavy is imported here: the command line needs ``MedvisionError`` before
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -68,3 +69,23 @@ class MedvisionError(Exception):
         if hint is not None:
             line += f"; {hint}"
         super().__init__(" ".join(line.split()))
+
+
+class Stopped(BaseException):
+    """Somebody asked the program to end: by Ctrl-C, SIGTERM or SIGUSR1.
+
+    Not an ``Exception``: a run that failed lets the next one of its command start, a signal ends
+    them all.
+
+    Args:
+        signum: Number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(signal.Signals(signum).name)
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, otherwise 143, as shells count a program ended by SIGTERM."""
+        return 130 if self.signum == signal.SIGINT else 143

@@ -3,9 +3,11 @@
 from medvision.callbacks.checkpoints import BestAndLast
 from medvision.callbacks.class_probabilities import ClassProbabilities
 from medvision.callbacks.epoch_log import EpochLog
+from medvision.callbacks.exact_state import ExactState
 from medvision.callbacks.finetuning import Finetuning
 from medvision.callbacks.finite_loss import FiniteLoss
 from medvision.callbacks.handover import Handover
+from medvision.callbacks.interruption import Interruption
 from medvision.callbacks.predictions import SegmentationPredictions
 from medvision.callbacks.progress import Progress
 from medvision.callbacks.throughput import Throughput
@@ -15,9 +17,11 @@ __all__ = [
     "BestAndLast",
     "ClassProbabilities",
     "EpochLog",
+    "ExactState",
     "Finetuning",
     "FiniteLoss",
     "Handover",
+    "Interruption",
     "Progress",
     "SegmentationPredictions",
     "Throughput",

@@ -39,6 +39,11 @@ class EpochLog(Checkpoint):
         self.rows: list[dict[str, float | int | None]] = []
         self._started_s = 0.0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started_s = time.perf_counter()
+        if self.rows and trainer.is_global_zero:  # no row of what is trained again from here on
+            write_atomically(self.path, _to_csv(self.rows))
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started_s = time.perf_counter()
 

@@ -43,7 +43,13 @@ class Finetuning(Callback):
                 hint="use callbacks=default, or trainer.strategy=ddp",
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._freeze_or_not(trainer, pl_module)  # in the middle of an epoch, none is started
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._freeze_or_not(trainer, pl_module)
+
+    def _freeze_or_not(self, trainer: Trainer, pl_module: LightningModule) -> None:
         modules = backbone_modules(_model_of(pl_module))
         was_frozen = self._is_frozen
         if trainer.current_epoch < self.frozen_epochs:

@@ -36,8 +36,15 @@ class FiniteLoss(Callback):
     ) -> None:
         # One tensor from the first step to the last: a fresh one would be a new graph to XLA.
         self.all_finite = self.all_finite & torch.isfinite(outputs["loss"].detach())
-        if not (trainer.is_last_batch or (batch_idx + 1) % self.every_n_steps == 0):
-            return
+        if trainer.is_last_batch or (batch_idx + 1) % self.every_n_steps == 0:
+            self.ask(trainer)
+
+    def ask(self, trainer: Trainer) -> None:
+        """Wait for the losses of this epoch so far; to be called in every process.
+
+        Raises:
+            MedvisionError: If one of them was NaN or infinite.
+        """
         if not trainer.strategy.reduce_boolean_decision(bool(self.all_finite.cpu()), all=True):
             raise MedvisionError(
                 f"the training loss became NaN or infinite in epoch {trainer.current_epoch}",

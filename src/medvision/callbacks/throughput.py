@@ -18,22 +18,28 @@ class Throughput(Callback):
         first_step_s: ``time.perf_counter()`` at the end of the first training step.
         images: Images counted; images / seconds is the rate.
         seconds: Time counted.
+        fit_s: Seconds of the fit, once it has ended; of all its parts where it was interrupted.
         peak_memory_mb: Of the fit, once it has ended.
     """
 
     SKIPPED_STEPS = 2
-    HANDED_OVER: ClassVar = ("first_step_s", "images", "seconds", "peak_memory_mb")
+    HANDED_OVER: ClassVar = ("first_step_s", "images", "seconds", "fit_s", "peak_memory_mb")
 
     def __init__(self) -> None:
         self.first_step_s: float | None = None
         self.images, self.seconds = 0, 0.0
+        self.fit_s: float | None = None
         self.peak_memory_mb: float | None = None
-        self._steps, self._last_s = 0, 0.0
+        self._started_s, self._earlier_s = time.perf_counter(), 0.0
+        self._steps, self._last_s, self._device = 0, 0.0, "cpu"
 
     @property
     def images_per_s(self) -> float | None:
         """Rate, or None when the fit was too short to have one."""
         return self.images / self.seconds if self.seconds else None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._last_s, self._device = time.perf_counter(), pl_module.device.type
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_s = time.perf_counter()
@@ -53,4 +59,25 @@ class Throughput(Callback):
         self._last_s = now_s
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.peak_memory_mb = peak_memory_mb(pl_module.device.type)
+        self.fit_s = self._elapsed_s()
+        self.peak_memory_mb = self._peak_mb()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "images": self.images,
+            "seconds": self.seconds,
+            "fit_s": self._elapsed_s(),
+            "peak_memory_mb": self._peak_mb(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+        self.fit_s = self._earlier_s = state_dict["fit_s"]
+        self.peak_memory_mb = state_dict["peak_memory_mb"]
+
+    def _elapsed_s(self) -> float:
+        return self._earlier_s + time.perf_counter() - self._started_s
+
+    def _peak_mb(self) -> float:
+        """Of this process, or of an earlier part of the fit."""
+        return max(self.peak_memory_mb or 0.0, peak_memory_mb(self._device))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
@@ -39,8 +40,9 @@ class ImageData(LightningDataModule, ABC):
         facts: What their files tell, a row for each; None for phantoms and where only headers
             were read.
         twins: Which of them show the same picture; None where ``facts`` is.
-        batches_behind: Training batches of the first epoch that a continued run has learned from
-            already: its first loader leaves them out.
+        epochs_behind: Epochs that a continued run has ended already.
+        batches_behind: Training batches of the next epoch that it has learned from already: its
+            first loader leaves them out.
         fixed_shapes: Whether the last batch of validation and test is filled up with rows of
             padding, for hardware that compiles every shape.
 
@@ -123,7 +125,7 @@ class ImageData(LightningDataModule, ABC):
         self.notes: list[str] = []
         self.fingerprint = ""
         self.fixed_shapes = False
-        self.batches_behind = 0
+        self.epochs_behind, self.batches_behind = 0, 0
         self._lines: list[str] = []
 
     @property
@@ -293,6 +295,9 @@ class ImageData(LightningDataModule, ABC):
         if stage == "train":
             sampler.skip(self.batches_behind * self.batch_size)
             self.batches_behind = 0
+        # Workers that live on are given a seed once, from the stream that dropout draws from: those
+        # of validation had it in the first epoch.
+        had_seed = stage == "val" and self.epochs_behind > 0 and self.num_workers > 0
         # A short last training batch would weigh its samples more and upset batch norm.
         return DataLoader[Any](
             self.dataset(stage),
@@ -303,4 +308,5 @@ class ImageData(LightningDataModule, ABC):
             drop_last=stage == "train" and len(sampler) >= self.batch_size,
             worker_init_fn=start_worker,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator() if had_seed else None,
         )

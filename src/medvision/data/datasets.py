@@ -1,6 +1,9 @@
 """Samples as arrays; order and augmentation depend on (seed, epoch, row) and nothing else."""
 
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,5 +297,19 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
 
 
 def start_worker(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the number
-    """Keep a loader process to one thread: OpenCV would otherwise take every core."""
+    """Prepare a loader process: one thread, and alive until the training ends it.
+
+    OpenCV would otherwise take every core. A cluster sends SIGTERM to every process of a job; the
+    training then finishes its step, for which it needs its loaders.
+    """
     cv2.setNumThreads(0)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_parent(parent: int) -> None:
+    """Heed SIGTERM where the process that started this one sends it."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

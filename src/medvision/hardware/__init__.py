@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medvision.hardware.chance import random_state, set_random_state
     from medvision.hardware.cpu import (
         measure_first_layers_in_float32,
         train_slow_depthwise_in_float32,
@@ -34,6 +35,8 @@ __all__ = [
     "keep_freed_memory",
     "measure_first_layers_in_float32",
     "peak_memory_mb",
+    "random_state",
+    "set_random_state",
     "skip_slow_tpu_probe",
     "tpu_is_present",
     "train_slow_depthwise_in_float32",
@@ -51,6 +54,8 @@ _HOME = {
     "keep_freed_memory": "memory",
     "measure_first_layers_in_float32": "cpu",
     "peak_memory_mb": "report",
+    "random_state": "chance",
+    "set_random_state": "chance",
     "skip_slow_tpu_probe": "xla",
     "tpu_is_present": "xla",
     "train_slow_depthwise_in_float32": "cpu",

@@ -64,6 +64,7 @@ RULES: dict[str, Rule] = {
     "seed": _integer(0, 2**32 - 1),
     "audit": _one_of("warn", "strict", "skip"),
     "checkpoint.mode": _one_of("max", "min"),
+    "checkpoint.every_minutes": _or_null(_number(0, above=True)),
     "data.image_size": _integer(16, 8192),
     "data.batch_size": _integer(1),
     "data.num_workers": _integer(0),

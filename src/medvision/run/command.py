@@ -28,13 +28,15 @@ OF_SEVERAL_RUNS = (
 
 
 def command_of_run() -> tuple[list[str], Path]:
-    """What starts the run that Hydra is composing now, alone, and in which folder.
+    """What starts the run of now again, alone, and in which folder.
 
     ``python -m``, ``medvision train`` and options of Python itself come back as they were given;
     of a command for several runs the overrides of this one.
     """
-    cfg = HydraConfig.get()
     given = sys.argv[1:]
+    if not HydraConfig.initialized():  # resume=RUN
+        return [*_program(given), *given], Path.cwd()
+    cfg = HydraConfig.get()
     options = get_args_parser().parse_args(given)
     flags = [
         f"--{name.replace('_', '-')}={getattr(options, name)}"

@@ -1,23 +1,35 @@
 """Fit a task: the trainer, what watches it, and what is known when it ends."""
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
-from medvision.callbacks import BestAndLast, EpochLog, Handover, Throughput, XlaWatch
+from medvision.callbacks import (
+    BestAndLast,
+    EpochLog,
+    ExactState,
+    FiniteLoss,
+    Handover,
+    Interruption,
+    Throughput,
+    XlaWatch,
+)
+from medvision.callbacks.checkpoints import DirectFiles
 from medvision.data import ImageData
 from medvision.hardware import REHEARSAL, Plan
 from medvision.run.folder import RunFolder
 from medvision.run.launch import attend, part
 from medvision.run.parts import build, build_trainer
+from medvision.run.resume import State
+from medvision.run.stopping import after_the_step, heeded_by_copies
 from medvision.tasks import Task
 from medvision.types import MedvisionError
 
@@ -51,6 +63,7 @@ def fit(
     config: Mapping[str, Any],
     checkpoint: Path | None,
     started_s: float,
+    state: State | None = None,
 ) -> Fitted:
     """Train as the config says, in every process that takes part.
 
@@ -61,48 +74,92 @@ def fit(
         data: What it learns from.
         folder: Run folder.
         config: What loggers are told of the run.
-        checkpoint: Where to go on from.
+        checkpoint: Where to start from.
         started_s: ``time.perf_counter()`` at the start of the program.
+        state: Where the run goes on, where it was interrupted.
 
     Raises:
         MedvisionError: If the fit fails for a reason that is known.
+        Stopped: If it was asked to end; its state is saved then, unless it was asked twice.
     """
     callbacks: list[Callback] = [build(node) for node in cfg.callbacks.values()]
-    throughput, best = _only(callbacks, Throughput), _only(callbacks, BestAndLast)
-    log = _only(callbacks, EpochLog)
+    best = _only(callbacks, BestAndLast)
+    if state is not None and state.checkpoint is not None:
+        if folder.exists:
+            state.notes.extend(best.go_on(state.path, state.checkpoint, state.best))
+        if state.is_over:
+            return _as_it_ended(callbacks, state.checkpoint, folder)
+        checkpoint = state.path
     watch = XlaWatch(strict=plan.accelerator == REHEARSAL) if plan.xla else None
-    callbacks += [] if watch is None else [watch]
+    callbacks += [ExactState()] if watch is None else [ExactState(), watch]
     logger: Logger | None = build(cfg.logger)
-    trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
-    attend(trainer, folder)
-    handover = Handover(folder.path) if _forks(trainer) else None
-    if handover is not None:
-        callbacks.append(handover)
-        trainer.callbacks.append(handover)  # type: ignore[attr-defined]
-    if logger is not None:
-        logger.log_hyperparams(dict(config))
-    fit_started_s = time.perf_counter()
-    try:
-        trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as stop:  # what Lightning makes of Ctrl-C
-        raise KeyboardInterrupt from stop
-    except MedvisionError:
-        if watch is not None and folder.exists:
-            folder.write_summary({**folder.read_summary(), "xla": watch.summary()})
-        raise
-    if handover is not None:
-        handover.take_over(callbacks)
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    part(trainer)
+    with after_the_step() as asked:
+        callbacks.append(_interruption(cfg, callbacks, asked))
+        trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
+        if not plan.xla:  # whose tensors are brought to the CPU first
+            trainer.strategy.checkpoint_io = DirectFiles()
+        attend(trainer, folder)
+        forks = _forks(trainer)
+        handover = Handover(folder.path) if forks else None
+        if handover is not None:
+            callbacks.append(handover)
+            trainer.callbacks.append(handover)  # type: ignore[attr-defined]
+        if logger is not None:
+            logger.log_hyperparams(dict(config))
+        try:
+            with heeded_by_copies() if forks else nullcontext():
+                trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except MedvisionError:
+            if watch is not None and folder.exists:
+                folder.write_summary({**folder.read_summary(), "xla": watch.summary()})
+            raise
+        if handover is not None:
+            handover.take_over(callbacks)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        part(trainer)
+    return _fitted(callbacks, best, watch, started_s)
+
+
+def _interruption(
+    cfg: DictConfig, callbacks: Sequence[Callback], asked: Callable[[], int | None]
+) -> Interruption:
+    finite = [callback for callback in callbacks if isinstance(callback, FiniteLoss)]
+    return Interruption(
+        asked=asked,
+        checkpoints=_only(callbacks, BestAndLast),
+        finite=finite[0] if finite else None,
+        every_minutes=OmegaConf.select(cfg, "checkpoint.every_minutes"),
+    )
+
+
+def _as_it_ended(
+    callbacks: Sequence[Callback], checkpoint: Mapping[str, Any], folder: RunFolder
+) -> Fitted:
+    """What a fit left behind that ended before its run was interrupted."""
+    for callback in callbacks:
+        if callback.state_key in checkpoint["callbacks"]:
+            callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
+    best = _only(callbacks, BestAndLast)
+    best.settle(writes=folder.exists)
+    return _fitted(callbacks, best, None, None)
+
+
+def _fitted(
+    callbacks: Sequence[Callback],
+    best: BestAndLast,
+    watch: XlaWatch | None,
+    started_s: float | None,
+) -> Fitted:
+    throughput = _only(callbacks, Throughput)
+    first_step_s = throughput.first_step_s
+    waited = None if first_step_s is None or started_s is None else first_step_s - started_s
     return Fitted(
         best=best,
-        rows=log.rows,
+        rows=_only(callbacks, EpochLog).rows,
         timing={
-            "fit_s": time.perf_counter() - fit_started_s,
-            "time_to_first_step_s": None
-            if throughput.first_step_s is None
-            else throughput.first_step_s - started_s,
+            "fit_s": throughput.fit_s,
+            "time_to_first_step_s": waited,
             "train_images_per_s": throughput.images_per_s,
             "peak_memory_mb": throughput.peak_memory_mb,
         },

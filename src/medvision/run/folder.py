@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ import yaml
 
 from medvision.files import write_atomically, write_json
 from medvision.hardware.processes import place_of
+from medvision.run.folder_lock import FolderLock
 from medvision.types import MedvisionError
 
 PACKAGES = (
@@ -43,11 +45,16 @@ class RunFolder:
 
     Args:
         path: Where it lies.
+
+    Attributes:
+        reopened: Whether the run in it goes on.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.reopened = False
         self._created = False
+        self._lock: FolderLock | None = None
 
     @classmethod
     def plan(
@@ -72,10 +79,37 @@ class RunFolder:
             return cls(multirun / f"{number}_{experiment}")
         return cls(Path("runs", experiment, datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
 
+    @classmethod
+    def reopen(cls, path: Path, *, wait: bool = False) -> Self:
+        """The folder of a run that goes on.
+
+        Further processes do not write to it, as in any run.
+
+        Args:
+            path: The folder.
+            wait: Wait for another process that runs in there, instead of refusing.
+
+        Raises:
+            MedvisionError: If another process runs in there.
+        """
+        folder = cls(path)
+        folder.reopened = True
+        if not is_further_process():
+            folder._lock = FolderLock.take(path, wait=wait)
+            folder._created = True
+            os.environ[PROCESS_VARIABLE] = str(path.absolute())
+        return folder
+
     @property
     def exists(self) -> bool:
-        """Whether this process has made the folder."""
+        """Whether this process has made the folder, or opened it again."""
         return self._created
+
+    def release(self) -> None:
+        """Let other runs into the folder, where this process keeps them out."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def create(self) -> None:
         """Make the folder; a second run of the same second waits for the next one.
@@ -94,6 +128,7 @@ class RunFolder:
                 except FileExistsError:
                     time.sleep(0.2)
                     self.path = self.path.with_name(datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+            self._lock = FolderLock.take(self.path)
             (self.path / "checkpoints").mkdir()
             (self.path / "plots").mkdir()
         except OSError as error:
@@ -112,20 +147,7 @@ class RunFolder:
 
     def write_environment(self, hardware: Mapping[str, Any]) -> None:
         """Write what the run ran with: source, packages, hardware and command line."""
-        versions: dict[str, str | None] = {}
-        for package in PACKAGES:
-            try:
-                versions[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                versions[package] = None
-        environment = {
-            "git": git_state(),
-            "python": sys.version.split()[0],
-            "packages": versions,
-            "hardware": dict(hardware),
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        }
+        environment = {"git": git_state(), **_program(), "hardware": dict(hardware)}
         write_json(self.path / "environment.json", environment)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -137,9 +159,36 @@ class RunFolder:
         return json.loads((self.path / "summary.json").read_text())
 
     def write_status(self, status: str) -> None:
-        """Change the status in ``summary.json`` and nothing else."""
+        """Change the status in ``summary.json`` and nothing else.
+
+        On a full disk it stays what it was; what ended the run is said all the same.
+        """
         if (self.path / "summary.json").exists():
-            self.write_summary({**self.read_summary(), "status": status})
+            with suppress(OSError):
+                self.write_summary({**self.read_summary(), "status": status})
+
+    def note_part(self) -> None:
+        """Add the command, the time and the packages of this part of the run to its environment."""
+        path = self.path / "environment.json"
+        environment = json.loads(path.read_text()) if path.exists() else {}
+        parts = [*environment.get("resumed", []), _program()]
+        write_json(path, {**environment, "resumed": parts})
+
+
+def _program() -> dict[str, Any]:
+    """Which command runs now, since when, and with which packages."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": sys.version.split()[0],
+        "packages": versions,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
 
 
 def is_further_process() -> bool:

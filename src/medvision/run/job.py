@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
 from torch import nn
 
 from medvision.callbacks import BestAndLast
 from medvision.data import ImageData
-from medvision.data.splits_csv import write_splits
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import (
     Plan,
     announce_host,
     choose_plan,
-    describe_hardware,
     keep_freed_memory,
     measure_first_layers_in_float32,
     train_slow_depthwise_in_float32,
@@ -31,9 +29,10 @@ from medvision.run.data_audit import audit_training, notes_with
 from medvision.run.fitting import fit
 from medvision.run.folder import RunFolder, is_further_process
 from medvision.run.ledger import HEADLINE, check_ledger, note_test_evaluation
-from medvision.run.outcome import finish, first_summary, greet
+from medvision.run.opening import open_again, open_folder, plain, starting_point
+from medvision.run.outcome import finish
 from medvision.run.parts import build, build_evaluation, build_trainer, quieten, read_checkpoint
-from medvision.run.sealed import sealed_note
+from medvision.run.resume import find_state
 from medvision.tasks import Task
 from medvision.types import Stage
 
@@ -48,7 +47,8 @@ def run_experiment(
 ) -> dict[str, Any]:
     """Train, validate and test what the config says; write the run folder.
 
-    Everything a user can have got wrong is found before the folder is made.
+    Everything a user can have got wrong is found before the folder is made. In a folder that was
+    opened again the run goes on where it was.
 
     Args:
         cfg: A checked config.
@@ -88,30 +88,27 @@ def run_experiment(
         train_slow_depthwise_in_float32(model)
     if plan.float32_first_layers:
         measure_first_layers_in_float32(model)
-    checkpoint = None if cfg.ckpt_path is None else Path(cfg.ckpt_path).expanduser()
+    state = find_state(folder.path) if folder.reopened else None
+    checkpoint = starting_point(cfg, state)
     task = _build_task(cfg, experiment, model, data, plan, checkpoint)
     check_agreement(cfg, data, task)
     if not sealed_by:
         check_ledger()
 
-    folder.create()
-    _resolve(cfg, plan, folder, data)
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    config = {"experiment": experiment, **resolved}
-    splits = data.table_of_splits()
-    summary = first_summary(experiment, cfg.seed, data, model, plan)
-    if audited is not None:
-        summary["audit"] = audited.summary
-    if sealed_by:
-        summary["sealed"] = True
-    if folder.exists:
-        folder.write_config(config)
-        folder.write_environment(describe_hardware())
-        write_splits(folder.path / "splits.csv", splits)
-        folder.write_summary(summary)
-        greet(folder.path, data, model, summary)
-    if sealed_by:  # said once already, before the first run
-        summary["warnings"].append(sealed_note(sealed_by, folder.path))
+    if state is None:
+        summary = open_folder(
+            cfg,
+            plan,
+            folder,
+            experiment=experiment,
+            model=model,
+            data=data,
+            audited=audited,
+            sealed_by=sealed_by,
+        )
+    else:
+        summary = open_again(folder, data, model, state)
+    config = {"experiment": experiment, **plain(cfg)}
 
     fitted = fit(
         cfg,
@@ -122,7 +119,11 @@ def run_experiment(
         config=config,
         checkpoint=checkpoint,
         started_s=started_s,
+        state=state,
     )
+    if state is not None:
+        told = summary["warnings"]
+        summary["warnings"] = [*told, *(note for note in state.notes if note not in told)]
     if not folder.exists:  # the first process measures alone, as a run of one process does
         return summary
     _load_best(task, fitted.best)
@@ -219,18 +220,6 @@ def _normalisation(model: nn.Module) -> dict[str, list[float]]:
     """Mean and standard deviation of each channel, as the network subtracts and divides."""
     buffers = dict(model.named_buffers())
     return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
-
-
-def _resolve(cfg: DictConfig, plan: Plan, folder: RunFolder, data: ImageData) -> None:
-    """Put what ``auto`` came to into the config, so that the stored one repeats the run."""
-    with open_dict(cfg):
-        cfg.run_dir = str(folder.path)
-        cfg.trainer.accelerator = plan.accelerator
-        cfg.trainer.precision = plan.precision
-        cfg.trainer.memory_format = "channels_last" if plan.channels_last else "contiguous"
-        cfg.trainer.deterministic = plan.deterministic
-        if not data.tables["val"]:
-            cfg.trainer.limit_val_batches = 0
 
 
 def _load_best(task: Task, best: BestAndLast) -> None:

@@ -45,16 +45,18 @@ END_S = 30.0
 def attend(trainer: Trainer, folder: RunFolder) -> None:
     """Let a trainer of several processes start and watch them as this program does.
 
+    Signals are this program's own business in every case.
+
     Args:
-        trainer: One whose strategy starts no programs is left as it is.
+        trainer: One whose strategy starts no programs is left as it is otherwise.
         folder: Of the run; gets the status where the first process cannot say it any more.
     """
+    signals = trainer._signal_connector
+    # Lightning's answer to SIGTERM is a broadcast, which another one in progress would block.
+    signals.register_signal_handlers = lambda: _remember_handlers(signals)  # type: ignore[method-assign]
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         trainer.strategy._launcher = Launcher(launcher, folder)
-        signals = trainer._signal_connector
-        # Lightning's answer to SIGTERM is a broadcast, which another one in progress would block.
-        signals.register_signal_handlers = lambda: _remember_handlers(signals)  # type: ignore[method-assign]
         trainer.strategy.setup_environment = _quietly(trainer.strategy.setup_environment)  # type: ignore[method-assign]
 
 
@@ -91,10 +93,7 @@ class Launcher(_SubprocessScriptLauncher):
         self.cluster_environment.validate_settings(self.num_processes, self.num_nodes)
         threads = torch.get_num_threads()
         watch = Watch(self._is_broken, self._take_over)
-        before = signal.getsignal(signal.SIGTERM)
         try:
-            if self.place.started_by != "medvision":  # which is ended by the one that started it
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
             self._gather()
             torch.set_num_threads(self._threads())
             watch.start()
@@ -110,7 +109,6 @@ class Launcher(_SubprocessScriptLauncher):
             raise
         finally:
             watch.stop()
-            signal.signal(signal.SIGTERM, before)
             torch.set_num_threads(threads)
 
     @override

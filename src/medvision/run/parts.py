@@ -166,5 +166,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*number of training batches.*logging interval.*")
     # Lightning warns of its own use of a torch internal.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # The loader leaves out what the epoch has behind it, which Lightning cannot know.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
     # ckpt_path is checked against the model before.
     warnings.filterwarnings("ignore", message=".*Be aware that when using `ckpt_path`.*")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,17 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from medvision.run.configs import CONF, help_text
 from medvision.run.failures import as_failure, described, report
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, Stopped
 
 if TYPE_CHECKING:  # --help must not wait for Hydra
     from omegaconf import DictConfig
 
     from medvision.hardware.processes import Place
+    from medvision.run.folder import RunFolder
 
 __all__ = ["as_failure", "main", "report"]
-
-INTERRUPTED = 130
-"""Exit code of Ctrl-C."""
 
 SEALED_VARIABLE = "MEDVISION_SEALED_BY"
 """Tells the further processes of a run which keys its command varies."""
@@ -40,19 +40,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows the program's name; None takes it from ``sys.argv``.
 
     Returns:
-        Exit code: 0 done, 2 wrong input or usage, 3 failed while running, 130 interrupted.
+        Exit code: 0 done, 2 wrong input or usage, 3 failed while running, 130 stopped by Ctrl-C,
+        143 by SIGTERM.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(help_text())
         return 0
+    from medvision.run.stopping import heeding_signals
+
     try:
-        codes = _run_jobs(arguments)
+        with heeding_signals():
+            if any(argument.startswith("resume=") for argument in arguments):
+                return _go_on(arguments)
+            return max(_run_jobs(arguments), default=0)
     except MedvisionError as error:
         return report(error)
-    except KeyboardInterrupt:
-        return _interrupted()
-    return max(codes, default=0)
+    except Stopped as stopped:
+        return _say_stopped(stopped)
+    except KeyboardInterrupt:  # where signals are not heeded: outside the main thread
+        return _say_stopped(Stopped(signal.SIGINT))
 
 
 def _run_jobs(arguments: Sequence[str]) -> list[int]:
@@ -157,22 +164,79 @@ def _swept_by_config() -> list[str]:
     return [f"{key}={value}" for key, value in (hydra_cfg.sweeper.params or {}).items()]
 
 
+def _go_on(arguments: Sequence[str]) -> int:
+    """Go on with the run that ``resume=`` names; return the exit code."""
+    from omegaconf import OmegaConf
+
+    from medvision.hardware.processes import end_with_parent, place_of
+    from medvision.run.folder import RunFolder
+    from medvision.run.resume import InterruptedRun, read_arguments
+
+    place = place_of(os.environ)
+    if place.started_by == "medvision":
+        end_with_parent()
+    path, changes = read_arguments(arguments)
+    run = InterruptedRun.read(path)
+    if run.is_over:
+        sys.stdout.write(f"{path}: {run.summary['status']} already, nothing is left to do\n")
+        return 0
+    for key, value in changes.items():
+        OmegaConf.update(run.cfg, key, value)
+    with own_environment(place, number=0):
+        code, _ = run_job(
+            run.cfg,
+            run.experiment,
+            lambda: RunFolder.reopen(path),
+            sealed_by=run.summary.get("sealed_by", ()),
+        )
+    return code
+
+
 def _run_job(
     cfg: DictConfig, base: Path | None, *, sealed_by: Sequence[str]
 ) -> tuple[int, Path | None]:
-    """Run one composed config; return its exit code and run folder."""
+    """Run the config that Hydra has composed; return its exit code and run folder."""
     from hydra.core.hydra_config import HydraConfig
 
-    from medvision.run.check import check_config
     from medvision.run.folder import RunFolder
 
     hydra_cfg = HydraConfig.get()
     experiment = str(hydra_cfg.runtime.choices["experiment"])
+    number = None if base is None else int(hydra_cfg.job.num)
+
+    def plan() -> RunFolder:
+        return RunFolder.plan(experiment, cfg.run_dir, multirun=base, number=number)
+
+    return run_job(cfg, experiment, plan, sealed_by=sealed_by)
+
+
+def run_job(
+    cfg: DictConfig,
+    experiment: str,
+    find_folder: Callable[[], RunFolder],
+    *,
+    sealed_by: Sequence[str],
+) -> tuple[int, Path | None]:
+    """Run a config, and say in one line what went wrong.
+
+    Args:
+        cfg: As composed or stored.
+        experiment: Its name.
+        find_folder: Decides the folder, once the config was checked.
+        sealed_by: As for ``run_experiment``.
+
+    Returns:
+        The exit code, and the folder where there is one.
+
+    Raises:
+        Stopped: If a signal ended it; its folder then says so.
+    """
+    from medvision.run.check import check_config
+
     folder = None
     try:
         check_config(cfg)
-        number = None if base is None else int(hydra_cfg.job.num)
-        folder = RunFolder.plan(experiment, cfg.run_dir, multirun=base, number=number)
+        folder = find_folder()
         from medvision.run.job import run_experiment  # imports torch: a second's config check first
 
         run_experiment(
@@ -185,22 +249,30 @@ def _run_job(
         code = 0
     except MedvisionError as error:
         code = report(error, folder)
-    except KeyboardInterrupt:
-        code = _interrupted()
     except Exception as error:
         code = report(described(error), folder)
-    if folder is not None and folder.exists:
-        status = {0: "finished", INTERRUPTED: "interrupted"}.get(code, "failed")
-        folder.write_status(status)
-        return code, folder.path
-    return code, None
+    except (Stopped, KeyboardInterrupt):
+        _close(folder, "interrupted")
+        raise
+    _close(folder, "finished" if code == 0 else "failed")
+    return code, folder.path if folder is not None and folder.exists else None
 
 
-def _interrupted() -> int:
-    """Say that the user stopped it, once on each host."""
+def _close(folder: RunFolder | None, status: str) -> None:
+    """Let the folder say how its run ended, and let others into it."""
+    if folder is None or not folder.exists:
+        return
+    if status == "interrupted":
+        sys.stdout.write(f"to go on: python train.py resume={shlex.quote(str(folder.path))}\n")
+    folder.write_status(status)
+    folder.release()
+
+
+def _say_stopped(stopped: Stopped) -> int:
+    """Say that the user stopped it, once on each host; return the exit code."""
     from medvision.hardware.processes import place_of
 
     place = place_of(os.environ)
     if place.is_first or (place.local_rank == 0 and place.started_by == "user"):
         sys.stderr.write("interrupted\n")
-    return INTERRUPTED
+    return stopped.exit_code

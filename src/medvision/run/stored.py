@@ -68,7 +68,7 @@ class StoredRun:
                 hint="train to the end first",
             )
         for key in MEASURED:
-            for target in _targets(config.get(key)):
+            for target in targets(config.get(key)):
                 if not ALLOWED.fullmatch(target):
                     raise MedvisionError(
                         f"the config of the run names {target}, which is not built from a file",
@@ -121,17 +121,17 @@ def _later_keys(task: str) -> dict[str, Any]:
     return {key: value for key, value in defaults.items() if "${" not in str(value)}
 
 
-def _targets(node: Any) -> Iterator[str]:
+def targets(node: Any) -> Iterator[str]:
     """Every class that a part of a config names."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             if key == "_target_":
-                yield str(value)
+                yield from [] if value is None else [str(value)]
             else:
-                yield from _targets(value)
+                yield from targets(value)
     elif isinstance(node, list):
         for value in node:
-            yield from _targets(value)
+            yield from targets(value)
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:

@@ -1,0 +1,150 @@
+"""Read from overrides what a search varies and what it holds fixed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+
+from medvision.run.sealed import SEARCH
+from medvision.sweeps.space import Key, Numbers, Options
+from medvision.types import MedvisionError
+
+NOT_SEARCHED = (SEARCH, "run_dir", "resume", "experiment")
+"""Keys that make no trial: those of the search, where runs lie, and what they are called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A search as its command line has it.
+
+    Attributes:
+        keys: What varies, in the order of the command.
+        fixed: The other overrides, each key once, the last one winning, without those of the
+            search itself.
+    """
+
+    keys: tuple[Key, ...]
+    fixed: tuple[Override, ...]
+
+    @property
+    def fixed_texts(self) -> list[str]:
+        """The fixed overrides as a command line has them."""
+        return [text_of(override) for override in self.fixed]
+
+
+def read_overrides(arguments: Sequence[str], loader: ConfigLoader) -> Given:
+    """Sort the overrides of a search.
+
+    Args:
+        arguments: All of them, as Hydra reads them.
+        loader: Knows the options of config groups.
+
+    Raises:
+        MedvisionError: If nothing varies, or something that cannot.
+        OverrideParseException: If one of them cannot be read.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    last = {o.get_key_element().lstrip("+~"): o for o in parser.parse_overrides(list(arguments))}
+    keys: list[Key] = []
+    fixed: list[Override] = []
+    for override in last.values():
+        _check(override)
+        if override.is_sweep_override():
+            keys.append(_key(override))
+        elif _top(override) != SEARCH:
+            fixed.append(override)
+    if not keys:
+        raise MedvisionError(
+            "nothing is searched",
+            where="command line",
+            hint="give a key a range, such as 'optimizer.lr=tag(log,interval(1e-5,1e-2))'",
+        )
+    return Given(keys=tuple(keys), fixed=tuple(fixed))
+
+
+def text_of(override: Override) -> str:
+    """An override with one value, as a command line has it."""
+    if override.is_delete() and override.value_type is None:
+        return override.get_key_element()
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def _top(override: Override) -> str:
+    return override.key_or_group.partition(".")[0]
+
+
+def _check(override: Override) -> None:
+    name = override.key_or_group
+    if override.is_sweep_override():
+        if _top(override) in NOT_SEARCHED:
+            raise MedvisionError(f"{name} cannot be searched", where=name, hint="give it one value")
+    elif name in ("run_dir", "resume", f"{SEARCH}.trial"):
+        raise MedvisionError(
+            "a search decides this itself",
+            where=name,
+            hint="leave it out; the same command goes on with a search",
+        )
+
+
+def _key(override: Override) -> Key:
+    name = override.key_or_group
+    if override.package is not None:
+        name = f"{name}@{override.package}"
+    try:
+        values = _values(override)
+    except ValueError as error:
+        raise MedvisionError(
+            str(error), where=str(override.input_line), hint="change the range"
+        ) from error
+    return Key(name=name, given=override.get_key_element(), values=values)
+
+
+def _values(override: Override) -> Numbers | Options:
+    sweep: Any = override.value()
+    tags = set(getattr(sweep, "tags", ()))
+    if isinstance(sweep, IntervalSweep):
+        log = _is_log(tags)
+        if sweep.start is None or sweep.end is None:
+            raise ValueError("an interval has two ends")
+        whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
+        return Numbers(low=sweep.start, high=sweep.end, whole=whole, log=log)
+    if tags:
+        raise ValueError(f"{', '.join(sorted(tags))} is no tag of choices and ranges")
+    if isinstance(sweep, RangeSweep):
+        return _range(sweep)
+    options = tuple(override.sweep_string_iterator())
+    if not options:
+        raise ValueError("there is nothing to choose from")
+    return Options(options=options)
+
+
+def _is_log(tags: set[str]) -> bool:
+    if tags - {"log"}:
+        raise ValueError(f"no tag is called {', '.join(sorted(tags - {'log'}))}, but log is")
+    return bool(tags)
+
+
+def _range(sweep: RangeSweep) -> Numbers:
+    whole = all(isinstance(end, int) for end in (sweep.start, sweep.stop, sweep.step))
+    # as decimals: range(0.1,0.4,0.1) has three points, and in floats it would have four
+    points = [Decimal(str(point)) for point in _points(sweep)]
+    if not points:
+        raise ValueError("the range is empty")
+    step = Decimal(str(abs(sweep.step)))
+    low, high = min(points), max(points)
+    if whole:
+        return Numbers(low=int(low), high=int(high), whole=True, step=int(step))
+    return Numbers(low=float(low), high=float(high), step=float(step))
+
+
+def _points(sweep: RangeSweep) -> list[Decimal]:
+    start, stop = Decimal(str(sweep.start)), Decimal(str(sweep.stop))
+    step = Decimal(str(sweep.step))
+    if step == 0 or (stop - start) / step <= 0:
+        return []
+    count = -int(-((stop - start) / step) // 1)
+    return [start + number * step for number in range(count)]

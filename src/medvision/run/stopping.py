@@ -1,0 +1,109 @@
+"""Ctrl-C, SIGTERM and SIGUSR1: at once, or after the step that is running."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from medvision.types import Stopped
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""SIGUSR1 is what SLURM is usually told to send some time before it ends a job."""
+
+
+class _Requests:
+    """What this program was asked to do, and whether it may finish a step first."""
+
+    def __init__(self) -> None:
+        self.may_wait = False
+        self.received: int | None = None
+
+
+_requests = _Requests()
+
+
+@contextmanager
+def heeding_signals() -> Iterator[None]:
+    """Turn signals into `Stopped` as long as the program runs.
+
+    Only the main thread of a process may set handlers: elsewhere, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = _handler(os.getpid())
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    try:
+        for signum in SIGNALS:
+            if before[signum] != signal.SIG_IGN:  # as nohup and shells ask for
+                signal.signal(signum, handler)
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+@contextmanager
+def after_the_step() -> Iterator[Callable[[], int | None]]:
+    """Let the first signal wait until the code inside asks for it; a second one does not wait.
+
+    Yields:
+        The number of the signal that has come, or None.
+
+    Raises:
+        Stopped: At the end, where a signal has come and nobody has asked.
+    """
+    _requests.may_wait, _requests.received = True, None
+    try:
+        yield lambda: _requests.received
+        if _requests.received is not None:
+            raise Stopped(_requests.received)
+    finally:
+        _requests.may_wait, _requests.received = False, None
+
+
+@contextmanager
+def heeded_by_copies() -> Iterator[None]:
+    """Let signals do what they do by default, for a fit in copies of this process.
+
+    Raises:
+        Stopped: Where Ctrl-C or SIGTERM ended it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for signum in SIGNALS[1:]:
+            signal.signal(signum, signal.SIG_DFL)
+        yield
+    except (KeyboardInterrupt, SystemExit) as stop:  # the second is what Lightning makes of it
+        raise Stopped(signal.SIGINT) from stop
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+def _handler(owner: int) -> Callable[[int, FrameType | None], None]:
+    def handle(signum: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:  # a loader: it lives as long as the training needs it
+            return
+        if _requests.may_wait and _requests.received is None:
+            _requests.received = signum
+            words = "ending after this step, to go on later; once more ends at once\n"
+            os.write(sys.stderr.fileno() if _has_file() else 2, words.encode())
+            return
+        raise Stopped(signum)
+
+    return handle
+
+
+def _has_file() -> bool:
+    try:
+        return sys.stderr.fileno() >= 0
+    except (OSError, ValueError):  # captured
+        return False
