@@ -31,6 +31,7 @@ def trainer(epoch: int = 0, **metrics: float) -> Any:
         world_size=1,
         strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision),
         optimizers=[optimizer],
+        lr_scheduler_configs=[],
         save_checkpoint=save_checkpoint,
         print=print,
     )
@@ -94,6 +95,38 @@ def test_a_new_folder_starts_its_own_record(tmp_path: Path) -> None:
     assert same.best_epoch == 0
 
 
+def test_the_checkpoint_before_the_last_is_kept(tmp_path: Path) -> None:
+    callback = best_and_last(tmp_path)
+    for epoch in range(3):
+        callback.on_train_epoch_end(trainer(epoch, val__dice=1 - epoch), None)
+    assert callback.previous_path.read_text() == "epoch 1"
+
+
+def test_a_schedule_is_saved_as_it_is_after_the_epoch_and_told_only_once(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=0)
+    plateau.step(1.0)
+    fit = trainer(1, val__dice=0.5, val__loss=2.0)
+    fit.optimizers, saved = [optimizer], []
+    fit.lr_scheduler_configs = [
+        SimpleNamespace(
+            scheduler=plateau, reduce_on_plateau=True, interval="epoch", frequency=1, monitor=name
+        )
+        for name in ("val/loss",)
+    ]
+    fit.lightning_module = SimpleNamespace(lr_scheduler_step=lambda plan, value: plan.step(value))
+
+    def save(path: Path) -> None:
+        saved.append((optimizer.param_groups[0]["lr"], plateau.state_dict()["last_epoch"]))
+        Path(path).write_text("")
+
+    fit.save_checkpoint = save
+    best_and_last(tmp_path).on_train_epoch_end(fit, None)
+    assert saved == [(pytest.approx(0.05), 2)]
+    assert (optimizer.param_groups[0]["lr"], plateau.state_dict()["last_epoch"]) == (0.5, 1)
+
+
 def test_a_failed_write_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
     callback = best_and_last(tmp_path)
     callback.on_train_epoch_end(trainer(0, val__dice=0.5), None)
@@ -104,8 +137,9 @@ def test_a_failed_write_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     broken.save_checkpoint = fail
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(MedvisionError, match="no space left on the disk") as error:
         callback.on_train_epoch_end(broken, None)
+    assert error.value.exit_code == 3
     assert callback.last_path.read_text() == "epoch 0"
     assert callback.best_path.read_text() == "epoch 0"
 

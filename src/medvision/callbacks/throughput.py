@@ -30,13 +30,16 @@ class Throughput(Callback):
         self.images, self.seconds = 0, 0.0
         self.fit_s: float | None = None
         self.peak_memory_mb: float | None = None
-        self._started_s, self._earlier_s = time.perf_counter(), 0.0
+        self._started_s, self._earlier_s = 0.0, 0.0
         self._steps, self._last_s, self._device = 0, 0.0, "cpu"
 
     @property
     def images_per_s(self) -> float | None:
         """Rate, or None when the fit was too short to have one."""
         return self.images / self.seconds if self.seconds else None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._started_s = time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._last_s, self._device = time.perf_counter(), pl_module.device.type

@@ -217,7 +217,7 @@ def find_state(run: Path) -> State:
         return State(path=path, checkpoint=checkpoint, best=best, notes=notes)
     if passed:
         raise MedvisionError(
-            f"{' and '.join(passed)} cannot be read, or are from another version",
+            f"cannot read {' and '.join(passed)}: damaged, or from another version",
             where=str(folder),
             hint="start the run again",
         )

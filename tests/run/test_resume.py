@@ -1,0 +1,445 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pytorch_lightning import Trainer
+
+import medvision.run.job as job
+from medvision.callbacks import BestAndLast, Interruption
+from medvision.run import main
+from medvision.types import Stopped
+
+SMALL = (
+    "trainer=cpu",
+    "logger=csv",
+    "data.image_size=32",
+    "data.batch_size=4",
+    "data.num_workers=0",
+)
+POLYP = ("experiment=polyp_unet", "model.base_channels=2", "trainer.max_epochs=3")
+CHEST = (
+    "experiment=chest_xray_cnn",
+    "model.base_channels=2",
+    "model.dropout=0.5",
+    "scheduler=plateau",
+    "scheduler.patience=0",
+    "trainer.max_epochs=3",
+)
+
+
+class KilledError(BaseException):
+    """Stands in for kill -9: nothing is caught, and nothing cleaned up."""
+
+
+def train(folder: Path | str, *overrides: str) -> int:
+    kept = [o for o in SMALL if not o.startswith("trainer.max")]
+    return main([*kept, "data.num_images=30", *overrides, f"run_dir={folder}"])
+
+
+@pytest.fixture
+def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the program in an empty folder into a folder of that name; return the exit code."""
+    monkeypatch.chdir(tmp_path)
+    return train
+
+
+@pytest.fixture(scope="session")
+def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The run of a recipe that was never stopped, shared: read it, never write to it."""
+
+    @cache
+    def run(*recipe: str) -> Path:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        assert train(folder, *recipe) == 0
+        os.environ.pop("MEDVISION_RUN_DIR", None)
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Let something happen once, after a step of the optimizer."""
+
+    def arrange(step: int, happen: Callable[[], None]) -> None:
+        plain, left = Interruption.on_train_batch_end, [happen]
+
+        def hook(self: Interruption, trainer: Trainer, *rest: Any) -> None:
+            if trainer.global_step == step and left:
+                left.pop()()
+            plain(self, trainer, *rest)
+
+        monkeypatch.setattr(Interruption, "on_train_batch_end", hook)
+
+    return arrange
+
+
+def send(signum: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), signum)
+
+
+def kill() -> None:
+    raise KilledError
+
+
+def read(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def summary_of(run: str | Path) -> dict[str, Any]:
+    return json.loads((Path(run) / "summary.json").read_text())
+
+
+def assert_same(run: str, whole: Path) -> None:
+    """Weights, optimizer, schedule, rows and scores are those of the run that was not ended."""
+    for file in ("best", "last"):
+        a, b = (read(Path(path, "checkpoints", f"{file}.ckpt")) for path in (run, whole))
+        assert all(
+            torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in b["state_dict"]
+        )
+        assert repr(a["optimizer_states"]) == repr(b["optimizer_states"])
+        assert a["lr_schedulers"] == b["lr_schedulers"]
+    assert Path(run, "metrics.csv").read_bytes() == Path(whole, "metrics.csv").read_bytes()
+    a, b = summary_of(run), summary_of(whole)
+    for key in ("metrics", "best_epoch", "epochs", "status", "threshold"):
+        assert a[key] == b[key]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "step", "signum", "code"),
+    [
+        pytest.param(POLYP, 3, signal.SIGINT, 130, id="in the first epoch"),
+        pytest.param(POLYP, 12, signal.SIGTERM, 143, id="at an epoch's last step"),
+        pytest.param(CHEST, 8, signal.SIGUSR1, 143, id="dropout and a plateau"),
+        pytest.param(
+            (*POLYP, "trainer.accumulate_grad_batches=2"), 4, signal.SIGTERM, 143, id="accumulation"
+        ),
+        pytest.param(
+            (*CHEST, "data.num_workers=1"), 8, signal.SIGTERM, 143, id="with a loader process"
+        ),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    go: Callable,
+    whole_of: Callable,
+    at_step: Callable,
+    capfd: pytest.CaptureFixture[str],
+    recipe: tuple[str, ...],
+    step: int,
+    signum: int,
+    code: int,
+) -> None:
+    whole = whole_of(*recipe)
+    at_step(step, send(signum))
+    assert go("run", *recipe) == code
+    assert summary_of("run")["status"] == "interrupted"
+    out, err = capfd.readouterr()
+    assert out.splitlines()[-1] == "to go on: python train.py resume=run"
+    assert err.splitlines()[-2:] == [
+        "ending after this step, to go on later; once more ends at once",
+        "interrupted",
+    ]
+    assert main(["resume=run"]) == 0
+    assert_same("run", whole)
+
+
+def test_a_killed_run_goes_on_from_the_middle_of_an_epoch(
+    go: Callable, whole_of: Callable, at_step: Callable
+) -> None:
+    often = (*CHEST, "checkpoint.every_minutes=1e-9")
+    whole = whole_of(*often)
+    at_step(10, kill)
+    with pytest.raises(KilledError):
+        go("run", *often)
+    assert summary_of("run")["status"] == "running"
+    state = read(Path("run/checkpoints/last.ckpt"))["continuation"]
+    assert state["batches"] > 0
+    assert main(["resume=run"]) == 0
+    assert_same("run", whole)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_from_its_beginning(
+    go: Callable, whole_of: Callable, at_step: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = whole_of(*POLYP)
+    at_step(2, kill)
+    with pytest.raises(KilledError):
+        go("run", *POLYP)
+    assert main(["resume=run"]) == 0
+    assert "going on from its beginning: it had written no checkpoint" in capsys.readouterr().out
+    assert_same("run", whole)
+
+
+def test_a_run_stopped_twice_and_moved_goes_on_where_it_lies(
+    go: Callable, whole_of: Callable, at_step: Callable, tmp_path: Path
+) -> None:
+    whole = whole_of(*POLYP)
+    at_step(3, send(signal.SIGTERM))
+    assert go("run", *POLYP) == 143
+    at_step(9, send(signal.SIGTERM))
+    (tmp_path / "else where").mkdir()
+    shutil.move("run", "else where/moved")
+    assert main(["resume=else where/moved"]) == 143
+    assert main(["resume='else where/moved'"]) == 0
+    assert_same("else where/moved", whole)
+    parts = json.loads(Path("else where/moved/environment.json").read_text())["resumed"]
+    assert len(parts) == 2
+
+
+def test_early_stopping_goes_on_counting(
+    go: Callable, whole_of: Callable, at_step: Callable
+) -> None:
+    recipe = (
+        "experiment=brain_mri_cnn",
+        "model.base_channels=2",
+        "trainer.max_epochs=9",
+        "callbacks=early_stopping",
+        "callbacks.early_stopping.patience=2",
+        "scheduler=cosine",
+    )
+    whole = whole_of(*recipe)
+    assert summary_of(whole)["epochs"] < 9
+    at_step(summary_of(whole)["epochs"] * 5 - 7, send(signal.SIGTERM))
+    assert go("run", *recipe) == 143
+    assert main(["resume=run"]) == 0
+    assert_same("run", whole)
+
+
+def test_a_run_stopped_in_its_evaluation_goes_on_with_it(
+    go: Callable,
+    whole_of: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = whole_of(*POLYP)
+    with monkeypatch.context() as patched:
+
+        def stop(*_: Any) -> None:
+            raise Stopped(signal.SIGINT)
+
+        patched.setattr(job, "measure", stop)
+        assert go("run", *POLYP) == 130
+    assert main(["resume=run"]) == 0
+    assert "going on after its 3 epochs, with the evaluation" in capsys.readouterr().out
+    assert_same("run", whole)
+
+
+def flip(path: Path) -> None:
+    """Change a bit in the middle of a file, as a bad disk does; its size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.unlink()  # best.ckpt may be the same file
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [flip, lambda path: path.write_bytes(path.read_bytes()[:1000])],
+    ids=["a flipped bit", "a cut file"],
+)
+def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
+    go: Callable,
+    whole_of: Callable,
+    at_step: Callable,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+) -> None:
+    whole = whole_of(*POLYP)
+    at_step(14, send(signal.SIGTERM))
+    assert go("run", *POLYP) == 143
+    damage(Path("run/checkpoints/last.ckpt"))
+    assert main(["resume=run"]) == 0
+    told = "last.ckpt is damaged and was passed over for previous.ckpt"
+    assert f"note: {told}" in capsys.readouterr().out
+    assert told in summary_of("run")["warnings"]
+    assert_same("run", whole)
+
+
+def test_where_no_checkpoint_can_be_read_nothing_is_changed(
+    go: Callable, whole_of: Callable, at_step: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_step(3, send(signal.SIGTERM))
+    assert go("run", *POLYP) == 143
+    Path("run/checkpoints/last.ckpt").write_bytes(b"no")
+    before = Path("run/summary.json").read_bytes()
+    assert main(["resume=run"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: cannot read last.ckpt: damaged, or from another version (run/checkpoints);"
+        " start the run again"
+    )
+    assert Path("run/summary.json").read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(
+    go: Callable,
+    whole_of: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = whole_of(*POLYP)
+    plain, calls = Trainer.save_checkpoint, []
+
+    def save(self: Trainer, path: Path, *rest: Any) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        plain(self, path, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "save_checkpoint", save)
+        assert go("run", *POLYP) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: cannot write a checkpoint: no space left on the disk"
+        " (run/checkpoints/last.ckpt); the checkpoint of before is intact; free some space, then"
+        " go on with python train.py resume=run"
+    )
+    assert summary_of("run")["status"] == "failed"
+    assert sorted(p.name for p in Path("run/checkpoints").iterdir()) == [
+        "best.ckpt",
+        "last.ckpt",
+        "previous.ckpt",
+    ]
+    assert main(["resume=run"]) == 0
+    assert_same("run", whole)
+
+
+def test_a_finished_run_says_so_and_stays_as_it_is(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+    assert main([f"resume={run}"]) == 0
+    assert capsys.readouterr().out == f"{run}: finished already, nothing is left to do\n"
+    assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
+
+
+@pytest.fixture
+def stopped(go: Callable, whole_of: Callable, at_step: Callable) -> Path:
+    at_step(3, send(signal.SIGTERM))
+    assert go("run", *POLYP) == 143
+    return Path("run")
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    capsys.readouterr()
+    assert main(list(arguments)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_only_where_the_data_lie_may_change(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert error_of(capsys, "resume=run", "optimizer.lr=1") == (
+        "error: a run goes on with the config that it began with, and optimizer.lr=1 would change"
+        " it (resume); leave it out, or start a new run"
+    )
+    assert error_of(capsys, "-m", "resume=run") == (
+        "error: -m has no place beside resume=RUN (resume); leave it out, or start a new run"
+    )
+
+
+def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert error_of(capsys, "resume=no/run") == (
+        "error: no/run is not a folder (resume); give the folder of a run"
+    )
+    assert error_of(capsys, f"resume={tmp_path}") == (
+        f"error: {tmp_path} holds no config.yaml: it is not the folder of a run, or of one that"
+        " ended before it began (resume); start the run again"
+    )
+
+
+def test_a_class_that_is_not_ours_is_not_built(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["callbacks"]["more"] = {"_target_": "os.system", "command": "touch made"}
+    path.write_text(yaml.safe_dump(config))
+    assert error_of(capsys, "resume=run") == (
+        "error: the config of the run names os.system, which is not built from a file"
+        " (run/config.yaml); start a new run, with ckpt_path=RUN/checkpoints/last.ckpt"
+    )
+    assert not Path("made").exists()
+
+
+def test_other_data_are_refused(
+    go: Callable,
+    at_step: Callable,
+    make_folder: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = make_folder()
+    at_step(1, send(signal.SIGTERM))
+    given = (f"data.root={root}", "experiment=polyp_unet", "model.base_channels=2")
+    assert go("run", *given, "data.batch_size=2", "trainer.max_epochs=2") == 143
+    moved = root.with_name("moved")
+    root.rename(moved)
+    assert "does not exist" in error_of(capsys, "resume=run")
+    image, mask = (sorted((moved / name).iterdir())[0] for name in ("images", "masks"))
+    kept = image.read_bytes()
+    image.write_bytes(sorted((moved / "images").iterdir())[1].read_bytes())
+    assert error_of(capsys, "resume=run", f"data.root={moved}") == (
+        "error: the data are not those that the run began with: the content of an image or mask"
+        f" has changed ({moved}); bring them back, or start a new run"
+    )
+    image.unlink()
+    mask.rename(moved / "mask")
+    assert "1 images came, went or changed their split, such as images/case_00.png" in error_of(
+        capsys, "resume=run", f"data.root={moved}"
+    )
+    image.write_bytes(kept)
+    (moved / "mask").rename(mask)
+    assert main(["resume=run", f"data.root={moved}"]) == 0
+
+
+def test_a_run_that_is_going_on_is_left_alone(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold = (
+        "import sys; from pathlib import Path; from medvision.run.folder_lock import FolderLock;"
+        " lock = FolderLock.take(Path('run')); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        assert error_of(capsys, "resume=run") == (
+            "error: the run is going on in another process (run); wait for its end, or end that"
+            " process"
+        )
+        other.kill()
+    assert main(["resume=run"]) == 0
+    assert not (stopped / ".lock").exists()
+
+
+def test_best_that_was_not_written_yet_is_made_up_for(
+    go: Callable, whole_of: Callable, at_step: Callable
+) -> None:
+    whole = whole_of(*POLYP)
+    plain = BestAndLast.save
+
+    def save_and_die(self: BestAndLast, trainer: Trainer) -> None:
+        plain(self, trainer)
+        if trainer.current_epoch == summary_of(whole)["best_epoch"]:
+            raise KilledError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(BestAndLast, "save", save_and_die)
+        with pytest.raises(KilledError):
+            go("run", *POLYP)
+    assert main(["resume=run"]) == 0
+    assert_same("run", whole)

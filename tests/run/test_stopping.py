@@ -1,0 +1,91 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from medvision.run import stopping
+from medvision.run.stopping import after_the_step, heeded_by_copies, heeding_signals
+from medvision.types import Stopped
+
+
+def send(signum: int) -> None:
+    os.kill(os.getpid(), signum)
+
+
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)],
+)
+def test_a_signal_ends_the_program_with_its_code(signum: int, code: int) -> None:
+    before = signal.getsignal(signum)
+    with pytest.raises(Stopped) as stopped, heeding_signals():
+        send(signum)
+    assert stopped.value.exit_code == code
+    assert signal.getsignal(signum) == before
+
+
+def test_within_a_step_the_first_signal_waits_and_the_second_does_not(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with heeding_signals(), after_the_step() as asked:
+        assert asked() is None
+        send(signal.SIGTERM)
+        assert asked() == signal.SIGTERM
+        with pytest.raises(Stopped) as stopped:
+            send(signal.SIGINT)
+        assert stopped.value.signum == signal.SIGINT
+        stopping._requests.received = None
+    assert capfd.readouterr().err == (
+        "ending after this step, to go on later; once more ends at once\n"
+    )
+
+
+def test_a_signal_that_nobody_asked_for_ends_the_program_after_the_step() -> None:
+    with heeding_signals():
+        with pytest.raises(Stopped), after_the_step():
+            send(signal.SIGTERM)
+        with after_the_step() as asked:
+            assert asked() is None
+
+
+def test_a_loader_process_outlives_the_signals_of_a_terminal() -> None:
+    with heeding_signals():
+        child = os.fork()
+        if child == 0:
+            send(signal.SIGINT)
+            send(signal.SIGUSR1)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_copies_that_train_heed_signals_as_programs_do_by_default() -> None:
+    with heeding_signals():
+        with pytest.raises(Stopped) as stopped, heeded_by_copies():
+            send(signal.SIGINT)
+        assert stopped.value.exit_code == 130
+        with heeded_by_copies():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_what_a_shell_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with heeding_signals():
+            send(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_outside_the_main_thread_nothing_changes() -> None:
+    seen = []
+
+    def run() -> None:
+        with heeding_signals():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [before]
