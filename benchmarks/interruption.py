@@ -114,7 +114,8 @@ class Trainer:
         machine that is busy takes longer to start than to train.
         """
         log, began = run / "metrics.csv", time.time()
-        rows = chance.randrange(epochs_of(run), NUM_EPOCHS) if chance.random() < 0.9 else None
+        left = range(epochs_of(run), NUM_EPOCHS)
+        rows = chance.choice(left) if left and chance.random() < 0.9 else None
         process = self.start(*arguments)
         if rows is None:  # while it starts
             time.sleep(chance.uniform(0, 10))

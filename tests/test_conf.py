@@ -15,6 +15,7 @@ from medvision.run.configs import CONF, groups, help_text, options
 
 EXPERIMENTS = options("experiment")
 OPTIONS = [(group, name) for group in groups() if group != "experiment" for name in options(group)]
+OF_HYDRA = [(path.parent.name, path.stem) for path in (CONF / "hydra").glob("*/*.yaml")]
 EXTRAS = {("logger", "wandb"), ("logger", "mlflow"), ("trainer", "gpu"), ("trainer", "tpu")}
 
 
@@ -29,8 +30,17 @@ def test_the_collector_finds_every_file() -> None:
     files = {path for path in CONF.rglob("*.yaml") if path != CONF / "train.yaml"}
     found = {CONF / group / f"{name}.yaml" for group, name in OPTIONS}
     found |= {CONF / "experiment" / f"{name}.yaml" for name in EXPERIMENTS}
+    found |= {CONF / "hydra" / group / f"{name}.yaml" for group, name in OF_HYDRA}
     assert found == files
     assert {"polyp_unet", "polyp_unet_lite0"} <= set(EXPERIMENTS)
+
+
+@pytest.mark.parametrize(("group", "name"), OF_HYDRA)
+def test_every_launcher_and_sweeper_names_a_class_that_is_there(group: str, name: str) -> None:
+    given = [f"hydra/{group}={name}", "experiment=polyp_unet"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=given, return_hydra_config=True)
+    assert isinstance(get_class(cfg.hydra[group]._target_), type)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)

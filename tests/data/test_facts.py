@@ -119,15 +119,15 @@ def test_what_is_known_is_not_decoded_again_until_a_file_changes(
 ) -> None:
     before = facts_of(pairs)
     read: list[str] = []
-    from medvision.data import checks
+    from medvision.data import look
 
-    real = checks.read_bytes
+    real = look.read_bytes
 
     def spy(path: Path) -> bytes:
         read.append(path.name)
         return real(path)
 
-    monkeypatch.setattr(checks, "read_bytes", spy)
+    monkeypatch.setattr(look, "read_bytes", spy)
     again = facts_of(pairs)
     assert read == []
     for name in ("pixel_hash", "thumbnail", "mean", "border", "file_format"):

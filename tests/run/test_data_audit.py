@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from medvision.audit.dataset import ListedSet
 from medvision.data import checks
-from medvision.run import main
+from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
+from medvision.run import data_audit, main
 from medvision.run.evaluate import evaluate_run
 
 SMALL = (
@@ -126,3 +130,38 @@ def test_too_many_files_are_audited_in_part_and_it_is_said(
 def test_phantoms_are_not_audited(train: Callable[..., Path]) -> None:
     run = train("experiment=polyp_unet", "model.base_channels=2")
     assert "audit" not in json.loads((run / "summary.json").read_text())
+
+
+def test_of_very_many_names_some_runs_are_searched_and_it_is_said(
+    leaking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for check in (checks.check_images, checks.check_segmentation):
+        monkeypatch.setitem(check.__kwdefaults__, "max_decoded", 10)
+    monkeypatch.setattr(data_audit, "MAX_NAMES", 12)
+    monkeypatch.setattr(data_audit, "NAME_RUNS", 4)
+    summary = run_on(leaking)
+    assert summary["audit"]["names_searched"] == 12
+    said = "numbers of patients were looked for in 12 of 36 names"
+    assert any(text.endswith(said) for text in summary["warnings"])
+
+
+def test_the_runs_of_names_lie_all_over_the_list_and_none_is_torn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(data_audit, "MAX_NAMES", 40)
+    monkeypatch.setattr(data_audit, "NAME_RUNS", 4)
+    samples = SampleTable.of(Sample(path=f"a/{k:03d}.png", target="a") for k in range(100))
+    seen = ListedSet(
+        name="set",
+        task="classification",
+        roots=(Path("set"),),
+        samples=samples,
+        origin=np.zeros(100, np.int8),
+        class_names=("a",),
+    )
+    named = data_audit._runs_of_names(seen)
+    rows = [*range(10), *range(30, 40), *range(60, 70), *range(90, 100)]
+    assert [sample.path for sample in named.samples] == [f"a/{k:03d}.png" for k in rows]
+    assert len(named.origin) == 40
+    few = replace(seen, samples=samples[:40], origin=seen.origin[:40])
+    assert data_audit._runs_of_names(few) is few

@@ -405,6 +405,20 @@ def test_other_data_are_refused(
     assert main(["resume=run", f"data.root={moved}"]) == 0
 
 
+def test_other_software_is_said_to_change_numbers(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = stopped / "environment.json"
+    environment = json.loads(path.read_text())
+    environment["packages"]["torch"] = "1.0"
+    environment["hardware"]["threads"] = 77
+    path.write_text(json.dumps(environment))
+    assert main(["resume=run"]) == 0
+    (note,) = [n for n in summary_of("run")["warnings"] if "the run goes on with torch 1.0" in n]
+    assert "threads 77 then, " in note
+    assert "note: the run goes on with torch 1.0 then, " in capsys.readouterr().out
+
+
 def test_a_run_that_is_going_on_is_left_alone(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

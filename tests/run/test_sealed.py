@@ -181,4 +181,4 @@ def test_what_a_config_lets_vary_seals_every_run_from_its_first_second(
         "test split sealed: this command varies loss, so hyper-parameters are being chosen; "
     )
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/*/summary.json")]
-    assert [(s["sealed"], s["status"]) for s in summaries] == [(True, "interrupted")] * 2
+    assert [(s["sealed"], s["status"]) for s in summaries] == [(True, "interrupted")]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from medvision.data.facts import Facts, MaskFacts
 from medvision.data.near_duplicates import THRESHOLD, Twins
 from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class ListedSet:
     name: str
     task: Literal["classification", "segmentation"]
     roots: tuple[Path, ...]
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     origin: NDArray[np.int8]
     class_names: tuple[str, ...]
 
@@ -41,7 +42,8 @@ class ListedSet:
     @property
     def splits(self) -> NDArray[np.str_]:
         """Split of each sample, ``""`` where none was given, (N,)."""
-        return np.array([sample.split for sample in self.samples], np.str_)
+        names, number = SampleTable.of(self.samples).splits.numbered()
+        return np.array(names, np.str_)[number]
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -49,7 +51,8 @@ class ListedSet:
         if self.task == "segmentation":
             return np.full(len(self), -1, np.int64)
         index = {name: number for number, name in enumerate(self.class_names)}
-        return np.array([index[sample.target] for sample in self.samples], np.int64)
+        names, number = SampleTable.of(self.samples).targets.numbered()
+        return np.array([index[name] for name in names], np.int64)[number]
 
     def file(self, row: int) -> Path:
         """Where the image of a row lies."""

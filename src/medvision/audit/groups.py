@@ -6,6 +6,7 @@ import numpy as np
 
 from medvision.audit.dataset import ListedSet
 from medvision.audit.finding import Finding
+from medvision.data.sample_table import SampleTable
 from medvision.types import STAGES
 
 _ADVICE = {
@@ -21,11 +22,11 @@ def group_findings(data: ListedSet) -> list[Finding]:
     they are counted, and only files are named, those of test first.
     """
     splits = data.splits
-    names = np.array([sample.group for sample in data.samples], np.str_)
-    known = np.flatnonzero((names != "") & np.isin(splits, STAGES))
+    names = SampleTable.of(data.samples).groups
+    known = np.flatnonzero(~names.equal("") & np.isin(splits, STAGES))
     if not len(known):
         return []
-    groups = np.unique(names[known], return_inverse=True)[1]
+    groups = names.select(known).numbered()[1]
     inside = np.zeros((groups.max() + 1, len(STAGES)), bool)
     for column, stage in enumerate(STAGES):
         inside[groups[splits[known] == stage], column] = True

@@ -113,7 +113,7 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
     num_images = len(asked)
     asked = asked[:: -(-num_images // MAX_QUERIES)]
     neighbour = known[nearest(data.facts.thumbnail, asked, known)]
-    groups = tuple(data.samples[row].group_key for row in asked)
+    groups = tuple(data.samples[row].group_key for row in asked.tolist())
     if data.task == "classification":
         score = (data.labels[neighbour] == data.labels[asked]).astype(np.float64)
         usual = np.bincount(data.labels[known]).argmax()

@@ -23,8 +23,8 @@ def name_hint_findings(data: ListedSet) -> list[Finding]:
     alone = np.flatnonzero([not sample.group for sample in data.samples])
     if len(alone) < max(2, MIN_SHARE * len(data)):
         return []
-    paths = [data.samples[row].path for row in alone]
-    classes = [data.samples[row].target for row in alone]
+    paths = [data.samples[row].path for row in alone.tolist()]
+    classes = [data.samples[row].target for row in alone.tolist()]
     if data.task == "segmentation":
         classes = [""] * len(alone)
     findings: list[Finding] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -17,11 +17,11 @@ from medvision.data.folders import (
     IMAGE_SUFFIXES,
     SEGMENTATION_LAYOUT,
     Scan,
-    scan_segmentation,
     subfolders,
 )
 from medvision.data.index import index_classification, index_segmentation
 from medvision.data.known_twins import twins_of
+from medvision.data.mask_folders import scan_segmentation
 from medvision.data.near_duplicates import THRESHOLD
 from medvision.data.sample import Sample, count_names, split_name
 from medvision.data.splits_csv import read_splits
@@ -45,7 +45,7 @@ class Folder:
 
     root: Path
     task: Task
-    samples: list[Sample]
+    samples: Sequence[Sample]
     faults: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -181,7 +181,7 @@ def _groups(data: AuditedSet) -> NDArray[np.int64]:
     named = np.flatnonzero([bool(sample.group) for sample in data.samples])
     if not len(named):
         return groups
-    names = np.array([data.samples[row].group for row in named], np.str_)
+    names = np.array([data.samples[row].group for row in named.tolist()], np.str_)
     _, first, which = np.unique(names, return_index=True, return_inverse=True)
     return join(groups, groups[named], groups[named[first]][which])
 

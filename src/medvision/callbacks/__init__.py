@@ -10,6 +10,7 @@ from medvision.callbacks.handover import Handover
 from medvision.callbacks.interruption import Interruption
 from medvision.callbacks.predictions import SegmentationPredictions
 from medvision.callbacks.progress import Progress
+from medvision.callbacks.pruning import Pruning
 from medvision.callbacks.throughput import Throughput
 from medvision.callbacks.xla_watch import XlaWatch
 
@@ -23,6 +24,7 @@ __all__ = [
     "Handover",
     "Interruption",
     "Progress",
+    "Pruning",
     "SegmentationPredictions",
     "Throughput",
     "XlaWatch",

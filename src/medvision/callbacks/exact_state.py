@@ -6,10 +6,11 @@ the schedule of the first epoch that goes on.
 """
 
 from copy import deepcopy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loops.progress import _ProcessedTracker
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -42,10 +43,10 @@ class ExactState(Callback):
             ),
             "sums": _sums(pl_module) if within else {},
         }
-        loop = trainer.fit_loop.epoch_loop
+        batches = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.current)
         checkpoint[KEY] = {
-            "epoch": trainer.fit_loop.epoch_progress.current.processed,
-            "batches": loop.batch_progress.current.processed if within else 0,
+            "epoch": _epochs(trainer).processed,
+            "batches": batches.processed if within else 0,
             "over": not within and _is_over(trainer),
             "processes": _of_all_processes(own, trainer.world_size),
         }
@@ -84,8 +85,13 @@ class ExactState(Callback):
 
 def is_within_epoch(trainer: Trainer) -> bool:
     """Whether the training batches of an epoch are being gone through."""
-    total = trainer.fit_loop.epoch_progress.total
-    return total.started > total.processed
+    epochs = _epochs(trainer)
+    return epochs.started > epochs.processed
+
+
+def _epochs(trainer: Trainer) -> _ProcessedTracker:
+    """Lightning's count of the epochs of this fit and those it goes on from."""
+    return cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current)
 
 
 def settle(loop: dict[str, Any], *, within: bool) -> None:
@@ -116,7 +122,7 @@ def settle(loop: dict[str, Any], *, within: bool) -> None:
 def _is_over(trainer: Trainer) -> bool:
     """Whether no epoch follows the one that has just ended."""
     loop = trainer.fit_loop
-    epochs = loop.epoch_progress.current.processed
+    epochs = _epochs(trainer).processed
     return (
         (trainer.should_stop and loop._can_stop_early)
         or 0 <= (-1 if loop.max_epochs is None else loop.max_epochs) <= epochs

@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from medvision.cli.data_verbs import data_app
 from medvision.types import RESEARCH_ONLY, MedvisionError
 
 app = typer.Typer(
     help=f"Train, check and compare 2-D medical-image models. {RESEARCH_ONLY}",
     add_completion=False,
 )
-data_app = typer.Typer(help="Public data sets: what there is, and getting one.")
 app.add_typer(data_app, name="data")
 
 ClickException: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -80,6 +80,8 @@ def predict(
     """Predict new images of any size: masks and overlays, or classes, and a table."""
     from medvision.cli.screen import predict_on_screen
 
+    for path in images:
+        _refuse_shards(path, "predict reads image files", hint="unpack them first: tar -xf SHARD")
     raise typer.Exit(
         predict_on_screen(
             model,
@@ -175,6 +177,12 @@ def audit(
     """Look for what makes scores untrue: duplicates, leaks, conflicts, shortcuts."""
     from medvision.cli.audit_screen import audit_on_screen
 
+    for path in (root, against) if against is not None else (root,):
+        _refuse_shards(
+            path,
+            "the audit reads a folder of images",
+            hint="audit the folder they were made of; a training on shards audits them itself",
+        )
     raise typer.Exit(
         audit_on_screen(
             root,
@@ -187,23 +195,12 @@ def audit(
     )
 
 
-@data_app.command("list")
-def data_list() -> None:
-    """Name, task, size, licence and home page of each set."""
-    from medvision.cli.screen import list_data
+def _refuse_shards(path: Path, what: str, *, hint: str) -> None:
+    """Say that a verb reads plain files, where it is given shards."""
+    from medvision.data.shard_place import holds_shards
 
-    list_data()
-
-
-@data_app.command("download")
-def data_download(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="as `medvision data list` shows")],
-    root: Annotated[Path, typer.Option(metavar="DIR", help="new folder for the set")],
-) -> None:
-    """Fetch a set, check it and lay it out as medvision reads it."""
-    from medvision.cli.screen import download_data
-
-    download_data(name, root=root)
+    if holds_shards(path.expanduser()):
+        raise MedvisionError(f"{what}, these are shards", where=str(path), hint=hint)
 
 
 def main() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medvision.data.folders import list_images
 from medvision.types import MedvisionError
 
 _JUNK = "__MACOSX"
@@ -29,6 +28,8 @@ def arrange(unpacked: Path, folder: Path, layout: Mapping[str, str]) -> int:
         MedvisionError: If a folder is not there, is there more than once, or holds no image.
         FileExistsError: If ``folder`` exists.
     """
+    from medvision.data.folders import list_images  # imports numpy
+
     folder.mkdir()
     moved = 0
     for name, wanted in layout.items():

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from medvision.data.folders import IMAGE_SUFFIXES, Scan, images_in, subfolders
 from medvision.data.sample import Sample, count_names, split_name
+from medvision.data.sample_table import SampleTable
+from medvision.data.texts import Texts
 from medvision.types import IGNORE_INDEX, MedvisionError, did_you_mean
 
 CLASS_LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
@@ -32,10 +37,13 @@ def scan_classes(root: Path) -> Scan:
             scan.notes.append(
                 f"{count_names(beside)} beside the folders of the given splits is left out"
             )
-    for split, folder in given or [("", root)]:
-        _scan_folder(root, scan, split, folder)
-    scan.samples.sort(key=lambda sample: sample.path)
-    scan.images = [sample.path for sample in scan.samples]
+    parts = [
+        part
+        for split, folder in given or [("", root)]
+        for part in _scan_folder(root, scan, split, folder)
+    ]
+    scan.samples = SampleTable.joined(parts).by_path()
+    scan.images = scan.samples.paths
     return scan
 
 
@@ -50,7 +58,9 @@ def order_classes(
         MedvisionError: If there is one class only, two have nearly the same name, val or test
             holds one that train does not, or ``class_names`` does not list each once.
     """
-    found = sorted({sample.target for sample in samples}, key=lambda name: (name.casefold(), name))
+    table = SampleTable.of(samples)
+    names = table.targets.numbered()[0]
+    found = sorted(names, key=lambda name: (name.casefold(), name))
     if len(found) == 1:
         raise MedvisionError(
             f"only one class, {found[0]}", where=str(root), hint=_deeper(root) or CLASS_LAYOUT
@@ -62,11 +72,12 @@ def order_classes(
             hint=CLASS_LAYOUT,
         )
     _refuse_alike(root, found)
-    _refuse_untrained(root, samples)
+    _refuse_untrained(root, table)
     return found if class_names is None else _chosen(class_names, found)
 
 
-def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> None:
+def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[SampleTable]:
+    """Yield the images of each class."""
     _refuse_strays(scan, folder)
     classes = subfolders(folder)
     names = {path.name.lower() for path in classes}
@@ -92,19 +103,26 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> None:
                     hint=f"did you mean data.root={path}? {CLASS_LAYOUT}",
                 )
             )
-        scan.samples += [
-            Sample(path=(path.relative_to(root) / f).as_posix(), target=path.name, split=split)
-            for f in images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
-        ]
+        files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
+        start, same = path.relative_to(root).as_posix(), np.zeros(len(files), np.uint8)
+        yield SampleTable(
+            paths=Texts.of(f"{start}/{file}" for file in files),
+            targets=Texts.coded([path.name], same),
+            groups=Texts.blank(len(files)),
+            splits=Texts.coded([split], same),
+        )
 
 
 def _refuse_strays(scan: Scan, folder: Path) -> None:
     """Tell of images that lie beside class folders or splits, so that nobody knows their class."""
-    strays = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
-    )
+    with os.scandir(folder) as entries:
+        strays = sorted(
+            entry.name
+            for entry in entries
+            if PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES
+            and entry.name[0] != "."
+            and entry.is_file()
+        )
     if strays:
         scan.problems.append(
             MedvisionError(
@@ -136,14 +154,18 @@ def _refuse_alike(root: Path, found: list[str]) -> None:
         seen[plain] = name
 
 
-def _refuse_untrained(root: Path, samples: Sequence[Sample]) -> None:
-    trained = {sample.target for sample in samples if sample.split in ("train", "")}
-    odd = next((s for s in samples if trained and s.target not in trained), None)
-    if odd is not None:
-        near = did_you_mean(odd.target, trained, otherwise="give a class the same name everywhere")
+def _refuse_untrained(root: Path, samples: SampleTable) -> None:
+    names, number = samples.targets.numbered()
+    learned = np.unique(number[samples.splits.equal("train") | samples.splits.equal("")])
+    odd = np.flatnonzero(~np.isin(number, learned))
+    if len(learned) and len(odd):
+        sample, trained = samples[int(odd[0])], [names[place] for place in learned.tolist()]
+        near = did_you_mean(
+            sample.target, trained, otherwise="give a class the same name everywhere"
+        )
         raise MedvisionError(
-            f"{odd.split} holds the class {odd.target}, train does not",
-            where=str(root / PurePosixPath(odd.path).parent),
+            f"{sample.split} holds the class {sample.target}, train does not",
+            where=str(root / PurePosixPath(sample.path).parent),
             hint=near,
         )
 

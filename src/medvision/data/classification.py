@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from medvision.data import phantom_brain, phantom_chest
 from medvision.data.checks import CheckResult, check_images
+from medvision.data.class_folders import order_classes
 from medvision.data.datamodule import ImageData
 from medvision.data.datasets import (
     ClassificationDataset,
@@ -20,9 +21,13 @@ from medvision.data.datasets import (
     ImageFolderSource,
     ImageSource,
 )
+from medvision.data.examine import OnError
 from medvision.data.index import ClassIndex, index_classification
 from medvision.data.phantom_parts import phantom_label
 from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
+from medvision.data.shard_files import ShardImageSource
+from medvision.data.shard_manifest import reading_of
 from medvision.types import STAGES, MedvisionError, Stage, did_you_mean
 
 PHANTOMS: dict[str, dict[str, Any]] = {
@@ -106,7 +111,7 @@ class ClassificationData(ImageData):
 
     def class_counts(self) -> dict[Stage, dict[str, int]]:
         """Images of each class in each split, classes in the order of their indices."""
-        counts = {s: Counter(sample.target for sample in self.tables[s]) for s in STAGES}
+        counts = {s: Counter(self.tables[s].targets) for s in STAGES}
         return {s: {name: counts[s][name] for name in self.class_names} for s in STAGES}
 
     def read_file(self, path: str) -> NDArray[np.uint8]:
@@ -116,16 +121,16 @@ class ClassificationData(ImageData):
     def _strata(self) -> NDArray[np.integer] | None:
         return self.dataset("train").targets if self.sampler == "balanced" else None
 
-    def _find(self) -> tuple[list[Sample], list[str] | None]:
+    def _find(self) -> tuple[SampleTable, Sequence[str] | None]:
         if self.root is None:
             samples = self._draw_phantoms()
         else:
             index = self._index(self.root, self.group_pattern, class_names=self.class_names or None)
-            samples = self._checked(self.root, index.samples, index.notes)
+            samples = self._checked(index.samples, index.notes)
             self.class_names = list(index.class_names)
-        return samples, [sample.target for sample in samples]
+        return samples, samples.targets
 
-    def _draw_phantoms(self) -> list[Sample]:
+    def _draw_phantoms(self) -> SampleTable:
         kind = PHANTOMS[self.phantom]
         names, version = kind["class_names"], kind["version"]
         if self.class_names and sorted(self.class_names) != sorted(names):
@@ -152,9 +157,9 @@ class ClassificationData(ImageData):
             Sample(path=f"{names[label]}/phantom_{index:06d}.png", target=names[label])
             for index, label in enumerate(labels)
         ]
-        return _deal(samples, self.val_fraction, self.test_fraction)
+        return SampleTable.of(_deal(samples, self.val_fraction, self.test_fraction))
 
-    def gather(self) -> list[Sample]:
+    def gather(self) -> SampleTable:
         root, known = self.given_root(), list(self.class_names)
         index = self._index(root, self.group_pattern, class_names=None)
         unknown = [name for name in index.class_names if name not in known]
@@ -167,39 +172,50 @@ class ClassificationData(ImageData):
         absent = [name for name in known if name not in index.class_names]
         if absent:
             self.notes.append(f"{root} holds no image of {', '.join(absent)}")
-        samples = self._checked(root, index.samples, index.notes)
+        samples = self._checked(index.samples, index.notes)
         self.class_names = known or list(index.class_names)
         return samples
 
     def _open(self) -> None:
         if self.root is None:
             self._draw_phantoms()
+        elif self.shards is not None:
+            self.source = ShardImageSource(files=self.shards.files, **self._files)
         else:
-            self.source = ImageFolderSource(root=self.root, **self._files)
+            self.source = ImageFolderSource(root=Path(self.root), **self._files)
 
     @property
     def _files(self) -> dict[str, Any]:
         """How files are read."""
         return {"channels": self.in_channels, "value_range": self.value_range}
 
-    def _check(
-        self, root: Path, samples: Sequence[Sample], *, on_error: Literal["fail", "skip"]
-    ) -> CheckResult:
-        return check_images(root, samples, on_error=on_error, value_range=self.value_range)
+    def _check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
+        limits = self.value_range
+        if self.shards is not None:
+            return self.shards.check(samples, reading_of(value_range=limits))
+        root = Path(self.given_root())
+        return check_images(root, samples, on_error=on_error, value_range=limits)
+
+    def _list(
+        self, root: Path | str, pattern: str | None, class_names: Sequence[str] | None
+    ) -> ClassIndex:
+        splits = None if self.splits is None else Path(self.splits)
+        if self.shards is None:
+            return index_classification(
+                Path(root), splits=splits, group_pattern=pattern, class_names=class_names
+            )
+        index = self.shards.index(splits=splits, group_pattern=pattern)
+        names = order_classes(Path(root), index.samples, class_names)
+        return ClassIndex(samples=index.samples, class_names=names, notes=index.notes)
 
     def _index(
-        self, root: Path, pattern: str | None, *, class_names: Sequence[str] | None
+        self, root: Path | str, pattern: str | None, *, class_names: Sequence[str] | None
     ) -> ClassIndex:
-        index = index_classification(
-            root,
-            splits=None if self.splits is None else Path(self.splits),
-            group_pattern=pattern,
-            class_names=class_names,
-        )
+        index = self._list(root, pattern, class_names)
         usual = self.usual_group_pattern
-        if pattern is not None or usual is None or any(s.group for s in index.samples):
+        if pattern is not None or usual is None or any(index.samples.groups.numbered()[0]):
             return index
-        if any(re.search(usual, sample.path) for sample in index.samples):
+        if any(re.search(usual, path) for path in index.samples.paths):
             return self._index(root, usual, class_names=class_names)
         note = (
             f"no file is named as in the published {self.name} set, so patients are unknown;"

@@ -3,31 +3,35 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from medvision.data.checks import CheckResult
-from medvision.data.datasets import EpochSampler, collate, start_worker
 from medvision.data.download import fetch_for_training, is_absent
+from medvision.data.examine import OnError
 from medvision.data.facts import Facts
+from medvision.data.given_groups import GivenGroups
 from medvision.data.group_salt import hash_groups
 from medvision.data.known_twins import twins_of
+from medvision.data.loading import load
 from medvision.data.near_duplicates import Twins
 from medvision.data.protocol import apply_protocol
 from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
+from medvision.data.shard_place import place_of
+from medvision.data.shard_set import ShardedSet, absent_files, open_shards
 from medvision.data.transforms import Transform
 from medvision.types import STAGES, Batch, MedvisionError, Stage
 
 
 class ImageData(LightningDataModule, ABC):
-    """Images of a folder, or an embedded phantom set, in three splits.
+    """Images of a folder, of shards, or an embedded phantom set, in three splits.
 
     ``prepare`` finds, checks and splits everything before training starts.
 
@@ -41,14 +45,14 @@ class ImageData(LightningDataModule, ABC):
             were read.
         twins: Which of them show the same picture; None where ``facts`` is.
         epochs_behind: Epochs that a continued run has ended already.
-        batches_behind: Training batches of the next epoch that it has learned from already: its
-            first loader leaves them out.
+        batches_behind: Training batches of the next epoch that it has learned from already: that
+            epoch leaves them out.
         fixed_shapes: Whether the last batch of validation and test is filled up with rows of
             padding, for hardware that compiles every shape.
 
     Args:
         name: Name of the data set in the run folder.
-        root: Folder of the data set; None draws phantoms.
+        root: Folder of the data set or of its shards, or their address; None draws phantoms.
         image_size: Height and width of every batch; pixels.
         in_channels: 1 (grey) or 3 (RGB).
         value_range: Values of deeper than 8-bit files that become black and white.
@@ -68,6 +72,8 @@ class ImageData(LightningDataModule, ABC):
         train_transforms: Arguments of each training albumentation, by name.
         eval_transforms: The same for validation and test; deterministic ones only.
         download: Public set that is fetched into ``root`` where nothing is there yet.
+        shuffle_shards: Shards of an address that are mixed, see `ShardSampler`; None: all.
+        cache_gb: Of the local copies of all shards that come from addresses.
     """
 
     task: ClassVar[str]
@@ -88,7 +94,7 @@ class ImageData(LightningDataModule, ABC):
         group_pattern: str | None,
         val_fraction: float,
         test_fraction: float,
-        on_error: Literal["fail", "skip"],
+        on_error: OnError,
         num_images: int,
         batch_size: int,
         num_workers: int,
@@ -97,53 +103,62 @@ class ImageData(LightningDataModule, ABC):
         train_transforms: Mapping[str, Mapping[str, Any]],
         eval_transforms: Mapping[str, Mapping[str, Any]],
         download: str | None = None,
+        shuffle_shards: int | None = 8,
+        cache_gb: float = 10.0,
     ) -> None:
         super().__init__()
-        self.name, self.root = name, None if root is None else Path(root).expanduser()
+        self.name, self.root = name, None if root is None else place_of(root)
         if root is None and splits is not None:
             raise MedvisionError(
                 "a split is given but no data set", where="data.splits", hint="give data.root too"
             )
-        self.image_size, self.in_channels = image_size, in_channels
-        self.value_range = value_range
+        self.image_size, self.in_channels, self.value_range = image_size, in_channels, value_range
         self.protocol, self.fold, self.folds = protocol, fold, folds
         self.splits, self.group_pattern = splits, group_pattern
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.on_error, self.num_images = on_error, num_images
         self.batch_size, self.num_workers = batch_size, num_workers
         self.seed, self.split_seed = seed, split_seed
-        self.download = download
+        self.download, self.shuffle_shards, self.cache_gb = download, shuffle_shards, cache_gb
         make = partial(Transform, size_px=image_size)
         train = make(transforms=train_transforms, key="data.train_transforms")
         test = make(transforms=eval_transforms, key="data.eval_transforms", deterministic=True)
         self.transforms = {"train": train, "val": test, "test": test}
-        self.tables: dict[Stage, list[Sample]] = {}
-        self.samples: list[Sample] = []
-        self.given_groups: dict[str, str] = {}
+        self.tables: dict[Stage, SampleTable] = {}
+        self.samples = SampleTable.of([])
+        self.given_groups: Mapping[str, str] = {}
         self.facts: Facts | None = None
         self.twins: Twins | None = None
         self.notes: list[str] = []
-        self.fingerprint = ""
-        self.fixed_shapes = False
+        self.fingerprint, self.fixed_shapes = "", False
         self.epochs_behind, self.batches_behind = 0, 0
-        self._lines: list[str] = []
+        self._lines: Sequence[str] = []
 
     @property
     def synthetic(self) -> bool:
         """Whether the images are phantoms."""
         return self.root is None
 
+    @cached_property
+    def shards(self) -> ShardedSet | None:
+        """The shards that ``root`` holds; None where it holds plain files.
+
+        Raises:
+            MedvisionError: If they cannot be read, or are for another task.
+        """
+        cache_gb, window = self.cache_gb, self.shuffle_shards
+        return open_shards(self.root, task=self.task, cache_gb=cache_gb, window=window)
+
     def prepare(self) -> None:
         """Find, check and split the samples, downloaded first where the config says so.
 
         Raises:
-            MedvisionError: If the folder, a file or a split cannot be used, or the download
-                fails.
+            MedvisionError: If the folder, a file or a split cannot be used, or a download fails.
         """
-        if self.download is not None and self.root is not None and is_absent(self.root):
+        if self.download is not None and isinstance(self.root, Path) and is_absent(self.root):
             fetch_for_training(self.download, self.root, task=self.task)
         samples, strata = self._find()
-        self.given_groups = {sample.path: sample.group for sample in samples}
+        self.given_groups = GivenGroups.of(samples)
         if self.facts is not None:
             self.twins = twins_of(self.facts)
         groups = range(len(samples)) if self.root is None else None  # no phantom has a twin
@@ -162,8 +177,7 @@ class ImageData(LightningDataModule, ABC):
         )
         self.notes += drawn.notes
         self.samples = drawn.samples
-        for stage in STAGES:
-            self.tables[stage] = [sample for sample in drawn.samples if sample.split == stage]
+        self._deal(drawn.samples)
 
     def restore(self, samples: Sequence[Sample]) -> None:
         """Take over the split of an earlier run, instead of ``prepare``.
@@ -174,8 +188,7 @@ class ImageData(LightningDataModule, ABC):
             samples: As the run's splits.csv lists them.
         """
         self._open()
-        for stage in STAGES:
-            self.tables[stage] = [sample for sample in samples if sample.split == stage]
+        self._deal(samples)
 
     def read_again(self) -> None:
         """Read what the files of a restored split tell, and which of them are twins.
@@ -184,14 +197,14 @@ class ImageData(LightningDataModule, ABC):
         """
         if self.root is None:
             return
-        samples = [sample for table in self.tables.values() for sample in table]
-        checked = self._check(self.root, samples, on_error="skip")
+        samples = SampleTable.joined(self.tables.values())
+        checked = self._check(samples, on_error="skip")
         self.samples, self.facts, self._lines = checked.samples, checked.facts, checked.lines
-        self.given_groups = {sample.path: sample.group for sample in checked.samples}
+        self.given_groups = GivenGroups.of(checked.samples)
         self.twins = None if self.facts is None else twins_of(self.facts)
 
     @abstractmethod
-    def gather(self) -> list[Sample]:
+    def gather(self) -> SampleTable:
         """Find and check every sample of ``root``, instead of ``prepare``, and draw no split.
 
         Returns:
@@ -201,17 +214,14 @@ class ImageData(LightningDataModule, ABC):
             MedvisionError: If there is no ``root``, or the folder or a file cannot be used.
         """
 
-    def setup(self, stage: str) -> None:
-        """Nothing: ``prepare`` runs before the trainer exists."""
-
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader("train")
+        return load(self, "train", strata=self._strata())
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self._loader("val")
+        return load(self, "val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._loader("test")
+        return load(self, "test")
 
     def split_fingerprint(self, stage: Stage) -> str:
         """SHA-256 that tells the images of a split from all others, by path and content.
@@ -224,7 +234,13 @@ class ImageData(LightningDataModule, ABC):
             chosen = [f"{self.fingerprint}\0{path}" for path in paths]
         return hashlib.sha256("\n".join(sorted(chosen)).encode()).hexdigest()
 
-    def given_root(self) -> Path:
+    def missing_files(self, stage: Stage) -> list[str]:
+        """Names of the images and masks of a restored split that are gone."""
+        if self.shards is not None:
+            return self.shards.missing(self.tables[stage])
+        return absent_files(self.root, self.tables[stage], masks=self.task == "segmentation")
+
+    def given_root(self) -> Path | str:
         """The root, which must be given.
 
         Raises:
@@ -242,9 +258,9 @@ class ImageData(LightningDataModule, ABC):
         """Images of each class in each split, where an image has one class."""
         return None
 
-    def table_of_splits(self) -> list[Sample]:
+    def table_of_splits(self) -> SampleTable:
         """Every sample with its split and, as a salted hash, its group."""
-        samples, warning = hash_groups(sample for t in self.tables.values() for sample in t)
+        samples, warning = hash_groups(SampleTable.joined(self.tables.values()))
         self.notes += [] if warning is None else [warning]
         return samples
 
@@ -259,54 +275,25 @@ class ImageData(LightningDataModule, ABC):
         """Set ``source``, from which samples are read."""
 
     @abstractmethod
-    def _find(self) -> tuple[list[Sample], list[str] | None]:
+    def _find(self) -> tuple[SampleTable, Sequence[str] | None]:
         """Every usable sample, and the stratum of each; sets ``source`` and what files tell."""
 
     @abstractmethod
-    def _check(
-        self, root: Path, samples: Sequence[Sample], *, on_error: Literal["fail", "skip"]
-    ) -> CheckResult:
-        """Read the files of these samples."""
+    def _check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
+        """Read the files of these samples, or recall what they told when shards were made."""
 
-    def _checked(self, root: Path, samples: Sequence[Sample], notes: Sequence[str]) -> list[Sample]:
+    def _checked(self, samples: Sequence[Sample], notes: Sequence[str]) -> SampleTable:
         """Check samples and keep what was found; return the usable ones."""
-        checked = self._check(root, samples, on_error=self.on_error)
+        checked = self._check(samples, on_error=self.on_error)
         self._open()
         self.notes += [*notes, *checked.notes]
         self.fingerprint, self._lines = checked.fingerprint, checked.lines
         self.facts = checked.facts
         return checked.samples
 
+    def _deal(self, samples: Sequence[Sample]) -> None:
+        self.tables = {stage: SampleTable.of(samples).of_split(stage) for stage in STAGES}
+
     def _strata(self) -> NDArray[np.integer] | None:
         """Class of each training row, where the sampler is to draw evenly from them."""
         return None
-
-    def _loader(self, stage: Stage) -> DataLoader[Batch]:
-        trainer = self.trainer
-        sampler = EpochSampler(
-            num_samples=len(self.tables[stage]),
-            seed=self.seed,
-            shuffle=stage == "train",
-            rank=0 if trainer is None else trainer.global_rank,
-            num_processes=1 if trainer is None else trainer.world_size,
-            strata=self._strata() if stage == "train" else None,
-            pad_to=self.batch_size if self.fixed_shapes else 1,
-        )
-        if stage == "train":
-            sampler.skip(self.batches_behind * self.batch_size)
-            self.batches_behind = 0
-        # Workers that live on are given a seed once, from the stream that dropout draws from: those
-        # of validation had it in the first epoch.
-        had_seed = stage == "val" and self.epochs_behind > 0 and self.num_workers > 0
-        # A short last training batch would weigh its samples more and upset batch norm.
-        return DataLoader[Any](
-            self.dataset(stage),
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            drop_last=stage == "train" and len(sampler) >= self.batch_size,
-            worker_init_fn=start_worker,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator() if had_seed else None,
-        )

@@ -1,10 +1,10 @@
 """Samples as arrays; order and augmentation depend on (seed, epoch, row) and nothing else."""
 
-import math
+import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,20 +13,32 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
+from medvision.data.epoch_sampler import PADDING, EpochSampler, Key
 from medvision.data.image_io import read_image, read_mask
+from medvision.data.look import compare_sizes
 from medvision.data.phantom import draw_polyp_scene
 from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
 from medvision.data.transforms import Transform
 from medvision.types import IGNORE_INDEX, Batch
 
-PADDING = -1
-"""Row of a sample that only fills up a batch: black, all of it to be ignored, from no file."""
-
-Key = tuple[int, ...]
-"""Epoch and row of a sample: what a sampler asks a dataset for. A row drawn again in the same
-epoch has the number of its repeat behind, and so another augmentation."""
+__all__ = [  # the loaders are made of what this module names
+    "PADDING",
+    "ClassPhantomSource",
+    "ClassificationDataset",
+    "EpochSampler",
+    "FolderSource",
+    "ImageFolderSource",
+    "ImageSource",
+    "Key",
+    "PairSource",
+    "PhantomSource",
+    "SegmentationDataset",
+    "collate",
+    "start_worker",
+]
 
 
 class PairSource(Protocol):
@@ -56,9 +68,9 @@ class FolderSource:
         image = read_image(
             self.root / sample.path, channels=self.channels, value_range=self.value_range
         )
-        mask = read_mask(
-            self.root / sample.target, num_classes=self.num_classes, color_map=self.color_map
-        )
+        mask_path = self.root / sample.target
+        mask = read_mask(mask_path, num_classes=self.num_classes, color_map=self.color_map)
+        compare_sizes(sample, image.shape[:2], mask.shape, mask_path)  # no header may be read yet
         return image, mask
 
 
@@ -138,7 +150,8 @@ class SegmentationDataset(Dataset[dict[str, Any]]):
     def __init__(
         self, *, samples: Sequence[Sample], source: PairSource, transform: Transform, seed: int
     ) -> None:
-        self.samples, self.source, self.transform, self.seed = samples, source, transform, seed
+        self.samples = SampleTable.of(samples)
+        self.source, self.transform, self.seed = source, transform, seed
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -177,8 +190,10 @@ class ClassificationDataset(Dataset[dict[str, Any]]):
         transform: Transform,
         seed: int,
     ) -> None:
-        self.samples, self.source, self.transform, self.seed = samples, source, transform, seed
-        self.targets = np.array([class_indices[s.target] for s in samples], dtype=np.uint8)
+        self.samples = SampleTable.of(samples)
+        self.source, self.transform, self.seed = source, transform, seed
+        names, number = self.samples.targets.numbered()
+        self.targets = np.array([class_indices[name] for name in names], np.uint8)[number]
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -205,87 +220,6 @@ def _seed_of(seed: int, key: Key) -> int:
     return int(np.random.SeedSequence((seed, *key)).generate_state(1)[0])
 
 
-class EpochSampler(Sampler[Key]):
-    """Rows of one epoch, each with the epoch's number.
-
-    Lightning calls ``set_epoch``; worker processes learn the epoch from the keys, so they
-    can live on from one epoch to the next.
-
-    Args:
-        num_samples: Rows to draw from.
-        seed: With the epoch, decides the order.
-        shuffle: Draw a new order each epoch, the same number of rows for every process;
-            otherwise ascending, every row once over all processes, and as many keys for each:
-            what is missing at the end is filled up with the row ``PADDING``.
-        rank: Number of this process.
-        num_processes: Processes that share the rows, each taking its own.
-        strata: Class of each row; given with ``shuffle``, as many rows are drawn as there are,
-            from every class alike: the rows of a rare class several times.
-        pad_to: Without ``shuffle``, the keys of each process are a multiple of this.
-    """
-
-    def __init__(
-        self,
-        *,
-        num_samples: int,
-        seed: int,
-        shuffle: bool,
-        rank: int = 0,
-        num_processes: int = 1,
-        strata: NDArray[np.integer] | None = None,
-        pad_to: int = 1,
-    ) -> None:
-        self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
-        self.strata, self.pad_to = strata, pad_to
-        self.rank, self.num_processes = rank, num_processes
-        self.epoch, self._skipped = 0, 0
-
-    def skip(self, num_keys: int) -> None:
-        """Leave out the first keys of this process in the next iteration, and in no other.
-
-        For a run that goes on in the middle of an epoch: what it has learned from is behind it.
-        """
-        self._skipped = num_keys
-
-    def set_epoch(self, epoch: int) -> None:
-        """Use the order of ``epoch`` from the next iteration on."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        if self.shuffle:  # processes step together: as many rows for each, the rest in no epoch
-            return self.num_samples // self.num_processes
-        together = self.num_processes * self.pad_to
-        return math.ceil(self.num_samples / together) * self.pad_to
-
-    def __iter__(self) -> Iterator[Key]:
-        keys: list[Key] = [(self.epoch, row) for row in range(self.num_samples)]
-        if self.shuffle:
-            rng = np.random.default_rng((self.seed, self.epoch))
-            if self.strata is not None:
-                keys = [(self.epoch, *drawn) for drawn in _draw_evenly(self.strata, rng)]
-            keys = [keys[place] for place in rng.permutation(len(keys))]
-        shared = len(self) * self.num_processes
-        keys += [(self.epoch, PADDING)] * (shared - len(keys))
-        skipped, self._skipped = self._skipped, 0
-        return iter(keys[self.rank : shared : self.num_processes][skipped:])
-
-
-def _draw_evenly(strata: NDArray[np.integer], rng: np.random.Generator) -> list[tuple[int, ...]]:
-    """Draw as many rows as there are, every class the same number (or one more).
-
-    A class with more rows than its share gives a part of them, without repeats; one with fewer
-    gives each of them equally often, up to one time. A repeat comes as (row, number of it).
-    """
-    classes = rng.permutation(np.unique(strata))
-    shares = [len(part) for part in np.array_split(np.arange(len(strata)), len(classes))]
-    drawn: list[tuple[int, ...]] = []
-    for name, share in zip(classes, shares, strict=True):
-        own = rng.permutation(np.flatnonzero(strata == name)).tolist()
-        rounds = (divmod(place, len(own)) for place in range(share))
-        drawn += [(own[place], turn) if turn else (own[place],) for turn, place in rounds]
-    return drawn
-
-
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
     """Stack samples; images come out as (N, C, H, W) in channels-last memory at no cost."""
     image = torch.from_numpy(np.stack([item["image"] for item in items]))
@@ -297,12 +231,14 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
 
 
 def start_worker(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the number
-    """Prepare a loader process: one thread, and alive until the training ends it.
+    """Prepare a loader process: one thread, shared memory, and alive until the training ends it.
 
-    OpenCV would otherwise take every core. A cluster sends SIGTERM to every process of a job; the
-    training then finishes its step, for which it needs its loaders.
+    OpenCV would otherwise take every core. Collecting garbage would write to, and so copy, every
+    page of objects that the training held when it was forked. A cluster sends SIGTERM to every
+    process of a job; the training then finishes its step, for which it needs its loaders.
     """
     cv2.setNumThreads(0)
+    gc.freeze()
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()

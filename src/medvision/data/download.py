@@ -15,7 +15,6 @@ from pathlib import Path
 from medvision.data.arrange import arrange
 from medvision.data.catalog import DataSet, find, needs_account
 from medvision.data.fetch import Resuming
-from medvision.data.folders import list_images
 from medvision.data.unpack import unpack
 from medvision.files import write_atomically
 from medvision.types import MedvisionError
@@ -141,6 +140,8 @@ def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> Do
         raise MedvisionError("cannot read the file", where=str(source), hint=hint) from fault
     if name != dataset.name:
         raise MedvisionError(f"the folder holds {name}", where=str(root), hint=hint)
+    from medvision.data.folders import list_images  # imports numpy
+
     found = len(list_images(root)[0])
     if found != num_files:
         raise MedvisionError(

@@ -5,17 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
+
+import numpy as np
 
 from medvision.data.facts import FileFacts
 from medvision.data.sample import Sample, count_names
+from medvision.data.sample_table import SampleTable
 from medvision.types import MedvisionError
 
 _MAX_WORKERS = 8
+_IN_PARTS, _PART = 10_000, 32  # of so many samples a thread takes a few at a time: 2 kB each else
+
+OnError = Literal["fail", "skip"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +38,20 @@ def examine(
     root: Path,
     samples: Sequence[Sample],
     look: Callable[[Sample], Finding],
-    on_error: Literal["fail", "skip"],
+    on_error: OnError,
     *,
     advance: Callable[[int, int], None] | None = None,
+    out_of: int | None = None,
 ) -> tuple[list[tuple[Sample, Finding]], list[tuple[Sample, MedvisionError]]]:
     """Return the usable samples with what was found, and the others with their faults.
+
+    Args:
+        root: The folder that paths are relative to.
+        samples: What to look at.
+        look: Looks at one.
+        on_error: Whether a fault is an error, or the sample left out.
+        advance: Told of the progress.
+        out_of: Size of the set that the samples were drawn from; None: they are all of it.
 
     Raises:
         MedvisionError: For all faults together where ``on_error`` is ``fail`` or no sample is
@@ -51,7 +67,7 @@ def examine(
     if told:  # about a config key, not about the files
         raise told
     if faults and (on_error == "fail" or len(faults) == len(samples)):
-        raise _one_error(root, faults, len(samples))
+        raise _one_error(root, faults, len(samples), out_of)
     return [(s, f) for s, f in zip(samples, findings, strict=True) if not f.fault], faults
 
 
@@ -63,19 +79,22 @@ def _in_threads(
     """Decoding releases the lock of the interpreter, so threads share the work."""
     workers = min(_MAX_WORKERS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(workers)
-    findings = []
+    findings: list[Finding] = []
+    at_once = 1 if len(samples) < _IN_PARTS else _PART
+    parts = [samples[start : start + at_once] for start in range(0, len(samples), at_once)]
     try:
-        for finding in pool.map(look, samples):
-            findings.append(finding)
-            if advance is not None:
-                advance(len(findings), len(samples))
+        for found in pool.map(lambda part: [look(sample) for sample in part], parts):
+            for finding in found:
+                findings.append(finding)
+                if advance is not None:
+                    advance(len(findings), len(samples))
         return findings
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
 
 
 def _one_error(
-    root: Path, faults: list[tuple[Sample, MedvisionError]], total: int
+    root: Path, faults: list[tuple[Sample, MedvisionError]], total: int, out_of: int | None
 ) -> MedvisionError:
     if len(faults) == 1:
         return faults[0][1]
@@ -84,8 +103,10 @@ def _one_error(
     hint = "mend or remove them, or set data.on_error=skip"
     if len(hints) == 1 and len(faults) == total:  # not the files: what was said about them
         hint = next(iter(hints)) or hint
+    looked_at = f"{total}" if out_of is None else f"the {total} (of {out_of})"
+    seen = "" if out_of is None else " that were looked at"
     return MedvisionError(
-        f"{len(faults)} of {total} images cannot be used: {count_names(reasons)}",
+        f"{len(faults)} of {looked_at} images{seen} cannot be used: {count_names(reasons)}",
         where=str(root),
         hint=hint,
     )
@@ -97,12 +118,49 @@ def reason(root: Path, fault: MedvisionError) -> str:
     return f"{name}: {fault.what}"
 
 
-def fingerprint(lines: Iterable[str]) -> str:
+def fingerprint(lines: Sequence[str]) -> str:
     """Return the SHA-256 of the sorted lines."""
     digest = hashlib.sha256()
-    for line in sorted(lines):
+    in_order = all(one <= other for one, other in pairwise(lines))
+    for line in lines if in_order else sorted(lines):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
+
+
+class NameLines(Sequence[str]):
+    """The lines of a fingerprint that knows most files by name only, made when they are read.
+
+    Args:
+        samples: The usable ones.
+        known: Lines of those whose headers were read, by path.
+    """
+
+    def __init__(self, samples: SampleTable, known: Mapping[str, str]) -> None:
+        self._samples, self._known = samples, known
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> NameLines: ...
+    def __getitem__(self, row: int | slice) -> str | NameLines:
+        if isinstance(row, slice):
+            return NameLines(self._samples[row], self._known)
+        sample = self._samples[row]
+        return self._known.get(sample.path) or f"{sample.path}\0{sample.target}"
+
+    def __iter__(self) -> Iterator[str]:
+        known = self._known
+        for path, target in zip(self._samples.paths, self._samples.targets, strict=True):
+            yield known.get(path) or f"{path}\0{target}"
+
+
+def drawn_rows(total: int, number: int) -> list[int]:
+    """Rows to look at of very many: the same ones for the same total, ascending."""
+    drawn = np.random.default_rng(0).choice(total, min(number, total), replace=False)
+    return sorted(drawn.tolist())
 
 
 def skip_notes(
@@ -135,4 +193,15 @@ def header_note(total: int) -> str:
         f"{total} images are many: only their headers were read before the start;"
         " the fingerprint holds file sizes, not contents, and near-duplicates were not looked for;"
         " `medvision audit` reads them once, and later starts know what it found"
+    )
+
+
+def sample_note(total: int, number: int) -> str:
+    """Say that hardly any file was opened."""
+    return (
+        f"{total} images are very many: the headers of {number} of them, drawn by chance, were read"
+        " before the start; a broken file shows when it is read, which ends the run with its name"
+        " (data.on_error=skip cannot leave it out); the fingerprint holds names, and sizes of the"
+        f" {number} files only; near-duplicates were not looked for; `medvision audit` reads them"
+        " all"
     )

@@ -7,16 +7,16 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
 
 _NUM_BYTES = 32
 _HASH_DIGITS = 12
 
 
-def hash_groups(samples: Iterable[Sample]) -> tuple[list[Sample], str | None]:
+def hash_groups(samples: Iterable[Sample]) -> tuple[SampleTable, str | None]:
     """Return the samples with their groups as salted hashes, and a warning or None.
 
     The salt is made once per user and kept outside every run, so the same group has the same
@@ -26,11 +26,13 @@ def hash_groups(samples: Iterable[Sample]) -> tuple[list[Sample], str | None]:
     Returns:
         The samples in their order, each group 12 hexadecimal digits or empty; a warning.
     """
-    samples = list(samples)
-    if not any(sample.group for sample in samples):
-        return samples, None
+    table = SampleTable.of(samples)
+    names, number = table.groups.numbered()
+    if not any(names):
+        return table, None
     salt, warning = _salt()
-    return [replace(sample, group=_hashed(sample.group, salt)) for sample in samples], warning
+    hashed = [_hashed(name, salt) for name in names]
+    return table.with_column(groups=map(hashed.__getitem__, number.tolist())), warning
 
 
 def _hashed(group: str, salt: bytes) -> str:

@@ -6,17 +6,26 @@ after splits. Samples without one have an empty split and are drawn later.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from medvision.data.checks import CheckResult, check_images, check_segmentation
 from medvision.data.class_folders import CLASS_LAYOUT, order_classes, scan_classes
-from medvision.data.folders import IMAGE_SUFFIXES, SEGMENTATION_LAYOUT, Scan, scan_segmentation
+from medvision.data.folders import (
+    IMAGE_SUFFIXES,
+    SEGMENTATION_LAYOUT,
+    Scan,
+    missing_files,
+)
+from medvision.data.group_pattern import group_by_pattern
 from medvision.data.group_salt import hash_groups
+from medvision.data.mask_folders import scan_segmentation
 from medvision.data.sample import Sample, count_names
+from medvision.data.sample_table import SampleTable
 from medvision.data.splits_csv import read_splits, write_splits
 from medvision.types import MedvisionError
 
@@ -39,7 +48,7 @@ __all__ = [  # the tables of samples are used through this module
 class Index:
     """The samples of a data set, by path, and notes on what was left out or is odd."""
 
-    samples: list[Sample]
+    samples: SampleTable
     notes: list[str]
 
 
@@ -47,7 +56,7 @@ class Index:
 class ClassIndex:
     """The samples of a classification set, by path, its classes by index, and notes."""
 
-    samples: list[Sample]
+    samples: SampleTable
     class_names: list[str]
     notes: list[str]
 
@@ -125,16 +134,16 @@ def _existing(root: Path, layout: str) -> Path:
 def _index(
     root: Path,
     scan: Scan,
-    listed: Callable[[Path], list[Sample]],
+    listed: Callable[[Path], SampleTable],
     splits: Path | None,
     group_pattern: str | None,
-) -> tuple[list[Sample], list[str]]:
+) -> tuple[SampleTable, list[str]]:
     """Return what the csv files list, or else the folders hold; by path, with notes."""
     notes: list[str] = []
     own = root / "splits.csv"
     if own.is_file():
         samples = listed(own)
-        left_out = sorted(set(scan.images) - {sample.path for sample in samples})
+        left_out = _others(scan.images, samples.paths)
         if left_out:
             notes.append(
                 f"splits.csv does not list {len(left_out)} images, which are left out:"
@@ -149,24 +158,29 @@ def _index(
         samples, kept_notes = _kept(table, listed(table), scan, samples, own.is_file())
         notes = notes + kept_notes
     if group_pattern is not None:
-        samples, pattern_notes = _grouped(samples, group_pattern)
+        samples, pattern_notes = group_by_pattern(samples, group_pattern)
         notes = notes + pattern_notes
-    return sorted(samples, key=lambda sample: sample.path), notes
+    return samples.by_path(), notes
 
 
-def _sound(scan: Scan) -> list[Sample]:
+def _sound(scan: Scan) -> SampleTable:
     if scan.problems:
         raise scan.problems[0]
     return scan.samples
 
 
-def _listed_with_masks(root: Path, scan: Scan, table: Path) -> list[Sample]:
+def _others(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Names that are not among the known ones, sorted."""
+    return sorted(set(names).difference(known))
+
+
+def _listed_with_masks(root: Path, scan: Scan, table: Path) -> SampleTable:
     """Return the samples of a csv, masks matched by stem where it names none."""
-    masks = {sample.path: sample.target for sample in scan.samples}
-    rows = read_splits(table)
-    samples = [row if row.target else replace(row, target=masks.get(row.path, "")) for row in rows]
-    _must_exist(root, table, [name for s in samples for name in (s.path, s.target) if name])
-    without_mask = [sample.path for sample in samples if not sample.target]
+    samples = _filled(read_splits(table), scan.samples, lambda _: "")
+    pairs = zip(samples.paths, samples.targets, strict=True)
+    names = (name for pair in pairs for name in pair if name)
+    _must_exist(root, table, {*scan.images, *scan.samples.targets}, names)
+    without_mask = _blank(samples)
     if without_mask:
         raise MedvisionError(
             f"{len(without_mask)} of {len(samples)} images have no mask:"
@@ -177,35 +191,51 @@ def _listed_with_masks(root: Path, scan: Scan, table: Path) -> list[Sample]:
     return samples
 
 
-def _listed_with_classes(root: Path, scan: Scan, table: Path) -> list[Sample]:
+def _listed_with_classes(root: Path, scan: Scan, table: Path) -> SampleTable:
     """Return the samples of a csv, named after their folder where it names no class."""
-    classes = {sample.path: sample.target for sample in scan.samples}
-    if scan.problems or len(set(classes.values())) < 2:  # the folders are not those of classes
-        classes = {}
-    samples = [
-        replace(s, target=s.target or classes.get(s.path) or PurePosixPath(s.path).parent.name)
-        for s in read_splits(table)
-    ]
-    _must_exist(root, table, [sample.path for sample in samples])
-    unnamed = [sample.path for sample in samples if not sample.target]
+    in_folders = scan.samples
+    if scan.problems or len(in_folders.targets.numbered()[0]) < 2:  # those are no classes
+        in_folders = SampleTable.of([])
+    samples = _filled(read_splits(table), in_folders, lambda path: PurePosixPath(path).parent.name)
+    _must_exist(root, table, set(scan.images), samples.paths)
+    unnamed = _blank(samples)
     if unnamed:
         raise MedvisionError(
             f"{len(unnamed)} of {len(samples)} images have no class: {count_names(unnamed)}",
             where=str(table),
             hint="add the column target, or put the images into folders of their classes",
         )
-    masks = [s.target for s in samples if PurePosixPath(s.target).suffix in IMAGE_SUFFIXES]
+    names, number = samples.targets.numbered()
+    masks = [k for k, name in enumerate(names) if PurePosixPath(name).suffix in IMAGE_SUFFIXES]
     if masks:
+        first = samples.targets[int(np.isin(number, masks).argmax())]
         raise MedvisionError(
-            f"expected names of classes in the column target, got files such as {masks[0]}",
+            f"expected names of classes in the column target, got files such as {first}",
             where=str(table),
             hint="choose an experiment of segmentation, or another data.root",
         )
     return samples
 
 
-def _must_exist(root: Path, table: Path, names: list[str]) -> None:
-    missing = [name for name in names if not (root / name).is_file()]
+def _filled(rows: SampleTable, known: SampleTable, otherwise: Callable[[str], str]) -> SampleTable:
+    """Give the rows without a target that of the known samples."""
+    if not rows.targets.equal("").any():
+        return rows
+    targets = dict(zip(known.paths, known.targets, strict=True))
+    columns = zip(rows.paths, rows.targets, strict=True)
+    return rows.with_column(
+        targets=(target or targets.get(path) or otherwise(path) for path, target in columns)
+    )
+
+
+def _blank(samples: SampleTable) -> list[str]:
+    """Paths of the samples without a target."""
+    return list(samples.paths.select(samples.targets.equal("")))
+
+
+def _must_exist(root: Path, table: Path, seen: set[str], names: Iterable[str]) -> None:
+    """Refuse names of files that are not there: folders are listed, no file is asked for alone."""
+    missing = missing_files(root, (name for name in names if name not in seen))
     if missing:
         raise MedvisionError(
             f"{len(missing)} listed files do not exist below {root}: {count_names(missing)}",
@@ -215,58 +245,30 @@ def _must_exist(root: Path, table: Path, names: list[str]) -> None:
 
 
 def _kept(
-    table: Path, rows: list[Sample], scan: Scan, known: list[Sample], has_csv: bool
-) -> tuple[list[Sample], list[str]]:
+    table: Path, rows: Sequence[Sample], scan: Scan, known: Sequence[Sample], has_csv: bool
+) -> tuple[SampleTable, list[str]]:
     """Lay the splits of an earlier run over the samples that are there now."""
-    kept = {sample.path: sample for sample in rows}
-    if not has_csv and set(scan.images) - kept.keys():
+    listed, there = SampleTable.of(rows), SampleTable.of(known)
+    kept = set(listed.paths)
+    if not has_csv and any(image not in kept for image in scan.images):
         _sound(scan)  # images that join must fit; for the listed ones the csv has the word
     # A run folder holds hashed groups: where the data's own csv names them, its names count.
-    groups = {sample.path: sample.group for sample in known if sample.group}
-    samples = [replace(s, group=groups.get(s.path, s.group)) for s in kept.values()]
-    added = [sample for sample in known if sample.path not in kept]
-    if not added:
+    own = ((p, group) for p, group in zip(there.paths, there.groups, strict=True) if group)
+    groups = dict(own)
+    columns = list(zip(listed.paths, listed.groups, strict=True)) if groups else []
+    samples = (
+        listed.with_column(groups=[groups.get(p, g) for p, g in columns]) if groups else listed
+    )
+    added = there.select(np.array([path not in kept for path in there.paths], bool))
+    if not len(added):
         return samples, []
     notes = [f"{len(added)} images are not in {table} and were added to the data set"]
-    if any(s.group and s.path not in groups for s in samples):
+    if any(g and p not in groups for p, g in zip(listed.paths, listed.groups, strict=True)):
         notes.append(
             f"the groups in {table} are unknown for the added images:"
             " an added image may belong to a group of another split; set data.group_pattern"
         )
-    return samples + added, notes
+    return SampleTable.joined([samples, added]), notes
 
 
-def _grouped(samples: list[Sample], pattern: str) -> tuple[list[Sample], list[str]]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as fault:
-        raise MedvisionError(
-            f"{pattern} is not a regular expression: {fault}",
-            where="data.group_pattern",
-            hint="mend it, and quote it for the shell",
-        ) from fault
-    if expression.groups != 1:
-        raise MedvisionError(
-            f"{pattern} has {expression.groups} capture groups, expected one",
-            where="data.group_pattern",
-            hint=r"put the part that names the group in brackets, as in '(person\d+)_'",
-        )
-    matches = [expression.search(sample.path) for sample in samples]
-    found = [match.group(1) or "" if match else "" for match in matches]
-    if not any(found):
-        raise MedvisionError(
-            f"{pattern} matches no image, the first being {samples[0].path}",
-            where="data.group_pattern",
-            hint="it is searched in the path below data.root",
-        )
-    unmatched = found.count("")
-    notes = []
-    if unmatched:
-        notes.append(
-            f"data.group_pattern does not match {unmatched} of {len(samples)} images,"
-            " which are groups of their own unless a csv names theirs"
-        )
-    return [
-        replace(sample, group=group or sample.group)
-        for sample, group in zip(samples, found, strict=True)
-    ], notes
+_grouped = group_by_pattern  # the name it is imported by from here

@@ -9,14 +9,16 @@ pools and draws single images, as most published scores do, and leaks wherever i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.data.group_draws import draw_groups
 from medvision.data.near_duplicates import count_crossing, join
 from medvision.data.sample import Sample
-from medvision.data.split import SplitResult, draw_split, uniform
+from medvision.data.sample_table import SampleTable
+from medvision.data.split import SplitResult, draw_split
+from medvision.data.texts import Texts
 from medvision.types import MedvisionError, did_you_mean
 
 PROTOCOLS = ("official", "merged", "grouped", "kfold")
@@ -74,12 +76,14 @@ def apply_protocol(
         )
     if twins is not None and len(twins) != len(samples):
         raise ValueError(f"expected {len(samples)} twins, got {len(twins)}")
-    placed = [replace(s, group="") for s in samples] if protocol == "merged" else list(samples)
+    placed = SampleTable.of(samples)
     notes = []
-    if protocol != "merged":
+    if protocol == "merged":
+        placed = placed.with_column(groups=Texts.blank(len(placed)))
+    else:
         placed = join_groups(placed, twins)
     if protocol != "official" and not keep:
-        placed = [replace(sample, split="") for sample in placed]
+        placed = placed.with_column(splits=Texts.blank(len(placed)))
     if protocol in ("grouped", "kfold") and twins is None:
         notes.append("near-duplicates were not looked for: only known groups stay together")
     if protocol == "kfold":
@@ -98,30 +102,30 @@ def apply_protocol(
     return SplitResult(samples=drawn.samples, notes=notes + drawn.notes)
 
 
-def join_groups(samples: Sequence[Sample], twins: Groups | None) -> list[Sample]:
+def join_groups(samples: Sequence[Sample], twins: Groups | None) -> SampleTable:
     """Join the groups that twins tie together; an image alone keeps its empty group.
 
     Args:
         samples: With the groups that are known.
         twins: As for `apply_protocol`.
     """
-    if twins is None or not samples:
-        return list(samples)
-    keys = sorted({sample.group_key for sample in samples})
-    number = {key: index for index, key in enumerate(keys)}
-    of_sample = np.array([number[sample.group_key] for sample in samples])
+    table = SampleTable.of(samples)
+    if twins is None or not len(table):
+        return table
+    keys, of_sample = Texts.of(table.group_keys()).numbered()
     _, first, which = np.unique(np.asarray(twins), return_index=True, return_inverse=True)
     of_key = join(np.arange(len(keys)), of_sample, of_sample[first][which])
     # Groups are numbered in the order of their first keys: that key is the name.
     names = np.unique(of_key, return_index=True)[1]
     sizes = np.bincount(of_key)
-    return [
-        replace(sample, group=keys[names[group]]) if sizes[group] > 1 else sample
-        for sample, group in zip(samples, of_key[of_sample], strict=True)
-    ]
+    joined = (
+        keys[names[group]] if sizes[group] > 1 else own
+        for own, group in zip(table.groups, of_key[of_sample].tolist(), strict=True)
+    )
+    return table.with_column(groups=joined)
 
 
-def _test_fold(samples: list[Sample], *, fold: int, folds: int, seed: int) -> list[Sample]:
+def _test_fold(samples: SampleTable, *, fold: int, folds: int, seed: int) -> SampleTable:
     """Put the groups whose u lies in [fold / folds, (fold + 1) / folds) into test."""
     if folds < 2:
         raise MedvisionError(
@@ -133,21 +137,23 @@ def _test_fold(samples: list[Sample], *, fold: int, folds: int, seed: int) -> li
             where="data.fold",
             hint=f"folds are counted from 0 to {folds - 1}",
         )
-    groups = {sample.group_key for sample in samples}
-    tested = {g for g in groups if min(int(uniform(seed, g) * folds), folds - 1) == fold}
-    if not tested or tested == groups:
+    groups = draw_groups(samples, seed=seed)
+    tested = np.minimum((groups.u * folds).astype(np.int64), folds - 1) == fold
+    if not tested.any() or tested.all():
         raise MedvisionError(
-            f"fold {fold} of {folds} holds {len(tested)} of {len(groups)} groups",
+            f"fold {fold} of {folds} holds {tested.sum()} of {len(groups)} groups",
             where="data.folds",
             hint="use fewer folds, another seed or more images",
         )
-    return [replace(s, split="test" if s.group_key in tested else "") for s in samples]
+    return samples.with_column(
+        splits=Texts.coded(["", "test"], tested[groups.of_sample].astype(np.uint8))
+    )
 
 
-def _merged_note(samples: list[Sample], twins: Groups | None) -> str:
+def _merged_note(samples: SampleTable, twins: Groups | None) -> str:
     found = "near-duplicates were not looked for"
     if twins is not None:
-        splits = [sample.split for sample in samples]
+        splits = list(samples.splits)
         found = (
             f"{count_crossing(twins, splits).test_images} of {splits.count('test')} test images"
             " have a near-duplicate in train"

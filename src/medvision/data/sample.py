@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -15,6 +16,8 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """Names of folders and of csv entries, in any case, and the split each means."""
+
+_ODD = re.compile(r"/\.?/")  # parts that a path is written without
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +39,15 @@ class Sample:
     @property
     def group_key(self) -> str:
         """The group, or for an image alone its path without the extension."""
-        return self.group or str(PurePosixPath(self.path).with_suffix(""))
+        return self.group or without_suffix(self.path)
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without the extension of its file, as `PurePosixPath` spells it."""
+    folder, slash, name = path.rpartition("/")
+    stem, _, suffix = name.rpartition(".")
+    plain = stem and suffix and stem[0] != "." and path[0] not in "./" and _ODD.search(path) is None
+    return f"{folder}{slash}{stem}" if plain else str(PurePosixPath(path).with_suffix(""))
 
 
 def split_name(name: str) -> str | None:

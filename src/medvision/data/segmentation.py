@@ -3,14 +3,18 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from medvision.data.checks import CheckResult, check_segmentation
 from medvision.data.datamodule import ImageData
 from medvision.data.datasets import FolderSource, PairSource, PhantomSource, SegmentationDataset
+from medvision.data.examine import OnError
 from medvision.data.index import index_segmentation
 from medvision.data.phantom import PHANTOM_VERSION
 from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
+from medvision.data.shard_files import ShardPairSource
+from medvision.data.shard_manifest import reading_of
 from medvision.data.split import foreground_strata
 from medvision.data.transforms import Pair
 from medvision.types import MedvisionError, Stage
@@ -71,14 +75,16 @@ class SegmentationData(ImageData):
         image, mask = self.source.read(Sample(path=path, target=target))
         return self.transforms["test"].pair(image, mask, seed=0)
 
-    def gather(self) -> list[Sample]:
-        return self._read_folder(self.given_root())
+    def gather(self) -> SampleTable:
+        return self._read_root(self.given_root())
 
     def _open(self) -> None:
         if self.root is None:
             self._draw_phantoms()
+        elif self.shards is not None:
+            self.source = ShardPairSource(files=self.shards.files, **self._files)
         else:
-            self.source = FolderSource(root=self.root, **self._files)
+            self.source = FolderSource(root=Path(self.root), **self._files)
 
     @property
     def _files(self) -> dict[str, Any]:
@@ -90,15 +96,15 @@ class SegmentationData(ImageData):
             "value_range": self.value_range,
         }
 
-    def _find(self) -> tuple[list[Sample], list[str] | None]:
+    def _find(self) -> tuple[SampleTable, list[str] | None]:
         if self.root is None:
             return self._draw_phantoms(), None
-        samples = self._read_folder(self.root)
+        samples = self._read_root(self.root)
         if self.facts is None or self.facts.mask is None:
             return samples, None
         return samples, foreground_strata(self.facts.mask.foreground.tolist())
 
-    def _draw_phantoms(self) -> list[Sample]:
+    def _draw_phantoms(self) -> SampleTable:
         source = PhantomSource(
             size_px=self.image_size, seed=self.split_seed, channels=self.in_channels
         )
@@ -113,26 +119,28 @@ class SegmentationData(ImageData):
             f"phantom {PHANTOM_VERSION} {self.split_seed} {self.image_size} {self.num_images}"
         )
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
-        return source.samples(self.num_images)
+        return SampleTable.of(source.samples(self.num_images))
 
-    def _read_folder(self, root: Path) -> list[Sample]:
+    def _read_root(self, root: Path | str) -> SampleTable:
         """Usable samples, each checked."""
-        index = index_segmentation(
-            root,
-            mask_suffix=self.mask_suffix,
-            splits=None if self.splits is None else Path(self.splits),
-            group_pattern=self.group_pattern,
-        )
-        return self._checked(root, index.samples, index.notes)
+        splits = None if self.splits is None else Path(self.splits)
+        if self.shards is not None:
+            index = self.shards.index(splits=splits, group_pattern=self.group_pattern)
+        else:
+            index = index_segmentation(
+                Path(root),
+                mask_suffix=self.mask_suffix,
+                splits=splits,
+                group_pattern=self.group_pattern,
+            )
+        return self._checked(index.samples, index.notes)
 
-    def _check(
-        self, root: Path, samples: Sequence[Sample], *, on_error: Literal["fail", "skip"]
-    ) -> CheckResult:
-        return check_segmentation(
-            root,
-            samples,
-            on_error=on_error,
-            num_classes=len(self.class_names),
-            color_map=self.color_map,
-            value_range=self.value_range,
-        )
+    def _check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
+        reading: dict[str, Any] = {
+            "num_classes": len(self.class_names),
+            "color_map": self.color_map,
+            "value_range": self.value_range,
+        }
+        if self.shards is not None:
+            return self.shards.check(samples, reading_of(**reading))
+        return check_segmentation(Path(self.given_root()), samples, on_error=on_error, **reading)

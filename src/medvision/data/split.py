@@ -11,26 +11,60 @@ the same shares in expectation.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medvision.data.group_draws import Groups, draw_groups
 from medvision.data.sample import Sample
+from medvision.data.sample_table import SampleTable
+from medvision.data.texts import Texts
 from medvision.types import STAGES, MedvisionError
 
 _KEYS = "data.val_fraction, data.test_fraction"
 _ENOUGH = 5  # samples expected in a split, from which on a share can be judged
+_NAMES = ("", *STAGES)
+_CODE = {name: code for code, name in enumerate(_NAMES)}
+
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitResult:
     """The samples in the order given, each with its split, and notes on what is odd."""
 
-    samples: list[Sample]
+    samples: SampleTable
     notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Places:
+    """Where each of G groups goes.
+
+    Attributes:
+        samples: All of them.
+        groups: Their groups.
+        split: uint8 (G,), index into ``_NAMES``; changed in place.
+        movable: (G,) whether the group may go elsewhere.
+    """
+
+    samples: SampleTable
+    groups: Groups
+    split: NDArray[np.uint8]
+    movable: NDArray[np.bool_]
+
+    def move_nearest(self, spare: NDArray[np.intp], split: str, interval: Interval) -> None:
+        """Move that of the spare groups into a split whose u is nearest to its interval."""
+        low, high = interval
+        u = self.groups.u[spare]
+        distance = np.maximum(np.maximum(low - u, u - high), 0.0)
+        near = spare[distance == distance.min()]  # of equally near ones the first by name
+        nearest = min(
+            near.tolist(), key=lambda group: self.samples[int(self.groups.first[group])].group_key
+        )
+        self.split[nearest] = _CODE[split]
 
 
 def draw_split(
@@ -70,45 +104,55 @@ def draw_split(
         "train": (test_fraction + val_fraction, 1.0),
     }
     wanted = [split for split, (low, high) in intervals.items() if high > low]
-    given: defaultdict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        given[sample.group_key] |= {sample.split} - {""}
-    in_given = set().union(*given.values())
+    table = SampleTable.of(samples)
+    own = _codes(table.splits)
+    groups = draw_groups(table, seed=seed)
+    inside = np.zeros((len(groups), len(_NAMES)), bool)  # which splits a group has samples in
+    inside[groups.of_sample, own] = True
+    given = inside[:, 1:]
+    in_given = {STAGES[k] for k in np.flatnonzero(given.any(axis=0)).tolist()}
     missing = [split for split in wanted if in_given and split not in in_given]
-    if "train" in missing and all(given.values()):
+    unplaced = ~given.any(axis=1)
+    if "train" in missing and not unplaced.any():
         raise MedvisionError(
             f"the given split has no train, only {', '.join(sorted(in_given))}",
             where="data.root",
             hint="add the samples of train",
         )
 
-    place: dict[str, str] = {}
-    movable: dict[str, float] = {}
-    for group, splits in given.items():
-        u = uniform(seed, group)
-        inside = (name for name, (low, high) in intervals.items() if low <= u < high)
-        drawn = next(inside, "train")  # u rounds to 1 once in 2^54
-        if not splits:
-            place[group], movable[group] = drawn, u
-        elif splits == {"train"} and missing:
-            place[group], movable[group] = drawn if drawn in missing else "train", u
-        else:
-            place[group] = next(split for split in STAGES if split in splits)
-    fixed = set().union(*(splits for group, splits in given.items() if group not in movable))
-    free = {split: intervals[split] for split in wanted if split not in fixed}
-    notes = _fill_empty(place, movable, free)
-    if every_stratum:
-        notes += _fill_strata(samples, strata or [], place, movable, free)
-    drawn_samples = [
-        replace(s, split=place[s.group_key]) if not s.split or s.group_key in movable else s
-        for s in samples
-    ]
-    torn = {group for group, splits in given.items() if len(splits) > 1}
-    if torn:
-        notes.append(_leak_note(samples, torn))
-    return SplitResult(
-        samples=drawn_samples, notes=notes + _compare_shares(drawn_samples, strata or [])
+    drawn = np.full(len(groups), _CODE["train"], np.uint8)  # u rounds to 1 once in 2^54
+    for name, (low, high) in intervals.items():
+        drawn[(low <= groups.u) & (groups.u < high)] = _CODE[name]
+    # Of a split that is missing, the groups are drawn from those that are in train alone.
+    lent = inside[:, _CODE["train"]] & (given.sum(axis=1) == 1) & bool(missing)
+    to_missing = np.isin(drawn, [_CODE[name] for name in missing])
+    place = np.where(unplaced | (lent & to_missing), drawn, 1 + given.argmax(axis=1))
+    places = _Places(
+        samples=table,
+        groups=groups,
+        split=place.astype(np.uint8),
+        movable=unplaced | lent,
     )
+    held = given[~places.movable].any(axis=0)
+    fixed = {STAGES[k] for k in np.flatnonzero(held).tolist()}
+    free = {split: intervals[split] for split in wanted if split not in fixed}
+    notes = _fill_empty(places, free)
+    kinds = Texts.of(strata or ()).numbered()
+    if every_stratum:
+        notes += _fill_strata(places, *kinds, free)
+    moved = (own == 0) | places.movable[groups.of_sample]
+    final = np.where(moved, places.split[groups.of_sample], own)
+    result = table.with_column(splits=Texts.coded(_NAMES, final))
+    torn = given.sum(axis=1) > 1
+    if torn.any():
+        notes.append(_leak_note(own, torn[groups.of_sample], int(torn.sum())))
+    return SplitResult(samples=result, notes=notes + _compare_shares(final, *kinds))
+
+
+def _codes(splits: Texts) -> NDArray[np.intp]:
+    """Index into ``_NAMES`` of each sample's split, (N,)."""
+    names, number = splits.numbered()
+    return np.array([_CODE[name] for name in names], np.intp)[number]
 
 
 def foreground_strata(shares: Sequence[float]) -> list[str]:
@@ -130,12 +174,6 @@ def foreground_strata(shares: Sequence[float]) -> list[str]:
     return [stratum(share) for share in shares]
 
 
-def uniform(seed: int, group: str) -> float:
-    """Return the number u in [0, 1] that decides where a group goes."""
-    digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
-
-
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
     in_range = val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1
     if not in_range:  # written so that NaN fails too
@@ -147,29 +185,21 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
         )
 
 
-def _fill_empty(
-    place: dict[str, str],
-    movable: dict[str, float],
-    wanted: dict[str, tuple[float, float]],
-) -> list[str]:
+def _fill_empty(places: _Places, wanted: Mapping[str, Interval]) -> list[str]:
     """Move the nearest group into each wanted split that is empty, and say so."""
     notes = []
-    for split, (low, high) in wanted.items():
-        held = Counter(place.values())
-        if held[split]:
+    for split, interval in wanted.items():
+        held = np.bincount(places.split, minlength=len(_NAMES))
+        if held[_CODE[split]]:
             continue
-        nearest = min(
-            (max(low - u, u - high, 0.0), group)
-            for group, u in [*movable.items(), ("", float("inf"))]
-            if not group or held[place[group]] > 1
-        )[1]
-        if not nearest:
+        spare = np.flatnonzero(places.movable & (held[places.split] > 1))
+        if not len(spare):
             raise MedvisionError(
-                f"no space for a split: {len(place)} groups, none is free for {split}",
+                f"no space for a split: {len(places.groups)} groups, none is free for {split}",
                 where=_KEYS,
                 hint="add images, or set the fraction of a split you can do without to 0",
             )
-        place[nearest] = split
+        places.move_nearest(spare, split, interval)
         notes.append(
             f"{split} would have been empty, so one group was moved into it;"
             " a set this small may be split anew when files are added:"
@@ -179,65 +209,61 @@ def _fill_empty(
 
 
 def _fill_strata(
-    samples: Sequence[Sample],
-    strata: Sequence[str],
-    place: dict[str, str],
-    movable: dict[str, float],
-    wanted: dict[str, tuple[float, float]],
+    places: _Places,
+    names: Sequence[str],
+    of_sample: NDArray[np.intp],
+    wanted: Mapping[str, Interval],
 ) -> list[str]:
     """Move the nearest group of each stratum that a held-out split lacks into it, and say so."""
-    groups: defaultdict[str, set[str]] = defaultdict(set)
-    for sample, stratum in zip(samples, strata, strict=True):
-        groups[stratum].add(sample.group_key)
+    groups = places.groups
+    members = [np.unique(groups.of_sample[of_sample == k]) for k in range(len(names))]
     notes = []
-    for split, (low, high) in wanted.items():
-        for stratum, members in sorted(groups.items()):
-            held = Counter(place[group] for group in members)
-            spare = [group for group in members & movable.keys() if held[place[group]] > 1]
-            if split == "train" or held[split] or not spare:
+    for split, interval in wanted.items():
+        for name, own in zip(names, members, strict=True):
+            held = np.bincount(places.split[own], minlength=len(_NAMES))
+            spare = own[places.movable[own] & (held[places.split[own]] > 1)]
+            if split == "train" or held[_CODE[split]] or not len(spare):
                 continue
-            nearest = min((max(low - movable[g], movable[g] - high, 0.0), g) for g in spare)[1]
-            place[nearest] = split
+            places.move_nearest(spare, split, interval)
             notes.append(
-                f"{split} would have held no {stratum}, so one group was moved into it;"
+                f"{split} would have held no {name}, so one group was moved into it;"
                 " a set this small may be split anew when files are added:"
                 " keep this split with data.splits=RUN/splits.csv"
             )
     return notes
 
 
-def _leak_note(samples: Sequence[Sample], torn: set[str]) -> str:
+def _leak_note(splits: NDArray[np.intp], is_torn: NDArray[np.bool_], num_torn: int) -> str:
     told = []
     for split in ("test", "val"):
-        leaks = [sample.group_key in torn for sample in samples if sample.split == split]
-        if any(leaks):
-            told.append(f"{sum(leaks)} of {len(leaks)} {split} images")
+        leaks = is_torn[splits == _CODE[split]]
+        if leaks.any():
+            told.append(f"{leaks.sum()} of {len(leaks)} {split} images")
     return (
-        f"LEAK: {len(torn)} groups ({', '.join(told)}) lie in more than one of the given splits;"
+        f"LEAK: {num_torn} groups ({', '.join(told)}) lie in more than one of the given splits;"
         " nothing was moved"
     )
 
 
-def _compare_shares(samples: Sequence[Sample], strata: Sequence[str]) -> list[str]:
+def _compare_shares(
+    splits: NDArray[np.intp], names: Sequence[str], of_sample: NDArray[np.intp]
+) -> list[str]:
     """Note strata that a split lacks, or holds at less than half or more than twice their share."""
     notes = []
-    overall = Counter(strata)
-    for split in STAGES:
-        counts = Counter(
-            stratum
-            for sample, stratum in zip(samples, strata, strict=False)
-            if sample.split == split
-        )
-        size = counts.total()
-        lacking = [stratum for stratum in sorted(overall) if size and not counts[stratum]]
+    overall = dict(zip(names, np.bincount(of_sample).tolist(), strict=True))
+    for split in STAGES if names else ():
+        found = np.bincount(of_sample[splits == _CODE[split]], minlength=len(names)).tolist()
+        counts = {name: count for name, count in zip(names, found, strict=True) if count}
+        size = sum(found)
+        lacking = [name for name in names if size and name not in counts]
         if lacking:
             notes.append(f"{split} ({size} images) holds no {', no '.join(lacking)}")
-        for stratum in sorted(counts) if split != "train" else []:
-            expected = overall[stratum] * size / len(samples)
-            off = not 0.5 <= counts[stratum] / expected <= 2
+        for name, count in counts.items() if split != "train" else ():
+            expected = overall[name] * size / len(splits)
+            off = not 0.5 <= count / expected <= 2
             if off and expected >= _ENOUGH:
                 notes.append(
-                    f"{split} holds {counts[stratum]} {stratum} of {size} images,"
+                    f"{split} holds {count} {name} of {size} images,"
                     f" its share of the whole set would be {expected:.0f}"
                 )
     return notes

@@ -28,7 +28,7 @@ def random_state(device: str, *, of_next_loader: bool = False) -> dict[str, Any]
     state: dict[str, Any] = {
         "cpu": cpu,
         "python": [version, list(internal), gauss],
-        "numpy": [kind, [int(key) for key in keys], position, has_gauss, cached],  # type: ignore[union-attr]
+        "numpy": [kind, [int(key) for key in keys], position, has_gauss, cached],
     }
     if device == "cuda":
         state["cuda"] = torch.cuda.get_rng_state()

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from medvision.data.catalog import find, needs_account
+from medvision.data.shard_place import check_address, place_of
 from medvision.run.check_processes import check_processes
 from medvision.run.messages import nearest
 from medvision.types import MedvisionError
@@ -80,6 +81,8 @@ RULES: dict[str, Rule] = {
     "data.test_fraction": _number(0, 1),
     "data.split_seed": _integer(0),
     "data.on_error": _one_of("fail", "skip"),
+    "data.shuffle_shards": _or_null(_integer(1)),
+    "data.cache_gb": _number(0, above=True),
     "model.base_channels": _integer(1),
     "model.dropout": _number(0, 1),
     "loss.label_smoothing": _number(0, 1),
@@ -133,11 +136,14 @@ _ABSENT = object()
 def _check_paths(cfg: DictConfig) -> None:
     root, name = OmegaConf.select(cfg, "data.root"), OmegaConf.select(cfg, "data.download")
     public = None if name is None else find(str(name), where="data.download")
-    if root is not None and not Path(str(root)).expanduser().exists() and public is not None:
+    place = None if root is None else place_of(str(root))
+    if isinstance(place, str):  # the network is asked when the data are prepared
+        check_address(place)
+    elif place is not None and not place.exists() and public is not None:
         if public.url is None:
             raise needs_account(public, str(root))
-    elif root is not None and not Path(str(root)).expanduser().is_dir():
-        what = "is not a folder" if Path(str(root)).expanduser().exists() else "does not exist"
+    elif place is not None and not place.is_dir():
+        what = "is not a folder" if place.exists() else "does not exist"
         raise MedvisionError(
             f"{root} {what}",
             where="data.root",

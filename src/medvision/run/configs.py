@@ -14,6 +14,8 @@ CONF = _find_conf()
 USAGE = """\
 usage: python train.py experiment=NAME [key=value ...]
        python train.py -m experiment=NAME seed=0,1,2,3,4
+       python train.py resume=RUN_FOLDER
+       python train.py sweep=tpe experiment=NAME 'optimizer.lr=tag(log,interval(1e-5,1e-2))'
 
 Trains, tests the best checkpoint and writes runs/<experiment>/<time>/. For research use only.
 """

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from medvision.data import ImageData
-from medvision.data.sample import Sample
 from medvision.run.parts import build
 from medvision.run.stored import StoredRun
 from medvision.types import STAGES, MedvisionError, Stage
@@ -99,8 +98,7 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
         raise MedvisionError(
             f"the run has no {stage} images", where=str(run.path), hint="use --data ROOT"
         )
-    if data.root is not None:
-        _must_exist(data.root, data.tables[stage], data.task)
+    _must_exist(data, stage)
     return Target(data=data, stage=stage, split=stage, external=False, name=stage)
 
 
@@ -112,14 +110,12 @@ def _open_at(cfg: DictConfig, root: Path) -> ImageData:
     return build(node)
 
 
-def _must_exist(root: Path, samples: list[Sample], task: str) -> None:
-    names = [sample.path for sample in samples]
-    if task == "segmentation":
-        names += [sample.target for sample in samples]
-    missing = [name for name in names if not (root / name).is_file()]
+def _must_exist(data: ImageData, stage: Stage) -> None:
+    missing = data.missing_files(stage)
     if missing:
+        total = len(data.tables[stage]) * (2 if data.task == "segmentation" else 1)
         raise MedvisionError(
-            f"{len(missing)} of {len(names)} files of the split are gone, such as {missing[0]}",
-            where=str(root),
+            f"{len(missing)} of {total} files of the split are gone, such as {missing[0]}",
+            where=str(data.root),
             hint="give the folder where the data set lies now with --data ROOT",
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,8 +94,36 @@ def say(error: MedvisionError, folder: RunFolder | None) -> None:
     """Print the line, and keep a traceback that comes with it."""
     if os.environ.get("MEDVISION_DEBUG") == "1":
         traceback.print_exception(error)
-    sys.stderr.write(f"error: {_with_traceback(error, folder)}\n")
-    sys.stderr.flush()
+    line = _with_traceback(error, folder)
+    for said in _listeners:
+        said.append(line)
+    if not _quiet:
+        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.flush()
+
+
+_listeners: list[list[MedvisionError]] = []
+_quiet: list[bool] = []
+
+
+@contextmanager
+def overheard(*, quiet: bool = False) -> Iterator[list[MedvisionError]]:
+    """Keep what is said inside.
+
+    Args:
+        quiet: Print nothing: the one who listens does.
+
+    Yields:
+        The errors, in the order in which they are said.
+    """
+    said: list[MedvisionError] = []
+    _listeners.append(said)
+    _quiet.extend([True] * quiet)
+    try:
+        yield said
+    finally:
+        _listeners[:] = [other for other in _listeners if other is not said]
+        del _quiet[len(_quiet) - quiet :]
 
 
 def _leave_to_first(board: Board, error: MedvisionError, folder: RunFolder | None) -> None:

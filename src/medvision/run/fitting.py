@@ -19,6 +19,7 @@ from medvision.callbacks import (
     FiniteLoss,
     Handover,
     Interruption,
+    Pruning,
     Throughput,
     XlaWatch,
 )
@@ -29,6 +30,7 @@ from medvision.run.folder import RunFolder
 from medvision.run.launch import attend, part
 from medvision.run.parts import build, build_trainer
 from medvision.run.resume import State
+from medvision.run.search_trial import pruning_of
 from medvision.run.stopping import after_the_step, heeded_by_copies
 from medvision.tasks import Task
 from medvision.types import MedvisionError
@@ -45,12 +47,14 @@ class Fitted:
         rows: Of ``metrics.csv``.
         timing: Of ``summary.json``.
         xla: Of ``summary.json``, where XLA compiled the steps.
+        pruned: Whether a search ended it as hopeless.
     """
 
     best: BestAndLast
     rows: Sequence[Mapping[str, float | int | None]]
     timing: Mapping[str, float | None]
     xla: Mapping[str, Any] | None
+    pruned: bool = False
 
 
 def fit(
@@ -84,7 +88,7 @@ def fit(
     """
     callbacks: list[Callback] = [build(node) for node in cfg.callbacks.values()]
     best = _only(callbacks, BestAndLast)
-    if state is not None and state.checkpoint is not None:
+    if state is not None and state.path is not None and state.checkpoint is not None:
         if folder.exists:
             state.notes.extend(best.go_on(state.path, state.checkpoint, state.best))
         if state.is_over:
@@ -92,6 +96,7 @@ def fit(
         checkpoint = state.path
     watch = XlaWatch(strict=plan.accelerator == REHEARSAL) if plan.xla else None
     callbacks += [ExactState()] if watch is None else [ExactState(), watch]
+    callbacks += pruning_of(cfg, folder, _only(callbacks, EpochLog))
     logger: Logger | None = build(cfg.logger)
     with after_the_step() as asked:
         callbacks.append(_interruption(cfg, callbacks, asked))
@@ -164,6 +169,7 @@ def _fitted(
             "peak_memory_mb": throughput.peak_memory_mb,
         },
         xla=None if watch is None else watch.summary(),
+        pruned=any(isinstance(c, Pruning) and c.pruned for c in callbacks),
     )
 
 

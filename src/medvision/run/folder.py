@@ -36,6 +36,12 @@ PACKAGES = (
     "scipy",
     "torch-xla",
 )
+COUNTS = {
+    "packages": ("medvision", "torch", "pytorch-lightning", "albumentations", "numpy"),
+    "hardware": ("processor", "threads", "cpu_capability", "gpus"),
+}
+"""What of the environment decides the last digits of numbers."""
+
 PROCESS_VARIABLE = "MEDVISION_RUN_DIR"
 """Tells the other processes of a run where its first process has made the folder."""
 
@@ -167,12 +173,22 @@ class RunFolder:
             with suppress(OSError):
                 self.write_summary({**self.read_summary(), "status": status})
 
-    def note_part(self) -> None:
-        """Add the command, the time and the packages of this part of the run to its environment."""
+    def note_part(self, hardware: Mapping[str, Any]) -> list[str]:
+        """Add what this part of the run runs with to its environment.
+
+        Returns:
+            What differs from the beginning and may change numbers, in words.
+        """
         path = self.path / "environment.json"
-        environment = json.loads(path.read_text()) if path.exists() else {}
-        parts = [*environment.get("resumed", []), _program()]
-        write_json(path, {**environment, "resumed": parts})
+        began = json.loads(path.read_text()) if path.exists() else {}
+        now = {**_program(), "hardware": dict(hardware)}
+        write_json(path, {**began, "resumed": [*began.get("resumed", []), now]})
+        return [
+            f"{key} {began[part][key]} then, {now[part].get(key)} now"
+            for part, keys in COUNTS.items()
+            for key in keys
+            if key in began.get(part, {}) and began[part][key] != now[part].get(key)
+        ]
 
 
 def _program() -> dict[str, Any]:

@@ -30,7 +30,7 @@ from medvision.run.fitting import fit
 from medvision.run.folder import RunFolder, is_further_process
 from medvision.run.ledger import HEADLINE, check_ledger, note_test_evaluation
 from medvision.run.opening import open_again, open_folder, plain, starting_point
-from medvision.run.outcome import finish
+from medvision.run.outcome import finish, finish_pruned
 from medvision.run.parts import build, build_evaluation, build_trainer, quieten, read_checkpoint
 from medvision.run.resume import find_state
 from medvision.tasks import Task
@@ -126,6 +126,8 @@ def run_experiment(
         summary["warnings"] = [*told, *(note for note in state.notes if note not in told)]
     if not folder.exists:  # the first process measures alone, as a run of one process does
         return summary
+    if fitted.pruned:
+        return finish_pruned(folder, summary, fitted=fitted)
     _load_best(task, fitted.best)
     evaluation = build_evaluation(
         data,

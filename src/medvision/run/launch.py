@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,7 +54,7 @@ def attend(trainer: Trainer, folder: RunFolder) -> None:
     """
     signals = trainer._signal_connector
     # Lightning's answer to SIGTERM is a broadcast, which another one in progress would block.
-    signals.register_signal_handlers = lambda: _remember_handlers(signals)  # type: ignore[method-assign]
+    signals.register_signal_handlers = partial(_remember_handlers, signals)  # type: ignore[method-assign]
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
         trainer.strategy._launcher = Launcher(launcher, folder)

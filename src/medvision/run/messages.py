@@ -92,10 +92,13 @@ def nearest(name: str, names: Sequence[str]) -> str:
 def _explain_option(error: MissingConfigException) -> MedvisionError:
     group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
     group = group.lstrip("/")
+    known = [*(error.options or [])]  # those of --config-dir too
+    if not known:
+        known = options(group) if group in groups() else groups()
     return MedvisionError(
         f"no {group or 'configuration'} is called {name}",
         where=f"{group}={name}",
-        hint=nearest(name, options(group) if group in groups() else [*groups()]),
+        hint=nearest(name, known),
     )
 
 

@@ -66,9 +66,14 @@ def open_again(
     summary = folder.read_summary()
     check_same_data(folder.path, data, summary)
     if folder.exists:
+        differs = folder.note_part(describe_hardware())
+        if differs:
+            state.notes.append(
+                f"the run goes on with {'; '.join(differs)}: its numbers may differ from those of"
+                " a run that was never stopped"
+            )
         summary = {**summary, "status": "running"}
         summary["warnings"] = [*summary["warnings"], *state.notes]
-        folder.note_part()
         folder.write_summary(summary)
         greet(folder.path, data, model, summary)
         print_line(f"going on {state.words}")

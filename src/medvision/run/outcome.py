@@ -121,19 +121,13 @@ def finish(
 ) -> dict[str, Any]:
     """Write the scores, the plots, the final summary and the report; print the table."""
     best, rows = fitted.best, fitted.rows
-    best_row = next(row for row in rows if row["epoch"] == best.best_epoch)
-    metrics = {name: best_row[name] for name in best_row if name.startswith("train/")}
     late = [*evaluation.notes, *([best.warning] if best.warning else [])]
     final: dict[str, Any] = {
         **summary,
+        **_of_fit(fitted),
         "status": "finished",
-        "metrics": {**metrics, **scores},
-        "best_checkpoint": "checkpoints/best.ckpt",
-        "best_epoch": best.best_epoch,
+        "metrics": {**_of_best_epoch(fitted, "train/"), **scores},
         "threshold": evaluation.threshold,
-        "epochs": len(rows),
-        "timing": dict(fitted.timing),
-        **({} if fitted.xla is None else {"xla": dict(fitted.xla)}),
         **evaluation.details(),
         **evaluation.by_twin(),
         "warnings": [*summary["warnings"], *late],
@@ -149,6 +143,34 @@ def finish(
         print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
     print_line(str(folder.path))
     return final
+
+
+def finish_pruned(
+    folder: RunFolder, summary: Mapping[str, Any], *, fitted: Fitted
+) -> dict[str, Any]:
+    """Write the summary of a run that a search ended: nothing is measured, the checkpoints stay."""
+    metrics = _of_best_epoch(fitted, "train/") | _of_best_epoch(fitted, "val/")
+    final = {**summary, **_of_fit(fitted), "status": "pruned", "metrics": metrics}
+    folder.write_summary(final)
+    print_line(f"pruned after {len(fitted.rows)} epochs: {folder.path}")
+    return final
+
+
+def _of_fit(fitted: Fitted) -> dict[str, Any]:
+    """What the summary says of the fit."""
+    return {
+        "best_checkpoint": "checkpoints/best.ckpt",
+        "best_epoch": fitted.best.best_epoch,
+        "epochs": len(fitted.rows),
+        "timing": dict(fitted.timing),
+        **({} if fitted.xla is None else {"xla": dict(fitted.xla)}),
+    }
+
+
+def _of_best_epoch(fitted: Fitted, stage: str) -> dict[str, float | int | None]:
+    """What the best epoch logged of a stage."""
+    row = next(row for row in fitted.rows if row["epoch"] == fitted.best.best_epoch)
+    return {name: row[name] for name in row if name.startswith(stage)}
 
 
 def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Table:

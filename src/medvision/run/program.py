@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.run.configs import CONF, help_text
-from medvision.run.failures import as_failure, described, report
+from medvision.run.failures import as_failure, described, overheard, report
+from medvision.run.jobs import (
+    JOBS,
+    Origin,
+    Result,
+    at_home,
+    forget_jobs,
+    make_jobs,
+    own_environment,
+    read_results,
+    write_result,
+)
+from medvision.run.one_run import run_job
 from medvision.types import MedvisionError, Stopped
 
 if TYPE_CHECKING:  # --help must not wait for Hydra
@@ -28,9 +38,6 @@ __all__ = ["as_failure", "main", "report"]
 
 SEALED_VARIABLE = "MEDVISION_SEALED_BY"
 """Tells the further processes of a run which keys its command varies."""
-
-STARTED_S = time.perf_counter()
-"""When this process began, as near as it can know."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,86 +74,128 @@ def _run_jobs(arguments: Sequence[str]) -> list[int]:
     # Hydra prints its own errors and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     from medvision.hardware.processes import end_with_parent, place_of
     from medvision.run.messages import check_usage, explaining, quote_text
-    from medvision.run.sealed import sealed, start_line
+    from medvision.run.sealed import searches
 
     place = place_of(os.environ)
     if place.started_by == "medvision":
         end_with_parent()
     multirun, given = check_usage(arguments)
     arguments = [quote_text(argument) for argument in arguments]
+    is_search = place.started_by != "medvision" and searches(given)
+    if is_search and not multirun:
+        arguments = ["-m", *arguments]
     base = None
-    if multirun:
+    if multirun and not is_search:
         base = Path("runs", "multirun", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    codes: list[int] = []
-    run_dirs: list[Path | None] = []
-    overrides: list[list[str]] = []
-
-    def job(cfg: DictConfig) -> None:
-        from hydra.core.hydra_config import HydraConfig
-        from omegaconf import OmegaConf
-
-        keys = sealed([*map(quote_text, given), *_swept_by_config()])
-        if place.started_by == "medvision":  # of several runs it sees its own alone
-            keys = tuple(filter(None, os.environ.get(SEALED_VARIABLE, "").split(",")))
-        elif keys and not codes and place.is_first:
-            sys.stdout.write(f"{start_line(keys)}\n")
-        with own_environment(place, number=len(codes)):
-            os.environ[SEALED_VARIABLE] = ",".join(keys)
-            code, run_dir = _run_job(cfg, base, sealed_by=keys)
-        codes.append(code)
-        run_dirs.append(run_dir)
-        # As they were given: ${seed} makes no group of its own of each seed.
-        given_to: Any = OmegaConf.to_container(HydraConfig.get().overrides, resolve=False)
-        overrides.append(given_to["task"])
-
     sys.argv = [sys.argv[0], *arguments]
-    with explaining(arguments), tempfile.TemporaryDirectory() as scratch:
-        os.environ["MEDVISION_SCRATCH"] = scratch
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(job)()
-    if base is not None and any(run_dirs):
-        from medvision.run.folds import write_folds
-        from medvision.run.multirun import write_multirun
-        from medvision.run.multirun_screen import print_folds, print_multirun
+    origin, codes = Origin.here(), list[int]()
+    jobs = None if base is None else base / f"{JOBS}_{origin.process}"
 
-        base.mkdir(parents=True, exist_ok=True)  # run_dir may have sent the runs elsewhere
-        groups = write_multirun(base, run_dirs, overrides)
-        print_multirun(groups)
-        print_folds(write_folds(base, groups))
-        sys.stdout.write(f"{base}\n")
+    def job(cfg: DictConfig) -> int:  # a launcher may send it to another process
+        return _run_composed(cfg, given=given, jobs=jobs, origin=origin, place=place)
+
+    def job_here(cfg: DictConfig) -> int:
+        codes.append(job(cfg))
+        return codes[-1]
+
+    broken: MedvisionError | Stopped | None = None
+    with explaining(arguments), _scratch(jobs) as scratch:
+        os.environ["MEDVISION_SCRATCH"] = str(scratch)
+        run = job if multirun or is_search else job_here
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run)()
+        except (MedvisionError, HydraException, OmegaConfBaseException):
+            raise
+        except Stopped as stopped:  # what has ended before is told
+            broken = stopped
+        except Exception as error:  # of a launcher, whose process was killed or which is gone
+            broken = described(error)
+        if base is not None and jobs is not None:
+            codes = _gather(base, jobs)
+    if broken is not None:
+        raise broken
     return codes
 
 
+def _run_composed(
+    cfg: DictConfig, *, given: Sequence[str], jobs: Path | None, origin: Origin, place: Place
+) -> int:
+    """Run one config that Hydra has composed, in whatever process; return its exit code."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from medvision.run.messages import quote_text
+    from medvision.run.sealed import sealed, start_line
+    from medvision.run.search_trial import check_is_trial, run_trial
+
+    hydra_cfg: Any = HydraConfig.get()
+    number = int(OmegaConf.select(hydra_cfg, "job.num", default=0) or 0)
+    keys = sealed([*map(quote_text, given), *_swept_by_config()])
+    if place.started_by == "medvision":  # of several runs it sees its own alone
+        keys = tuple(filter(None, os.environ.get(SEALED_VARIABLE, "").split(",")))
+        with own_environment(place, number=number):
+            return _run_job(cfg, None, sealed_by=keys)[0]
+    share = int(OmegaConf.select(cfg, "sweep.jobs", default=1))
+    with at_home(origin, launcher=str(hydra_cfg.launcher._target_), share=share):
+        with own_environment(place, number=number), overheard(quiet=not origin.is_here) as errors:
+            os.environ[SEALED_VARIABLE] = ",".join(keys)
+            if check_is_trial(cfg):
+                return run_trial(cfg, is_here=origin.is_here)
+            if keys and number == 0 and place.is_first:
+                sys.stdout.write(f"{start_line(keys)}\n")
+            run_dir = None
+            try:
+                code, run_dir = _run_job(cfg, jobs and jobs.parent, sealed_by=keys)
+            except Stopped as stopped:
+                if origin.is_here:
+                    raise
+                code = stopped.exit_code
+        if jobs is not None:
+            # As they were given: ${seed} makes no group of its own of each seed.
+            tasks: Any = OmegaConf.to_container(hydra_cfg.overrides, resolve=False)
+            told = Result.of(code, run_dir, tasks["task"], errors, told=origin.is_here)
+            write_result(jobs, number, told)
+    return code
+
+
+def _gather(base: Path, jobs: Path) -> list[int]:
+    """Write and show what the runs of a command scored together; return their exit codes."""
+    from medvision.run.folds import write_folds
+    from medvision.run.multirun import write_multirun
+    from medvision.run.multirun_screen import print_folds, print_multirun
+
+    results = read_results(jobs)
+    forget_jobs(jobs)
+    for result in results:
+        if result.error is not None and not result.told:
+            sys.stderr.write(f"error: {result.error}\n")
+    run_dirs = [result.run for result in results]
+    if any(run_dirs):
+        base.mkdir(parents=True, exist_ok=True)  # run_dir may have sent the runs elsewhere
+        groups = write_multirun(base, run_dirs, [result.overrides for result in results])
+        print_multirun(groups)
+        print_folds(write_folds(base, groups))
+        sys.stdout.write(f"{base}\n")
+    return [result.code for result in results]
+
+
 @contextmanager
-def own_environment(place: Place, *, number: int) -> Iterator[None]:
-    """Give a run of a command an environment of its own, and take back what it leaves there.
-
-    A run of several processes leaves their ranks and addresses behind, by which the next one
-    would believe that somebody else starts its processes. Processes that were started from
-    outside meet again for each run, at the next port.
-
-    Args:
-        place: Of this process.
-        number: Of the run within its command, from 0.
-    """
-    before = dict(os.environ)
-    os.environ["MEDVISION_JOB"] = str(number)
-    if number and place.started_by == "torchrun":  # its store still holds the run before
-        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
-    if number and "MASTER_PORT" in before:
-        os.environ["MASTER_PORT"] = str(int(before["MASTER_PORT"]) + number)
-    elif number and place.started_by == "slurm":  # Lightning's port of the job, and the next ones
-        port = 15000 + int(before.get("SLURM_JOB_ID", "0")[-4:])
-        os.environ["MASTER_PORT"] = str(port + number)
+def _scratch(jobs: Path | None) -> Iterator[Path]:
+    """A folder for what Hydra, its launchers and jobs leave, seen by other hosts too."""
+    if jobs is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+        return
+    make_jobs(jobs)
     try:
-        yield
+        yield jobs.absolute()
     finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        # No more than what differs: other threads may read the environment, without a lock.
-        os.environ.update({k: v for k, v in before.items() if os.environ.get(k) != v})
+        forget_jobs(jobs)
 
 
 def _swept_by_config() -> list[str]:
@@ -208,64 +257,6 @@ def _run_job(
         return RunFolder.plan(experiment, cfg.run_dir, multirun=base, number=number)
 
     return run_job(cfg, experiment, plan, sealed_by=sealed_by)
-
-
-def run_job(
-    cfg: DictConfig,
-    experiment: str,
-    find_folder: Callable[[], RunFolder],
-    *,
-    sealed_by: Sequence[str],
-) -> tuple[int, Path | None]:
-    """Run a config, and say in one line what went wrong.
-
-    Args:
-        cfg: As composed or stored.
-        experiment: Its name.
-        find_folder: Decides the folder, once the config was checked.
-        sealed_by: As for ``run_experiment``.
-
-    Returns:
-        The exit code, and the folder where there is one.
-
-    Raises:
-        Stopped: If a signal ended it; its folder then says so.
-    """
-    from medvision.run.check import check_config
-
-    folder = None
-    try:
-        check_config(cfg)
-        folder = find_folder()
-        from medvision.run.job import run_experiment  # imports torch: a second's config check first
-
-        run_experiment(
-            cfg,
-            experiment=experiment,
-            folder=folder,
-            started_s=STARTED_S,
-            sealed_by=sealed_by,
-        )
-        code = 0
-    except MedvisionError as error:
-        code = report(error, folder)
-    except Exception as error:
-        code = report(described(error), folder)
-    except (Stopped, KeyboardInterrupt):
-        _close(folder, "interrupted")
-        raise
-    _close(folder, "finished" if code == 0 else "failed")
-    return code, folder.path if folder is not None and folder.exists else None
-
-
-def _close(folder: RunFolder | None, status: str) -> None:
-    """Let the folder say how its run ended, and let others into it."""
-    if folder is None or not folder.exists:
-        return
-    if status == "interrupted":
-        sys.stdout.write(f"to go on: python train.py resume={shlex.quote(str(folder.path))}\n")
-    folder.write_status(status)
-    folder.release()
 
 
 def _say_stopped(stopped: Stopped) -> int:

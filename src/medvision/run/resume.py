@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from medvision.data.splits_csv import read_splits
 from medvision.run.stored import ALLOWED, targets
@@ -161,7 +161,7 @@ class InterruptedRun:
                     hint="start a new run, with ckpt_path=RUN/checkpoints/last.ckpt",
                 )
         config = _moved(config, str(config["run_dir"]), str(path))
-        return cls(path=path, experiment=experiment, cfg=OmegaConf.create(config), summary=summary)
+        return cls(path=path, experiment=experiment, cfg=DictConfig(config), summary=summary)
 
 
 def check_same_data(run: Path, data: ImageData, summary: Mapping[str, Any]) -> None:

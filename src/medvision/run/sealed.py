@@ -1,6 +1,6 @@
 """Where hyper-parameters are being chosen, the test split stays shut."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -11,6 +11,9 @@ OPEN = ("seed", "experiment", "data", "data.root", "data.protocol", "data.fold")
 
 SEARCH = "sweep"
 """The group that searches whatever its values are."""
+
+NONE = "none"
+"""Its option that does not."""
 
 
 def sealed(overrides: Sequence[str]) -> tuple[str, ...]:
@@ -29,6 +32,15 @@ def sealed(overrides: Sequence[str]) -> tuple[str, ...]:
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return tuple(dict.fromkeys(_key(override) for override in parsed if _chooses(override)))
+
+
+def searches(overrides: Iterable[str]) -> bool:
+    """Whether a command asks for a search, which takes several runs.
+
+    Args:
+        overrides: Of the whole command, as they were given.
+    """
+    return any(o.startswith(f"{SEARCH}=") and o != f"{SEARCH}={NONE}" for o in overrides)
 
 
 def start_line(keys: Sequence[str]) -> str:
@@ -58,7 +70,7 @@ def sealed_note(keys: Sequence[str], run: Path) -> str:
 
 def _chooses(override: Override) -> bool:
     if _key(override).partition(".")[0] == SEARCH:
-        return not override.is_delete()
+        return not override.is_delete() and override.value() != NONE
     if not override.is_sweep_override():
         return False
     values = getattr(override.value(), "list", None) or []

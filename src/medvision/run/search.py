@@ -1,39 +1,28 @@
 """Search hyper-parameters: propose, start, note how it ended, go on where it was."""
 
+import os
 import shutil
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from medvision.files import write_json
-from medvision.run.search_outcome import (
-    RESULTS,
-    ending_of,
-    read_result,
-    result_path,
-    silent_ending,
-)
-from medvision.run.search_report import write_search, write_trials
-from medvision.run.search_screen import print_end, print_line, trial_line
-from medvision.run.search_settings import Settings, read_settings, runs_on_this_host
+from medvision.hardware.processes import place_of
+from medvision.run.folder_lock import FolderLock
+from medvision.run.jobs import JOBS, drop_empty
+from medvision.run.sealed import SEARCH, start_line
+from medvision.run.search_leader import Leader, Start, overrides_of
+from medvision.run.search_report import TRIALS, write_search
+from medvision.run.search_screen import print_end, print_line
+from medvision.run.search_settings import Settings, read_settings
 from medvision.sweeps.journal import JOURNAL, LOCK, alone
-from medvision.sweeps.proposals import propose
-from medvision.sweeps.space import grid
+from medvision.sweeps.space import Numbers, Options, Value
 from medvision.sweeps.study import Study
-from medvision.sweeps.trial import Ending, Trial, best_of
+from medvision.sweeps.trial import Trial, best_of
 from medvision.types import MedvisionError, Stopped
-
-Start = Callable[[Sequence[Sequence[str]], int], None]
-"""Starts runs with these overrides each, waits for their ends; the number is of the first."""
-
-WRONG_INPUT = 2
-MOST_SILENT = 2
-"""How often a trial may end without a word before it counts as failed."""
 
 
 def search(
@@ -56,6 +45,13 @@ def search(
             search, or no trial came to its end.
         Stopped: Where a signal ended it.
     """
+    place = place_of(os.environ)
+    if place.has_starter and (place.num_processes or 1) > 1:
+        raise MedvisionError(
+            "a search starts the processes of its trials itself",
+            where="sweep",
+            hint=f"start it once, with trainer.devices={place.num_processes}",
+        )
     loader = hydra_context.config_loader
     settings = read_settings(arguments, config, loader)
     for overrides in _alternatives(settings):
@@ -68,10 +64,11 @@ def search(
     def start(overrides: Sequence[Sequence[str]], first: int) -> None:
         launcher.launch(overrides, initial_job_idx=first)
 
+    print_line(start_line((SEARCH,)))
     run_search(settings, start=start, loader=loader)
 
 
-def run_search(settings: Settings, *, start: Start, loader: Any = None) -> None:
+def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> None:
     """Search until enough trials have ended.
 
     Args:
@@ -86,112 +83,101 @@ def run_search(settings: Settings, *, start: Start, loader: Any = None) -> None:
     folder = settings.folder
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
-        study = _study(settings)
-        leader = _Leader(settings, study, start)
+        study, is_new = _open(settings)
+        leader = Leader(settings, study, start)
         try:
             leader.lead()
         except Stopped:
-            _end(settings, study, loader, stopped=True)
+            _end(settings, study, loader)
+            print_line(f"stopped; the same command goes on with the search: {folder}")
             raise
         except MedvisionError:
-            if not any(trial.ended for trial in study.trials()):
+            if is_new and not any(trial.ended for trial in study.trials()):
                 _forget(folder, study)
+                (folder / LOCK).unlink(missing_ok=True)
+                drop_empty(folder, *list(folder.parents)[:2])
             raise
-        _end(settings, study, loader, stopped=False)
+        _end(settings, study, loader)
         if best_of(study.trials(), settings.definition.mode) is None:
             raise MedvisionError(
-                "no trial came to its end", where=str(folder), hint="see trials.csv", exit_code=3
+                "no trial came to its end",
+                where=str(folder / TRIALS),
+                hint="it says why",
+                exit_code=3,
             )
 
 
-class _Leader:
-    """Starts trials and notes their ends.
+def _alternatives(settings: Settings) -> Iterator[list[str]]:
+    """Overrides in which every option of every key occurs, so that no typing error waits."""
+    keys = settings.definition.keys
+    first: dict[str, Value] = {
+        key.name: key.values.low if isinstance(key.values, Numbers) else key.values.options[0]
+        for key in keys
+    }
+    yield overrides_of(settings, Trial(number=0, state="running", values=first))
+    for key in keys:
+        for option in key.values.options[1:] if isinstance(key.values, Options) else ():
+            values = {**first, key.name: option}
+            yield overrides_of(settings, Trial(number=0, state="running", values=values))
 
-    Args:
-        settings: Of the search.
-        study: Where they are kept.
-        start: Starts them.
+
+def _share_cores(config: DictConfig, settings: Settings) -> None:
+    """Let joblib start as many processes as there are jobs, which then share the cores.
+
+    What a launcher writes lies with the search, where other hosts see it too.
     """
+    launcher = config.hydra.launcher
+    with open_dict(config.hydra.sweep):
+        config.hydra.sweep.dir = str((settings.folder / JOBS).absolute())
+    if OmegaConf.select(launcher, "n_jobs") == -1:
+        with open_dict(launcher):
+            launcher.n_jobs = settings.jobs
+    if settings.jobs == 1 and not settings.launcher.endswith(".BasicLauncher"):
+        print_line("note: one trial at a time; sweep.jobs=2 starts two")
 
-    def __init__(self, settings: Settings, study: Study, start: Start) -> None:
-        self.settings, self.study, self.start = settings, study, start
-        self.silent: dict[int, int] = {}
 
-    def lead(self) -> None:
-        """Until enough trials have ended, or nothing is left to try."""
-        goes_on = [trial.number for trial in self.study.trials()]
-        if goes_on:
-            ended = sum(trial.ended for trial in self.study.trials())
-            print_line(f"the search {self.settings.name} goes on: {ended} trials have ended")
-        while batch := self._next():
-            for trial in batch:
-                print_line(trial_line(trial, self.settings.num_trials))
-            cause = self._launch([trial for trial in batch if self._ending(trial) is None])
-            first = not any(trial.ended for trial in self.study.trials())
-            for trial in batch:
-                self._note(trial, cause, is_first=first)
-            write_trials(self.settings, self.study)
+def _open(settings: Settings) -> tuple[Study, bool]:
+    """The study of the folder, and whether it is a new one.
 
-    def _next(self) -> list[Trial]:
-        """The trials to start now: those that a killed search left, then new ones."""
-        trials = self.study.trials()
-        left = self.settings.num_trials - sum(trial.ended for trial in trials)
-        room = min(self.settings.jobs, left)
-        batch = [trial for trial in trials if not trial.ended][: max(room, 0)]
-        while len(batch) < room:
-            values = propose(self.settings.definition, self.study.frozen())
-            if values is None:
-                if not batch:
-                    print_line("everything there is to try has been tried")
-                break
-            number = self.study.add(self.settings.definition, values)
-            batch.append(self.study.trials()[number])
-        return batch
-
-    def _launch(self, batch: Sequence[Trial]) -> str | None:
-        """Start trials and wait; return what the launcher said where it broke."""
-        if not batch:
-            return None
-        for trial in batch:
-            result_path(self.settings.folder, trial.number).unlink(missing_ok=True)
-        overrides = [overrides_of(self.settings, trial) for trial in batch]
-        try:
-            self.start(overrides, batch[0].number)
-        except MedvisionError:
-            raise
-        except Exception as error:  # a worker was killed, or a cluster refused
-            lines = str(error).strip().splitlines() or [""]
-            return f"{type(error).__name__}: {lines[0]}"
-        return None
-
-    def _ending(self, trial: Trial) -> Ending | None:
-        return ending_of(self.settings.folder, trial.number, self.settings.definition)
-
-    def _note(self, trial: Trial, cause: str | None, *, is_first: bool) -> None:
-        """Write down how a trial ended, unless it is to be started again."""
-        said = read_result(self.settings.folder, trial.number)
-        ending = self._ending(trial)
-        if ending is None:
-            if said is not None and not cause:  # stopped by a signal of its own
-                return
-            self.silent[trial.number] = self.silent.get(trial.number, 0) + 1
-            if self.silent[trial.number] < MOST_SILENT:
-                return
-            ending = silent_ending(self.settings.folder, trial.number, cause)
-        if ending.state == "failed" and is_first and self._is_of_all_trials(said):
-            raise MedvisionError(str(ending.facts["error"]), told=True)
-        self.study.end(trial.number, ending)
-        result_path(self.settings.folder, trial.number).unlink(missing_ok=True)
-        if ending.state == "failed":
-            sys.stderr.write(f"trial {trial.number} failed: {ending.facts['error']}\n")
-            sys.stderr.flush()
-
-    def _is_of_all_trials(self, said: dict[str, Any] | None) -> bool:
-        """Whether wrong input ended it that has nothing to do with what varies."""
-        if said is None or said["code"] != WRONG_INPUT:
-            return False
-        about = str(said["where"] or "").partition("=")[0]
-        return not any(
-            about == key.name or about.startswith(f"{key.name}.")
-            for key in self.settings.definition.keys
+    Raises:
+        MedvisionError: If trials of another search have ended there.
+    """
+    folder, definition = settings.folder, settings.definition
+    study = Study.of(folder)
+    if study is None:
+        return Study.begin(folder, definition), True
+    stored = study.definition
+    if stored == definition.plain():
+        return study, False
+    if any(trial.ended for trial in study.trials()):
+        raise MedvisionError(
+            "this folder holds another search: " + ", ".join(definition.differences(stored or {})),
+            where=f"sweep.name={settings.name}",
+            hint="give this search another name, or repeat its command",
         )
+    if study.trials():
+        print_line(f"another search was begun in {folder}, and none of its trials ended: anew")
+    _forget(folder, study)
+    return Study.begin(folder, definition), True
+
+
+def _forget(folder: Path, study: Study) -> None:
+    """Take away a search of which nothing has ended.
+
+    Raises:
+        MedvisionError: If a process is still at work on a trial of it.
+    """
+    for trial in study.trials():
+        job = folder / JOBS / str(trial.number)
+        if job.exists():
+            FolderLock.take(job).release()
+        shutil.rmtree(folder / str(trial.number), ignore_errors=True)
+    shutil.rmtree(folder / JOBS, ignore_errors=True)
+    for name in (JOURNAL, TRIALS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _end(settings: Settings, study: Study, loader: ConfigLoader) -> None:
+    """Write and show what there is."""
+    if any(trial.ended for trial in study.trials()):
+        print_end(settings, study.trials(), write_search(settings, study, loader))

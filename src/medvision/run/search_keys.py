@@ -1,5 +1,6 @@
 """Read from overrides what a search varies and what it holds fixed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,6 +17,9 @@ from medvision.types import MedvisionError
 NOT_SEARCHED = (SEARCH, "run_dir", "resume", "experiment")
 """Keys that make no trial: those of the search, where runs lie, and what they are called."""
 
+SET_FOR_TRIALS = tuple(f"{SEARCH}.{key}" for key in ("name", "metric", "mode", "trial"))
+"""Keys that the search gives each of its trials."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
@@ -25,10 +29,13 @@ class Given:
         keys: What varies, in the order of the command.
         fixed: The other overrides, each key once, the last one winning, without those of the
             search itself.
+        own: Those of the search, but for its name and the number of a trial, as a command line
+            has them.
     """
 
     keys: tuple[Key, ...]
     fixed: tuple[Override, ...]
+    own: tuple[str, ...]
 
     @property
     def fixed_texts(self) -> list[str]:
@@ -51,19 +58,22 @@ def read_overrides(arguments: Sequence[str], loader: ConfigLoader) -> Given:
     last = {o.get_key_element().lstrip("+~"): o for o in parser.parse_overrides(list(arguments))}
     keys: list[Key] = []
     fixed: list[Override] = []
+    own: list[str] = []
     for override in last.values():
         _check(override)
         if override.is_sweep_override():
             keys.append(_key(override))
         elif _top(override) != SEARCH:
             fixed.append(override)
+        elif override.key_or_group not in SET_FOR_TRIALS:
+            own.append(text_of(override))
     if not keys:
         raise MedvisionError(
             "nothing is searched",
             where="command line",
             hint="give a key a range, such as 'optimizer.lr=tag(log,interval(1e-5,1e-2))'",
         )
-    return Given(keys=tuple(keys), fixed=tuple(fixed))
+    return Given(keys=tuple(keys), fixed=tuple(fixed), own=tuple(own))
 
 
 def text_of(override: Override) -> str:
@@ -146,5 +156,5 @@ def _points(sweep: RangeSweep) -> list[Decimal]:
     step = Decimal(str(sweep.step))
     if step == 0 or (stop - start) / step <= 0:
         return []
-    count = -int(-((stop - start) / step) // 1)
+    count = math.ceil((stop - start) / step)
     return [start + number * step for number in range(count)]

@@ -9,44 +9,12 @@ from typing import Any
 
 import yaml
 
-from medvision.files import write_json
+from medvision.run.jobs import JOBS, STOPPED, read_result
 from medvision.run.messages import nearest
 from medvision.sweeps.definition import Definition
 from medvision.sweeps.trial import Ending
 
-RESULTS = ".results"
-STOPPED = (130, 143)
 SILENT = "its process ended without a word, as a killed one does: look at the memory it needed"
-
-
-def result_path(base: Path, number: int) -> Path:
-    """Where a job says how it ended."""
-    return base / RESULTS / f"{number}.json"
-
-
-def write_result(
-    base: Path, number: int, *, code: int, run: Path | None, error: str | None, where: str | None
-) -> None:
-    """Say how a job ended, for the process that started it, which may be on another host.
-
-    Args:
-        base: Folder of the command.
-        number: Of the job.
-        code: Exit code.
-        run: Its run folder, where it got so far.
-        error: What went wrong, in one line.
-        where: File or key that it is about.
-    """
-    path = result_path(base, number)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"code": code, "run": None if run is None else str(run)}
-    write_json(path, {**content, "error": error, "where": where})
-
-
-def read_result(base: Path, number: int) -> dict[str, Any] | None:
-    """What the job said; None where it said nothing."""
-    path = result_path(base, number)
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def ending_of(base: Path, number: int, definition: Definition) -> Ending | None:
@@ -57,7 +25,7 @@ def ending_of(base: Path, number: int, definition: Definition) -> Ending | None:
         number: Of the trial.
         definition: Says which metric counts.
     """
-    run, said = base / str(number), read_result(base, number)
+    run, said = base / str(number), read_result(base / JOBS, number)
     summary = _summary(run)
     status = summary.get("status")
     if status in ("finished", "pruned"):
@@ -69,8 +37,8 @@ def ending_of(base: Path, number: int, definition: Definition) -> Ending | None:
         if value is not None:
             return Ending(state="complete", value=value, facts=facts)
         return Ending(state="failed", facts={**facts, "error": _missing(run, definition.metric)})
-    if said is not None and said["code"] not in (0, *STOPPED):
-        facts = {**_facts(run, summary), "error": said["error"] or SILENT}
+    if said is not None and said.code not in (0, *STOPPED):
+        facts = {**_facts(run, summary), "error": said.error or SILENT}
         return Ending(state="failed", facts=facts)
     return None
 

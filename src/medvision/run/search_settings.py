@@ -17,8 +17,6 @@ from medvision.types import MedvisionError
 
 ROOT = Path("runs", "sweep")
 PRUNERS = ("median", "none")
-ON_THIS_HOST = ("Joblib", "Local")
-"""How the names of launchers begin that start processes on this machine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,22 +91,21 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
 
 def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
     """The metric and its good end."""
-    metric, mode = sweep["metric"], sweep["mode"]
-    if metric is None:
-        metric = str(config.checkpoint.monitor)
-    elif mode is None:
+    mode = sweep["mode"]
+    metric = str(config.checkpoint.monitor if sweep["metric"] is None else sweep["metric"])
+    _check_metric(metric)
+    if mode is None and sweep["metric"] is not None:
         raise MedvisionError(
             f"whether {metric} is to be large or small is not said",
             where="sweep.mode",
             hint="add sweep.mode=max or sweep.mode=min",
         )
-    _check_metric(str(metric))
     mode = str(config.checkpoint.mode if mode is None else mode)
     if mode not in ("max", "min"):
         raise MedvisionError(
             f"expected max or min, got {mode}", where="sweep.mode", hint="change it"
         )
-    return str(metric), "max" if mode == "max" else "min"
+    return metric, "max" if mode == "max" else "min"
 
 
 def _check_metric(metric: str) -> None:
@@ -166,8 +163,3 @@ def _jobs(sweep: dict[str, Any], launcher: str) -> int:
             hint="add hydra/launcher=joblib, or ray or submitit_slurm for several machines",
         )
     return jobs
-
-
-def runs_on_this_host(launcher: str) -> bool:
-    """Whether a launcher's processes share the cores of this machine."""
-    return launcher.rpartition(".")[2].startswith(ON_THIS_HOST)

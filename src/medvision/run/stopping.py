@@ -46,19 +46,24 @@ def heeding_signals() -> Iterator[None]:
             signal.signal(signum, old)
 
 
+def asked_to_end() -> int | None:
+    """Number of the signal that waits within `after_the_step`, or None."""
+    return _requests.received
+
+
 @contextmanager
 def after_the_step() -> Iterator[Callable[[], int | None]]:
     """Let the first signal wait until the code inside asks for it; a second one does not wait.
 
     Yields:
-        The number of the signal that has come, or None.
+        `asked_to_end`.
 
     Raises:
         Stopped: At the end, where a signal has come and nobody has asked.
     """
     _requests.may_wait, _requests.received = True, None
     try:
-        yield lambda: _requests.received
+        yield asked_to_end
         if _requests.received is not None:
             raise Stopped(_requests.received)
     finally:

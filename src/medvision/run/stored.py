@@ -65,7 +65,7 @@ class StoredRun:
             raise MedvisionError(
                 f"the run did not finish: its status is {summary.get('status')}",
                 where=str(path),
-                hint="train to the end first",
+                hint=f"go on with it: python train.py resume={path}",
             )
         for key in MEASURED:
             for target in targets(config.get(key)):
@@ -79,7 +79,7 @@ class StoredRun:
         return cls(path=path, cfg=DictConfig(config), summary=summary)
 
     @property
-    def splits(self) -> list[Sample]:
+    def splits(self) -> Sequence[Sample]:
         """Every sample with its split and hashed group."""
         return read_splits(self.path / "splits.csv")
 

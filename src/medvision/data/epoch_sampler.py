@@ -1,0 +1,125 @@
+"""The order of an epoch, from (seed, epoch) alone."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+PADDING = -1
+"""Row of a sample that only fills up a batch: black, all of it to be ignored, from no file."""
+
+Key = tuple[int, ...]
+"""Epoch and row of a sample: what a sampler asks a dataset for. A row drawn again in the same
+epoch has the number of its repeat behind, and so another augmentation."""
+
+_CHUNK = 1 << 14  # keys that are there at once
+
+
+class EpochSampler(Sampler[Key]):
+    """Rows of one epoch, each with the epoch's number.
+
+    Lightning calls ``set_epoch``; worker processes learn the epoch from the keys, so they
+    can live on from one epoch to the next.
+
+    Args:
+        num_samples: Rows to draw from.
+        seed: With the epoch, decides the order.
+        shuffle: Draw a new order each epoch, the same number of rows for every process;
+            otherwise ascending, every row once over all processes, and as many keys for each:
+            what is missing at the end is filled up with the row ``PADDING``.
+        rank: Number of this process.
+        num_processes: Processes that share the rows, each taking its own.
+        strata: Class of each row; given with ``shuffle``, as many rows are drawn as there are,
+            from every class alike: the rows of a rare class several times.
+        pad_to: Without ``shuffle``, the keys of each process are a multiple of this.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_samples: int,
+        seed: int,
+        shuffle: bool,
+        rank: int = 0,
+        num_processes: int = 1,
+        strata: NDArray[np.integer] | None = None,
+        pad_to: int = 1,
+    ) -> None:
+        self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
+        self.strata, self.pad_to = strata, pad_to
+        self.rank, self.num_processes = rank, num_processes
+        self.epoch, self._behind = 0, (0, 0)
+
+    def skip(self, num_keys: int, *, epoch: int) -> None:
+        """Leave out the first keys of this process in one epoch.
+
+        For a run that goes on in the middle of it: what it has learned from is behind it.
+        """
+        self._behind = (epoch, num_keys)
+
+    @property
+    def num_skipped(self) -> int:
+        """Keys of this process that its epoch leaves out."""
+        epoch, num_keys = self._behind
+        return num_keys if self.epoch == epoch else 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Use the order of ``epoch`` from the next iteration on."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.shuffle:  # processes step together: as many rows for each, the rest in no epoch
+            return self.num_samples // self.num_processes
+        together = self.num_processes * self.pad_to
+        return math.ceil(self.num_samples / together) * self.pad_to
+
+    def __iter__(self) -> Iterator[Key]:
+        rows, repeats = np.arange(self.num_samples), None
+        if self.shuffle:
+            rng = np.random.default_rng((self.seed, self.epoch))
+            if self.strata is not None:
+                rows, repeats = _draw_evenly(self.strata, rng)
+            order = rng.permutation(len(rows))
+            rows, repeats = rows[order], None if repeats is None else repeats[order]
+        shared = len(self) * self.num_processes
+        padding = np.full(max(0, shared - len(rows)), PADDING)
+        first = self.rank + self.num_skipped * self.num_processes
+        own = slice(first, shared, self.num_processes)
+        rows = np.concatenate([rows, padding])[own]
+        return _keys(self.epoch, rows, None if repeats is None else repeats[own])
+
+
+def _keys(
+    epoch: int, rows: NDArray[np.integer], repeats: NDArray[np.integer] | None
+) -> Iterator[Key]:
+    for start in range(0, len(rows), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        if repeats is None:
+            yield from ((epoch, row) for row in rows[chunk].tolist())
+            continue
+        for row, repeat in zip(rows[chunk].tolist(), repeats[chunk].tolist(), strict=True):
+            yield (epoch, row, repeat) if repeat else (epoch, row)
+
+
+def _draw_evenly(
+    strata: NDArray[np.integer], rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw as many rows as there are, every class the same number (or one more).
+
+    A class with more rows than its share gives a part of them, without repeats; one with fewer
+    gives each of them equally often, up to one time.
+
+    Returns:
+        Rows, and the number of the repeat that each is; (N,).
+    """
+    classes = rng.permutation(np.unique(strata))
+    rows, repeats = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for place, name in enumerate(classes):
+        own = rng.permutation(np.flatnonzero(strata == name))
+        share = len(strata) // len(classes) + (place < len(strata) % len(classes))
+        repeat, chosen = np.divmod(np.arange(share), len(own))
+        rows.append(own[chosen])
+        repeats.append(repeat)
+    return np.concatenate(rows), np.concatenate(repeats)

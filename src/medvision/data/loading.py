@@ -1,0 +1,72 @@
+"""From a prepared data set to the batches of a split."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from medvision.data.datasets import EpochSampler, collate, start_worker
+from medvision.data.shard_order import ShardSampler
+from medvision.types import Batch, Stage
+
+if TYPE_CHECKING:  # which loads with this module
+    from medvision.data.datamodule import ImageData
+
+
+def load(
+    data: ImageData,
+    stage: Stage,
+    *,
+    strata: NDArray[np.integer] | None = None,
+) -> DataLoader[Batch]:
+    """Batches of a split, in the order of plain files unless shards are fetched a few at a time.
+
+    Args:
+        data: Prepared.
+        stage: Which split.
+        strata: Class of each row, where they are to be drawn evenly.
+    """
+    trainer = data.trainer
+    sampler = _sampler(
+        data,
+        stage,
+        num_samples=len(data.tables[stage]),
+        seed=data.seed,
+        shuffle=stage == "train",
+        rank=0 if trainer is None else trainer.global_rank,
+        num_processes=1 if trainer is None else trainer.world_size,
+        strata=strata,
+        pad_to=data.batch_size if data.fixed_shapes else 1,
+    )
+    if stage == "train":
+        # Lightning names the epoch only after the workers have asked for their first rows.
+        sampler.set_epoch(data.epochs_behind)
+        sampler.skip(data.batches_behind * data.batch_size, epoch=data.epochs_behind)
+    # Workers that live on are given a seed once, from the stream that dropout draws from: those
+    # of validation had it in the first epoch.
+    had_seed = stage == "val" and data.epochs_behind > 0 and data.num_workers > 0
+    # A short last training batch would weigh its samples more and upset batch norm.
+    return DataLoader[Any](
+        data.dataset(stage),
+        batch_size=data.batch_size,
+        sampler=sampler,
+        num_workers=data.num_workers,
+        collate_fn=collate,
+        drop_last=stage == "train" and len(sampler) >= data.batch_size,
+        worker_init_fn=start_worker,
+        persistent_workers=data.num_workers > 0,
+        generator=torch.Generator() if had_seed else None,
+    )
+
+
+def _sampler(data: ImageData, stage: Stage, **common: Any) -> EpochSampler:
+    shards, window = data.shards, data.shuffle_shards
+    if shards is None or not shards.is_remote or window is None:
+        return EpochSampler(**common)
+    if len(shards.manifest.shards) <= window:
+        return EpochSampler(**common)
+    return ShardSampler(shards=shards.shards_of(data.tables[stage]), window=window, **common)

@@ -1,0 +1,175 @@
+"""What ``shards.json`` says of a set of shards: its files, how it was read, and nothing to run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medvision.types import MedvisionError
+
+FORMAT = 1
+"""Grows when shards.json, the table or the facts change their meaning."""
+
+MANIFEST = "shards.json"
+TABLE = "table.npz"
+FACTS = "facts.npz"
+MAX_MANIFEST_BYTES = 1 << 26
+"""A hundred thousand shards; a longer file is none of ours."""
+
+AGAIN = "copy the shards again, or make them anew with medvision data shard"
+_SHARD_NAME = re.compile(r"shard-\d{6,9}\.tar")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """One file of a set.
+
+    Attributes:
+        name: In the folder of ``shards.json``.
+        num_bytes: Its size.
+        sha256: Of its content, in hexadecimal digits.
+    """
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How files were read when they were checked.
+
+    Attributes:
+        num_classes: Of the masks; None for images of classes.
+        color_map: As for `read_mask`.
+        value_range: As for `read_image`.
+    """
+
+    num_classes: int | None
+    color_map: tuple[tuple[int, ...], ...] | None
+    value_range: tuple[float, ...] | None
+
+
+def reading_of(
+    *,
+    value_range: Sequence[float] | None,
+    num_classes: int | None = None,
+    color_map: Sequence[Sequence[int]] | None = None,
+) -> Reading:
+    """From lists and tuples as configs have them."""
+    return Reading(
+        num_classes=num_classes,
+        color_map=None if color_map is None else tuple(tuple(colour) for colour in color_map),
+        value_range=None if value_range is None else tuple(value_range),
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What ``shards.json`` holds.
+
+    Attributes:
+        task: ``segmentation`` or ``classification``.
+        class_names: Of a classification set, sorted; empty for segmentation.
+        num_images: Rows of the table.
+        fingerprint: Of the data set, as plain files have it.
+        facts_format: Which meaning the columns of ``facts`` have.
+        reading: How files were read.
+        notes: What a reader should know.
+        shards: The tar files, by number.
+        table: Where each image lies.
+        facts: What the files told; None where only their headers were read.
+    """
+
+    task: str
+    class_names: tuple[str, ...]
+    num_images: int
+    fingerprint: str
+    facts_format: int
+    reading: Reading
+    notes: tuple[str, ...]
+    shards: tuple[Part, ...]
+    table: Part
+    facts: Part | None
+
+    def to_json(self) -> str:
+        """The content of ``shards.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+
+def read_manifest(content: bytes, where: str) -> Manifest:
+    """Read ``shards.json``.
+
+    Args:
+        content: Of the file.
+        where: Its name, for messages.
+
+    Raises:
+        MedvisionError: If it is damaged, or of another format.
+    """
+    try:
+        if len(content) > MAX_MANIFEST_BYTES:
+            raise ValueError(f"{len(content)} bytes long")
+        node = json.loads(content)
+        if _of(node, "format", int) != FORMAT:
+            raise MedvisionError(
+                f"shards of format {node['format']}, this version reads format {FORMAT}",
+                where=where,
+                hint="make them anew with medvision data shard, or use the version they are from",
+            )
+        return _manifest(node)
+    except (ValueError, TypeError, RecursionError) as fault:  # UnicodeDecodeError is the first
+        raise damaged(str(fault), where) from fault
+
+
+def damaged(reason: str, where: str) -> MedvisionError:
+    """What is said about a file of a set that cannot be used."""
+    return MedvisionError(f"damaged shards: {reason}", where=where, hint=AGAIN)
+
+
+def _manifest(node: dict[str, Any]) -> Manifest:
+    reading = _of(node, "reading", dict)
+    facts = node.get("facts")
+    shards = tuple(_part(part) for part in _of(node, "shards", list))
+    odd = next((part.name for part in shards if not _SHARD_NAME.fullmatch(part.name)), None)
+    if odd is not None or len({part.name for part in shards}) < max(1, len(shards)):
+        raise ValueError("no shards" if not shards else f"a shard is named {odd or 'twice'}")
+    made = Manifest(
+        task=_of(node, "task", str),
+        class_names=tuple(str(name) for name in _of(node, "class_names", list)),
+        num_images=_of(node, "num_images", int),
+        fingerprint=_of(node, "fingerprint", str),
+        facts_format=_of(node, "facts_format", int),
+        reading=reading_of(**reading),
+        notes=tuple(str(note) for note in _of(node, "notes", list)),
+        shards=shards,
+        table=_part(_of(node, "table", dict), TABLE),
+        facts=None if facts is None else _part(facts, FACTS),
+    )
+    if made.task not in ("segmentation", "classification"):
+        raise ValueError(f"a task {made.task}")
+    return made
+
+
+def _part(node: Any, name: str | None = None) -> Part:
+    part = Part(
+        name=_of(node, "name", str),
+        num_bytes=_of(node, "num_bytes", int),
+        sha256=_of(node, "sha256", str),
+    )
+    if name not in (None, part.name):
+        raise ValueError(f"a file {part.name} where {name} was expected")
+    if part.num_bytes <= 0 or not _SHA256.fullmatch(part.sha256):
+        raise ValueError(f"no size or no SHA-256 of {part.name}")
+    return part
+
+
+def _of(node: Any, key: str, kind: type) -> Any:
+    value = node.get(key) if isinstance(node, dict) else None
+    if type(value) is not kind:
+        raise ValueError(f"no {key}")
+    return value

@@ -1,0 +1,84 @@
+"""Run one config from its check to its end, and say in one line what went wrong."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medvision.run.failures import described, report
+from medvision.types import MedvisionError, Stopped
+
+if TYPE_CHECKING:  # --help must not wait for them
+    from omegaconf import DictConfig
+
+    from medvision.run.folder import RunFolder
+
+STARTED_S = time.perf_counter()
+"""When this process began, as near as it can know."""
+
+
+def run_job(
+    cfg: DictConfig,
+    experiment: str,
+    find_folder: Callable[[], RunFolder],
+    *,
+    sealed_by: Sequence[str],
+) -> tuple[int, Path | None]:
+    """Run a config, and say in one line what went wrong.
+
+    Args:
+        cfg: As composed or stored.
+        experiment: Its name.
+        find_folder: Decides the folder, once the config was checked.
+        sealed_by: As for ``run_experiment``.
+
+    Returns:
+        The exit code, and the folder where there is one.
+
+    Raises:
+        Stopped: If a signal ended it; its folder then says so.
+    """
+    from medvision.run.check import check_config
+    from medvision.run.search_trial import trial_of
+
+    folder = None
+    try:
+        check_config(cfg)
+        folder = find_folder()
+        from medvision.run.job import run_experiment  # imports torch: a second's config check first
+
+        summary = run_experiment(
+            cfg,
+            experiment=experiment,
+            folder=folder,
+            started_s=STARTED_S,
+            sealed_by=sealed_by,
+        )
+        code = 0
+    except MedvisionError as error:
+        code = report(error, folder)
+    except Exception as error:
+        code = report(described(error), folder)
+    except (Stopped, KeyboardInterrupt):
+        _close(folder, "interrupted", is_trial=trial_of(cfg) is not None)
+        raise
+    if code == 2 and folder is not None and folder.reopened:
+        folder.release()  # it did not go on, and stays what it was
+        return code, folder.path
+    ended = summary["status"] if code == 0 else "failed"
+    _close(folder, ended if ended in ("failed", "pruned") else "finished")
+    return code, folder.path if folder is not None and folder.exists else None
+
+
+def _close(folder: RunFolder | None, status: str, *, is_trial: bool = False) -> None:
+    """Let the folder say how its run ended, and let others into it."""
+    if folder is None or not folder.exists:
+        return
+    if status == "interrupted" and not is_trial:
+        sys.stdout.write(f"to go on: python train.py resume={shlex.quote(str(folder.path))}\n")
+    folder.write_status(status)
+    folder.release()

@@ -1,0 +1,1 @@
+"""Searches of hyper-parameters: what is proposed, what is stored, what they tell."""

@@ -1,0 +1,143 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from medvision.cli import program
+from medvision.data import shard_store
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Run the command in this process, in an empty folder: exit code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medvision", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            program.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+def test_the_end_says_how_many_and_how_to_train_on_them(
+    run_here: Run, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    make_folder(12)
+    code, output, errors = run_here("data", "shard", "set", "my shards")
+    size = (tmp_path / "my shards/shard-000000.tar").stat().st_size / 1e6
+    assert (code, errors) == (0, "")
+    assert output.splitlines() == [
+        f"1 shard, 12 images with masks, {size:.1f} MB",
+        "train on them: python train.py experiment=NAME data.root='my shards'",
+    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my shards", "set"]
+
+
+def test_options_reach_the_shards(
+    run_here: Run, make_class_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_class_folder({"ill": 9, "sound": 9}, size_px=(900, 1000))
+    command = ("data", "shard", str(root), "out", "--shard-mb", "1", "--task", "classification")
+    code, output, _ = run_here(*command, "--group-pattern", r"case_(\d)[0-4]")
+    assert code == 0
+    assert output.splitlines()[0] == (
+        "note: --group-pattern does not match 8 of 18 images,"
+        " which are groups of their own unless a csv names theirs"
+    )
+    num_shards = len(list((tmp_path / "out").glob("shard-*.tar")))
+    assert num_shards > 3
+    assert output.splitlines()[1].startswith(f"{num_shards} shards, 18 images, ")
+
+
+def test_what_is_left_out_is_said(
+    run_here: Run, make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    root = make_folder(12)
+    (root / "images/case_04.png").write_bytes(b"no picture")
+    (root / "images/case_05.png").write_bytes(b"no picture")
+    code, _, errors = run_here("data", "shard", "set", "out")
+    assert code == 2
+    assert errors.startswith("error: 2 of 12 images cannot be used: images/case_04.png: not a JPEG")
+    assert errors.endswith("mend or remove them, or set --on-error skip\n")
+    assert not (tmp_path / "out").exists()
+    code, output, _ = run_here("data", "shard", "set", "out", "--on-error", "skip")
+    assert code == 0
+    assert output.startswith("note: SKIPPED 2 of 12 images (not yet split 2), as --on-error skip")
+    assert "\n1 shard, 10 images with masks, " in output
+
+
+def test_ctrl_c_says_so_and_leaves_nothing(
+    run_here: Run,
+    make_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_folder(12)
+    read, seen = shard_store.read_bytes, []
+
+    def interrupted(path: Path) -> bytes:
+        seen.append(path)
+        if len(seen) == 9:
+            raise KeyboardInterrupt
+        return read(path)
+
+    monkeypatch.setattr(shard_store, "read_bytes", interrupted)
+    code, _, errors = run_here("data", "shard", "set", "deep/out")
+    assert code == 130
+    assert errors.splitlines()[-1] == "interrupted"
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--color", "1,2"], "1,2 is no colour (--color); give red,green,blue from 0 to 255"),
+        (["--color", "1,2,256"], "1,2,256 is no colour (--color)"),
+        (["--shard-mb", "0"], "Invalid value for '--shard-mb'"),
+        (["--task", "regression"], "Invalid value for '--task'"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    run_here: Run, make_folder: Callable[..., Path], options: list[str], words: str
+) -> None:
+    make_folder(4)
+    code, _, errors = run_here("data", "shard", "set", "out", *options)
+    assert code == 2
+    assert errors.startswith(f"error: {words}")
+    assert errors.count("\n") == 1
+
+
+def test_verbs_that_read_images_say_that_shards_are_none(
+    run_here: Run, make_folder: Callable[..., Path]
+) -> None:
+    make_folder(12)
+    assert run_here("data", "shard", "set", "out")[0] == 0
+    assert run_here("audit", "out") == (
+        2,
+        "",
+        "error: the audit reads a folder of images, these are shards (out);"
+        " audit the folder they were made of; a training on shards audits them itself\n",
+    )
+    assert run_here("predict", "run", "out", "--out", "masks") == (
+        2,
+        "",
+        "error: predict reads image files, these are shards (out);"
+        " unpack them first: tar -xf SHARD\n",
+    )
+    assert run_here("data", "shard", "out", "again")[2].startswith(
+        "error: the folder holds shards already (out)"
+    )
+
+
+def test_the_help_warns_of_names(run_here: Run) -> None:
+    code, output, _ = run_here("data", "shard", "--help")
+    assert code == 0
+    words = " ".join(output.split())
+    assert "where those name patients, so do the shards" in words

@@ -1,0 +1,212 @@
+"""Splits and orders that runs of earlier releases drew: what they report rests on them."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medvision.data.datasets import EpochSampler
+from medvision.data.protocol import apply_protocol
+from medvision.data.sample import Sample
+from medvision.data.split import SplitResult, draw_split
+from medvision.types import MedvisionError
+
+SPLITS = ("train", "val", "test")
+
+
+def images(kind: str, number: int) -> list[Sample]:
+    """Images of four classes whose paths, groups and given splits are drawn by a fixed seed."""
+    rng = np.random.default_rng(number)
+    made = []
+    for k in range(number):
+        name = f"c{k % 4}/\u00e4 {k // 2}.{'png' if k % 2 else 'v2.jpg'}" if k % 5 else f"c0/{k}"
+        group = f"patient {rng.integers(number // 8 + 1)}" if rng.random() < 0.7 else ""
+        given = SPLITS[rng.integers(3)] if rng.random() < 0.6 else ""
+        made.append(
+            Sample(
+                path=name + (f"_{k}.tif" if name.endswith(".v2.jpg") else ""),
+                target=f"c{k % 4}" if k % 7 else "rare",
+                group=group if "grouped" in kind else "",
+                split=given
+                if "given" in kind
+                else ("train" if given == "train" and "trained" in kind else ""),
+            )
+        )
+    return made
+
+
+def digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def told(result: SplitResult) -> str:
+    rows = ("\0".join((s.path, s.target, s.group, s.split)) for s in result.samples)
+    return digest([*rows, *result.notes])
+
+
+def strata_of(samples: list[Sample]) -> list[str]:
+    return [sample.target for sample in samples]
+
+
+def drawn(samples: list[Sample], **options: Any) -> str:
+    try:
+        return told(draw_split(samples, strata=strata_of(samples), **options))
+    except MedvisionError as fault:  # so few groups that a split has no space
+        return str(fault)
+
+
+DRAWN: dict[tuple[Any, ...], str] = {
+    ("plain", 3, False): "8be8b28e1d4947a4",
+    ("plain", 3, True): "8be8b28e1d4947a4",
+    ("grouped", 3, False): "7f86f7913090ebdf",
+    ("grouped", 3, True): "7f86f7913090ebdf",
+    ("grouped trained", 3, False): "7f86f7913090ebdf",
+    ("grouped trained", 3, True): "7f86f7913090ebdf",
+    ("grouped given", 3, False): "d91b7b357a492dd1",
+    ("grouped given", 3, True): "d91b7b357a492dd1",
+    ("given", 3, False): "6cccbfaa5bec8f99",
+    ("given", 3, True): "6cccbfaa5bec8f99",
+    ("plain", 13, False): "57c21c8b5389322a",
+    ("plain", 13, True): "2479bf9fa23d1dc3",
+    ("grouped", 13, False): "e0210816b7e24484",
+    ("grouped", 13, True): "899dcf416a72b8a6",
+    ("grouped trained", 13, False): "e0210816b7e24484",
+    ("grouped trained", 13, True): "899dcf416a72b8a6",
+    ("grouped given", 13, False): "5f783338be386609",
+    ("grouped given", 13, True): "5f783338be386609",
+    ("given", 13, False): "6319ac2945167cb5",
+    ("given", 13, True): "6319ac2945167cb5",
+    ("plain", 40, False): "b99501f5817fa9b4",
+    ("plain", 40, True): "bc6478b93f635bbb",
+    ("grouped", 40, False): "b0716ebe8d5929e5",
+    ("grouped", 40, True): "7b8cdb5309478555",
+    ("grouped trained", 40, False): "b0716ebe8d5929e5",
+    ("grouped trained", 40, True): "7b8cdb5309478555",
+    ("grouped given", 40, False): "b9ce391138285802",
+    ("grouped given", 40, True): "b9ce391138285802",
+    ("given", 40, False): "529e9776538ae3c9",
+    ("given", 40, True): "529e9776538ae3c9",
+    ("plain", 3000, False): "23a0328631531f81",
+    ("plain", 3000, True): "23a0328631531f81",
+    ("grouped", 3000, False): "e04b4960e93e4afc",
+    ("grouped", 3000, True): "e04b4960e93e4afc",
+    ("grouped trained", 3000, False): "e04b4960e93e4afc",
+    ("grouped trained", 3000, True): "e04b4960e93e4afc",
+    ("grouped given", 3000, False): "328e0371f6ccf779",
+    ("grouped given", 3000, True): "328e0371f6ccf779",
+    ("given", 3000, False): "b91de6d0b474a4f7",
+    ("given", 3000, True): "b91de6d0b474a4f7",
+}
+
+
+@pytest.mark.parametrize("number", [3, 13, 40, 3000])
+@pytest.mark.parametrize("kind", ["plain", "grouped", "grouped trained", "grouped given", "given"])
+@pytest.mark.parametrize("every_stratum", [False, True])
+def test_the_same_files_and_seed_give_the_same_split(
+    kind: str, number: int, every_stratum: bool
+) -> None:
+    samples = images(kind, number)
+    found = [
+        drawn(
+            samples,
+            seed=seed,
+            val_fraction=val,
+            test_fraction=test,
+            every_stratum=every_stratum,
+        )
+        for seed, val, test in ((0, 0.1, 0.1), (7, 0.25, 0.05), (-3, 0.0, 0.2))
+    ]
+    assert digest(found) == DRAWN[kind, number, every_stratum]
+
+
+PROTOCOLS: dict[tuple[Any, ...], str] = {
+    ("official", "plain", False): "2df1c041b23bc30c",
+    ("official", "plain", True): "f3b9fa183d9deb1d",
+    ("official", "grouped given", False): "db7db5142596de2f",
+    ("official", "grouped given", True): "82be470df11203cb",
+    ("merged", "plain", False): "90f94796e4183a97",
+    ("merged", "plain", True): "0aa459f1249d63e0",
+    ("merged", "grouped given", False): "90f94796e4183a97",
+    ("merged", "grouped given", True): "0aa459f1249d63e0",
+    ("grouped", "plain", False): "ecb27e5cbf33fa87",
+    ("grouped", "plain", True): "f3b9fa183d9deb1d",
+    ("grouped", "grouped given", False): "91aacfa9a9a97c61",
+    ("grouped", "grouped given", True): "c5d375f6f5fe869b",
+    ("kfold", "plain", False): "b6d886e881b80e3f",
+    ("kfold", "plain", True): "277a45a0d664c77d",
+    ("kfold", "grouped given", False): "5621ecced67f0bc9",
+    ("kfold", "grouped given", True): "5df80e8a0d82312c",
+}
+
+
+@pytest.mark.parametrize("protocol", ["official", "merged", "grouped", "kfold"])
+@pytest.mark.parametrize("kind", ["plain", "grouped given"])
+@pytest.mark.parametrize("twins", [False, True])
+def test_the_same_files_and_protocol_give_the_same_split(
+    protocol: str, kind: str, twins: bool
+) -> None:
+    samples = images(kind, 800)
+    found = [
+        told(
+            apply_protocol(
+                samples,
+                protocol=protocol,
+                fold=2,
+                folds=5,
+                seed=seed,
+                val_fraction=0.1,
+                test_fraction=0.1,
+                twins=np.random.default_rng(1).integers(0, 700, 800) if twins else None,
+                strata=strata_of(samples),
+                every_stratum=True,
+            )
+        )
+        for seed in (0, 5)
+    ]
+    assert digest(found) == PROTOCOLS[protocol, kind, twins]
+
+
+ORDERS: dict[str, str] = {
+    "shuffled, 0 skipped": "db1fe33c4f2c9098",
+    "shuffled, 37 skipped": "68d4d23e4cc4f74a",
+    "second of three, 0 skipped": "52d396f9aef6a377",
+    "second of three, 37 skipped": "c9705a0978bfb5c1",
+    "in order, 0 skipped": "96f4d22288ab5862",
+    "in order, 37 skipped": "67c11937a76383e0",
+    "padded, 0 skipped": "14bc31471153a1c0",
+    "padded, 37 skipped": "fa2ab99396f0eaf3",
+    "balanced, 0 skipped": "f0fbddb6a1c695a5",
+    "balanced, 37 skipped": "4973ad05b471f167",
+    "balanced for two, 0 skipped": "190471761be15fd4",
+    "balanced for two, 37 skipped": "2720a6e6f7ab37e4",
+}
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "shuffled": {"shuffle": True},
+    "second of three": {"shuffle": True, "rank": 1, "num_processes": 3},
+    "in order": {"shuffle": False},
+    "padded": {"shuffle": False, "rank": 1, "num_processes": 2, "pad_to": 8},
+    "balanced": {"shuffle": True, "strata": np.arange(1003) ** 2 % 7},
+    "balanced for two": {
+        "shuffle": True,
+        "strata": np.arange(1003) ** 2 % 7,
+        "rank": 1,
+        "num_processes": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("skipped", [0, 37])
+def test_the_same_seed_and_epoch_give_the_same_order(name: str, skipped: int) -> None:
+    sampler = EpochSampler(num_samples=1003, seed=11, **SAMPLERS[name])
+    keys = []
+    for epoch in (0, 4):
+        sampler.set_epoch(epoch)
+        sampler.skip(skipped, epoch=epoch)
+        own = list(sampler)
+        assert len(own) == len(sampler) - skipped
+        assert {type(part) for key in own for part in key} == {int}
+        keys += [repr(key) for key in own]
+    assert digest(keys) == ORDERS[f"{name}, {skipped} skipped"]

@@ -1,0 +1,72 @@
+import pickle
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from medvision.data import texts as texts_module
+from medvision.data.texts import Texts
+
+COLUMNS = {
+    "nothing": [],
+    "one blank": [""],
+    "few different": ["train", "", "val", "train"] * 5,
+    "all different": [f"images/{k}.png" for k in range(50)],
+    "different later": ["a"] * 20 + [f"p{k}" for k in range(20)] + ["a", "p3"],
+    "beyond ASCII": ["\u00e4", "\U0001f9e0 b", "", "\u4e2d\u6587"] * 3,
+}
+
+
+@pytest.fixture(params=COLUMNS)
+def given(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
+    monkeypatch.setattr(texts_module, "CHUNK", 7)
+    monkeypatch.setattr(texts_module, "_MAX_REPEATED", 5)
+    return COLUMNS[request.param]
+
+
+def test_a_column_reads_as_the_list_it_was_made_of(given: list[str]) -> None:
+    column = Texts.of(iter(given))
+    assert len(column) == len(given)
+    assert list(column) == given
+    assert [column[k] for k in range(-len(given), len(given))] == given * 2
+    assert list(column[3:40:2]) == given[3:40:2]
+    with pytest.raises(IndexError):
+        column[len(given)]
+
+
+def test_rows_are_chosen_by_number_and_by_mask(given: list[str]) -> None:
+    column = Texts.of(given)
+    turned = np.arange(len(given))[::-1]
+    assert list(column.select(turned)) == given[::-1]
+    assert list(column.select(turned).select(turned)) == given
+    assert list(column.select(column.equal("a"))) == [text for text in given if text == "a"]
+
+
+def test_numbers_of_the_sorted_texts_give_the_column_again(given: list[str]) -> None:
+    for column in (Texts.of(given), Texts.of(given).select(np.arange(len(given) // 2))):
+        names, number = column.numbered()
+        assert names == sorted(set(column))
+        assert [names[k] for k in number] == list(column)
+
+
+def test_columns_are_joined_in_their_order(given: list[str]) -> None:
+    column = Texts.of(given)
+    odd = np.arange(len(given)) % 2 == 1
+    parts = [column.select(odd), column.select(~odd)]  # of one column
+    assert list(Texts.joined(parts)) == given[1::2] + given[::2]
+    assert list(Texts.joined([column, Texts.of(["x"])])) == [*given, "x"]
+    assert list(Texts.joined([])) == []
+
+
+def test_order_is_that_of_the_texts(given: list[str]) -> None:
+    column = Texts.of(given)
+    assert list(column.select(column.sorted_rows())) == sorted(given)
+    assert column.ascends() == (sorted(set(given)) == given)
+
+
+def test_a_million_rows_are_a_few_objects() -> None:
+    paths = Texts.of(f"images/patient_{k:07d}.png" for k in range(100_000))
+    splits = Texts.of(("train", "val")[k % 2] for k in range(100_000))
+    assert len(pickle.dumps(paths)) < 100_000 * (len("images/patient_0000000.png") + 4) + 1000
+    assert len(pickle.dumps(splits)) < 100_000 + 1000
+    assert list(pickle.loads(pickle.dumps(paths))) == list(paths)

@@ -1,0 +1,195 @@
+"""What happens to sets whose files are too many to be opened before the start, here a dozen."""
+
+import gc
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.data import checks, datasets
+from medvision.data.checks import CheckResult, check_images, check_segmentation
+from medvision.data.datasets import FolderSource, SegmentationDataset, start_worker
+from medvision.data.index import index_classification, index_segmentation
+from medvision.data.transforms import Transform
+from medvision.types import MedvisionError
+
+COUNT = 12
+
+
+@pytest.fixture(autouse=True)
+def few_are_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(checks, "NUM_SAMPLED", 4)
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for folder in ("images", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for k in range(COUNT):
+        image = rng.integers(0, 256, (8, 8, 3), np.uint8)
+        cv2.imwrite(str(tmp_path / f"set/images/{k:02d}.png"), image)
+        cv2.imwrite(str(tmp_path / f"set/masks/{k:02d}.png"), image[..., 0] // 128 * 255)
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def classes(tmp_path: Path) -> Path:
+    for k in range(COUNT):
+        path = tmp_path / f"set/{'ab'[k % 2]}/{k:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.full((8, 8), 20 * k, np.uint8))
+    return tmp_path / "set"
+
+
+def check(root: Path, **options: Any) -> CheckResult:
+    options = {"max_decoded": 2, "max_headers": 5, **options}
+    if (root / "masks").is_dir():
+        samples = index_segmentation(root).samples
+        return check_segmentation(root, samples, num_classes=2, **options)
+    return check_images(root, index_classification(root).samples, **options)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are opened from now on."""
+    names: list[str] = []
+    real = Path.open
+
+    def spy(self: Path, *args: Any, **kwargs: Any) -> Any:
+        names.append(self.name)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", spy)
+    return names
+
+
+def test_only_a_sample_of_the_headers_is_read_and_the_note_says_what_is_not_known(
+    classes: Path, opened: list[str]
+) -> None:
+    result = check(classes)
+    assert len([name for name in opened if name.endswith(".png")]) == 4
+    assert result.facts is None
+    assert len(result.samples) == len(result.lines) == COUNT
+    (note,) = result.notes
+    assert note.startswith("12 images are very many: the headers of 4 of them")
+    assert "ends the run with its name (data.on_error=skip cannot leave it out)" in note
+    assert "the fingerprint holds names, and sizes of the 4 files only" in note
+    assert "near-duplicates were not looked for; `medvision audit` reads them all" in note
+
+
+@pytest.mark.parametrize("kind", ["pairs", "classes"])
+def test_the_fingerprint_holds_names_and_the_sizes_of_the_sample(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    root = request.getfixturevalue(kind)
+    result = check(root)
+    sized = [line for line in result.lines if line.rpartition("\0")[2].isdigit()]
+    assert len(sized) == 4
+    for line in sized:
+        path, target, *sizes = line.split("\0")
+        names = [path, target] if kind == "pairs" else [path]
+        assert sizes == [str((root / name).stat().st_size) for name in names]
+    plain = {f"{s.path}\0{s.target}" for s in result.samples}
+    assert {"\0".join(line.split("\0")[:2]) for line in result.lines} == plain
+    whole = "".join(f"{line}\n" for line in sorted(result.lines))
+    assert result.fingerprint == hashlib.sha256(whole.encode()).hexdigest()
+    assert list(result.lines[2:5]) == [result.lines[k] for k in (2, 3, 4)]
+    assert check(root).fingerprint == result.fingerprint
+
+
+def test_the_sample_is_the_same_at_every_start(classes: Path, opened: list[str]) -> None:
+    check(classes)
+    first = sorted(opened)
+    opened.clear()
+    check(classes)
+    assert sorted(opened) == first
+
+
+def test_a_broken_file_of_the_sample_is_an_error_that_says_how_many_were_looked_at(
+    classes: Path,
+) -> None:
+    for path in classes.rglob("*.png"):
+        path.write_bytes(b"text")
+    message = r"4 of the 4 \(of 12\) images that were looked at cannot be used: .*not a JPEG"
+    with pytest.raises(MedvisionError, match=message):
+        check(classes)
+
+
+def test_skip_leaves_out_what_the_sample_found(classes: Path) -> None:
+    sized = [line.split("\0")[0] for line in check(classes).lines if line[-1].isdigit()]
+    (classes / sized[0]).write_bytes(b"text")
+    result = check(classes, on_error="skip")
+    assert [path for path, _ in result.skipped] == sized[:1]
+    assert len(result.samples) == len(result.lines) == COUNT - 1
+    assert sized[0] not in set(result.samples.paths)
+    assert result.notes[0].startswith("SKIPPED 1 of 12 images")
+
+
+def test_what_an_audit_has_read_before_is_known_of_all(classes: Path) -> None:
+    whole = check(classes, max_decoded=None)
+    again = check(classes)
+    assert again.facts is not None
+    assert again.fingerprint == whole.fingerprint
+    assert again.notes == []
+
+
+def test_names_in_a_csv_are_looked_up_in_lists_of_folders_not_one_by_one(
+    classes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (classes / "more").mkdir()
+    cv2.imwrite(str(classes / "more/x.png"), np.zeros((8, 8), np.uint8))
+    paths = [f"{'ab'[k % 2]}/{k:02d}.png" for k in range(COUNT)] + ["more/x.png"]
+    (classes / "splits.csv").write_text("path,target\n" + "".join(f"{p},a\n" for p in paths[:-1]))
+    asked: list[Path] = []
+    real = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda self: asked.append(self) or real(self))
+    with pytest.raises(MedvisionError, match="only one class, a"):
+        index_classification(classes)
+    assert asked == [classes / "splits.csv"]
+    with (classes / "splits.csv").open("a") as stream:
+        stream.write("b/none.png,b\nnowhere/none.png,b\n")
+    message = r"2 listed files do not exist below .*: b/none\.png, nowhere/none\.png"
+    with pytest.raises(MedvisionError, match=message):
+        index_classification(classes)
+
+
+def dataset(root: Path) -> SegmentationDataset:
+    source = FolderSource(root=root, channels=3, num_classes=2, color_map=None, value_range=None)
+    transform = Transform(size_px=8, transforms={}, key="data.eval_transforms")
+    samples = index_segmentation(root).samples
+    return SegmentationDataset(samples=samples, source=source, transform=transform, seed=0)
+
+
+def test_a_file_that_turns_out_broken_is_named(pairs: Path) -> None:
+    data = dataset(pairs)
+    (pairs / "images/03.png").write_bytes(b"text")
+    (pairs / "masks/04.png").unlink()
+    cv2.imwrite(str(pairs / "masks/05.png"), np.zeros((4, 6), np.uint8))
+    with pytest.raises(MedvisionError, match=r"^not a JPEG.* \(.*set/images/03\.png\)"):
+        data[0, 3]
+    with pytest.raises(MedvisionError, match=r"^cannot read the file.* \(.*set/masks/04\.png\)"):
+        data[0, 4]
+    message = r"^the mask is 6 x 4 pixels .*images/05\.png is 8 x 8 \(.*set/masks/05\.png\)"
+    with pytest.raises(MedvisionError, match=message):
+        data[0, 5]
+
+
+def test_a_loader_process_leaves_the_objects_of_the_training_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Collecting them would write to each, and copy the page it lies on."""
+    monkeypatch.setattr(datasets.signal, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr(threading.Thread, "start", lambda _: None)
+    threads = cv2.getNumThreads()
+    try:
+        start_worker(0)
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        cv2.setNumThreads(threads)
