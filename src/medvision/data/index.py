@@ -269,6 +269,3 @@ def _kept(
             " an added image may belong to a group of another split; set data.group_pattern"
         )
     return SampleTable.joined([samples, added]), notes
-
-
-_grouped = group_by_pattern  # the name it is imported by from here

@@ -189,17 +189,22 @@ def _no_run(path: Path, name: str) -> MedvisionError:
     )
 
 
+NO_SETTINGS = (("run_dir",), ("resume",), ("checkpoint", "every_minutes"))
+"""Keys of a config that change nothing in what is learned."""
+
+
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a config by dotted key, without what differs between runs of one setting.
 
-    Every ``seed`` is left out, and so is ``run_dir``; paths below the run folder begin with
-    ``<run_dir>``. What is built stands under the name of its place: ``model`` for
-    ``model._target_``. ``data.split_seed`` stays: it changes which images are tested.
+    Every ``seed`` is left out, and so is what says where, when and for which search a run was
+    made; paths below the run folder begin with ``<run_dir>``. What is built stands under the name
+    of its place: ``model`` for ``model._target_``. ``data.split_seed`` stays: it changes which
+    images are tested.
     """
     run_dir = config.get("run_dir")
     found: dict[str, Any] = {}
     for key, value in _leaves(config, ()):
-        if key[-1] == "seed" or key == ("run_dir",):
+        if key[-1] == "seed" or key[0] == "sweep" or key in NO_SETTINGS:
             continue
         place = key[:-1] if key[-1] == "_target_" else key
         if isinstance(run_dir, str) and isinstance(value, str):
