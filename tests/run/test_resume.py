@@ -122,10 +122,11 @@ def assert_same(run: str, whole: Path) -> None:
         pytest.param(POLYP, 12, signal.SIGTERM, 143, id="at an epoch's last step"),
         pytest.param(CHEST, 8, signal.SIGUSR1, 143, id="dropout and a plateau"),
         pytest.param(
-            (*POLYP, "trainer.accumulate_grad_batches=2"), 4, signal.SIGTERM, 143, id="accumulation"
-        ),
-        pytest.param(
-            (*CHEST, "data.num_workers=1"), 8, signal.SIGTERM, 143, id="with a loader process"
+            (*CHEST, "data.num_workers=1", "trainer.accumulate_grad_batches=2"),
+            4,
+            signal.SIGTERM,
+            143,
+            id="a loader process, gradients of two steps added up",
         ),
     ],
 )
