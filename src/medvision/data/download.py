@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from pathlib import Path
 from medvision.data.arrange import arrange
 from medvision.data.catalog import DataSet, find, needs_account
 from medvision.data.fetch import Resuming
+from medvision.data.file_lock import is_at, take_lock
 from medvision.data.unpack import unpack
 from medvision.files import write_atomically
 from medvision.types import MedvisionError
@@ -190,32 +190,11 @@ def _open_locked(path: Path, *, wait: bool) -> Iterator[bool]:
         except FileNotFoundError:  # taken away in between
             continue
         with stream:
-            is_ours = _locked(stream.fileno(), wait=wait)
-            if is_ours and not _is_at(stream.fileno(), path):
+            is_ours = take_lock(stream.fileno(), wait=wait)
+            if is_ours and not is_at(stream.fileno(), path):
                 continue  # the process before took the folder away when it was done
             yield is_ours
             return
-
-
-def _is_at(file: int, path: Path) -> bool:
-    """Whether an open file is still the one that a path leads to."""
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _locked(file: int, *, wait: bool) -> bool:
-    """Take a lock that ends with the process; where the system has none, take it for granted."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _download(

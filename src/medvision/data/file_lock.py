@@ -20,8 +20,8 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """
     while True:
         with path.open("w") as stream:
-            is_ours = _lock(stream.fileno(), wait=wait)
-            if is_ours and not _is_at(stream.fileno(), path):
+            is_ours = take_lock(stream.fileno(), wait=wait)
+            if is_ours and not is_at(stream.fileno(), path):
                 continue  # the process before has taken the file away
             try:
                 yield is_ours
@@ -32,7 +32,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
             return
 
 
-def _is_at(file: int, path: Path) -> bool:
+def is_at(file: int, path: Path) -> bool:
     """Whether an open file is still the one that a path leads to."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
@@ -40,7 +40,8 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def _lock(file: int, *, wait: bool) -> bool:
+def take_lock(file: int, *, wait: bool) -> bool:
+    """Take a lock that ends with the process; where the system has none, take it for granted."""
     try:
         import fcntl
     except ImportError:  # Windows

@@ -123,7 +123,8 @@ def check_config(cfg: DictConfig) -> None:
         if value is not _ABSENT and not holds(value):
             raise MedvisionError(f"expected {expected}, got {value}", where=key, hint="change it")
     _check_paths(cfg)
-    _check_monitor(str(cfg.checkpoint.monitor))
+    monitor = str(cfg.checkpoint.monitor)
+    check_metric(monitor, where="checkpoint.monitor", may_not="choose the checkpoint")
     _check_choices(cfg)
     _check_fold(cfg)
     _check_logger(str(OmegaConf.select(cfg, "logger._target_")))
@@ -155,18 +156,28 @@ def _check_paths(cfg: DictConfig) -> None:
             raise MedvisionError(f"{path} is not a file", where=key, hint="check the path")
 
 
-def _check_monitor(monitor: str) -> None:
-    if _names_test(monitor):
+def check_metric(metric: str, *, where: str, may_not: str) -> None:
+    """Refuse what is no logged value, or one of the test images.
+
+    Args:
+        metric: Such as ``val/dice``.
+        where: The key that names it.
+        may_not: What a test metric may not do, in words.
+
+    Raises:
+        MedvisionError: If it may not be used.
+    """
+    if _names_test(metric):
         raise MedvisionError(
-            f"{monitor} may not choose the checkpoint: nothing is selected on the test set",
-            where="checkpoint.monitor",
-            hint=f"use {_of_val(monitor)}",
+            f"{metric} may not {may_not}: nothing is selected on the test set",
+            where=where,
+            hint=f"use {_of_val(metric)}",
         )
-    if not monitor.startswith(("val/", "train/")):
+    if not metric.startswith(("val/", "train/")):
         raise MedvisionError(
-            f"expected a logged value such as val/dice, got {monitor}",
-            where="checkpoint.monitor",
-            hint=nearest(monitor, ["val/dice", "val/iou", "val/loss", "val/auroc"]),
+            f"expected a logged value such as val/dice, got {metric}",
+            where=where,
+            hint=nearest(metric, ["val/dice", "val/iou", "val/loss", "val/auroc"]),
         )
 
 

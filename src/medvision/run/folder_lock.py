@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Self
 
+from medvision.data.file_lock import is_at
 from medvision.types import MedvisionError
 
 NAME = ".lock"
@@ -47,7 +48,7 @@ class FolderLock:
             except BaseException:
                 os.close(handle)
                 raise
-            if _is_still_there(handle, path):
+            if is_at(handle, path):
                 return cls(path, handle)
             os.close(handle)  # the process before took its file away
 
@@ -73,10 +74,3 @@ def _lock(handle: int, folder: Path, *, wait: bool) -> None:
             ) from fault
         if fault.errno not in _UNKNOWN:
             raise
-
-
-def _is_still_there(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), path.stat())
-    except FileNotFoundError:
-        return False

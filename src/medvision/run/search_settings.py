@@ -93,7 +93,7 @@ def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
     """The metric and its good end."""
     mode = sweep["mode"]
     metric = str(config.checkpoint.monitor if sweep["metric"] is None else sweep["metric"])
-    _check_metric(metric)
+    check.check_metric(metric, where="sweep.metric", may_not="decide anything")
     if mode is None and sweep["metric"] is not None:
         raise MedvisionError(
             f"whether {metric} is to be large or small is not said",
@@ -106,21 +106,6 @@ def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
             f"expected max or min, got {mode}", where="sweep.mode", hint="change it"
         )
     return metric, "max" if mode == "max" else "min"
-
-
-def _check_metric(metric: str) -> None:
-    if check._names_test(metric):
-        raise MedvisionError(
-            f"{metric} may not decide anything: nothing is selected on the test set",
-            where="sweep.metric",
-            hint=f"use {check._of_val(metric)}",
-        )
-    if not metric.startswith(("val/", "train/")):
-        raise MedvisionError(
-            f"expected a logged value such as val/dice, got {metric}",
-            where="sweep.metric",
-            hint=nearest(metric, ["val/dice", "val/iou", "val/loss", "val/auroc"]),
-        )
 
 
 def _by_key(given: Given) -> dict[str, str]:
