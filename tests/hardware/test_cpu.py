@@ -3,14 +3,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medvision.hardware import (
     keep_freed_memory,
     measure_first_layers_in_float32,
-    train_slow_depthwise_in_float32,
+    round_weights_once,
+    train_with_quick_gradients,
 )
-from medvision.models import SimpleCNN, SmpSegmenter, UNet
+from medvision.models import SimpleCNN, SmpSegmenter, TimmClassifier, UNet
 
 
 def network() -> nn.Sequential:
@@ -18,40 +19,107 @@ def network() -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1),  # dense
         nn.Conv2d(8, 8, 3, padding=1, groups=8),  # depthwise, quick in bfloat16
-        nn.Conv2d(8, 8, 3, padding=1, stride=2, groups=8),
-        nn.Conv2d(8, 8, 5, padding=2, groups=8),
+        nn.Conv2d(8, 8, 3, padding=1, stride=2, groups=8, bias=False),
+        nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False),
     )
 
 
-def test_only_strided_and_large_depthwise_convolutions_are_changed() -> None:
-    assert train_slow_depthwise_in_float32(network()) == 2
+def test_strided_and_large_depthwise_and_doubling_convolutions_are_changed() -> None:
+    assert train_with_quick_gradients(network()) == 2
+    assert train_with_quick_gradients(UNet(base_channels=4)) == 4
 
 
-def test_they_train_in_float32_and_give_back_what_autocast_would() -> None:
-    plain, changed = network(), network()
-    train_slow_depthwise_in_float32(changed)
-    image = torch.rand(2, 3, 16, 16)
-    seen: list[torch.dtype] = []
-    inner = changed[3].forward.args[0]
+def test_every_slow_layer_of_efficientnets_is_changed() -> None:
+    lite0 = TimmClassifier(name="tf_efficientnet_lite0", num_classes=4)  # pads in its forward
+    b0 = TimmClassifier(name="efficientnet_b0", num_classes=4)
+    assert train_with_quick_gradients(lite0) == 11
+    assert train_with_quick_gradients(b0) == 11 + 16  # one squeeze in every block
 
-    def watched(x: torch.Tensor) -> torch.Tensor:
-        seen.append(x.dtype)
-        return inner(x)
 
-    changed[3].forward = type(changed[3].forward)(changed[3].forward.func, watched)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        expected, out = plain(image), changed(image)
-    assert seen == [torch.float32]
-    assert out.dtype == expected.dtype == torch.bfloat16
-    torch.testing.assert_close(out, expected, rtol=0.05, atol=0.02)
-    out.float().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in changed.parameters())
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pytest.param(nn.Conv2d(8, 8, 5, padding=2, groups=8), id="bias"),
+        pytest.param(nn.Conv2d(8, 16, 5, padding=2, groups=8, bias=False), id="multiplier"),
+        pytest.param(
+            nn.Conv2d(8, 8, 5, padding=4, dilation=2, groups=8, bias=False), id="dilation"
+        ),
+        pytest.param(nn.Conv2d(8, 8, (3, 5), stride=2, groups=8, bias=False), id="oblong"),
+        pytest.param(nn.Conv2d(8, 8, 4, stride=2, groups=8, bias=False), id="even"),
+        pytest.param(nn.Conv2d(8, 8, 3, stride=2, groups=4, bias=False), id="grouped"),
+        pytest.param(nn.Conv2d(1, 1, 3, stride=2, bias=False), id="one channel"),
+        pytest.param(nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1), id="transposed 4x4"),
+        pytest.param(nn.ConvTranspose2d(8, 8, 2, stride=2, groups=2), id="transposed in groups"),
+    ],
+)
+def test_what_the_kernels_do_not_cover_stays(layer: nn.Module) -> None:
+    assert train_with_quick_gradients(nn.Sequential(layer)) == 0
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+def test_gradients_are_as_near_to_those_of_float32_as_autocast_has_them(name: str) -> None:
+    torch.manual_seed(0)
+    model = TimmClassifier(name=name, num_classes=4).train().to(memory_format=torch.channels_last)
+    image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+
+    def gradients(*, autocast: bool) -> Tensor:
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = nn.functional.cross_entropy(model(image).float(), torch.arange(4))
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    exact, theirs = gradients(autocast=False), gradients(autocast=True)
+    model.load_state_dict(state)
+    train_with_quick_gradients(model)
+    ours = gradients(autocast=True)
+    assert not torch.equal(ours, theirs)
+    assert (ours - exact).norm() < 1.25 * (theirs - exact).norm()
+
+
+def test_a_unet_learns_what_it_learns_without() -> None:
+    image, mask = torch.rand(2, 3, 32, 32), (torch.rand(2, 1, 32, 32) > 0.5).float()
+
+    def losses(change: Callable[[nn.Module], int]) -> list[float]:
+        torch.manual_seed(0)
+        model = UNet(base_channels=8)
+        change(model)
+        optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+        found = []
+        for _ in range(8):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = nn.functional.binary_cross_entropy_with_logits(model(image).float(), mask)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        return found
+
+    assert losses(train_with_quick_gradients) == pytest.approx(losses(lambda model: 0), rel=0.01)
+
+
+def test_rounded_weights_predict_the_same_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    model = UNet(base_channels=8, batch_norm=True).eval()
+    measure_first_layers_in_float32(model)
+    image = torch.rand(2, 3, 32, 32)
+
+    def logits() -> Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return model(image)
+
+    expected = logits()
+    assert round_weights_once(model) == 22
+    assert torch.equal(logits(), expected)
+    first, second = model.down[0][0], model.down[0][3]
+    assert (first.weight.dtype, second.weight.dtype) == (torch.float32, torch.bfloat16)
 
 
 @pytest.mark.parametrize("autocast", [True, False])
 def test_without_gradients_or_autocast_nothing_changes(autocast: bool) -> None:
     plain, changed = network(), network()
-    train_slow_depthwise_in_float32(changed)
+    train_with_quick_gradients(changed)
     image = torch.rand(2, 3, 16, 16)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), torch.no_grad():
         assert torch.equal(changed(image), plain(image))
@@ -61,7 +129,7 @@ def test_without_gradients_or_autocast_nothing_changes(autocast: bool) -> None:
 
 def test_the_tensors_keep_their_names() -> None:
     changed = network()
-    train_slow_depthwise_in_float32(changed)
+    train_with_quick_gradients(changed)
     assert list(changed.state_dict()) == list(network().state_dict())
 
 

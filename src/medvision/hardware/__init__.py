@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from medvision.hardware.chance import random_state, set_random_state
     from medvision.hardware.cpu import (
         measure_first_layers_in_float32,
-        train_slow_depthwise_in_float32,
+        round_weights_once,
+        train_with_quick_gradients,
     )
     from medvision.hardware.memory import keep_freed_memory
     from medvision.hardware.plan import REHEARSAL, Plan, choose_plan
@@ -36,10 +37,11 @@ __all__ = [
     "measure_first_layers_in_float32",
     "peak_memory_mb",
     "random_state",
+    "round_weights_once",
     "set_random_state",
     "skip_slow_tpu_probe",
     "tpu_is_present",
-    "train_slow_depthwise_in_float32",
+    "train_with_quick_gradients",
     "wait_for",
     "xla_options",
 ]
@@ -55,10 +57,11 @@ _HOME = {
     "measure_first_layers_in_float32": "cpu",
     "peak_memory_mb": "report",
     "random_state": "chance",
+    "round_weights_once": "cpu",
     "set_random_state": "chance",
     "skip_slow_tpu_probe": "xla",
     "tpu_is_present": "xla",
-    "train_slow_depthwise_in_float32": "cpu",
+    "train_with_quick_gradients": "cpu",
     "wait_for": "report",
     "xla_options": "xla",
 }

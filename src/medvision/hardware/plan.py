@@ -52,7 +52,7 @@ class Plan:
         channels_last: Whether convolutions keep channels innermost.
         deterministic: Lightning's flag.
         fused_optimizer: Whether the optimizer's update is one kernel.
-        float32_depthwise: Whether `train_slow_depthwise_in_float32` pays.
+        quick_gradients: Whether `train_with_quick_gradients` pays.
         float32_first_layers: Whether `measure_first_layers_in_float32` pays.
         xla: Whether XLA compiles the steps, so that every batch must have one shape.
     """
@@ -62,7 +62,7 @@ class Plan:
     channels_last: bool
     deterministic: bool | Literal["warn"]
     fused_optimizer: bool
-    float32_depthwise: bool
+    quick_gradients: bool
     float32_first_layers: bool
     xla: bool
 
@@ -110,7 +110,7 @@ def choose_plan(
         deterministic="warn" if deterministic == "warn" else bool(deterministic),
         # A gradient scaler, which fp16 needs, wants to see the gradients before the update.
         fused_optimizer=kind in ("cpu", "gpu") and chosen != "16-mixed",
-        float32_depthwise=kind == "cpu" and chosen == "bf16-mixed",
+        quick_gradients=kind == "cpu" and chosen == "bf16-mixed",
         float32_first_layers=kind == "cpu" and chosen == "bf16-mixed",
         xla=kind == "tpu",
     )

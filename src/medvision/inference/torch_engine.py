@@ -13,7 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from medvision.hardware import choose_plan, measure_first_layers_in_float32
+from medvision.hardware import (
+    choose_plan,
+    measure_first_layers_in_float32,
+    round_weights_once,
+)
 from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
 
@@ -55,6 +59,8 @@ class TorchEngine:
         network = network.eval().requires_grad_(False).to(self.device)
         if plan.channels_last:
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.device.type == "cpu" and self._dtype is torch.bfloat16:
+            round_weights_once(network)
         self.network = network
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -20,7 +20,7 @@ from medvision.hardware import (
     choose_plan,
     keep_freed_memory,
     measure_first_layers_in_float32,
-    train_slow_depthwise_in_float32,
+    train_with_quick_gradients,
 )
 from medvision.models import count_parameters, is_depthwise, load_weights_strict
 from medvision.run.agreement import check_agreement, fill_in, fixed_threshold
@@ -54,7 +54,7 @@ def run_experiment(
         cfg: A checked config.
         experiment: Its name.
         folder: Where the run goes.
-        started_s: ``time.perf_counter()`` at the start of the program.
+        started_s: ``time.perf_counter()`` when the run was asked for.
         sealed_by: The keys by which the command chooses hyper-parameters: the test split is not
             touched where there are any.
 
@@ -84,8 +84,8 @@ def run_experiment(
     data.fixed_shapes = plan.xla
     if plan.accelerator == "tpu":
         announce_host()
-    if plan.float32_depthwise:
-        train_slow_depthwise_in_float32(model)
+    if plan.quick_gradients:
+        train_with_quick_gradients(model)
     if plan.float32_first_layers:
         measure_first_layers_in_float32(model)
     state = find_state(folder.path) if folder.reopened else None
