@@ -79,6 +79,26 @@ def fails(
             "error: expected a number above 0, got fast (optimizer.lr); change it",
         ),
         (
+            ["experiment=polyp_unet", "scheduler=plateau", "scheduler.factor=1"],
+            "error: expected a number above 0 and below 1, got 1 (scheduler.factor); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "trainer.max_steps=many"],
+            "error: expected an integer of at least -1, got many (trainer.max_steps); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "model.batch_norm=yes_please"],
+            "error: expected one of True, False, got yes_please (model.batch_norm); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "data.mask_suffix=1"],
+            "error: expected a text, got 1 (data.mask_suffix); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "optimizer._target_=torch.optim.Admw"],
+            "error: torch.optim has no Admw (optimizer._target_); did you mean AdamW?",
+        ),
+        (
             ["experiment=polyp_unet", "checkpoint.monitor=test/dice"],
             "error: test/dice may not choose the checkpoint: nothing is selected on the test set"
             " (checkpoint.monitor); use val/dice",

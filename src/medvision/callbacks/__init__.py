@@ -8,6 +8,7 @@ from medvision.callbacks.finetuning import Finetuning
 from medvision.callbacks.finite_loss import FiniteLoss
 from medvision.callbacks.handover import Handover
 from medvision.callbacks.interruption import Interruption
+from medvision.callbacks.late_tensorboard import LateTensorBoard
 from medvision.callbacks.predictions import SegmentationPredictions
 from medvision.callbacks.progress import Progress
 from medvision.callbacks.pruning import Pruning
@@ -23,6 +24,7 @@ __all__ = [
     "FiniteLoss",
     "Handover",
     "Interruption",
+    "LateTensorBoard",
     "Progress",
     "Pruning",
     "SegmentationPredictions",

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from medvision.data.catalog import find, needs_account
 from medvision.data.shard_place import check_address, place_of
 from medvision.run.check_processes import check_processes
+from medvision.run.check_targets import check_targets
 from medvision.run.messages import nearest
 from medvision.types import MedvisionError
 
@@ -40,6 +41,10 @@ def _number(low: float, high: float = float("inf"), *, above: bool = False) -> R
 
 def _one_of(*values: Any) -> Rule:
     return lambda v: str(v) in map(str, values), f"one of {', '.join(map(str, values))}"
+
+
+def _text() -> Rule:
+    return lambda v: isinstance(v, str), "a text"
 
 
 def _or_null(rule: Rule) -> Rule:
@@ -83,9 +88,15 @@ RULES: dict[str, Rule] = {
     "data.on_error": _one_of("fail", "skip"),
     "data.shuffle_shards": _or_null(_integer(1)),
     "data.cache_gb": _number(0, above=True),
+    "data.decoded_gb": _number(0),
+    "data.mask_suffix": _text(),
     "model.base_channels": _integer(1),
+    "model.batch_norm": _one_of(True, False),
+    "model.drop_path": _number(0, 1),
     "model.dropout": _number(0, 1),
     "loss.label_smoothing": _number(0, 1),
+    "loss.weights.cross_entropy": _number(0),
+    "loss.weights.dice": _number(0),
     "task.threshold": _threshold(),
     "task.sensitivity": _or_null(_number(0, 1, above=True)),
     "task.prevalence": _or_null(_number(0, 1, above=True)),
@@ -94,11 +105,18 @@ RULES: dict[str, Rule] = {
     "task.mixing.cutmix_alpha": _number(0),
     "optimizer.lr": _number(0, above=True),
     "optimizer.weight_decay": _number(0),
+    "scheduler.warmup_fraction": _number(0, 1),
+    "scheduler.final_factor": _number(0),
+    "scheduler.factor": _number(0, 1, above=True),
+    "scheduler.patience": _integer(0),
+    "callbacks.early_stopping.patience": _integer(0),
+    "callbacks.finetuning.frozen_epochs": _integer(0),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "tpu", "tpu_rehearsal"),
     "trainer.devices": _or_auto(_integer(1)),
     "trainer.num_nodes": _integer(1),
     "trainer.sync_batchnorm": _one_of(True, False),
     "trainer.max_epochs": _integer(1),
+    "trainer.max_steps": _integer(-1),
     "trainer.precision": _one_of(*PRECISIONS),
     "trainer.memory_format": _one_of("auto", "channels_last", "contiguous"),
     "trainer.deterministic": _one_of("auto", True, False, "warn"),
@@ -107,6 +125,10 @@ RULES: dict[str, Rule] = {
     "trainer.limit_train_batches": _SHARE_OR_COUNT,
     "trainer.limit_val_batches": _SHARE_OR_COUNT,
     "trainer.limit_test_batches": _SHARE_OR_COUNT,
+    "trainer.log_every_n_steps": _integer(0),
+    "trainer.num_sanity_val_steps": _integer(-1),
+    "trainer.enable_model_summary": _one_of(True, False),
+    "trainer.detect_anomaly": _one_of(True, False),
 }
 
 
@@ -116,7 +138,8 @@ def check_config(cfg: DictConfig) -> None:
     Raises:
         MedvisionError: If a value is of the wrong type or out of range, a path is missing, a
             test metric would choose anything, a fold is asked for where there is none, a
-            logger's package is not installed, or other processes were started than asked for.
+            logger's package is not installed, a class is named that does not exist, or other
+            processes were started than asked for.
     """
     for key, (holds, expected) in RULES.items():
         value = OmegaConf.select(cfg, key, default=_ABSENT)
@@ -128,6 +151,7 @@ def check_config(cfg: DictConfig) -> None:
     _check_choices(cfg)
     _check_fold(cfg)
     _check_logger(str(OmegaConf.select(cfg, "logger._target_")))
+    check_targets(cfg)
     check_processes(cfg)
 
 

@@ -79,7 +79,7 @@ def fit(
         folder: Run folder.
         config: What loggers are told of the run.
         checkpoint: Where to start from.
-        started_s: ``time.perf_counter()`` at the start of the program.
+        started_s: ``time.perf_counter()`` when the run was asked for.
         state: Where the run goes on, where it was interrupted.
 
     Raises:

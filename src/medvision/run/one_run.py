@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvision.run.failures import described, report
+from medvision.run.importing import without_collector
 from medvision.types import MedvisionError, Stopped
 
 if TYPE_CHECKING:  # --help must not wait for them
@@ -17,8 +18,8 @@ if TYPE_CHECKING:  # --help must not wait for them
 
     from medvision.run.folder import RunFolder
 
-STARTED_S = time.perf_counter()
-"""When this process began, as near as it can know."""
+_BEGINNINGS = iter([time.perf_counter()])
+"""When this process began, as near as it can know, for the first run in it."""
 
 
 def run_job(
@@ -46,16 +47,18 @@ def run_job(
     from medvision.run.search_trial import trial_of
 
     folder = None
+    started_s = next(_BEGINNINGS, time.perf_counter())
     try:
         check_config(cfg)
         folder = find_folder()
-        from medvision.run.job import run_experiment  # imports torch: a second's config check first
+        with without_collector():
+            from medvision.run.job import run_experiment  # with torch and Lightning: seconds
 
         summary = run_experiment(
             cfg,
             experiment=experiment,
             folder=folder,
-            started_s=STARTED_S,
+            started_s=started_s,
             sealed_by=sealed_by,
         )
         code = 0

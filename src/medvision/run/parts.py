@@ -22,6 +22,7 @@ from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.evaluation import ClassificationEvaluation, Evaluation, SegmentationEvaluation
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
 from medvision.run.folder import is_further_process
+from medvision.run.importing import without_collector
 from medvision.types import MedvisionError
 
 MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
@@ -37,7 +38,8 @@ def build(node: Any, **arguments: Any) -> Any:
     if node is None or OmegaConf.select(node, "_target_") is None:
         return None
     try:
-        return instantiate(node, _convert_="all", **arguments)
+        with without_collector():  # a class may be imported for it, with timm or smp
+            return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, MedvisionError):

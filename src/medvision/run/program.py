@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say_stopped(stopped)
     except KeyboardInterrupt:  # where signals are not heeded: outside the main thread
         return _say_stopped(Stopped(signal.SIGINT))
+    except Exception as error:
+        return report(described(error))
 
 
 def _run_jobs(arguments: Sequence[str]) -> list[int]:

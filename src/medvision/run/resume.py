@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig
 
-from medvision.data.splits_csv import read_splits
 from medvision.run.stored import ALLOWED, targets
 from medvision.types import STAGES, MedvisionError
 
@@ -170,6 +169,8 @@ def check_same_data(run: Path, data: ImageData, summary: Mapping[str, Any]) -> N
     Raises:
         MedvisionError: If a file was added, removed or changed, or lies in another split.
     """
+    from medvision.data.splits_csv import read_splits  # with NumPy
+
     began = {sample.path: sample.split for sample in read_splits(run / "splits.csv")}
     now = {sample.path: stage for stage in STAGES for sample in data.tables[stage]}
     differ = sorted(path for path in began.keys() | now.keys() if began.get(path) != now.get(path))

@@ -12,7 +12,6 @@ import yaml
 from omegaconf import DictConfig
 
 from medvision.data.sample import Sample
-from medvision.data.splits_csv import read_splits
 from medvision.run.configs import CONF
 from medvision.types import MedvisionError
 
@@ -81,6 +80,8 @@ class StoredRun:
     @property
     def splits(self) -> Sequence[Sample]:
         """Every sample with its split and hashed group."""
+        from medvision.data.splits_csv import read_splits  # with NumPy
+
         return read_splits(self.path / "splits.csv")
 
     def history(self) -> list[dict[str, float | int | None]]:

@@ -1,0 +1,92 @@
+import importlib
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from medvision.run.check_targets import check_targets
+from medvision.types import MedvisionError
+
+
+def check(target: str) -> None:
+    check_targets(OmegaConf.create({"part": {"terms": [{"_target_": target}]}}))
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("torch.optim.Admw", "torch.optim has no Admw (KEY); did you mean AdamW?"),
+        ("medvision.models.Unet", "medvision.models has no Unet (KEY); did you mean UNet?"),
+        (
+            "medvision.tasks.schedules.constnt",
+            "medvision.tasks.schedules has no constnt (KEY); did you mean constant?",
+        ),
+        (
+            "pytorch_lightning.callbacks.EarlyStoping",
+            "pytorch_lightning.callbacks has no EarlyStoping (KEY); did you mean EarlyStopping?",
+        ),
+        ("torch.nn.Zzz", "torch.nn has no Zzz (KEY); mend the name"),
+        ("trch.optim.Adam", "there is no package trch (KEY); install it, or mend the name"),
+    ],
+)
+def test_a_class_that_is_nowhere_is_named_with_the_nearest(target: str, line: str) -> None:
+    with pytest.raises(MedvisionError) as refused:
+        check(target)
+    assert str(refused.value) == line.replace("KEY", "part.terms.0._target_")
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "torch.optim",
+        "torch.optim.lr_scheduler",
+        "torch.nn",
+        "pytorch_lightning",
+        "pytorch_lightning.callbacks",
+        "pytorch_lightning.loggers",
+        "medvision.callbacks",
+        "medvision.data",
+        "medvision.losses",
+        "medvision.models",
+        "medvision.tasks",
+        "os.path",
+        "numpy",
+        "math",
+    ],
+)
+def test_nothing_that_is_there_is_refused(module: str) -> None:
+    names = [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
+    assert names
+    for name in names:
+        check(f"{module}.{name}")
+
+
+def test_what_a_module_may_make_while_it_is_imported_passes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "plain_part.py").write_text("if True:\n    class Known: ...\n")
+    (tmp_path / "star_part.py").write_text("from plain_part import *\n")
+    (tmp_path / "making_part.py").write_text("globals()['Made'] = dict\n")
+    (tmp_path / "asking_part.py").write_text("def __getattr__(name): return dict\n")
+    (tmp_path / "broken_part.py").write_text("class\n")
+    for target in (
+        "plain_part.Known",
+        "star_part.Known",
+        "making_part.Made",
+        "asking_part.Any",
+        "broken_part.Any",
+    ):
+        check(target)
+    for target in ("plain_part.Made", "star_part.Made"):
+        with pytest.raises(MedvisionError, match="_part has no Made "):
+            check(target)
+
+
+def test_what_a_class_has_is_left_to_the_run() -> None:
+    check("medvision.data.SegmentationData.whatever")
+    check("torch.optim.Adam.whatever.it_is")
+
+
+def test_a_target_that_is_given_elsewhere_is_left_to_the_run() -> None:
+    check_targets(OmegaConf.create({"a": {"_target_": None}, "b": {"_target_": "${oc.env:X}"}}))

@@ -1,0 +1,38 @@
+import gc
+
+import pytest
+
+from medvision.run.importing import without_collector
+
+
+def test_the_collector_is_off_inside_and_on_again_after_a_failure() -> None:
+    inside = []
+
+    def fail() -> None:
+        with without_collector():
+            inside.append(gc.isenabled())
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert inside == [False]
+    assert gc.isenabled()
+
+
+def test_a_collector_that_was_off_stays_off() -> None:
+    gc.disable()
+    try:
+        with without_collector():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_others_left_lying_around_is_not_kept_for_ever() -> None:
+    import torch  # noqa: F401  loaded before: nothing becomes permanent
+
+    before = gc.get_freeze_count()
+    with without_collector():
+        pass
+    assert gc.get_freeze_count() == before
