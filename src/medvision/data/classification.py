@@ -24,6 +24,7 @@ from medvision.data.datasets import (
 from medvision.data.examine import OnError
 from medvision.data.index import ClassIndex, index_classification
 from medvision.data.phantom_parts import phantom_label
+from medvision.data.pixel_cache import CachedImages
 from medvision.data.sample import Sample
 from medvision.data.sample_table import SampleTable
 from medvision.data.shard_files import ShardImageSource
@@ -101,9 +102,12 @@ class ClassificationData(ImageData):
             )
 
     def dataset(self, stage: Stage) -> ClassificationDataset:
+        source = self.source
+        if self.pixels is not None and isinstance(source, ImageFolderSource | ShardImageSource):
+            source = CachedImages(source=source, cache=self.pixels)
         return ClassificationDataset(
             samples=self.tables[stage],
-            source=self.source,
+            source=source,
             class_indices={name: index for index, name in enumerate(self.class_names)},
             transform=self.transforms[stage],
             seed=self.seed,
@@ -180,12 +184,12 @@ class ClassificationData(ImageData):
         if self.root is None:
             self._draw_phantoms()
         elif self.shards is not None:
-            self.source = ShardImageSource(files=self.shards.files, **self._files)
+            self.source = ShardImageSource(files=self.shards.files, **self.reading)
         else:
-            self.source = ImageFolderSource(root=Path(self.root), **self._files)
+            self.source = ImageFolderSource(root=Path(self.root), **self.reading)
 
     @property
-    def _files(self) -> dict[str, Any]:
+    def reading(self) -> dict[str, Any]:
         """How files are read."""
         return {"channels": self.in_channels, "value_range": self.value_range}
 

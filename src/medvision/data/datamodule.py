@@ -19,8 +19,9 @@ from medvision.data.facts import Facts
 from medvision.data.given_groups import GivenGroups
 from medvision.data.group_salt import hash_groups
 from medvision.data.known_twins import twins_of
-from medvision.data.loading import load
+from medvision.data.loading import load, pixels_of
 from medvision.data.near_duplicates import Twins
+from medvision.data.pixel_cache import PixelCache
 from medvision.data.protocol import apply_protocol
 from medvision.data.sample import Sample
 from medvision.data.sample_table import SampleTable
@@ -47,6 +48,7 @@ class ImageData(LightningDataModule, ABC):
         epochs_behind: Epochs that a continued run has ended already.
         batches_behind: Training batches of the next epoch that it has learned from already: that
             epoch leaves them out.
+        pixels: Decoded images that are kept on the disk; None where they are not.
         fixed_shapes: Whether the last batch of validation and test is filled up with rows of
             padding, for hardware that compiles every shape.
 
@@ -74,6 +76,7 @@ class ImageData(LightningDataModule, ABC):
         download: Public set that is fetched into ``root`` where nothing is there yet.
         shuffle_shards: Shards of an address that are mixed, see `ShardSampler`; None: all.
         cache_gb: Of the local copies of all shards that come from addresses.
+        decoded_gb: Of the decoded images that are kept for all sets; 0 keeps none.
     """
 
     task: ClassVar[str]
@@ -105,6 +108,7 @@ class ImageData(LightningDataModule, ABC):
         download: str | None = None,
         shuffle_shards: int | None = 8,
         cache_gb: float = 10.0,
+        decoded_gb: float = 5.0,
     ) -> None:
         super().__init__()
         self.name, self.root = name, None if root is None else place_of(root)
@@ -116,10 +120,10 @@ class ImageData(LightningDataModule, ABC):
         self.protocol, self.fold, self.folds = protocol, fold, folds
         self.splits, self.group_pattern = splits, group_pattern
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.on_error, self.num_images = on_error, num_images
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.seed, self.split_seed = seed, split_seed
-        self.download, self.shuffle_shards, self.cache_gb = download, shuffle_shards, cache_gb
+        self.on_error, self.num_images, self.batch_size = on_error, num_images, batch_size
+        self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
+        self.download, self.shuffle_shards = download, shuffle_shards
+        self.cache_gb, self.decoded_gb = cache_gb, decoded_gb
         make = partial(Transform, size_px=image_size)
         train = make(transforms=train_transforms, key="data.train_transforms")
         test = make(transforms=eval_transforms, key="data.eval_transforms", deterministic=True)
@@ -133,6 +137,7 @@ class ImageData(LightningDataModule, ABC):
         self.fingerprint, self.fixed_shapes = "", False
         self.epochs_behind, self.batches_behind = 0, 0
         self._lines: Sequence[str] = []
+        self.pixels: PixelCache | None = None
 
     @property
     def synthetic(self) -> bool:
@@ -148,6 +153,11 @@ class ImageData(LightningDataModule, ABC):
         """
         cache_gb, window = self.cache_gb, self.shuffle_shards
         return open_shards(self.root, task=self.task, cache_gb=cache_gb, window=window)
+
+    @property
+    @abstractmethod
+    def reading(self) -> dict[str, Any]:
+        """How files are read."""
 
     def prepare(self) -> None:
         """Find, check and split the samples, downloaded first where the config says so.
@@ -175,26 +185,17 @@ class ImageData(LightningDataModule, ABC):
             every_stratum=self.task == "classification",
             keep=self.splits is not None,
         )
-        self.notes += drawn.notes
         self.samples = drawn.samples
         self._deal(drawn.samples)
+        self.notes += [*drawn.notes, *([] if self.pixels is None else self.pixels.notes())]
 
     def restore(self, samples: Sequence[Sample]) -> None:
-        """Take over the split of an earlier run, instead of ``prepare``.
-
-        No file is looked at before it is read.
-
-        Args:
-            samples: As the run's splits.csv lists them.
-        """
+        """Take over what a splits.csv lists, instead of ``prepare``; files are read when needed."""
         self._open()
         self._deal(samples)
 
     def read_again(self) -> None:
-        """Read what the files of a restored split tell, and which of them are twins.
-
-        A file that cannot be read is left out: it is no error before it is needed.
-        """
+        """Read what the files of a restored split tell, without those that cannot be read."""
         if self.root is None:
             return
         samples = SampleTable.joined(self.tables.values())
@@ -241,11 +242,7 @@ class ImageData(LightningDataModule, ABC):
         return absent_files(self.root, self.tables[stage], masks=self.task == "segmentation")
 
     def given_root(self) -> Path | str:
-        """The root, which must be given.
-
-        Raises:
-            MedvisionError: If it is not.
-        """
+        """The root; a `MedvisionError` where none is given."""
         if self.root is None:
             raise MedvisionError("no data set is given", where="data.root", hint="give its folder")
         return self.root
@@ -293,6 +290,7 @@ class ImageData(LightningDataModule, ABC):
 
     def _deal(self, samples: Sequence[Sample]) -> None:
         self.tables = {stage: SampleTable.of(samples).of_split(stage) for stage in STAGES}
+        self.pixels = pixels_of(self)
 
     def _strata(self) -> NDArray[np.integer] | None:
         """Class of each training row, where the sampler is to draw evenly from them."""

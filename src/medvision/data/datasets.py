@@ -15,13 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from medvision.data.decode import read_bytes
 from medvision.data.epoch_sampler import PADDING, EpochSampler, Key
-from medvision.data.image_io import read_image, read_mask
+from medvision.data.image_io import decode_image, decode_mask
 from medvision.data.look import compare_sizes
 from medvision.data.phantom import draw_polyp_scene
 from medvision.data.sample import Sample
 from medvision.data.sample_table import SampleTable
-from medvision.data.transforms import Transform
+from medvision.data.transforms import Pair, Transform
 from medvision.types import IGNORE_INDEX, Batch
 
 __all__ = [  # the loaders are made of what this module names
@@ -49,7 +50,7 @@ class PairSource(Protocol):
         """C of its images."""
         ...
 
-    def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, sample: Sample) -> Pair:
         """Image (H, W, C) in [0, 255] and class indices (H, W), at the size of the file."""
         ...
 
@@ -64,13 +65,29 @@ class FolderSource:
     color_map: Sequence[tuple[int, int, int]] | None
     value_range: tuple[float, float] | None
 
-    def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = read_image(
-            self.root / sample.path, channels=self.channels, value_range=self.value_range
+    def read(self, sample: Sample) -> Pair:
+        image = self.decode_image(sample, self.image_file(sample))
+        return self._with_mask(sample, image, self.mask_file(sample))
+
+    def image_file(self, sample: Sample) -> bytes:
+        return read_bytes(self.root / sample.path)
+
+    def mask_file(self, sample: Sample) -> bytes:
+        return read_bytes(self.root / sample.target)
+
+    def decode(self, sample: Sample, image: bytes, mask: bytes) -> Pair:
+        return self._with_mask(sample, self.decode_image(sample, image), mask)
+
+    def decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        where = str(self.root / sample.path)
+        return decode_image(data, where=where, channels=self.channels, value_range=self.value_range)
+
+    def _with_mask(self, sample: Sample, image: NDArray[np.uint8], data: bytes) -> Pair:
+        path = self.root / sample.target
+        mask = decode_mask(
+            data, where=str(path), num_classes=self.num_classes, color_map=self.color_map
         )
-        mask_path = self.root / sample.target
-        mask = read_mask(mask_path, num_classes=self.num_classes, color_map=self.color_map)
-        compare_sizes(sample, image.shape[:2], mask.shape, mask_path)  # no header may be read yet
+        compare_sizes(sample, image.shape[:2], mask.shape, path)  # no header may be read yet
         return image, mask
 
 
@@ -87,7 +104,7 @@ class PhantomSource:
         names = [f"phantom_{index:06d}.png" for index in range(count)]
         return [Sample(path=f"images/{name}", target=f"masks/{name}") for name in names]
 
-    def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    def read(self, sample: Sample) -> Pair:
         index = int(Path(sample.path).stem.rsplit("_", 1)[1])
         image, mask = draw_polyp_scene(index, size_px=self.size_px, seed=self.seed)
         if self.channels == 1:
@@ -117,7 +134,16 @@ class ImageFolderSource:
     value_range: tuple[float, float] | None
 
     def read(self, path: str) -> NDArray[np.uint8]:
-        return read_image(self.root / path, channels=self.channels, value_range=self.value_range)
+        return self.decode(path, self.image_file(path))
+
+    def image_file(self, path: str) -> bytes:
+        return read_bytes(self.root / path)
+
+    def decode(self, path: str, image: bytes) -> NDArray[np.uint8]:
+        where = str(self.root / path)
+        return decode_image(
+            image, where=where, channels=self.channels, value_range=self.value_range
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from medvision.data.datasets import EpochSampler, collate, start_worker
+from medvision.data.facts_cache import cache_folder
+from medvision.data.pixel_cache import GIGABYTE, PixelCache
 from medvision.data.shard_order import ShardSampler
 from medvision.types import Batch, Stage
 
@@ -60,6 +62,27 @@ def load(
         worker_init_fn=start_worker,
         persistent_workers=data.num_workers > 0,
         generator=torch.Generator() if had_seed else None,
+    )
+
+
+def pixels_of(data: ImageData) -> PixelCache | None:
+    """Where the decoded images of a data set are kept; None for phantoms, and for no bytes."""
+    if data.root is None or not data.decoded_gb:
+        return None
+    try:
+        folder = cache_folder() / "pixels"
+    except RuntimeError as fault:  # no home folder
+        data.notes.append(f"decoded images cannot be kept ({fault}); set MEDVISION_CACHE_DIR")
+        return None
+    return PixelCache(
+        folder=folder,
+        root=data.root,
+        size_px=data.image_size,
+        channels=data.in_channels,
+        with_masks=data.task == "segmentation",
+        max_bytes=round(data.decoded_gb * GIGABYTE),
+        num_images=sum(len(table) for table in data.tables.values()),
+        reading=data.reading,
     )
 
 

@@ -11,6 +11,7 @@ from medvision.data.datasets import FolderSource, PairSource, PhantomSource, Seg
 from medvision.data.examine import OnError
 from medvision.data.index import index_segmentation
 from medvision.data.phantom import PHANTOM_VERSION
+from medvision.data.pixel_cache import CachedPairs
 from medvision.data.sample import Sample
 from medvision.data.sample_table import SampleTable
 from medvision.data.shard_files import ShardPairSource
@@ -63,9 +64,12 @@ class SegmentationData(ImageData):
         self.mask_suffix = mask_suffix
 
     def dataset(self, stage: Stage) -> SegmentationDataset:
+        source = self.source
+        if self.pixels is not None and isinstance(source, FolderSource | ShardPairSource):
+            source = CachedPairs(source=source, cache=self.pixels)
         return SegmentationDataset(
             samples=self.tables[stage],
-            source=self.source,
+            source=source,
             transform=self.transforms[stage],
             seed=self.seed,
         )
@@ -82,12 +86,12 @@ class SegmentationData(ImageData):
         if self.root is None:
             self._draw_phantoms()
         elif self.shards is not None:
-            self.source = ShardPairSource(files=self.shards.files, **self._files)
+            self.source = ShardPairSource(files=self.shards.files, **self.reading)
         else:
-            self.source = FolderSource(root=Path(self.root), **self._files)
+            self.source = FolderSource(root=Path(self.root), **self.reading)
 
     @property
-    def _files(self) -> dict[str, Any]:
+    def reading(self) -> dict[str, Any]:
         """How files are read."""
         return {
             "num_classes": len(self.class_names),

@@ -186,19 +186,29 @@ class ShardPairSource:
     value_range: tuple[float, float] | None
 
     def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = decode_image(
-            self.files.image(sample.path),
-            where=self.files.where(sample.path),
-            channels=self.channels,
-            value_range=self.value_range,
+        image = self.decode_image(sample, self.image_file(sample))
+        return image, self._mask(sample, self.mask_file(sample))
+
+    def image_file(self, sample: Sample) -> bytes:
+        return self.files.image(sample.path)
+
+    def mask_file(self, sample: Sample) -> bytes:
+        return self.files.mask(sample)
+
+    def decode(
+        self, sample: Sample, image: bytes, mask: bytes
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return self.decode_image(sample, image), self._mask(sample, mask)
+
+    def decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        where = self.files.where(sample.path)
+        return decode_image(data, where=where, channels=self.channels, value_range=self.value_range)
+
+    def _mask(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        where = self.files.where(sample.target)
+        return decode_mask(
+            data, where=where, num_classes=self.num_classes, color_map=self.color_map
         )
-        mask = decode_mask(
-            self.files.mask(sample),
-            where=self.files.where(sample.target),
-            num_classes=self.num_classes,
-            color_map=self.color_map,
-        )
-        return image, mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +220,13 @@ class ShardImageSource:
     value_range: tuple[float, float] | None
 
     def read(self, path: str) -> NDArray[np.uint8]:
+        return self.decode(path, self.image_file(path))
+
+    def image_file(self, path: str) -> bytes:
+        return self.files.image(path)
+
+    def decode(self, path: str, image: bytes) -> NDArray[np.uint8]:
+        where = self.files.where(path)
         return decode_image(
-            self.files.image(path),
-            where=self.files.where(path),
-            channels=self.channels,
-            value_range=self.value_range,
+            image, where=where, channels=self.channels, value_range=self.value_range
         )

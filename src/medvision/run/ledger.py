@@ -26,7 +26,7 @@ HEADLINE = {"classification": "test/accuracy", "segmentation": "test/dice"}
 
 ELSEWHERE = {
     "": ("run_dir", "logger", "audit"),
-    "data": ("root", "splits", "download", "num_workers"),
+    "data": ("root", "splits", "download", "num_workers", "decoded_gb"),
     "trainer": ("accelerator", "memory_format", "log_every_n_steps"),
 }
 """Keys that another machine or folder changes without changing what is learned."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # a finished run is told from an interrupted one without torc
 KEPT_FILES = ("config.yaml", "splits.csv", "summary.json")
 """What a run has written before its first step."""
 
-MAY_CHANGE = ("data.root", "data.num_workers")
-"""Keys that may be given beside ``resume``: where the data lie, and who reads them."""
+MAY_CHANGE = ("data.root", "data.num_workers", "data.decoded_gb")
+"""Keys that may be given beside ``resume``: where the data lie, who reads them, what is kept."""
 
 OVER = ("finished", "pruned")
 
@@ -58,7 +58,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
                 where="resume",
                 hint="leave it out, or start a new run",
             )
-        given[key] = text if key != "data.num_workers" else yaml.safe_load(text)
+        given[key] = text if key in ("resume", "data.root") else yaml.safe_load(text)
     return Path(_unquoted(given.pop("resume"))).expanduser(), given
 
 

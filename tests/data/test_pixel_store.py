@@ -1,0 +1,327 @@
+import errno
+import multiprocessing
+import os
+import pickle
+import signal
+import stat
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from medvision.data import pixel_store
+from medvision.data.pixel_files import INDEX, KEY_BYTES, PIXELS, TAIL_BYTES, PixelPlaces
+from medvision.data.pixel_store import PixelStore
+
+SIZE = 50
+STRIDE = SIZE + TAIL_BYTES
+EACH = STRIDE + KEY_BYTES
+FORK = multiprocessing.get_context("fork")
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(8, "big") * 2
+
+
+def pixels(number: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(number).integers(0, 256, SIZE, dtype=np.uint8)
+
+
+def store(folder: Path, name: str = "set", *, fits: float = 100, needed: int = 100) -> PixelStore:
+    return PixelStore(
+        folder=folder / "pixels",
+        name=name,
+        num_bytes=SIZE,
+        max_bytes=round(fits * EACH),
+        num_needed=needed,
+    )
+
+
+def filled(folder: Path, count: int, name: str = "set", **options: Any) -> PixelStore:
+    made = store(folder, name, **options)
+    for number in range(count):
+        assert made.keep(key(number), pixels(number))
+    return made
+
+
+def path(folder: Path, suffix: str, name: str = "set") -> Path:
+    return folder / "pixels" / f"{name}{suffix}"
+
+
+def right(made: PixelStore, count: int) -> list[int]:
+    """Which of the first records are there; none of them may be wrong."""
+    found = {number: made.read(key(number)) for number in range(count)}
+    there = [number for number, record in found.items() if record is not None]
+    assert all(np.array_equal(found[number], pixels(number)) for number in there)
+    return there
+
+
+def test_what_was_kept_is_read_by_another_store_of_the_name(tmp_path: Path) -> None:
+    made = filled(tmp_path, 5)
+    assert right(made, 7) == right(store(tmp_path), 7) == [0, 1, 2, 3, 4]
+    assert right(store(tmp_path, "other"), 7) == []
+    made.keep(key(5), pixels(5))
+    assert path(tmp_path, PIXELS).stat().st_size == 6 * STRIDE
+    assert path(tmp_path, INDEX).stat().st_size == 6 * KEY_BYTES
+
+
+def test_what_is_read_may_be_written_to(tmp_path: Path) -> None:
+    made = filled(tmp_path, 1)
+    found = made.read(key(0))
+    assert found is not None
+    found[:] = 0
+    assert right(made, 1) == [0]
+
+
+def test_a_reader_sees_what_others_add_later(tmp_path: Path) -> None:
+    reader = store(tmp_path)
+    assert right(reader, 3) == []
+    filled(tmp_path, 3)
+    assert right(reader, 3) == [0, 1, 2]
+
+
+def test_folder_and_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    filled(tmp_path / "cache", 1)
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "cache/pixels").iterdir()}
+    assert modes == {"set.pixels": 0o600, "set.index": 0o600}
+    for folder in (tmp_path / "cache", tmp_path / "cache/pixels"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("suffix", [PIXELS, INDEX])
+@pytest.mark.parametrize("rest", [0, 1, 0.5, 1.0, 1.5, 2.0, 2.99])
+def test_files_cut_anywhere_lose_what_was_cut_and_are_mended(
+    tmp_path: Path, suffix: str, rest: float
+) -> None:
+    """As a killed writer or a disk that lost power leaves them."""
+    reader = filled(tmp_path, 4)
+    each = STRIDE if suffix == PIXELS else KEY_BYTES
+    size = rest if isinstance(rest, int) else int(rest * each)
+    os.truncate(path(tmp_path, suffix), size)
+    whole = list(range(int(size // each)))
+    assert right(store(tmp_path), 4) == whole
+    assert set(right(reader, 4)) >= set(whole)  # it may remember where the others lie
+    for number in (3, 2, 1, 0):
+        assert reader.keep(key(number), pixels(number))
+        assert store(tmp_path).keep(key(number), pixels(number))
+    assert right(reader, 4) == right(store(tmp_path), 4) == [0, 1, 2, 3]
+    assert path(tmp_path, PIXELS).stat().st_size == 4 * STRIDE
+    assert path(tmp_path, INDEX).stat().st_size == 4 * KEY_BYTES
+
+
+@pytest.mark.parametrize("extra", [(STRIDE, 0), (7, 0), (0, 5), (STRIDE, 5), (0, KEY_BYTES)])
+def test_what_a_killed_writer_began_is_never_served(tmp_path: Path, extra: tuple[int, int]) -> None:
+    made = filled(tmp_path, 2)
+    for suffix, more in zip((PIXELS, INDEX), extra, strict=True):
+        with path(tmp_path, suffix).open("ab") as stream:
+            stream.write(key(2)[:more] if suffix == INDEX else bytes(more))
+    assert right(made, 4) == [0, 1]
+    assert made.keep(key(3), pixels(3))
+    assert right(made, 4) == right(store(tmp_path), 4) == [0, 1, 3]
+    assert path(tmp_path, PIXELS).stat().st_size == 3 * STRIDE
+
+
+@pytest.mark.parametrize("place", [0, SIZE - 1, SIZE, STRIDE - 5, STRIDE - 1])
+def test_a_flipped_byte_is_noticed_and_the_record_written_in_its_place(
+    tmp_path: Path, place: int
+) -> None:
+    made = filled(tmp_path, 3)
+    data = bytearray(path(tmp_path, PIXELS).read_bytes())
+    data[STRIDE + place] ^= 1
+    path(tmp_path, PIXELS).write_bytes(data)
+    assert right(made, 3) == right(store(tmp_path), 3) == [0, 2]
+    assert made.keep(key(1), pixels(1))
+    assert right(made, 3) == right(store(tmp_path), 3) == [0, 1, 2]
+    assert path(tmp_path, PIXELS).stat().st_size == 3 * STRIDE
+
+
+def test_a_damaged_index_hides_records_and_never_shows_another(tmp_path: Path) -> None:
+    made = filled(tmp_path, 3)
+    data = path(tmp_path, INDEX).read_bytes()
+    path(tmp_path, INDEX).write_bytes(data[KEY_BYTES:] + data[:KEY_BYTES])
+    assert right(store(tmp_path), 3) == []
+    assert right(made, 3) == [0, 1, 2]
+    fresh = store(tmp_path)
+    for number in range(3):
+        assert fresh.keep(key(number), pixels(number))
+    assert right(fresh, 3) == [0, 1, 2]
+
+
+def _write_some(folder: Path, numbers: list[int]) -> None:
+    made = store(folder)
+    for number in numbers:
+        made.keep(key(number), pixels(number))
+
+
+def test_processes_that_write_at_once_keep_every_record_once(tmp_path: Path) -> None:
+    shares = [list(range(60)), list(range(99, 39, -1)), list(range(20, 80))]
+    processes = [FORK.Process(target=_write_some, args=(tmp_path, share)) for share in shares]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert right(store(tmp_path), 110) == list(range(100))
+    assert path(tmp_path, PIXELS).stat().st_size == 100 * STRIDE
+
+
+def test_a_process_killed_while_it_writes_harms_nobody(tmp_path: Path) -> None:
+    total = 0
+    for turn in range(6):
+        numbers = list(range(turn, 3000, 2))
+        process = FORK.Process(target=_write_some, args=(tmp_path, numbers))
+        process.start()
+        before, until = total, time.monotonic() + 10
+        while total <= before + turn and time.monotonic() < until:
+            time.sleep(0.001)
+            index = path(tmp_path, INDEX)
+            total = index.stat().st_size // KEY_BYTES if index.exists() else 0
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        after = store(tmp_path, fits=3000)
+        there = right(after, 3000)
+        assert len(there) > before
+        assert after.keep(key(5000 + turn), pixels(5000 + turn))
+        assert right(after, 3000) == there
+
+
+def test_the_bound_holds_for_all_stores_and_what_is_there_stays(tmp_path: Path) -> None:
+    made = store(tmp_path, fits=3.5)
+    assert made.bytes_each == EACH
+    assert [made.keep(key(n), pixels(n)) for n in range(5)] == [True, True, True, False, False]
+    assert right(made, 5) == [0, 1, 2]
+    assert made.num_bytes_used() == 3 * EACH
+    assert made.keep(key(1), pixels(1))  # known: no room is needed
+
+
+def test_stores_used_longest_ago_make_room_unless_they_are_in_use(tmp_path: Path) -> None:
+    used = filled(tmp_path, 2, "used")
+    for name, age in (("old", 200), ("older", 300), ("used", 400)):
+        filled(tmp_path, 2, name)
+        for suffix in (PIXELS, INDEX):
+            when = time.time() - age
+            os.utime(path(tmp_path, suffix, name), (when, when))
+    made = store(tmp_path, "new", fits=7)
+    for number in range(3):
+        assert made.keep(key(number), pixels(number))
+    names = {p.name for p in (tmp_path / "pixels").iterdir() if p.suffix == PIXELS}
+    assert names == {"used.pixels", "old.pixels", "new.pixels"}
+    assert [made.keep(key(n), pixels(n)) for n in range(3, 6)] == [True, True, False]
+    assert {p.stem for p in (tmp_path / "pixels").iterdir()} == {"used", "new"}
+    assert right(used, 2) == [0, 1]
+
+
+def test_a_full_store_of_stale_records_begins_anew_once(tmp_path: Path) -> None:
+    filled(tmp_path, 4, fits=4.5)
+    reader = store(tmp_path, fits=4.5)
+    assert right(reader, 4) == [0, 1, 2, 3]
+    made = store(tmp_path, fits=4.5, needed=4)
+    for number in range(4, 8):
+        assert made.keep(key(number), pixels(number))
+    assert right(made, 8) == right(reader, 8) == [4, 5, 6, 7]  # the reader has let go of the old
+    assert not made.keep(key(0), pixels(0))
+    assert made.num_bytes_used() == 4 * EACH
+
+
+def test_a_store_with_room_for_a_part_of_its_set_keeps_that_part(tmp_path: Path) -> None:
+    made = filled(tmp_path, 4, fits=4.5, needed=5)
+    assert not made.keep(key(4), pixels(4))
+    assert right(made, 5) == [0, 1, 2, 3]
+
+
+def test_room_for_checkpoints_is_left_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(tmp_path, 2, "other")
+    made = filled(tmp_path, 1)
+    monkeypatch.setattr(PixelStore, "free_bytes", lambda self: EACH - 1)
+    assert made.keep(key(1), pixels(1))  # in the place of the other
+    assert not path(tmp_path, PIXELS, "other").exists()
+    assert not made.keep(key(2), pixels(2))
+    assert right(made, 3) == [0, 1]
+
+
+@pytest.mark.parametrize("part", [0, 20, STRIDE - 1, STRIDE, STRIDE + 3])
+def test_a_disk_that_fills_up_leaves_no_half_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    made = filled(tmp_path, 2)
+    left, real = [part], os.pwrite
+
+    def pwrite(number: int, data: Any, start: int) -> int:
+        if not left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = real(number, bytes(data)[: left[0]], start)
+        left[0] -= written
+        return written
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", pwrite)
+        with pytest.raises(OSError, match="No space left"):
+            made.keep(key(2), pixels(2))
+        assert right(made, 3) == right(store(tmp_path), 3) == [0, 1]
+    assert made.keep(key(2), pixels(2))
+    assert right(made, 3) == right(store(tmp_path), 3) == [0, 1, 2]
+
+
+def test_a_stopped_process_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, other = filled(tmp_path, 1), store(tmp_path)
+    monkeypatch.setattr(pixel_store, "WAIT_S", 0.01)
+    with other.alone(), pytest.raises(OSError, match=r"has held .*pixels for 0\.01 s"):
+        made.keep(key(1), pixels(1))
+    assert made.keep(key(1), pixels(1))
+
+
+def test_a_removed_store_is_made_again(tmp_path: Path) -> None:
+    made = filled(tmp_path, 2)
+    for suffix in (PIXELS, INDEX):
+        path(tmp_path, suffix).unlink()
+    assert right(made, 2) == []
+    assert made.keep(key(0), pixels(0))
+    assert right(store(tmp_path), 2) == [0]
+
+
+def num_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def _read_all(folder: Path, made: PixelStore, answers: Any) -> None:
+    own = num_open()
+    there = right(made, 4)
+    answers.put((there, num_open() - own, made.keep(key(3), pixels(3))))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of descriptors")
+def test_forked_and_pickled_stores_open_the_files_for_themselves(tmp_path: Path) -> None:
+    before = num_open()
+    made = filled(tmp_path, 3)
+    assert num_open() == before + 2
+    answers = FORK.SimpleQueue()
+    process = FORK.Process(target=_read_all, args=(tmp_path, made, answers))
+    process.start()
+    process.join()
+    assert answers.get() == ([0, 1, 2], 0, True)  # those of the parent are closed there
+    assert right(pickle.loads(pickle.dumps(made)), 4) == [0, 1, 2, 3]
+    process.close()
+    answers.close()
+    del made
+    assert num_open() == before
+
+
+def test_places_of_keys_are_those_of_a_dict() -> None:
+    rng = np.random.default_rng(0)
+    places, plain = PixelPlaces(), {}
+    for size in (0, 1, 3, 900, 200, 5000, 1, 700, 1, 1, 2500, 40):
+        keys = [rng.bytes(KEY_BYTES) for _ in range(size)]
+        plain |= {k: len(plain) + n for n, k in enumerate(keys)}
+        places.add(b"".join(keys))
+        assert places.count == len(plain)
+    assert all(places.find(k) == place for k, place in plain.items())
+    assert places.find(rng.bytes(KEY_BYTES)) is None
+    assert places.find(b"\xff" * KEY_BYTES) is None
