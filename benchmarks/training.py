@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--classify", nargs="*", choices=CLASSIFIERS, help="networks; all")
     parser.add_argument("--size", type=int, help="pixels; 256, or 224 to classify")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--few", action="store_true", help="without the slow ways of PyTorch")
     parser.add_argument("--gpu", action="store_true", help="on a GPU, without Keras; more steps")
     parser.add_argument("--append", action="store_true", help="add the tables to RESULTS.md")
     parser.add_argument("--alone", nargs=2, metavar=("RUN", "IMAGES"), help=argparse.SUPPRESS)
@@ -127,7 +128,7 @@ def _segment(place: Place, base: int, given: argparse.Namespace) -> None:
         "Lightning, its defaults": _torch(place, [*common, "--loop", "lightning"]),
         "medvision": functools.partial(_medvision, place, overrides, steps, images),
     }
-    if base == 64 and not given.gpu:  # in float32 these take as long as Keras does
+    if given.few:
         for name in ("PyTorch, a bare loop", "Lightning, its defaults"):
             del candidates[name]
     print(f"U-Net with {base} base channels, {size} px, batch 8, {steps} steps")
@@ -216,16 +217,21 @@ def medvision_run(scratch: Path, overrides: list[str], steps: int) -> tuple[dict
 
 
 def _predict(run: Path, images: Path) -> dict[str, float]:
-    """Images per second of `medvision predict`, from the first file read to the table written."""
+    """Images per second of `medvision predict`, from the first file read to the table written.
+
+    Without overlays, as the peers write none, and with them, as it does by itself.
+    """
     from medvision.hardware import keep_freed_memory
     from medvision.inference import load_model, predict_files
 
     keep_freed_memory()
     model = load_model(run)
-    for part in ("warm", "counted"):
+    rates = []
+    for overlays in (False, False, True):  # the first one warms up
         with tempfile.TemporaryDirectory() as scratch:
-            done = predict_files(model, [images], out=Path(scratch, part))
-    return {"predict_images_per_s": done.num_done / done.seconds}
+            done = predict_files(model, [images], out=Path(scratch, "out"), overlays=overlays)
+        rates.append(done.num_done / done.seconds)
+    return {"predict_images_per_s": rates[1], "with_overlays_per_s": rates[2]}
 
 
 def _figures(said: dict[str, Any]) -> dict[str, float]:

@@ -93,3 +93,11 @@ def test_impossible_widths_are_refused(base_channels: int) -> None:
 
 def test_its_convolutions_are_dense() -> None:
     assert not is_depthwise(UNet(base_channels=2))
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_joined_features_in_parts_are_those_side_by_side(batch_norm: bool) -> None:
+    torch.manual_seed(0)
+    level = UNet(base_channels=4, batch_norm=batch_norm).double().up[0]
+    skip, grown = torch.randn(2, 2, 32, 5, 6, dtype=torch.double)
+    torch.testing.assert_close(level.in_parts(skip, grown), level(skip, grown))

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medvision.models.normalize import Normalize
 from medvision.models.shapes import num_logits, pad_to_multiple
@@ -76,7 +77,7 @@ class UNet(nn.Module):
             for width in reversed(widths)
         )
         self.up = nn.ModuleList(
-            _double_conv(2 * width, width, batch_norm) for width in reversed(widths)
+            JoinedConvs(*_double_conv(2 * width, width, batch_norm)) for width in reversed(widths)
         )
         self.head = nn.Conv2d(base_channels, num_logits(num_classes), kernel_size=1)
         self.apply(_initialise)
@@ -93,13 +94,31 @@ class UNet(nn.Module):
             x = self.pool(skips[-1])
         x = self.bottom(x)
         for grow, up in zip(self.grow, self.up, strict=True):
-            x = up(torch.cat([skips.pop(), grow(x)], dim=1))
+            x = up(skips.pop(), grow(x))
 
         return self.head(x)[..., :height, :width]
 
     def first_layers(self) -> list[nn.Module]:
         """What sees the image itself."""
         return [self.down.get_submodule("0.0")]
+
+
+class JoinedConvs(nn.Sequential):
+    """Layers of which the first, a convolution, sees two feature maps side by side."""
+
+    def forward(self, skip: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Map (N, C, H, W) and (N, D, H, W) to what the layers make of (N, C + D, H, W)."""
+        return super().forward(torch.cat([skip, x], dim=1))
+
+    def in_parts(self, skip: Tensor, x: Tensor) -> Tensor:
+        """The same as a sum of two convolutions, which copies no features."""
+        conv, *others = self
+        assert isinstance(conv, nn.Conv2d)
+        of_skip, of_x = conv.weight.split([skip.shape[1], x.shape[1]], dim=1)
+        x = F.conv2d(skip, of_skip, conv.bias, padding=1) + F.conv2d(x, of_x, padding=1)
+        for layer in others:
+            x = layer(x)
+        return x
 
 
 def _double_conv(in_channels: int, out_channels: int, batch_norm: bool) -> nn.Sequential:
