@@ -125,10 +125,14 @@ def median_table(
 
 def spread(values: Sequence[float]) -> str:
     """Median (lowest-highest), three digits each."""
-    middle = statistics.median(values)
+    middle = _digits(statistics.median(values))
     if len(values) == 1:
-        return f"{middle:.3g}"
-    return f"{middle:.3g} ({min(values):.3g}-{max(values):.3g})"
+        return middle
+    return f"{middle} ({_digits(min(values))}-{_digits(max(values))})"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def append_results(title: str, lines: Iterable[str], *, command: str) -> None:

@@ -2,8 +2,9 @@
 
     python benchmarks/limits.py [--append]
 
-The peak of matrix products (2048 x 2048, as PyTorch computes them, best of ten) in float32 and
-bfloat16, the bandwidth of memory (one addition in place over 512 MB, read and written), and the
+The peak of matrix products (2048 x 2048, best of ten) and of 3x3 convolutions (128 feature maps of
+64 pixels, batch 8, forward) in float32 and bfloat16 as PyTorch computes them, which use different
+libraries; the bandwidth of memory (one addition in place over 512 MB, read and written), and the
 arithmetic of each network from its shapes: convolutions and matrix products, a multiplication and
 an addition being two operations. Training counts three times as much: every product has two
 gradients (the first layer of a network only one).
@@ -16,6 +17,7 @@ from collections.abc import Callable
 import torch
 from harness import append_results, command_line
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from medvision.hardware import keep_freed_memory
@@ -70,6 +72,16 @@ def matrix_peak(kind: torch.dtype) -> float:
     """GFLOP/s of the quickest of ten matrix products."""
     left, right = torch.randn(SIDE, SIDE).to(kind), torch.randn(SIDE, SIDE).to(kind)
     return 2 * SIDE**3 / best_s(lambda: left @ right) / 1e9
+
+
+def convolution_peak(kind: torch.dtype) -> float:
+    """GFLOP/s of the quickest of ten 3x3 convolutions of 128 feature maps, channels-last."""
+    width, side, batch = 128, 64, 8
+    x = torch.randn(batch, width, side, side).to(kind, memory_format=torch.channels_last)
+    weight = torch.randn(width, width, 3, 3).to(kind, memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = best_s(lambda: F.conv2d(x, weight, padding=1))
+    return 2 * 9 * batch * (width * side) ** 2 / seconds / 1e9
 
 
 def bandwidth() -> float:

@@ -38,9 +38,11 @@ KERAS = ("keras", "tensorflow-cpu==2.21.0")
 STEPS = {16: 10, 64: 4}
 """Training steps of a measurement, by base channels; the first two do not count."""
 
+SHORT = ("Keras", "medvision")
+
 GPU_STEPS = 90
 
-PREDICTIONS = {16: 64, 64: 8}
+PREDICTIONS = {16: 64, 64: 16}
 CLASSIFIERS = {
     "alexnet": ("brain_mri_alexnet", "alexnet", "alexnet"),
     "efficientnet_b0": ("brain_mri_efficientnet_b0", "efficientnet_b0", "efficientnet_b0"),
@@ -59,7 +61,7 @@ def main() -> None:
     parser.add_argument("--classify", nargs="*", choices=CLASSIFIERS, help="networks; all")
     parser.add_argument("--size", type=int, help="pixels; 256, or 224 to classify")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--few", action="store_true", help="without the slow ways of PyTorch")
+    parser.add_argument("--few", action="store_true", help="Keras and medvision alone")
     parser.add_argument("--gpu", action="store_true", help="on a GPU, without Keras; more steps")
     parser.add_argument("--append", action="store_true", help="add the tables to RESULTS.md")
     parser.add_argument("--alone", nargs=2, metavar=("RUN", "IMAGES"), help=argparse.SUPPRESS)
@@ -129,8 +131,7 @@ def _segment(place: Place, base: int, given: argparse.Namespace) -> None:
         "medvision": functools.partial(_medvision, place, overrides, steps, images),
     }
     if given.few:
-        for name in ("PyTorch, a bare loop", "Lightning, its defaults"):
-            del candidates[name]
+        candidates = {k: way for k, way in candidates.items() if k.split(",")[0] in SHORT}
     print(f"U-Net with {base} base channels, {size} px, batch 8, {steps} steps")
     figures = ["train_images_per_s", "predict_images_per_s", "peak_memory_mb"]
     _show(candidates, given, f"U-Net, {base} base channels, {size} px, batch 8", figures)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medvision.inference import Model, predict_files
+from medvision.inference.folders import _even_share
 from medvision.types import MedvisionError
 
 MakeModel = Callable[..., Model]
@@ -156,3 +157,10 @@ def test_only_classifiers_in_torch_are_explained(make_model: MakeModel, tmp_path
     with pytest.raises(MedvisionError, match="heat maps explain classifiers"):
         predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", explain=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("count", "share"), [(1, 1), (2, 1), (8, 4), (9, 5), (16, 8), (17, 5), (64, 8), (1000, 8)]
+)
+def test_few_images_are_shared_by_all_threads(count: int, share: int) -> None:
+    assert _even_share(count, most=8, threads=2) == share

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import threading
 import time
@@ -117,7 +118,8 @@ def predict_files(
     try:
         with _new_table(out / "predictions.csv", outputs.columns) as table:
             done = 0
-            for rows in _in_order(model, work, chunks(inputs, most=batch_size)):
+            most = _even_share(len(inputs), most=batch_size, threads=model.engine.threads)
+            for rows in _in_order(model, work, chunks(inputs, most=most)):
                 table.writerows(rows)
                 failures += [(Path(row["path"]), row["error"]) for row in rows if "error" in row]
                 done += len(rows)
@@ -144,6 +146,12 @@ def _write(outputs: Outputs, given: Input, result: Result, place: int) -> Row:
     if isinstance(result, ClassificationResult):
         return outputs.write_class(given, result, place)
     return outputs.write_mask(given, result)
+
+
+def _even_share(count: int, *, most: int, threads: int) -> int:
+    """Size of batches that keeps all threads busy to the end, of few images too."""
+    rounds = math.ceil(count / (most * threads))
+    return math.ceil(count / (rounds * threads))
 
 
 def _in_order(
