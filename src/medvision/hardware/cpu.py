@@ -42,8 +42,9 @@ def train_with_quick_gradients(model: nn.Module) -> int:
     """
     changed = 0
     for module in model.modules():
-        if hasattr(module, "in_parts"):
-            module.forward = functools.partial(_trained_in_parts, module.forward, module.in_parts)
+        in_parts: Any = getattr(module, "in_parts", None)
+        if in_parts is not None:
+            module.forward = functools.partial(_trained_in_parts, module.forward, in_parts)
         elif _is_slow(module):
             module.forward = functools.partial(_trained_quickly, module.forward)
         else:

@@ -108,13 +108,16 @@ class JoinedConvs(nn.Sequential):
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         """Map (N, C, H, W) and (N, D, H, W) to what the layers make of (N, C + D, H, W)."""
-        return super().forward(torch.cat([skip, x], dim=1))
+        x = torch.cat([skip, x], dim=1)
+        for layer in self:
+            x = layer(x)
+        return x
 
     def in_parts(self, skip: Tensor, x: Tensor) -> Tensor:
         """The same as a sum of two convolutions, which copies no features."""
         conv, *others = self
         assert isinstance(conv, nn.Conv2d)
-        of_skip, of_x = conv.weight.split([skip.shape[1], x.shape[1]], dim=1)
+        of_skip, of_x = conv.weight[:, : skip.shape[1]], conv.weight[:, skip.shape[1] :]
         x = F.conv2d(skip, of_skip, conv.bias, padding=1) + F.conv2d(x, of_x, padding=1)
         for layer in others:
             x = layer(x)
