@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--classify", nargs="*", choices=CLASSIFIERS, help="networks; all")
     parser.add_argument("--size", type=int, help="pixels; 256, or 224 to classify")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--few", action="store_true", help="Keras and medvision alone")
+    parser.add_argument("--few", action="store_true", help="without slow peers that say little more")
     parser.add_argument("--gpu", action="store_true", help="on a GPU, without Keras; more steps")
     parser.add_argument("--append", action="store_true", help="add the tables to RESULTS.md")
     parser.add_argument("--alone", nargs=2, metavar=("RUN", "IMAGES"), help=argparse.SUPPRESS)
@@ -157,6 +157,8 @@ def _classify(place: Place, network: str, given: argparse.Namespace) -> None:
     candidates["Lightning, its defaults"] = _torch(place, [*named, "--loop", "lightning"])
     candidates["Lightning, bf16-mixed"] = _torch(place, [*named, "--loop", "lightning", "--fast"])
     candidates["medvision"] = functools.partial(_medvision, place, overrides, steps, None)
+    if given.few:
+        del candidates["Lightning, bf16-mixed"]
     print(f"{network}, {size} px, batch {batch}, {steps} steps")
     figures = ["train_images_per_s", "peak_memory_mb"]
     _show(candidates, given, f"{network}, {size} px, batch {batch}", figures)

@@ -1,13 +1,12 @@
 """Where a CPU computes otherwise than PyTorch would by itself: slow gradients, coarse first layers.
 
-Slow in training: bf16 autocast, channels-last, batch 16, training images per second on one core
-with AVX512-BF16, torch 2.9.1 (memory kept: ``keep_freed_memory``):
+Slow in training: batch 16, 224 px, training images per second on one core with AVX512-BF16, torch
+2.9.1, the ways in turn and other programs on the other core:
 
-                                               EfficientNet-Lite0, 224 px    EfficientNet-B0, 224 px
-    float32                                              15.4                       13.0
-    bfloat16 as PyTorch computes it                      12.2                        7.3
-    slow depthwise convolutions in float32               19.8                       14.6
-    the gradients of ``cpu_kernels``                     QLITE                       QB0
+                                                   EfficientNet-Lite0       EfficientNet-B0
+    float32                                                8.8                    7.0
+    bfloat16, channels-last                                6.1                    4.6
+    the same with the gradients of ``cpu_kernels``        12.9                   10.8
 """
 
 # Coarse in measuring, share of the mask pixels of 40 Kvasir images that differ from float32:
