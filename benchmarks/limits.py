@@ -43,12 +43,12 @@ def main() -> None:
     parser.add_argument("--append", action="store_true", help="add the tables to RESULTS.md")
     given = parser.parse_args()
     keep_freed_memory()
-    peaks = {kind: matrix_peak(kind) for kind in (torch.float32, torch.bfloat16)}
-    lines = ["| | |", "|---|---|"]
-    for kind, peak in peaks.items():
-        lines.append(
-            f"| matrix products, {str(kind).removeprefix('torch.')} | {peak:.0f} GFLOP/s |"
-        )
+    peaks, lines = {}, ["| | |", "|---|---|"]
+    for kind in (torch.float32, torch.bfloat16):
+        name, found = str(kind).removeprefix("torch."), (matrix_peak(kind), convolution_peak(kind))
+        lines.append(f"| matrix products, {name} | {found[0]:.0f} GFLOP/s |")
+        lines.append(f"| convolutions, {name} | {found[1]:.0f} GFLOP/s |")
+        peaks[kind] = max(found)
     lines += [f"| memory | {bandwidth():.0f} GB/s |", ""]
     at_most = [f"at most, {str(kind).removeprefix('torch.')}" for kind in peaks]
     lines.append(f"| an image | forward | training | {' | '.join(at_most)} (training / forward) |")

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--classify", nargs="*", choices=CLASSIFIERS, help="networks; all")
     parser.add_argument("--size", type=int, help="pixels; 256, or 224 to classify")
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--few", action="store_true", help="without slow peers that say little more")
+    parser.add_argument("--few", action="store_true", help="without some slow peers")
     parser.add_argument("--gpu", action="store_true", help="on a GPU, without Keras; more steps")
     parser.add_argument("--append", action="store_true", help="add the tables to RESULTS.md")
     parser.add_argument("--alone", nargs=2, metavar=("RUN", "IMAGES"), help=argparse.SUPPRESS)
@@ -145,7 +145,7 @@ def _classify(place: Place, network: str, given: argparse.Namespace) -> None:
     overrides += ["model.weights=none", "callbacks=default", "task.backbone_lr_factor=1.0"]
     overrides += ["data.train_transforms={}", "data.in_channels=3"]
     if network == "efficientnet_b0":
-        overrides += ["model.name=efficientnet_b0"]
+        overrides += ["model.name=efficientnet_b0", "callbacks.finetuning=null"]
     candidates: dict[str, Measure] = {}
     if keras is not None:
         named = [*common, "--model", keras]

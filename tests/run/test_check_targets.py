@@ -90,3 +90,9 @@ def test_what_a_class_has_is_left_to_the_run() -> None:
 
 def test_a_target_that_is_given_elsewhere_is_left_to_the_run() -> None:
     check_targets(OmegaConf.create({"a": {"_target_": None}, "b": {"_target_": "${oc.env:X}"}}))
+
+
+def test_keys_of_a_callback_that_is_not_chosen_are_named() -> None:
+    cfg = OmegaConf.create({"callbacks": {"early": None, "finetuning": {"frozen_epochs": 3}}})
+    with pytest.raises(MedvisionError, match=r"\(callbacks\.finetuning\); leave it out"):
+        check_targets(cfg)

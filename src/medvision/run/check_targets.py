@@ -25,8 +25,16 @@ def check_targets(cfg: DictConfig) -> None:
     and assignments passes, and so does whatever is no Python source.
 
     Raises:
-        MedvisionError: If a package, module, class or function is certainly not there.
+        MedvisionError: If a package, module, class or function is certainly not there, or a
+            callback has keys and no class.
     """
+    for name, node in (cfg.get("callbacks") or {}).items():
+        if node is not None and TARGET not in node:
+            raise MedvisionError(
+                "there are keys for a callback that is not chosen",
+                where=f"callbacks.{name}",
+                hint=f"leave it out with callbacks.{name}=null, or choose callbacks={name}",
+            )
     for key, target in _targets(OmegaConf.to_container(cfg, resolve=False)):
         _check(target, where=key)
 

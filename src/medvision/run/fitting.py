@@ -86,7 +86,8 @@ def fit(
         MedvisionError: If the fit fails for a reason that is known.
         Stopped: If it was asked to end; its state is saved then, unless it was asked twice.
     """
-    callbacks: list[Callback] = [build(node) for node in cfg.callbacks.values()]
+    nodes = [node for node in cfg.callbacks.values() if node is not None]
+    callbacks: list[Callback] = [build(node) for node in nodes]
     best = _only(callbacks, BestAndLast)
     if state is not None and state.path is not None and state.checkpoint is not None:
         if folder.exists:
