@@ -97,12 +97,12 @@ def _of_networks() -> list[tuple[str, float, float]]:
     if plan.precision != "bf16-mixed":
         print("this processor multiplies no bfloat16: ratios of networks are left out")
         return []
-    found = [("U-Net trains as chosen", 1.4, times_faster(_last(unet, mask, True), plain))]
+    found = [("U-Net trains as chosen", 1.4, times_faster(_quickly(unet, mask), plain))]
     label = torch.zeros(8, 1)
-    slow = _last(lite0, label, True)
+    slow = _quickly(lite0, label)
     quick = copy.deepcopy(lite0)
     train_with_quick_gradients(quick)
-    found.append(("EfficientNet-Lite0 trains", 1.15, times_faster(_last(quick, label, True), slow)))
+    found.append(("EfficientNet-Lite0 trains", 1.15, times_faster(_quickly(quick, label), slow)))
     alexnet = AlexNet(num_classes=4).eval().to(memory_format=torch.channels_last)
     rounded = copy.deepcopy(alexnet)
     round_weights_once(rounded)
@@ -110,14 +110,14 @@ def _of_networks() -> list[tuple[str, float, float]]:
     found.append(("AlexNet predicts, weights rounded once", 1.05, ratio))
     scores = SegmentationScores(class_names=["background", "polyp"])
     logits, truth = torch.randn(4, 1, 128, 128), mask[:, 0].byte()
-    step = _last(unet, mask, True)
+    step = _quickly(unet, mask)
     ratio = times_faster(lambda: scores.update(logits, truth), step)
     return [*found, ("a step of U-Net, of its scores", 25, ratio)]
 
 
-def _last(model: nn.Module, target: torch.Tensor, autocast: bool) -> Work:
+def _quickly(model: nn.Module, target: torch.Tensor) -> Work:
     copied = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    return _training(copied, target, autocast=autocast)
+    return _training(copied, target, autocast=True)
 
 
 def _training(model: nn.Module, target: torch.Tensor, *, autocast: bool) -> Work:

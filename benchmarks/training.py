@@ -69,6 +69,8 @@ def main() -> None:
     if given.alone:
         print(json.dumps(_predict(*map(Path, given.alone))))
         return
+    if given.data is not None and not given.data.is_dir():
+        parser.error(f"no such folder ({given.data}); give the root of the data set")
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MEDVISION_CACHE_DIR"] = str(Path(scratch, "cache"))
         drawn = write_polyps if given.classify is None else write_brains

@@ -1,4 +1,5 @@
 import platform
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from medvision.hardware import (
+    cpu,
     keep_freed_memory,
     measure_first_layers_in_float32,
     round_weights_once,
@@ -76,6 +78,38 @@ def test_gradients_are_as_near_to_those_of_float32_as_autocast_has_them(name: st
     ours = gradients(autocast=True)
     assert not torch.equal(ours, theirs)
     assert (ours - exact).norm() < 1.25 * (theirs - exact).norm()
+
+
+@pytest.mark.parametrize(
+    ("make", "calls"),
+    [
+        (lambda: TimmClassifier(name="tf_efficientnet_lite0"), {"_depthwise": 11}),
+        (
+            lambda: TimmClassifier(name="efficientnet_b0"),
+            {"_depthwise": 11, "_spatial_mean": 16},
+        ),
+        (lambda: UNet(base_channels=4), {"double_size": 4}),
+    ],
+)
+def test_each_kernel_takes_the_place_of_what_is_slow(
+    make: Callable[[], nn.Module], calls: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[str] = Counter()
+
+    def counted(name: str, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(*args: object) -> Tensor:
+            seen[name] += 1
+            return kernel(*args)
+
+        return call
+
+    for name in ("_depthwise", "_spatial_mean", "double_size"):
+        monkeypatch.setattr(cpu, name, counted(name, getattr(cpu, name)))
+    model = make().train()
+    train_with_quick_gradients(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.rand(2, 3, 64, 64))
+    assert seen == calls
 
 
 def test_a_unet_learns_what_it_learns_without() -> None:
