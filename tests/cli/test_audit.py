@@ -197,5 +197,5 @@ def test_an_unreadable_file_is_a_fault_and_no_abort(run_here: Run, leaky: Path) 
     assert "train/cat/broken.png" in output
     stored = json.loads(Path("audit/set/audit.json").read_text())
     assert stored["unusable"] == [
-        {"path": "train/cat/broken.png", "reason": "not a JPEG, PNG, BMP or TIFF picture"}
+        {"path": "train/cat/broken.png", "reason": "not a JPEG, PNG, BMP, TIFF or DICOM picture"}
     ]

@@ -122,7 +122,7 @@ def test_predicting_a_folder_with_a_broken_image_ends_with_1(
     code, output, errors = run_here(*arguments, "--out", "part")
     assert code == 1
     assert errors.splitlines() == [
-        f"not done: {folder / 'c.png'}: not a JPEG, PNG, BMP or TIFF picture",
+        f"not done: {folder / 'c.png'}: not a JPEG, PNG, BMP, TIFF or DICOM picture",
         "error: 1 of 3 images could not be read (part/predictions.csv, column error);"
         " mend or remove them",
     ]

@@ -56,7 +56,8 @@ def test_a_text_file_named_jpg_is_one_line_that_names_it(root: Path) -> None:
         with pytest.raises(MedvisionError) as caught:
             check(root, **options)
         assert str(caught.value).replace(str(root), "ROOT") == (
-            "not a JPEG, PNG, BMP or TIFF picture (ROOT/train/yes/2.jpg); convert it or remove it"
+            "not a JPEG, PNG, BMP, TIFF or DICOM picture (ROOT/train/yes/2.jpg);"
+            " convert it or remove it"
         )
 
 

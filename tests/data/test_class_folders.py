@@ -142,12 +142,13 @@ def test_folders_beside_those_of_splits_are_left_out_with_a_note(tmp_path: Path)
         ),
         (
             ["a/1.png", "b/.hidden"],
-            f"no images in the folder (ROOT/b); {LAYOUT}; files must be JPEG, PNG, BMP or TIFF",
+            f"no images in the folder (ROOT/b); {LAYOUT};"
+            " files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
         ),
         (
             ["train/a/1.png", "train/b/1.gif"],
             f"no images in the folder, only 1 .gif (ROOT/train/b); {LAYOUT};"
-            " files must be JPEG, PNG, BMP or TIFF",
+            " files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
         ),
         (
             ["images/1.png", "masks/1.png"],

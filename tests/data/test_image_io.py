@@ -258,8 +258,8 @@ def test_a_download_padded_with_zeros_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         pytest.param(b"", "the file is empty", id="empty"),
-        pytest.param(b"hello, world", "not a JPEG, PNG, BMP or TIFF", id="text"),
-        pytest.param(b"GIF89a" + bytes(20), "not a JPEG, PNG, BMP or TIFF", id="gif"),
+        pytest.param(b"hello, world", "not a JPEG, PNG, BMP, TIFF or DICOM", id="text"),
+        pytest.param(b"GIF89a" + bytes(20), "not a JPEG, PNG, BMP, TIFF or DICOM", id="gif"),
         pytest.param(b"\xff\xd8\xff", "damaged", id="jpeg-start-only"),
         pytest.param(b"\x89PNG\r\n\x1a\n", "damaged", id="png-start-only"),
         pytest.param(b"BM", "damaged", id="bmp-start-only"),

@@ -22,6 +22,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from medvision.data.dicom import PREAMBLE, DicomPixels, decode_dicom, dicom_size, is_dicom
 from medvision.types import MedvisionError
 
 MAX_PIXELS = 100_000_000
@@ -50,20 +51,29 @@ class Picture:
     """One decoded file, before its values are given a meaning.
 
     Attributes:
-        image: Loaded by Pillow, turned upright only where Pillow does it (TIFF).
+        image: Loaded by Pillow, turned upright only where Pillow does it (TIFF); of DICOM its
+            values, as ``DicomPixels``.
         data: The whole file.
         where: The file's name, for messages.
         bits: Bits of each sample in the file, 1 to 64.
         orientation: EXIF orientation still to be applied, 1 to 8.
         lossy: Whether compression may have changed the values.
+        file_format: ``JPEG``, ``PNG``, ``BMP``, ``TIFF`` or ``DICOM``.
     """
 
-    image: ImageFile
+    image: ImageFile | DicomPixels
     data: bytes
     where: str
     bits: int
     orientation: int
     lossy: bool
+    file_format: str
+
+    @property
+    def pillow(self) -> ImageFile:
+        """The image of every format but DICOM."""
+        assert isinstance(self.image, ImageFile), "a DICOM file has no image of Pillow"
+        return self.image
 
 
 def read_bytes(path: Path) -> bytes:
@@ -79,12 +89,23 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode(data: bytes, *, where: str) -> Picture:
-    """Decode a JPEG, PNG, BMP or TIFF file.
+    """Decode a JPEG, PNG, BMP, TIFF or DICOM file.
 
     Raises:
         MedvisionError: If the file is empty, something else, damaged, cut short, larger than
             ``MAX_PIXELS``, or holds more than one picture.
     """
+    if is_dicom(data):
+        pixels = decode_dicom(data, where=where, max_pixels=MAX_PIXELS)
+        return Picture(
+            image=pixels,
+            data=data,
+            where=where,
+            bits=pixels.bits,
+            orientation=1,
+            lossy=pixels.lossy,
+            file_format="DICOM",
+        )
     image = _open(io.BytesIO(data), where)
     try:
         frames = int(getattr(image, "n_frames", 1))
@@ -104,7 +125,13 @@ def decode(data: bytes, *, where: str) -> Picture:
         raise _damaged(fault, where) from fault
     orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
     return Picture(
-        image=image, data=data, where=where, bits=bits, orientation=orientation, lossy=lossy
+        image=image,
+        data=data,
+        where=where,
+        bits=bits,
+        orientation=orientation,
+        lossy=lossy,
+        file_format=str(image.format),
     )
 
 
@@ -114,10 +141,13 @@ def image_size(path: Path) -> tuple[int, int]:
     An orientation that a PNG file states only behind its pixels is not seen.
 
     Raises:
-        MedvisionError: If the file cannot be read or is no JPEG, PNG, BMP or TIFF picture.
+        MedvisionError: If the file cannot be read or is no JPEG, PNG, BMP, TIFF or DICOM picture.
     """
     try:
         with path.open("rb") as stream:
+            if is_dicom(stream.read(PREAMBLE)):
+                return dicom_size(stream, where=str(path), max_pixels=MAX_PIXELS)
+            stream.seek(0)
             image = _open(stream, str(path))
             if not isinstance(image, TiffImageFile):
                 width, height = image.size
@@ -140,6 +170,8 @@ def samples(picture: Picture) -> NDArray[Any]:
         MedvisionError: If the colours cannot be turned into grey or RGB.
     """
     image = picture.image
+    if isinstance(image, DicomPixels):
+        return image.values
     try:
         if picture.bits > 8 and (image.mode.startswith("I") or image.mode == "F"):
             values = np.asarray(image)
@@ -177,7 +209,9 @@ def _open(stream: BinaryIO, where: str) -> ImageFile:
     plugin = next((plugin for magic, plugin in _PLUGINS if start.startswith(magic)), None)
     if plugin is None:
         raise MedvisionError(
-            "not a JPEG, PNG, BMP or TIFF picture", where=where, hint="convert it or remove it"
+            "not a JPEG, PNG, BMP, TIFF or DICOM picture",
+            where=where,
+            hint="convert it or remove it",
         )
     try:
         image = plugin(stream)
@@ -217,7 +251,7 @@ def _deep_colours(picture: Picture) -> NDArray[Any]:
     flat = np.frombuffer(picture.data, np.uint8)
     values = cv2.imdecode(flat, cv2.IMREAD_UNCHANGED)  # ignores EXIF orientation
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
-        raise ValueError(f"{picture.bits}-bit {picture.image.mode} pictures are not supported")
+        raise ValueError(f"{picture.bits}-bit {picture.pillow.mode} pictures are not supported")
     if values.shape[2] == 4:
         return _over_black(cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA), opaque=65535)
     return np.asarray(cv2.cvtColor(values, cv2.COLOR_BGR2RGB))

@@ -176,7 +176,7 @@ def image_facts(
         "height": height,
         "width": width,
         "num_bytes": len(picture.data),
-        "file_format": str(picture.image.format),
+        "file_format": picture.file_format,
         "bits": picture.bits,
         "colour": colour,
         "jpeg_quality": _jpeg_quality(picture),

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from medvision.data.dicom import SUFFIXES
 from medvision.data.sample_table import SampleTable
 from medvision.types import MedvisionError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | SUFFIXES
 SEGMENTATION_LAYOUT = (
     "expected ROOT/images/* and ROOT/masks/* with the same file stems,"
     " ROOT/{train,val,test}/{images,masks}/*, or ROOT/splits.csv"
@@ -132,7 +133,7 @@ def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -
             MedvisionError(
                 f"no {what} in the folder{found}",
                 where=str(folder),
-                hint=f"{layout}; files must be JPEG, PNG, BMP or TIFF",
+                hint=f"{layout}; files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
             )
         )
     elif kinds:

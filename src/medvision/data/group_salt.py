@@ -35,6 +35,12 @@ def hash_groups(samples: Iterable[Sample]) -> tuple[SampleTable, str | None]:
     return table.with_column(groups=map(hashed.__getitem__, number.tolist())), warning
 
 
+def hash_names(names: Iterable[str]) -> list[str]:
+    """Return the salted hash of each name, as `hash_groups` makes them."""
+    salt, _ = _salt()
+    return [_hashed(name, salt) for name in names]
+
+
 def _hashed(group: str, salt: bytes) -> str:
     return hashlib.sha256(salt + group.encode()).hexdigest()[:_HASH_DIGITS] if group else ""
 

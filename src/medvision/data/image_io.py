@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medvision.data.decode import Picture, decode, read_bytes, samples
 from medvision.data.decode import image_size as image_size  # read from here beside the others
+from medvision.data.dicom import DicomPixels
 from medvision.data.mask_values import class_indices
 from medvision.types import MedvisionError
 
@@ -29,11 +30,12 @@ def read_image(
     by their luma, 0.299 R + 0.587 G + 0.114 B; grey becomes three equal channels.
 
     Args:
-        path: A JPEG, PNG, BMP or TIFF file, whatever its extension.
+        path: A JPEG, PNG, BMP, TIFF or DICOM file, whatever its extension.
         channels: 1 (grey) or 3 (red, green, blue).
         value_range: Values of files deeper than 8 bits that become 0 and 255; those between are
             mapped linearly, those outside are clipped. None takes the smallest and the largest
-            value of this image, and a constant image becomes 0. Files of 8 bits ignore it.
+            value of this image, and a constant image becomes 0; of DICOM its first VOI window or
+            table where it has one. Files of 8 bits ignore it, unless they are DICOM.
 
     Raises:
         MedvisionError: If the file cannot be read whole, or holds values that are not finite.
@@ -96,7 +98,26 @@ def as_bytes(
             where="data.value_range",
             hint="give the values that become black and white",
         )
+    image = picture.image
+    if isinstance(image, DicomPixels):
+        return _shown(values, image, value_range, picture.where)
     return _stretched(values, value_range, picture.where) if picture.bits > 8 else values
+
+
+def _shown(
+    values: NDArray[Any],
+    pixels: DicomPixels,
+    value_range: tuple[float, float] | None,
+    where: str,
+) -> NDArray[np.uint8]:
+    """As a viewer shows them, unless the user says which values are black and white."""
+    if value_range is None and pixels.display is not None:
+        shown = pixels.display
+    elif value_range is None and pixels.window is None:
+        shown = values
+    else:
+        shown = _stretched(values, value_range or pixels.window, where)
+    return 255 - shown if pixels.inverted else shown
 
 
 def decode_mask(

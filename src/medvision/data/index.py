@@ -15,6 +15,7 @@ import numpy as np
 
 from medvision.data.checks import CheckResult, check_images, check_segmentation
 from medvision.data.class_folders import CLASS_LAYOUT, order_classes, scan_classes
+from medvision.data.dicom_groups import group_by_patient
 from medvision.data.folders import (
     IMAGE_SUFFIXES,
     SEGMENTATION_LAYOUT,
@@ -79,7 +80,8 @@ def index_segmentation(
         mask_suffix: What the stem of a mask has beyond that of its image, such as ``_mask``.
         splits: A csv of an earlier run, its paths relative to ``root``, whose splits are kept.
         group_pattern: Regular expression with one capture group, searched in each path; what
-            it captures is the sample's group. It wins over the groups of a csv.
+            it captures is the sample's group. It wins over the groups of a csv, and both win
+            over the patients that DICOM files name.
 
     Raises:
         MedvisionError: If the folder, the csv or the pattern does not fit the above.
@@ -153,6 +155,9 @@ def _index(
         samples, notes = _sound(scan), scan.notes
     else:
         samples, notes = scan.samples, scan.notes
+    if group_pattern is None:
+        samples, patient_notes = group_by_patient(root, samples)
+        notes = notes + patient_notes
     if splits is not None:
         table = splits.expanduser()
         samples, kept_notes = _kept(table, listed(table), scan, samples, own.is_file())

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.decode import Picture, samples, upright
+from medvision.data.dicom import DicomPixels
 from medvision.types import MedvisionError
 
 _CHROMA_NOISE = 24  # grey levels by which JPEG parts the channels of a grey picture
@@ -31,6 +32,10 @@ def class_indices(
     Raises:
         MedvisionError: If the values are not those of a mask with these classes.
     """
+    if isinstance(picture.image, DicomPixels):
+        raise MedvisionError(
+            "masks are not read from DICOM", where=picture.where, hint="store the mask as PNG"
+        )
     if color_map is not None:
         return _by_colour(picture, _checked_map(color_map, num_classes))
     if num_classes > 2 and picture.lossy:
@@ -50,10 +55,10 @@ def class_indices(
 
 def _palette_indices(picture: Picture, num_classes: int) -> NDArray[Any] | None:
     """Return palette indices, or None where two classes are told apart by grey colours."""
-    if picture.image.mode != "P":
+    if picture.pillow.mode != "P":
         return None
-    indices = np.asarray(picture.image)
-    colours = np.asarray(picture.image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    indices = np.asarray(picture.pillow)
+    colours = np.asarray(picture.pillow.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     used = np.unique(indices)
     if num_classes == 2 and used[-1] < len(colours) and not np.ptp(colours[used], axis=1).any():
         return None
@@ -73,7 +78,7 @@ def _grey_levels(picture: Picture, num_classes: int) -> tuple[NDArray[Any], int]
                 hint="store class indices, or 0 and 255",
             )
         values = values.astype(np.int64)
-    if picture.bits < 8 and picture.image.mode in ("1", "L"):
+    if picture.bits < 8 and picture.pillow.mode in ("1", "L"):
         full = 2**picture.bits - 1
         return values // (255 // full), full
     top = int(values.max())

@@ -84,9 +84,9 @@ def changed_file(data: bytes, change: Change) -> tuple[bytes, str]:
         MedvisionError: If it cannot be decoded.
     """
     picture = decode(data, where="the image to be copied")
-    suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(str(picture.image.format))
+    suffix = {"JPEG": ".jpg", "PNG": ".png"}.get(picture.file_format)
     if suffix is None or picture.bits > 8:
-        raise ValueError(f"expected JPEG or PNG of 8 bits, got {picture.image.format}")
+        raise ValueError(f"expected JPEG or PNG of 8 bits, got {picture.file_format}")
     if change.kind == "same_bytes":
         return data, suffix
     values = samples(picture)

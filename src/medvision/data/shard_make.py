@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from medvision.data.checks import check_images, check_segmentation
+from medvision.data.dicom import SUFFIXES
 from medvision.data.folders import IMAGE_SUFFIXES, subfolders
 from medvision.data.index import index_classification, index_segmentation
 from medvision.data.sample import split_name
+from medvision.data.sample_table import SampleTable
 from medvision.data.shard_manifest import Manifest, reading_of
 from medvision.data.shard_place import holds_shards
 from medvision.data.shard_store import Advance, CheckedFolder, Task, store
@@ -98,11 +100,28 @@ def make_shards(
         classes = index_classification(root, group_pattern=group_pattern)
         names, notes = classes.class_names, classes.notes
         checked = check_images(root, classes.samples, **options)
+    _refuse_dicom(root, checked.samples)
     making = CheckedFolder(root=root, task=task, names=names, checked=checked, advance=advance)
     manifest = store(
         out, making, shard_bytes=shard_bytes, reading=reading, notes=[*notes, *checked.notes]
     )
     return Made(out=out, manifest=manifest, skipped=checked.skipped)
+
+
+def _refuse_dicom(root: Path, samples: SampleTable) -> None:
+    """Files are stored as they are, and these say whose they are.
+
+    Raises:
+        MedvisionError: If there are any.
+    """
+    named = [path for path in samples.paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
+    if named:
+        raise MedvisionError(
+            f"{len(named)} files are DICOM, such as {named[0]}: shards would carry the names of"
+            " patients",
+            where=str(root),
+            hint="convert them to PNG first",
+        )
 
 
 def task_of(root: Path) -> Task:

@@ -49,7 +49,7 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
                 raise MedvisionError(
                     "no image in the folder",
                     where=str(path),
-                    hint="files must be JPEG, PNG, BMP or TIFF, named as such",
+                    hint="files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm), named as such",
                 )
             if others:
                 kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
