@@ -49,6 +49,17 @@ def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str) -> str:
     return f"did you mean {known[nearest[0]]}?" if nearest else otherwise
 
 
+def printable(text: str) -> str:
+    """Return the text with what would steer a terminal written out: file names may hold anything.
+
+    Line breaks stay.
+    """
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
 class MedvisionError(Exception):
     """Something the user can mend, told in one line.
 
@@ -65,10 +76,11 @@ class MedvisionError(Exception):
         self.what, self.where, self.hint, self.exit_code = what, where, hint, exit_code
         line = what
         if where is not None:
-            line += f" ({where})"
+            in_one_line = where.replace("\n", "\\n")  # a file name may hold a line break
+            line += f" ({in_one_line})"
         if hint is not None:
             line += f"; {hint}"
-        super().__init__(" ".join(line.split()))
+        super().__init__(printable(" ".join(line.split())))
 
 
 class Stopped(BaseException):

@@ -25,7 +25,7 @@ USUAL: dict[str, Any] = {
     "low": 0,
     "high": 255,
 }
-USUAL_MASK: dict[str, Any] = {"foreground": 0.1, "grey": 0.0, "frame": 0.0}
+USUAL_MASK: dict[str, Any] = {"foreground": 0.1, "grey": 0.0, "frame": 0.0, "turned": False}
 
 
 def set_of(

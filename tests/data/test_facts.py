@@ -82,6 +82,7 @@ def pairs(tmp_path: Path) -> Path:
     square[12:36, 12:36] = 255
     edged = square.copy()
     edged[11, :] = 100
+    edged[11, 0] = 90  # a third level alone would be refused
     for k, mask in enumerate((square, edged, 255 - square)):
         Image.fromarray(grey(48, 48, seed=k)).save(tmp_path / f"images/{k}.png")
         Image.fromarray(mask).save(tmp_path / f"masks/{k}.png")

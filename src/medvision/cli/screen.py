@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medvision.types import RESEARCH_ONLY
+from medvision.types import RESEARCH_ONLY, printable
 
 MOST_FAILURES = 20
 """Unreadable files named one by one; the table of results names them all."""
@@ -40,7 +40,7 @@ def predict_on_screen(model: Path, images: Sequence[Path], *, out: Path, **optio
         return 0
     total = done.num_done + len(done.failures)
     for path, reason in done.failures[:MOST_FAILURES]:
-        sys.stderr.write(f"not done: {path}: {reason}\n")
+        sys.stderr.write(printable(f"not done: {path}: {reason}\n"))
     sys.stderr.write(
         f"error: {len(done.failures)} of {total} images could not be read"
         f" ({out / 'predictions.csv'}, column error); mend or remove them\n"
@@ -103,7 +103,7 @@ def download_data(name: str, *, root: Path) -> None:
 
 def say(text: str) -> None:
     """Print one line, however wide the screen is, and whatever marks it holds."""
-    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+    Console().print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
 
 def _bar() -> Progress:

@@ -118,6 +118,16 @@ def check_segmentation(
             result.notes.append(
                 f"all {empty} masks are empty: there is no foreground to learn or to find"
             )
+        turned = np.flatnonzero(result.facts.mask.turned).tolist()
+        if turned:
+            names = count_names([result.samples[row].path for row in turned])
+            which = (
+                "1 image is turned by an EXIF orientation that its mask has not"
+                if len(turned) == 1
+                else f"{len(turned)} images are turned by an EXIF orientation that their masks"
+                " have not"
+            )
+            result.notes.append(f"{which}: {names}; look whether they lie over each other")
     return result
 
 

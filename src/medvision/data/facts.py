@@ -36,6 +36,7 @@ class MaskFacts:
         grey: (N,) share of the file's values farther than a sixteenth of their range from both
             its ends, [0, 1]: none of a binary mask, edges of a JPEG; 0 for more than two classes.
         frame: (N,) share of the outermost pixels that are not background, [0, 1].
+        turned: (N,) whether an EXIF orientation turns the image and not the mask, or otherwise.
     """
 
     mask_hash: NDArray[np.str_]
@@ -43,6 +44,7 @@ class MaskFacts:
     foreground: NDArray[np.float32]
     grey: NDArray[np.float32]
     frame: NDArray[np.float32]
+    turned: NDArray[np.bool_]
 
     def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
         """These rows, in this order."""
@@ -144,6 +146,7 @@ MASK_TYPES: dict[str, Any] = {
     "foreground": np.float32,
     "grey": np.float32,
     "frame": np.float32,
+    "turned": np.bool_,
 }
 
 
@@ -188,13 +191,16 @@ def image_facts(
     }
 
 
-def mask_facts(indices: NDArray[np.uint8], picture: Picture, *, binary: bool) -> dict[str, Any]:
+def mask_facts(
+    indices: NDArray[np.uint8], picture: Picture, *, binary: bool, turned: bool = False
+) -> dict[str, Any]:
     """What a mask tells, by the names of `MaskFacts`.
 
     Args:
         indices: Its class indices (H, W).
         picture: Its file.
         binary: Whether it holds two classes by grey levels, which may be half way.
+        turned: As in `MaskFacts`.
     """
     foreground = (indices > 0).astype(np.uint8)
     frame = np.concatenate((foreground[0], foreground[-1], foreground[1:-1, [0, -1]].ravel()))
@@ -204,6 +210,7 @@ def mask_facts(indices: NDArray[np.uint8], picture: Picture, *, binary: bool) ->
         "foreground": np.count_nonzero(foreground) / foreground.size,
         "grey": _share_between(samples(picture)) if binary else 0.0,
         "frame": float(frame.mean()),
+        "turned": turned,
     }
 
 

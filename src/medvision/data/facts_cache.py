@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medvision.data.facts import IMAGE_TYPES, MASK_TYPES, FileFacts
 from medvision.data.sample import Sample
 
-FORMAT = 1
+FORMAT = 2
 """Grows when a fact changes its meaning: older files are then read by nobody."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from medvision.data.dicom import SUFFIXES
 from medvision.data.sample_table import SampleTable
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, printable
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | SUFFIXES
 SEGMENTATION_LAYOUT = (
@@ -19,6 +20,7 @@ SEGMENTATION_LAYOUT = (
 )
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
 _JUNK_FOLDERS = frozenset({"__macosx"})
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,8 +58,14 @@ def image_names(folder: Path) -> tuple[list[str], Counter[str]]:
     images: list[str] = []
     others: Counter[str] = Counter()
     try:
-        for parent, folders, files in os.walk(folder, onerror=_raise):
+        known: set[tuple[int, int]] = set()  # links may lead to folders, and round in circles
+        for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
             folders[:] = [f for f in folders if f[0] != "." and f.lower() not in _JUNK_FOLDERS]
+            status = Path(parent).stat()
+            if (status.st_dev, status.st_ino) in known:
+                folders.clear()
+                continue
+            known.add((status.st_dev, status.st_ino))
             inside = PurePosixPath(Path(parent).relative_to(folder).as_posix())
             start = "" if inside == PurePosixPath() else f"{inside}/"
             for name in files:
@@ -67,6 +75,7 @@ def image_names(folder: Path) -> tuple[list[str], Counter[str]]:
                     continue
                 if suffix in IMAGE_SUFFIXES:
                     path.encode()
+                    refuse_controls(path, where=str(folder))
                     images.append(path)
                 else:
                     others[suffix or "no extension"] += 1
@@ -82,6 +91,18 @@ def image_names(folder: Path) -> tuple[list[str], Counter[str]]:
         ) from fault
     images.sort()
     return images, others
+
+
+def refuse_controls(name: str, *, where: str | None = None) -> None:
+    """Refuse a name that would steer a terminal; a line break may stand in one.
+
+    Raises:
+        MedvisionError: If it holds a control character.
+    """
+    if _CONTROL.search(name):
+        raise MedvisionError(
+            f"the name {printable(name)} holds a control character", where=where, hint="rename it"
+        )
 
 
 def missing_files(root: Path, names: Iterable[str]) -> list[str]:
@@ -117,7 +138,10 @@ def subfolders(folder: Path) -> list[Path]:
             where=str(folder),
             hint="check its permissions",
         ) from fault
-    return [p for p in inside if p.name[0] != "." and p.name.lower() not in _JUNK_FOLDERS]
+    kept = [p for p in inside if p.name[0] != "." and p.name.lower() not in _JUNK_FOLDERS]
+    for path in kept:
+        refuse_controls(path.name, where=str(folder))
+    return kept
 
 
 def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -> list[str]:

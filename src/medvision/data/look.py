@@ -26,11 +26,15 @@ def look_at_pair(
     image_path, mask_path = root / sample.path, root / sample.target
     try:
         image_bytes, mask_bytes = read_bytes(image_path), read_bytes(mask_path)
-        image = image_facts(decode(image_bytes, where=str(image_path)), value_range=value_range)
+        whole = decode(image_bytes, where=str(image_path))
+        image = image_facts(whole, value_range=value_range)
         picture = decode(mask_bytes, where=str(mask_path))
         indices = class_indices(picture, num_classes=num_classes, color_map=color_map)
-        compare_sizes(sample, (image["height"], image["width"]), indices.shape, mask_path)
-        mask = mask_facts(indices, picture, binary=num_classes == 2 and color_map is None)
+        turned = whole.orientation != picture.orientation
+        size = (image["height"], image["width"])
+        compare_sizes(sample, size, indices.shape, mask_path, turned=turned)
+        binary = num_classes == 2 and color_map is None
+        mask = mask_facts(indices, picture, binary=binary, turned=turned)
     except MedvisionError as fault:
         return Finding(fault=fault)
     content = (hashlib.sha256(data).hexdigest() for data in (image_bytes, mask_bytes))
@@ -74,9 +78,21 @@ def glance_at_image(root: Path, sample: Sample) -> Finding:
 
 
 def compare_sizes(
-    sample: Sample, image: tuple[int, ...], mask: tuple[int, ...], mask_path: Path
+    sample: Sample,
+    image: tuple[int, ...],
+    mask: tuple[int, ...],
+    mask_path: Path,
+    *,
+    turned: bool = False,
 ) -> None:
     """Refuse a mask whose height and width are not those of its image.
+
+    Args:
+        sample: The pair.
+        image: Height and width of the image.
+        mask: Those of the mask.
+        mask_path: For the message.
+        turned: Whether one of the two is turned by an EXIF orientation, for the message.
 
     Raises:
         MedvisionError: If they differ.
@@ -86,5 +102,7 @@ def compare_sizes(
             f"the mask is {mask[1]} x {mask[0]} pixels (width x height),"
             f" its image {sample.path} is {image[1]} x {image[0]}",
             where=str(mask_path),
-            hint="give both the same size",
+            hint="one of them is turned by its EXIF orientation: turn the other too"
+            if turned
+            else "give both the same size",
         )

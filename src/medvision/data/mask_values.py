@@ -19,6 +19,7 @@ from medvision.types import MedvisionError
 
 _CHROMA_NOISE = 24  # grey levels by which JPEG parts the channels of a grey picture
 _MAX_NAMED = 6
+_THIN = 0.005  # of the pixels
 
 
 def class_indices(
@@ -104,7 +105,7 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
     low, top, half = int(values.min()), int(values.max()), full // 2
     if low >= 0 and top <= 1:
         return values.astype(np.uint8)
-    if low < 0 or top <= half or (not picture.lossy and _holds_ignored(values, full)):
+    if low < 0 or top <= half or (not picture.lossy and _holds_a_third_level(values, full)):
         raise MedvisionError(
             f"a mask of two classes holds the values {_named(values)}",
             where=picture.where,
@@ -113,11 +114,18 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
     return (values > half).astype(np.uint8)
 
 
-def _holds_ignored(values: NDArray[Any], full: int) -> bool:
-    """Tell 0, 1 and 255 for ignored pixels from grey edges; a threshold would erase the 1."""
-    ones = np.count_nonzero(values == 1)
-    others = np.count_nonzero(values == 0) + np.count_nonzero(values == full)
-    return bool(ones > 0 and ones + others == values.size)
+def _holds_a_third_level(values: NDArray[Any], full: int) -> bool:
+    """Tell three levels, such as 0, 128 and 255 for what is not sure, from grey edges.
+
+    Edges hold many levels, in thin lines; a threshold would give the third level to one side.
+    """
+    between = values[(values != 0) & (values != full)]
+    if not between.size or between.min() != between.max():
+        return False
+    ends = np.count_nonzero(values == 0), np.count_nonzero(values == full)
+    level, margin = int(between[0]), full // 16
+    wide = between.size > _THIN * values.size and margin < level < full - margin
+    return all(ends) and (level == 1 or wide)
 
 
 def _in_range(values: NDArray[Any], num_classes: int, where: str) -> NDArray[np.uint8]:

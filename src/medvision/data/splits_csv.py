@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from medvision.data.folders import refuse_controls
 from medvision.data.sample import SPLIT_NAMES, Sample, split_name
 from medvision.data.sample_table import SampleTable
 from medvision.data.texts import Texts
@@ -155,6 +156,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
 
 def _relative(text: str) -> str:
     """Return a path below the root with forward slashes; class names pass unchanged."""
+    refuse_controls(text)
     if _PLAIN.fullmatch(text):
         return text
     path = PurePosixPath(text.replace("\\", "/"))

@@ -17,7 +17,7 @@ from medvision.reports.html import write_report
 from medvision.run.fitting import Fitted
 from medvision.run.folder import RunFolder
 from medvision.run.ledger import LEDGER
-from medvision.types import STAGES
+from medvision.types import STAGES, printable
 
 TWIN_PARTS = ("with_twin", "without_twin")
 
@@ -240,7 +240,7 @@ def _with_interval(scores: Mapping[str, Any], name: str) -> str:
 
 def print_line(text: str) -> None:
     """Print one line, however wide the screen is, and whatever marks it holds."""
-    Console().print(text, highlight=False, soft_wrap=True, markup=False)
+    Console().print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
 
 def _words(value: float | None) -> str:

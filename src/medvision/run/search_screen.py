@@ -12,6 +12,7 @@ from medvision.run.search_settings import Settings
 from medvision.sweeps.definition import Definition
 from medvision.sweeps.space import Value
 from medvision.sweeps.trial import Trial, best_of
+from medvision.types import printable
 
 MOST_ROWS = 15
 MARKS = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "not ended"}
@@ -21,7 +22,7 @@ MOST_ERROR = 60  # characters of an error in the table; the file has all of it
 def print_line(text: str, *, console: Console | None = None) -> None:
     """Print one line, however wide the screen is, and whatever marks it holds."""
     console = console or Console()
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
+    console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
 
 def trial_line(trial: Trial, num_trials: int) -> str:
