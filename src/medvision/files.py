@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+MOST_BYTES = 16_000_000
+"""A larger file of names and values is none of ours."""
+
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write under a temporary name in the same folder, then rename.
@@ -25,6 +28,39 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_plain(path: Path) -> dict[str, Any]:
+    """Read names with values from a ``.json`` or ``.yaml`` file, which may come from anywhere.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged, something else, larger than ``MOST_BYTES``, nested too deep,
+            or YAML that repeats parts by aliases, which a few lines can make endless.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(MOST_BYTES + 1)
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"more than {MOST_BYTES // 1_000_000} MB")
+    text = data.decode()
+    try:
+        content = json.loads(text) if path.suffix == ".json" else _plain_yaml(text)
+    except RecursionError as fault:
+        raise ValueError("nested too deep") from fault
+    if not isinstance(content, dict):
+        raise ValueError("it holds no names with values")
+    return content
+
+
+def _plain_yaml(text: str) -> Any:
+    import yaml  # not needed by what only writes
+
+    try:
+        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it repeats parts by aliases")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as fault:
+        raise ValueError(str(fault)) from fault
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -273,6 +273,14 @@ FAULTS = [
         id="bomb in a compressed picture",
     ),
     pytest.param(
+        lambda f: (
+            f.write_bytes(write(f, RAMP).read_bytes().replace(b"(\0\x04\0CS", b"(\0\x04\0BS", 1))
+            and f
+        ),
+        "damaged or unsupported DICOM file: Unknown Value Representation 'BS'",
+        id="a kind of value that does not exist",
+    ),
+    pytest.param(
         lambda f: write(f, RAMP, Rows=0), "damaged or unsupported DICOM file: 48 x 0", id="no rows"
     ),
 ]
@@ -291,6 +299,28 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(
     look = look_at_image(file.parent, Sample(path="a.dcm", target=""), value_range=None)
     assert look.fault is not None
     assert look.fault.what == error.value.what
+
+
+def test_a_plugin_that_panics_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those in Rust raise what is no ``Exception``; the fuzzer found it in pylibjpeg-rle."""
+
+    class PanicException(BaseException):
+        pass
+
+    def panic(*_: Any) -> None:
+        raise PanicException("index out of bounds")
+
+    write(file, RAMP)
+    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", panic)
+    with pytest.raises(MedvisionError, match=r"unsupported DICOM file: index out of bounds"):
+        read_image(file, channels=1)
+    monkeypatch.setattr("pydicom.pixels.utils.pixel_array", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        read_image(file, channels=1)
+
+
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def test_masks_are_not_dicom(file: Path) -> None:

@@ -8,10 +8,12 @@ C.7.6.3). Compressed files are read with the plugins of pylibjpeg.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import struct
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -75,16 +77,19 @@ def dicom_size(stream: BinaryIO, *, where: str, max_pixels: int) -> tuple[int, i
     Raises:
         MedvisionError: If the file is damaged, too large, or holds more than one picture.
     """
-    return _checked_size(_read(stream, _SIZE, where), where, max_pixels)
+    with _told(where):
+        return _checked_size(_read(stream, _SIZE, where), where, max_pixels)
 
 
-def dicom_tags(stream: BinaryIO, tags: tuple[str, ...], *, where: str) -> Any:
-    """Return a data set of the named tags, pixels left out.
+def dicom_texts(stream: BinaryIO, tags: tuple[str, ...], *, where: str) -> list[str]:
+    """Return what the named tags hold, blank where they are missing.
 
     Raises:
-        MedvisionError: If the file is damaged.
+        MedvisionError: If pydicom is not installed, or the file is damaged.
     """
-    return _read(stream, tags, where)
+    with _told(where):
+        header = _read(stream, tags, where)
+        return [str(header.get(tag) or "").strip() for tag in tags]
 
 
 def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
@@ -94,6 +99,11 @@ def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
         MedvisionError: If pydicom or a plugin is not installed, or the file is damaged, too large,
             of several frames, or of colours that are not grey or RGB.
     """
+    with _told(where):
+        return _decode(data, where, max_pixels)
+
+
+def _decode(data: bytes, where: str, max_pixels: int) -> DicomPixels:
     header = _read(io.BytesIO(data), _PIXELS, where, pixels=True)
     height, width = _checked_size(header, where, max_pixels)
     kind = str(header.get("PhotometricInterpretation", ""))
@@ -184,18 +194,16 @@ def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[flo
 def _pixels(header: Any, where: str) -> NDArray[Any]:
     from pydicom.pixels.utils import pixel_array
 
+    _check_coded_size(header)
     try:
-        _check_coded_size(header)
         return np.asarray(pixel_array(header))
     except RuntimeError as fault:
         if "missing dependencies" not in str(fault):
-            raise _damaged(fault, where) from fault
+            raise
         name = header.file_meta.TransferSyntaxUID.name
         raise MedvisionError(
             f"a plugin for {name} is not installed", where=where, hint=f"run: {_PLUGINS}"
         ) from fault
-    except Exception as fault:  # pydicom and its plugins raise nearly anything on damaged files
-        raise _damaged(fault, where) from fault
 
 
 def _check_coded_size(header: Any) -> None:
@@ -236,11 +244,10 @@ def _may_be_lossy(header: Any) -> bool:
 
 
 def _checked_size(header: Any, where: str, max_pixels: int) -> tuple[int, int]:
-    try:
-        height, width = int(header.Rows), int(header.Columns)
-        frames = int(header.get("NumberOfFrames") or 1)
-    except Exception as fault:  # a tag may be missing, or hold anything
-        raise _damaged(ValueError("it holds no picture"), where) from fault
+    if "Rows" not in header or "Columns" not in header:
+        raise _damaged(ValueError("it holds no picture"), where)
+    height, width = int(header.Rows), int(header.Columns)
+    frames = int(header.get("NumberOfFrames") or 1)
     if frames > 1:
         raise MedvisionError(
             f"the DICOM file holds {frames} frames, only single pictures are read",
@@ -268,17 +275,32 @@ def _read(stream: BinaryIO, tags: tuple[str, ...], where: str, *, pixels: bool =
             where=where,
             hint=f"run: {_PLUGINS}",
         ) from fault
+    stream.seek(PREAMBLE)
+    about = read_dataset(stream, False, True, stop_when=_behind_the_meta_group)
+    if "TransferSyntaxUID" not in about:
+        raise ValueError("it does not say how its values are stored")
+    if str(about.TransferSyntaxUID) == _DEFLATED:  # it would be unpacked whole, however large
+        raise ValueError("deflated files are not read; store it uncompressed")
+    stream.seek(0)
+    return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=list(tags))
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Put into one line what pydicom and its plugins raise on damaged files: nearly anything.
+
+    Values are turned into numbers only when they are asked for.
+    """
     try:
-        stream.seek(PREAMBLE)
-        about = read_dataset(stream, False, True, stop_when=_behind_the_meta_group)
-        if "TransferSyntaxUID" not in about:
-            raise ValueError("it does not say how its values are stored")
-        if str(about.TransferSyntaxUID) == _DEFLATED:  # it would be unpacked whole, however large
-            raise ValueError("deflated files are not read; store it uncompressed")
-        stream.seek(0)
-        return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=list(tags))
-    except Exception as fault:  # pydicom raises nearly anything on damaged files
+        yield
+    except MedvisionError:
+        raise
+    except Exception as fault:
         raise _damaged(fault, where) from fault
+    except BaseException as fault:
+        if type(fault).__name__ != "PanicException":  # of a plugin in Rust, and no Exception
+            raise
+        raise _damaged(RuntimeError(str(fault)), where) from fault
 
 
 def _behind_the_meta_group(tag: Any, *_: Any) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from medvision.data.dicom import SUFFIXES, dicom_tags
+from medvision.data.dicom import SUFFIXES, dicom_texts
 from medvision.data.group_salt import hash_names
 from medvision.data.sample import Sample
 from medvision.data.sample_table import SampleTable
@@ -74,13 +74,11 @@ def _patient(path: Path) -> str:
     """
     try:
         with path.open("rb") as stream:
-            tags = dicom_tags(stream, _PATIENT, where=str(path))
+            number, issuer = dicom_texts(stream, _PATIENT, where=str(path))
     except OSError:
         return ""
     except MedvisionError as fault:
         if isinstance(fault.__cause__, ImportError):
             raise
         return ""
-    number = str(tags.get("PatientID") or "").strip()
-    issuer = str(tags.get("IssuerOfPatientID") or "").strip()
     return f"{number}\0{issuer}" if number else ""

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from medvision.data.phantom import draw_polyp_scene
 from medvision.data.phantom_brain import BRAIN_CLASSES, draw_brain
 from medvision.data.phantom_chest import CHEST_CLASSES, draw_chest
 from medvision.data.sample import Sample
 from medvision.data.splits_csv import read_splits
+from medvision.files import read_plain
 from medvision.inference.card import ModelCard
 from medvision.inference.inputs import find_inputs
 from medvision.inference.results import Image
@@ -71,11 +71,11 @@ def _test_images(source: Path) -> tuple[list[Path], str]:
         return [], not_of_a_run
     run = source if source.is_dir() else source.absolute().parent.parent
     try:
-        config: Any = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+        config = read_plain(run / "config.yaml")
         root, run_dir = config["data"]["root"], config.get("run_dir")
     except OSError:
         return [], not_of_a_run
-    except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (ValueError, KeyError, TypeError):
         return [], f"{run / 'config.yaml'} does not say where the data is"
     if root is None:
         return [], "the run was trained on phantoms"

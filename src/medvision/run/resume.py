@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig
 
-from medvision.run.stored import ALLOWED, targets
+from medvision.files import read_plain
+from medvision.run.stored import ALLOWED, as_config, targets
 from medvision.types import STAGES, MedvisionError
 
 if TYPE_CHECKING:  # a finished run is told from an interrupted one without torch
@@ -143,10 +143,10 @@ class InterruptedRun:
                 hint="start the run again",
             )
         try:
-            summary = json.loads((path / "summary.json").read_text())
-            config = yaml.safe_load((path / "config.yaml").read_text())
+            summary, config = (read_plain(path / name) for name in ("summary.json", "config.yaml"))
             experiment = str(config.pop("experiment"))
-        except (ValueError, yaml.YAMLError, AttributeError, KeyError) as fault:
+            cfg = as_config(_moved(config, str(config["run_dir"]), str(path)))
+        except (ValueError, KeyError) as fault:
             raise MedvisionError(
                 f"cannot read what the run has written: {str(fault).splitlines()[0]}",
                 where=str(path),
@@ -159,8 +159,7 @@ class InterruptedRun:
                     where=str(path / "config.yaml"),
                     hint="start a new run, with ckpt_path=RUN/checkpoints/last.ckpt",
                 )
-        config = _moved(config, str(config["run_dir"]), str(path))
-        return cls(path=path, experiment=experiment, cfg=DictConfig(config), summary=summary)
+        return cls(path=path, experiment=experiment, cfg=cfg, summary=summary)
 
 
 def check_same_data(run: Path, data: ImageData, summary: Mapping[str, Any]) -> None:

@@ -10,8 +10,10 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from medvision.data.sample import Sample
+from medvision.files import read_plain
 from medvision.run.configs import CONF
 from medvision.types import MedvisionError
 
@@ -51,10 +53,12 @@ class StoredRun:
         """
         path = path.expanduser()
         try:
-            summary = json.loads((path / "summary.json").read_text())
-            config = yaml.safe_load((path / "config.yaml").read_text())
+            summary, config = (read_plain(path / name) for name in ("summary.json", "config.yaml"))
+            defaults = _later_keys(str(summary.get("task")))
+            config["data"] = {**defaults, **_mapping(config, "data")}
+            cfg = as_config(config)
             (path / "checkpoints" / "best.ckpt").stat()
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError) as error:
             raise MedvisionError(
                 f"not the folder of a run: {_first_line(error)}",
                 where=str(path),
@@ -74,8 +78,7 @@ class StoredRun:
                         where=f"{path / 'config.yaml'}, {key}",
                         hint="measure it in Python, where its class is known",
                     )
-        config["data"] = {**_later_keys(summary["task"]), **config["data"]}
-        return cls(path=path, cfg=DictConfig(config), summary=summary)
+        return cls(path=path, cfg=cfg, summary=summary)
 
     @property
     def splits(self) -> Sequence[Sample]:
@@ -116,8 +119,40 @@ def _flat(score: Any) -> Sequence[Any]:
     return score if isinstance(score, list) else [score]
 
 
+def as_config(values: dict[str, Any]) -> DictConfig:
+    """The config of a run, whose values are resolved: nothing is looked up when it is read.
+
+    Raises:
+        ValueError: If a value refers to another one, or to something outside of the file.
+    """
+    if "${" in json.dumps(values, default=str):
+        raise ValueError("config.yaml refers to other values with ${")
+    try:
+        return DictConfig(values)
+    except OmegaConfBaseException as fault:
+        raise ValueError(f"config.yaml: {fault}") from fault
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A part of the config.
+
+    Raises:
+        ValueError: If it is missing or something else.
+    """
+    part = config.get(key)
+    if not isinstance(part, dict):
+        raise ValueError(f"config.yaml holds no {key}")
+    return part
+
+
 def _later_keys(task: str) -> dict[str, Any]:
-    """Defaults of the data keys, for runs from before a key was there."""
+    """Defaults of the data keys, for runs from before a key was there.
+
+    Raises:
+        ValueError: If there is no such task.
+    """
+    if task not in ("classification", "segmentation"):
+        raise ValueError(f"summary.json names the task {task[:40]!r}")
     defaults = yaml.safe_load((CONF / "data" / f"folder_{task}.yaml").read_text())
     return {key: value for key, value in defaults.items() if "${" not in str(value)}
 

@@ -1,0 +1,93 @@
+"""The folder of a run may come from anywhere: reading it executes, expands and looks up nothing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medvision.files import MOST_BYTES, read_plain
+from medvision.run.stored import StoredRun
+from medvision.types import MedvisionError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What looks like a finished run."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.ckpt").touch()
+    summary = {"status": "finished", "task": "segmentation"}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    (tmp_path / "config.yaml").write_text("data: {root: null}\n")
+    return tmp_path
+
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(
+    f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 30)
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("", "it holds no names with values"),
+        ("[1, 2]", "it holds no names with values"),
+        ("data: 3", "config.yaml holds no data"),
+        ("seed: 0", "config.yaml holds no data"),
+        ("data: {a: [}", "while parsing a flow node"),
+        ("data: {}\n" + LAUGHS, "it repeats parts by aliases"),
+        ("data: " + "[" * 5000, "nested too deep"),
+        ("data: {root: '${oc.env:HOME}'}", "config.yaml refers to other values with ${"),
+        ("data: !!python/object/apply:os.system ['touch trace']", "could not determine a construc"),
+        ("data: {}\n#" + "x" * MOST_BYTES, "more than 16 MB"),
+        ("data: {when: 2026-11-22}", "config.yaml: Value 'date' is not a supported primitive"),
+    ],
+)
+def test_a_config_of_others_is_refused_in_one_line(
+    folder: Path, config: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "config.yaml").write_text(config)
+    with pytest.raises(MedvisionError) as error:
+        StoredRun.read(folder)
+    assert error.value.what.startswith(f"not the folder of a run: {told}")
+    assert error.value.where == str(folder)
+    assert not (folder / "trace").exists()
+
+
+@pytest.mark.parametrize(
+    ("summary", "told"),
+    [
+        ("", "not the folder of a run: Expecting value"),
+        ("[]", "not the folder of a run: it holds no names with values"),
+        ("[" * 100_000, "not the folder of a run: nested too deep"),
+        (
+            '{"status": "finished", "task": "../secret"}',
+            "not the folder of a run: summary.json nam",
+        ),
+        (
+            '{"status": "running", "task": "segmentation"}',
+            "the run did not finish: its status is r",
+        ),
+    ],
+)
+def test_a_summary_of_others_is_refused_in_one_line(folder: Path, summary: str, told: str) -> None:
+    (folder / "summary.json").write_text(summary)
+    with pytest.raises(MedvisionError) as error:
+        StoredRun.read(folder)
+    assert error.value.what.startswith(told)
+
+
+def test_a_class_that_is_not_ours_is_not_built(folder: Path) -> None:
+    (folder / "config.yaml").write_text("data: {}\nloss: {_target_: os.system, command: touch x}\n")
+    with pytest.raises(MedvisionError) as error:
+        StoredRun.read(folder)
+    assert (
+        error.value.what == "the config of the run names os.system, which is not built from a file"
+    )
+
+
+def test_plain_values_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: {b: [1, 2.5, null, 'x * y']}\n")
+    assert read_plain(tmp_path / "a.yaml") == {"a": {"b": [1, 2.5, None, "x * y"]}}
+    (tmp_path / "a.json").write_text('{"a": "*"}')
+    assert read_plain(tmp_path / "a.json") == {"a": "*"}
