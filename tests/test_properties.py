@@ -197,8 +197,10 @@ def test_no_group_is_torn_apart_and_no_order_matters(
 
 @property_test
 @given(
-    st.sampled_from(["", "data.", "model.", "trainer.", "+data.", "~", "loss=", "optimizer.lr="]),
-    st.text(max_size=20),
+    start=st.sampled_from(
+        ["", "data.", "model.", "trainer.", "+data.", "~", "loss=", "optimizer."]
+    ),
+    text=st.text(max_size=20),
 )
 def test_an_override_is_taken_or_refused_in_one_line(
     start: str, text: str, capfd: pytest.CaptureFixture[str], tmp_path: Path

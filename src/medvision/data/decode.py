@@ -22,7 +22,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from medvision.data.dicom import PREAMBLE, DicomPixels, decode_dicom, dicom_size, is_dicom
+from medvision.data.dicom import PREAMBLE, decode_dicom, dicom_size, is_dicom
+from medvision.data.dicom_display import DicomPixels
 from medvision.types import MedvisionError
 
 MAX_PIXELS = 100_000_000

@@ -1,9 +1,7 @@
 """From the bytes of a DICOM file to grey or coloured values, and how a viewer shows them.
 
 Read is what pixels need and nothing else: names, dates and numbers of the patient stay in the file.
-Values go through the modality transform (rescale slope and intercept, or its table), then through
-the first VOI window or table, and MONOCHROME1 is turned around (DICOM PS3.3, C.11.1, C.11.2 and
-C.7.6.3). Compressed files are read with the plugins of pylibjpeg.
+Compressed files are read with the plugins of pylibjpeg.
 """
 
 from __future__ import annotations
@@ -14,12 +12,12 @@ import logging
 import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.data.dicom_display import DicomPixels, as_grey
 from medvision.types import MedvisionError
 
 PREAMBLE = 132
@@ -43,27 +41,6 @@ _PLUGINS = "pip install 'medvision[dicom]'"
 # What pydicom warns of quotes the values of tags, which may be those of a patient.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DicomPixels:
-    """The values of one picture.
-
-    Attributes:
-        values: Grey (H, W) after the modality transform, or red, green, blue (H, W, 3).
-        bits: Bits of each sample in the file.
-        lossy: Whether compression may have changed the values.
-        window: Values that are shown black and white, or None: the smallest and the largest.
-        display: Values of a VOI table or sigmoid in [0, 255], where a window does not say it.
-        inverted: Whether small values are white.
-    """
-
-    values: NDArray[Any]
-    bits: int
-    lossy: bool
-    window: tuple[float, float] | None
-    display: NDArray[np.uint8] | None
-    inverted: bool
 
 
 def is_dicom(start: bytes) -> bool:
@@ -124,71 +101,7 @@ def _decode(data: bytes, where: str, max_pixels: int) -> DicomPixels:
         return DicomPixels(
             values=values, bits=8, lossy=lossy, window=None, display=None, inverted=False
         )
-    return _grey(header, values, bits=bits, lossy=lossy, inverted=kind == "MONOCHROME1")
-
-
-def _grey(
-    header: Any, stored: NDArray[Any], *, bits: int, lossy: bool, inverted: bool
-) -> DicomPixels:
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
-
-    values = np.asarray(apply_modality_lut(stored, header))
-    window, display = _window(header), None
-    if "VOILUTSequence" in header or (window and _function(header) == "SIGMOID"):
-        shown = np.asarray(apply_voi_lut(values, header), np.float64)
-        display, window = _as_levels(shown, _largest(header, shown)), None
-    if values.dtype.kind == "f" and (values == np.rint(values)).all():  # slope 1, as of most files
-        values = values.astype(np.int32)
-    if window is None and display is None and (bits > 8 or values is not stored):
-        window = _range(header, stored, values)
-    return DicomPixels(
-        values=values, bits=bits, lossy=lossy, window=window, display=display, inverted=inverted
-    )
-
-
-def _window(header: Any) -> tuple[float, float] | None:
-    """The first window, as the values that become black and white (C.11.2.1.2 and C.11.2.1.3)."""
-    centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
-    if centre is None or width is None or not np.isfinite((centre, width)).all():
-        return None
-    if _function(header) in ("LINEAR_EXACT", "SIGMOID"):
-        return (centre - width / 2, centre + width / 2) if width > 0 else None
-    if width < 1:
-        return None
-    if width == 1:  # a threshold
-        return centre - 0.5, np.nextafter(centre - 0.5, np.inf)
-    return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
-
-
-def _first(header: Any, name: str) -> float | None:
-    value = header.get(name)
-    if value is None or value == "":
-        return None
-    return float(value[0] if hasattr(value, "__getitem__") and len(value) else value)
-
-
-def _function(header: Any) -> str:
-    return str(header.get("VOILUTFunction") or "LINEAR").upper()
-
-
-def _largest(header: Any, shown: NDArray[np.float64]) -> float:
-    """Largest value that a VOI table or sigmoid gives."""
-    if "VOILUTSequence" in header:
-        return float(2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    return float(shown.max())
-
-
-def _as_levels(shown: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:
-    low = min(0.0, float(shown.min()))
-    return np.rint((shown - low) * (255 / max(largest - low, 1e-9))).clip(0, 255).astype(np.uint8)
-
-
-def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
-    """Smallest and largest value of what is no padding."""
-    padding = header.get("PixelPaddingValue")
-    seen = values if padding is None else values[stored != int(padding)]
-    seen = seen if seen.size else values
-    return float(seen.min()), float(seen.max())
+    return as_grey(header, values, bits=bits, lossy=lossy, inverted=kind == "MONOCHROME1")
 
 
 def _pixels(header: Any, where: str) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medvision.data.decode import Picture, decode, read_bytes, samples
 from medvision.data.decode import image_size as image_size  # read from here beside the others
-from medvision.data.dicom import DicomPixels
+from medvision.data.dicom_display import DicomPixels
 from medvision.data.mask_values import class_indices
 from medvision.types import MedvisionError
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.decode import Picture, samples, upright
-from medvision.data.dicom import DicomPixels
+from medvision.data.dicom_display import DicomPixels
 from medvision.types import MedvisionError
 
 _CHROMA_NOISE = 24  # grey levels by which JPEG parts the channels of a grey picture
