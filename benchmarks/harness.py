@@ -161,7 +161,7 @@ def machine() -> str:
     unit = next((shown for flag, shown in known.items() if flag in flags), "no bfloat16")
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of an {name} ({unit}), {memory_gb:.0f} GB"
+    return f"{cores} core{'' if cores == 1 else 's'} of an {name} ({unit}), {memory_gb:.0f} GB"
 
 
 def versions() -> str:
