@@ -377,6 +377,21 @@ def test_what_looks_odd_and_is_sound_is_read(case: str, tmp_path: Path) -> None:
     assert index.notes + checked.notes == told.get(case, [])
 
 
+def test_a_folder_that_is_there_is_not_read_through_a_link(tmp_path: Path) -> None:
+    """Whatever the names: `a` sorts before `part`, and leads to it."""
+    folder = Folder(tmp_path / "set")
+    linked_folder(folder)
+    real = folder.root / "images" / "real"
+    (folder.root / "images" / "part").unlink()
+    (folder.root.parent / "elsewhere" / "round").unlink()
+    (folder.root.parent / "elsewhere").rename(real)
+    (folder.root / "masks" / "part").rename(folder.root / "masks" / "real")
+    (folder.root / "images" / "a").symlink_to(real)
+    paths = [sample.path for sample in index_segmentation(folder.root).samples]
+    assert len(paths) == NUM_IMAGES
+    assert sum(path.startswith("images/real/") for path in paths) == 12
+
+
 @pytest.mark.parametrize("orientation", [3, 2])
 def test_a_turn_that_keeps_the_size_is_noted(tmp_path: Path, orientation: int) -> None:
     """Upside down or mirrored, an image has the size of its mask and does not fit it."""

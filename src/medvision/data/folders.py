@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -58,14 +58,7 @@ def image_names(folder: Path) -> tuple[list[str], Counter[str]]:
     images: list[str] = []
     others: Counter[str] = Counter()
     try:
-        known: set[tuple[int, int]] = set()  # links may lead to folders, and round in circles
-        for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-            folders[:] = [f for f in folders if f[0] != "." and f.lower() not in _JUNK_FOLDERS]
-            status = Path(parent).stat()
-            if (status.st_dev, status.st_ino) in known:
-                folders.clear()
-                continue
-            known.add((status.st_dev, status.st_ino))
+        for parent, files in _every_folder(folder):
             inside = PurePosixPath(Path(parent).relative_to(folder).as_posix())
             start = "" if inside == PurePosixPath() else f"{inside}/"
             for name in files:
@@ -103,6 +96,28 @@ def refuse_controls(name: str, *, where: str | None = None) -> None:
         raise MedvisionError(
             f"the name {printable(name)} holds a control character", where=where, hint="rename it"
         )
+
+
+def _every_folder(top: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder below once, with its files: first all real ones, then those behind links.
+
+    Links may lead to one folder twice, and round in a circle.
+    """
+    known: set[tuple[int, int]] = set()
+    tops = [str(top)]
+    for start in tops:  # grows
+        for parent, folders, files in os.walk(start, onerror=_raise):
+            status = Path(parent).stat()
+            place = (status.st_dev, status.st_ino)
+            if place in known:
+                folders.clear()
+                continue
+            known.add(place)
+            kept = (f for f in folders if f[0] != "." and f.lower() not in _JUNK_FOLDERS)
+            folders[:] = sorted(kept)
+            inside = (Path(parent, name) for name in folders)
+            tops += [str(path) for path in inside if path.is_symlink()]
+            yield parent, files
 
 
 def missing_files(root: Path, names: Iterable[str]) -> list[str]:
