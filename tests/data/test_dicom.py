@@ -127,6 +127,13 @@ def test_other_functions_of_a_window_are_those_of_pydicom(file: Path, function: 
     assert np.abs(grey(file) - wanted).max() <= 0.6
 
 
+def test_a_sigmoid_does_not_depend_on_the_values_of_the_image(file: Path) -> None:
+    values = np.array([[1000, 1125], [875, 1000]])
+    write(file, values, WindowCenter=1000, WindowWidth=500, VOILUTFunction="SIGMOID")
+    # C.11.2.1.3.1: 255 / (1 + exp(-4 (x - c) / w)), that is 1 / (1 + exp(-1)) = 0.731 at 1125
+    np.testing.assert_array_equal(grey(file), [[128, 186], [69, 128]])
+
+
 def test_rescaled_values_are_what_window_and_value_range_speak_of(file: Path) -> None:
     tags = {"RescaleSlope": 2, "RescaleIntercept": -1024}
     write(file, RAMP, WindowCenter=0.5, WindowWidth=801, **tags)

@@ -51,9 +51,14 @@ def as_grey(
 
     values = np.asarray(apply_modality_lut(stored, header))
     window, display = _window(header), None
-    if "VOILUTSequence" in header or (window and _function(header) == "SIGMOID"):
+    if "VOILUTSequence" in header:
         shown = np.asarray(apply_voi_lut(values, header), np.float64)
-        display, window = _as_levels(shown, _largest(header, shown)), None
+        largest = 2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        display, window = _as_levels(shown / largest), None
+    elif window is not None and _function(header) == "SIGMOID":  # C.11.2.1.3.1
+        low, high = window
+        away = (values - (low + high) / 2) / (high - low)
+        display, window = _as_levels(1 / (1 + np.exp(np.clip(-4 * away, -50, 50)))), None
     if values.dtype.kind == "f" and (values == np.rint(values)).all():  # slope 1, as of most files
         values = values.astype(np.int32)
     if window is None and display is None and (bits > 8 or values is not stored):
@@ -88,16 +93,9 @@ def _function(header: Any) -> str:
     return str(header.get("VOILUTFunction") or "LINEAR").upper()
 
 
-def _largest(header: Any, shown: NDArray[np.float64]) -> float:
-    """Largest value that a VOI table or sigmoid gives."""
-    if "VOILUTSequence" in header:
-        return float(2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1)
-    return float(shown.max())
-
-
-def _as_levels(shown: NDArray[np.float64], largest: float) -> NDArray[np.uint8]:
-    low = min(0.0, float(shown.min()))
-    return np.rint((shown - low) * (255 / max(largest - low, 1e-9))).clip(0, 255).astype(np.uint8)
+def _as_levels(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Shares of white in [0, 1] as grey levels."""
+    return np.rint(share * 255).clip(0, 255).astype(np.uint8)
 
 
 def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
