@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
-    finally:
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def _discard(temporary: Path) -> None:
+    """Remove what was begun, as far as the disk that failed lets it."""
+    with suppress(OSError):
         temporary.unlink(missing_ok=True)
 
 
@@ -89,6 +97,8 @@ def link_or_copy(source: Path, path: Path) -> None:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
             shutil.copyfile(source, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        temporary.replace(path)  # does nothing where both are one file
+        _discard(temporary)
+    except BaseException:
+        _discard(temporary)
+        raise

@@ -14,8 +14,8 @@ from medvision.data.datasets import (
     PhantomSource,
     SegmentationDataset,
     collate,
-    start_worker,
 )
+from medvision.data.loader_process import start_worker
 from medvision.data.sample import Sample
 from medvision.data.transforms import Transform
 from medvision.types import IGNORE_INDEX

@@ -290,6 +290,11 @@ FAULTS = [
     pytest.param(
         lambda f: write(f, RAMP, Rows=0), "damaged or unsupported DICOM file: 48 x 0", id="no rows"
     ),
+    pytest.param(
+        lambda f: f.write_bytes(write(f, RAMP).read_bytes() + b"(\0\x10\0US\x02\0\x0a\0") and f,
+        "damaged or unsupported DICOM file: it states its size again behind its pixels",
+        id="rows once more behind the pixels",
+    ),
 ]
 
 

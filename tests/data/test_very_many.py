@@ -12,8 +12,9 @@ import pytest
 
 from medvision.data import checks, datasets
 from medvision.data.checks import CheckResult, check_images, check_segmentation
-from medvision.data.datasets import FolderSource, SegmentationDataset, start_worker
+from medvision.data.datasets import FolderSource, SegmentationDataset
 from medvision.data.index import index_classification, index_segmentation
+from medvision.data.loader_process import start_worker
 from medvision.data.transforms import Transform
 from medvision.types import MedvisionError
 

@@ -4,7 +4,7 @@ import errno
 import math
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -111,7 +111,8 @@ class BestAndLast(Checkpoint):
         except (OSError, RuntimeError) as fault:
             if not _is_about_files(fault):
                 raise
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise self._not_written(fault) from fault
 
     def go_on(
@@ -168,6 +169,8 @@ class BestAndLast(Checkpoint):
         return value > self.best_value if self.mode == "max" else value < self.best_value
 
     def _not_written(self, fault: Exception) -> MedvisionError:
+        if isinstance(fault.__context__, OSError):  # PyTorch's own words hide what the disk said
+            fault = fault.__context__
         full = isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT)
         words = fault.strerror if isinstance(fault, OSError) else str(fault).splitlines()[0]
         what = "no space left on the disk" if full else str(words)
@@ -175,7 +178,7 @@ class BestAndLast(Checkpoint):
         return MedvisionError(
             f"cannot write a checkpoint: {what}",
             where=str(self.last_path),
-            hint=f"{kept}; free some space, then go on with"
+            hint=f"{kept}; {'free some space' if full else 'see to the disk'}, then go on with"
             f" python train.py resume={self.folder.parent}",
             exit_code=3,
         )

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from medvision.data.datasets import PairSource
 from medvision.data.sample import Sample
-from medvision.files import write_table
+from medvision.files import write_atomically, write_table
 from medvision.inference.results import enlarge, predicted_classes
 from medvision.metrics import (
     foreground_probability,
@@ -166,4 +166,4 @@ def _png_names(samples: Sequence[Sample]) -> list[str]:
 def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     _, encoded = cv2.imencode(".png", pixels)
-    path.write_bytes(encoded.tobytes())
+    write_atomically(path, encoded.tobytes())

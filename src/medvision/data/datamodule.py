@@ -19,7 +19,7 @@ from medvision.data.facts import Facts
 from medvision.data.given_groups import GivenGroups
 from medvision.data.group_salt import hash_groups
 from medvision.data.known_twins import twins_of
-from medvision.data.loading import load, pixels_of
+from medvision.data.loading import limit_workers, load, pixels_of
 from medvision.data.near_duplicates import Twins
 from medvision.data.pixel_cache import PixelCache
 from medvision.data.protocol import apply_protocol
@@ -188,6 +188,7 @@ class ImageData(LightningDataModule, ABC):
         self.samples = drawn.samples
         self._deal(drawn.samples)
         self.notes += [*drawn.notes, *([] if self.pixels is None else self.pixels.notes())]
+        self.notes += limit_workers(self)
 
     def restore(self, samples: Sequence[Sample]) -> None:
         """Take over what a splits.csv lists, instead of ``prepare``; files are read when needed."""

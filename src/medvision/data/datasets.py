@@ -1,9 +1,5 @@
 """Samples as arrays; order and augmentation depend on (seed, epoch, row) and nothing else."""
 
-import gc
-import os
-import signal
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +34,6 @@ __all__ = [  # the loaders are made of what this module names
     "PhantomSource",
     "SegmentationDataset",
     "collate",
-    "start_worker",
 ]
 
 
@@ -254,24 +249,3 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
         "target": torch.from_numpy(np.stack([item["target"] for item in items])),
         "index": torch.tensor([item["index"] for item in items]),
     }
-
-
-def start_worker(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the number
-    """Prepare a loader process: one thread, shared memory, and alive until the training ends it.
-
-    OpenCV would otherwise take every core. Collecting garbage would write to, and so copy, every
-    page of objects that the training held when it was forked. A cluster sends SIGTERM to every
-    process of a job; the training then finishes its step, for which it needs its loaders.
-    """
-    cv2.setNumThreads(0)
-    gc.freeze()
-    if hasattr(signal, "sigwaitinfo"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    """Heed SIGTERM where the process that started this one sends it."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

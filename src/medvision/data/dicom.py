@@ -83,6 +83,9 @@ def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
 def _decode(data: bytes, where: str, max_pixels: int) -> DicomPixels:
     header = _read(io.BytesIO(data), _PIXELS, where, pixels=True)
     height, width = _checked_size(header, where, max_pixels)
+    before = _read(io.BytesIO(data), _SIZE, where)  # what is known without the pixels
+    if (before.get("Rows"), before.get("Columns")) != (height, width):
+        raise _damaged(ValueError("it states its size again behind its pixels"), where)
     kind = str(header.get("PhotometricInterpretation", ""))
     if kind not in _GREY and kind != "RGB" and not kind.startswith("YBR"):
         raise MedvisionError(

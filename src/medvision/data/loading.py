@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from medvision.data.datasets import EpochSampler, collate, start_worker
+from medvision.data.datasets import EpochSampler, collate
 from medvision.data.facts_cache import cache_folder
+from medvision.data.loader_process import start_worker, workers_with_room
 from medvision.data.pixel_cache import GIGABYTE, PixelCache
 from medvision.data.shard_order import ShardSampler
 from medvision.types import Batch, Stage
@@ -63,6 +64,14 @@ def load(
         persistent_workers=data.num_workers > 0,
         generator=torch.Generator() if had_seed else None,
     )
+
+
+def limit_workers(data: ImageData) -> list[str]:
+    """Use no more loader processes than there is shared memory for; return a note of it."""
+    planes = data.in_channels + (data.task == "segmentation")
+    batch_bytes = data.batch_size * planes * data.image_size**2
+    data.num_workers, note = workers_with_room(data.num_workers, batch_bytes=batch_bytes)
+    return [] if note is None else [note]
 
 
 def pixels_of(data: ImageData) -> PixelCache | None:

@@ -101,7 +101,13 @@ class ShownCase:
     wrong: bool
 
 
-def write_report(folder: Path, *, worst: Sequence[Case] = (), typical: Sequence[Case] = ()) -> Path:
+def write_report(
+    folder: Path,
+    *,
+    summary: Mapping[str, Any] | None = None,
+    worst: Sequence[Case] = (),
+    typical: Sequence[Case] = (),
+) -> Path:
     """Write ``report.html`` of a run, or of an evaluation, from what lies in its folder.
 
     Read are ``summary.json`` and, where they are, ``config.yaml``, ``environment.json``,
@@ -109,6 +115,7 @@ def write_report(folder: Path, *, worst: Sequence[Case] = (), typical: Sequence[
 
     Args:
         folder: Run folder.
+        summary: What ``summary.json`` will hold, where it is written after the report.
         worst: Test images with the lowest scores, the worst first.
         typical: Test images with middling scores.
 
@@ -118,7 +125,7 @@ def write_report(folder: Path, *, worst: Sequence[Case] = (), typical: Sequence[
     Raises:
         MedvisionError: If there is no ``summary.json``, or a file cannot be read.
     """
-    run = RunFiles.read(folder)
+    run = RunFiles.read(folder, summary=summary)
     page = render("report.html.j2", **_context(run, worst=worst, typical=typical))
     path = folder / "report.html"
     write_atomically(path, page)

@@ -39,13 +39,17 @@ class RunFiles:
     plots: Mapping[str, Path]
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path, *, summary: Mapping[str, Any] | None = None) -> Self:
         """Read the folder.
+
+        Args:
+            folder: Run folder.
+            summary: Stands for ``summary.json``.
 
         Raises:
             MedvisionError: If there is no ``summary.json``, or a file cannot be read.
         """
-        summary = _read_json(folder / "summary.json")
+        summary = _read_json(folder / "summary.json") if summary is None else summary
         if not summary:
             raise MedvisionError(
                 "there is nothing to report on: summary.json is missing or empty",

@@ -1,5 +1,6 @@
 """How every picture of a run looks, and how it reaches the disk."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
         path: Where it ends up.
         dpi: Pixels per inch, if other than those of ``STYLE``.
     """
-    temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise

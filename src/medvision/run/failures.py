@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medvision.run.machine_faults import MachineError, machine_error
 from medvision.types import MedvisionError
 
 if TYPE_CHECKING:  # --help must not wait for them
@@ -43,16 +45,29 @@ def described(error: Exception) -> MedvisionError:
         return MedvisionError(inner)
     if isinstance(error, MedvisionError):
         return error
+    machine = machine_error(error)
+    if machine is not None:
+        return machine
     lines = str(error).splitlines() or [""]
     what, hint = f"{type(error).__name__}: {lines[0]}", None
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
-        what, hint = "out of memory", "lower data.batch_size or data.image_size"
-    elif isinstance(error, OSError) and error.errno == 28:
-        what, hint = "no space left on the disk", "free some"
-    elif _is_broken_connection(error):
+    if _is_broken_connection(error):
         what = f"the connection to another process of the run broke: {lines[0]}"
         hint = "see what that process said"
     return UnforeseenError(what, hint=hint, trace="".join(traceback.format_exception(error)))
+
+
+def with_way_on(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
+    """Say how a run goes on that the machine ended, where it has begun."""
+    if folder is None or not folder.exists:
+        return error
+    if not folder.path.is_dir() and isinstance(error, UnforeseenError | MachineError):
+        what = "the run folder was taken away while the run was on"
+        return MachineError(what, where=str(folder.path), hint="start the run again")
+    if not isinstance(error, MachineError) or not (folder.path / "summary.json").exists():
+        return error
+    way = f"then go on with python train.py resume={shlex.quote(str(folder.path))}"
+    hint = way if error.hint is None else f"{error.hint}; {way}"
+    return MachineError(error.what, where=error.where, hint=hint)
 
 
 def as_failure(error: Exception, folder: RunFolder | None) -> MedvisionError:
@@ -168,8 +183,12 @@ def _with_traceback(error: MedvisionError, folder: RunFolder | None) -> Medvisio
     where = Path("medvision_traceback.txt")
     if folder is not None and folder.exists:
         where = folder.path / "traceback.txt"
-    write_atomically(where, trace)
-    hint = "; ".join([*([error.hint] if error.hint else []), f"the traceback is in {where}"])
+    kept = f"the traceback is in {where}"
+    try:
+        write_atomically(where, trace)
+    except OSError as fault:  # the line is what counts
+        kept = f"the traceback could not be written ({fault.strerror}): MEDVISION_DEBUG=1 prints it"
+    hint = "; ".join([*([error.hint] if error.hint else []), kept])
     if isinstance(error, ProcessError):
         return ProcessError(replace(error.notice, hint=hint, trace=None))
     return MedvisionError(error.what, where=error.where, hint=hint, exit_code=error.exit_code)

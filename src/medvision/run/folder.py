@@ -1,5 +1,6 @@
 """The run folder: where it lies, and the files that say what was run."""
 
+import errno
 import json
 import os
 import shlex
@@ -102,6 +103,8 @@ class RunFolder:
         folder.reopened = True
         if not is_further_process():
             folder._lock = FolderLock.take(path, wait=wait)
+            for begun in path.rglob(".*.tmp"):  # by a process that was killed as it wrote
+                begun.unlink()
             folder._created = True
             os.environ[PROCESS_VARIABLE] = str(path.absolute())
         return folder
@@ -138,10 +141,12 @@ class RunFolder:
             (self.path / "checkpoints").mkdir()
             (self.path / "plots").mkdir()
         except OSError as error:
+            denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
             raise MedvisionError(
                 f"cannot make the run folder: {error.strerror}",
                 where=str(self.path),
-                hint="start in a folder you may write to",
+                hint="start in a folder you may write to" if denied else "see to the disk",
+                exit_code=2 if denied else 3,
             ) from error
         self._created = True
         os.environ[PROCESS_VARIABLE] = str(self.path.absolute())
@@ -171,7 +176,9 @@ class RunFolder:
         """
         if (self.path / "summary.json").exists():
             with suppress(OSError):
-                self.write_summary({**self.read_summary(), "status": status})
+                now = self.read_summary()
+                if now["status"] != status:
+                    self.write_summary({**now, "status": status})
 
     def note_part(self, hardware: Mapping[str, Any]) -> list[str]:
         """Add what this part of the run runs with to its environment.

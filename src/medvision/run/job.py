@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pytorch_lightning import seed_everything
 from torch import nn
 
 from medvision.callbacks import BestAndLast
+from medvision.callbacks.checkpoints import DirectFiles
 from medvision.data import ImageData
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import (
@@ -236,8 +238,13 @@ def _keep_threshold(path: Path, threshold: float) -> None:
         return
     checkpoint["medvision"]["threshold"] = threshold
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(checkpoint, temporary)
-    temporary.replace(path)
+    try:
+        DirectFiles().save_checkpoint(checkpoint, temporary)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def measure(

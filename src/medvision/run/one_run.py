@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvision.run.failures import described, report
+from medvision.run.failures import described, report, with_way_on
 from medvision.run.importing import without_collector
 from medvision.types import MedvisionError, Stopped
 
@@ -65,7 +65,9 @@ def run_job(
     except MedvisionError as error:
         code = report(error, folder)
     except Exception as error:
-        code = report(described(error), folder)
+        failure = described(error)
+        is_trial = trial_of(cfg) is not None  # which its search goes on with
+        code = report(failure if is_trial else with_way_on(failure, folder), folder)
     except (Stopped, KeyboardInterrupt):
         _close(folder, "interrupted", is_trial=trial_of(cfg) is not None)
         raise

@@ -119,7 +119,10 @@ def finish(
     fitted: Fitted,
     scores: Mapping[str, Score],
 ) -> dict[str, Any]:
-    """Write the scores, the plots, the final summary and the report; print the table."""
+    """Write the scores, the plots, the report and the final summary; print the table.
+
+    The summary comes last: a run that says that it is finished has all of its files.
+    """
     best, rows = fitted.best, fitted.rows
     late = [*evaluation.notes, *([best.warning] if best.warning else [])]
     final: dict[str, Any] = {
@@ -134,9 +137,9 @@ def finish(
     }
     final["warnings"] += findings(final, rows)
     evaluation.plot(rows)
-    folder.write_summary(final)
     worst, typical = evaluation.cases()
-    write_report(folder.path, worst=worst, typical=typical)
+    write_report(folder.path, summary=final, worst=worst, typical=typical)
+    folder.write_summary(final)
     print_scores(final, evaluation.shown)
     if final.get("test_evaluations", 0) > 1:
         times = final["test_evaluations"]

@@ -23,6 +23,7 @@ from medvision.evaluation import ClassificationEvaluation, Evaluation, Segmentat
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
 from medvision.run.folder import is_further_process
 from medvision.run.importing import without_collector
+from medvision.run.machine_faults import machine_error
 from medvision.types import MedvisionError
 
 MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
@@ -44,6 +45,8 @@ def build(node: Any, **arguments: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, MedvisionError):
             raise cause from error
+        if cause is not None and (fault := machine_error(cause)) is not None:
+            raise fault from error
         where = getattr(error, "full_key", None) or str(node._target_)
         reason = str(cause if cause is not None else error).splitlines()[0]
         raise MedvisionError(

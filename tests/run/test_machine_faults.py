@@ -1,0 +1,244 @@
+"""What a machine does to a run ends in one line that says how to go on, and never in waiting."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from faults import Ended, attempt
+from medvision.data import loader_process
+from medvision.data.loader_process import workers_with_room
+from medvision.run import main
+from medvision.run.failures import described
+
+SMALL = (
+    "trainer=cpu",
+    "logger=csv",
+    "experiment=polyp_unet",
+    "model.base_channels=2",
+    "data.image_size=32",
+    "data.num_images=60",
+    "data.batch_size=4",
+    "run_dir=run",
+)
+GO_ON = "; then go on with python train.py resume=run"
+
+
+@pytest.fixture(scope="module")
+def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import here what every fork would import again, some of it in little memory."""
+    folder = tmp_path_factory.mktemp("imported") / "run"
+    assert main([*SMALL[:-1], "trainer.max_epochs=1", f"run_dir={folder}"]) == 0
+    os.environ.pop("MEDVISION_RUN_DIR", None)
+
+
+@pytest.fixture
+def run(tmp_path: Path, _imported: None) -> Callable[..., Ended]:
+    """Run the program in a fork, after something was done to it."""
+
+    def in_fork(prepare: Callable[[], None], *overrides: str) -> Ended:
+        work = tmp_path / "work"
+        work.mkdir(exist_ok=True)
+
+        def program() -> int:
+            prepare()
+            return main([*SMALL, *overrides])
+
+        return attempt(program, work, work)
+
+    return in_fork
+
+
+def children() -> list[int]:
+    tasks = Path("/proc/self/task").iterdir()
+    return [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+
+
+def end_a_loader(signum: int) -> Callable[[], None]:
+    """End a loader process, once there are batches."""
+
+    def wait() -> None:
+        while not Path("run/metrics.csv").exists() or not (found := children()):
+            time.sleep(0.02)
+        os.kill(found[0], signum)
+
+    return lambda: threading.Thread(target=wait, daemon=True).start()
+
+
+in_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks into /proc")
+
+
+DIED = (
+    "a process that reads images has died;"
+    " if it lacked memory, or shared memory (/dev/shm): lower data.num_workers"
+)
+NO_SHARED_MEMORY = (
+    "a process that reads images found no shared memory left; data.num_workers=0 needs none;"
+    " in a container, docker run --shm-size=1g gives more"
+)
+
+
+@in_proc
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV])
+def test_a_loader_process_that_dies_ends_the_run_which_goes_on_without_it(
+    run: Callable[..., Ended], tmp_path: Path, signum: int
+) -> None:
+    ended = run(end_a_loader(signum), "data.num_workers=1", "trainer.max_epochs=500")
+    assert ended.code == 3
+    told = ended.err[ended.err.index("error: ") :].rstrip().removesuffix(GO_ON)
+    assert told in (f"error: {DIED}", f"error: {NO_SHARED_MEMORY}")
+    work = tmp_path / "work"
+    assert '"status": "failed"' in (work / "run" / "summary.json").read_text()
+    assert (work / "run" / "checkpoints" / "last.ckpt").exists()
+
+
+def limit(kind: int, number: int) -> Callable[[], None]:
+    return lambda: resource.setrlimit(kind, (number, number))
+
+
+def test_a_batch_that_cannot_be_sent_is_not_waited_for(run: Callable[..., Ended]) -> None:
+    ended = run(limit(resource.RLIMIT_NOFILE, 40), "data.num_workers=2", "trainer.max_epochs=1")
+    assert ended.code == 3
+    assert ended.err.splitlines()[-1] == (
+        "error: too many open files; raise the limit (ulimit -n 65536) or lower data.num_workers"
+        + GO_ON
+    )
+
+
+@pytest.mark.parametrize("megabytes", [60, 200])
+def test_memory_that_ends_is_one_line(run: Callable[..., Ended], megabytes: int) -> None:
+    def little() -> None:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        allowed = pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+
+    ended = run(little, "data.num_workers=0", "model.base_channels=64", "data.image_size=256")
+    assert ended.code == 3
+    assert len(ended.errors) == 1
+    assert ended.errors[0].startswith(
+        "error: out of memory; lower data.batch_size or data.image_size"
+    )
+
+
+@pytest.mark.parametrize("size", [1000, 30_000])
+def test_a_file_that_may_not_grow_leaves_none_half_written(
+    run: Callable[..., Ended], tmp_path: Path, size: int
+) -> None:
+    ended = run(limit(resource.RLIMIT_FSIZE, size), "data.num_workers=0", "trainer.max_epochs=1")
+    assert ended.code == 3
+    assert len(ended.errors) == 1
+    assert "larger than the system allows" in ended.err or "File too large" in ended.err
+    left = [path.name for path in (tmp_path / "work" / "run").rglob("*") if path.is_file()]
+    assert all(not name.endswith((".tmp", ".ckpt")) for name in left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size_kb", [8, 40, 100, 200, 400, 700])
+def test_a_small_disk_that_fills_up_for_real(
+    run: Callable[..., Ended], tmp_path: Path, size_kb: int
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    if os.system(f"mount -t tmpfs -o size={size_kb}k tmpfs {work} 2>/dev/null") != 0:
+        pytest.skip("may not mount a disk")
+    try:
+        ended = run(lambda: None, "data.num_workers=0", "trainer.max_epochs=3")
+        assert ended.code in (2, 3)
+        assert len(ended.errors) == 1
+        assert "o space left on" in ended.errors[0]
+        assert "Traceback" not in ended.err
+        began = (work / "run" / "summary.json").exists()
+        assert os.system(f"mount -o remount,size=64m {work}") == 0
+        again = attempt(lambda: main(["resume=run"]), work, work)
+        assert again.code == (0 if began else 2)
+        print(f"{size_kb} kB: {ended.errors[0]}; then {again.code}")
+    finally:
+        os.system(f"umount {work}")
+
+
+def space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, total: int, free: int) -> None:
+    """Let the shared memory be of that size."""
+    found = SimpleNamespace(total=total, used=total - free, free=free)
+    monkeypatch.setattr(loader_process, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: found)
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "used"),
+    [(64, 4, 4), (10, 4, 4), (9, 4, 3), (5, 4, 1), (3, 4, 0), (0, 4, 0), (0, 0, 0)],
+)
+def test_no_more_loader_processes_are_used_than_shared_memory_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, asked: int, used: int
+) -> None:
+    space(monkeypatch, tmp_path, total=64_000_000, free=free * 1_000_000)
+    number, note = workers_with_room(asked, batch_bytes=1_000_000)
+    assert number == used
+    assert (note is None) == (used == asked)
+    if note is not None:
+        assert note.startswith(f"{tmp_path} has {free} MB left, batches of 1.0 MB each: {used} of")
+
+
+def test_shared_memory_without_a_limit_has_room_for_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    space(monkeypatch, tmp_path, total=0, free=0)
+    assert workers_with_room(4, batch_bytes=10**9) == (4, None)
+    monkeypatch.setattr(loader_process, "SHARED_MEMORY", tmp_path / "none")
+    assert workers_with_room(4, batch_bytes=10**9) == (4, None)
+
+
+def test_a_run_says_that_it_uses_fewer(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    space(monkeypatch, tmp_path, total=1, free=1)
+    made = train("experiment=polyp_unet", "model.base_channels=2", "data.num_workers=2")
+    assert "0 of 2 loader processes are used" in (made / "summary.json").read_text()
+
+
+WRAPPED = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call)\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "run/.metrics.csv.71.tmp"),
+            "no space left on the disk (run/metrics.csv); free some",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "run/a.csv"),
+            "no space left in the quota of the disk (run/a.csv); free some",
+        ),
+        (
+            OSError(WRAPPED + "OSError: [Errno 5] Input/output error: 'a.png'\n"),
+            "the disk failed; see what the system's log says of it",
+        ),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory; lower data.batch_size"),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate"
+                " memory: you tried to allocate 67108864 bytes."
+            ),
+            "out of memory; lower data.batch_size",
+        ),
+        (
+            RuntimeError(
+                "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on"
+                " device (28)"
+            ),
+            "a process that reads images found no shared memory left; data.num_workers=0",
+        ),
+    ],
+)
+def test_faults_of_the_machine_have_their_words(error: Exception, line: str) -> None:
+    told = described(error)
+    assert str(told).startswith(line)
+    assert told.exit_code == 3

@@ -1,0 +1,183 @@
+"""Let a fault happen at one file operation of a program: a kill, a full disk, a folder taken away.
+
+The program runs in a fork of this process, so that nothing is imported again. Operations are those
+that Python announces (PEP 578) for paths below a folder: files opened to be written, renamed,
+linked or removed, folders made.
+"""
+
+import errno
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+PATHS = {  # how many of the first arguments are paths
+    "os.rename": 2,
+    "os.link": 2,
+    "os.symlink": 2,
+    "os.remove": 1,
+    "os.mkdir": 1,
+    "os.rmdir": 1,
+    "os.truncate": 1,
+}
+LONGEST_S = 120.0
+OF_SPACE = ("open", "os.mkdir", "os.link", "os.symlink", "os.truncate")
+"""What a full disk refuses, as it needs space; a rename does not."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One file operation.
+
+    Attributes:
+        name: As Python announces it.
+        paths: What it is about, relative to the watched folder.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {' '.join(self.paths)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How a program ended.
+
+    Attributes:
+        code: Its exit code; negative where a signal ended it.
+        out: What it printed.
+        err: What it said on stderr.
+        operations: What it did with files, in order.
+    """
+
+    code: int
+    out: str
+    err: str
+    operations: list[Operation]
+
+    @property
+    def errors(self) -> list[str]:
+        """Its lines of errors."""
+        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+
+
+Fault = Callable[[Operation], None]
+
+
+def kill(_: Operation) -> None:
+    """End the process as kill -9 and the system's own killer do."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def full(operation: Operation) -> None:
+    """No space is left, from now on: see ``attempt``'s ``stays``."""
+    if operation.name in OF_SPACE:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), operation.paths[-1])
+
+
+def attempt(
+    program: Callable[[], int],
+    folder: Path,
+    watched: Path,
+    *,
+    at: int | None = None,
+    fault: Fault = kill,
+    stays: bool = False,
+) -> Ended:
+    """Run a program in a fork.
+
+    Args:
+        program: Returns its exit code.
+        folder: Where it starts; its output is kept beside it.
+        watched: Operations below this folder count.
+        at: The number of the operation before which the fault happens; None for never.
+        fault: What happens.
+        stays: Whether it happens at every later operation too.
+    """
+    out, err, log = (folder.with_name(f"{folder.name}.{kind}") for kind in ("out", "err", "log"))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            for stream, path in ((1, out), (2, err)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
+            sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1) for n in (1, 2))
+            os.chdir(folder)
+            journal = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
+            _watch(watched, journal, at, fault, stays)
+            code = program()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 71
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    code = _wait(child)
+    lines = [line.split("\t") for line in log.read_text().splitlines()]
+    return Ended(
+        code=code,
+        out=out.read_text(),
+        err=err.read_text(),
+        operations=[Operation(name, tuple(paths)) for name, *paths in lines],
+    )
+
+
+def _wait(child: int) -> int:
+    """Exit code of a process; one that waits for ever is ended."""
+    until = time.monotonic() + LONGEST_S
+    while time.monotonic() < until:
+        found, status = os.waitpid(child, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise TimeoutError(f"the program has not ended after {LONGEST_S:.0f} s")
+
+
+def _watch(watched: Path, journal: int, at: int | None, fault: Fault, stays: bool) -> None:
+    """Count operations below a folder in this process, and let the fault happen at its number."""
+    process, seen, busy = os.getpid(), 0, False
+    root = os.path.realpath(watched)
+
+    def hook(event: str, arguments: Sequence[Any]) -> None:
+        nonlocal seen, busy
+        if busy or os.getpid() != process:
+            return
+        if event == "open":
+            path, _, flags = arguments
+            if not isinstance(path, str | bytes | os.PathLike) or not (flags or 0) & WRITING:
+                return
+            paths: Sequence[Any] = (path,)
+        elif event in PATHS:
+            paths = arguments[: PATHS[event]]
+        else:
+            return
+        busy = True
+        try:
+            named = [os.fsdecode(path) for path in paths if not isinstance(path, int)]
+            texts = [os.path.normpath(Path.cwd() / name) for name in named]
+            inside = [os.path.relpath(text, root) for text in texts if text.startswith(root + "/")]
+            if not inside:
+                return
+            operation = Operation(event, tuple(inside))
+            seen += 1
+            os.write(journal, "\t".join([event, *inside]).encode() + b"\n")
+            if at is not None and (seen > at if stays else seen == at + 1):
+                fault(operation)
+        finally:
+            busy = False
+
+    sys.addaudithook(hook)
