@@ -84,7 +84,47 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "trainer.max_steps=many"],
-            "error: expected an integer of at least -1, got many (trainer.max_steps); change it",
+            "error: expected an integer of at least 1, or -1, got many (trainer.max_steps);"
+            " change it",
+        ),
+        (
+            ["experiment=polyp_unet", "trainer.max_steps=0"],
+            "error: expected an integer of at least 1, or -1, got 0 (trainer.max_steps); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "trainer.limit_train_batches=0"],
+            "error: expected a count of at least 1 batch, or a share above 0.0 and up to 1.0, got 0"
+            " (trainer.limit_train_batches); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "trainer.limit_val_batches=0.001"],
+            "error: 0.001 of 19 batches is less than one (trainer.limit_val_batches);"
+            " give a count, such as 1, or a larger share",
+        ),
+        (
+            ["experiment=polyp_unet", "data.num_workers=100000"],
+            "error: expected an integer from 0 to 256, got 100000 (data.num_workers); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "data.batch_size=[4,8]"],
+            "error: expected an integer of at least 1, got [4, 8] (data.batch_size); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "data.batch_size=null"],
+            "error: expected an integer of at least 1, got None (data.batch_size); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "optimizer.lr=.nan"],
+            "error: expected a number above 0, got .nan (optimizer.lr); change it",
+        ),
+        (
+            ["experiment=polyp_unet", "data.val_fraction=0.6", "data.test_fraction=0.6"],
+            "error: expected fractions of at least 0 with a sum below 1, got val 0.6 and test 0.6"
+            " (data.val_fraction, data.test_fraction); 0.1 each is usual",
+        ),
+        (
+            ["experiment=chest_xray_cnn", "data.protocol=kfold", "data.folds=3", "data.fold=3"],
+            "error: there is no fold 3 of 3 (data.fold); folds are counted from 0 to 2",
         ),
         (
             ["experiment=polyp_unet", "model.batch_norm=yes_please"],

@@ -1,5 +1,6 @@
 """How every picture of a run looks, and how it reaches the disk."""
 
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
+        with warnings.catch_warnings():  # a class may have a name in a script that the font lacks
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):

@@ -1,5 +1,7 @@
 """Make data, model, loss and task of one run agree, and say where they do not."""
 
+import math
+
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -7,7 +9,7 @@ from medvision.data import ImageData
 from medvision.losses import balanced_weights
 from medvision.run.messages import nearest
 from medvision.tasks import ClassificationTask, Task
-from medvision.types import MedvisionError
+from medvision.types import STAGES, MedvisionError, Stage
 
 
 def fill_in(cfg: DictConfig, data: ImageData) -> None:
@@ -47,7 +49,8 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
     Raises:
         MedvisionError: If task and data are of different kinds, model and data of different
             channels, the monitored score is none that is logged, a threshold is to be chosen or a
-            prevalence stated where it cannot, or the loss is not for this task.
+            prevalence stated where it cannot, the loss is not for this task, or a share of the
+            batches is none.
     """
     if task.kind != data.task:
         raise MedvisionError(
@@ -80,6 +83,21 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
         )
     if isinstance(task, ClassificationTask):
         _try_loss(task)
+    for stage in STAGES:
+        _check_share(cfg, stage, num_images=len(data.tables[stage]), batch_size=data.batch_size)
+
+
+def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: int) -> None:
+    """Refuse a share of so few batches that it is none: Lightning would, in the midst of a run."""
+    share = cfg.trainer.get(f"limit_{stage}_batches")
+    whole = num_images // batch_size if stage == "train" else math.ceil(num_images / batch_size)
+    whole = max(1, whole)
+    if isinstance(share, float) and num_images and 0 < share * whole < 1:
+        raise MedvisionError(
+            f"{share} of {whole} batches is less than one",
+            where=f"trainer.limit_{stage}_batches",
+            hint="give a count, such as 1, or a larger share",
+        )
 
 
 def _try_loss(task: ClassificationTask) -> None:

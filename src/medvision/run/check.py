@@ -61,10 +61,21 @@ def _threshold() -> Rule:
     return lambda v: v in chosen or inside(v), f"{words}, or one of {', '.join(chosen)}"
 
 
+def _steps() -> Rule:
+    return lambda v: type(v) is int and (v == -1 or v >= 1), "an integer of at least 1, or -1"
+
+
 _SHARE_OR_COUNT: Rule = (
     lambda v: v is None or (type(v) is int and v >= 0) or (type(v) is float and 0 <= v <= 1),
     "a count of batches, or a share from 0.0 to 1.0",
 )
+
+_SOME_BATCHES: Rule = (
+    lambda v: v is None or (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
+    "a count of at least 1 batch, or a share above 0.0 and up to 1.0",
+)
+MOST_LOADERS = 256
+"""More processes that read images than that would only fight for the machine."""
 
 RULES: dict[str, Rule] = {
     "seed": _integer(0, 2**32 - 1),
@@ -73,7 +84,7 @@ RULES: dict[str, Rule] = {
     "checkpoint.every_minutes": _or_null(_number(0, above=True)),
     "data.image_size": _integer(16, 8192),
     "data.batch_size": _integer(1),
-    "data.num_workers": _integer(0),
+    "data.num_workers": _integer(0, MOST_LOADERS),
     "data.num_images": _integer(3),
     "data.in_channels": _one_of(1, 3),
     "data.num_classes": _or_null(_integer(2, 255)),
@@ -116,13 +127,13 @@ RULES: dict[str, Rule] = {
     "trainer.num_nodes": _integer(1),
     "trainer.sync_batchnorm": _one_of(True, False),
     "trainer.max_epochs": _integer(1),
-    "trainer.max_steps": _integer(-1),
+    "trainer.max_steps": _steps(),
     "trainer.precision": _one_of(*PRECISIONS),
     "trainer.memory_format": _one_of("auto", "channels_last", "contiguous"),
     "trainer.deterministic": _one_of("auto", True, False, "warn"),
     "trainer.accumulate_grad_batches": _integer(1),
     "trainer.gradient_clip_val": _or_null(_number(0, above=True)),
-    "trainer.limit_train_batches": _SHARE_OR_COUNT,
+    "trainer.limit_train_batches": _SOME_BATCHES,
     "trainer.limit_val_batches": _SHARE_OR_COUNT,
     "trainer.limit_test_batches": _SHARE_OR_COUNT,
     "trainer.log_every_n_steps": _integer(0),

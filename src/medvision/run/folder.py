@@ -141,12 +141,12 @@ class RunFolder:
             (self.path / "checkpoints").mkdir()
             (self.path / "plots").mkdir()
         except OSError as error:
-            denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+            of_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
             raise MedvisionError(
                 f"cannot make the run folder: {error.strerror}",
                 where=str(self.path),
-                hint="start in a folder you may write to" if denied else "see to the disk",
-                exit_code=2 if denied else 3,
+                hint="see to the disk" if of_disk else "start in a folder you may write to",
+                exit_code=3 if of_disk else 2,
             ) from error
         self._created = True
         os.environ[PROCESS_VARIABLE] = str(self.path.absolute())

@@ -243,7 +243,8 @@ def _with_interval(scores: Mapping[str, Any], name: str) -> str:
 
 def print_line(text: str) -> None:
     """Print one line, however wide the screen is, and whatever marks it holds."""
-    Console().print(printable(text), highlight=False, soft_wrap=True, markup=False)
+    in_one_line = printable(text).replace("\n", "\\n")  # the name of a class may hold a break
+    Console().print(in_one_line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _words(value: float | None) -> str:

@@ -1,0 +1,180 @@
+"""Folders of classes as they are found: what is wrong is one line, what is skipped is counted."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from medvision.run import main
+
+SMALL = (
+    "experiment=chest_xray_cnn",
+    "model.base_channels=2",
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+    "logger=csv",
+    "data.image_size=32",
+    "data.batch_size=4",
+    "data.num_workers=0",
+)
+TYPE = "not a JPEG, PNG, BMP, TIFF or DICOM picture"
+LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
+SPLIT = {
+    "train/a": 12,
+    "train/b": 12,
+    **{f"{stage}/{name}": 4 for stage in ("val", "test") for name in "ab"},
+}
+
+
+def spoil(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).write_bytes(b"x")
+
+
+def copies(root: Path) -> None:
+    """Every image of every class is the same one."""
+    first, *others = sorted(root.rglob("*.png"))
+    for other in others:
+        shutil.copy(first, other)
+
+
+def into_the_root(root: Path) -> None:
+    for path in sorted(root.rglob("*.png")):
+        path.rename(root / f"{path.parent.name}_{path.name}")
+    for name in "ab":
+        (root / name).rmdir()
+
+
+Case = tuple[dict[str, int], Callable[[Path], object], str]
+
+SPOILT: dict[str, Case] = {
+    "a class without one good image": (
+        {"a": 3, "b": 12},
+        lambda root: spoil(root, *(f"a/case_{k:02d}.png" for k in range(3))),
+        f"3 of 15 images cannot be used: a/case_00.png: {TYPE}, a/case_01.png: {TYPE},"
+        f" a/case_02.png: {TYPE} (ROOT); mend or remove them, or set data.on_error=skip",
+    ),
+    "all images the same": (
+        {"a": 12, "b": 12},
+        copies,
+        "no space for a split: 1 groups, none is free for test (data.val_fraction,"
+        " data.test_fraction); add images, or set the fraction of a split you can do without to 0",
+    ),
+    "images in no class": (
+        {"a": 2, "b": 2},
+        into_the_root,
+        "4 images lie in no class folder: a_case_00.png, a_case_01.png, b_case_00.png,"
+        f" b_case_01.png (ROOT); move or remove them: {LAYOUT}",
+    ),
+    "classes of one name": (
+        {"A": 12, "a": 12},
+        lambda root: None,
+        "the classes A and a differ only by case or spaces (ROOT); did you mean A? give a class"
+        " the same name in every split",
+    ),
+    "broken images in given splits": (
+        SPLIT,
+        lambda root: spoil(root, "test/a/case_00.png", "val/b/case_01.png"),
+        f"2 of 40 images cannot be used: test/a/case_00.png: {TYPE}, val/b/case_01.png: {TYPE}"
+        " (ROOT); mend or remove them, or set data.on_error=skip",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_spoilt_folder_is_one_line_and_leaves_nothing(
+    case: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_class_folder: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    counts, change, line = SPOILT[case]
+    root, workplace = make_class_folder(counts), tmp_path / "workplace"
+    change(root)
+    workplace.mkdir()
+    monkeypatch.chdir(workplace)
+    assert main([*SMALL, f"data.root={root}"]) == 2
+    captured = capfd.readouterr()
+    assert captured.err.replace(str(root), "ROOT") == f"error: {line}\n"
+    assert captured.out == ""
+    assert not list(workplace.iterdir())
+
+
+@pytest.mark.parametrize(("stage", "lacking"), [("train", "val, test"), ("test", "train")])
+def test_a_class_of_one_image_is_missed_where_it_is_not(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_class_folder: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+    stage: str,
+    lacking: str,
+) -> None:
+    counts = {f"{part}/b": 6 for part in ("train", "val", "test")}
+    root = make_class_folder({f"{stage}/a": 1, **counts})
+    monkeypatch.chdir(tmp_path)
+    code = main([*SMALL, f"data.root={root}", "run_dir=run"])
+    out, err = capfd.readouterr()
+    if lacking == "train":
+        assert code == 2
+        assert err.startswith("error: test holds the class a, train does not (")
+    else:
+        assert code == 0
+        for part in ("val", "test"):
+            assert f"note: {part} (6 images) holds no a" in out
+
+
+def test_what_is_skipped_in_validation_and_test_is_said_aloud(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_class_folder: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    root = make_class_folder(SPLIT)
+    spoil(root, "test/a/case_00.png", "val/b/case_01.png")
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, f"data.root={root}", "data.on_error=skip", "run_dir=run"]) == 0
+    skipped = (
+        "SKIPPED 2 of 40 images (test a 1, val b 1), as data.on_error=skip asks:"
+        f" test/a/case_00.png: {TYPE}, val/b/case_01.png: {TYPE}"
+    )
+    loudly = (
+        "2 of the skipped images belong to the given val or test split: scores are not comparable"
+        " with those on the whole split"
+    )
+    out = capfd.readouterr().out
+    summary = json.loads(Path("run/summary.json").read_text())
+    report = Path("run/report.html").read_text()
+    for note in (skipped, loudly):
+        assert f"note: {note}" in out
+        assert note in summary["warnings"]
+        assert note in report
+    assert summary["dataset"]["num_images"] == {"train": 24, "val": 7, "test": 7}
+
+
+@pytest.mark.parametrize("name", ["<script>alert(1)<", "\U0001f9e0", "b\nerror: c", "'a' \"b\""])
+def test_a_class_may_have_any_name(
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make_class_folder: Callable[..., Path],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    root = make_class_folder({"a": 12})
+    (root / name).mkdir()
+    rng = np.random.default_rng(1)
+    for index in range(12):
+        image = rng.integers(0, 255, (40, 40), dtype=np.uint8)
+        (root / name / f"d{index:02d}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    monkeypatch.chdir(tmp_path)
+    assert main([*SMALL, f"data.root={root}", "run_dir=run"]) == 0
+    captured = capfd.readouterr()
+    assert captured.err == ""
+    assert not any(line.startswith("error: ") for line in captured.out.splitlines())
+    assert "<script" not in Path("run/report.html").read_text()
+    with Path("run/predictions_test.csv").open(newline="") as stream:
+        assert stream.readline().startswith("path,target")
