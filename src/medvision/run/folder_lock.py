@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -53,8 +54,9 @@ class FolderLock:
             os.close(handle)  # the process before took its file away
 
     def release(self) -> None:
-        """Let go, and leave no file behind."""
-        self.path.unlink(missing_ok=True)
+        """Let go, and leave no file behind where the disk lets it be removed."""
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
         os.close(self._handle)
 
 
