@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from medvision.evaluation import Evaluation, Score
-from medvision.files import write_json
+from medvision.files import write_atomically, write_json
 from medvision.hardware import (
     Plan,
     choose_plan,
@@ -103,7 +103,7 @@ def evaluate_run(
         )
         _replace(out, folder)
     if not target.external and target.stage == "test":
-        shutil.copyfile(out / "report.html", run.path / "report.html")
+        write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
     print_scores(summary, evaluation.shown)
     print_line(_reproduced(summary))
     if target.stage == "test" and summary["test_evaluations"] > 1:
@@ -272,9 +272,9 @@ def _check_out(out: Path | None) -> None:
 
 
 def _replace(out: Path, folder: Path) -> None:
-    """Put a whole folder in the place of an earlier one."""
+    """Put a whole folder in the place of an earlier one, which goes with the scratch folder."""
     if out.exists():
-        shutil.rmtree(out)
+        out.rename(folder.with_name("earlier"))
     folder.rename(out)
 
 
