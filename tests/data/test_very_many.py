@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.data import checks, datasets
+from medvision.data import checks, loader_process
 from medvision.data.checks import CheckResult, check_images, check_segmentation
 from medvision.data.datasets import FolderSource, SegmentationDataset
 from medvision.data.index import index_classification, index_segmentation
@@ -185,7 +185,7 @@ def test_a_loader_process_leaves_the_objects_of_the_training_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Collecting them would write to each, and copy the page it lies on."""
-    monkeypatch.setattr(datasets.signal, "pthread_sigmask", lambda *_: None)
+    monkeypatch.setattr(loader_process.signal, "pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(threading.Thread, "start", lambda _: None)
     threads = cv2.getNumThreads()
     try:

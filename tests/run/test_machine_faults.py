@@ -104,8 +104,12 @@ def limit(kind: int, number: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(kind, (number, number))
 
 
+@in_proc
 def test_a_batch_that_cannot_be_sent_is_not_waited_for(run: Callable[..., Ended]) -> None:
-    ended = run(limit(resource.RLIMIT_NOFILE, 40), "data.num_workers=2", "trainer.max_epochs=1")
+    open_now = len(list(Path("/proc/self/fd").iterdir()))
+    ended = run(
+        limit(resource.RLIMIT_NOFILE, open_now + 25), "data.num_workers=2", "trainer.max_epochs=1"
+    )
     assert ended.code == 3
     assert ended.err.splitlines()[-1] == (
         "error: too many open files; raise the limit (ulimit -n 65536) or lower data.num_workers"
@@ -113,11 +117,11 @@ def test_a_batch_that_cannot_be_sent_is_not_waited_for(run: Callable[..., Ended]
     )
 
 
-@pytest.mark.parametrize("megabytes", [60, 200])
-def test_memory_that_ends_is_one_line(run: Callable[..., Ended], megabytes: int) -> None:
+@in_proc
+def test_memory_that_ends_is_one_line(run: Callable[..., Ended]) -> None:
     def little() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
-        allowed = pages * os.sysconf("SC_PAGE_SIZE") + megabytes * 2**20
+        allowed = pages * os.sysconf("SC_PAGE_SIZE") + 200 * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
     ended = run(little, "data.num_workers=0", "model.base_channels=64", "data.image_size=256")
@@ -242,3 +246,14 @@ def test_faults_of_the_machine_have_their_words(error: Exception, line: str) -> 
     told = described(error)
     assert str(told).startswith(line)
     assert told.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(errno.EMFILE, "too many open files"), (errno.EACCES, "RuntimeError: b")]
+)
+def test_a_library_that_fails_after_a_fault_of_the_machine_does_not_hide_it(
+    number: int, told: str
+) -> None:
+    first, then = OSError(number, os.strerror(number)), RuntimeError("b")
+    then.__context__ = first
+    assert described(then).what == told

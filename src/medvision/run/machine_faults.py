@@ -35,6 +35,7 @@ _DIED = (
     "a process that reads images has died",
     "if it lacked memory, or shared memory (/dev/shm): lower data.num_workers",
 )
+_GRAVE = (_HANDLES, _MEMORY[0], _DISK[errno.ENOSPC][0])
 _SHARED = (
     "a process that reads images found no shared memory left",
     "data.num_workers=0 needs none; in a container, docker run --shm-size=1g gives more",
@@ -55,10 +56,25 @@ class MachineError(MedvisionError):
 
 
 def machine_error(error: BaseException) -> MachineError | None:
-    """What a failure is called that the machine is the cause of; None for any other."""
+    """What a failure is called that the machine is the cause of; None for any other.
+
+    A library that is left in the midst of its work by a fault of the machine may fail once more in
+    its own words: then the first fault counts.
+    """
+    found = _machine_error(error)
+    first = error.__cause__ or error.__context__
+    if found is None and first is not None and not isinstance(error, MedvisionError):
+        below = machine_error(first)
+        return below if below is not None and below.what in _GRAVE else None
+    return found
+
+
+def _machine_error(error: BaseException) -> MachineError | None:
     text = str(error)
     if _IN_LOADER in text:  # torch puts a whole traceback into the message
         text = text.strip().rsplit("\n", 1)[-1]
+    if "Too many open files" in text:
+        return MachineError(_HANDLES, hint=_FEWER)
     if isinstance(error, RuntimeError | OSError) and _NO_SHARED_MEMORY.search(text):
         return MachineError(_SHARED[0], hint=_SHARED[1])
     if _is_of_memory(error, text):
@@ -66,8 +82,6 @@ def machine_error(error: BaseException) -> MachineError | None:
     died = isinstance(error, RuntimeError) and "DataLoader worker (pid" in text
     if died or (isinstance(error, ConnectionError | EOFError) and _is_of_loader(error)):
         return MachineError(_DIED[0], hint=_DIED[1])
-    if "Too many open files" in text:
-        return MachineError(_HANDLES, hint=_FEWER)
     if isinstance(error, RuntimeError) and _WRITER.search(text):
         below = error.__context__  # torch's own words hide what the disk said
         if isinstance(below, OSError) and (found := _of_disk(below, str(below))) is not None:
