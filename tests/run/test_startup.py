@@ -123,7 +123,7 @@ def test_a_unet_makes_its_first_step_without_what_it_does_not_need(tmp_path: Pat
     code, modules = modules_after(
         [
             UNET,
-            "trainer=cpu",
+            "trainer=auto",
             "+callbacks.end._target_=ending.first_step",
             "data.num_images=12",
             "data.image_size=32",
