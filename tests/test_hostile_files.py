@@ -20,7 +20,13 @@ import yaml
 from safetensors.torch import save_file
 
 from medvision.cli import program
+from medvision.files import check_stored
+from medvision.inference.load import load_network
+from medvision.models.checkpoint import read_tensors
 from medvision.run import main
+from medvision.run.parts import read_checkpoint
+from medvision.run.resume import find_state
+from medvision.types import MedvisionError
 
 SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "audit=skip")
 
@@ -263,3 +269,60 @@ def test_names_cannot_write_into_a_report(
     assert hostile not in text
     assert "<b onclick" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
+
+
+def grown(path: Path, finished: Path, *, shared: bool) -> None:
+    """A real checkpoint whose tensors are far larger in memory than in the file."""
+    method = zipfile.ZIP_STORED if shared else zipfile.ZIP_DEFLATED
+    with (
+        zipfile.ZipFile(finished / "checkpoints" / "best.ckpt") as source,
+        zipfile.ZipFile(path, "w", method) as made,
+    ):
+        for name in source.namelist():
+            made.writestr(name, source.read(name) + bytes(4_000_000) * name.endswith("/data/0"))
+        if shared:  # one part under many names
+            first = made.getinfo(source.namelist()[0])
+            largest = max(made.infolist(), key=lambda part: part.file_size)
+            for number in range(50):
+                again = zipfile.ZipInfo(f"{first.filename}.{number}")
+                again.header_offset, again.CRC = largest.header_offset, largest.CRC
+                again.file_size = again.compress_size = largest.file_size
+                made.filelist.append(again)
+            made._didModify = True
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["compressed", "shared"])
+def test_a_checkpoint_that_would_fill_the_memory_is_refused_before_it_is_loaded(
+    tmp_path: Path,
+    finished: Path,
+    run_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: bool,
+) -> None:
+    bad = tmp_path / "bad.ckpt"
+    grown(bad, finished, shared=shared)
+    torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    loaded: list[Path] = []
+    monkeypatch.setattr(torch, "load", lambda path, **_: loaded.append(path))
+    with pytest.raises(ValueError, match="its parts are larger than the file"):
+        check_stored(bad)
+    for read in (
+        lambda: load_network(bad),
+        lambda: read_checkpoint(bad, max_epochs=99),
+        lambda: read_tensors(bad, where="model.weights"),
+    ):
+        with pytest.raises(MedvisionError):
+            read()
+    for name in ("best", "last", "previous"):
+        shutil.copy(bad, run_folder / "checkpoints" / f"{name}.ckpt")
+    with pytest.raises(MedvisionError, match="damaged"):
+        find_state(run_folder)
+    assert loaded == []
+
+
+def test_checkpoints_of_pytorch_are_not_refused(tmp_path: Path, finished: Path) -> None:
+    check_stored(finished / "checkpoints" / "best.ckpt")
+    for number, new_format in enumerate((True, False)):
+        path = tmp_path / f"{number}.pt"
+        torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=new_format)
+        check_stored(path)

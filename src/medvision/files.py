@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -36,6 +37,27 @@ def _discard(temporary: Path) -> None:
     """Remove what was begun, as far as the disk that failed lets it."""
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
+
+
+def check_stored(path: Path) -> None:
+    """Look into a checkpoint before it is loaded: PyTorch compresses none of its parts.
+
+    A few megabytes of compressed zeros, or parts that share their bytes, would fill the memory.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If its parts are larger than the file, or it is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+    except zipfile.BadZipFile as fault:
+        raise ValueError(str(fault)) from fault
+    compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if compressed or sum(part.file_size for part in parts) > path.stat().st_size:
+        raise ValueError("its parts are larger than the file")
 
 
 def read_plain(path: Path) -> dict[str, Any]:

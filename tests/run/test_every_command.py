@@ -116,7 +116,7 @@ def try_command(base: Path, folder: Path, command: str, at: int) -> Ended:
         assert list(folder.glob("run/evaluation/test/summary.json")) or list(
             folder.glob("run/evaluation/.test.*/earlier/summary.json")
         )
-    if command == "data shard" and (folder / "out").exists():
+    if command in ("audit", "data shard") and (folder / "out").exists():
         shutil.rmtree(folder / "out")
     again = attempt(medvision(*COMMANDS[command]), folder, folder)
     assert again.code == 0, again.err

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvision.files import check_stored
 from medvision.inference.card import ModelCard
 from medvision.types import MedvisionError
 
@@ -75,6 +76,7 @@ def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Any]:
     try:
         with warnings.catch_warnings():  # on what is refused anyway
             warnings.simplefilter("ignore")
+            check_stored(file)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         tensors = {
             name.removeprefix("model."): tensor

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medvision.files import check_stored
 from medvision.types import MedvisionError
 
 
@@ -54,6 +55,7 @@ def _read(path: Path) -> Any:
         from safetensors.torch import load_file  # only such files need it
 
         return load_file(path)
+    check_stored(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

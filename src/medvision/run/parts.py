@@ -20,6 +20,7 @@ from pytorch_lightning.loggers import Logger
 from medvision.callbacks import Progress
 from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.evaluation import ClassificationEvaluation, Evaluation, SegmentationEvaluation
+from medvision.files import check_stored
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
 from medvision.run.folder import is_further_process
 from medvision.run.importing import without_collector
@@ -134,6 +135,7 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
     """
     where = f"ckpt_path={path}"
     try:
+        check_stored(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise MedvisionError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig
 
-from medvision.files import read_plain
+from medvision.files import check_stored, read_plain
 from medvision.run.stored import ALLOWED, as_config, targets
 from medvision.types import STAGES, MedvisionError
 
@@ -232,6 +232,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     import torch
 
     try:
+        check_stored(path)
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 return None
