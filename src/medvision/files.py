@@ -53,7 +53,9 @@ def check_stored(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
-    except zipfile.BadZipFile as fault:
+    except OSError:
+        raise
+    except Exception as fault:  # of damaged files zipfile raises half a dozen types
         raise ValueError(str(fault)) from fault
     compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
     if compressed or sum(part.file_size for part in parts) > path.stat().st_size:

@@ -156,7 +156,7 @@ def test_what_is_skipped_in_validation_and_test_is_said_aloud(
     assert summary["dataset"]["num_images"] == {"train": 24, "val": 7, "test": 7}
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)<", "\U0001f9e0", "b\nerror: c", "'a' \"b\""])
+@pytest.mark.parametrize("name", ["<script>alert(1)<", "'\U0001f9e0' \"b\"\nerror: c"])
 def test_a_class_may_have_any_name(
     name: str,
     tmp_path: Path,

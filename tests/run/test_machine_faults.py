@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import reduction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,25 +92,29 @@ NO_SHARED_MEMORY = (
 def test_a_loader_process_that_dies_ends_the_run_which_goes_on_without_it(
     run: Callable[..., Ended], tmp_path: Path, signum: int
 ) -> None:
-    ended = run(end_a_loader(signum), "data.num_workers=1", "trainer.max_epochs=500")
+    ended = run(end_a_loader(signum), "data.num_workers=1", "trainer.max_epochs=20")
     assert ended.code == 3
     told = ended.err[ended.err.index("error: ") :].rstrip().removesuffix(GO_ON)
     assert told in (f"error: {DIED}", f"error: {NO_SHARED_MEMORY}")
     work = tmp_path / "work"
     assert '"status": "failed"' in (work / "run" / "summary.json").read_text()
-    assert (work / "run" / "checkpoints" / "last.ckpt").exists()
+    if signum == signal.SIGKILL:
+        again = attempt(lambda: main(["resume=run", "data.num_workers=0"]), work, work)
+        assert again.code == 0, again.err
 
 
 def limit(kind: int, number: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(kind, (number, number))
 
 
-@in_proc
 def test_a_batch_that_cannot_be_sent_is_not_waited_for(run: Callable[..., Ended]) -> None:
-    open_now = len(list(Path("/proc/self/fd").iterdir()))
-    ended = run(
-        limit(resource.RLIMIT_NOFILE, open_now + 25), "data.num_workers=2", "trainer.max_epochs=1"
-    )
+    def no_handle(_: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def few() -> None:  # the loader processes are forks of this one
+        reduction.DupFd = no_handle  # type: ignore[misc,assignment]
+
+    ended = run(few, "data.num_workers=2", "trainer.max_epochs=1")
     assert ended.code == 3
     assert ended.err.splitlines()[-1] == (
         "error: too many open files; raise the limit (ulimit -n 65536) or lower data.num_workers"
@@ -257,3 +262,38 @@ def test_a_library_that_fails_after_a_fault_of_the_machine_does_not_hide_it(
     first, then = OSError(number, os.strerror(number)), RuntimeError("b")
     then.__context__ = first
     assert described(then).what == told
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "seteuid") or os.geteuid() != 0, reason="needs root to be no one"
+)
+def test_a_folder_that_may_not_be_written_is_named(
+    run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    def nobody() -> None:
+        os.seteuid(65534)
+
+    work = tmp_path / "work"
+    work.mkdir()
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    ended = run(nobody, "data.num_workers=0", "trainer.max_epochs=1")
+    assert ended.code == 2
+    assert ended.err == (
+        "error: cannot make the run folder: Permission denied (run); start in a folder you may"
+        " write to\n"
+    )
+    assert not list(work.iterdir())
+    first = run(lambda: None, "data.num_workers=0", "trainer.max_epochs=1")
+    assert first.code == 0
+    (work / "run" / "summary.json").write_text(
+        (work / "run" / "summary.json").read_text().replace('"finished"', '"interrupted"')
+    )
+
+    def go_on() -> int:
+        nobody()
+        return main(["resume=run"])
+
+    ended = attempt(go_on, work, work)
+    assert ended.code == 3
+    assert ended.err == "error: permission denied (run/.lock); check the permissions\n"

@@ -120,7 +120,9 @@ def assert_same(run: str, whole: Path) -> None:
     [
         pytest.param(POLYP, 3, signal.SIGINT, 130, id="in the first epoch"),
         pytest.param(POLYP, 12, signal.SIGTERM, 143, id="at an epoch's last step"),
-        pytest.param(CHEST, 8, signal.SIGUSR1, 143, id="dropout and a plateau"),
+        pytest.param(
+            CHEST, 8, signal.SIGUSR1, 143, id="dropout and a plateau", marks=pytest.mark.slow
+        ),
         pytest.param(
             (*CHEST, "data.num_workers=1", "trainer.accumulate_grad_batches=2"),
             4,
@@ -197,6 +199,7 @@ def test_a_run_stopped_twice_and_moved_goes_on_where_it_lies(
     assert len(parts) == 2
 
 
+@pytest.mark.slow
 def test_early_stopping_goes_on_counting(
     go: Callable, whole_of: Callable, at_step: Callable
 ) -> None:
