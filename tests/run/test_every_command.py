@@ -1,10 +1,8 @@
 """Commands that are killed before any of their file operations leave whole files or none."""
 
-import json
 import os
 import shutil
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from PIL import Image
 from faults import Ended, Operation, attempt, kill
 from medvision.cli.program import _code
 from medvision.run import main
+from whole_files import check_file
 
 SMALL = (
     "trainer=cpu",
@@ -73,33 +72,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def check(path: Path) -> None:
-    """A file is whole."""
-    if path.suffix == ".json":
-        json.loads(path.read_text())
-    elif path.suffix == ".csv":
-        assert path.read_text().endswith("\n")
-    elif path.suffix == ".png":
-        with Image.open(path) as picture:
-            picture.load()
-    elif path.suffix == ".html":
-        assert path.read_text().rstrip().endswith("</html>")
-    elif path.suffix == ".onnx":
-        import onnx
-
-        onnx.checker.check_model(str(path))
-    elif path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as stream:
-            assert list(stream.keys())
-    elif path.suffix == ".ckpt":
-        with zipfile.ZipFile(path) as archive:
-            assert archive.testzip() is None
-    elif path.suffix == ".yaml":
-        assert path.read_text().endswith("\n")
-
-
 def hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
@@ -111,7 +83,7 @@ def try_command(base: Path, folder: Path, command: str, at: int) -> Ended:
     seen = [p for p in folder.rglob("*") if p.is_file() and not hidden(p.relative_to(folder))]
     for path in seen:
         if "cache" not in path.relative_to(folder).parts:
-            check(path)
+            check_file(path)
     if command == "evaluate":
         assert list(folder.glob("run/evaluation/test/summary.json")) or list(
             folder.glob("run/evaluation/.test.*/earlier/summary.json")

@@ -5,12 +5,10 @@ under its final name is whole, a run that says that it is finished has all of it
 other one goes on to the same weights and scores or says that it must be started again.
 """
 
-import csv
 import errno
 import json
 import os
 import shutil
-import zipfile
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -18,11 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from PIL import Image
 
 from faults import OF_SPACE, Ended, Fault, Operation, attempt, full, kill
 from medvision.run import main
+from whole_files import check_file
 
 SMALL = (
     "trainer=cpu",
@@ -67,32 +64,6 @@ class Place:
             return program()
 
         return attempt(inside, self.folder, self.folder, **options)  # type: ignore[arg-type]
-
-
-def check_file(path: Path) -> None:
-    """A file is whole: it ends where it should, and what it holds can be read."""
-    if path.suffix == ".json":
-        json.loads(path.read_text())
-    elif path.suffix == ".yaml":
-        assert "experiment" in yaml.safe_load(path.read_text())
-    elif path.suffix == ".csv":
-        text = path.read_text()
-        assert text.endswith("\n")
-        widths = {len(row) for row in csv.reader(text.splitlines())}
-        assert len(widths) == 1
-    elif path.suffix == ".ckpt":
-        with zipfile.ZipFile(path) as archive:
-            assert archive.testzip() is None
-        torch.load(path, weights_only=True)
-    elif path.suffix == ".png":
-        with Image.open(path) as picture:
-            picture.load()
-    elif path.suffix == ".html":
-        assert path.read_text().rstrip().endswith("</html>")
-    elif path.suffix == ".txt":
-        assert path.name == "traceback.txt"
-    else:
-        raise AssertionError(f"who wrote {path}?")
 
 
 def files_of(run: Path) -> set[str]:
