@@ -42,6 +42,15 @@ class Batch(TypedDict):
     index: Tensor
 
 
+def install_command(extra: str) -> str:
+    """Command that adds an optional extra; run in a checkout, since no package index has medvision.
+
+    Args:
+        extra: Name in ``[project.optional-dependencies]`` of ``pyproject.toml``.
+    """
+    return f"pip install -e '.[{extra}]' (in the medvision checkout)"
+
+
 def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str) -> str:
     """Name the nearest of ``choices``, whatever its case, or say ``otherwise``."""
     known = {choice.lower(): choice for choice in choices}

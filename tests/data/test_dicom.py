@@ -365,7 +365,7 @@ def test_without_pydicom_the_line_says_what_to_install(
         read_image(file, channels=1)
     assert str(error.value) == (
         f"pydicom is not installed, which reads DICOM files ({file});"
-        " run: pip install 'medvision[dicom]'"
+        " run: pip install -e '.[dicom]' (in the medvision checkout)"
     )
 
 
@@ -380,7 +380,7 @@ def test_without_a_plugin_the_line_says_what_to_install(
         read_image(file, channels=1)
     assert str(error.value) == (
         "a plugin for JPEG 2000 Image Compression (Lossless Only) is not installed"
-        f" ({file}); run: pip install 'medvision[dicom]'"
+        f" ({file}); run: pip install -e '.[dicom]' (in the medvision checkout)"
     )
 
 

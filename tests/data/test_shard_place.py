@@ -339,7 +339,10 @@ def test_folders_and_addresses_are_told_apart() -> None:
     ("address", "words"),
     [
         ("foo://set", "unknown protocol foo (data.root=foo://set); give a folder, or an address"),
-        ("gs://set", "what fsspec needs for gs:// is not installed (data.root=gs://set); pip inst"),
+        (
+            "gs://set",
+            "what fsspec needs for gs:// is not installed (data.root=gs://set); run: pip inst",
+        ),
     ],
 )
 def test_an_address_that_cannot_be_read_is_refused(address: str, words: str) -> None:
@@ -353,7 +356,8 @@ def test_without_the_extra_an_address_says_what_to_install(monkeypatch: pytest.M
     with pytest.raises(MedvisionError) as caught:
         check_address("s3://bucket/set")
     assert str(caught.value) == (
-        "fsspec is not installed (data.root=s3://bucket/set); pip install 'medvision[streaming]'"
+        "fsspec is not installed (data.root=s3://bucket/set);"
+        " run: pip install -e '.[streaming]' (in the medvision checkout)"
     )
 
 

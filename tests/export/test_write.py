@@ -119,7 +119,8 @@ def test_a_missing_package_is_told_before_anything_is_loaded(
             tmp_path / "model.ckpt", format="onnx", out=tmp_path / "model.onnx", report=silent
         )
     assert str(error.value) == (
-        "onnxscript is not installed (--format onnx); run: pip install 'medvision[onnx]'"
+        "onnxscript is not installed (--format onnx);"
+        " run: pip install -e '.[onnx]' (in the medvision checkout)"
     )
 
 

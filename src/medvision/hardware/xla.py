@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medvision.hardware.xla_trace import VARIABLE
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, install_command
 
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
@@ -56,7 +56,7 @@ def check_installed(where: str) -> None:
         raise MedvisionError(
             "torch-xla is not installed",
             where=where,
-            hint="on Linux x86-64: pip install 'medvision[tpu]'",
+            hint=f"on Linux x86-64, run: {install_command('tpu')}",
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from medvision.models.shapes import pad_to_multiple
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, install_command
 
 
 def explain(
@@ -131,6 +131,6 @@ def _import_grad_cam() -> Any:
         raise MedvisionError(
             f"heat maps need the package grad-cam: {error}",
             where="pytorch_grad_cam",
-            hint="pip install 'medvision[explain]'",
+            hint=f"run: {install_command('explain')}",
         ) from error
     return GradCAM

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
 from medvision.inference.load import METADATA_KEY
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, install_command
 
 LOGITS = "logits"
 """Name of the output that is read."""
@@ -77,7 +77,7 @@ class OnnxEngine:
             raise MedvisionError(
                 "ONNX Runtime is not installed",
                 where=str(self._file),
-                hint="run: pip install 'medvision[onnx]'",
+                hint=f"run: {install_command('onnx')}",
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

