@@ -30,15 +30,15 @@ import cv2
 import numpy as np
 from audit_scale import STEPS, measure, scale
 from numpy.typing import NDArray
+from synthetic_faults.changes import STRENGTHS, Change, changed_file, encode
+from synthetic_faults.draws import CLASSES
+from synthetic_faults.generate import plant
+from synthetic_faults.plan import Plan, copies_of_each
 
-from medvision.data.decode import decode, read_bytes
-from medvision.data.facts import Facts, FileFacts, image_facts
-from medvision.data.folders import list_images
-from medvision.data.near_duplicates import RELATIONS, find_twins
-from medvision.data.planted import plant
-from medvision.data.planted_changes import STRENGTHS, Change, changed_file, encode
-from medvision.data.planted_draws import CLASSES
-from medvision.data.planted_plan import Plan, copies_of_each
+from medvision.data.discovery.folders import list_images
+from medvision.data.duplicates.search import RELATIONS, find_twins
+from medvision.data.readers.decode import decode, read_bytes
+from medvision.data.validation.properties import Facts, FileFacts, image_facts
 
 TARGETS = {
     "resized": 0.99,

@@ -18,9 +18,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-
-from medvision.data.planted_changes import encode
-from medvision.data.planted_draws import CLASSES, Scenes
+from synthetic_faults.changes import encode
+from synthetic_faults.draws import CLASSES, Scenes
 
 STEPS = {
     "read": "reading the files",
@@ -75,8 +74,8 @@ def measure(step: str, root: Path) -> dict[str, float]:
     pairs = 0
     facts = root.with_name(f"{root.name}.npz")
     if step == "read":
-        from medvision.data.checks import check_images
-        from medvision.data.index import index_classification
+        from medvision.data.discovery.index import index_classification
+        from medvision.data.validation.validate import check_images
 
         started = _now()
         found = check_images(root, index_classification(root).samples, max_decoded=None).facts
@@ -84,7 +83,7 @@ def measure(step: str, root: Path) -> dict[str, float]:
         assert found is not None
         np.savez(facts, thumbnail=found.thumbnail, pixel_hash=found.pixel_hash)
     elif step == "twins":
-        from medvision.data.near_duplicates import find_twins
+        from medvision.data.duplicates.search import find_twins
 
         with np.load(facts) as columns:
             thumbnail, pixel_hash = columns["thumbnail"], columns["pixel_hash"]

@@ -73,9 +73,9 @@ def bare_loop(overrides: list[str], steps: int) -> dict[str, float]:
 
     from medvision.hardware import choose_plan, keep_freed_memory, train_with_quick_gradients
     from medvision.metrics import SegmentationScores
-    from medvision.run.agreement import fill_in
-    from medvision.run.configs import CONF
-    from medvision.run.parts import build
+    from medvision.run.config.compatibility import fill_in
+    from medvision.run.config.store import CONF
+    from medvision.run.training.build import build
 
     keep_freed_memory()
     with initialize_config_dir(str(CONF), version_base=None):

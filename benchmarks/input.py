@@ -140,8 +140,8 @@ def _loader(folder: Path, *, decoded_gb: float) -> Any:
     from omegaconf import OmegaConf
 
     from medvision.data import SegmentationData
-    from medvision.data.index import index_segmentation
-    from medvision.run.configs import CONF
+    from medvision.data.discovery.index import index_segmentation
+    from medvision.run.config.store import CONF
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -160,7 +160,7 @@ def _loader(folder: Path, *, decoded_gb: float) -> Any:
 
 def draw(root: Path, count: int, *, width: int, height: int) -> Path:
     """Write scenes of a colonoscopy with the grain of a camera: JPEG images, PNG masks."""
-    from medvision.data.phantom import draw_polyp_scene
+    from medvision.data.phantoms.polyps import draw_polyp_scene
 
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)

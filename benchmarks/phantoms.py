@@ -5,8 +5,8 @@ from pathlib import Path
 
 import cv2
 
-from medvision.data.phantom import draw_polyp_scene
-from medvision.data.phantom_brain import BRAIN_CLASSES, draw_brain
+from medvision.data.phantoms.brain import BRAIN_CLASSES, draw_brain
+from medvision.data.phantoms.polyps import draw_polyp_scene
 
 
 def write_polyps(root: Path, count: int = 400, size_px: int = 512) -> Path:

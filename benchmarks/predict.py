@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from medvision import load_model
 from medvision.hardware import keep_freed_memory
 from medvision.inference import Model, predict_files
-from medvision.inference.folders import BATCH_SIZE
 from medvision.inference.inputs import find_inputs
+from medvision.inference.predict import BATCH_SIZE
 
 COUNTS = (500, 5000)
 MEASUREMENTS = ("together", "apart", "files")

@@ -171,8 +171,8 @@ def _draw(root: Path, *, count: int) -> None:
 def _epoch(root: Path, **options: Any) -> Work:
     from hydra import compose, initialize_config_dir
 
-    from medvision.run.configs import CONF
-    from medvision.run.parts import build
+    from medvision.run.config.store import CONF
+    from medvision.run.training.build import build
 
     overrides = [f"data.{name}={value}" for name, value in options.items()]
     with initialize_config_dir(str(CONF), version_base=None):

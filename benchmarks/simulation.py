@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from medvision.metrics import bootstrap_mean_interval, classification_intervals
-from medvision.metrics.differences import PairedDifference, holm_adjusted, paired_differences
 from medvision.metrics.paired import (
+    PairedDifference,
     PairedScore,
     auroc_score,
+    holm_adjusted,
     mean_score,
+    paired_differences,
     placements,
+    seed_spread,
 )
-from medvision.metrics.seeds import seed_spread
 
 Floats = NDArray[np.float64]
 Rng = np.random.Generator

@@ -30,9 +30,9 @@ import torch
 from omegaconf import OmegaConf
 
 from medvision.data import SegmentationData
-from medvision.data.phantom import draw_polyp_scene
-from medvision.data.shard_make import make_shards
-from medvision.run.configs import CONF
+from medvision.data.phantoms.polyps import draw_polyp_scene
+from medvision.data.shards.create import make_shards
+from medvision.run.config.store import CONF
 
 KINDS = ("plain", "shards", "http cold", "http warm", "plain dropped", "shards dropped")
 MEGABYTE = 10**6

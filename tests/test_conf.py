@@ -10,8 +10,8 @@ from hydra.utils import get_class, get_method, instantiate
 from omegaconf import OmegaConf
 
 from medvision.data import ImageData
-from medvision.run.check import check_config
-from medvision.run.configs import CONF, groups, help_text, options
+from medvision.run.config.schema import check_config
+from medvision.run.config.store import CONF, groups, help_text, options
 
 EXPERIMENTS = options("experiment")
 OPTIONS = [(group, name) for group in groups() if group != "experiment" for name in options(group)]

@@ -22,10 +22,10 @@ from safetensors.torch import save_file
 from medvision.cli import program
 from medvision.files import check_stored
 from medvision.inference.load import load_network
-from medvision.models.checkpoint import read_tensors
+from medvision.models.matching import read_tensors
 from medvision.run import main
-from medvision.run.parts import read_checkpoint
-from medvision.run.resume import find_state
+from medvision.run.storage.resume import find_state
+from medvision.run.training.build import read_checkpoint
 from medvision.types import MedvisionError
 
 SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "audit=skip")
@@ -187,7 +187,7 @@ def test_no_class_that_a_config_names_is_built_to_go_on(
 
 
 @pytest.mark.parametrize(
-    "name", ["os.system", "torch.hub.load", "medvision.models.checkpoint.read", "builtins.eval", ""]
+    "name", ["os.system", "torch.hub.load", "medvision.models.matching.read", "builtins.eval", ""]
 )
 def test_only_networks_of_the_list_are_rebuilt(
     ends_with: Callable[..., str],

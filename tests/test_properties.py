@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from medvision.data.folders import IMAGE_SUFFIXES
-from medvision.data.image_io import decode_image, decode_mask
-from medvision.data.index import index_segmentation
-from medvision.data.sample import Sample
-from medvision.data.split import draw_split
-from medvision.data.splits_csv import read_splits, write_splits
+from medvision.data.discovery.folders import IMAGE_SUFFIXES
+from medvision.data.discovery.index import index_segmentation
+from medvision.data.discovery.splits_csv import read_splits, write_splits
+from medvision.data.readers.images import decode_image, decode_mask
+from medvision.data.samples import Sample
+from medvision.data.splits.assign import draw_split
 from medvision.run import main
 from medvision.types import STAGES, MedvisionError, printable
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from medvision.audit.dataset import AuditedSet
-from medvision.data.facts import IMAGE_TYPES, MASK_TYPES, Facts, MaskFacts
-from medvision.data.near_duplicates import Twins
-from medvision.data.sample import Sample
+from medvision.data.duplicates.search import Twins
+from medvision.data.samples import Sample
+from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, Facts, MaskFacts
 
 USUAL: dict[str, Any] = {
     "height": 64,

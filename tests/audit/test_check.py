@@ -8,7 +8,7 @@ import pytest
 
 from medvision.audit.check import Audit, audit
 from medvision.audit.dataset import AuditedSet
-from medvision.data.near_duplicates import Twins
+from medvision.data.duplicates.search import Twins
 
 MakeSet = Callable[..., AuditedSet]
 

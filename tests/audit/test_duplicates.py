@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medvision.audit.check import duplicate_findings
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.duplicate_findings import duplicate_findings
 from medvision.audit.duplicates import duplicate_numbers, find_duplicates, shared_foreground
-from medvision.data.near_duplicates import RELATIONS, Twins, join
+from medvision.data.duplicates.search import RELATIONS, Twins, join
 
 MakeSet = Callable[..., AuditedSet]
 Found = tuple[int, int, float, str]

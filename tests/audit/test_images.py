@@ -3,9 +3,8 @@ from collections.abc import Callable
 import numpy as np
 
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.finding import Finding
+from medvision.audit.finding import Finding, far_rows, robust_distance
 from medvision.audit.images import image_findings
-from medvision.audit.outliers import far_rows, robust_distance
 
 MakeSet = Callable[..., AuditedSet]
 

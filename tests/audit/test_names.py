@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.file_ids import keys_of, prefix_patterns, word_patterns
-from medvision.audit.names import name_hint_findings
-from medvision.data.index import index_classification
+from medvision.audit.groups import keys_of, name_hint_findings, prefix_patterns, word_patterns
+from medvision.data.discovery.index import index_classification
 
 MakeSet = Callable[..., AuditedSet]
 SHARED = Path(__file__).parents[2].parent / "shared/data"

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from medvision.callbacks import BestAndLast, EpochLog, FiniteLoss, Throughput
 from medvision.callbacks.predictions import _png_names
-from medvision.data.sample import Sample
+from medvision.data.samples import Sample
 from medvision.types import MedvisionError
 
 
@@ -316,7 +316,7 @@ def test_the_clock_of_an_epoch_stops_when_the_device_is_done(
         waited.append(device)
         now[0] += 7.0
 
-    monkeypatch.setattr("medvision.callbacks.throughput.wait_for", wait)
+    monkeypatch.setattr("medvision.callbacks.progress.wait_for", wait)
     monkeypatch.setattr("time.perf_counter", lambda: now[0])
     fit, module = trainer(), SimpleNamespace(device=torch.device("cpu"))
     rate = Throughput()

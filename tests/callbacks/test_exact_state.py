@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from medvision.callbacks import ExactState
-from medvision.callbacks.exact_state import KEY, settle
-from medvision.tasks.mean_loss import MeanLoss
+from medvision.callbacks.resume_state import KEY, settle
+from medvision.tasks.base import MeanLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*many workers.*", "ignore:.*not resumable.*")
 NUM_BATCHES = 5

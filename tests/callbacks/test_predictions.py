@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medvision.callbacks import SegmentationPredictions
-from medvision.data.datasets import PhantomSource
+from medvision.data.loading.datasets import PhantomSource
 from medvision.types import IGNORE_INDEX
 
 SOURCE = PhantomSource(size_px=16, seed=0, channels=3)

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from medvision.callbacks import EpochLog, Pruning
-from medvision.sweeps.definition import Definition
-from medvision.sweeps.space import Key, Numbers
-from medvision.sweeps.study import Study
-from medvision.sweeps.trial import Ending
+from medvision.search.definition import Definition
+from medvision.search.space import Key, Numbers
+from medvision.search.study import Ending, Study
 from medvision.types import MedvisionError
 
 MODULE: Any = None

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from rich.console import Console
 
-from medvision.cli.convention_table import Rows, convention_table, convention_words
+from medvision.cli.screen import Rows, convention_table, convention_words
 from medvision.metrics.class_conventions import classification_conventions
 from medvision.metrics.conventions import SegmentationConventions, conventions_of_maps
 

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from medvision.data.catalog import CATALOG, find, list_text, needs_account, text_of
-from medvision.run.configs import CONF
+from medvision.data.download.catalog import CATALOG, find, list_text, needs_account, text_of
+from medvision.run.config.store import CONF
 from medvision.types import MedvisionError
 
 SETS = list(CATALOG.values())
@@ -104,7 +104,7 @@ def test_every_config_that_downloads_names_a_set_of_its_task() -> None:
 
 def test_the_catalogue_is_read_without_anything_heavy() -> None:
     code = (
-        "import sys, medvision.data.catalog, medvision.data.download;"
+        "import sys, medvision.data.download.catalog, medvision.data.download.download;"
         "print([m for m in ('numpy', 'torch', 'pooch', 'requests', 'rich') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.data.checks import CheckResult, check_segmentation
-from medvision.data.index import index_segmentation
-from medvision.data.sample import Sample
+from medvision.data.discovery.index import index_segmentation
+from medvision.data.samples import Sample
+from medvision.data.validation.validate import CheckResult, check_segmentation
 from medvision.types import MedvisionError
 
 KVASIR = Path(__file__).parents[2].parent / "shared/data/kvasir_seg"

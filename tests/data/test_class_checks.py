@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.data.checks import CheckResult, check_images
-from medvision.data.facts import Facts
-from medvision.data.index import index_classification
+from medvision.data.discovery.index import index_classification
+from medvision.data.validation.properties import Facts
+from medvision.data.validation.validate import CheckResult, check_images
 from medvision.types import MedvisionError
 
 

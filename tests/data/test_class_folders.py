@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from medvision.data.index import index_classification
-from medvision.data.sample import Sample
+from medvision.data.discovery.index import index_classification
+from medvision.data.samples import Sample
 from medvision.types import MedvisionError
 
 BRAIN = Path(__file__).parents[2].parent / "shared/data/brain_tumor_mri"

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from medvision.data import SegmentationData
-from medvision.data.splits_csv import write_splits
-from medvision.run.configs import CONF
+from medvision.data.discovery.splits_csv import write_splits
+from medvision.run.config.store import CONF
 from medvision.types import STAGES, MedvisionError
 
 

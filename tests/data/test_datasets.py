@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from medvision.data.datasets import (
+from medvision.data.loading.datasets import (
     PADDING,
     ClassificationDataset,
     EpochSampler,
@@ -15,9 +15,9 @@ from medvision.data.datasets import (
     SegmentationDataset,
     collate,
 )
-from medvision.data.loader_process import start_worker
-from medvision.data.sample import Sample
-from medvision.data.transforms import Transform
+from medvision.data.loading.transforms import Transform
+from medvision.data.loading.workers import start_worker
+from medvision.data.samples import Sample
 from medvision.types import IGNORE_INDEX
 
 AUGMENTED = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-30, 30], "p": 0.9}}

@@ -26,12 +26,12 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from medvision.data.decode import decode
-from medvision.data.image_io import image_size, read_image, read_mask
-from medvision.data.index import hash_groups, index_classification, write_splits
-from medvision.data.look import glance_at_image, look_at_image
-from medvision.data.sample import Sample
-from medvision.data.shard_make import make_shards
+from medvision.data.discovery.index import hash_groups, index_classification, write_splits
+from medvision.data.readers.decode import decode
+from medvision.data.readers.images import image_size, read_image, read_mask
+from medvision.data.samples import Sample
+from medvision.data.shards.create import make_shards
+from medvision.data.validation.validate import glance_at_image, look_at_image
 from medvision.inference import load_model, predict_files
 from medvision.run import main
 from medvision.types import MedvisionError

@@ -21,13 +21,14 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-import medvision.data.download as download_module
-from medvision.data import SegmentationData, fetch
-from medvision.data.catalog import CATALOG, DataSet
-from medvision.data.download import SOURCE_FILE, download, is_absent
-from medvision.data.index import index_classification, index_segmentation
-from medvision.run.check import check_config
-from medvision.run.configs import CONF
+import medvision.data.download.download as download_module
+from medvision.data import SegmentationData
+from medvision.data.discovery.index import index_classification, index_segmentation
+from medvision.data.download import download as fetch
+from medvision.data.download.catalog import CATALOG, DataSet
+from medvision.data.download.download import SOURCE_FILE, download, is_absent
+from medvision.run.config.schema import check_config
+from medvision.run.config.store import CONF
 from medvision.types import MedvisionError
 
 
@@ -510,7 +511,7 @@ def training(
         files[f"Set/masks/{index}.png"] = bytes(cv2.imencode(".png", mask)[1])
     site.body = zipped(files)
     sets = {"small_set": public(site, num_images=12)}
-    monkeypatch.setattr("medvision.data.catalog.CATALOG", sets)
+    monkeypatch.setattr("medvision.data.download.catalog.CATALOG", sets)
 
     def make(**changes: Any) -> SegmentationData:
         shipped = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "folder_segmentation.yaml"))
@@ -577,7 +578,7 @@ def test_a_set_of_the_other_task_is_refused(
     training: Callable[..., SegmentationData], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {"small_set": public(site, task="classification")}
-    monkeypatch.setattr("medvision.data.catalog.CATALOG", other)
+    monkeypatch.setattr("medvision.data.download.catalog.CATALOG", other)
     with pytest.raises(MedvisionError, match="is for classification, not for segmentation"):
         training().prepare()
 

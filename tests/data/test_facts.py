@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.data.checks import check_images, check_segmentation
-from medvision.data.decode import decode
-from medvision.data.facts import Facts, image_facts
-from medvision.data.index import index_classification, index_segmentation
+from medvision.data.discovery.index import index_classification, index_segmentation
+from medvision.data.readers.decode import decode
+from medvision.data.validation.properties import Facts, image_facts
+from medvision.data.validation.validate import check_images, check_segmentation
 
 
 def of(image: Image.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_what_is_known_is_not_decoded_again_until_a_file_changes(
 ) -> None:
     before = facts_of(pairs)
     read: list[str] = []
-    from medvision.data import look
+    from medvision.data.validation import validate as look
 
     real = look.read_bytes
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.data.datasets import EpochSampler
-from medvision.data.protocol import apply_protocol
-from medvision.data.sample import Sample
-from medvision.data.split import SplitResult, draw_split
+from medvision.data.loading.datasets import EpochSampler
+from medvision.data.samples import Sample
+from medvision.data.splits.assign import SplitResult, draw_split
+from medvision.data.splits.protocols import apply_protocol
 from medvision.types import MedvisionError
 
 SPLITS = ("train", "val", "test")

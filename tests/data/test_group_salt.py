@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from medvision.data.group_salt import hash_groups
-from medvision.data.sample import Sample
+from medvision.data.samples import Sample
+from medvision.data.splits.groups import hash_groups
 
 SAMPLES = [
     Sample(path="a.png", target="x", group="person1"),

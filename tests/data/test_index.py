@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from medvision.data.index import index_segmentation
-from medvision.data.sample import Sample
-from medvision.data.splits_csv import read_splits, write_splits
+from medvision.data.discovery.index import index_segmentation
+from medvision.data.discovery.splits_csv import read_splits, write_splits
+from medvision.data.samples import Sample
 from medvision.types import MedvisionError
 
 KVASIR = Path(__file__).parents[2].parent / "shared/data/kvasir_seg"

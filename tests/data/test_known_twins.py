@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medvision.audit.scan import scan
-from medvision.data import known_twins
+from medvision.data.duplicates import search as known_twins
 
 
 @pytest.fixture

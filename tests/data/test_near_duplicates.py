@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.data import look_alikes
-from medvision.data.checks import check_images, check_segmentation
-from medvision.data.index import index_classification, index_segmentation
-from medvision.data.near_duplicates import RELATIONS, Twins, count_crossing, find_twins
+from medvision.data.discovery.index import index_classification, index_segmentation
+from medvision.data.duplicates import candidates as look_alikes
+from medvision.data.duplicates.search import RELATIONS, Twins, count_crossing, find_twins
+from medvision.data.validation.validate import check_images, check_segmentation
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medvision.data.phantom import draw_polyp_scene
+from medvision.data.phantoms.polyps import draw_polyp_scene
 
 Mask = NDArray[np.bool_]
 

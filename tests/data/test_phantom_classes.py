@@ -11,9 +11,9 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from medvision.data.phantom_brain import BRAIN_CLASSES, draw_brain
-from medvision.data.phantom_chest import CHEST_CLASSES, draw_chest
-from medvision.data.phantom_parts import phantom_label
+from medvision.data.phantoms.brain import BRAIN_CLASSES, draw_brain
+from medvision.data.phantoms.brushes import phantom_label
+from medvision.data.phantoms.chest import CHEST_CLASSES, draw_chest
 
 Draw = Callable[..., NDArray[np.uint8]]
 Images = NDArray[np.uint8]

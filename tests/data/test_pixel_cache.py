@@ -12,17 +12,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from medvision.data import (
-    ClassificationData,
-    SegmentationData,
-    datasets,
-    pixel_cache,
-    pixel_store,
-    shard_files,
-)
-from medvision.data.pixel_cache import CachedPairs
-from medvision.data.shard_make import make_shards
-from medvision.run.configs import CONF
+from medvision.data import ClassificationData, SegmentationData
+from medvision.data.loading import datasets
+from medvision.data.pixel_cache import cache as pixel_cache
+from medvision.data.pixel_cache import store as pixel_store
+from medvision.data.pixel_cache.cache import CachedPairs
+from medvision.data.shards import reader as shard_files
+from medvision.data.shards.create import make_shards
+from medvision.run.config.store import CONF
 from medvision.types import STAGES, MedvisionError
 
 FLIPS = {"HorizontalFlip": {"p": 0.5}, "RandomBrightnessContrast": {"p": 0.5}}
@@ -235,7 +232,7 @@ def test_other_versions_of_what_decodes_find_nothing(
     opened(root).dataset("train")[0, 0]
     for name in ("FORMAT", "cv2.__version__", "PIL.__version__"):
         decoded.clear()
-        monkeypatch.setattr(f"medvision.data.pixel_cache.{name}", "another")
+        monkeypatch.setattr(f"medvision.data.pixel_cache.cache.{name}", "another")
         data = opened(root).dataset("train")
         assert (data[0, 0]["index"], len(decoded)) == (0, 2)
         assert (data[0, 0]["index"], len(decoded)) == (0, 2)
@@ -394,7 +391,7 @@ def test_without_a_home_folder_nothing_is_kept_and_a_note_says_so(
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("medvision.data.loading.cache_folder", no_home)
+    monkeypatch.setattr("medvision.data.loading.loaders.cache_folder", no_home)
     data = opened(make_folder(12))
     assert data.pixels is None
     start = "decoded images cannot be kept (Could not determine home directory.)"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medvision.data import pixel_store
-from medvision.data.pixel_files import INDEX, KEY_BYTES, PIXELS, TAIL_BYTES, PixelPlaces
-from medvision.data.pixel_store import PixelStore
+from medvision.data.pixel_cache import store as pixel_store
+from medvision.data.pixel_cache.files import INDEX, KEY_BYTES, PIXELS, TAIL_BYTES, PixelPlaces
+from medvision.data.pixel_cache.store import PixelStore
 
 SIZE = 50
 STRIDE = SIZE + TAIL_BYTES

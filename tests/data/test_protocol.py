@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.data.protocol import PROTOCOLS, apply_protocol, join_groups
-from medvision.data.sample import Sample
-from medvision.data.split import SplitResult
+from medvision.data.samples import Sample
+from medvision.data.splits.assign import SplitResult
+from medvision.data.splits.protocols import PROTOCOLS, apply_protocol, join_groups
 from medvision.types import MedvisionError
 
 

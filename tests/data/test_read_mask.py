@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.data.image_io import read_mask
+from medvision.data.readers.images import read_mask
 from medvision.types import MedvisionError
 
 FOREGROUND = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)

@@ -5,9 +5,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from medvision.data.group_draws import draw_groups, uniform
-from medvision.data.sample import Sample, without_suffix
-from medvision.data.sample_table import SampleTable
+from medvision.data.samples import Sample, SampleTable, without_suffix
+from medvision.data.splits.assign import draw_groups, uniform
 
 SAMPLES = [
     Sample(path="b/2.png", target="b", split="val"),

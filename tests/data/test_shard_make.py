@@ -14,12 +14,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from medvision.data import ClassificationData, ImageData, SegmentationData, shard_store
-from medvision.data.checks import check_segmentation
-from medvision.data.index import index_segmentation
-from medvision.data.shard_make import Made, make_shards, task_of
-from medvision.data.splits_csv import write_splits
-from medvision.run.configs import CONF
+from medvision.data import ClassificationData, ImageData, SegmentationData
+from medvision.data.discovery.index import index_segmentation
+from medvision.data.discovery.splits_csv import write_splits
+from medvision.data.shards import writer as shard_store
+from medvision.data.shards.create import Made, make_shards, task_of
+from medvision.data.validation.validate import check_segmentation
+from medvision.run.config.store import CONF
 from medvision.types import STAGES, MedvisionError
 
 MODULES = {"segmentation": SegmentationData, "classification": ClassificationData}
@@ -366,7 +367,7 @@ def test_of_very_many_files_headers_or_names_count_as_in_the_folder(
     limits = {"max_decoded": max_decoded, "max_headers": max_headers}
     for name, limit in limits.items():
         monkeypatch.setitem(check_segmentation.__kwdefaults__, name, limit)
-    monkeypatch.setattr("medvision.data.checks.NUM_SAMPLED", 3)
+    monkeypatch.setattr("medvision.data.validation.validate.NUM_SAMPLED", 3)
     root = make_folder(20)
     made = shards(root)
     plain, packed = prepared("segmentation", root), prepared("segmentation", made.out)

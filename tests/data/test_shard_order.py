@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.data.datasets import PADDING, EpochSampler
-from medvision.data.shard_order import ShardSampler
+from medvision.data.loading.datasets import PADDING, EpochSampler
+from medvision.data.shards.sampler import ShardSampler
 
 SHARDS = np.array([0, 1, 2, 3] * 6)
 

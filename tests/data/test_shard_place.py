@@ -16,14 +16,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from medvision.data import SegmentationData, shard_place
-from medvision.data.shard_cache import ShardCache
-from medvision.data.shard_make import make_shards
-from medvision.data.shard_manifest import Part
-from medvision.data.shard_order import ShardSampler
-from medvision.data.shard_place import check_address, place_of
-from medvision.run.check import _check_paths
-from medvision.run.configs import CONF
+from medvision.data import SegmentationData
+from medvision.data.shards import location as shard_place
+from medvision.data.shards.cache import ShardCache
+from medvision.data.shards.create import make_shards
+from medvision.data.shards.location import check_address, place_of
+from medvision.data.shards.manifest import Part
+from medvision.data.shards.sampler import ShardSampler
+from medvision.run.config.schema import _check_paths
+from medvision.run.config.store import CONF
 from medvision.types import STAGES, MedvisionError
 
 

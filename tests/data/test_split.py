@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from medvision.data.sample import Sample
-from medvision.data.split import draw_split, foreground_strata
+from medvision.data.samples import Sample
+from medvision.data.splits.assign import draw_split, foreground_strata
 from medvision.types import MedvisionError
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from medvision.data import texts as texts_module
-from medvision.data.texts import Texts
+from medvision.data import samples as texts_module
+from medvision.data.samples import Texts
 
 COLUMNS = {
     "nothing": [],

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.data.transforms import Transform, resize_pair
+from medvision.data.loading.transforms import Transform, resize_pair
 from medvision.types import MedvisionError
 
 FLIPS = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-40, 40], "p": 0.9}}

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medvision.data.archive_rules import Limits
-from medvision.data.unpack import MAX_HEADER_BYTES, unpack
+from medvision.data.download.archives import MAX_HEADER_BYTES, Limits, unpack
 from medvision.types import MedvisionError
 
 

@@ -10,12 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.data import checks, loader_process
-from medvision.data.checks import CheckResult, check_images, check_segmentation
-from medvision.data.datasets import FolderSource, SegmentationDataset
-from medvision.data.index import index_classification, index_segmentation
-from medvision.data.loader_process import start_worker
-from medvision.data.transforms import Transform
+from medvision.data.discovery.index import index_classification, index_segmentation
+from medvision.data.loading import workers as loader_process
+from medvision.data.loading.datasets import FolderSource, SegmentationDataset
+from medvision.data.loading.transforms import Transform
+from medvision.data.loading.workers import start_worker
+from medvision.data.validation import validate as checks
+from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
 from medvision.types import MedvisionError
 
 COUNT = 12

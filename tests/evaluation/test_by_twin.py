@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from medvision.evaluation import by_twin
-from medvision.evaluation.by_twin import TrainingTwins
+from medvision.evaluation import base as by_twin
+from medvision.evaluation.base import TrainingTwins
 
 TWINS = TrainingTwins(
     twin_of={"b": "train/1", "d": "train/2"},

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medvision.data import ClassificationData
-from medvision.data.sample import Sample
+from medvision.data.samples import Sample
 from medvision.evaluation import ClassificationEvaluation
 from medvision.metrics import (
     apply_temperature,

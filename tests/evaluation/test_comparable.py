@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from medvision.evaluation.comparable import require_comparable
-from medvision.evaluation.finished_runs import read_run
-from medvision.evaluation.run_groups import group_runs
+from medvision.comparison.caveats import require_comparable
+from medvision.comparison.runs import group_runs, read_run
 from medvision.types import MedvisionError
 
 Make = Callable[..., Path]

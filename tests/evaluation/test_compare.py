@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from medvision.evaluation.compare import Comparison, compare, print_comparison
-from medvision.evaluation.fairness import doubts
-from medvision.evaluation.finished_runs import read_run, settings_of
-from medvision.evaluation.run_groups import Group, group_runs, mean_and_std
-from medvision.evaluation.verdicts import compare_pairs
+from medvision.comparison.caveats import doubts
+from medvision.comparison.compare import Comparison, compare, print_comparison
+from medvision.comparison.runs import Group, group_runs, mean_and_std, read_run, settings_of
+from medvision.comparison.verdicts import compare_pairs
 from medvision.types import MedvisionError
 
 NUMBERS = (0.951, 0.957, 0.966)  # mean 0.958, squared deviations 49 + 1 + 64 millionths
@@ -344,7 +343,7 @@ def test_the_tables_on_the_screen_fit_80_columns(three: list[Path], make: Make) 
 def test_importing_it_loads_nothing_heavy() -> None:
     heavy = ("torch", "pytorch_lightning", "matplotlib", "jinja2", "cv2", "scipy")
     code = (
-        "import sys, medvision.evaluation.compare\n"
+        "import sys, medvision.comparison.compare\n"
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -355,7 +354,7 @@ def test_comparing_loads_no_torch(make: Make, tmp_path: Path) -> None:
     runs = [str(make(f"pets/{n}", settings={"optimizer.lr": float(n)})) for n in range(2)]
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from medvision.evaluation.compare import compare, print_comparison\n"
+        "from medvision.comparison.compare import compare, print_comparison\n"
         f"print_comparison(compare([Path(p) for p in {runs!r}], out=Path({str(tmp_path)!r})))\n"
         "print('torch' in sys.modules)"
     )

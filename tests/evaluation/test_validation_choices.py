@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from medvision.evaluation.validation_choices import ValidationChoices
+from medvision.evaluation.classification import ValidationChoices
 from medvision.metrics import apply_temperature, choose_threshold, fit_temperature
 
 TWO = ["well", "ill"]

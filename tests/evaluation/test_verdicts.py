@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from medvision.evaluation.finished_runs import read_run
-from medvision.evaluation.run_groups import group_runs
-from medvision.evaluation.verdicts import compare_pairs
+from medvision.comparison.runs import group_runs, read_run
+from medvision.comparison.verdicts import compare_pairs
 from medvision.types import MedvisionError
 
 Make = Callable[..., Path]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from medvision.data.phantom import draw_polyp_scene
-from medvision.inference.card import ModelCard
+from medvision.data.phantoms.polyps import draw_polyp_scene
+from medvision.inference.model_card import ModelCard
 from medvision.models import UNet, build_network
 
 

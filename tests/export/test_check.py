@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from medvision.export.check import Comparison, Outputs, batches, compare
 from medvision.inference import load_network
-from medvision.inference.card import ModelCard
+from medvision.inference.model_card import ModelCard
 from medvision.types import MedvisionError
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from medvision.data.sample import Sample
-from medvision.data.splits_csv import write_splits
-from medvision.export.inputs import choose_inputs
-from medvision.inference.card import ModelCard
+from medvision.data.discovery.splits_csv import write_splits
+from medvision.data.samples import Sample
+from medvision.export.check import choose_inputs
+from medvision.inference.model_card import ModelCard
 from medvision.types import MedvisionError
 
 

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import medvision
-from medvision.data.phantom import draw_polyp_scene
+from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.export import export_model
 from medvision.inference import load_model, load_network
-from medvision.inference.card import ModelCard
+from medvision.inference.model_card import ModelCard
 
 CLASSES = ("glioma", "meningioma", "none", "pituitary")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medvision.data.phantom import draw_polyp_scene
+from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.export import default_name, export_model
 from medvision.inference import load_model, load_network
 from medvision.models import build_network

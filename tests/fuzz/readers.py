@@ -30,12 +30,12 @@ with atheris.instrument_imports(include=["medvision", "PIL", "pydicom"]):
     import torch
     from PIL import Image
 
-    from medvision.data.image_io import decode_image, decode_mask, image_size
-    from medvision.data.look import look_at_image
-    from medvision.data.sample import Sample
-    from medvision.data.splits_csv import read_splits
+    from medvision.data.discovery.splits_csv import read_splits
+    from medvision.data.readers.images import decode_image, decode_mask, image_size
+    from medvision.data.samples import Sample
+    from medvision.data.validation.validate import look_at_image
     from medvision.inference.load import load_network
-    from medvision.run.stored import StoredRun
+    from medvision.run.storage.saved_run import StoredRun
     from medvision.types import MedvisionError
 
 cv2.setNumThreads(1)

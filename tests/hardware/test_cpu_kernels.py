@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
-from medvision.hardware.cpu_kernels import DepthwiseConvolution, SpatialMean, double_size
+from medvision.hardware.cpu import DepthwiseConvolution, SpatialMean, double_size
 
 
 def leaf(*shape: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from medvision.hardware.xla_optimizers import (
+from medvision.hardware.xla_trainer import (
     as_stored_elsewhere,
     keep_numbers_on_device,
     send_rate,

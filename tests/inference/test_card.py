@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from medvision.inference.card import ModelCard
+from medvision.inference.model_card import ModelCard
 from medvision.types import MedvisionError
 
 VALUES: dict[str, Any] = {

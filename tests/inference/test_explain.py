@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medvision.inference.explain import explain
 from medvision.models import AlexNet, SimpleCNN, TimmClassifier
-from medvision.models.shapes import pad_to_multiple
+from medvision.models.base import pad_to_multiple
 from medvision.types import MedvisionError
 
 CELL_PX = 8

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medvision.inference import Model, predict_files
-from medvision.inference.folders import _even_share
+from medvision.inference.predict import _even_share
 from medvision.types import MedvisionError
 
 MakeModel = Callable[..., Model]
@@ -146,7 +146,7 @@ def test_a_full_disk_is_one_line(
     def full(*args: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("medvision.inference.outputs.write_atomically", full)
+    monkeypatch.setattr("medvision.inference.predict.write_atomically", full)
     with pytest.raises(MedvisionError, match="cannot write the results: No space left") as raised:
         predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out")
     assert raised.value.exit_code == 3

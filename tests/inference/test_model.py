@@ -162,8 +162,8 @@ def test_a_run_folder_and_its_checkpoint_are_the_same_model(finished: Path) -> N
 def test_predictions_are_those_of_the_run(finished_chest: Path) -> None:
     import csv
 
-    from medvision.run.parts import build
-    from medvision.run.stored import StoredRun
+    from medvision.run.storage.saved_run import StoredRun
+    from medvision.run.training.build import build
 
     run = StoredRun.read(finished_chest)
     data = build(run.cfg.data)
@@ -219,7 +219,7 @@ def test_arguments_of_another_version_are_one_line(tmp_path: Path, finished: Pat
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = (
-        "import sys, json, medvision; from medvision.inference.card import ModelCard;"
+        "import sys, json, medvision; from medvision.inference.model_card import ModelCard;"
         "print(json.dumps([m for m in ('torch', 'cv2', 'numpy') if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

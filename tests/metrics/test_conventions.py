@@ -16,8 +16,11 @@ from torchmetrics.segmentation import DiceScore
 from torchmetrics.segmentation import MeanIoU as TorchmetricsMeanIoU
 
 from medvision.metrics import SegmentationScores, dice_by_convention, pixel_confusion
-from medvision.metrics.conventions import SegmentationConventions, conventions_of_maps
-from medvision.metrics.threshold_conventions import ThresholdSweeps
+from medvision.metrics.conventions import (
+    SegmentationConventions,
+    ThresholdSweeps,
+    conventions_of_maps,
+)
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medvision.metrics.differences import PairedDifference, holm_adjusted, paired_differences
-from medvision.metrics.paired import auroc_score, mean_score, placements, units_of
+from medvision.metrics.paired import (
+    PairedDifference,
+    auroc_score,
+    holm_adjusted,
+    mean_score,
+    paired_differences,
+    placements,
+    units_of,
+)
 
 
 def compared(

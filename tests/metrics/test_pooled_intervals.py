@@ -16,8 +16,8 @@ from medvision.metrics import (
     pixel_histogram,
     pooled_score_intervals,
 )
-from medvision.metrics.counts import foreground_probability
 from medvision.metrics.intervals import expanded_tail
+from medvision.metrics.overlap import foreground_probability
 from medvision.metrics.pooled_intervals import pooled_scores
 from medvision.types import IGNORE_INDEX
 

@@ -3,7 +3,7 @@
 import pytest
 from scipy import stats
 
-from medvision.metrics.seeds import seed_spread
+from medvision.metrics.paired import seed_spread
 
 
 def test_the_interval_is_that_of_welch() -> None:

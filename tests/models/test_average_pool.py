@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from medvision.models.average_pool import AveragePool
+from medvision.models.alexnet import AveragePool
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (4, 9), (6, 6), (7, 13), (12, 18)])

@@ -155,7 +155,7 @@ def test_imagenet_weights_are_those_timm_downloads(monkeypatch: pytest.MonkeyPat
     def download(name: str, *, pretrained: bool = False, **options: Any) -> Any:
         return trained if pretrained else create(name, **options)
 
-    monkeypatch.setattr("medvision.models.hub._hub_answers", lambda: True)
+    monkeypatch.setattr("medvision.models.weights._hub_answers", lambda: True)
     monkeypatch.setattr(timm, "create_model", download)
     model = TimmClassifier(name="resnet18", weights="imagenet", num_classes=4)
     assert torch.equal(model.network.layer4[1].conv2.weight, trained.layer4[1].conv2.weight)

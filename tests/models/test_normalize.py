@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medvision.models import Normalize
-from medvision.models.shapes import pad_to_multiple
+from medvision.models.base import pad_to_multiple
 from medvision.types import MedvisionError, did_you_mean
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medvision.models import SmpSegmenter, load_encoder_weights, weights
-from medvision.models.hub import offline_if_unreachable
+from medvision.models.weights import offline_if_unreachable
 from medvision.types import MedvisionError
 
 LITE0 = "tu-tf_efficientnet_lite0"
@@ -122,7 +122,7 @@ def test_imagenet_without_a_network_fails_at_once(
 
 def test_imagenet_uses_what_was_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = (SmpSegmenter(encoder="tu-resnet18").network.encoder for _ in range(2))
-    monkeypatch.setattr("medvision.models.hub._hub_answers", lambda: True)
+    monkeypatch.setattr("medvision.models.weights._hub_answers", lambda: True)
     report = load_encoder_weights(
         target, name="tu-resnet18", weights="imagenet", in_channels=3, download=lambda: source
     )
@@ -133,7 +133,7 @@ def test_imagenet_uses_what_was_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_imagenet_weights_that_do_not_exist_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medvision.models.hub._hub_answers", lambda: True)
+    monkeypatch.setattr("medvision.models.weights._hub_answers", lambda: True)
     with pytest.raises(MedvisionError, match=r"no ImageNet weights for dpn68b.*imagenet\+5k"):
         SmpSegmenter(encoder="dpn68b", weights="imagenet")
 
@@ -142,7 +142,7 @@ def test_imagenet_weights_that_do_not_exist_are_named(monkeypatch: pytest.Monkey
 def test_hub_is_offline_only_while_it_does_not_answer(
     answers: bool, offline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medvision.models.hub._hub_answers", lambda: answers)
+    monkeypatch.setattr("medvision.models.weights._hub_answers", lambda: answers)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with offline_if_unreachable():
         assert constants.HF_HUB_OFFLINE is offline

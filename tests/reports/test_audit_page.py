@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.reports.audit_page import Gallery, PictureCase, audit_page, side_by_side
+from medvision.reports.audit import Gallery, PictureCase, audit_page, side_by_side
 
 Render = Callable[..., str]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.reports.html import Case, write_report
+from medvision.reports.run_page import Case, write_report
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

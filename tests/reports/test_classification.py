@@ -8,17 +8,18 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from medvision.reports.class_images import choose_images, draw_images
-from medvision.reports.classification import (
+from medvision.reports.plots.classification import (
+    choose_images,
     draw_calibration,
     draw_confusion,
+    draw_images,
     draw_precision_recall,
     draw_roc,
     macro_mean,
     write_class_curves,
     write_classification_plots,
 )
-from medvision.reports.style import short_name, title_mark
+from medvision.reports.plots.style import short_name, title_mark
 
 PICTURES = {
     "loss.png",

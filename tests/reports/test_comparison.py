@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.reports.comparison import comparison_page
-from medvision.reports.comparison_plots import Drawn, draw_rocs, draw_validation
-from medvision.reports.comparison_tables import setting_in_words
+from medvision.reports.comparison import comparison_page, draw_differences, setting_in_words
 from medvision.reports.metric_words import words_of
+from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
 from medvision.reports.score_tables import NOT_MEASURED
-from medvision.reports.verdict_tables import draw_differences
 
 HISTORY = [{"epoch": 0, "val/loss": 0.6, "val/accuracy": None}, {"epoch": 1, "val/loss": 0.4}]
 LONGER = [{"epoch": epoch, "val/loss": loss} for epoch, loss in enumerate((0.8, 0.6, 0.5))]

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.reports.curves import draw_curve
-from medvision.reports.figures import (
+from medvision.reports.plots.segmentation import (
     choose_rows,
     draw_roc,
     draw_samples,
     write_curves,
     write_test_plots,
 )
+from medvision.reports.plots.style import draw_curve
 
 HISTORY = [
     {"epoch": 0, "train/loss": 0.6, "val/loss": 0.7, "train/dice": 0.2, "val/dice": None},

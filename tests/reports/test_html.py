@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.reports.html import Case, write_report
+from medvision.reports.run_page import Case, write_report
 from medvision.types import MedvisionError
 
 Write = Callable[..., Path]

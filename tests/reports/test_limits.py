@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medvision.reports.html import write_report
+from medvision.reports.run_page import write_report
 
 Write = Callable[..., Path]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.reports.overlays import (
+from medvision.reports.plots.overlays import (
     CLASS_COLORS,
     PREDICTED_COLOR,
     TRUE_COLOR,
@@ -193,7 +193,7 @@ def test_pixels_that_are_no_picture_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_predicting_loads_no_matplotlib_for_its_pictures() -> None:
     code = (
-        "import sys; import medvision.reports.overlays, medvision.reports.prediction_grid; "
+        "import sys; from medvision.reports.plots import overlays, prediction_grid; "
         "print([name for name in ('matplotlib', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from medvision.reports import style
-from medvision.reports.prediction_grid import num_columns, write_grid
+from medvision.reports.plots import style
+from medvision.reports.plots.prediction_grid import num_columns, write_grid
 
 
 def picture(value: int = 90, *, size: tuple[int, ...] = (32, 40, 3)) -> np.ndarray:

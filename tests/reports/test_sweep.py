@@ -5,9 +5,8 @@ from typing import Any
 
 import pytest
 
-from medvision.reports.sweep import sweep_page
-from medvision.reports.sweep_plots import MOST_KEYS, draw_parallel, draw_slices
-from medvision.reports.sweep_tables import saved
+from medvision.reports.plots.sweep import MOST_KEYS, draw_parallel, draw_slices
+from medvision.reports.sweep import saved, sweep_page
 
 KEYS = [
     {"name": "optimizer.lr", "kind": "float", "low": 1e-5, "high": 1e-2, "log": True},

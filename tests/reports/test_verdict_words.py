@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from medvision.reports.verdict_words import about, p_in_words, probability_in_words, sentence_of
+from medvision.reports.verdicts import about, p_in_words, probability_in_words, sentence_of
 
 NAMES = ("small", "large")
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medvision.data.checks import check_segmentation
-from medvision.data.index import index_segmentation
+from medvision.data.discovery.index import index_segmentation
+from medvision.data.validation.validate import check_segmentation
 from medvision.run import main
 
 SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "audit=skip")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from medvision.run.check_targets import check_targets
+from medvision.run.config.schema import check_targets
 from medvision.types import MedvisionError
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from medvision.audit.dataset import ListedSet
-from medvision.data import checks
-from medvision.data.sample import Sample
-from medvision.data.sample_table import SampleTable
-from medvision.run import data_audit, main
-from medvision.run.evaluate import evaluate_run
+from medvision.data.samples import Sample, SampleTable
+from medvision.data.validation import validate as checks
+from medvision.run import main
+from medvision.run.evaluation.evaluate import evaluate_run
+from medvision.run.training import data_audit
 
 SMALL = (
     "experiment=brain_mri_cnn",

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from medvision.data.phantom import draw_polyp_scene
-from medvision.run.evaluate import evaluate_run
-from medvision.run.sealed import sealed_note
-from medvision.run.stored import largest_difference
+from medvision.data.phantoms.polyps import draw_polyp_scene
+from medvision.run.evaluation.evaluate import evaluate_run
+from medvision.run.storage.saved_run import largest_difference
+from medvision.run.storage.test_seal import sealed_note
 from medvision.types import MedvisionError
 
 MakeFolder = Callable[..., Path]
@@ -307,7 +307,7 @@ def test_a_failure_leaves_nothing(own_run: Path, monkeypatch: pytest.MonkeyPatch
     def fail(*args: Any, **options: Any) -> None:
         raise RuntimeError("broke")
 
-    monkeypatch.setattr("medvision.run.evaluate.write_report", fail)
+    monkeypatch.setattr("medvision.run.evaluation.evaluate.write_report", fail)
     with pytest.raises(RuntimeError, match="broke"):
         evaluate_run(own_run)
     assert list((own_run / "evaluation").iterdir()) == []
@@ -327,8 +327,8 @@ def test_what_is_no_finished_run_is_refused(own_run: Path, tmp_path: Path) -> No
     [
         "os.system",
         "torch.hub.load",
-        "medvision.run.evaluate.shutil.rmtree",
-        "medvision.data.catalog.Path",
+        "medvision.run.evaluation.evaluate.shutil.rmtree",
+        "medvision.data.download.catalog.Path",
         "builtins.eval",
     ],
 )

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medvision.callbacks import ClassProbabilities, SegmentationPredictions
 from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.losses import CrossEntropy
-from medvision.run.configs import CONF
+from medvision.run.config.store import CONF
 from medvision.tasks import ClassificationTask, SegmentationTask, Task
 
 SMALL = {"seed": 0, "image_size": 16, "batch_size": 4, "num_workers": 0, "val_fraction": 0.5}

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from medvision.run.folder_lock import FolderLock
+from medvision.run.storage.run_folder import FolderLock
 from medvision.types import MedvisionError
 
 HOLD = (
-    "import sys; from pathlib import Path; from medvision.run.folder_lock import FolderLock;"
+    "import sys; from pathlib import Path; from medvision.run.storage.run_folder import FolderLock;"
     " lock = FolderLock.take(Path(sys.argv[1])); print('held', flush=True); sys.stdin.readline();"
     " lock.release()"
 )

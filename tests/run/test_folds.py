@@ -18,10 +18,14 @@ from medvision.metrics import (
     classification_scores,
 )
 from medvision.run import main
-from medvision.run.folds import CrossValidation, cross_validate, write_folds
-from medvision.run.multirun import summarise, write_multirun
-from medvision.run.multirun_screen import print_folds
-from medvision.run.pooling import pool_probabilities
+from medvision.run.multirun.kfold import (
+    CrossValidation,
+    cross_validate,
+    pool_probabilities,
+    write_folds,
+)
+from medvision.run.multirun.summary import summarise, write_multirun
+from medvision.run.multirun.tables import print_folds
 
 CLASSES = ("no", "yes")
 Made = tuple[list[Path | None], list[list[str]]]

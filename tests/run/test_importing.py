@@ -2,7 +2,7 @@ import gc
 
 import pytest
 
-from medvision.run.importing import without_collector
+from medvision.run.training.run_config import without_collector
 
 
 def test_the_collector_is_off_inside_and_on_again_after_a_failure() -> None:

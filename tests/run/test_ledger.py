@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from medvision.run.ledger import COLUMNS, LEDGER, check_ledger, config_hash, note_test_evaluation
+from medvision.run.storage.test_ledger import (
+    COLUMNS,
+    LEDGER,
+    check_ledger,
+    config_hash,
+    note_test_evaluation,
+)
 from medvision.types import MedvisionError
 
 CONFIG = {
@@ -62,7 +68,7 @@ def test_a_line_says_when_what_and_where(tmp_path: Path) -> None:
 def test_the_commit_says_whether_the_source_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     for state in (("abc", False), ("abc", True), (None, None)):
         monkeypatch.setattr(
-            "medvision.run.ledger.git_state",
+            "medvision.run.storage.test_ledger.git_state",
             lambda state=state: {"sha": state[0], "dirty": state[1]},
         )
         note()

@@ -15,10 +15,10 @@ from types import SimpleNamespace
 import pytest
 
 from faults import Ended, attempt
-from medvision.data import loader_process
-from medvision.data.loader_process import workers_with_room
+from medvision.data.loading import workers as loader_process
+from medvision.data.loading.workers import workers_with_room
 from medvision.run import main
-from medvision.run.failures import described
+from medvision.run.processes.errors import described
 
 SMALL = (
     "trainer=cpu",

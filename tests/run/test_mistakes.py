@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medvision.run import main
-from medvision.run.configs import options
+from medvision.run.config.store import options
 
 SMALL = (
     "trainer=cpu",

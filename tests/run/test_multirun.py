@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from medvision.run.multirun import summarise, write_multirun
-from medvision.run.multirun_screen import print_multirun
+from medvision.run.multirun.summary import summarise, write_multirun
+from medvision.run.multirun.tables import print_multirun
 
 Made = tuple[list[Path], list[list[str]]]
 NUMBERS = (0.951, 0.957, 0.966)  # mean 0.958, squared deviations 49 + 1 + 64 millionths

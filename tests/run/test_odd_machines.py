@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from faults import attempt
-from medvision.data.index import index_classification, index_segmentation
-from medvision.run import folder as run_folder
+from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.run import main
+from medvision.run.storage import run_folder
 
 SMALL = (
     "trainer=cpu",

@@ -14,13 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from medvision.hardware.processes import Place
-from medvision.run import launch, main, notices, program, watch
-from medvision.run.check_processes import check_plan, check_processes
-from medvision.run.command import PROGRAM, command_of_run
-from medvision.run.failures import described, report
-from medvision.run.folder import RunFolder
-from medvision.run.launch import Launcher
-from medvision.run.notices import Board, Notice, ProcessError, first_cause
+from medvision.run import main
+from medvision.run import main as program
+from medvision.run.config.processes import check_plan, check_processes
+from medvision.run.processes import failure_board as notices
+from medvision.run.processes import launcher as launch
+from medvision.run.processes import launcher as watch
+from medvision.run.processes.errors import described, report
+from medvision.run.processes.failure_board import Board, Notice, ProcessError, first_cause
+from medvision.run.processes.launcher import PROGRAM, Launcher, command_of_run
+from medvision.run.storage.run_folder import RunFolder
 from medvision.types import MedvisionError
 
 LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")

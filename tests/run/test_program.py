@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medvision.run.program import as_failure
+from medvision.run.main import as_failure
 from medvision.types import MedvisionError
 
 ROOT = Path(__file__).parents[2]

@@ -46,7 +46,8 @@ import torch
 
 from medvision.data import SegmentationData
 from medvision.metrics import SegmentationScores
-from medvision.run import job, main
+from medvision.run import main
+from medvision.run.training import experiment as job
 from medvision.tasks import SegmentationTask
 
 POLYPS, FOLDER = json.loads(sys.argv[1]), sys.argv[2]

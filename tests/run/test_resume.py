@@ -14,7 +14,7 @@ import torch
 import yaml
 from pytorch_lightning import Trainer
 
-import medvision.run.job as job
+import medvision.run.training.experiment as job
 from medvision.callbacks import BestAndLast, Interruption
 from medvision.run import main
 from medvision.types import Stopped
@@ -427,7 +427,8 @@ def test_a_run_that_is_going_on_is_left_alone(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hold = (
-        "import sys; from pathlib import Path; from medvision.run.folder_lock import FolderLock;"
+        "import sys; from pathlib import Path;"
+        " from medvision.run.storage.run_folder import FolderLock;"
         " lock = FolderLock.take(Path('run')); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from medvision.data.phantom import draw_polyp_scene
+from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.metrics import dice_by_convention
 from medvision.run import main
 

@@ -16,11 +16,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from medvision.run import main
-from medvision.run.configs import CONF
-from medvision.run.jobs import JOBS, Result, read_results, write_result
-from medvision.run.search import run_search
-from medvision.run.search_keys import read_overrides
-from medvision.run.search_settings import Settings, read_settings
+from medvision.run.config.store import CONF
+from medvision.run.multirun.jobs import JOBS, Result, read_results, write_result
+from medvision.run.search.runner import run_search
+from medvision.run.search.settings import Settings, read_overrides, read_settings
 from medvision.types import MedvisionError, Stopped
 
 LR = "optimizer.lr=tag(log,interval(1e-5,1e-1))"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from medvision.run import one_run
+from medvision.run.training import run_config as one_run
 
 HEAVY = {
     "torch",
@@ -146,9 +146,9 @@ def test_the_time_to_the_first_step_of_a_later_run_begins_with_that_run(
         beginnings.append(started_s)
         return {"status": "finished"}
 
-    monkeypatch.setattr("medvision.run.check.check_config", lambda _: None)
+    monkeypatch.setattr("medvision.run.config.schema.check_config", lambda _: None)
     job = SimpleNamespace(run_experiment=run_experiment)  # instead of one with torch
-    monkeypatch.setitem(sys.modules, "medvision.run.job", job)
+    monkeypatch.setitem(sys.modules, "medvision.run.training.experiment", job)
     monkeypatch.setattr(one_run, "_BEGINNINGS", iter([1.5]))
     called_s = time.perf_counter()
     for _ in range(2):

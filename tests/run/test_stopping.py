@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from medvision.run import stopping
-from medvision.run.stopping import after_the_step, heeded_by_copies, heeding_signals
+from medvision.run.processes import signals as stopping
+from medvision.run.processes.signals import after_the_step, heeded_by_copies, heeding_signals
 from medvision.types import Stopped
 
 

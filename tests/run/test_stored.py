@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from medvision.files import MOST_BYTES, read_plain
-from medvision.run.stored import StoredRun
+from medvision.run.storage.saved_run import StoredRun
 from medvision.types import MedvisionError
 
 

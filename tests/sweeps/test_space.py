@@ -2,7 +2,7 @@
 
 import pytest
 
-from medvision.sweeps.space import Key, Numbers, Options, grid
+from medvision.search.space import Key, Numbers, Options, grid
 from medvision.types import MedvisionError
 
 

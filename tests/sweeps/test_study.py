@@ -11,13 +11,11 @@ from typing import Any
 
 import pytest
 
-from medvision.sweeps.definition import Definition, check_name
-from medvision.sweeps.importance import importance_of
-from medvision.sweeps.journal import JOURNAL, alone
-from medvision.sweeps.proposals import propose
-from medvision.sweeps.space import Key, Numbers, Options
-from medvision.sweeps.study import Study
-from medvision.sweeps.trial import Ending, best_of
+from medvision.search.definition import Definition, check_name
+from medvision.search.importance import importance_of
+from medvision.search.proposals import propose
+from medvision.search.space import Key, Numbers, Options
+from medvision.search.study import JOURNAL, Ending, Study, alone, best_of
 from medvision.types import MedvisionError
 
 LR = Key(name="lr", given="lr", values=Numbers(low=1e-5, high=1e-1, log=True))
@@ -188,7 +186,7 @@ def test_the_lock_of_a_killed_writer_does_not_last(
 ) -> None:
     study = run(tmp_path, definition(), 1)
     process = holder(
-        "from pathlib import Path\nfrom medvision.sweeps.journal import JournalLock\n"
+        "from pathlib import Path\nfrom medvision.search.study import JournalLock\n"
         "JournalLock(Path('journal.log')).acquire()"
     )
     kill(process)
@@ -200,7 +198,7 @@ def test_a_second_process_is_told_and_a_killed_first_one_lets_it_in(
     tmp_path: Path, holder: Callable[[str], subprocess.Popen[str]]
 ) -> None:
     process = holder(
-        "from pathlib import Path\nfrom medvision.sweeps.journal import alone\n"
+        "from pathlib import Path\nfrom medvision.search.study import alone\n"
         "held = alone(Path('.'))\nheld.__enter__()"
     )
     with pytest.raises(MedvisionError, match="another process is at work on this search"):

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from medvision.tasks.mean_loss import MeanLoss
+from medvision.tasks.base import MeanLoss
 
 
 def test_a_batch_weighs_as_many_rows_as_it_has() -> None:

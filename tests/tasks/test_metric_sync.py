@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medvision.metrics import ClassificationScores, SegmentationScores
-from medvision.tasks.mean_loss import MeanLoss
-from medvision.tasks.metric_sync import sync_through
+from medvision.tasks.base import MeanLoss, sync_through
 
 FORMS = {"ddp": torch.stack, "xla": torch.cat}
 

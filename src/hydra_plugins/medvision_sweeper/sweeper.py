@@ -32,7 +32,7 @@ class MedvisionSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Search until enough trials have ended."""
-        from medvision.run.search import search
+        from medvision.run.search.runner import search
 
         assert self.config is not None
         assert self.hydra_context is not None

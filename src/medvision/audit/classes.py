@@ -8,7 +8,7 @@ from scipy import special
 
 from medvision.audit.dataset import ListedSet
 from medvision.audit.finding import Finding
-from medvision.data.sample import count_names
+from medvision.data.samples import count_names
 from medvision.types import STAGES
 
 MIN_SHIFT = 0.05

@@ -10,10 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.facts import Facts, MaskFacts
-from medvision.data.near_duplicates import THRESHOLD, Twins
-from medvision.data.sample import Sample
-from medvision.data.sample_table import SampleTable
+from medvision.data.duplicates.search import THRESHOLD, Twins
+from medvision.data.samples import Sample, SampleTable
+from medvision.data.validation.properties import Facts, MaskFacts
 
 
 @dataclass(frozen=True, kw_only=True)

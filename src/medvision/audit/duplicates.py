@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet
-from medvision.data.near_duplicates import RELATIONS
+from medvision.data.duplicates.search import RELATIONS
 
 MASK_DICE = 0.7
 """Masks of two images of the same picture contradict each other below this Dice of thumbnails;

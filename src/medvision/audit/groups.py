@@ -1,12 +1,18 @@
-"""Groups (patients, videos) that a given split has torn apart."""
+"""Groups (patients, videos) that a split tears apart, and file names that look like their ids."""
 
 from __future__ import annotations
 
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
 import numpy as np
+from numpy.typing import NDArray
 
 from medvision.audit.dataset import ListedSet
-from medvision.audit.finding import Finding
-from medvision.data.sample_table import SampleTable
+from medvision.audit.finding import Finding, finding_about
+from medvision.data.samples import SampleTable
 from medvision.types import STAGES
 
 _ADVICE = {
@@ -52,3 +58,283 @@ def group_findings(data: ListedSet) -> list[Finding]:
             advice=f"scores on them are too high; {_ADVICE[data.task]}",
         )
     ]
+
+
+WORDS = (
+    *("patient", "person", "subject", "participant", "donor", "pat", "subj", "sub", "pt"),
+    *("case", "study", "exam", "video", "vid", "sequence", "seq", "clip", "scan", "slide"),
+    *("volume", "vol", "series"),
+)
+"""What is numbered, the widest first: a patient may have several studies, these several series."""
+
+MIN_SHARE = 0.2
+"""Share of the images whose names must fit a pattern."""
+
+_MIN_GROUPS = 8  # of a pattern without a word
+_MAX_LARGEST = 0.25  # share of the files in the largest group of a pattern without a word
+_MIN_REPEATED = 0.3  # share of the files that share their number, of a pattern without a word
+_MIN_REPEATED_INSIDE = 0.1  # the same inside a class, where numbers do not start again
+_SEPARATORS = re.compile(r"[_\-. ()/]+")
+_DATE = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
+_NOBODY = frozenset({"batch", "col", "epoch", "fold", "page", "patch", "row", "tile"})
+
+
+def keys_of(pattern: str, paths: Sequence[str]) -> list[str]:
+    """Return what the group of a pattern captures in each path, empty where it does not match.
+
+    As ``data.group_pattern`` does.
+    """
+    search = re.compile(pattern).search
+    return [(match.group(1) or "") if (match := search(path)) else "" for path in paths]
+
+
+def word_patterns(paths: Sequence[str]) -> list[str]:
+    """Return patterns of words with numbers that several files share, the widest word first.
+
+    Args:
+        paths: Relative paths with forward slashes.
+    """
+    one_of = "|".join(WORDS)
+    find = re.compile(rf"(?<![A-Za-z])({one_of})([_\- ]?)\d+(?![A-Za-z\d])", re.IGNORECASE).finditer
+    spellings = Counter((m.group(1), m.group(2)) for path in paths for m in find(path))
+    patterns = []
+    for (word, gap), count in spellings.most_common():
+        pattern = rf"({word}{gap}\d+)"
+        if count >= MIN_SHARE * len(paths) and _shared(paths, pattern):
+            patterns.append((WORDS.index(word.lower()), pattern))
+    return [pattern for _, pattern in sorted(patterns, key=lambda found: found[0])]
+
+
+def prefix_patterns(paths: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return patterns of numbered beginnings of names that many files share.
+
+    Args:
+        paths: As for `word_patterns`.
+        classes: Class of each; files of other classes do not speak for a pattern.
+    """
+    # One name in several folders, such as image(1), is one: there the numbers start again.
+    tails = {_tail(path, name): name for path, name in zip(paths, classes, strict=True)}
+    families: defaultdict[tuple[str, ...], list[tuple[list[str], str]]] = defaultdict(list)
+    for tail, name in tails.items():
+        fields, gaps = _SEPARATORS.split(tail), _SEPARATORS.findall(tail)
+        families[(*map(_kind, fields), *gaps)].append((fields, name))
+    patterns = []
+    for shape, members in families.items():
+        if len(members) >= MIN_SHARE * len(paths):
+            cuts = [fields for fields, _ in members]
+            depth = _depth(cuts, [name for _, name in members])
+            if depth:
+                patterns.append(_pattern(cuts, list(shape[len(cuts[0]) :]), depth))
+    return patterns
+
+
+def _shared(paths: Sequence[str], pattern: str) -> bool:
+    """Whether a number stands in several names, and in others too."""
+    found = zip(keys_of(pattern, paths), paths, strict=True)
+    names = {(key, _name(path, key)) for key, path in found if key}
+    sizes = np.array(list(Counter(key for key, _ in names).values()))
+    repeated = int(sizes[sizes > 1].sum())
+    return len(sizes) > 1 and repeated >= _MIN_REPEATED_INSIDE * sizes.sum()
+
+
+def _name(path: str, key: str) -> str:
+    """The file name alone where it bears the number: `image(1)` of two folders is one name."""
+    stem = PurePosixPath(path).stem
+    return stem if key in stem else path
+
+
+def _tail(path: str, name: str) -> str:
+    """The path below the folder of the class or of images, without the extension.
+
+    Folders whose name the file bears too are left out.
+    """
+    parts = PurePosixPath(path).with_suffix("").parts
+    folders = [part.lower() for part in parts[:-1]]
+    for folder in (name.lower(), "images"):
+        if folder in folders:
+            parts = parts[folders.index(folder) + 1 :]
+            break
+    folders = [part for part in parts[:-1] if not parts[-1].startswith(part)]
+    return "/".join([*folders, parts[-1]]).rstrip("_-. ()")
+
+
+def _kind(field: str) -> str:
+    if field.isdigit():
+        return "9"
+    return "a" if field.isalpha() or not field else "m"
+
+
+def _depth(fields: list[list[str]], classes: Sequence[str]) -> int:
+    """Return how many fields make the number of a patient, 0 for none."""
+    best = 0
+    for depth in range(1, len(fields[0])):
+        if not any(map(str.isdigit, fields[0][depth - 1])) or _no_id(fields, depth):
+            continue
+        keys = ["\0".join(row[:depth]) for row in fields]
+        if not _looks_like_groups(keys, classes):
+            continue
+        parents: defaultdict[str, set[str]] = defaultdict(set)
+        for row in fields:
+            parents[row[depth - 1]].add("\0".join(row[: depth - 1]))
+        # A number that starts again below each parent counts its scans, not further patients.
+        exclusive = sum(len(above) == 1 for above in parents.values()) >= 0.9 * len(parents)
+        if not best or exclusive:
+            best = depth
+    return best
+
+
+def _no_id(fields: list[list[str]], depth: int) -> bool:
+    """Whether the field completes a date, or a word says that it numbers nobody."""
+    if any(part.rstrip("0123456789").lower() in _NOBODY for part in fields[0][:depth]):
+        return True
+    starts = range(max(0, depth - 3), depth)
+    return any(all(_DATE.fullmatch("".join(row[k:depth])) for row in fields) for k in starts)
+
+
+def _looks_like_groups(keys: Sequence[str], classes: Sequence[str]) -> bool:
+    sizes = Counter(keys)
+    in_class = Counter(zip(keys, classes, strict=True))
+    per_class = Counter(name for _, name in in_class)
+    repeated, inside = (
+        sum(count for count in counts.values() if count > 1) for counts in (sizes, in_class)
+    )
+    return (
+        len(sizes) >= _MIN_GROUPS
+        and max(sizes.values()) <= _MAX_LARGEST * len(keys)
+        and repeated >= _MIN_REPEATED * len(keys)
+        and inside >= _MIN_REPEATED_INSIDE * len(keys)
+        and max(per_class.values()) > 1  # else the number is that of the class
+    )
+
+
+def _pattern(fields: list[list[str]], gaps: list[str], depth: int) -> str:
+    parts = [_field_pattern({row[k] for row in fields}) for k in range(depth)]
+    inside = "".join(
+        part + _escaped(gap) for part, gap in zip(parts, [*gaps[: depth - 1], ""], strict=True)
+    )
+    return rf"(?:^|/)({inside}){_escaped(gaps[depth - 1])}"
+
+
+def _field_pattern(values: set[str]) -> str:
+    if len(values) == 1:
+        return _escaped(next(iter(values)))
+    if all(value.isdigit() for value in values):
+        return r"\d+"
+    words = {match.group(1) for v in values if (match := re.fullmatch(r"([A-Za-z]+)\d+", v))}
+    if len(words) == 1 and all(re.fullmatch(r"[A-Za-z]+\d+", value) for value in values):
+        return rf"{words.pop()}\d+"
+    return r"[^/_\-. ()]+"
+
+
+def _escaped(text: str) -> str:
+    """The text as a pattern, with no more backslashes than needed."""
+    return re.sub(r"([.()\[\]+*?^$|{}\\])", r"\\\1", text)
+
+
+_MAX_HINTS = 2
+
+
+def name_hint_findings(data: ListedSet) -> list[Finding]:
+    """Ask whether numbers that several file names share are those of patients or videos.
+
+    Only images without a group are looked at. Each hint proposes a ``data.group_pattern``; it is a
+    question, never a leak: numbers may start again in every class, split or data set.
+    """
+    alone = np.flatnonzero([not sample.group for sample in data.samples])
+    if len(alone) < max(2, MIN_SHARE * len(data)):
+        return []
+    paths = [data.samples[row].path for row in alone.tolist()]
+    classes = [data.samples[row].target for row in alone.tolist()]
+    if data.task == "segmentation":
+        classes = [""] * len(alone)
+    findings: list[Finding] = []
+    told = np.zeros(len(alone), bool)
+    for pattern in [*word_patterns(paths), *prefix_patterns(paths, classes)]:
+        keys = np.array(keys_of(pattern, paths), np.str_)
+        fresh = (keys != "") & ~told
+        if fresh.sum() >= MIN_SHARE * len(alone) and len(findings) < _MAX_HINTS:
+            findings.append(_hint(data, alone, pattern, keys, paths))
+            told |= keys != ""
+    return findings
+
+
+def _hint(
+    data: ListedSet,
+    alone: NDArray[np.intp],
+    pattern: str,
+    keys: NDArray[np.str_],
+    paths: Sequence[str],
+) -> Finding:
+    splits = data.splits[alone]
+    ties, rows = _ties(keys, splits)
+    narrower = _with_next_word(pattern, keys, paths)
+    aside = ""
+    if narrower is not None:
+        fewer, fewer_rows = _ties(narrower[1], splits)
+        if len(fewer_rows) < len(rows) / 2:
+            wide = pattern
+            pattern, keys = narrower
+            aside = (
+                f"; the number alone, '{wide}', would tie {ties or 'no test image to train'},"
+                " so it seems to start again for each kind"
+            )
+            ties, rows = fewer, fewer_rows
+    matched = np.flatnonzero(keys != "")
+    groups = len(np.unique(keys[matched]))
+    text = (
+        f"do the file names tell patients or videos apart? '{pattern}' makes {groups} groups of"
+        f" {len(matched)} of the {len(data)} images"
+    )
+    if (splits != "").any():
+        text += f"; if so, it ties {ties}" if ties else ", none of them in two splits"
+    return finding_about(
+        data,
+        alone[rows if len(rows) else _repeated(keys)],
+        kind="unused_ids_in_names",
+        severity="warning",
+        text=text + aside,
+        advice="ask where the files come from, as numbers may start again in every class or"
+        f" split; if they name patients, set data.group_pattern='{pattern}': splits that are drawn"
+        " then keep each together",
+    )
+
+
+def _ties(keys: NDArray[np.str_], splits: NDArray[np.str_]) -> tuple[str, NDArray[np.intp]]:
+    """Say how many groups of test and val are in train too; return their images, test first."""
+    trained = np.unique(keys[(splits == "train") & (keys != "")])
+    told, rows = [], []
+    for split in ("test", "val"):
+        held = np.flatnonzero((splits == split) & (keys != ""))
+        torn = held[np.isin(keys[held], trained)]
+        if len(torn):
+            told.append(
+                f"{len(np.unique(keys[torn]))} of the {len(np.unique(keys[held]))} groups of"
+                f" {split} ({len(torn)} of {int((splits == split).sum())} images) to train"
+            )
+            rows.append(torn)
+    return " and ".join(told), np.concatenate(rows) if rows else np.zeros(0, np.intp)
+
+
+def _with_next_word(
+    pattern: str, keys: NDArray[np.str_], paths: Sequence[str]
+) -> tuple[str, NDArray[np.str_]] | None:
+    """Return the pattern with the word that follows it, where nearly all names have one.
+
+    ``person1_virus_6`` and ``person1_bacteria_1`` may be two persons.
+    """
+    if not pattern.endswith(r"\d+)"):
+        return None
+    wider = pattern[:-1] + r"_[A-Za-z]+)"
+    found = np.array(keys_of(wider, paths), np.str_)
+    if (found != "").sum() < 0.9 * (keys != "").sum():
+        return None
+    words = np.unique([key.rsplit("_", 1)[1] for key in found[found != ""]])
+    return (wider, found) if 2 <= len(words) <= 10 else None
+
+
+def _repeated(keys: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Rows of keys that several images share, the most frequent key first."""
+    _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    sizes = np.where(keys != "", counts[which], 0)
+    rows = np.flatnonzero(sizes > 1)
+    return rows[np.lexsort((rows, which[rows], -sizes[rows]))]

@@ -6,10 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.finding import Finding, Severity, finding_about, some_of
+from medvision.audit.finding import (
+    MIN_VALUES,
+    Finding,
+    Severity,
+    far_rows,
+    finding_about,
+    robust_distance,
+    some_of,
+)
 from medvision.audit.masks import is_mask_fault
-from medvision.audit.outliers import MIN_VALUES, far_rows, robust_distance
-from medvision.data.sample import count_names
+from medvision.data.samples import count_names
 
 MIN_RANGE = 8
 """Grey levels between the darkest and the brightest pixel: with fewer an image shows nothing."""

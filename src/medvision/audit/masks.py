@@ -7,10 +7,16 @@ import re
 import numpy as np
 
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.finding import Finding, Severity, finding_about, some_of
-from medvision.audit.outliers import far_rows, robust_distance
-from medvision.data.facts import MaskFacts
-from medvision.data.sample import count_names
+from medvision.audit.finding import (
+    Finding,
+    Severity,
+    far_rows,
+    finding_about,
+    robust_distance,
+    some_of,
+)
+from medvision.data.samples import count_names
+from medvision.data.validation.properties import MaskFacts
 from medvision.types import STAGES
 
 MAX_GREY = 0.02

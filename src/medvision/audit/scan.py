@@ -11,20 +11,19 @@ from typing import Any, Literal
 import numpy as np
 
 from medvision.audit.dataset import AuditedSet, join_facts
-from medvision.data.checks import CheckResult, check_images, check_segmentation
-from medvision.data.class_folders import CLASS_LAYOUT, scan_classes
-from medvision.data.folders import (
+from medvision.data.discovery.class_folders import CLASS_LAYOUT, scan_classes
+from medvision.data.discovery.folders import (
     IMAGE_SUFFIXES,
     SEGMENTATION_LAYOUT,
     Scan,
     subfolders,
 )
-from medvision.data.index import index_classification, index_segmentation
-from medvision.data.known_twins import twins_of
-from medvision.data.mask_folders import scan_segmentation
-from medvision.data.near_duplicates import THRESHOLD
-from medvision.data.sample import Sample, count_names, split_name
-from medvision.data.splits_csv import read_splits
+from medvision.data.discovery.index import index_classification, index_segmentation
+from medvision.data.discovery.mask_folders import scan_segmentation
+from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.duplicates.search import THRESHOLD, twins_of
+from medvision.data.samples import Sample, count_names, split_name
+from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
 from medvision.types import MedvisionError
 
 Task = Literal["classification", "segmentation"]

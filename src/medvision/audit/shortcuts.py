@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.finding import Finding
-from medvision.data.near_duplicates import join
+from medvision.data.duplicates.search import join
 from medvision.metrics.intervals import expanded_tail
 
 MARGIN = 0.1

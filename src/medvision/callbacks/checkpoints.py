@@ -1,22 +1,24 @@
-"""Keep the best and the last epoch, and what there is of one that is not finished."""
+"""Checkpoints: best and last epoch, within an epoch, on interruption; stop on a non-finite loss."""
 
 import errno
 import math
 import os
-from collections.abc import Iterator, Mapping
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from typing_extensions import override
 
 from medvision.files import link_or_copy
-from medvision.types import MedvisionError
+from medvision.types import Batch, MedvisionError, Stopped
 
 
 class BestAndLast(Checkpoint):
@@ -236,3 +238,134 @@ def _plateaus_told(trainer: Trainer) -> Iterator[None]:
             config.scheduler.load_state_dict(state)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
+
+
+class FiniteLoss(Callback):
+    """Stop the fit when a training loss was NaN or infinite, before a checkpoint can hold it.
+
+    The losses are watched on the device and asked about every ``every_n_steps`` and at the end
+    of each epoch, so that no step waits for the answer. Processes ask each other at the same
+    steps: where one has such a loss, all stop.
+
+    Args:
+        every_n_steps: Steps between two questions.
+    """
+
+    def __init__(self, *, every_n_steps: int = 50) -> None:
+        self.every_n_steps = every_n_steps
+        self.all_finite = torch.ones((), dtype=torch.bool)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.all_finite = torch.ones((), dtype=torch.bool, device=pl_module.device)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        # One tensor from the first step to the last: a fresh one would be a new graph to XLA.
+        self.all_finite = self.all_finite & torch.isfinite(outputs["loss"].detach())
+        if trainer.is_last_batch or (batch_idx + 1) % self.every_n_steps == 0:
+            self.ask(trainer)
+
+    def ask(self, trainer: Trainer) -> None:
+        """Wait for the losses of this epoch so far; to be called in every process.
+
+        Raises:
+            MedvisionError: If one of them was NaN or infinite.
+        """
+        if not trainer.strategy.reduce_boolean_decision(bool(self.all_finite.cpu()), all=True):
+            raise MedvisionError(
+                f"the training loss became NaN or infinite in epoch {trainer.current_epoch}",
+                where="loss",
+                hint="lower optimizer.lr, or set trainer.precision=32;"
+                " the checkpoints of the epochs before are kept",
+                exit_code=3,
+            )
+
+
+LOOK_S = 1.0
+"""How often the processes of a run ask each other whether one of them was told to end."""
+
+
+class Interruption(Checkpoint):
+    """End a fit that was asked to end, once its state is saved, and save it every few minutes.
+
+    A state is saved after a step of the optimizer, when everything it changed has changed; in the
+    last batch of an epoch and in validation, the end of the epoch is waited for. A ``Checkpoint``
+    by Lightning's order only: to be listed after the one that saves the epochs.
+
+    Args:
+        asked: The signal that asks the program to end; None as long as there is none.
+        checkpoints: Saves.
+        finite: Asked first: no state may be saved after a loss that was no number.
+        every_minutes: Time between two states in the middle of an epoch; None saves none there.
+    """
+
+    def __init__(
+        self,
+        *,
+        asked: Callable[[], int | None],
+        checkpoints: BestAndLast,
+        finite: FiniteLoss | None,
+        every_minutes: float | None,
+    ) -> None:
+        self.asked, self.checkpoints, self.finite = asked, checkpoints, finite
+        self.every_s = float("inf") if every_minutes is None else 60 * every_minutes
+        self._saved_s = self._epoch_s = 0.0
+        self._stride = 1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_s = self._epoch_s = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._epoch_s = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
+            return
+        signum, is_due = self.asked(), time.monotonic() - self._saved_s > self.every_s
+        if trainer.world_size > 1:
+            if (batch_idx + 1) % self._stride:
+                return
+            signum, is_due = self._agree(trainer, signum, is_due)
+            self._set_stride(trainer, batch_idx)
+        if signum is None and not is_due:
+            return
+        if self.finite is not None:
+            self.finite.ask(trainer)
+        self.checkpoints.save(trainer)
+        self._saved_s = time.monotonic()
+        if signum is not None:
+            raise Stopped(signum)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_s = time.monotonic()
+        signum = self.asked()
+        if trainer.world_size > 1:
+            signum, _ = self._agree(trainer, signum, False)
+        if signum is not None:
+            raise Stopped(signum)
+
+    def _agree(self, trainer: Trainer, signum: int | None, is_due: bool) -> tuple[int | None, bool]:
+        """What one process was asked, all do; the clock of the first one counts."""
+        decide = trainer.strategy.reduce_boolean_decision
+        if decide(signum is not None, all=False):
+            return signum or signal.SIGTERM, False
+        return None, decide(is_due and trainer.is_global_zero, all=False)
+
+    def _set_stride(self, trainer: Trainer, batch_idx: int) -> None:
+        """Ask about once a second, however long a step takes, and in all processes alike."""
+        step_s = (time.monotonic() - self._epoch_s) / (batch_idx + 1)
+        stride = max(1, min(50, int(LOOK_S / max(step_s, 1e-3))))
+        self._stride = trainer.strategy.broadcast(stride)

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from medvision.callbacks.epoch_log import EpochLog
-from medvision.sweeps.study import Study
+from medvision.callbacks.metrics_csv import EpochLog
+from medvision.search.study import Study
 from medvision.types import MedvisionError, did_you_mean
 
 

@@ -56,7 +56,7 @@ class XlaWatch(Checkpoint):
 
     @property
     def _xla(self) -> ModuleType:
-        from medvision.hardware import xla_counters  # imports torch-xla; and no module is pickled
+        from medvision.hardware import xla_trace as xla_counters
 
         return xla_counters
 

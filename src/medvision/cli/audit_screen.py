@@ -39,8 +39,8 @@ def audit_on_screen(
 ) -> int:
     """Audit a folder, write the results, print them; return the exit code."""
     from medvision.audit.check import audit
+    from medvision.audit.report import check_out, write_audit
     from medvision.audit.scan import scan
-    from medvision.audit.write import check_out, write_audit
 
     started = time.perf_counter()
     out = out or Path("audit") / (root.expanduser().resolve().name or "root")

@@ -39,7 +39,7 @@ def shard_on_screen(
     on_error: Literal["fail", "skip"],
 ) -> None:
     """Make shards of a folder, and say how many they are and how to train on them."""
-    from medvision.data.shard_make import make_shards
+    from medvision.data.shards.create import make_shards
 
     color_map = [_color(text) for text in colors] or None
     with _progress() as advance:

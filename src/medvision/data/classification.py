@@ -11,24 +11,23 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data import phantom_brain, phantom_chest
-from medvision.data.checks import CheckResult, check_images
-from medvision.data.class_folders import order_classes
 from medvision.data.datamodule import ImageData
-from medvision.data.datasets import (
+from medvision.data.discovery.class_folders import order_classes
+from medvision.data.discovery.index import ClassIndex, index_classification
+from medvision.data.loading.datasets import (
     ClassificationDataset,
     ClassPhantomSource,
     ImageFolderSource,
     ImageSource,
 )
-from medvision.data.examine import OnError
-from medvision.data.index import ClassIndex, index_classification
-from medvision.data.phantom_parts import phantom_label
-from medvision.data.pixel_cache import CachedImages
-from medvision.data.sample import Sample
-from medvision.data.sample_table import SampleTable
-from medvision.data.shard_files import ShardImageSource
-from medvision.data.shard_manifest import reading_of
+from medvision.data.phantoms import brain as phantom_brain
+from medvision.data.phantoms import chest as phantom_chest
+from medvision.data.phantoms.brushes import phantom_label
+from medvision.data.pixel_cache.cache import CachedImages
+from medvision.data.samples import Sample, SampleTable
+from medvision.data.shards.manifest import reading_of
+from medvision.data.shards.reader import ShardImageSource
+from medvision.data.validation.validate import CheckResult, OnError, check_images
 from medvision.types import STAGES, MedvisionError, Stage, did_you_mean
 
 PHANTOMS: dict[str, dict[str, Any]] = {

@@ -12,22 +12,18 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from medvision.data.checks import CheckResult
-from medvision.data.download import fetch_for_training, is_absent
-from medvision.data.examine import OnError
-from medvision.data.facts import Facts
-from medvision.data.given_groups import GivenGroups
-from medvision.data.group_salt import hash_groups
-from medvision.data.known_twins import twins_of
-from medvision.data.loading import limit_workers, load, pixels_of
-from medvision.data.near_duplicates import Twins
-from medvision.data.pixel_cache import PixelCache
-from medvision.data.protocol import apply_protocol
-from medvision.data.sample import Sample
-from medvision.data.sample_table import SampleTable
-from medvision.data.shard_place import place_of
-from medvision.data.shard_set import ShardedSet, absent_files, open_shards
-from medvision.data.transforms import Transform
+from medvision.data.download.download import fetch_for_training, is_absent
+from medvision.data.duplicates.search import Twins, twins_of
+from medvision.data.loading.loaders import limit_workers, load, pixels_of
+from medvision.data.loading.transforms import Transform
+from medvision.data.pixel_cache.cache import PixelCache
+from medvision.data.samples import Sample, SampleTable
+from medvision.data.shards.dataset import ShardedSet, absent_files, open_shards
+from medvision.data.shards.location import place_of
+from medvision.data.splits.groups import GivenGroups, hash_groups
+from medvision.data.splits.protocols import apply_protocol
+from medvision.data.validation.properties import Facts
+from medvision.data.validation.validate import CheckResult, OnError
 from medvision.types import STAGES, Batch, MedvisionError, Stage
 
 

@@ -5,19 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medvision.data.checks import CheckResult, check_segmentation
 from medvision.data.datamodule import ImageData
-from medvision.data.datasets import FolderSource, PairSource, PhantomSource, SegmentationDataset
-from medvision.data.examine import OnError
-from medvision.data.index import index_segmentation
-from medvision.data.phantom import PHANTOM_VERSION
-from medvision.data.pixel_cache import CachedPairs
-from medvision.data.sample import Sample
-from medvision.data.sample_table import SampleTable
-from medvision.data.shard_files import ShardPairSource
-from medvision.data.shard_manifest import reading_of
-from medvision.data.split import foreground_strata
-from medvision.data.transforms import Pair
+from medvision.data.discovery.index import index_segmentation
+from medvision.data.loading.datasets import (
+    FolderSource,
+    PairSource,
+    PhantomSource,
+    SegmentationDataset,
+)
+from medvision.data.loading.transforms import Pair
+from medvision.data.phantoms.polyps import PHANTOM_VERSION
+from medvision.data.pixel_cache.cache import CachedPairs
+from medvision.data.samples import Sample, SampleTable
+from medvision.data.shards.manifest import reading_of
+from medvision.data.shards.reader import ShardPairSource
+from medvision.data.splits.assign import foreground_strata
+from medvision.data.validation.validate import CheckResult, OnError, check_segmentation
 from medvision.types import MedvisionError, Stage
 
 

@@ -15,17 +15,17 @@ from medvision.evaluation.base import (
     NUM_WORST,
     Evaluation,
     Score,
+    Tested,
     middle,
     or_none,
 )
-from medvision.evaluation.by_twin import Tested
 from medvision.files import write_table
 from medvision.metrics import bootstrap_mean_interval, mean_defined, pooled_score_intervals
 from medvision.metrics.conventions import SegmentationConventions
 from medvision.metrics.size_groups import size_groups
-from medvision.reports.figures import write_curves, write_test_plots
-from medvision.reports.html import Case
-from medvision.reports.overlays import draw_overlay
+from medvision.reports.plots.overlays import draw_overlay
+from medvision.reports.plots.segmentation import write_curves, write_test_plots
+from medvision.reports.run_page import Case
 from medvision.types import Stage
 
 WITH_INTERVAL = ("dice", "iou", "dice_original", "iou_original")

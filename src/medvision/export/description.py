@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import medvision
-from medvision.inference.card import ModelCard
+from medvision.inference.model_card import ModelCard
 from medvision.types import RESEARCH_ONLY
 
 

@@ -18,9 +18,9 @@ from torch import nn
 import medvision
 from medvision.export.check import Outputs, Runner, WithProbability
 from medvision.export.description import describe
-from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
 from medvision.inference.load import METADATA_KEY
+from medvision.inference.model_card import ModelCard
 from medvision.inference.onnx_engine import LOGITS
 from medvision.types import RESEARCH_ONLY, MedvisionError, install_command
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from medvision.export.check import Runner, in_float32
 from medvision.export.description import describe
-from medvision.inference.card import ModelCard
 from medvision.inference.load import METADATA_KEY, load_network
+from medvision.inference.model_card import ModelCard
 from medvision.types import MedvisionError
 
 

@@ -80,8 +80,7 @@ def export_model(
         from medvision.export.onnx import require_onnx
 
         require_onnx()
-    from medvision.export.check import compare, in_float32
-    from medvision.export.inputs import choose_inputs
+    from medvision.export.check import choose_inputs, compare, in_float32
     from medvision.inference.load import load_network
     from medvision.inference.model import load_model
 

@@ -100,13 +100,13 @@ def announce_host() -> None:
 
 def xla_options(*, rehearsal: bool, devices: int | str, precision: str) -> dict[str, Any]:
     """Arguments of Lightning's trainer for a run on XLA; see ``xla_trainer``."""
-    from medvision.hardware import xla_trainer  # imports torch-xla
+    from medvision.hardware import xla_trainer
 
     return xla_trainer.trainer_options(rehearsal=rehearsal, devices=devices, precision=precision)
 
 
 def check_xla_devices(*, rehearsal: bool, devices: int | str) -> None:
     """Raise ``MedvisionError`` unless this host has so many cores; see ``xla_trainer``."""
-    from medvision.hardware import xla_trainer  # imports torch-xla
+    from medvision.hardware import xla_trainer
 
     xla_trainer.count_devices(rehearsal=rehearsal, devices=devices)

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from medvision.models.shapes import pad_to_multiple
+from medvision.models.base import pad_to_multiple
 from medvision.types import MedvisionError, install_command
 
 

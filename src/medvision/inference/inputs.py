@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from medvision.data.folders import list_images
-from medvision.data.image_io import image_size
+from medvision.data.discovery.folders import list_images
+from medvision.data.readers.images import image_size
 from medvision.types import MedvisionError
 
 MAX_PIXELS_AT_ONCE = 16_000_000

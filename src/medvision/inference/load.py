@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.files import check_stored
-from medvision.inference.card import ModelCard
+from medvision.inference.model_card import ModelCard
 from medvision.types import MedvisionError
 
 if TYPE_CHECKING:  # an ONNX file is run without torch

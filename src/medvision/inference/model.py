@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.image_io import decode_image, read_image
-from medvision.data.transforms import Transform
-from medvision.inference.card import ModelCard
+from medvision.data.loading.transforms import Transform
+from medvision.data.readers.images import decode_image, read_image
 from medvision.inference.engine import Engine
 from medvision.inference.load import find_model, load_network
+from medvision.inference.model_card import ModelCard
 from medvision.inference.results import (
     ClassificationResult,
     Image,

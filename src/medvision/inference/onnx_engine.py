@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
 from medvision.inference.load import METADATA_KEY
+from medvision.inference.model_card import ModelCard
 from medvision.types import MedvisionError, install_command
 
 LOGITS = "logits"

@@ -71,7 +71,7 @@ class SegmentationResult:
 
     def overlay(self) -> Image:
         """The image, and beside it the image with the contours of the mask, RGB (H, 2 W, 3)."""
-        from medvision.reports.overlays import draw_overlay
+        from medvision.reports.plots.overlays import draw_overlay
 
         return draw_overlay(self.image, self.mask)
 

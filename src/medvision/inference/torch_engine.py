@@ -18,8 +18,8 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
     round_weights_once,
 )
-from medvision.inference.card import ModelCard
 from medvision.inference.engine import num_cores
+from medvision.inference.model_card import ModelCard
 
 
 class TorchEngine:

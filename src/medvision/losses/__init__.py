@@ -5,9 +5,8 @@ targets (N,). What is labelled ``IGNORE_INDEX`` counts in none of them, and wher
 is 0.
 """
 
-from medvision.losses.balance import balanced_weights
-from medvision.losses.combined import WeightedSum
-from medvision.losses.cross_entropy import CrossEntropy
+from medvision.losses.base import WeightedSum
+from medvision.losses.cross_entropy import CrossEntropy, balanced_weights
 from medvision.losses.masked import MaskedLoss
 
 __all__ = ["CrossEntropy", "MaskedLoss", "WeightedSum", "balanced_weights"]

@@ -1,4 +1,4 @@
-"""Cross-entropy of pixels or of images."""
+"""Cross-entropy of pixels or images, and class weights from class frequencies."""
 
 from __future__ import annotations
 
@@ -9,8 +9,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvision.losses.shapes import check_num_classes, check_shapes
+from medvision.losses.base import check_num_classes, check_shapes
 from medvision.types import IGNORE_INDEX, MedvisionError
+
+
+def balanced_weights(counts: Sequence[int]) -> list[float]:
+    r"""Weights with which every class counts as much in the loss as any other.
+
+    .. math:: w_k = n / (K n_k)
+
+    as scikit-learn's ``class_weight="balanced"``; images of equally frequent classes weigh 1.
+
+    Args:
+        counts: :math:`n_k`, training images of each class; n is their sum.
+
+    Returns:
+        One weight per class, in the order of ``counts``.
+
+    Raises:
+        MedvisionError: If a class has no image: no weight makes up for that.
+    """
+    if len(counts) == 0 or min(counts) < 1:
+        raise MedvisionError(
+            f"classes without a training image cannot be balanced, got counts {list(counts)}",
+            where="loss.class_weights",
+            hint="give one number per class, or add images of the missing class",
+        )
+    return [sum(counts) / (len(counts) * count) for count in counts]
 
 
 class CrossEntropy(nn.Module):

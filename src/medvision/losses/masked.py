@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from medvision.losses.shapes import check_num_classes, check_shapes
+from medvision.losses.base import check_num_classes, check_shapes
 from medvision.types import IGNORE_INDEX, MedvisionError
 
 

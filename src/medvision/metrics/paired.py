@@ -1,4 +1,4 @@
-r"""Who is better on the same images, and how sure that is.
+"""Paired differences of scores: intervals, permutation tests, and spread over seeds.
 
 Every score compared here is a mean over terms, each a sum of means over strata of images:
 
@@ -21,13 +21,16 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import statistics
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import special
 
-from medvision.metrics.intervals import numbered, resamples
+from medvision.metrics.intervals import expanded_tail, numbered, resamples
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -204,3 +207,285 @@ def resampled_scores(
         for name, score in scores.items():
             parts[name].append(score.resampled(times.astype(np.float64)))
     return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+NUM_RESAMPLES = 4000
+NUM_PERMUTATIONS = 9999  # the smallest p is then 0.0001
+_ALL_UP_TO = 13  # units: 8192 exchanges are all there are, and are all made
+_CHUNK = 2**20  # signs held in memory at once
+_ROUNDING = 1e-9  # of sums that are equal but for the order of their addition
+POWER, LEVEL = 0.8, 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedDifference:
+    """How far B is from A on the same images; None where something cannot be told.
+
+    Attributes:
+        a: Score of A.
+        b: Score of B.
+        difference: ``b - a``.
+        interval: Low and high end.
+        p_value: Two-sided, of the exchange.
+        num_permutations: How many exchanges stand behind it.
+        probability_better: That B is truly better, on other images like these.
+        standard_error: Of the difference, over images.
+        images_needed: Test images with which a true difference of this size would be seen.
+        num_images: How many images count.
+        num_units: How many independent units they are: groups, or the images themselves.
+        alike: Whether no unit differs.
+    """
+
+    a: float
+    b: float
+    difference: float
+    interval: tuple[float, float] | None
+    p_value: float
+    num_permutations: int
+    probability_better: float | None
+    standard_error: float | None
+    images_needed: int | None
+    num_images: int
+    num_units: int
+    alike: bool
+
+
+def paired_differences(
+    scores: Mapping[str, PairedScore],
+    pairs: Sequence[tuple[int, int]],
+    *,
+    confidence: float = 0.95,
+    num_resamples: int = NUM_RESAMPLES,
+    num_permutations: int = NUM_PERMUTATIONS,
+    seed: int = 0,
+) -> dict[str, list[PairedDifference]]:
+    r"""Compare contenders by every score, all pairs on the same resamples and exchanges.
+
+    Interval: at either end the farther one of two. (1) Percentiles of the difference over
+    resamples of whole units (groups, or images), the tails expanded as in
+    ``bootstrap_mean_interval`` for the units of the smallest stratum. (2) All differences that
+    the exchange below would not find too far from the observed one, which are the percentiles of
+    the difference among random halves of the units. Either alone is too narrow for some data: the
+    first for few units that differ a lot, the second for skewed ones; and so the interval leaves
+    out 0 only where p is small. Where no unit differs both show no spread although there is
+    doubt: at most a share :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1 each,
+    and the interval reaches that far to either side. One unit says nothing of others: there is no
+    interval then.
+
+    p: each unit's parts in the two scores are exchanged or not, at random, and the difference
+    counts where it lies as far from 0 as the observed one or farther; p = (1 + count) / (1 +
+    exchanges). Up to 13 units all exchanges are made, and p is their share. It holds exactly if A
+    and B are exchangeable (of an AUROC nearly, for its placements stay as they are), and for many
+    units if only their scores are equal.
+
+    Probability: the share of the resamples in which B is better, those without a difference
+    counting half, corrected for few units as the interval is: with z the normal quantile of the
+    share of the others, :math:`1 - T_{n-1}(z \sqrt{(n-1)/n})`. In Bayesian words it is the
+    posterior probability, with no opinion beforehand, that B has the higher score in the
+    population from which the images were drawn. It is about other images and these very models,
+    not about other seeds.
+
+    Images needed: those with which a two-sided test at 5 % finds a true difference of the
+    observed size in 8 of 10 cases; None where the observed one is below half its standard error,
+    which tells nothing about its size.
+
+    Args:
+        scores: By name, all of the same contenders and units.
+        pairs: Contenders A and B of every comparison, by number.
+        confidence: Wished coverage :math:`1 - \alpha`, in (0, 1).
+        num_resamples: Number of bootstrap resamples.
+        num_permutations: Number of random exchanges.
+        seed: Equal seeds give equal results.
+
+    Returns:
+        For every score a difference for each pair.
+
+    Raises:
+        ValueError: If a score is undefined.
+
+    References:
+        Hartigan, Using Subsample Values as Typical Values, JASA 1969, for (2)
+    """
+    undefined = [name for name, score in scores.items() if np.isnan(score.scores).any()]
+    if undefined:
+        raise ValueError(f"expected scores that are defined, got NaN for {', '.join(undefined)}")
+    rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
+    resampled = resampled_scores(scores, num_resamples=num_resamples, rng=rngs[0])
+    exchanged = _exchange(scores, pairs, num_permutations, rngs[1])
+    return {
+        name: [
+            _difference(score, pair, resampled[name], next(exchanged), confidence) for pair in pairs
+        ]
+        for name, score in scores.items()
+    }
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """Adjust p values so that each may be compared with one level for the whole family.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none may be smaller than
+    one before it, or larger than 1.
+
+    References:
+        Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 1979
+    """
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
+    adjusted = np.empty(len(order))
+    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1) if len(order) else scaled
+    return [float(value) for value in adjusted]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Exchanged:
+    """p, the number of exchanges, and the difference among the exchanged units of each."""
+
+    p_value: float
+    count: int
+    among: Floats
+
+
+def _difference(
+    score: PairedScore,
+    pair: tuple[int, int],
+    resampled: Floats,
+    exchanged: _Exchanged,
+    confidence: float,
+) -> PairedDifference:
+    a, b = (float(score.scores[contender]) for contender in pair)
+    alike = bool(np.array_equal(score.parts[:, pair[0]], score.parts[:, pair[1]]))
+    spread = resampled[:, pair[1]] - resampled[:, pair[0]]
+    spread = np.zeros(1) if alike else spread[~np.isnan(spread)]
+    known = score.behind > 1 and len(spread) > 0
+    tail = (1 - confidence) / 2
+    interval = None
+    if known and alike:
+        interval = tail ** (1 / score.behind) - 1, 1 - tail ** (1 / score.behind)
+    elif known:
+        resampling = np.quantile(spread, [t := expanded_tail(score.behind, confidence), 1 - t])
+        interval = _wider(resampling, _percentiles(exchanged.among, tail))
+    error = float(spread.std() * np.sqrt(score.behind / (score.behind - 1))) if known else None
+    return PairedDifference(
+        a=a,
+        b=b,
+        difference=0.0 if alike else b - a,
+        interval=interval,
+        p_value=exchanged.p_value,
+        num_permutations=exchanged.count,
+        probability_better=_probability_better(spread, score.behind) if known else None,
+        standard_error=error,
+        images_needed=_images_needed(b - a, error, score.num_images),
+        num_images=score.num_images,
+        num_units=int((score.counts.sum(axis=0) > 0).sum()),
+        alike=alike,
+    )
+
+
+def _percentiles(values: Floats, tail: float) -> Floats:
+    """The values with at most a share ``tail`` at and beyond them; the outermost of too few."""
+    beyond = max(int(tail * (len(values) + 1)), 1)
+    return np.sort(values)[[beyond - 1, -beyond]]
+
+
+def _wider(one: Floats, other: Floats) -> tuple[float, float]:
+    return float(min(one[0], other[0])), float(max(one[1], other[1]))
+
+
+def _probability_better(spread: Floats, behind: int) -> float:
+    """Kept off 0 and 1, which no number of resamples can show."""
+    not_better = (spread < 0).sum() + (spread == 0).sum() / 2
+    normal = special.ndtri((not_better + 0.5) / (len(spread) + 1))
+    student = normal * np.sqrt((behind - 1) / behind)
+    return float(1 - special.stdtr(behind - 1, student))
+
+
+def _images_needed(difference: float, error: float | None, num_images: int) -> int | None:
+    if error is None or abs(difference) <= error / 2:
+        return None
+    seen = special.ndtri(1 - LEVEL / 2) + special.ndtri(POWER)
+    return int(np.ceil(num_images * (seen * error / difference) ** 2))
+
+
+def _exchange(
+    scores: Mapping[str, PairedScore],
+    pairs: Sequence[tuple[int, int]],
+    num_permutations: int,
+    rng: np.random.Generator,
+) -> Iterator[_Exchanged]:
+    """Exchange A and B, for every score and pair the same units."""
+    first, second = ([pair[side] for pair in pairs] for side in (0, 1))
+    parts = np.concatenate([s.parts[:, second] - s.parts[:, first] for s in scores.values()], 1)
+    weights = np.stack([score.weights for score in scores.values()], axis=1)
+    both = np.concatenate([parts, weights], axis=1)
+    sums = np.concatenate([signs @ both for signs in _signs(len(both), num_permutations, rng)])
+    total = parts.sum(axis=0)
+    # what equal sums may differ by; the observed difference counts itself as reached
+    reached = np.abs(total) - _ROUNDING * np.abs(parts).sum(axis=0)
+    exchanges, all_there_are = len(sums), len(parts) <= _ALL_UP_TO
+    for column in range(parts.shape[1]):
+        swapped, kept = sums[:, column], sums[:, parts.shape[1] + column // len(pairs)]
+        count = int((np.abs(swapped) >= reached[column]).sum())
+        some = kept < 1 - _ROUNDING  # not where no unit that counts was exchanged
+        yield _Exchanged(
+            p_value=count / exchanges if all_there_are else (1 + count) / (1 + exchanges),
+            count=exchanges,
+            among=(total[column] - swapped[some]) / (1 - kept[some]),
+        )
+
+
+def _signs(size: int, num_permutations: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """-1 where a unit is exchanged, else 1, float64 (some, size) at a time."""
+    if size <= _ALL_UP_TO:
+        exchanged = np.arange(2**size)[:, None] >> np.arange(size) & 1
+        yield 1 - 2 * exchanged.astype(np.float64)
+        return
+    rows = max(1, _CHUNK // size)
+    for start in range(0, num_permutations, rows):
+        shape = (min(rows, num_permutations - start), size)
+        yield 1 - 2 * rng.integers(2, size=shape, dtype=np.int8).astype(np.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedSpread:
+    """The spread over seeds of two groups of runs; None where too few seeds tell it.
+
+    Attributes:
+        std_a: Sample standard deviation (n - 1) of A's scores over its seeds.
+        std_b: The same of B.
+        standard_error: Of the difference of the two means over seeds.
+        interval: Low and high end of the difference with other seeds, on the same images.
+    """
+
+    std_a: float | None
+    std_b: float | None
+    standard_error: float | None
+    interval: tuple[float, float] | None
+
+
+def seed_spread(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> SeedSpread:
+    """Compare the spread of two groups over their seeds, which are paired in no way.
+
+    Args:
+        a: Score of A with each of its seeds; one alone has no spread.
+        b: The same of B.
+        confidence: Wished coverage of Welch's interval, in (0, 1).
+
+    References:
+        Welch, The Generalization of Student's Problem, Biometrika 1947
+    """
+    std_a, std_b = (statistics.stdev(values) if len(values) > 1 else None for values in (a, b))
+    if std_a is None or std_b is None:
+        return SeedSpread(std_a=std_a, std_b=std_b, standard_error=None, interval=None)
+    difference = statistics.fmean(b) - statistics.fmean(a)
+    parts = std_a**2 / len(a), std_b**2 / len(b)
+    error = sqrt(sum(parts))
+    reach = 0.0
+    if error > 0:
+        freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
+        reach = float(special.stdtrit(freedom, (1 + confidence) / 2)) * error
+    return SeedSpread(
+        std_a=std_a,
+        std_b=std_b,
+        standard_error=error,
+        interval=(difference - reach, difference + reach),
+    )

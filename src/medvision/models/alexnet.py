@@ -1,18 +1,53 @@
-"""AlexNet, as torchvision has it."""
+"""AlexNet, as torchvision has it, with pooling that compiles for every input size."""
 
 from __future__ import annotations
 
 import socket
 
+import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from medvision.models.average_pool import AveragePool
-from medvision.models.hub import TIMEOUT_S
+from medvision.models.base import check_dropout, num_logits, pad_to_multiple
+from medvision.models.matching import Statistic
 from medvision.models.normalize import Normalize
-from medvision.models.shapes import check_dropout, num_logits, pad_to_multiple
-from medvision.models.transfer import Statistic
-from medvision.models.weights import Pretrained, downloaded, load_weights
+from medvision.models.weights import TIMEOUT_S, Pretrained, downloaded, load_weights
+
+
+class AveragePool(nn.Module):
+    """Pool maps of any size to ``size_px``, as ``nn.AdaptiveAvgPool2d`` does.
+
+    Output i is the mean of the inputs from floor(i H / size) to ceil((i + 1) H / size). XLA has
+    that for multiples of the size only, and hands every other to the host; here those are two
+    matrix products.
+
+    Args:
+        size_px: Height and width of what comes out.
+    """
+
+    def __init__(self, size_px: int) -> None:
+        super().__init__()
+        self.size_px = size_px
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Pool (N, C, H, W) to (N, C, size, size)."""
+        height, width = maps.shape[-2:]
+        if height % self.size_px == 0 and width % self.size_px == 0:
+            return F.avg_pool2d(maps, (height // self.size_px, width // self.size_px))
+        rows, columns = (_means(length, self.size_px) for length in (height, width))
+        pooled = rows.to(maps) @ maps @ columns.to(maps).T
+        return pooled.to(maps.dtype)
+
+
+def _means(length: int, size: int) -> Tensor:
+    """Matrix (size, length) whose rows average the inputs of each output."""
+    weights = torch.zeros(size, length)
+    for row in range(size):
+        first, last = row * length // size, -(-(row + 1) * length // size)
+        weights[row, first:last] = 1 / (last - first)
+    return weights
+
 
 SMALLEST_PX = 63
 """What three strides of pooling and one of 4 still leave a pixel of."""

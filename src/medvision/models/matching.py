@@ -1,18 +1,203 @@
-"""Finding a network's tensors in a file that names them otherwise."""
+"""Read tensors from untrusted files and match them to the parameters of a network."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from medvision.models.checkpoint import describe_shapes
+from medvision.files import check_stored
 from medvision.models.normalize import RGB_CHANNELS
 from medvision.types import MedvisionError
+
+
+def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
+    """Read the named tensors of a checkpoint or state dict without executing anything in it.
+
+    Args:
+        path: A ``.safetensors`` file, or one that ``torch.save`` wrote; of a dictionary the entry
+            ``state_dict`` (Lightning) or ``model`` is taken where there is one.
+        where: The config key to name in errors.
+
+    Raises:
+        MedvisionError: If the file is missing, damaged, holds Python objects or no tensors.
+    """
+    if not path.is_file():
+        raise MedvisionError(f"no such file: {path}", where=where, hint="check the path")
+    try:
+        content = _read(path)
+    except Exception as error:  # torch.load and safetensors raise a dozen types on bad files
+        raise MedvisionError(
+            f"{path} cannot be read as weights: it is damaged, no checkpoint, or holds Python "
+            f"objects ({type(error).__name__})",
+            where=where,
+            hint="save a state dict with torch.save or safetensors",
+        ) from error
+    for entry in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
+            content = content[entry]
+    tensors = (
+        {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise MedvisionError(
+            f"{path} holds no named tensors", where=where, hint="give a state dict or a checkpoint"
+        )
+    return tensors
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file  # only such files need it
+
+        return load_file(path)
+    check_stored(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_weights_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
+    """Fill every tensor of ``model`` from ``state_dict``, all of them or none.
+
+    Args:
+        model: Changed in place.
+        state_dict: Must have the names and shapes of the model's own.
+        where: The file or config key to name in errors.
+
+    Raises:
+        MedvisionError: If the checkpoint is of another model; the model is then unchanged.
+    """
+    wanted = model.state_dict()
+    missing = [name for name in wanted if name not in state_dict]
+    unexpected = [name for name in state_dict if name not in wanted]
+    misshaped = [
+        name
+        for name, tensor in wanted.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
+    ]
+    if missing or unexpected or misshaped:
+        if misshaped:
+            first = describe_shapes(misshaped[0], state_dict[misshaped[0]], wanted[misshaped[0]])
+        else:
+            first = (missing or unexpected)[0]
+        raise MedvisionError(
+            f"the weights are of another model: {len(missing)} tensors missing, "
+            f"{len(unexpected)} unexpected, {len(misshaped)} of another shape, first {first}",
+            where=where,
+            hint="use the model config that the checkpoint was trained with",
+        )
+    model.load_state_dict(dict(state_dict))
+
+
+def describe_shapes(name: str, found: Tensor, wanted: Tensor) -> str:
+    """Say which tensor has which shape, and which it should have."""
+    return f"{name} {tuple(found.shape)} instead of {tuple(wanted.shape)}"
+
+
+Statistic = tuple[float, ...]
+"""Mean or std of pixels in [0, 1]: one number, or one per channel."""
+
+MOST_LAYERS = 8
+"""Layers named in one line of a report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedWeights:
+    """What was loaded into a network; every name is one of its tensors unless said otherwise.
+
+    Attributes:
+        source: ``none``, ``imagenet``, ``packaged`` or the path of the file.
+        mean: What the weights were trained with; three numbers for an RGB network even where
+            its first convolution was summed for grey images.
+        std: Likewise.
+        taken: Tensors that were filled.
+        left: Tensors that kept their random start, as ``name: reason``. Counters of batches,
+            which nothing reads, are in neither.
+        unused: Tensors of the source that nothing took, under the names they have there.
+    """
+
+    source: str
+    mean: Statistic
+    std: Statistic
+    taken: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+    @property
+    def num_tensors(self) -> int:
+        """How many tensors were filled."""
+        return len(self.taken)
+
+    def within(self, network: nn.Module, part: str) -> LoadedWeights:
+        """Tell the same of a network of which only the submodule ``part`` was loaded."""
+        if not self.taken:
+            return self
+        others = (name for name in network.state_dict() if not name.startswith(f"{part}."))
+        new = (f"{name}: new for the task" for name in others)
+        return replace(
+            self,
+            taken=tuple(f"{part}.{name}" for name in self.taken),
+            left=(*(f"{part}.{line}" for line in self.left), *new),
+        )
+
+    def report(self) -> list[str]:
+        """Lines for the screen, three at most; none where nothing was loaded."""
+        if not self.taken:
+            return []
+        total = len(self.taken) + len(self.left)
+        lines = [
+            f"weights from {self.source}: {len(self.taken)} of {total} tensors taken "
+            f"({_listed(_by_layer(self.taken))})"
+        ]
+        reasons = dict(line.split(": ", 1) for line in self.left)
+        left = _by_layer(reasons)
+        if left:
+            layers = [
+                f"{layer} ({_count(names)}: {_why(layer, {name: reasons[name] for name in names})})"
+                for layer, names in left.items()
+            ]
+            lines.append(f"not taken, trained from scratch: {_listed(layers)}")
+        unused = [
+            f"{layer} ({_count(names)})"
+            for layer, names in _by_layer(self.unused).items()
+            if layer not in left  # the reason there has told of them
+        ]
+        if unused:
+            lines.append(f"left over in the file: {_listed(unused)}")
+        return lines
+
+
+def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by the outermost layer they are in; a task and its wrapper are no layers."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        layer = re.sub(r"^(model\.|network\.)+", "", name).split(".")[0]
+        layers.setdefault(layer, []).append(name)
+    return layers
+
+
+def _listed(layers: Iterable[str]) -> str:
+    shown = list(layers)
+    return ", ".join(shown[:MOST_LAYERS]) + (", ..." if len(shown) > MOST_LAYERS else "")
+
+
+def _why(layer: str, reasons: dict[str, str]) -> str:
+    """The reason of all tensors of a layer, or the first with its name."""
+    name, reason = next(iter(reasons.items()))
+    return reason if len({*reasons.values()}) == 1 else f"{name.removeprefix(f'{layer}.')} {reason}"
+
+
+def _count(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
+
 
 STATISTICS = (".normalize.mean", ".normalize.std")
 """How names of mean and std end in our own files, which no layer takes."""

@@ -9,8 +9,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvision.models.base import check_dropout, num_logits
 from medvision.models.normalize import Normalize
-from medvision.models.shapes import check_dropout, num_logits
 from medvision.models.weights import load_weights
 from medvision.types import MedvisionError
 

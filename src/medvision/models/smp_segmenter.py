@@ -10,8 +10,8 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor, nn
 
+from medvision.models.base import num_logits, pad_to_multiple
 from medvision.models.normalize import Normalize
-from medvision.models.shapes import num_logits, pad_to_multiple
 from medvision.models.weights import load_encoder_weights
 from medvision.types import MedvisionError, did_you_mean
 

@@ -7,15 +7,15 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from medvision.models.hub import offline_if_unreachable
+from medvision.models.base import check_dropout, num_logits, pad_to_multiple
+from medvision.models.matching import Statistic
 from medvision.models.normalize import Normalize
-from medvision.models.shapes import check_dropout, num_logits, pad_to_multiple
-from medvision.models.transfer import Statistic
 from medvision.models.weights import (
     PACKAGED_NETWORK,
     Pretrained,
     downloaded,
     load_weights,
+    offline_if_unreachable,
     packaged,
 )
 from medvision.types import MedvisionError, did_you_mean

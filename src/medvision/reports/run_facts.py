@@ -2,13 +2,13 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
-from medvision.reports.headline import set_name
-from medvision.reports.limits import audit_fact
 from medvision.reports.page import Row, Table, is_number, whole
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import STAGES
+from medvision.reports.warnings import audit_fact
 
 PROTOCOLS = {
     "official": "official: the given split is kept, and what is missing of it is drawn",
@@ -16,6 +16,18 @@ PROTOCOLS = {
     "grouped": "grouped: all images pooled, whole groups drawn",
     "kfold": "kfold: all images pooled, whole groups drawn into folds",
 }
+
+
+UNNAMED = ("folder_segmentation", "folder_classification")  # experiments for any data
+
+
+def set_name(run: RunFiles) -> str:
+    """Name of the data set; of images in a folder, that of the folder too."""
+    name = str(run.dataset.get("name", "an unnamed set"))
+    folder = PurePath(run.root).name if run.root else ""
+    if not folder or folder == name:
+        return name
+    return folder if name in UNNAMED else f"{name} ({folder})"
 
 
 def data_facts(run: RunFiles) -> Table:

@@ -1,17 +1,90 @@
-"""What every task shares: the step, the epoch's log, the optimizer."""
+"""Training step, epoch log and optimizer that all tasks share."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from medvision.tasks.mean_loss import MeanLoss
-from medvision.tasks.metric_sync import sync_through
 from medvision.types import Batch, MedvisionError, Stage
+
+
+class MeanLoss(Metric):
+    """Mean of the batches' losses, each weighing as many rows as it has.
+
+    torchmetrics' ``MeanMetric`` either looks for NaN, for which it waits for the device, or
+    (``nan_strategy="disable"``, 1.9) leaves the weights out. Without a row it is NaN.
+    """
+
+    is_differentiable = False
+    full_state_update = False
+
+    total: Tensor
+    num_rows: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", default=torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("num_rows", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, num_rows: Tensor | int) -> None:
+        """Count the loss, a scalar, of ``num_rows`` rows; of 0 rows it counts nowhere."""
+        weighted = loss * num_rows
+        if isinstance(num_rows, Tensor):  # 0 times a loss that is no number would be no number
+            weighted = torch.where(num_rows > 0, weighted, 0.0)
+        self.total = self.total + weighted
+        self.num_rows = self.num_rows + num_rows
+
+    def compute(self) -> Tensor:
+        """Return the mean, a float32 scalar."""
+        return self.total / self.num_rows
+
+
+def sync_through(trainer: Trainer, module: nn.Module) -> None:
+    """Let every metric below ``module`` compute over all processes of the trainer.
+
+    torchmetrics itself knows ``torch.distributed`` only, which the processes of an XLA device do
+    not have: the trainer's strategy connects those too. To be called in the launched processes,
+    and again for each trainer. The states of a metric must have one shape in all processes.
+
+    Args:
+        trainer: Its strategy gathers the states; where it has one process, nothing is gathered.
+        module: Holds metrics, at any depth.
+    """
+    several = trainer.world_size > 1
+    gather = partial(_gather, trainer.strategy.all_gather, trainer.world_size) if several else None
+    for metric in module.modules():
+        if isinstance(metric, Metric):
+            metric.dist_sync_fn = gather
+            metric.distributed_available_fn = _yes if several else _no
+
+
+def _gather(
+    all_gather: Callable[[Tensor], Tensor],
+    world_size: int,
+    state: Tensor,
+    group: Any = None,  # noqa: ARG001  torchmetrics names one, None for all
+) -> list[Tensor]:
+    """The state (...) of every process.
+
+    DDP stacks what it gathers, and XLA puts it end to end along the first axis: with an axis of
+    length one before the state's own, both hold the same numbers in the same order.
+    """
+    together = all_gather(state.unsqueeze(0))
+    return list(together.reshape(world_size, *state.shape).unbind())
+
+
+def _yes() -> bool:
+    return True
+
+
+def _no() -> bool:
+    return False
+
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 

@@ -1,0 +1,1 @@
+"""Data sets with synthetic faults in stated numbers: copies, damage, leaks, shortcuts."""

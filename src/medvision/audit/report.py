@@ -1,0 +1,303 @@
+"""Write the results of an audit: audit.json, and the page with its pictures."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.audit.check import Audit
+from medvision.audit.dataset import AuditedSet
+from medvision.audit.duplicates import Pair
+from medvision.audit.memory import MemoryBaseline
+from medvision.data.duplicates.search import RELATIONS
+from medvision.data.readers.images import read_image, read_mask
+from medvision.files import write_atomically
+from medvision.reports.audit import Gallery, PictureCase
+from medvision.reports.plots.overlays import TRUE_COLOR, draw_contours
+from medvision.types import MedvisionError
+
+SIDE_PX = 224
+MAX_PAIRS, MAX_CONFLICTS, MAX_IDENTICAL = 60, 24, 12
+MAX_ODD, MAX_NEIGHBOURS = 6, 12
+
+ODD_KINDS = {
+    "constant_images": "One grey value all over",
+    "faint_images": "Hardly any contrast",
+    "size_outliers": "Of another size",
+    "intensity_outliers": "Of another brightness",
+    "empty_masks": "Empty masks",
+    "full_masks": "Full masks",
+    "soft_masks": "Masks that are not binary",
+    "inverted_masks": "Masks that look inverted",
+    "shared_masks": "Masks that several images share",
+    "foreground_outliers": "Foreground far larger or smaller",
+}
+"""Findings about single images, and what their pictures are headed with."""
+
+RELATION_WORDS = {
+    "identical": "identical pixels",
+    "same": "the same picture",
+    "mirrored": "mirrored",
+    "rotated": "turned",
+    "cropped": "cut",
+    "chain": "twins of twins",
+}
+
+
+def pair_galleries(audit: Audit) -> list[Gallery]:
+    """Contradicting pairs, then pairs across splits, ``MAX_PAIRS`` in all."""
+    data, found = audit.data, audit.duplicates
+    contours = data.task == "segmentation"
+    note = "The least alike first, a few with identical pixels last."
+    note += " Green: outline of the mask." if contours else ""
+    shown = found.conflicts[:MAX_CONFLICTS]
+    what = "masks" if contours else "classes"
+    galleries = [
+        Gallery(
+            title=f"With contradicting {what}",
+            note="Green: outline of the mask." if contours else "",
+            cases=[_pair(data, pair, wrong=True) for pair in shown],
+            hidden=len(found.conflicts) - len(shown),
+        )
+    ]
+    left = MAX_PAIRS - len(shown)
+    for (of, into), pairs in found.crossing.items():
+        shown = _telling(pairs, left)
+        left -= len(shown)
+        galleries.append(
+            Gallery(
+                title=f"In {of} and in {into}",
+                note=note,
+                cases=[_pair(data, pair) for pair in shown],
+                hidden=len(pairs) - len(shown),
+            )
+        )
+    if not any(gallery.cases for gallery in galleries):
+        pairs = _within(data)
+        shown = _telling(pairs, left)
+        cases = [_pair(data, pair) for pair in shown]
+        hidden = len(pairs) - len(shown)
+        return [Gallery(title="Within the set", note=note, cases=cases, hidden=hidden)]
+    return galleries
+
+
+def odd_galleries(audit: Audit) -> list[Gallery]:
+    """The first images of each finding about single images."""
+    data = audit.data
+    rows = {data.shown(row): row for row in range(len(data))}
+    galleries = []
+    for finding in audit.findings:
+        title = ODD_KINDS.get(finding.kind)
+        names = [name for name in finding.files if name in rows]
+        if title is None or not names:
+            continue
+        shown = names[:MAX_ODD]
+        contours = finding.kind.endswith(("masks", "foreground_outliers"))
+        galleries.append(
+            Gallery(
+                title=title,
+                note=f"{finding.text}.",
+                cases=[
+                    PictureCase(
+                        pictures=[_picture(data, rows[name], contours=contours)],
+                        title=name.rpartition("/")[2],
+                        lines=[_about(data, rows[name])],
+                    )
+                    for name in shown
+                ],
+                hidden=len(finding.files) - len(shown),
+            )
+        )
+    return galleries
+
+
+def neighbour_galleries(audit: Audit) -> list[Gallery]:
+    """Some test images beside their nearest neighbours, wrong and right ones without a twin."""
+    memory = audit.memory
+    if memory is None:
+        return []
+    data = audit.data
+    places = _told_apart(memory)
+    asked = "test image" if memory.protocol == "test split" else "image"
+    cases = []
+    for place in places:
+        row, other = int(memory.rows[place]), int(memory.neighbour[place])
+        value = float(memory.score[place])
+        is_class = memory.metric == "accuracy"
+        are_twins = data.twins.groups[row] == data.twins.groups[other]
+        words = f"Dice {value:.3f}" if not is_class else "right" if value else "wrong"
+        cases.append(
+            PictureCase(
+                pictures=_pictures(data, (row, other)),
+                title=words[:1].upper() + words[1:] + (", near-duplicates" if are_twins else ""),
+                lines=[f"{asked}: {_named(data, row)}", f"nearest: {_named(data, other)}"],
+                wrong=is_class and not value,
+            )
+        )
+    return [
+        Gallery(
+            title=f"{asked.capitalize()}s beside their nearest neighbours",
+            note="Green: outline of the mask." if data.task == "segmentation" else "",
+            cases=cases,
+        )
+    ]
+
+
+def _told_apart(memory: MemoryBaseline) -> list[int]:
+    """Places of some with a twin, of some that are wrong and of some that are right without one."""
+    middle = 1.0 if memory.metric == "accuracy" else float(np.median(memory.score))
+    right = memory.score >= middle
+    kinds = (memory.has_twin, ~memory.has_twin & ~right, ~memory.has_twin & right)
+    each = MAX_NEIGHBOURS // len(kinds)
+    return [int(place) for kind in kinds for place in _spread(np.flatnonzero(kind), each)]
+
+
+def _spread(places: NDArray[np.intp], number: int) -> NDArray[np.intp]:
+    """As many of them, evenly spaced: neighbours in the table are often alike."""
+    if len(places) <= number:
+        return places
+    return places[np.linspace(0, len(places) - 1, number).round().astype(np.intp)]
+
+
+def _telling(pairs: Sequence[Pair], number: int) -> list[Pair]:
+    """Of each relation in turn the least alike, then some with equal pixels, which tell little."""
+    found: defaultdict[str, list[Pair]] = defaultdict(list)
+    for pair in sorted(pairs, key=lambda pair: (pair.similarity, pair.rows)):
+        found[pair.relation].append(pair)
+    equal = found.pop(RELATIONS[0], [])
+    turns = [
+        (turn, relation, pair) for relation, kind in found.items() for turn, pair in enumerate(kind)
+    ]
+    kept = [pair for _, _, pair in sorted(turns, key=lambda entry: entry[:2])[:number]]
+    some = _spread(np.arange(len(equal)), min(MAX_IDENTICAL, number - len(kept)))
+    return [*sorted(kept, key=lambda pair: pair.similarity), *(equal[place] for place in some)]
+
+
+def _within(data: AuditedSet) -> list[Pair]:
+    """The pairs found directly."""
+    twins = data.twins
+    columns = (twins.first, twins.second, twins.similarity, twins.relation)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return [Pair(first=i, second=j, similarity=s, relation=RELATIONS[r]) for i, j, s, r in rows]
+
+
+def _pair(data: AuditedSet, pair: Pair, *, wrong: bool = False) -> PictureCase:
+    words = RELATION_WORDS[pair.relation]
+    if pair.relation != "identical":
+        words += f", correlation {pair.similarity:.4f}"
+    sides = zip(("left", "right"), pair.rows, strict=True)
+    return PictureCase(
+        pictures=_pictures(data, pair.rows),
+        title=words[:1].upper() + words[1:],
+        lines=[f"{side}: {_named(data, row)}" for side, row in sides],
+        wrong=wrong,
+    )
+
+
+def _named(data: AuditedSet, row: int) -> str:
+    about = _about(data, row)
+    return f"{data.shown(row)}" + (f" ({about})" if about else "")
+
+
+def _about(data: AuditedSet, row: int) -> str:
+    sample = data.samples[row]
+    known = [sample.split] + ([sample.target] if data.task == "classification" else [])
+    return ", ".join(part for part in known if part)
+
+
+def _pictures(data: AuditedSet, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
+    return [_picture(data, row, contours=data.task == "segmentation") for row in rows]
+
+
+def _picture(data: AuditedSet, row: int, *, contours: bool) -> NDArray[np.uint8]:
+    """An image (H, W, 3) that fits into a square, with its mask outlined."""
+    image = read_image(data.file(row), channels=3)
+    height, width = image.shape[:2]
+    scale = SIDE_PX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    picture = np.ascontiguousarray(cv2.resize(image, size, interpolation=how), np.uint8)
+    if contours and data.task == "segmentation":
+        mask = read_mask(data.mask_file(row), num_classes=data.num_classes)
+        small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        draw_contours(picture, [(small > 0, TRUE_COLOR)])
+    canvas = np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8)
+    top, left = (SIDE_PX - size[1]) // 2, (SIDE_PX - size[0]) // 2
+    canvas[top : top + size[1], left : left + size[0]] = picture
+    return canvas
+
+
+def check_out(out: Path, roots: Sequence[Path]) -> None:
+    """Refuse a folder inside the data, or one that holds anything but an earlier audit.
+
+    Raises:
+        MedvisionError: If it cannot be used.
+    """
+    place = out.resolve()
+    for root in roots:
+        if place.is_relative_to(root.resolve()):
+            raise MedvisionError(
+                "the results would lie inside the data set",
+                where=str(out),
+                hint="name a folder outside with --out",
+            )
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise MedvisionError("is a file", where=str(out), hint="name a new folder with --out")
+    if any(out.iterdir()) and not _is_audit(out):
+        raise MedvisionError(
+            "exists and is not empty", where=str(out), hint="name a new folder with --out"
+        )
+
+
+def write_audit(audit: Audit, out: Path) -> list[Path]:
+    """Write ``audit.json`` and ``audit.html``, in the place of earlier ones.
+
+    Args:
+        audit: What was found.
+        out: Made where it does not exist.
+
+    Returns:
+        The files.
+
+    Raises:
+        MedvisionError: If the folder cannot be written.
+    """
+    from medvision.reports.audit import audit_page
+
+    content = audit.to_dict()
+    page = audit_page(
+        content,
+        pairs=pair_galleries(audit),
+        odd=odd_galleries(audit),
+        neighbours=neighbour_galleries(audit),
+    )
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    files = {out / "audit.json": text, out / "audit.html": page}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path, written in files.items():
+            write_atomically(path, written)
+    except OSError as error:
+        raise MedvisionError(
+            f"cannot write the audit: {error.strerror}",
+            where=str(out),
+            hint="name a folder that you may write to with --out",
+            exit_code=3,
+        ) from error
+    return list(files)
+
+
+def _is_audit(folder: Path) -> bool:
+    try:
+        stored = json.loads((folder / "audit.json").read_text())
+    except (OSError, ValueError):  # no audit, or no JSON: somebody else's folder
+        return False
+    return isinstance(stored, dict) and {"near_duplicates", "findings"} <= stored.keys()

@@ -1,0 +1,1 @@
+"""Compare finished runs: tables, paired intervals, verdicts."""

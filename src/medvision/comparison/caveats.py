@@ -1,0 +1,282 @@
+"""Which runs can be compared, and where a comparison may not be fair."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from medvision.comparison.runs import FinishedRun, Group, Member
+from medvision.types import MedvisionError
+
+MOST_NAMES = 3
+
+Keys = frozenset[tuple[str, str]]
+"""Path and target of every test image."""
+
+
+def require_comparable(groups: Sequence[Group]) -> None:
+    """Refuse runs whose scores have nothing to do with each other.
+
+    Compared are runs with test predictions, all on real images or all on drawn ones, of one
+    protocol, one list of classes, one set of test images and one definition of the scores. Data
+    that differ elsewhere (more training images) may be compared where the summaries identify the
+    test images; where one does not, all data must be the same.
+
+    Raises:
+        MedvisionError: If they differ: which, and in what.
+    """
+    runs = [run for group in groups for run in group.runs]
+    for run in runs:
+        _require_predictions(run)
+    known = all(run.dataset.get("test_fingerprint") for run in runs)
+    told = [
+        *_unlike(
+            runs,
+            "images drawn by code beside real ones",
+            lambda run: bool(run.dataset.get("synthetic")),
+            lambda drawn: "drawn" if drawn else "real",
+        ),
+        *_unlike(runs, "the protocols differ", lambda run: run.protocol, str),
+        *_unlike(runs, "the classes differ", lambda run: tuple(run.files.class_names), ", ".join),
+        *_unlike(
+            runs,
+            "the scores are defined differently (metric_definitions)",
+            lambda run: run.summary.get("metric_definitions", 1),
+            lambda version: f"version {version}",
+        ),
+        *([] if known else _unlike(runs, "the data differ", _fingerprint, str)),
+    ]
+    if told:
+        raise MedvisionError(
+            f"cannot compare: {'; '.join(told)}",
+            where="RUN",
+            hint="compare runs that agree in this",
+        )
+    _require_one_test_set(groups)
+
+
+def sides(
+    groups: Sequence[Group], value_of: Callable[[FinishedRun], Hashable]
+) -> dict[Any, list[int | str]]:
+    """Each value, and the numbers of the groups that have it; of a divided group its runs."""
+    found: dict[Any, list[int | str]] = {}
+    for number, group in enumerate(groups, start=1):
+        values = [value_of(run) for run in group.runs]
+        if len(set(values)) == 1:
+            found.setdefault(values[0], []).append(number)
+            continue
+        for value, run in zip(values, group.runs, strict=True):
+            found.setdefault(value, []).append(f"{run.name} of group {number}")
+    return found
+
+
+def names(members: Sequence[int | str]) -> str:
+    """Groups by number, then single runs by name."""
+    groups = [str(member) for member in members if isinstance(member, int)]
+    runs = [member for member in members if isinstance(member, str)]
+    shown = [
+        *runs[:MOST_NAMES],
+        *([f"{len(runs) - MOST_NAMES} more runs"] * (len(runs) > MOST_NAMES)),
+    ]
+    named = [f"group{'s' * (len(groups) > 1)} {', '.join(groups)}"] if groups else []
+    return ", ".join([*named, *shown])
+
+
+def _require_predictions(run: FinishedRun) -> None:
+    if run.files.sealed:
+        raise MedvisionError(
+            "the test images of this run are sealed, because it chose hyper-parameters: it has"
+            " no test predictions",
+            where=str(run.path),
+            hint="train the chosen setting once more outside the search and compare that run",
+        )
+    if run.test_images is None:
+        raise MedvisionError(
+            "the run has no test predictions",
+            where=str(run.path),
+            hint="compare runs that tested their best checkpoint",
+        )
+
+
+def _unlike(
+    runs: Sequence[FinishedRun],
+    what: str,
+    value_of: Callable[[FinishedRun], Hashable],
+    words: Callable[[Any], str],
+) -> list[str]:
+    """What differs and who has what; nothing where all runs agree."""
+    found: dict[Any, list[str]] = {}
+    for run in runs:
+        found.setdefault(value_of(run), []).append(run.name)
+    if len(found) < 2:
+        return []
+    told = (f"{words(value)} in {names(which)}" for value, which in found.items())
+    return [f"{what}: {', '.join(told)}"]
+
+
+def _fingerprint(run: FinishedRun) -> str:
+    return f"fingerprint {str(run.dataset.get('fingerprint', 'unknown'))[:8]}"
+
+
+def _require_one_test_set(groups: Sequence[Group]) -> None:
+    """Paths, targets and, where they are known, contents of the images of every set of runs."""
+    members = [member for group in groups for member in group.members]
+    first, images = members[0], _images(members[0])
+    for member in members[1:]:
+        others = _images(member)
+        if images != others:
+            raise _other_images(first, images, member, others)
+        if _contents(first) != _contents(member) and None not in (
+            *_contents(first),
+            *_contents(member),
+        ):
+            raise MedvisionError(
+                "cannot compare: the test images have the same names and other contents"
+                f" (test_fingerprint) in {_name(first)} and in {_name(member)}",
+                where="RUN",
+                hint="train both on the same files",
+            )
+
+
+def _images(member: Member) -> Keys:
+    """Path and target of all test images.
+
+    Raises:
+        MedvisionError: If an image is tested twice.
+    """
+    rows = [(row["path"], row.get("target", "")) for run in member for row in run.tested]
+    if len({path for path, _ in rows}) < len(rows):
+        many = len(rows) - len({path for path, _ in rows})
+        raise MedvisionError(
+            f"{many} test images come twice in the predictions of {_name(member)}",
+            where=str(member[0].path / "predictions_test.csv"),
+            hint="test every image once",
+        )
+    return frozenset(rows)
+
+
+def _contents(member: Member) -> list[Any]:
+    return sorted((run.dataset.get("test_fingerprint") for run in member), key=str)
+
+
+def _name(member: Member) -> str:
+    return member[0].name if len(member) == 1 else f"the {len(member)} folds of {member[0].name}"
+
+
+def _other_images(first: Member, images: Keys, member: Member, others: Keys) -> MedvisionError:
+    paths, other_paths = ({path for path, _ in keys} for keys in (images, others))
+    shared = len(paths & other_paths)
+    hint = "compare runs that were tested on the same images"
+    if paths == other_paths:
+        unlike = sorted(path for path, _ in images - others)
+        return MedvisionError(
+            f"cannot compare: {len(unlike)} test images have another target in {_name(first)} than"
+            f" in {_name(member)}, such as {unlike[0]}",
+            where="RUN",
+            hint=hint,
+        )
+    only = sorted(paths ^ other_paths)[0]
+    return MedvisionError(
+        f"cannot compare: the test images differ: {len(paths)} in {_name(first)}, "
+        f"{len(other_paths)} in {_name(member)}, {shared or 'none'} in both; {only} is in one only",
+        where="RUN",
+        hint=hint,
+    )
+
+
+def doubts(groups: Sequence[Group]) -> list[str]:
+    """What a reader should know before believing a comparison of these groups.
+
+    Returns:
+        A sentence for each: images drawn by code, other data than the test images, the leak of
+        the merged protocol, another image size, pooled and missing folds, groups of one seed, and
+        seeds that a group holds twice.
+    """
+    return [
+        *_synthetic(groups),
+        *_differing(
+            groups,
+            "the test images are the same, but the data differ",
+            lambda run: str(run.dataset.get("fingerprint", "unknown")),
+            lambda name: f"fingerprint {name[:8]}",
+        ),
+        *_merged(groups),
+        *_sizes(groups),
+        *_folds(groups),
+        *_seeds(groups),
+    ]
+
+
+def image_size(run: FinishedRun) -> Any:
+    """Height and width that the network sees, in pixels."""
+    return run.settings.get("data.image_size")
+
+
+def _differing(
+    groups: Sequence[Group],
+    what: str,
+    value_of: Callable[[FinishedRun], Hashable],
+    words: Callable[[Any], str],
+) -> list[str]:
+    found = sides(groups, value_of)
+    if len(found) < 2:
+        return []
+    return [f"{what}: " + "; ".join(f"{words(v)} in {names(which)}" for v, which in found.items())]
+
+
+def _synthetic(groups: Sequence[Group]) -> list[str]:
+    if not any(run.dataset.get("synthetic") for group in groups for run in group.runs):
+        return []
+    return ["every image is drawn by code; scores on them say nothing about patients"]
+
+
+def _merged(groups: Sequence[Group]) -> list[str]:
+    merged = sides(groups, lambda run: run.protocol).get("merged")
+    if merged is None:
+        return []
+    return [
+        f"the merged protocol leaks in {names(merged)}: images of one patient and near-duplicates"
+        " lie in train and in test"
+    ]
+
+
+def _sizes(groups: Sequence[Group]) -> list[str]:
+    found = _differing(
+        groups,
+        "the image sizes differ",
+        image_size,
+        lambda size: "unknown" if size is None else f"{size} px",
+    )
+    if groups[0].runs[0].task == "segmentation":
+        return [f"{note}; who is better is told by Dice at the size of the files" for note in found]
+    return found
+
+
+def _folds(groups: Sequence[Group]) -> list[str]:
+    """How many folds are pooled, where the protocol is kfold."""
+    notes = []
+    for number, group in enumerate(groups, start=1):
+        folds = {run.fold for run in group.runs} - {None}
+        if not folds:
+            continue
+        planned = group.runs[0].settings.get("data.folds")
+        missing = planned is not None and len(folds) < int(planned)
+        note = f"{len(folds)}{f' of {planned}' * missing} folds are pooled in group {number}"
+        if group.runs[0].task == "classification":
+            note += "; their AUROC ranks the probabilities of several models together"
+        notes.append(note)
+    return notes
+
+
+def _seeds(groups: Sequence[Group]) -> list[str]:
+    numbered = list(enumerate(groups, start=1))
+    alone = [number for number, group in numbered if len(group.members) == 1]
+    notes = []
+    if alone:
+        notes.append(f"one seed alone, so no spread over seeds, in {names(alone)}")
+    for number, group in numbered:
+        if group.repeated_seeds:
+            seeds = ", ".join(map(str, group.repeated_seeds))
+            notes.append(
+                f"more than one run has seed {seeds} in group {number}: no spread over seeds is"
+                " given, and the mean counts each of these runs"
+            )
+    return notes

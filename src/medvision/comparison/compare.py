@@ -1,0 +1,363 @@
+"""Compare finished runs: mean and spread over seeds, as files and as a page."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from medvision.comparison.caveats import doubts, require_comparable
+from medvision.comparison.runs import (
+    FinishedRun,
+    Group,
+    Points,
+    differing_settings,
+    group_runs,
+    metrics_of,
+    read_run,
+)
+from medvision.comparison.verdicts import compare_pairs
+from medvision.files import write_atomically, write_table
+from medvision.reports.verdicts import p_in_words, probability_in_words
+from medvision.types import MedvisionError
+
+
+def content_of(
+    groups: Sequence[Group], pairs: Sequence[Mapping[str, Any]], notes: Sequence[str]
+) -> dict[str, Any]:
+    """What ``comparison.json`` holds: plain values, None where something is undefined."""
+    names = metrics_of(groups)
+    first = groups[0]
+    return {
+        "task": first.runs[0].task,
+        "pairs": list(pairs),
+        "groups": [
+            {
+                "label": group.label,
+                "experiment": group.runs[0].experiment,
+                "marks": group.marks.strip(),
+                "size": group.size,
+                "num_runs": len(group.runs),
+                "seeds": group.seeds,
+                "runs": [_run(run) for run in group.runs],
+                "metrics": {name: _metric(group, first, name) for name in names},
+            }
+            for group in groups
+        ],
+        "differing_settings": differing_settings([group.runs[0] for group in groups]),
+        "notes": list(notes),
+    }
+
+
+def table_of_pairs(
+    groups: Sequence[Group], pairs: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rows of ``comparison_pairs.csv``: one for every pair and score."""
+    rows = []
+    for pair in pairs:
+        for name, found in pair["metrics"].items():
+            low, high = found["ci95"] or (None, None)
+            seeds = found["seeds"]
+            seeds_low, seeds_high = seeds["ci95"] or (None, None)
+            rows.append(
+                {
+                    "group_a": groups[pair["a"] - 1].label,
+                    "group_b": groups[pair["b"] - 1].label,
+                    "metric": f"test/{name}",
+                    "a": found["a"],
+                    "b": found["b"],
+                    "difference": found["difference"],
+                    "ci95_low": low,
+                    "ci95_high": high,
+                    "p": found["p"],
+                    "p_holm": found["p_holm"],
+                    "p_holm_all": found["p_holm_all"],
+                    "probability_b_better": found["probability_b_better"],
+                    "images": found["num_images"],
+                    "units": found["num_units"],
+                    "seeds_a": pair["num_seeds"][0],
+                    "seeds_b": pair["num_seeds"][1],
+                    "seeds_std_a": seeds["std_a"],
+                    "seeds_std_b": seeds["std_b"],
+                    "seeds_ci95_low": seeds_low,
+                    "seeds_ci95_high": seeds_high,
+                    "verdict": pair["verdict"] if name == pair["headline"] else None,
+                }
+            )
+    return rows
+
+
+def _run(run: FinishedRun) -> dict[str, Any]:
+    return {
+        "path": str(run.path),
+        "name": run.name,
+        "seed": run.seed,
+        "model": run.summary.get("model", {}).get("name"),
+        "num_parameters": run.summary.get("model", {}).get("num_parameters"),
+        "best_epoch": run.summary.get("best_epoch"),
+        "epochs": run.summary.get("epochs"),
+        "device": run.summary.get("device"),
+        "precision": run.summary.get("precision"),
+        "warnings": list(run.summary.get("warnings", [])),
+    }
+
+
+def _metric(group: Group, first: Group, name: str) -> dict[str, Any]:
+    mean, std = group.mean_and_std(name)
+    values = group.values(name)
+    before = None if group is first else first.mean_and_std(name)[0]
+    return {
+        "mean": mean,
+        "std": std,
+        "num_values": sum(value is not None for value in values),
+        "difference_to_first": None if mean is None or before is None else mean - before,
+        "values": values,
+        "ci95": [run.interval(name) for run in group.runs],
+    }
+
+
+def table_of_groups(groups: Sequence[Group]) -> str:
+    """A row per group; an undefined value is a blank cell, and ``-`` among those of the runs."""
+    rows = []
+    for group in groups:
+        row: dict[str, Any] = {
+            "label": group.label,
+            "experiment": group.runs[0].experiment,
+            "runs": len(group.runs),
+            "seeds": " ".join(map(str, group.seeds)),
+        }
+        for name in metrics_of(groups):
+            row[f"{name}_mean"], row[f"{name}_std"] = group.mean_and_std(name)
+            values = group.values(name)
+            row[f"{name}_runs"] = " ".join("-" if v is None else repr(v) for v in values)
+        rows.append(row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+SHOWN = {
+    "classification": ("test/accuracy", "test/balanced_accuracy", "test/auroc"),
+    "segmentation": ("test/dice", "test/iou", "test/auroc"),
+}
+"""What the table on the screen has; the first of them also for each run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What was compared.
+
+    Attributes:
+        groups: Runs that differ in their seed only, in the order of the command; differences are
+            those to the first.
+        pairs: Who is better, for every pair of groups, from ``compare_pairs``.
+        notes: Where the comparison may not be fair, a sentence each.
+        out: Folder of ``comparison.json``, ``comparison.csv``, ``comparison_pairs.csv`` and
+            ``comparison.html``.
+    """
+
+    groups: tuple[Group, ...]
+    pairs: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
+    out: Path
+
+    @property
+    def task(self) -> str:
+        """``classification`` or ``segmentation``."""
+        return self.groups[0].runs[0].task
+
+    @property
+    def runs(self) -> list[FinishedRun]:
+        """All runs, group by group."""
+        return [run for group in self.groups for run in group.runs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``comparison.json`` holds: plain values, None where something is undefined."""
+        return content_of(self.groups, self.pairs, self.notes)
+
+
+def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
+    """Read finished runs, group them over their seeds and write what they scored.
+
+    Writes ``comparison.json``, ``comparison.csv`` (a row per group), ``comparison_pairs.csv`` (a
+    row per pair of groups and score; without a second group there is none) and
+    ``comparison.html``, a page of one file, into ``out``.
+
+    Args:
+        runs: Run folders, at least two; differences are those to the group of the first.
+        out: Made where it does not exist.
+
+    Raises:
+        MedvisionError: If a folder is not that of a finished run, a run is named twice, there are
+            fewer than two, their tasks, test images, protocol or definitions of scores differ,
+            or ``out`` cannot be written.
+    """
+    groups = group_runs(_read(runs))
+    require_comparable(groups)
+    comparison = Comparison(
+        groups=tuple(groups),
+        pairs=tuple(compare_pairs(groups)),
+        notes=tuple(doubts(groups)),
+        out=out,
+    )
+    content, page = comparison.to_dict(), _page(comparison)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(content, indent=2, allow_nan=False, default=str)
+        write_atomically(out / "comparison.json", text + "\n")
+        write_atomically(out / "comparison.csv", table_of_groups(groups))
+        if comparison.pairs:
+            write_table(out / "comparison_pairs.csv", table_of_pairs(groups, comparison.pairs))
+        write_atomically(out / "comparison.html", page)
+    except OSError as error:
+        raise MedvisionError(
+            f"cannot write the comparison: {error.strerror}",
+            where=str(out),
+            hint="name a folder that you may write to with --out",
+            exit_code=3,
+        ) from error
+    return comparison
+
+
+def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
+    """Print means and spread of each group, each run with its interval, and who is better.
+
+    Readable from 80 columns on.
+
+    Args:
+        comparison: From ``compare``.
+        console: Where to; the screen unless given.
+    """
+    console = console or Console()
+    console.print(_table(comparison))
+    console.print()
+    console.print(_table_of_runs(comparison))
+    console.print()
+    to_first = [pair for pair in comparison.pairs if pair["a"] == 1]
+    if any(pair["metrics"] for pair in to_first):
+        console.print(_table_of_pairs(to_first))
+        console.print()
+    for pair in to_first:
+        console.print(pair["sentence"], highlight=False, markup=False)
+        console.print()
+    for note in comparison.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    page = comparison.out / "comparison.html"
+    console.print(str(page), highlight=False, soft_wrap=True, markup=False)
+
+
+def _read(paths: Sequence[Path]) -> list[FinishedRun]:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if path.resolve() in seen:
+            raise MedvisionError(
+                "the same run is named twice", where=str(path), hint="name each run once"
+            )
+        seen[path.resolve()] = path
+    runs = [read_run(path) for path in paths]
+    if len(runs) < 2:
+        raise MedvisionError(
+            f"expected at least two runs, got {len(runs)}",
+            where="RUN",
+            hint="name the folders of two or more runs",
+        )
+    tasks = {run.task: run for run in reversed(runs)}
+    if len(tasks) > 1:
+        words = ", ".join(f"{task} in {run.path}" for task, run in reversed(tasks.items()))
+        raise MedvisionError(
+            f"runs of different tasks cannot be compared: {words}",
+            where="RUN",
+            hint="compare runs of one task",
+        )
+    return runs
+
+
+def _page(comparison: Comparison) -> str:
+    from medvision.reports.comparison import comparison_page  # draws: loads matplotlib and jinja2
+
+    roc: list[list[Points | None]] = [
+        [run.roc() for run in group.runs] for group in comparison.groups
+    ]
+    histories = [[run.history for run in group.runs] for group in comparison.groups]
+    return comparison_page(comparison.to_dict(), histories=histories, roc=roc)
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table(
+        title="test: mean ± standard deviation over seeds",
+        box=box.MINIMAL,
+        show_edge=False,
+        padding=0,  # so that three scores with their spread leave 80 columns room for a name
+    )
+    table.add_column("", justify="right")
+    table.add_column("group", overflow="fold")
+    table.add_column("seeds", justify="right")
+    for name in SHOWN[comparison.task]:
+        table.add_column(name.partition("/")[2].replace("_", "\n"), justify="right", no_wrap=True)
+    for number, group in enumerate(comparison.groups, start=1):
+        scores = (_words(*group.mean_and_std(name)) for name in SHOWN[comparison.task])
+        size = str(len(set(group.seeds)))
+        table.add_row(str(number), Text(group.label + group.marks), size, *scores)
+    return table
+
+
+def _table_of_runs(comparison: Comparison) -> Table:
+    metric = SHOWN[comparison.task][0]
+    table = Table(box=box.MINIMAL, show_edge=False, padding=0)
+    table.add_column("", justify="right")
+    table.add_column("run", overflow="fold")
+    table.add_column("seed", justify="right")
+    table.add_column(metric.replace("/", " "), justify="right")
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    for number, group in enumerate(comparison.groups, start=1):
+        for run in group.runs:
+            ends = run.interval(metric)
+            between = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
+            score = _words(run.scores.get(metric), None)
+            table.add_row(str(number), Text(run.name), str(run.seed), score, between)
+    return table
+
+
+def _table_of_pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
+    """Those with the first group; their headline in full."""
+    several = len(pairs) > 1
+    exchanges = next(iter(pairs[0]["metrics"].values()))["num_permutations"]
+    table = Table(
+        title="test: difference to group 1, same images",
+        caption=f"p of {exchanges:,} exchanges",
+        box=box.MINIMAL,
+        show_edge=False,
+        padding=0,
+    )
+    table.add_column("", justify="right")
+    table.add_column("score", overflow="fold")
+    for name in ("difference", "95 % interval", "p", *(["Holm p"] * several)):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("probability\nof better", justify="right", no_wrap=True)
+    for pair in pairs:
+        for name, found in pair["metrics"].items():
+            ends = found["ci95"]
+            cells = [
+                f"{found['difference']:+.3f}",
+                "-" if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}",
+                p_in_words(found["p"]),
+                *([p_in_words(found["p_holm"])] * several),
+                probability_in_words(found["probability_b_better"]),
+            ]
+            table.add_row(str(pair["b"]), name.replace("_", " "), *cells)
+    return table
+
+
+def _words(value: float | None, spread: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if spread is None else f"{value:.3f} ± {spread:.3f}"

@@ -1,0 +1,337 @@
+"""Paired comparison of groups of runs, image by image."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.comparison.caveats import image_size
+from medvision.comparison.runs import FinishedRun, Group, Member
+from medvision.reports.verdicts import LEVEL, claim_of, sentence_of
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:
+    from medvision.metrics.paired import PairedDifference, PairedScore, SeedSpread
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedImages:
+    """What all groups scored on the same images.
+
+    Attributes:
+        scores: By metric, the headline first; the contenders are the groups, in their order.
+        of_seeds: By metric, for every group the score with each of its seeds.
+        grouped: Whether any two images belong to one group.
+    """
+
+    scores: Mapping[str, "PairedScore"]
+    of_seeds: Mapping[str, Sequence[Sequence[float]]]
+    grouped: bool
+
+
+def read_pairs(groups: Sequence[Group]) -> PairedImages:
+    """Match the predictions of all runs by image, and average those of each group over its seeds.
+
+    Groups of images are those of the runs' splits.csv; images that any run keeps together stay
+    together here. Segmentations are compared by Dice and IoU of each image, at the size of the
+    files where the networks see different sizes. Classifiers are compared by accuracy and
+    balanced accuracy of the classes that they predicted, with the threshold that each has in use,
+    and by AUROC, for three or more classes the mean of each against the rest.
+
+    Args:
+        groups: Which ``require_comparable`` accepted.
+
+    Raises:
+        MedvisionError: If a table lacks a column or holds no number where one belongs.
+    """
+    from medvision.metrics.paired import units_of
+
+    first = groups[0].members[0]
+    paths = [row["path"] for run in first for row in run.tested]
+    order = {path: place for place, path in enumerate(paths)}
+    unit = units_of(_joined_groups(groups, order), len(paths))
+    task = groups[0].runs[0].task
+    read = _segmentations if task == "segmentation" else _classifications
+    scores, of_seeds = read(groups, order, unit)
+    known = {name: score for name, score in scores.items() if not np.isnan(score.scores).any()}
+    return PairedImages(
+        scores=known,
+        of_seeds={name: of_seeds[name] for name in known},
+        grouped=bool(len(unit) and unit.max() + 1 < len(unit)),
+    )
+
+
+def _segmentations(
+    groups: Sequence[Group], order: Mapping[str, int], unit: NDArray[np.intp]
+) -> tuple[dict[str, "PairedScore"], dict[str, list[list[float]]]]:
+    from medvision.metrics.paired import mean_score
+
+    sizes = {repr(image_size(run)) for group in groups for run in group.runs}
+    suffix = "_original" * (len(sizes) > 1)
+    scores, of_seeds = {}, {}
+    for name in (f"dice{suffix}", f"iou{suffix}"):
+        values = [[_numbers(member, name, order) for member in group.members] for group in groups]
+        scores[name] = mean_score(np.stack([np.mean(of, axis=0) for of in values], axis=1), unit)
+        undefined = np.isnan([value for of in values for value in of]).any(axis=0)
+        of_seeds[name] = [[float(v[~undefined].mean()) for v in of] for of in values]
+    return scores, of_seeds
+
+
+def _classifications(
+    groups: Sequence[Group], order: Mapping[str, int], unit: NDArray[np.intp]
+) -> tuple[dict[str, "PairedScore"], dict[str, list[list[float]]]]:
+    from medvision.metrics.paired import (
+        auroc_score,
+        balanced_accuracy_score,
+        mean_score,
+        placements,
+    )
+
+    classes = _classes(groups[0].runs[0])
+    truth = _texts(groups[0].members[0], "target", order)
+    target = np.array([classes.index(name) for name in truth])
+    right, placed = [], []
+    ranked = [1] if len(classes) == 2 else [k for k in range(len(classes)) if (target == k).any()]
+    for group in groups:
+        hits, places = [], []
+        for member in group.members:
+            hits.append(np.array(_texts(member, "predicted", order)) == np.array(truth))
+            columns = {k: _numbers(member, f"probability/{classes[k]}", order) for k in ranked}
+            places.append([placements(columns[k], target == k) for k in ranked])
+        right.append(np.array(hits, dtype=np.float64))  # (seeds, N)
+        placed.append(np.array(places))  # (seeds, classes, N)
+
+    def scores_of(hits: Sequence[Floats], places: Sequence[Floats]) -> dict[str, "PairedScore"]:
+        """Of contenders: (N,) and (classes, N) each."""
+        answers = np.stack(hits, axis=1)
+        ranks = {k: np.stack([of[row] for of in places], axis=1) for row, k in enumerate(ranked)}
+        return {
+            "accuracy": mean_score(answers, unit),
+            "balanced_accuracy": balanced_accuracy_score(answers, target, unit),
+            "auroc": auroc_score(ranks, target, unit),
+        }
+
+    scores = scores_of([of.mean(axis=0) for of in right], [of.mean(axis=0) for of in placed])
+    of_seeds: dict[str, list[list[float]]] = {name: [] for name in scores}
+    for answers, ranks in zip(right, placed, strict=True):
+        for name, score in scores_of(list(answers), list(ranks)).items():
+            of_seeds[name].append([float(value) for value in score.scores])
+    return scores, of_seeds
+
+
+def _classes(run: FinishedRun) -> list[str]:
+    prefix = "probability/"
+    return [name.removeprefix(prefix) for name in run.tested[0] if name.startswith(prefix)]
+
+
+def _texts(member: Member, column: str, order: Mapping[str, int]) -> list[str]:
+    """A column of all test images of a run, or of its folds, in one order."""
+    found = [""] * len(order)
+    for run in member:
+        if column not in run.tested[0]:
+            raise MedvisionError(
+                f"there is no column {column}", where=str(run.path / "predictions_test.csv")
+            )
+        for row in run.tested:
+            found[order[row["path"]]] = row[column]
+    return found
+
+
+def _numbers(member: Member, column: str, order: Mapping[str, int]) -> Floats:
+    """The same as numbers; a blank cell, an undefined score, is NaN."""
+    cells = _texts(member, column, order)
+    try:
+        return np.array([float(cell) if cell else np.nan for cell in cells])
+    except ValueError as error:
+        raise MedvisionError(
+            f"expected numbers in column {column}: {error}",
+            where=str(member[0].path / "predictions_test.csv"),
+        ) from error
+
+
+def _joined_groups(groups: Sequence[Group], order: Mapping[str, int]) -> list[Hashable]:
+    """The group of each image; nothing where every image is its own.
+
+    Two runs may know other groups, for each joins near-duplicates that it found: a chain of
+    either makes one group.
+    """
+    known = {tuple(_groups_of(member, order)): None for group in groups for member in group.members}
+    partitions = [names for names in known if any(names)]
+    if not partitions:
+        return []
+    leader = list(range(len(order)))
+
+    def root(place: int) -> int:
+        while leader[place] != place:
+            leader[place] = leader[leader[place]]
+            place = leader[place]
+        return place
+
+    for of_images in partitions:
+        first: dict[str, int] = {}
+        for place, name in enumerate(of_images):
+            if name:
+                leader[root(place)] = root(first.setdefault(name, place))
+    return [root(place) for place in range(len(order))]
+
+
+def _groups_of(member: Member, order: Mapping[str, int]) -> Iterable[str]:
+    found = [""] * len(order)
+    for run in member:
+        own = {row["path"] for row in run.tested}
+        for row in run.files.splits:
+            if row.get("split") == "test" and row["path"] in own:
+                found[order[row["path"]]] = row.get("group") or ""
+    return found
+
+
+LONGEST_NAME = 48  # characters that a sentence can carry twice
+
+
+def compare_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """What ``comparison.json`` holds under ``pairs``; those with the first group come first.
+
+    Groups are numbered from 1, and differences are those of ``b`` to ``a``. For every score:
+    both values, ``difference`` with ``ci95``, ``p`` of ``num_permutations`` exchanges, ``p_holm``
+    (adjusted over the comparisons with the first group; None for other pairs), ``p_holm_all``
+    (adjusted over all pairs), ``probability_b_better``, ``standard_error`` over images,
+    ``images_needed``, ``num_images``, ``num_units``, ``alike`` (no image differs), and ``seeds``
+    with ``std_a``, ``std_b``, ``standard_error`` and ``ci95`` of the difference over seeds.
+
+    The first score decides. ``verdict`` is
+
+    - ``better``: a group wins, by images and by seeds;
+    - ``better_model``: by images, and too few seeds tell the spread over them;
+    - ``better_within_seeds``: by images, and other seeds may turn it around;
+    - ``no_winner``: not by images;
+    - ``alike``: no image differs;
+    - ``unknown``: one independent unit, or a score that is undefined.
+
+    By images means that p, adjusted by Holm, lies below 0.05 and that the interval leaves 0 out;
+    by seeds, that Welch's interval does. ``winner`` is the number of the group that scored better
+    in the first three cases; ``claim`` says who is better, ``sentence`` adds the numbers.
+
+    Raises:
+        MedvisionError: If predictions cannot be read.
+    """
+    if len(groups) < 2:
+        return []
+    images = read_pairs(groups)
+    found = list(combinations(range(len(groups)), 2))  # those with the first group lead
+    metrics = _metrics(groups, images, found)
+    names = _names(groups)
+    pairs = []
+    for row, (a, b) in enumerate(found):
+        pair: dict[str, Any] = {
+            "a": a + 1,
+            "b": b + 1,
+            "num_seeds": [groups[a].num_seeds, groups[b].num_seeds],
+            "grouped": images.grouped,
+            "num_comparisons": len(groups) - 1 if a == 0 else len(found),
+            "headline": next(iter(metrics), None),
+            "metrics": {name: of_pairs[row] for name, of_pairs in metrics.items()},
+        }
+        pair["verdict"], pair["winner"] = _verdict(pair)
+        synthetic = any(run.dataset.get("synthetic") for run in groups[a].runs)
+        pair["claim"] = claim_of(pair, (names[a], names[b]))
+        pair["sentence"] = sentence_of(
+            pair, (names[a], names[b]), task=groups[0].runs[0].task, synthetic=synthetic
+        )
+        pairs.append(pair)
+    return pairs
+
+
+def _metrics(
+    groups: Sequence[Group], images: PairedImages, pairs: Sequence[tuple[int, int]]
+) -> dict[str, list[dict[str, Any]]]:
+    """For every score what is told of each pair."""
+    from medvision.metrics.paired import holm_adjusted, paired_differences, seed_spread
+
+    if not images.scores:
+        return {}
+    num_first = len(groups) - 1
+    metrics = {}
+    for name, found in paired_differences(images.scores, pairs).items():
+        of_first = holm_adjusted([difference.p_value for difference in found[:num_first]])
+        of_all = holm_adjusted([difference.p_value for difference in found])
+        metrics[name] = [
+            _metric(
+                difference,
+                seed_spread(*(_seed_values(groups[g], images.of_seeds[name][g]) for g in pair)),
+                of_first[row] if row < num_first else None,
+                of_all[row],
+            )
+            for row, (difference, pair) in enumerate(zip(found, pairs, strict=True))
+        ]
+    return metrics
+
+
+def _seed_values(group: Group, values: Sequence[float]) -> Sequence[float]:
+    """None of them tells a spread where two runs share a seed."""
+    return values[:1] if group.repeated_seeds else values
+
+
+def _metric(
+    found: "PairedDifference", seeds: "SeedSpread", p_holm: float | None, p_holm_all: float
+) -> dict[str, Any]:
+    return {
+        "a": found.a,
+        "b": found.b,
+        "difference": found.difference,
+        "ci95": None if found.interval is None else list(found.interval),
+        "p": found.p_value,
+        "p_holm": p_holm,
+        "p_holm_all": p_holm_all,
+        "num_permutations": found.num_permutations,
+        "probability_b_better": found.probability_better,
+        "standard_error": found.standard_error,
+        "images_needed": found.images_needed,
+        "num_images": found.num_images,
+        "num_units": found.num_units,
+        "alike": found.alike,
+        "seeds": {
+            "std_a": seeds.std_a,
+            "std_b": seeds.std_b,
+            "standard_error": seeds.standard_error,
+            "ci95": None if seeds.interval is None else list(seeds.interval),
+        },
+    }
+
+
+def _verdict(pair: dict[str, Any]) -> tuple[str, int | None]:
+    found = pair["metrics"].get(pair["headline"])
+    if found is None or found["ci95"] is None:
+        return "unknown", None
+    if found["alike"]:
+        return "alike", None
+    p = found["p_holm_all"] if found["p_holm"] is None else found["p_holm"]
+    if p >= LEVEL or not _apart(found["ci95"]):
+        return "no_winner", None
+    winner = pair["b"] if found["difference"] > 0 else pair["a"]
+    ends = found["seeds"]["ci95"]
+    if ends is None:
+        return "better_model", winner
+    return ("better" if _apart(ends) else "better_within_seeds"), winner
+
+
+def _apart(ends: Sequence[float]) -> bool:
+    """Whether 0 lies outside."""
+    return ends[0] > 0 or ends[1] < 0
+
+
+def _names(groups: Sequence[Group]) -> list[str]:
+    """The experiment where it tells the groups apart, else the label, or its number."""
+    experiments = [group.runs[0].experiment for group in groups]
+
+    def name(number: int, group: Group) -> str:
+        if experiments.count(experiments[number - 1]) == 1:
+            return experiments[number - 1]
+        return group.label if len(group.label) <= LONGEST_NAME else f"group {number}"
+
+    return [name(number, group) for number, group in enumerate(groups, start=1)]

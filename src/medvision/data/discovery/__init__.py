@@ -1,0 +1,1 @@
+"""Find the images, masks, classes and given splits of a data folder."""

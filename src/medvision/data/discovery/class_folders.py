@@ -1,0 +1,190 @@
+"""Find the images of each class in folders, and tell what is no set of classes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from medvision.data.discovery.folders import IMAGE_SUFFIXES, Scan, images_in, subfolders
+from medvision.data.samples import Sample, SampleTable, Texts, count_names, split_name
+from medvision.types import IGNORE_INDEX, MedvisionError, did_you_mean
+
+CLASS_LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
+
+
+def scan_classes(root: Path) -> Scan:
+    """List the images below each class folder, and raise nothing that can be told.
+
+    Reads ``ROOT/<class>/*``, or ``ROOT/{train,val,test}/<class>/*`` where a folder of ``root``
+    is named after a split; deeper folders belong to their class.
+
+    Raises:
+        MedvisionError: If a folder cannot be listed.
+    """
+    scan = Scan()
+    inside = subfolders(root)
+    given = [(split, folder) for folder in inside if (split := split_name(folder.name))]
+    if given:
+        _refuse_strays(scan, root)
+        beside = [folder.name for folder in inside if not split_name(folder.name)]
+        if beside:
+            scan.notes.append(
+                f"{count_names(beside)} beside the folders of the given splits is left out"
+            )
+    parts = [
+        part
+        for split, folder in given or [("", root)]
+        for part in _scan_folder(root, scan, split, folder)
+    ]
+    scan.samples = SampleTable.joined(parts).by_path()
+    scan.images = scan.samples.paths
+    return scan
+
+
+def order_classes(
+    root: Path, samples: Sequence[Sample], class_names: Sequence[str] | None
+) -> list[str]:
+    """Return the class names in the order of their indices, once they fit the samples.
+
+    The order is that of ``class_names``, or the alphabet's, whatever the case.
+
+    Raises:
+        MedvisionError: If there is one class only, two have nearly the same name, val or test
+            holds one that train does not, or ``class_names`` does not list each once.
+    """
+    table = SampleTable.of(samples)
+    names = table.targets.numbered()[0]
+    found = sorted(names, key=lambda name: (name.casefold(), name))
+    if len(found) == 1:
+        raise MedvisionError(
+            f"only one class, {found[0]}", where=str(root), hint=_deeper(root) or CLASS_LAYOUT
+        )
+    if len(found) > IGNORE_INDEX:
+        raise MedvisionError(
+            f"{len(found)} classes, at most {IGNORE_INDEX} are possible",
+            where=str(root),
+            hint=CLASS_LAYOUT,
+        )
+    _refuse_alike(root, found)
+    _refuse_untrained(root, table)
+    return found if class_names is None else _chosen(class_names, found)
+
+
+def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[SampleTable]:
+    """Yield the images of each class."""
+    _refuse_strays(scan, folder)
+    classes = subfolders(folder)
+    names = {path.name.lower() for path in classes}
+    if not classes:
+        scan.problems.append(
+            MedvisionError("no class folders", where=str(folder), hint=CLASS_LAYOUT)
+        )
+    elif {"images", "masks"} <= names:
+        scan.problems.append(
+            MedvisionError(
+                "images and masks are the folders of a segmentation set, not classes",
+                where=str(folder),
+                hint="choose an experiment of segmentation, or another data.root",
+            )
+        )
+    for path in classes:
+        inside = [deeper.name for deeper in subfolders(path) if split_name(deeper.name)]
+        if inside:  # read as one class, it would mix train and test
+            scan.problems.append(
+                MedvisionError(
+                    f"{path.name} holds folders of splits ({', '.join(inside)}), so it is no class",
+                    where=str(folder),
+                    hint=f"did you mean data.root={path}? {CLASS_LAYOUT}",
+                )
+            )
+        files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
+        start, same = path.relative_to(root).as_posix(), np.zeros(len(files), np.uint8)
+        yield SampleTable(
+            paths=Texts.of(f"{start}/{file}" for file in files),
+            targets=Texts.coded([path.name], same),
+            groups=Texts.blank(len(files)),
+            splits=Texts.coded([split], same),
+        )
+
+
+def _refuse_strays(scan: Scan, folder: Path) -> None:
+    """Tell of images that lie beside class folders or splits, so that nobody knows their class."""
+    with os.scandir(folder) as entries:
+        strays = sorted(
+            entry.name
+            for entry in entries
+            if PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES
+            and entry.name[0] != "."
+            and entry.is_file()
+        )
+    if strays:
+        scan.problems.append(
+            MedvisionError(
+                f"{len(strays)} images lie in no class folder: {count_names(strays)}",
+                where=str(folder),
+                hint=f"move or remove them: {CLASS_LAYOUT}",
+            )
+        )
+
+
+def _deeper(root: Path) -> str | None:
+    """Return a hint if the data lie in a folder of their own below the root."""
+    folder, inside = root, subfolders(root)
+    while len(inside) == 1:
+        folder, inside = inside[0], subfolders(inside[0])
+    return f"did you mean data.root={folder}? {CLASS_LAYOUT}" if inside and folder != root else None
+
+
+def _refuse_alike(root: Path, found: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in found:
+        plain = re.sub(r"[\s_-]+", " ", name).strip().casefold()
+        if plain in seen:
+            raise MedvisionError(
+                f"the classes {seen[plain]} and {name} differ only by case or spaces",
+                where=str(root),
+                hint=f"did you mean {seen[plain]}? give a class the same name in every split",
+            )
+        seen[plain] = name
+
+
+def _refuse_untrained(root: Path, samples: SampleTable) -> None:
+    names, number = samples.targets.numbered()
+    learned = np.unique(number[samples.splits.equal("train") | samples.splits.equal("")])
+    odd = np.flatnonzero(~np.isin(number, learned))
+    if len(learned) and len(odd):
+        sample, trained = samples[int(odd[0])], [names[place] for place in learned.tolist()]
+        near = did_you_mean(
+            sample.target, trained, otherwise="give a class the same name everywhere"
+        )
+        raise MedvisionError(
+            f"{sample.split} holds the class {sample.target}, train does not",
+            where=str(root / PurePosixPath(sample.path).parent),
+            hint=near,
+        )
+
+
+def _chosen(class_names: Sequence[str], found: list[str]) -> list[str]:
+    chosen = list(class_names)
+    where, them = "data.class_names", ", ".join(found)
+    for name in chosen:
+        if chosen.count(name) > 1:
+            raise MedvisionError(f"{name} is listed twice", where=where, hint="list it once")
+        if name not in found:
+            raise MedvisionError(
+                f"the data set has no class {name}",
+                where=where,
+                hint=did_you_mean(name, found, otherwise=f"its classes are {them}"),
+            )
+    missing = [name for name in found if name not in chosen]
+    if missing:
+        raise MedvisionError(
+            f"{', '.join(missing)} is a class of the data set but not listed",
+            where=where,
+            hint=f"list all of them, in the order of their indices: {them}",
+        )
+    return chosen

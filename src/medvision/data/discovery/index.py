@@ -1,0 +1,273 @@
+"""List the samples of a data set, with the splits and groups that were given.
+
+A given split wins: the csv that the user names, then ``ROOT/splits.csv``, then folders named
+after splits. Samples without one have an empty split and are drawn later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from medvision.data.discovery.class_folders import CLASS_LAYOUT, order_classes, scan_classes
+from medvision.data.discovery.folders import (
+    IMAGE_SUFFIXES,
+    SEGMENTATION_LAYOUT,
+    Scan,
+    missing_files,
+)
+from medvision.data.discovery.mask_folders import scan_segmentation
+from medvision.data.discovery.splits_csv import read_splits, write_splits
+from medvision.data.samples import Sample, SampleTable, count_names
+from medvision.data.splits.groups import group_by_patient, group_by_pattern, hash_groups
+from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
+from medvision.types import MedvisionError
+
+__all__ = [
+    "CheckResult",
+    "ClassIndex",
+    "Index",
+    "Sample",
+    "check_images",
+    "check_segmentation",
+    "hash_groups",
+    "index_classification",
+    "index_segmentation",
+    "read_splits",
+    "write_splits",
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Index:
+    """The samples of a data set, by path, and notes on what was left out or is odd."""
+
+    samples: SampleTable
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassIndex:
+    """The samples of a classification set, by path, its classes by index, and notes."""
+
+    samples: SampleTable
+    class_names: list[str]
+    notes: list[str]
+
+
+def index_segmentation(
+    root: Path,
+    *,
+    mask_suffix: str = "",
+    splits: Path | None = None,
+    group_pattern: str | None = None,
+) -> Index:
+    """List images with their masks.
+
+    Reads ``ROOT/images/*`` and ``ROOT/masks/*`` matched by stem, also in equal sub-folders;
+    ``ROOT/{train,val,test}/{images,masks}``; or the images that ``ROOT/splits.csv`` lists, the
+    others being left out with a note. Images that ``splits`` does not list are added.
+
+    Args:
+        root: The data folder.
+        mask_suffix: What the stem of a mask has beyond that of its image, such as ``_mask``.
+        splits: A csv of an earlier run, its paths relative to ``root``, whose splits are kept.
+        group_pattern: Regular expression with one capture group, searched in each path; what
+            it captures is the sample's group. It wins over the groups of a csv, and both win
+            over the patients that DICOM files name.
+
+    Raises:
+        MedvisionError: If the folder, the csv or the pattern does not fit the above.
+    """
+    root = _existing(root, SEGMENTATION_LAYOUT)
+    scan = scan_segmentation(root, mask_suffix=mask_suffix)
+    listed = partial(_listed_with_masks, root, scan)
+    samples, notes = _index(root, scan, listed, splits, group_pattern)
+    return Index(samples=samples, notes=notes)
+
+
+def index_classification(
+    root: Path,
+    *,
+    splits: Path | None = None,
+    group_pattern: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> ClassIndex:
+    """List images with the names of their classes.
+
+    Reads ``ROOT/<class>/*``; ``ROOT/{train,val,test}/<class>/*``; or the images that
+    ``ROOT/splits.csv`` lists with their class in the column ``target``, and where that is blank
+    in the class folder they lie in. The rest is as for `index_segmentation`.
+
+    Args:
+        root: The data folder.
+        splits: As for `index_segmentation`.
+        group_pattern: As for `index_segmentation`.
+        class_names: Every class, in the order of the class indices; None takes the alphabet's.
+
+    Raises:
+        MedvisionError: If the folder, the csv, the pattern or the classes do not fit the above.
+    """
+    root = _existing(root, CLASS_LAYOUT)
+    scan = scan_classes(root)
+    listed = partial(_listed_with_classes, root, scan)
+    samples, notes = _index(root, scan, listed, splits, group_pattern)
+    names = order_classes(root, samples, class_names)
+    return ClassIndex(samples=samples, class_names=names, notes=notes)
+
+
+def _existing(root: Path, layout: str) -> Path:
+    root = root.expanduser()
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise MedvisionError(
+            f"the data folder {what}", where=str(root), hint=f"check data.root: {layout}"
+        )
+    return root
+
+
+def _index(
+    root: Path,
+    scan: Scan,
+    listed: Callable[[Path], SampleTable],
+    splits: Path | None,
+    group_pattern: str | None,
+) -> tuple[SampleTable, list[str]]:
+    """Return what the csv files list, or else the folders hold; by path, with notes."""
+    notes: list[str] = []
+    own = root / "splits.csv"
+    if own.is_file():
+        samples = listed(own)
+        left_out = _others(scan.images, samples.paths)
+        if left_out:
+            notes.append(
+                f"splits.csv does not list {len(left_out)} images, which are left out:"
+                f" {count_names(left_out)}"
+            )
+    elif splits is None:
+        samples, notes = _sound(scan), scan.notes
+    else:
+        samples, notes = scan.samples, scan.notes
+    if group_pattern is None:
+        samples, patient_notes = group_by_patient(root, samples)
+        notes = notes + patient_notes
+    if splits is not None:
+        table = splits.expanduser()
+        samples, kept_notes = _kept(table, listed(table), scan, samples, own.is_file())
+        notes = notes + kept_notes
+    if group_pattern is not None:
+        samples, pattern_notes = group_by_pattern(samples, group_pattern)
+        notes = notes + pattern_notes
+    return samples.by_path(), notes
+
+
+def _sound(scan: Scan) -> SampleTable:
+    if scan.problems:
+        raise scan.problems[0]
+    return scan.samples
+
+
+def _others(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Names that are not among the known ones, sorted."""
+    return sorted(set(names).difference(known))
+
+
+def _listed_with_masks(root: Path, scan: Scan, table: Path) -> SampleTable:
+    """Return the samples of a csv, masks matched by stem where it names none."""
+    samples = _filled(read_splits(table), scan.samples, lambda _: "")
+    pairs = zip(samples.paths, samples.targets, strict=True)
+    names = (name for pair in pairs for name in pair if name)
+    _must_exist(root, table, {*scan.images, *scan.samples.targets}, names)
+    without_mask = _blank(samples)
+    if without_mask:
+        raise MedvisionError(
+            f"{len(without_mask)} of {len(samples)} images have no mask:"
+            f" {count_names(without_mask)}",
+            where=str(table),
+            hint="add the column target, or masks with the stems of the images",
+        )
+    return samples
+
+
+def _listed_with_classes(root: Path, scan: Scan, table: Path) -> SampleTable:
+    """Return the samples of a csv, named after their folder where it names no class."""
+    in_folders = scan.samples
+    if scan.problems or len(in_folders.targets.numbered()[0]) < 2:  # those are no classes
+        in_folders = SampleTable.of([])
+    samples = _filled(read_splits(table), in_folders, lambda path: PurePosixPath(path).parent.name)
+    _must_exist(root, table, set(scan.images), samples.paths)
+    unnamed = _blank(samples)
+    if unnamed:
+        raise MedvisionError(
+            f"{len(unnamed)} of {len(samples)} images have no class: {count_names(unnamed)}",
+            where=str(table),
+            hint="add the column target, or put the images into folders of their classes",
+        )
+    names, number = samples.targets.numbered()
+    masks = [k for k, name in enumerate(names) if PurePosixPath(name).suffix in IMAGE_SUFFIXES]
+    if masks:
+        first = samples.targets[int(np.isin(number, masks).argmax())]
+        raise MedvisionError(
+            f"expected names of classes in the column target, got files such as {first}",
+            where=str(table),
+            hint="choose an experiment of segmentation, or another data.root",
+        )
+    return samples
+
+
+def _filled(rows: SampleTable, known: SampleTable, otherwise: Callable[[str], str]) -> SampleTable:
+    """Give the rows without a target that of the known samples."""
+    if not rows.targets.equal("").any():
+        return rows
+    targets = dict(zip(known.paths, known.targets, strict=True))
+    columns = zip(rows.paths, rows.targets, strict=True)
+    return rows.with_column(
+        targets=(target or targets.get(path) or otherwise(path) for path, target in columns)
+    )
+
+
+def _blank(samples: SampleTable) -> list[str]:
+    """Paths of the samples without a target."""
+    return list(samples.paths.select(samples.targets.equal("")))
+
+
+def _must_exist(root: Path, table: Path, seen: set[str], names: Iterable[str]) -> None:
+    """Refuse names of files that are not there: folders are listed, no file is asked for alone."""
+    missing = missing_files(root, (name for name in names if name not in seen))
+    if missing:
+        raise MedvisionError(
+            f"{len(missing)} listed files do not exist below {root}: {count_names(missing)}",
+            where=str(table),
+            hint="check data.root, or remove their lines",
+        )
+
+
+def _kept(
+    table: Path, rows: Sequence[Sample], scan: Scan, known: Sequence[Sample], has_csv: bool
+) -> tuple[SampleTable, list[str]]:
+    """Lay the splits of an earlier run over the samples that are there now."""
+    listed, there = SampleTable.of(rows), SampleTable.of(known)
+    kept = set(listed.paths)
+    if not has_csv and any(image not in kept for image in scan.images):
+        _sound(scan)  # images that join must fit; for the listed ones the csv has the word
+    # A run folder holds hashed groups: where the data's own csv names them, its names count.
+    own = ((p, group) for p, group in zip(there.paths, there.groups, strict=True) if group)
+    groups = dict(own)
+    columns = list(zip(listed.paths, listed.groups, strict=True)) if groups else []
+    samples = (
+        listed.with_column(groups=[groups.get(p, g) for p, g in columns]) if groups else listed
+    )
+    added = there.select(np.array([path not in kept for path in there.paths], bool))
+    if not len(added):
+        return samples, []
+    notes = [f"{len(added)} images are not in {table} and were added to the data set"]
+    if any(g and p not in groups for p, g in zip(listed.paths, listed.groups, strict=True)):
+        notes.append(
+            f"the groups in {table} are unknown for the added images:"
+            " an added image may belong to a group of another split; set data.group_pattern"
+        )
+    return SampleTable.joined([samples, added]), notes

@@ -1,0 +1,183 @@
+"""The table of samples on disk: ``split,path,target,group``, in UTF-8 with commas."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+from array import array
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from medvision.data.discovery.folders import refuse_controls
+from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, Texts, split_name
+from medvision.files import write_atomically
+from medvision.types import MedvisionError
+
+COLUMNS = ("split", "path", "target", "group")
+
+_SPLITS = frozenset({"", *SPLIT_NAMES.values()})
+
+
+def read_splits(path: Path) -> SampleTable:
+    """Return the samples a csv file lists, in its order.
+
+    Only the column ``path`` must be there; missing ones read as empty, unknown ones are left
+    out. Names of splits may be written as in ``SPLIT_NAMES``.
+
+    Raises:
+        MedvisionError: Naming the file and the line, if the file cannot be read, lacks the
+            column, lists an image twice, or holds a path that leaves the root.
+    """
+    lines = array("q")  # of each row
+    samples = SampleTable.of_rows(_read(path, lines))
+    if not len(samples):
+        raise MedvisionError("the file lists no image", where=str(path), hint="add lines to it")
+    if not samples.paths.ascends():
+        _refuse_repeated(path, samples.paths, lines)
+    return samples
+
+
+def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
+    for line, (split, image, target, group) in _rows(path):
+        lines.append(line)
+        if not image:
+            raise MedvisionError(
+                "the column path is blank", where=f"{path}, line {line}", hint="fill it in"
+            )
+        try:
+            yield _relative(image), _relative(target), group, _split(split)
+        except MedvisionError as fault:
+            where = f"{path}, line {line}"
+            raise MedvisionError(fault.what, where=where, hint=fault.hint) from fault
+
+
+def _refuse_repeated(path: Path, images: Texts, lines: array[int]) -> None:
+    in_order = images.sorted_rows()
+    names = images.select(in_order)
+    again = [k + 1 for k, (one, other) in enumerate(pairwise(names)) if one == other]
+    if again:  # equal ones are in the order of their lines
+        place = min(again, key=lambda k: lines[int(in_order[k])])
+        first, second = (lines[int(in_order[k])] for k in (place - 1, place))
+        raise MedvisionError(
+            f"{names[place]} is listed twice, first in line {first}",
+            where=f"{path}, line {second}",
+            hint="keep one of the lines",
+        )
+
+
+def write_splits(path: Path, samples: Iterable[Sample]) -> None:
+    """Write the samples in their order; a reader never sees half a file.
+
+    Raises:
+        MedvisionError: If the file cannot be written.
+    """
+    table = SampleTable.of(samples)
+    content = io.BytesIO()
+    with io.TextIOWrapper(content, encoding="utf-8", newline="") as text:
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        columns = (table.splits, table.paths, table.targets, table.groups)
+        writer.writerows(zip(*columns, strict=True))
+        text.flush()
+        data = content.getvalue()
+    try:
+        write_atomically(path, data)
+    except OSError as fault:
+        raise MedvisionError(
+            f"cannot write the file: {fault.strerror or fault}",
+            where=str(path),
+            hint="check space and permissions",
+            exit_code=3,
+        ) from fault
+
+
+def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield each line's number and its stripped cells in the order of ``COLUMNS``."""
+    line = 1
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, strict=True)
+            columns = [name.strip().lower() for name in next(reader, [])]
+            _check_columns(columns, path)
+            places = [columns.index(name) if name in columns else -1 for name in COLUMNS]
+            for cells in reader:
+                line = reader.line_num
+                if len(cells) != len(columns):
+                    if not any(cell.strip() for cell in cells):
+                        continue
+                    raise MedvisionError(
+                        f"{len(cells)} cells, the first line has {len(columns)}",
+                        where=f"{path}, line {line}",
+                        hint="quote names that hold a comma",
+                    )
+                found = tuple(["" if k < 0 else cells[k].strip() for k in places])
+                if any(found) or any(cell.strip() for cell in cells):
+                    yield line, found
+    except OSError as fault:
+        raise MedvisionError(
+            f"cannot read the file: {fault.strerror or fault}",
+            where=str(path),
+            hint="check data.splits and data.root",
+        ) from fault
+    except UnicodeDecodeError as fault:
+        raise MedvisionError(
+            "the file is not UTF-8", where=str(path), hint="save it as CSV in UTF-8"
+        ) from fault
+    except csv.Error as fault:
+        raise MedvisionError(
+            f"not a csv file: {fault}", where=f"{path}, line {line + 1}", hint="mend the line"
+        ) from fault
+
+
+def _check_columns(columns: list[str], path: Path) -> None:
+    where = f"{path}, line 1"
+    if "path" not in columns:
+        raise MedvisionError(
+            f"no column path among {', '.join(columns) or 'none'}",
+            where=where,
+            hint="the first line names the columns split,path,target,group with commas between",
+        )
+    for column in columns:
+        if columns.count(column) > 1:
+            raise MedvisionError(
+                f"the column {column} is there twice", where=where, hint="keep one of them"
+            )
+        nearest = difflib.get_close_matches(column, COLUMNS, n=1, cutoff=0.75)
+        if column not in COLUMNS and nearest and nearest[0] not in columns:
+            raise MedvisionError(
+                f"unknown column {column}", where=where, hint=f"did you mean {nearest[0]}?"
+            )
+
+
+def _relative(text: str) -> str:
+    """Return a path below the root with forward slashes; class names pass unchanged."""
+    refuse_controls(text)
+    if _PLAIN.fullmatch(text):
+        return text
+    path = PurePosixPath(text.replace("\\", "/"))
+    if path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
+        raise MedvisionError(
+            f"{text} leaves the data folder",
+            hint="give paths relative to data.root, without ..",
+        )
+    return str(path) if text else ""
+
+
+# Parts that start with no dot, with one slash between them: nearly all paths there are.
+_PLAIN = re.compile(r"(?:[^./\\:][^/\\:]*(?:/[^./\\:][^/\\:]*)*)?", re.DOTALL)
+
+
+def _split(text: str) -> str:
+    if text in _SPLITS:
+        return text
+    split = split_name(text)
+    if split is None and text:
+        nearest = difflib.get_close_matches(text.lower(), SPLIT_NAMES, n=1, cutoff=0.5)
+        guess = f"did you mean {SPLIT_NAMES[nearest[0]]}? " if nearest else ""
+        raise MedvisionError(
+            f"unknown split {text}", hint=f"{guess}use train, val, test or a blank"
+        )
+    return split or ""

@@ -1,0 +1,1 @@
+"""Synthetic image sets, drawn from a seed."""

@@ -1,0 +1,1 @@
+"""Read image, mask and DICOM files as arrays that mean the same for every format."""

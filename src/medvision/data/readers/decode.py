@@ -1,0 +1,279 @@
+"""From the bytes of a picture file to upright samples, or one line that says why not.
+
+Files are known by their first bytes, never by their extension. The plugins of Pillow are called
+directly: `Image.open` warns about large pictures before their size can be looked at here.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from medvision.data.readers.dicom import PREAMBLE, DicomPixels, decode_dicom, dicom_size, is_dicom
+from medvision.types import MedvisionError
+
+MAX_PIXELS = 100_000_000
+"""A larger picture is refused before it is decoded: it would fill the memory."""
+
+_PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"BM", BmpImageFile),
+    (b"II*\x00", TiffImageFile),
+    (b"MM\x00*", TiffImageFile),
+    (b"II+\x00", TiffImageFile),
+    (b"MM\x00+", TiffImageFile),
+)
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 274, 256, 257, 258
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
+_LOSSY = ("jpeg", "tiff_jpeg", "webp")  # kinds of TIFF compression
+_REPLACE = "replace the file or remove it"
+
+# A damaged TIFF makes Pillow warn on the screen before it fails; the failure is reported here.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picture:
+    """One decoded file, before its values are given a meaning.
+
+    Attributes:
+        image: Loaded by Pillow, turned upright only where Pillow does it (TIFF); of DICOM its
+            values, as ``DicomPixels``.
+        data: The whole file.
+        where: The file's name, for messages.
+        bits: Bits of each sample in the file, 1 to 64.
+        orientation: EXIF orientation still to be applied, 1 to 8.
+        lossy: Whether compression may have changed the values.
+        file_format: ``JPEG``, ``PNG``, ``BMP``, ``TIFF`` or ``DICOM``.
+    """
+
+    image: ImageFile | DicomPixels
+    data: bytes
+    where: str
+    bits: int
+    orientation: int
+    lossy: bool
+    file_format: str
+
+    @property
+    def pillow(self) -> ImageFile:
+        """The image of every format but DICOM."""
+        assert isinstance(self.image, ImageFile), "a DICOM file has no image of Pillow"
+        return self.image
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        MedvisionError: If the file is missing or cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as fault:
+        raise _unreadable(fault, str(path)) from fault
+
+
+def decode(data: bytes, *, where: str) -> Picture:
+    """Decode a JPEG, PNG, BMP, TIFF or DICOM file.
+
+    Raises:
+        MedvisionError: If the file is empty, something else, damaged, cut short, larger than
+            ``MAX_PIXELS``, or holds more than one picture.
+    """
+    if is_dicom(data):
+        pixels = decode_dicom(data, where=where, max_pixels=MAX_PIXELS)
+        return Picture(
+            image=pixels,
+            data=data,
+            where=where,
+            bits=pixels.bits,
+            orientation=1,
+            lossy=pixels.lossy,
+            file_format="DICOM",
+        )
+    image = _open(io.BytesIO(data), where)
+    try:
+        frames = int(getattr(image, "n_frames", 1))
+        bits = _bits(image, data)
+        lossy = isinstance(image, JpegImageFile) or image.info.get("compression") in _LOSSY
+    except Exception as fault:  # Pillow raises nearly anything on damaged files
+        raise _damaged(fault, where) from fault
+    if frames > 1:
+        raise MedvisionError(
+            f"the file holds {frames} pictures", where=where, hint="store each in its own file"
+        )
+    try:
+        if isinstance(image, JpegImageFile) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+            raise ValueError("truncated, no end mark")  # zeros would decode to grey
+        image.load()
+    except Exception as fault:  # Pillow raises nearly anything on damaged files
+        raise _damaged(fault, where) from fault
+    orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
+    return Picture(
+        image=image,
+        data=data,
+        where=where,
+        bits=bits,
+        orientation=orientation,
+        lossy=lossy,
+        file_format=str(image.format),
+    )
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return the height and width in pixels, after EXIF orientation, from the header alone.
+
+    An orientation that a PNG file states only behind its pixels is not seen.
+
+    Raises:
+        MedvisionError: If the file cannot be read or is no JPEG, PNG, BMP, TIFF or DICOM picture.
+    """
+    try:
+        with path.open("rb") as stream:
+            if is_dicom(stream.read(PREAMBLE)):
+                return dicom_size(stream, where=str(path), max_pixels=MAX_PIXELS)
+            stream.seek(0)
+            image = _open(stream, str(path))
+            if not isinstance(image, TiffImageFile):
+                width, height = image.size
+                return (width, height) if _exif_orientation(image) >= 5 else (height, width)
+            tags = image.tag_v2  # Pillow swaps the size of a turned TIFF only in newer releases
+            height, width = int(tags[_TIFF_HEIGHT]), int(tags[_TIFF_WIDTH])
+            return (width, height) if tags.get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
+    except OSError as fault:
+        raise _unreadable(fault, str(path)) from fault
+
+
+def samples(picture: Picture) -> NDArray[Any]:
+    """Return grey (H, W) or red, green, blue (H, W, 3), upright.
+
+    Files of up to 8 bits give uint8 in [0, 255], fewer bits being stretched to that range;
+    deeper ones their own values. Transparent pixels are laid over black, palettes are looked
+    up, and CMYK and YCbCr become RGB.
+
+    Raises:
+        MedvisionError: If the colours cannot be turned into grey or RGB.
+    """
+    image = picture.image
+    if isinstance(image, DicomPixels):
+        return image.values
+    try:
+        if picture.bits > 8 and (image.mode.startswith("I") or image.mode == "F"):
+            values = np.asarray(image)
+        elif picture.bits > 8:
+            values = _deep_colours(picture)
+        elif image.has_transparency_data:
+            values = _over_black(np.asarray(image.convert("RGBA")), opaque=255)
+        elif image.mode == "1":
+            values = np.asarray(image.convert("L"))
+        elif image.mode in ("L", "RGB"):
+            values = np.asarray(image)
+        else:
+            values = np.asarray(image.convert("RGB"))
+    except Exception as fault:  # neither library promises which
+        raise _damaged(fault, picture.where) from fault
+    return upright(values, picture.orientation)
+
+
+def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return (H, W) or (H, W, C) values as a viewer that obeys the EXIF orientation shows them."""
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return np.ascontiguousarray(values)
+
+
+def _open(stream: BinaryIO, where: str) -> ImageFile:
+    start = stream.read(8)
+    stream.seek(0)
+    if not start:
+        raise MedvisionError("the file is empty", where=where, hint=_REPLACE)
+    plugin = next((plugin for magic, plugin in _PLUGINS if start.startswith(magic)), None)
+    if plugin is None:
+        raise MedvisionError(
+            "not a JPEG, PNG, BMP, TIFF or DICOM picture",
+            where=where,
+            hint="convert it or remove it",
+        )
+    try:
+        image = plugin(stream)
+        width, height = image.size
+    except Exception as fault:  # Pillow raises nearly anything on damaged files
+        raise _damaged(fault, where) from fault
+    if width * height > MAX_PIXELS:
+        raise MedvisionError(
+            f"{width} x {height} pixels are more than {MAX_PIXELS // 1_000_000} million",
+            where=where,
+            hint="cut or shrink the picture",
+        )
+    return image
+
+
+def _bits(image: ImageFile, data: bytes) -> int:
+    if isinstance(image, PngImageFile):
+        return data[24]  # of the IHDR chunk, which always comes first
+    if isinstance(image, TiffImageFile):
+        bits = image.tag_v2.get(_TIFF_BITS, (1,))
+        return int(max(bits) if isinstance(bits, tuple) else bits)
+    return 1 if image.mode == "1" else 8
+
+
+def _exif_orientation(image: ImageFile) -> int:
+    try:  # Image's own method: that of PNG files would decode the whole picture
+        orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # damaged metadata is no reason to refuse a sound picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _deep_colours(picture: Picture) -> NDArray[Any]:
+    """Decode colours of 16 bits with OpenCV: Pillow drops their lower half."""
+    if isinstance(picture.image, TiffImageFile) and _tiff_is_turned(picture.data):
+        raise ValueError("16-bit colour TIFF with an orientation tag; save it upright")
+    flat = np.frombuffer(picture.data, np.uint8)
+    values = cv2.imdecode(flat, cv2.IMREAD_UNCHANGED)  # ignores EXIF orientation
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise ValueError(f"{picture.bits}-bit {picture.pillow.mode} pictures are not supported")
+    if values.shape[2] == 4:
+        return _over_black(cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA), opaque=65535)
+    return np.asarray(cv2.cvtColor(values, cv2.COLOR_BGR2RGB))
+
+
+def _tiff_is_turned(data: bytes) -> bool:
+    return TiffImageFile(io.BytesIO(data)).tag_v2.get(_ORIENTATION, 1) != 1
+
+
+def _over_black(rgba: NDArray[Any], *, opaque: int) -> NDArray[Any]:
+    alpha = rgba[..., 3:]
+    if alpha.min() == opaque:
+        return rgba[..., :3]
+    blended = (rgba[..., :3].astype(np.uint32) * alpha + opaque // 2) // opaque
+    return blended.astype(rgba.dtype)
+
+
+def _damaged(fault: Exception, where: str) -> MedvisionError:
+    reason = str(fault) or type(fault).__name__
+    return MedvisionError(f"damaged or unsupported picture: {reason}", where=where, hint=_REPLACE)
+
+
+def _unreadable(fault: OSError, where: str) -> MedvisionError:
+    reason = fault.strerror or str(fault)
+    return MedvisionError(f"cannot read the file: {reason}", where=where, hint="check data.root")

@@ -1,0 +1,326 @@
+"""Read DICOM files: their values, what these mean, and how a viewer shows them.
+
+Values go through the modality transform (rescale slope and intercept, or its table), then through
+the first VOI window or table, and MONOCHROME1 is turned around (DICOM PS3.3, C.11.1, C.11.2 and
+C.7.6.3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import struct
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.types import MedvisionError, install_command
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DicomPixels:
+    """The values of one picture.
+
+    Attributes:
+        values: Grey (H, W) after the modality transform, or red, green, blue (H, W, 3).
+        bits: Bits of each sample in the file.
+        lossy: Whether compression may have changed the values.
+        window: Values that are shown black and white, or None: the smallest and the largest.
+        display: Values of a VOI table or sigmoid in [0, 255], where a window does not say it.
+        inverted: Whether small values are white.
+    """
+
+    values: NDArray[Any]
+    bits: int
+    lossy: bool
+    window: tuple[float, float] | None
+    display: NDArray[np.uint8] | None
+    inverted: bool
+
+
+def as_grey(
+    header: Any, stored: NDArray[Any], *, bits: int, lossy: bool, inverted: bool
+) -> DicomPixels:
+    """Put stored values through the modality transform, and find how they are shown.
+
+    Args:
+        header: The data set.
+        stored: (H, W) as they stand in the file.
+        bits: As in `DicomPixels`.
+        lossy: As in `DicomPixels`.
+        inverted: As in `DicomPixels`.
+    """
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+
+    values = np.asarray(apply_modality_lut(stored, header))
+    window, display = _window(header), None
+    if "VOILUTSequence" in header:
+        shown = np.asarray(apply_voi_lut(values, header), np.float64)
+        largest = 2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1
+        display, window = _as_levels(shown / largest), None
+    elif window is not None and _function(header) == "SIGMOID":  # C.11.2.1.3.1
+        low, high = window
+        away = (values - (low + high) / 2) / (high - low)
+        display, window = _as_levels(1 / (1 + np.exp(np.clip(-4 * away, -50, 50)))), None
+    if values.dtype.kind == "f" and (values == np.rint(values)).all():  # slope 1, as of most files
+        values = values.astype(np.int32)
+    if window is None and display is None and (bits > 8 or values is not stored):
+        window = _range(header, stored, values)
+    return DicomPixels(
+        values=values, bits=bits, lossy=lossy, window=window, display=display, inverted=inverted
+    )
+
+
+def _window(header: Any) -> tuple[float, float] | None:
+    """The first window, as the values that become black and white (C.11.2.1.2 and C.11.2.1.3)."""
+    centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
+    if centre is None or width is None or not np.isfinite((centre, width)).all():
+        return None
+    if _function(header) in ("LINEAR_EXACT", "SIGMOID"):
+        return (centre - width / 2, centre + width / 2) if width > 0 else None
+    if width < 1:
+        return None
+    if width == 1:  # a threshold
+        return centre - 0.5, np.nextafter(centre - 0.5, np.inf)
+    return centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+
+
+def _first(header: Any, name: str) -> float | None:
+    value = header.get(name)
+    if value is None or value == "":
+        return None
+    return float(value[0] if hasattr(value, "__getitem__") and len(value) else value)
+
+
+def _function(header: Any) -> str:
+    return str(header.get("VOILUTFunction") or "LINEAR").upper()
+
+
+def _as_levels(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Shares of white in [0, 1] as grey levels."""
+    return np.rint(share * 255).clip(0, 255).astype(np.uint8)
+
+
+def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
+    """Smallest and largest value of what is no padding."""
+    padding = header.get("PixelPaddingValue")
+    seen = values if padding is None else values[stored != int(padding)]
+    seen = seen if seen.size else values
+    return float(seen.min()), float(seen.max())
+
+
+PREAMBLE = 132
+"""Bytes from which a file is known: 128 of anything, then DICM."""
+
+SUFFIXES = frozenset({".dcm", ".dicom"})
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_MOST_WORDS = 200
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_SIZE = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation")
+_PIXELS = (
+    *_SIZE,
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "PixelPaddingValue"),
+    *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+)
+_PLUGINS = install_command("dicom")
+
+# What pydicom warns of quotes the values of tags, which may be those of a patient.
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file that starts so is DICOM."""
+    return start[128:132] == b"DICM"
+
+
+def dicom_size(stream: BinaryIO, *, where: str, max_pixels: int) -> tuple[int, int]:
+    """Return height and width in pixels from the header.
+
+    Raises:
+        MedvisionError: If the file is damaged, too large, or holds more than one picture.
+    """
+    with _told(where):
+        return _checked_size(_read(stream, _SIZE, where), where, max_pixels)
+
+
+def dicom_texts(stream: BinaryIO, tags: tuple[str, ...], *, where: str) -> list[str]:
+    """Return what the named tags hold, blank where they are missing.
+
+    Raises:
+        MedvisionError: If pydicom is not installed, or the file is damaged.
+    """
+    with _told(where):
+        header = _read(stream, tags, where)
+        return [str(header.get(tag) or "").strip() for tag in tags]
+
+
+def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
+    """Decode a file of one picture.
+
+    Raises:
+        MedvisionError: If pydicom or a plugin is not installed, or the file is damaged, too large,
+            of several frames, or of colours that are not grey or RGB.
+    """
+    with _told(where):
+        return _decode(data, where, max_pixels)
+
+
+def _decode(data: bytes, where: str, max_pixels: int) -> DicomPixels:
+    header = _read(io.BytesIO(data), _PIXELS, where, pixels=True)
+    height, width = _checked_size(header, where, max_pixels)
+    before = _read(io.BytesIO(data), _SIZE, where)  # what is known without the pixels
+    if (before.get("Rows"), before.get("Columns")) != (height, width):
+        raise _damaged(ValueError("it states its size again behind its pixels"), where)
+    kind = str(header.get("PhotometricInterpretation", ""))
+    if kind not in _GREY and kind != "RGB" and not kind.startswith("YBR"):
+        raise MedvisionError(
+            f"DICOM pictures of the kind {kind[:20] or 'unknown'!r} are not read",
+            where=where,
+            hint="convert it to grey or RGB",
+        )
+    values = _pixels(header, where)
+    if values.shape[:2] != (height, width) or values.ndim not in (2, 3):
+        raise _damaged(ValueError(f"pixels of shape {values.shape}"), where)
+    bits = int(header.get("BitsStored", 8))
+    lossy = header.file_meta.TransferSyntaxUID.is_compressed and _may_be_lossy(header)
+    if kind not in _GREY:
+        if values.dtype != np.uint8:
+            raise _damaged(ValueError(f"{bits}-bit colours"), where)
+        return DicomPixels(
+            values=values, bits=8, lossy=lossy, window=None, display=None, inverted=False
+        )
+    return as_grey(header, values, bits=bits, lossy=lossy, inverted=kind == "MONOCHROME1")
+
+
+def _pixels(header: Any, where: str) -> NDArray[Any]:
+    from pydicom.pixels.utils import pixel_array
+
+    _check_coded_size(header)
+    try:
+        return np.asarray(pixel_array(header))
+    except RuntimeError as fault:
+        if "missing dependencies" not in str(fault):
+            raise
+        name = header.file_meta.TransferSyntaxUID.name
+        raise MedvisionError(
+            f"a plugin for {name} is not installed", where=where, hint=f"run: {_PLUGINS}"
+        ) from fault
+
+
+def _check_coded_size(header: Any) -> None:
+    """Look into a compressed frame: it may say another size than the header, and fill the memory.
+
+    Raises:
+        ValueError: If the two differ.
+    """
+    if not header.file_meta.TransferSyntaxUID.is_encapsulated or "PixelData" not in header:
+        return
+    from pydicom.encaps import generate_frames
+
+    size = _coded_size(next(generate_frames(bytes(header.PixelData), number_of_frames=1)))
+    if size is not None and size != (int(header.Rows), int(header.Columns)):
+        raise ValueError(f"its compressed picture says {size[1]} x {size[0]} pixels")
+
+
+def _coded_size(code: bytes) -> tuple[int, int] | None:
+    """Height and width that a JPEG, JPEG-LS or JPEG 2000 code states, or None."""
+    start = code.find(b"\xff\x4f\xff\x51")  # JPEG 2000, with its boxes or without
+    if 0 <= start < 4096 and not code.startswith(b"\xff\xd8"):
+        wide, high, left, top = struct.unpack_from(">4I", code, start + 8)
+        return high - top, wide - left
+    place = 2
+    while code.startswith(b"\xff\xd8") and place + 9 <= len(code) and code[place] == 0xFF:
+        marker, length = code[place + 1], struct.unpack_from(">H", code, place + 2)[0]
+        frame = 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)
+        if frame or marker == 0xF7:
+            high, wide = struct.unpack_from(">2H", code, place + 5)
+            return high, wide
+        place += 1 if marker == 0xFF else 2 + length
+    return None
+
+
+def _may_be_lossy(header: Any) -> bool:
+    lossless = ("Lossless", "RLE", "JPIP")
+    return not any(word in header.file_meta.TransferSyntaxUID.name for word in lossless)
+
+
+def _checked_size(header: Any, where: str, max_pixels: int) -> tuple[int, int]:
+    if "Rows" not in header or "Columns" not in header:
+        raise _damaged(ValueError("it holds no picture"), where)
+    height, width = int(header.Rows), int(header.Columns)
+    frames = int(header.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise MedvisionError(
+            f"the DICOM file holds {frames} frames, only single pictures are read",
+            where=where,
+            hint="store each frame in its own file",
+        )
+    if height < 1 or width < 1:
+        raise _damaged(ValueError(f"{width} x {height} pixels"), where)
+    if height * width > max_pixels:
+        raise MedvisionError(
+            f"{width} x {height} pixels are more than {max_pixels // 1_000_000} million",
+            where=where,
+            hint="cut or shrink the picture",
+        )
+    return height, width
+
+
+def _read(stream: BinaryIO, tags: tuple[str, ...], where: str, *, pixels: bool = False) -> Any:
+    try:
+        import pydicom
+        from pydicom.filereader import read_dataset
+    except ImportError as fault:
+        raise MedvisionError(
+            "pydicom is not installed, which reads DICOM files",
+            where=where,
+            hint=f"run: {_PLUGINS}",
+        ) from fault
+    stream.seek(PREAMBLE)
+    about = read_dataset(stream, False, True, stop_when=_behind_the_meta_group)
+    if "TransferSyntaxUID" not in about:
+        raise ValueError("it does not say how its values are stored")
+    if str(about.TransferSyntaxUID) == _DEFLATED:  # it would be unpacked whole, however large
+        raise ValueError("deflated files are not read; store it uncompressed")
+    stream.seek(0)
+    return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=list(tags))
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Put into one line what pydicom and its plugins raise on damaged files: nearly anything.
+
+    Values are turned into numbers only when they are asked for.
+    """
+    try:
+        yield
+    except MedvisionError:
+        raise
+    except Exception as fault:
+        raise _damaged(fault, where) from fault
+    except BaseException as fault:
+        if type(fault).__name__ != "PanicException":  # of a plugin in Rust, and no Exception
+            raise
+        raise _damaged(RuntimeError(str(fault)), where) from fault
+
+
+def _behind_the_meta_group(tag: Any, *_: Any) -> bool:
+    return tag >> 16 != 2
+
+
+def _damaged(fault: Exception, where: str) -> MedvisionError:
+    words = " ".join(str(fault).split()) or type(fault).__name__
+    return MedvisionError(
+        f"damaged or unsupported DICOM file: {words[:_MOST_WORDS]}",
+        where=where,
+        hint="replace the file or remove it",
+    )

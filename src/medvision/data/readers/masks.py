@@ -1,0 +1,193 @@
+"""From the values of a mask file to class indices.
+
+Masks come as 0/1, 0/255, grey JPEG edges, palettes and colours. Where two readings are possible
+and one of them would lose the foreground without a word, the file is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.readers.decode import Picture, samples, upright
+from medvision.data.readers.dicom import DicomPixels
+from medvision.types import MedvisionError
+
+_CHROMA_NOISE = 24  # grey levels by which JPEG parts the channels of a grey picture
+_MAX_NAMED = 6
+_THIN = 0.005  # of the pixels
+
+
+def class_indices(
+    picture: Picture,
+    *,
+    num_classes: int,
+    color_map: Sequence[Sequence[int]] | None,
+) -> NDArray[np.uint8]:
+    """Return uint8 (H, W) class indices in [0, K), by the rules of `read_mask`.
+
+    Raises:
+        MedvisionError: If the values are not those of a mask with these classes.
+    """
+    if isinstance(picture.image, DicomPixels):
+        raise MedvisionError(
+            "masks are not read from DICOM", where=picture.where, hint="store the mask as PNG"
+        )
+    if color_map is not None:
+        return _by_colour(picture, _checked_map(color_map, num_classes))
+    if num_classes > 2 and picture.lossy:
+        raise MedvisionError(
+            "JPEG changes class indices",
+            where=picture.where,
+            hint="store masks of more than two classes as PNG, or set data.color_map",
+        )
+    indices = _palette_indices(picture, num_classes)
+    if indices is not None:
+        return _in_range(indices, num_classes, picture.where)
+    values, full = _grey_levels(picture, num_classes)
+    if num_classes > 2:
+        return _in_range(values, num_classes, picture.where)
+    return _foreground(values, full, picture)
+
+
+def _palette_indices(picture: Picture, num_classes: int) -> NDArray[Any] | None:
+    """Return palette indices, or None where two classes are told apart by grey colours."""
+    if picture.pillow.mode != "P":
+        return None
+    indices = np.asarray(picture.pillow)
+    colours = np.asarray(picture.pillow.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    used = np.unique(indices)
+    if num_classes == 2 and used[-1] < len(colours) and not np.ptp(colours[used], axis=1).any():
+        return None
+    return upright(indices, picture.orientation)
+
+
+def _grey_levels(picture: Picture, num_classes: int) -> tuple[NDArray[Any], int]:
+    """Return integers (H, W) as they stand in the file, and the largest its depth allows."""
+    values = samples(picture)
+    if values.ndim == 3:
+        values = _one_channel(values, picture, num_classes)
+    if values.dtype.kind == "f":
+        if not (np.isfinite(values).all() and (values == np.rint(values)).all()):
+            raise MedvisionError(
+                "the mask holds values that are not whole numbers",
+                where=picture.where,
+                hint="store class indices, or 0 and 255",
+            )
+        values = values.astype(np.int64)
+    if picture.bits < 8 and picture.pillow.mode in ("1", "L"):
+        full = 2**picture.bits - 1
+        return values // (255 // full), full
+    top = int(values.max())
+    return values, next(full for full in (255, 4095, 65535, 2**63) if top <= full)
+
+
+def _one_channel(values: NDArray[Any], picture: Picture, num_classes: int) -> NDArray[Any]:
+    red, green, blue = values[..., 0], values[..., 1], values[..., 2]
+    if np.array_equal(red, green) and np.array_equal(green, blue):
+        return red
+    spread = int(np.ptp(values, axis=2).max())
+    noise = spread <= _CHROMA_NOISE and int(values.max()) > 127 and picture.bits <= 8
+    if num_classes == 2 and noise:
+        return np.asarray(cv2.cvtColor(values, cv2.COLOR_RGB2GRAY))
+    raise MedvisionError(
+        f"the mask is coloured: its channels differ by up to {spread}",
+        where=picture.where,
+        hint="set data.color_map to the colour of each class",
+    )
+
+
+def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np.uint8]:
+    low, top, half = int(values.min()), int(values.max()), full // 2
+    if low >= 0 and top <= 1:
+        return values.astype(np.uint8)
+    if low < 0 or top <= half or (not picture.lossy and _holds_a_third_level(values, full)):
+        raise MedvisionError(
+            f"a mask of two classes holds the values {_named(values)}",
+            where=picture.where,
+            hint="use 0/1 or 0/255; for class indices set data.class_names",
+        )
+    return (values > half).astype(np.uint8)
+
+
+def _holds_a_third_level(values: NDArray[Any], full: int) -> bool:
+    """Tell three levels, such as 0, 128 and 255 for what is not sure, from grey edges.
+
+    Edges hold many levels, in thin lines; a threshold would give the third level to one side.
+    """
+    between = values[(values != 0) & (values != full)]
+    if not between.size or between.min() != between.max():
+        return False
+    ends = np.count_nonzero(values == 0), np.count_nonzero(values == full)
+    level, margin = int(between[0]), full // 16
+    wide = between.size > _THIN * values.size and margin < level < full - margin
+    return all(ends) and (level == 1 or wide)
+
+
+def _in_range(values: NDArray[Any], num_classes: int, where: str) -> NDArray[np.uint8]:
+    outside = (values < 0) | (values >= num_classes)
+    if outside.any():
+        raise MedvisionError(
+            f"the mask holds the value {_named(values[outside])},"
+            f" expected class indices 0 to {num_classes - 1}",
+            where=where,
+            hint="check data.class_names, or set data.color_map",
+        )
+    return values.astype(np.uint8)
+
+
+def _by_colour(picture: Picture, colours: NDArray[np.int32]) -> NDArray[np.uint8]:
+    if picture.bits > 8:
+        raise MedvisionError(
+            f"data.color_map is for masks of 8 bits, this one has {picture.bits}",
+            where=picture.where,
+            hint="store the mask with 8 bits",
+        )
+    values = samples(picture)
+    if values.ndim == 2:
+        values = np.repeat(values[..., None], 3, axis=2)
+    wide = values.astype(np.int32)
+    if picture.lossy:
+        distances = [((wide - colour) ** 2).sum(axis=2) for colour in colours]
+        return np.argmin(distances, axis=0).astype(np.uint8)
+    codes, wanted = wide @ _PLACES, colours @ _PLACES
+    order = np.argsort(wanted)
+    place = np.searchsorted(wanted[order], codes).clip(max=len(wanted) - 1)
+    classes = order[place]
+    unknown = wanted[classes] != codes
+    if unknown.any():
+        colour = tuple(int(level) for level in values[unknown][0])
+        raise MedvisionError(
+            f"the mask holds the colour {colour}, which data.color_map does not list",
+            where=picture.where,
+            hint="add it to data.color_map or mend the mask",
+        )
+    return classes.astype(np.uint8)
+
+
+_PLACES = np.array([65536, 256, 1], np.int32)  # a colour as one number
+
+
+def _checked_map(color_map: Sequence[Sequence[int]], num_classes: int) -> NDArray[np.int32]:
+    colours = [tuple(colour) for colour in color_map]
+    right = all(
+        len(colour) == 3 and all(isinstance(v, int) and 0 <= v <= 255 for v in colour)
+        for colour in colours
+    )
+    if not right or len(colours) != num_classes or len(set(colours)) != num_classes:
+        raise MedvisionError(
+            f"expected {num_classes} different colours of three values in 0 to 255, got {colours}",
+            where="data.color_map",
+            hint="give one [red, green, blue] per class, in their order",
+        )
+    return np.array(colours, np.int32)
+
+
+def _named(values: NDArray[Any]) -> str:
+    found = [str(value) for value in np.unique(values)]
+    more = ["..."] if len(found) > _MAX_NAMED else []
+    return ", ".join(found[:_MAX_NAMED] + more)

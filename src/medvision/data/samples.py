@@ -1,0 +1,347 @@
+"""Samples: one image with its target, split and group, and tables of millions of them.
+
+A list of a million strings is a million objects of 60 to 100 bytes. Loader processes that are
+forked from the training share its memory page by page until somebody writes to it, and reading a
+Python object writes: its references are counted. So a column is one string and two arrays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice, pairwise
+from pathlib import PurePosixPath
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK = 1 << 16
+"""Rows whose objects are there at once while a column is made or gone through."""
+
+_MAX_REPEATED = 1 << 12  # different texts, as long as which each is stored once
+
+
+class Texts(Sequence[str]):
+    """Strings as slices of one long string; repeated ones are stored once while they are few.
+
+    Args:
+        text: All that is stored.
+        ends: (K + 1,) 0, and where each of the K stored strings ends in it.
+        codes: (N,) which of them each row is; None: row k is string k.
+    """
+
+    __slots__ = ("_codes", "_ends", "_text")
+
+    def __init__(
+        self, text: str, ends: NDArray[np.integer], codes: NDArray[np.integer] | None
+    ) -> None:
+        self._text, self._ends, self._codes = text, ends, codes
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Texts:
+        """The column of these texts, which are gone through once."""
+        if isinstance(texts, Texts):
+            return texts
+        source, writer = iter(texts), TextWriter()
+        while chunk := list(islice(source, CHUNK)):
+            writer.extend(chunk)
+        return writer.finish()
+
+    @classmethod
+    def joined(cls, parts: Sequence[Texts]) -> Texts:
+        """The rows of several columns, one below the other; parts of one column share its text."""
+        stores = {(id(part._text), id(part._ends)) for part in parts}
+        if len(stores) != 1:
+            return cls.of(chain.from_iterable(parts))
+        codes = [np.arange(len(p)) if p._codes is None else p._codes for p in parts]
+        return cls(parts[0]._text, parts[0]._ends, np.concatenate(codes))
+
+    @classmethod
+    def coded(cls, names: Sequence[str], codes: NDArray[np.integer]) -> Texts:
+        """The column whose row k is ``names[codes[k]]``.
+
+        Args:
+            names: All different.
+            codes: (N,), in [0, len(names)).
+        """
+        ends = np.cumsum([0, *map(len, names)])
+        return cls("".join(names), ends, codes.astype(np.min_scalar_type(len(names))))
+
+    @classmethod
+    def blank(cls, num_rows: int) -> Texts:
+        """A column of empty texts."""
+        return cls.coded([""], np.zeros(num_rows, np.uint8))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1 if self._codes is None else len(self._codes)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+    @overload
+    def __getitem__(self, row: slice) -> Texts: ...
+    def __getitem__(self, row: int | slice) -> str | Texts:
+        if isinstance(row, slice):
+            return self.select(np.arange(len(self))[row])
+        place = range(len(self))[row]
+        code = place if self._codes is None else self._codes[place]
+        return self._text[int(self._ends[code]) : int(self._ends[code + 1])]
+
+    def __iter__(self) -> Iterator[str]:
+        if self._codes is None:
+            return self._stored()
+        if len(self._ends) <= _MAX_REPEATED + 1:
+            return self._repeated()
+        return self._chosen(self._codes)
+
+    def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Texts:
+        """The rows of these numbers, or where a mask (N,) is true; what is stored is shared."""
+        codes = np.arange(len(self)) if self._codes is None else self._codes
+        chosen = codes[rows]
+        return Texts(self._text, self._ends, chosen.astype(np.min_scalar_type(len(self._ends))))
+
+    def numbered(self) -> tuple[list[str], NDArray[np.intp]]:
+        """The different texts, sorted, and which of them each row is, (N,)."""
+        stored = list(self._stored())
+        codes = np.arange(len(self)) if self._codes is None else self._codes
+        used = np.flatnonzero(np.bincount(codes, minlength=len(stored)))
+        names = sorted({stored[place] for place in used.tolist()})
+        number = {name: place for place, name in enumerate(names)}
+        rank = np.zeros(len(stored), np.intp)
+        rank[used] = [number[stored[place]] for place in used.tolist()]
+        return names, rank[codes]
+
+    def equal(self, text: str) -> NDArray[np.bool_]:
+        """Whether each row is this text, (N,)."""
+        found = np.fromiter((own == text for own in self._stored()), bool, len(self._ends) - 1)
+        return found if self._codes is None else found[self._codes]
+
+    def ascends(self) -> bool:
+        """Whether every text is larger than the one before."""
+        return all(one < other for one, other in pairwise(self))
+
+    def sorted_rows(self) -> NDArray[np.intp]:
+        """The rows in the order of their texts, equal ones in their own order."""
+        texts = list(self)
+        return np.array(sorted(range(len(texts)), key=texts.__getitem__), np.intp)
+
+    def _stored(self) -> Iterator[str]:
+        text = self._text
+        for start in range(0, len(self._ends) - 1, CHUNK):
+            ends = self._ends[start : start + CHUNK + 1].tolist()
+            for one, other in pairwise(ends):
+                yield text[one:other]
+
+    def _repeated(self) -> Iterator[str]:
+        stored = list(self._stored())
+        for codes in self._chunks(self._codes):
+            yield from map(stored.__getitem__, codes.tolist())
+
+    def _chosen(self, codes: NDArray[np.integer]) -> Iterator[str]:
+        text, ends = self._text, self._ends
+        for chunk in self._chunks(codes):
+            starts, stops = ends[chunk].tolist(), ends[chunk.astype(np.int64) + 1].tolist()
+            for one, other in zip(starts, stops, strict=True):
+                yield text[one:other]
+
+    @staticmethod
+    def _chunks(codes: NDArray[np.integer] | None) -> Iterator[NDArray[np.integer]]:
+        for start in range(0, 0 if codes is None else len(codes), CHUNK):
+            assert codes is not None
+            yield codes[start : start + CHUNK]
+
+
+class TextWriter:
+    """Makes a column of chunks of texts; a chunk is gone once it is told."""
+
+    def __init__(self) -> None:
+        self._parts, self._num_stored = [""], 0
+        self._lengths, self._codes = [np.zeros(1, np.uint32)], [np.zeros(0, np.uint8)]
+        self._number: dict[str, int] | None = {}  # None: too many are different
+
+    def extend(self, chunk: Sequence[str]) -> None:
+        """Add rows below those that are there."""
+        new = chunk
+        if self._number is not None:
+            new = [text for text in dict.fromkeys(chunk) if text not in self._number]
+            if self._num_stored + len(new) > _MAX_REPEATED:
+                self._number, new = None, chunk
+        if self._number is None:
+            codes = np.arange(self._num_stored, self._num_stored + len(chunk))
+        else:
+            self._number |= {text: self._num_stored + place for place, text in enumerate(new)}
+            codes = np.fromiter(map(self._number.__getitem__, chunk), np.int64, len(chunk))
+        self._num_stored += len(new)
+        self._codes.append(codes.astype(np.min_scalar_type(self._num_stored)))
+        self._parts.append("".join(new))
+        self._lengths.append(np.fromiter(map(len, new), np.uint32, len(new)))
+
+    def finish(self) -> Texts:
+        """The column of all that was told."""
+        ends = np.cumsum(np.concatenate(self._lengths), dtype=np.int64)
+        repeats = self._num_stored < sum(map(len, self._codes))
+        return Texts(
+            "".join(self._parts),
+            ends.astype(np.min_scalar_type(int(ends[-1]))),
+            np.concatenate(self._codes) if repeats else None,
+        )
+
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of folders and of csv entries, in any case, and the split each means."""
+
+_ODD = re.compile(r"/\.?/")  # parts that a path is written without
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One image of a data set.
+
+    Attributes:
+        path: The image, relative to the root, with forward slashes.
+        target: The mask, relative to the root, or the name of the class.
+        group: Whatever must stay together (a patient, a video), or empty: the image alone.
+        split: ``train``, ``val`` or ``test``, or empty: not assigned yet.
+    """
+
+    path: str
+    target: str
+    group: str = ""
+    split: str = ""
+
+    @property
+    def group_key(self) -> str:
+        """The group, or for an image alone its path without the extension."""
+        return self.group or without_suffix(self.path)
+
+
+def without_suffix(path: str) -> str:
+    """Return a path without the extension of its file, as `PurePosixPath` spells it."""
+    folder, slash, name = path.rpartition("/")
+    stem, _, suffix = name.rpartition(".")
+    plain = stem and suffix and stem[0] != "." and path[0] not in "./" and _ODD.search(path) is None
+    return f"{folder}{slash}{stem}" if plain else str(PurePosixPath(path).with_suffix(""))
+
+
+def split_name(name: str) -> str | None:
+    """Return the split that a folder or csv entry names, or None."""
+    return SPLIT_NAMES.get(name.strip().lower())
+
+
+def count_names(names: list[str], *, shown: int = 5) -> str:
+    """Return the first names, and how many more there are."""
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
+
+
+_COLUMNS = ("paths", "targets", "groups", "splits")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class SampleTable(Sequence[Sample]):
+    """A list of samples that takes a tenth of the memory, none of it objects that are counted.
+
+    A row is a `Sample` made when it is asked for; whoever goes over all of them does better with
+    the columns. Equal to any sequence of the same samples.
+
+    Attributes:
+        paths: ``Sample.path`` of each.
+        targets: ``Sample.target`` of each.
+        groups: ``Sample.group`` of each.
+        splits: ``Sample.split`` of each.
+    """
+
+    paths: Texts
+    targets: Texts
+    groups: Texts
+    splits: Texts
+
+    @classmethod
+    def of(cls, samples: Iterable[Sample]) -> SampleTable:
+        """The table of these samples: itself where it is one."""
+        if isinstance(samples, SampleTable):
+            return samples
+        return cls.of_rows((s.path, s.target, s.group, s.split) for s in samples)
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[tuple[str, str, str, str]]) -> SampleTable:
+        """The table of these paths, targets, groups and splits, which are gone through once."""
+        source, writers = iter(rows), [TextWriter() for _ in _COLUMNS]
+        while chunk := list(islice(source, CHUNK)):
+            for writer, column in zip(writers, zip(*chunk, strict=True), strict=True):
+                writer.extend(column)
+        columns = (writer.finish() for writer in writers)
+        return cls(**dict(zip(_COLUMNS, columns, strict=True)))
+
+    @classmethod
+    def joined(cls, tables: Iterable[Sequence[Sample]]) -> SampleTable:
+        """The rows of several tables, one below the other."""
+        parts = [cls.of(table) for table in tables]
+        return cls(**{n: Texts.joined([getattr(part, n) for part in parts]) for n in _COLUMNS})
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, row: int) -> Sample: ...
+    @overload
+    def __getitem__(self, row: slice) -> SampleTable: ...
+    def __getitem__(self, row: int | slice) -> Sample | SampleTable:
+        if isinstance(row, slice):
+            return self.select(np.arange(len(self))[row])
+        return Sample(
+            path=self.paths[row],
+            target=self.targets[row],
+            group=self.groups[row],
+            split=self.splits[row],
+        )
+
+    def __iter__(self) -> Iterator[Sample]:
+        for path, target, group, split in self.rows():
+            yield Sample(path=path, target=target, group=group, split=split)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # like a list
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """Path, target, group and split of each, which cost less than a `Sample`."""
+        return zip(self.paths, self.targets, self.groups, self.splits, strict=True)
+
+    def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> SampleTable:
+        """The rows of these numbers, or where a mask (N,) is true."""
+        return SampleTable(
+            paths=self.paths.select(rows),
+            targets=self.targets.select(rows),
+            groups=self.groups.select(rows),
+            splits=self.splits.select(rows),
+        )
+
+    def of_split(self, split: str) -> SampleTable:
+        """The samples of one split, in their order."""
+        return self.select(self.splits.equal(split))
+
+    def by_path(self) -> SampleTable:
+        """The samples in the order of their paths."""
+        return self if self.paths.ascends() else self.select(self.paths.sorted_rows())
+
+    def with_column(self, **columns: Iterable[str]) -> SampleTable:
+        """The same samples with other paths, targets, groups or splits."""
+        return replace(self, **{name: Texts.of(texts) for name, texts in columns.items()})
+
+    def group_keys(self) -> Iterator[str]:
+        """``Sample.group_key`` of each."""
+        for group, path in zip(self.groups, self.paths, strict=True):
+            yield group or without_suffix(path)

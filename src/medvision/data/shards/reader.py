@@ -1,0 +1,232 @@
+"""Read images out of shards by their place: a few bytes of a file, never the whole of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.readers.images import decode_image, decode_mask
+from medvision.data.samples import Sample
+from medvision.data.shards.cache import ShardCache
+from medvision.data.shards.manifest import AGAIN, Part, damaged
+from medvision.data.shards.table import ShardTable
+from medvision.types import MedvisionError
+
+MAX_OPEN = 64
+"""Shards that a process keeps open."""
+
+IMAGE, MASK = 0, 1
+"""Which of the files of a row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFolder:
+    """Files of a set in a folder of this machine."""
+
+    folder: Path
+
+    def open(self, part: Part) -> int:
+        """Descriptor of a file, open for reading.
+
+        Raises:
+            MedvisionError: If it cannot be opened.
+        """
+        path = self.folder / part.name
+        try:
+            return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        except OSError as fault:
+            raise MedvisionError(
+                f"cannot read the file: {fault.strerror or fault}", where=str(path), hint=AGAIN
+            ) from fault
+
+
+Opener = LocalFolder | ShardCache
+
+
+class _Descriptor:
+    """An open file, closed when nobody reads from it any more."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class ShardFiles:
+    """The files in the shards of one set; may be handed to other processes.
+
+    Args:
+        place: Folder or address, for messages.
+        opener: Opens a shard.
+        shards: Their names and sizes.
+        table: Where each image lies, checked against the sizes.
+    """
+
+    def __init__(
+        self, *, place: str, opener: Opener, shards: Sequence[Part], table: ShardTable
+    ) -> None:
+        self.place, self.opener, self.shards, self.table = place, opener, shards, table
+        self._open: OrderedDict[int, _Descriptor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {"place": self.place, "opener": self.opener}
+        return {**kept, "shards": self.shards, "table": self.table}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def where(self, path: str) -> str:
+        """What messages call an image or mask."""
+        return f"{self.place}: {path}"
+
+    def image(self, path: str) -> bytes:
+        """Content of an image file.
+
+        Raises:
+            MedvisionError: If there is none of this name, or its shard cannot be read.
+        """
+        return self._read(self._row(path), IMAGE)
+
+    def mask(self, sample: Sample) -> bytes:
+        """Content of the mask file of a sample.
+
+        Raises:
+            MedvisionError: If the image has no such mask, or its shard cannot be read.
+        """
+        row = self._row(sample.path)
+        if self.table.target[row] != sample.target:
+            raise MedvisionError(
+                f"{sample.target} is not the mask of {sample.path} in the shards",
+                where=self.place,
+                hint="make shards of the folder that holds it",
+            )
+        return self._read(row, MASK)
+
+    def _row(self, path: str) -> int:
+        row = self.table.row_of(path)
+        if row is None:
+            raise MedvisionError(
+                f"{path} is not in the shards",
+                where=self.place,
+                hint="make shards of the folder that holds it",
+            )
+        return row
+
+    def _read(self, row: int, which: int) -> bytes:
+        number = int(self.table.shard[row])
+        start, size = int(self.table.start[row, which]), int(self.table.size[row, which])
+        shard = self._shard(number)
+        data = b""
+        while len(data) < size:
+            got = os.pread(shard.number, size - len(data), start + len(data))
+            if not got:
+                raise damaged(f"{self.shards[number].name} is cut short", self.place)
+            data = data + got if data else got
+        return data
+
+    def _shard(self, number: int) -> _Descriptor:
+        """The shard, opened now or before; whoever reads from it holds it open."""
+        with self._lock:
+            known = self._open.get(number)
+            if known is None:
+                self._close_the_removed()
+                part = self.shards[number]
+                known = _Descriptor(self.opener.open(part))
+                found = os.fstat(known.number).st_size
+                if found != part.num_bytes:
+                    raise damaged(
+                        f"{part.name} has {found} bytes, shards.json says {part.num_bytes}",
+                        self.place,
+                    )
+                self._open[number] = known
+                if len(self._open) > MAX_OPEN:
+                    self._open.popitem(last=False)
+            self._open.move_to_end(number)
+            return known
+
+    def _close_the_removed(self) -> None:
+        """Let go of shards that the cache has removed: they take space until then."""
+        for number, shard in list(self._open.items()):
+            if not os.fstat(shard.number).st_nlink:
+                del self._open[number]
+
+
+def read_part(opener: Opener, part: Part, place: str) -> bytes:
+    """Content of a whole file of a set, such as the table.
+
+    Raises:
+        MedvisionError: If it cannot be read, or is not what shards.json says.
+    """
+    with os.fdopen(opener.open(part), "rb") as stream:
+        data = stream.read(part.num_bytes + 1)
+    if len(data) != part.num_bytes or hashlib.sha256(data).hexdigest() != part.sha256:
+        raise damaged(f"the SHA-256 of {part.name} is not that of shards.json", place)
+    return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPairSource:
+    """Images and masks in shards."""
+
+    files: ShardFiles
+    channels: int
+    num_classes: int
+    color_map: Sequence[tuple[int, int, int]] | None
+    value_range: tuple[float, float] | None
+
+    def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        image = self.decode_image(sample, self.image_file(sample))
+        return image, self._mask(sample, self.mask_file(sample))
+
+    def image_file(self, sample: Sample) -> bytes:
+        return self.files.image(sample.path)
+
+    def mask_file(self, sample: Sample) -> bytes:
+        return self.files.mask(sample)
+
+    def decode(
+        self, sample: Sample, image: bytes, mask: bytes
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return self.decode_image(sample, image), self._mask(sample, mask)
+
+    def decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        where = self.files.where(sample.path)
+        return decode_image(data, where=where, channels=self.channels, value_range=self.value_range)
+
+    def _mask(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        where = self.files.where(sample.target)
+        return decode_mask(
+            data, where=where, num_classes=self.num_classes, color_map=self.color_map
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardImageSource:
+    """Images in shards."""
+
+    files: ShardFiles
+    channels: int
+    value_range: tuple[float, float] | None
+
+    def read(self, path: str) -> NDArray[np.uint8]:
+        return self.decode(path, self.image_file(path))
+
+    def image_file(self, path: str) -> bytes:
+        return self.files.image(path)
+
+    def decode(self, path: str, image: bytes) -> NDArray[np.uint8]:
+        where = self.files.where(path)
+        return decode_image(
+            image, where=where, channels=self.channels, value_range=self.value_range
+        )

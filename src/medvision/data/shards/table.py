@@ -1,0 +1,235 @@
+"""Where each image of a set of shards lies: columns of a million rows, and nothing is unpickled.
+
+On disk a column of text is one run of UTF-8 bytes and the ends of its parts, so that a million of
+them load in the time that their bytes take.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice, pairwise
+from operator import eq, lt
+from typing import IO, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.samples import SampleTable, Texts
+from medvision.data.validation.properties import (
+    IMAGE_TYPES,
+    MASK_TYPES,
+    THUMBNAIL_PX,
+    Facts,
+    MaskFacts,
+)
+
+SPLITS = ("", "train", "val", "test")
+"""Split of each code; a blank one where none was given."""
+
+_TEXTS = ("path", "target", "group", "content")
+
+_UNSAFE = re.compile(r"^[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:[/\\]|\n\n|\0", re.MULTILINE)
+"""What leads out of a folder: an absolute path, a drive or ``..``; also a blank name."""
+
+_ODD = ("..", "\\", ":", "\n/", "\n\n", "\0")
+"""One of these is in every unsafe name: found much faster, and hardly ever there."""
+
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    MemoryError,  # an array that says it is larger than its file
+    NotImplementedError,
+    zipfile.BadZipFile,
+)
+"""What comes of reading columns that are damaged."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardTable:
+    """A row for each image, by path.
+
+    Attributes:
+        path: As `Sample` has it.
+        target: As `Sample` has it.
+        group: As `Sample` has it.
+        content: What the fingerprint says of each behind path and target.
+        split: uint8 (N,), index into ``SPLITS``.
+        shard: int32 (N,), number of the shard.
+        start: int64 (N, F), offset in the shard of the image and, where F is 2, of the mask.
+        size: int64 (N, F), their bytes.
+    """
+
+    path: Texts
+    target: Texts
+    group: Texts
+    content: Texts
+    split: NDArray[np.uint8]
+    shard: NDArray[np.int32]
+    start: NDArray[np.int64]
+    size: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def row_of(self, path: str) -> int | None:
+        """Row of an image, or None."""
+        row = bisect_left(self.path, path)
+        return row if row < len(self) and self.path[row] == path else None
+
+    def rows_of(self, paths: Sequence[str]) -> NDArray[np.int64]:
+        """Row of each of many images, -1 where there is none."""
+        if len(paths) == len(self) and all(map(eq, paths, self.path)):
+            return np.arange(len(self))
+        known = {path: row for row, path in enumerate(self.path)}
+        return np.fromiter((known.get(path, -1) for path in paths), np.int64, len(paths))
+
+    def samples(self) -> SampleTable:
+        """All of them, with the splits that were given."""
+        return SampleTable(
+            paths=self.path,
+            targets=self.target,
+            groups=self.group,
+            splits=Texts.coded(SPLITS, self.split),
+        )
+
+    def to_columns(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays, which load without unpickling."""
+        columns = {name: getattr(self, name) for name in ("split", "shard", "start", "size")}
+        for name in _TEXTS:
+            parts = [text.encode() for text in getattr(self, name)]
+            columns[name] = np.frombuffer(b"".join(parts), np.uint8)
+            columns[f"{name}_ends"] = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        return columns
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> Self:
+        """From what `to_columns` gave.
+
+        Raises:
+            ValueError: If a column is of another type, or text is no UTF-8.
+            KeyError: If one is missing.
+        """
+        texts = {
+            name: _texts(_typed(columns, name, np.uint8), _typed(columns, f"{name}_ends", np.int64))
+            for name in _TEXTS
+        }
+        return cls(
+            **texts,
+            split=_typed(columns, "split", np.uint8),
+            shard=_typed(columns, "shard", np.int32),
+            start=_typed(columns, "start", np.int64),
+            size=_typed(columns, "size", np.int64),
+        )
+
+    def check(self, shard_bytes: Sequence[int], *, with_masks: bool) -> None:
+        """Refuse what cannot be true of shards of these sizes.
+
+        Args:
+            shard_bytes: Size of each shard.
+            with_masks: Whether targets are files.
+
+        Raises:
+            ValueError: If columns do not fit each other, names are not in order or lead out of the
+                folder, or an image lies outside its shard.
+        """
+        lengths = {len(getattr(self, field.name)) for field in fields(self)}
+        shape = (len(self), 2 if with_masks else 1)
+        if len(lengths) != 1 or self.start.shape != shape or self.size.shape != shape:
+            raise ValueError("columns of different lengths")
+        if not len(self):
+            raise ValueError("no images")
+        _check_names(list(self.path), in_order=True)
+        if with_masks:
+            _check_names(list(self.target), in_order=False)
+        if int(self.split.max()) >= len(SPLITS):
+            raise ValueError("a split that is none")
+        if int(self.shard.min()) < 0 or int(self.shard.max()) >= len(shard_bytes):
+            raise ValueError("an image in a shard that is not there")
+        room = np.array(shard_bytes, np.int64)[self.shard][:, None] - self.size
+        if (self.size <= 0).any() or (self.start < 0).any() or (self.start > room).any():
+            raise ValueError("an image outside its shard")
+
+
+def _check_names(names: list[str], *, in_order: bool) -> None:
+    text = "\n".join(["", *names, ""])
+    if any(mark in text for mark in _ODD) and _UNSAFE.search(text):
+        raise ValueError("a name that leads out of the folder, or none")
+    if in_order and not all(map(lt, names, islice(names, 1, None))):
+        raise ValueError("names that are not in order, or twice")
+
+
+def _texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> Texts:
+    """The column of these bytes."""
+    starts = np.concatenate([np.zeros(1, np.int64), ends])
+    if ends.ndim != 1 or data.ndim != 1 or (np.diff(starts) < 0).any() or starts[-1] != len(data):
+        raise ValueError("texts that end where they cannot")
+    text = data.tobytes().decode()
+    if len(text) < len(data):  # from offsets of bytes to offsets of characters
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum((data & 0xC0) != 0x80)])
+        starts = before[starts]
+    return Texts.of(text[a:b] for a, b in pairwise(starts.tolist()))
+
+
+def _typed(columns: Mapping[str, NDArray[Any]], name: str, kind: Any) -> NDArray[Any]:
+    column = columns[name]
+    if column.dtype != kind:
+        raise ValueError(f"a column {name} of {column.dtype}")
+    return column
+
+
+def facts_to_columns(facts: Facts) -> dict[str, NDArray[Any]]:
+    """What files told as plain arrays."""
+    columns = {f"image_{name}": getattr(facts, name) for name in IMAGE_TYPES}
+    if facts.mask is not None:
+        columns |= {f"mask_{name}": getattr(facts.mask, name) for name in MASK_TYPES}
+    return columns
+
+
+def facts_from_columns(
+    columns: Mapping[str, NDArray[Any]], *, num_rows: int, with_masks: bool
+) -> Facts:
+    """From what `facts_to_columns` gave.
+
+    Raises:
+        ValueError: If a column is of another length, shape or type.
+        KeyError: If one is missing.
+    """
+    image = {name: _fact(columns, "image", name, kind) for name, kind in IMAGE_TYPES.items()}
+    kinds = MASK_TYPES if with_masks else {}
+    about = {name: _fact(columns, "mask", name, kind) for name, kind in kinds.items()}
+    if {len(column) for column in (*image.values(), *about.values())} != {num_rows}:
+        raise ValueError("facts of another number of images")
+    return Facts(**image, mask=MaskFacts(**about) if with_masks else None)
+
+
+def _fact(columns: Mapping[str, Any], of: str, name: str, kind: Any) -> NDArray[Any]:
+    column = columns[f"{of}_{name}"]
+    inside = {"thumbnail": (THUMBNAIL_PX, THUMBNAIL_PX), "border": (4,)}.get(name, ())
+    if column.dtype.kind != np.dtype(kind).kind or column.shape[1:] != inside:
+        raise ValueError(f"facts {name} of another kind")
+    return np.asarray(column)
+
+
+def write_columns(stream: IO[bytes], columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as an npz file, uncompressed."""
+    np.savez(stream, allow_pickle=False, **columns)
+
+
+def read_columns(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
+    """Read arrays that `write_columns` wrote.
+
+    Raises:
+        Exception: One of ``DAMAGE``, if they cannot be read.
+    """
+    with zipfile.ZipFile(stream) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+            raise ValueError("compressed columns")  # which may be of any size inside
+    stream.seek(0)
+    with np.load(stream, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}

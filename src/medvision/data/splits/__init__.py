@@ -1,0 +1,1 @@
+"""Split samples by protocol, with whole groups and stable assignments."""

@@ -1,0 +1,308 @@
+"""Draw train, val and test so that groups stay whole and existing samples keep their split.
+
+A group goes where u = (first 8 bytes of SHA-256("{seed}, NUL, {group}")) / 2^64 puts it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.samples import Sample, SampleTable, Texts
+from medvision.types import STAGES, MedvisionError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Groups:
+    """The groups of N samples, G of them.
+
+    Attributes:
+        of_sample: (N,) group of each sample, in [0, G).
+        first: (G,) the first sample of each.
+        u: (G,) what is drawn for each, in [0, 1].
+    """
+
+    of_sample: NDArray[np.intp]
+    first: NDArray[np.intp]
+    u: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def draw_groups(samples: SampleTable, *, seed: int) -> Groups:
+    """Number the groups of the samples, and draw u for each.
+
+    Groups are told apart by 128 bits of their hashes: the names of a million of them need not be
+    held at once.
+    """
+    drawn = bytearray()
+    for key in samples.group_keys():
+        drawn += _digest(seed, key)[:16]
+    high, low = np.frombuffer(drawn, ">u8").astype(np.uint64).reshape(-1, 2).T
+    order = np.lexsort((low, high))  # stable: the first of equal ones comes first
+    high, low = high[order], low[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    of_sample = np.empty(len(order), np.intp)
+    of_sample[order] = np.cumsum(new) - 1
+    return Groups(of_sample=of_sample, first=order[new], u=high[new] / np.float64(2**64))
+
+
+def uniform(seed: int, group: str) -> float:
+    """Return the number u in [0, 1] that decides where a group goes."""
+    return int.from_bytes(_digest(seed, group)[:8], "big") / 2**64
+
+
+def _digest(seed: int, group: str) -> bytes:
+    return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
+
+
+_KEYS = "data.val_fraction, data.test_fraction"
+_ENOUGH = 5  # samples expected in a split, from which on a share can be judged
+_NAMES = ("", *STAGES)
+_CODE = {name: code for code, name in enumerate(_NAMES)}
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitResult:
+    """The samples in the order given, each with its split, and notes on what is odd."""
+
+    samples: SampleTable
+    notes: list[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Places:
+    """Where each of G groups goes.
+
+    Attributes:
+        samples: All of them.
+        groups: Their groups.
+        split: uint8 (G,), index into ``_NAMES``; changed in place.
+        movable: (G,) whether the group may go elsewhere.
+    """
+
+    samples: SampleTable
+    groups: Groups
+    split: NDArray[np.uint8]
+    movable: NDArray[np.bool_]
+
+    def move_nearest(self, spare: NDArray[np.intp], split: str, interval: Interval) -> None:
+        """Move that of the spare groups into a split whose u is nearest to its interval."""
+        low, high = interval
+        u = self.groups.u[spare]
+        distance = np.maximum(np.maximum(low - u, u - high), 0.0)
+        near = spare[distance == distance.min()]  # of equally near ones the first by name
+        nearest = min(
+            near.tolist(), key=lambda group: self.samples[int(self.groups.first[group])].group_key
+        )
+        self.split[nearest] = _CODE[split]
+
+
+def draw_split(
+    samples: Sequence[Sample],
+    *,
+    seed: int,
+    val_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    strata: Sequence[str] | None = None,
+    every_stratum: bool = False,
+) -> SplitResult:
+    """Give every sample without a split one; move none that has one.
+
+    A group with a sample in a given split joins it. Where some splits are given and val or
+    test is not, the missing one is drawn from the groups of train. A wanted split that stays
+    empty gets the group nearest to it, and a note.
+
+    Args:
+        samples: With given splits or empty ones.
+        seed: Another seed draws another split.
+        val_fraction: Share of the groups in val; 0 wants none.
+        test_fraction: Share of the groups in test; 0 wants none.
+        strata: Class or foreground stratum of each sample; a split with other shares than the
+            whole set is noted, nothing is moved for it.
+        every_stratum: Move the nearest group of a stratum into a drawn val or test that has none
+            of it, with a note: without one of the classes, scores are undefined.
+
+    Raises:
+        MedvisionError: If the fractions are impossible, or groups are fewer than splits.
+    """
+    _check_fractions(val_fraction, test_fraction)
+    if strata is not None and len(strata) != len(samples):
+        raise ValueError(f"expected {len(samples)} strata, got {len(strata)}")
+    intervals = {
+        "test": (0.0, test_fraction),
+        "val": (test_fraction, test_fraction + val_fraction),
+        "train": (test_fraction + val_fraction, 1.0),
+    }
+    wanted = [split for split, (low, high) in intervals.items() if high > low]
+    table = SampleTable.of(samples)
+    own = _codes(table.splits)
+    groups = draw_groups(table, seed=seed)
+    inside = np.zeros((len(groups), len(_NAMES)), bool)  # which splits a group has samples in
+    inside[groups.of_sample, own] = True
+    given = inside[:, 1:]
+    in_given = {STAGES[k] for k in np.flatnonzero(given.any(axis=0)).tolist()}
+    missing = [split for split in wanted if in_given and split not in in_given]
+    unplaced = ~given.any(axis=1)
+    if "train" in missing and not unplaced.any():
+        raise MedvisionError(
+            f"the given split has no train, only {', '.join(sorted(in_given))}",
+            where="data.root",
+            hint="add the samples of train",
+        )
+
+    drawn = np.full(len(groups), _CODE["train"], np.uint8)  # u rounds to 1 once in 2^54
+    for name, (low, high) in intervals.items():
+        drawn[(low <= groups.u) & (groups.u < high)] = _CODE[name]
+    # Of a split that is missing, the groups are drawn from those that are in train alone.
+    lent = inside[:, _CODE["train"]] & (given.sum(axis=1) == 1) & bool(missing)
+    to_missing = np.isin(drawn, [_CODE[name] for name in missing])
+    place = np.where(unplaced | (lent & to_missing), drawn, 1 + given.argmax(axis=1))
+    places = _Places(
+        samples=table,
+        groups=groups,
+        split=place.astype(np.uint8),
+        movable=unplaced | lent,
+    )
+    held = given[~places.movable].any(axis=0)
+    fixed = {STAGES[k] for k in np.flatnonzero(held).tolist()}
+    free = {split: intervals[split] for split in wanted if split not in fixed}
+    notes = _fill_empty(places, free)
+    kinds = Texts.of(strata or ()).numbered()
+    if every_stratum:
+        notes += _fill_strata(places, *kinds, free)
+    moved = (own == 0) | places.movable[groups.of_sample]
+    final = np.where(moved, places.split[groups.of_sample], own)
+    result = table.with_column(splits=Texts.coded(_NAMES, final))
+    torn = given.sum(axis=1) > 1
+    if torn.any():
+        notes.append(_leak_note(own, torn[groups.of_sample], int(torn.sum())))
+    return SplitResult(samples=result, notes=notes + _compare_shares(final, *kinds))
+
+
+def _codes(splits: Texts) -> NDArray[np.intp]:
+    """Index into ``_NAMES`` of each sample's split, (N,)."""
+    names, number = splits.numbered()
+    return np.array([_CODE[name] for name in names], np.intp)[number]
+
+
+def foreground_strata(shares: Sequence[float]) -> list[str]:
+    """Sort foreground shares in [0, 1] into ``empty`` and the thirds of all others.
+
+    Returns:
+        ``empty``, ``small``, ``medium`` or ``large`` for each share.
+    """
+    filled = [share for share in shares if share > 0]
+    if not filled:
+        return ["empty"] * len(shares)
+    low, high = np.quantile(filled, [1 / 3, 2 / 3])
+
+    def stratum(share: float) -> str:
+        if share <= 0:
+            return "empty"
+        return "small" if share <= low else "medium" if share <= high else "large"
+
+    return [stratum(share) for share in shares]
+
+
+def _check_fractions(val_fraction: float, test_fraction: float) -> None:
+    in_range = val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1
+    if not in_range:  # written so that NaN fails too
+        raise MedvisionError(
+            f"expected fractions of at least 0 with a sum below 1, got val {val_fraction}"
+            f" and test {test_fraction}",
+            where=_KEYS,
+            hint="0.1 each is usual",
+        )
+
+
+def _fill_empty(places: _Places, wanted: Mapping[str, Interval]) -> list[str]:
+    """Move the nearest group into each wanted split that is empty, and say so."""
+    notes = []
+    for split, interval in wanted.items():
+        held = np.bincount(places.split, minlength=len(_NAMES))
+        if held[_CODE[split]]:
+            continue
+        spare = np.flatnonzero(places.movable & (held[places.split] > 1))
+        if not len(spare):
+            raise MedvisionError(
+                f"no space for a split: {len(places.groups)} groups, none is free for {split}",
+                where=_KEYS,
+                hint="add images, or set the fraction of a split you can do without to 0",
+            )
+        places.move_nearest(spare, split, interval)
+        notes.append(
+            f"{split} would have been empty, so one group was moved into it;"
+            " a set this small may be split anew when files are added:"
+            " keep this split with data.splits=RUN/splits.csv"
+        )
+    return notes
+
+
+def _fill_strata(
+    places: _Places,
+    names: Sequence[str],
+    of_sample: NDArray[np.intp],
+    wanted: Mapping[str, Interval],
+) -> list[str]:
+    """Move the nearest group of each stratum that a held-out split lacks into it, and say so."""
+    groups = places.groups
+    members = [np.unique(groups.of_sample[of_sample == k]) for k in range(len(names))]
+    notes = []
+    for split, interval in wanted.items():
+        for name, own in zip(names, members, strict=True):
+            held = np.bincount(places.split[own], minlength=len(_NAMES))
+            spare = own[places.movable[own] & (held[places.split[own]] > 1)]
+            if split == "train" or held[_CODE[split]] or not len(spare):
+                continue
+            places.move_nearest(spare, split, interval)
+            notes.append(
+                f"{split} would have held no {name}, so one group was moved into it;"
+                " a set this small may be split anew when files are added:"
+                " keep this split with data.splits=RUN/splits.csv"
+            )
+    return notes
+
+
+def _leak_note(splits: NDArray[np.intp], is_torn: NDArray[np.bool_], num_torn: int) -> str:
+    told = []
+    for split in ("test", "val"):
+        leaks = is_torn[splits == _CODE[split]]
+        if leaks.any():
+            told.append(f"{leaks.sum()} of {len(leaks)} {split} images")
+    return (
+        f"LEAK: {num_torn} groups ({', '.join(told)}) lie in more than one of the given splits;"
+        " nothing was moved"
+    )
+
+
+def _compare_shares(
+    splits: NDArray[np.intp], names: Sequence[str], of_sample: NDArray[np.intp]
+) -> list[str]:
+    """Note strata that a split lacks, or holds at less than half or more than twice their share."""
+    notes = []
+    overall = dict(zip(names, np.bincount(of_sample).tolist(), strict=True))
+    for split in STAGES if names else ():
+        found = np.bincount(of_sample[splits == _CODE[split]], minlength=len(names)).tolist()
+        counts = {name: count for name, count in zip(names, found, strict=True) if count}
+        size = sum(found)
+        lacking = [name for name in names if size and name not in counts]
+        if lacking:
+            notes.append(f"{split} ({size} images) holds no {', no '.join(lacking)}")
+        for name, count in counts.items() if split != "train" else ():
+            expected = overall[name] * size / len(splits)
+            off = not 0.5 <= count / expected <= 2
+            if off and expected >= _ENOUGH:
+                notes.append(
+                    f"{split} holds {count} {name} of {size} images,"
+                    f" its share of the whole set would be {expected:.0f}"
+                )
+    return notes

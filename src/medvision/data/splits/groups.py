@@ -1,0 +1,227 @@
+"""Groups of samples: from a pattern, a csv or DICOM patients; stored as salted hashes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from medvision.data.readers.dicom import SUFFIXES, dicom_texts
+from medvision.data.samples import Sample, SampleTable, Texts
+from medvision.types import MedvisionError
+
+
+def group_by_pattern(samples: Sequence[Sample], pattern: str) -> tuple[SampleTable, list[str]]:
+    """Return the samples with the groups that a pattern captures, and notes.
+
+    Where it matches nothing a sample keeps its own group.
+
+    Raises:
+        MedvisionError: If it is no pattern with one group, or matches no path.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as fault:
+        raise MedvisionError(
+            f"{pattern} is not a regular expression: {fault}",
+            where="data.group_pattern",
+            hint="mend it, and quote it for the shell",
+        ) from fault
+    if expression.groups != 1:
+        raise MedvisionError(
+            f"{pattern} has {expression.groups} capture groups, expected one",
+            where="data.group_pattern",
+            hint=r"put the part that names the group in brackets, as in '(person\d+)_'",
+        )
+    table = SampleTable.of(samples)
+    matches = map(expression.search, table.paths)
+    found = Texts.of(match.group(1) or "" if match else "" for match in matches)
+    unmatched = int(found.equal("").sum())
+    if unmatched == len(table):
+        raise MedvisionError(
+            f"{pattern} matches no image, the first being {table.paths[0]}",
+            where="data.group_pattern",
+            hint="it is searched in the path below data.root",
+        )
+    notes = []
+    if unmatched:
+        notes.append(
+            f"data.group_pattern does not match {unmatched} of {len(table)} images,"
+            " which are groups of their own unless a csv names theirs"
+        )
+    columns = zip(found, table.groups, strict=True)
+    return table.with_column(groups=(group or own for group, own in columns)), notes
+
+
+class GivenGroups(dict[str, str]):
+    """Group of each path; only the named ones take space, all others are blank."""
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Self:
+        """The groups of these samples."""
+        table = SampleTable.of(samples)
+        if not any(table.groups.numbered()[0]):
+            return cls()
+        named = ~table.groups.equal("")
+        return cls(zip(table.paths.select(named), table.groups.select(named), strict=True))
+
+    def __missing__(self, path: str) -> str:
+        return ""
+
+
+_NUM_BYTES = 32
+_HASH_DIGITS = 12
+
+
+def hash_groups(samples: Iterable[Sample]) -> tuple[SampleTable, str | None]:
+    """Return the samples with their groups as salted hashes, and a warning or None.
+
+    The salt is made once per user and kept outside every run, so the same group has the same
+    hash in all runs of one machine. Where it cannot be kept, it lives as long as the process,
+    and the warning says so. An empty group stays empty.
+
+    Returns:
+        The samples in their order, each group 12 hexadecimal digits or empty; a warning.
+    """
+    table = SampleTable.of(samples)
+    names, number = table.groups.numbered()
+    if not any(names):
+        return table, None
+    salt, warning = _salt()
+    hashed = [_hashed(name, salt) for name in names]
+    return table.with_column(groups=map(hashed.__getitem__, number.tolist())), warning
+
+
+def hash_names(names: Iterable[str]) -> list[str]:
+    """Return the salted hash of each name, as `hash_groups` makes them."""
+    salt, _ = _salt()
+    return [_hashed(name, salt) for name in names]
+
+
+def _hashed(group: str, salt: bytes) -> str:
+    return hashlib.sha256(salt + group.encode()).hexdigest()[:_HASH_DIGITS] if group else ""
+
+
+def _salt() -> tuple[bytes, str | None]:
+    try:
+        path = _state_dir() / "group_salt"
+        if not path.exists():
+            _create(path)
+        salt = path.read_bytes()
+    except (OSError, RuntimeError) as fault:  # RuntimeError: no home folder
+        reason = str(fault)
+    else:
+        if len(salt) == _NUM_BYTES:
+            return salt, None
+        reason = f"{path} does not hold {_NUM_BYTES} bytes"
+    return _process_salt(), (
+        f"the salt for group names cannot be kept ({reason}):"
+        " groups in this run's files cannot be matched with those of other runs;"
+        " set MEDVISION_STATE_DIR to a folder that can be written"
+    )
+
+
+def _state_dir() -> Path:
+    own, state = os.environ.get("MEDVISION_STATE_DIR"), os.environ.get("XDG_STATE_HOME", "")
+    if own:
+        return Path(own)
+    if Path(state).is_absolute():  # the XDG rules say to ignore a relative one
+        return Path(state) / "medvision"
+    return Path.home() / ".local/state/medvision"
+
+
+def _create(path: Path) -> None:
+    """Make the salt whole or not at all; of two processes that try, the first one's stays."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(secrets.token_bytes(_NUM_BYTES))
+        path.hardlink_to(partial)
+    except FileExistsError:
+        pass
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@functools.cache
+def _process_salt() -> bytes:
+    return secrets.token_bytes(_NUM_BYTES)
+
+
+_PATIENT = ("PatientID", "IssuerOfPatientID")
+_AT_ONCE = 64
+_MAX_WORKERS = 8
+
+
+def group_by_patient(root: Path, samples: Sequence[Sample]) -> tuple[SampleTable, list[str]]:
+    """Return the samples with the patients of DICOM files as groups, and notes.
+
+    Groups that a csv or a pattern gave stay. What is returned is a salted hash already: no
+    patient's number goes any further than this function.
+
+    Args:
+        root: The data folder.
+        samples: Of it; only files named ``.dcm`` or ``.dicom`` are opened.
+    """
+    table = SampleTable.of(samples)
+    rows = [
+        row
+        for row, (path, group) in enumerate(zip(table.paths, table.groups, strict=True))
+        if not group and PurePosixPath(path).suffix.lower() in SUFFIXES
+    ]
+    if not rows:
+        return table, []
+    paths = [root / table.paths[row] for row in rows]
+    with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
+        patients = list(pool.map(_patient, paths, chunksize=_AT_ONCE))
+    counts = Counter(patients)
+    unnamed = counts.pop("", 0)
+    if len(counts) == 1 and len(rows) == len(table) > 1 and not unnamed:
+        return table, [
+            f"all {len(rows)} DICOM files name the same patient, as files do whose patients were"
+            " made unknown: they cannot be kept apart by patient; name the groups in a csv or"
+            " with data.group_pattern"
+        ]
+    notes = []
+    if counts:
+        notes.append(
+            f"{len(counts)} patients of {len(rows) - unnamed} DICOM files were kept together,"
+            " as their headers name them"
+        )
+    if unnamed:
+        notes.append(
+            f"{unnamed} of {len(rows)} DICOM files name no patient: they are groups of their own"
+            " unless a csv names theirs"
+        )
+    hashed = dict(zip(counts, hash_names(counts), strict=True))
+    groups = list(table.groups)
+    for row, patient in zip(rows, patients, strict=True):
+        groups[row] = hashed.get(patient, "")
+    return table.with_column(groups=groups), notes
+
+
+def _patient(path: Path) -> str:
+    """Number of the patient and who gave it, or nothing: what is damaged is told when it is read.
+
+    Raises:
+        MedvisionError: If pydicom is not installed.
+    """
+    try:
+        with path.open("rb") as stream:
+            number, issuer = dicom_texts(stream, _PATIENT, where=str(path))
+    except OSError:
+        return ""
+    except MedvisionError as fault:
+        if isinstance(fault.__cause__, ImportError):
+            raise
+        return ""
+    return f"{number}\0{issuer}" if number else ""

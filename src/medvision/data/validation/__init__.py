@@ -1,0 +1,1 @@
+"""Check every file of a data set once, and cache its properties."""

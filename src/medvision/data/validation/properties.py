@@ -1,0 +1,246 @@
+"""What the files of a data set tell before any network sees them: one decoding, many uses."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL.JpegImagePlugin import JpegImageFile
+
+from medvision.data.readers.decode import Picture, samples
+from medvision.data.readers.images import as_bytes
+
+THUMBNAIL_PX = 48
+"""Height and width of thumbnails: the scale at which twins are told from look-alikes."""
+
+BORDER = 0.04
+"""Share of height and width that counts as border."""
+
+_LUMINANCE_SUM = 3679
+"""Sum of the luminance table of the JPEG standard (Annex K), which libjpeg scales by quality."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskFacts:
+    """Columns about the masks, one row per image.
+
+    Attributes:
+        mask_hash: (N,) SHA-256 of the class indices and their shape.
+        thumbnail: uint8 (N, 48, 48), share of foreground in each cell, 255 being all of it.
+        foreground: (N,) share of the pixels that are not background, [0, 1].
+        grey: (N,) share of the file's values farther than a sixteenth of their range from both
+            its ends, [0, 1]: none of a binary mask, edges of a JPEG; 0 for more than two classes.
+        frame: (N,) share of the outermost pixels that are not background, [0, 1].
+        turned: (N,) whether an EXIF orientation turns the image and not the mask, or otherwise.
+    """
+
+    mask_hash: NDArray[np.str_]
+    thumbnail: NDArray[np.uint8]
+    foreground: NDArray[np.float32]
+    grey: NDArray[np.float32]
+    frame: NDArray[np.float32]
+    turned: NDArray[np.bool_]
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
+        """These rows, in this order."""
+        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """Columns about the images, one row per image.
+
+    Attributes:
+        pixel_hash: (N,) SHA-256 of the decoded samples and their shape: equal for every lossless
+            encoding of the same pixels; a colour file with equal channels counts as grey.
+        thumbnail: uint8 (N, 48, 48), grey, shrunk by averaging (OpenCV's ``INTER_AREA``).
+        height: (N,) upright, pixels.
+        width: (N,) upright, pixels.
+        num_bytes: (N,) size of the file.
+        file_format: (N,) ``JPEG``, ``PNG``, ``BMP`` or ``TIFF``.
+        bits: (N,) of each sample in the file.
+        colour: (N,) whether the channels differ anywhere.
+        jpeg_quality: (N,) 1 to 100 as libjpeg counts, nearest; -1 where the file is no JPEG.
+        mean: (N,) of the grey 8-bit image, [0, 255].
+        std: (N,) of the same.
+        low: (N,) its smallest value.
+        high: (N,) its largest value.
+        border: (N, 4) mean grey value of the outermost 4 % at top, bottom, left and right.
+        mask: The same about masks; None for images of classes.
+    """
+
+    pixel_hash: NDArray[np.str_]
+    thumbnail: NDArray[np.uint8]
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    num_bytes: NDArray[np.int64]
+    file_format: NDArray[np.str_]
+    bits: NDArray[np.uint8]
+    colour: NDArray[np.bool_]
+    jpeg_quality: NDArray[np.int16]
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    low: NDArray[np.uint8]
+    high: NDArray[np.uint8]
+    border: NDArray[np.float32]
+    mask: MaskFacts | None = None
+
+    def __len__(self) -> int:
+        return len(self.pixel_hash)
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
+        """These rows, in this order."""
+        kept = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "mask"}
+        return type(self)(**kept, mask=None if self.mask is None else self.mask.take(rows))
+
+    @classmethod
+    def stack(cls, rows: Sequence[FileFacts]) -> Self:
+        """Columns from one row per file.
+
+        Raises:
+            ValueError: If there are none, or only some have a mask.
+        """
+        if not rows or len({row.mask is None for row in rows}) != 1:
+            raise ValueError(f"expected files that all or none have masks, got {len(rows)}")
+        images = {name: [row.image[name] for row in rows] for name in IMAGE_TYPES}
+        columns: dict[str, Any] = {n: np.array(v, IMAGE_TYPES[n]) for n, v in images.items()}
+        masks = [row.mask for row in rows if row.mask is not None]
+        if not masks:
+            return cls(**columns)
+        about = {n: np.array([mask[n] for mask in masks], t) for n, t in MASK_TYPES.items()}
+        return cls(**columns, mask=MaskFacts(**about))
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """One row: what an image tells, and its mask where it has one, by the name of the column."""
+
+    image: dict[str, Any]
+    mask: dict[str, Any] | None = None
+
+
+IMAGE_TYPES: dict[str, Any] = {
+    "pixel_hash": np.str_,
+    "thumbnail": np.uint8,
+    "height": np.int32,
+    "width": np.int32,
+    "num_bytes": np.int64,
+    "file_format": np.str_,
+    "bits": np.uint8,
+    "colour": np.bool_,
+    "jpeg_quality": np.int16,
+    "mean": np.float32,
+    "std": np.float32,
+    "low": np.uint8,
+    "high": np.uint8,
+    "border": np.float32,
+}
+MASK_TYPES: dict[str, Any] = {
+    "mask_hash": np.str_,
+    "thumbnail": np.uint8,
+    "foreground": np.float32,
+    "grey": np.float32,
+    "frame": np.float32,
+    "turned": np.bool_,
+}
+
+
+def image_facts(
+    picture: Picture, *, value_range: tuple[float, float] | None = None
+) -> dict[str, Any]:
+    """What a decoded image file tells, by the names of `Facts`.
+
+    Args:
+        picture: The file.
+        value_range: As for `read_image`.
+
+    Raises:
+        MedvisionError: If its values cannot be turned into 8 bits.
+    """
+    values = samples(picture)
+    colour = values.ndim == 3 and not (values == values[..., :1]).all()
+    if values.ndim == 3 and not colour:
+        values = np.ascontiguousarray(values[..., 0])
+    image = as_bytes(values, picture, value_range)
+    grey: NDArray[Any] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.ndim == 3 else image
+    height, width = grey.shape
+    rows, columns = max(1, round(BORDER * height)), max(1, round(BORDER * width))
+    edges = (grey[:rows], grey[-rows:], grey[:, :columns], grey[:, -columns:])
+    mean, std = cv2.meanStdDev(grey)
+    low, high = cv2.minMaxLoc(grey)[:2]
+    return {
+        "pixel_hash": _hash(values),
+        "thumbnail": _shrunk(grey),
+        "height": height,
+        "width": width,
+        "num_bytes": len(picture.data),
+        "file_format": picture.file_format,
+        "bits": picture.bits,
+        "colour": colour,
+        "jpeg_quality": _jpeg_quality(picture),
+        "mean": float(mean[0, 0]),
+        "std": float(std[0, 0]),
+        "low": int(low),
+        "high": int(high),
+        "border": [float(edge.mean()) for edge in edges],
+    }
+
+
+def mask_facts(
+    indices: NDArray[np.uint8], picture: Picture, *, binary: bool, turned: bool = False
+) -> dict[str, Any]:
+    """What a mask tells, by the names of `MaskFacts`.
+
+    Args:
+        indices: Its class indices (H, W).
+        picture: Its file.
+        binary: Whether it holds two classes by grey levels, which may be half way.
+        turned: As in `MaskFacts`.
+    """
+    foreground = (indices > 0).astype(np.uint8)
+    frame = np.concatenate((foreground[0], foreground[-1], foreground[1:-1, [0, -1]].ravel()))
+    return {
+        "mask_hash": _hash(indices),
+        "thumbnail": _shrunk(foreground * np.uint8(255)),
+        "foreground": np.count_nonzero(foreground) / foreground.size,
+        "grey": _share_between(samples(picture)) if binary else 0.0,
+        "frame": float(frame.mean()),
+        "turned": turned,
+    }
+
+
+def _hash(values: NDArray[Any]) -> str:
+    digest = hashlib.sha256(f"{values.shape} {values.dtype}".encode())
+    digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def _shrunk(grey: NDArray[Any]) -> NDArray[np.uint8]:
+    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _share_between(values: NDArray[Any]) -> float:
+    """Share of the values that are neither near 0 nor near the end of their range."""
+    top = int(values.max())
+    if top <= 1 or values.dtype.kind == "f":
+        return 0.0
+    full = next((full for full in (255, 4095, 65535) if top <= full), top)
+    return float(((values > full / 16) & (values < full - full / 16)).mean())
+
+
+def _jpeg_quality(picture: Picture) -> int:
+    """The quality whose luminance table has the sum nearest to that of the file."""
+    if not isinstance(picture.image, JpegImageFile):
+        return -1
+    tables: dict[int, Sequence[int]] = getattr(picture.image, "quantization", {})
+    if not tables:
+        return -1
+    total = sum(tables[min(tables)])
+    scale = 100 * total / _LUMINANCE_SUM  # libjpeg: 5000 / q below 50, 200 - 2 q from there on
+    return round(min(100, max(1, (200 - scale) / 2 if scale <= 100 else 5000 / scale)))

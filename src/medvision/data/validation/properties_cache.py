@@ -1,0 +1,163 @@
+"""Keep what files told, so that a data set is decoded once and not at every start.
+
+A row counts as long as size and time of change of the image (and of its mask) are what they were.
+The cache holds names, facts and 48 px thumbnails; it lies outside data set and run folders, under
+``MEDVISION_CACHE_DIR``, ``XDG_CACHE_HOME/medvision`` or ``~/.cache/medvision``, for its owner only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.samples import Sample
+from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, FileFacts
+
+FORMAT = 2
+"""Grows when a fact changes its meaning: older files are then read by nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """One sample: the line of its fingerprint and what its files told."""
+
+    line: str
+    facts: FileFacts
+
+
+class FactsCache:
+    """What the files of one folder told, read in one way.
+
+    Args:
+        root: The folder of the data set.
+        reading: What else decides about the facts, such as the number of classes.
+
+    Attributes:
+        note: Why nothing is kept, in words; None while all is well.
+    """
+
+    def __init__(self, root: Path, **reading: Any) -> None:
+        self.root = root
+        self.note: str | None = None
+        words = repr((FORMAT, str(root.resolve()), sorted(reading.items())))
+        self._name = f"facts-{hashlib.sha256(words.encode()).hexdigest()[:24]}.npz"
+        self._rows: dict[str, Remembered] | None = None
+
+    def known(self, sample: Sample) -> Remembered | None:
+        """What is remembered about a sample whose files have not changed since."""
+        if self._rows is None:
+            self._rows = self._read()
+        if not self._rows:
+            return None
+        try:
+            return self._rows.get(self._key(sample))
+        except OSError:  # gone or unreadable: whoever reads it says so
+            return None
+
+    def keep(self, samples: Iterable[tuple[Sample, Remembered]]) -> None:
+        """Write these rows in the place of all others; where that fails, ``note`` says why."""
+        try:
+            found = {self._key(sample): row for sample, row in samples}
+            if not found or (self._rows is not None and found.keys() == self._rows.keys()):
+                return
+            store(cache_folder() / self._name, _columns(found))
+        except (OSError, RuntimeError) as fault:  # RuntimeError: no home folder
+            self.note = (
+                f"what the files told cannot be kept for the next start ({fault});"
+                " set MEDVISION_CACHE_DIR to a folder that can be written"
+            )
+
+    def _read(self) -> dict[str, Remembered]:
+        """Nothing where there is no cache, or a damaged one: it is written anew."""
+        try:
+            path = cache_folder() / self._name
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+                return _rows({name: stored[name] for name in stored.files})
+        except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return {}
+
+    def _key(self, sample: Sample) -> str:
+        """Names, sizes and times of the image and, where the target is a file, of its mask."""
+        parts: list[Any] = [sample.path, sample.target]
+        for name in (sample.path, sample.target):
+            try:
+                state = (self.root / name).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                if name == sample.path:
+                    raise
+                continue  # the name of a class
+            if stat.S_ISREG(state.st_mode):  # class names may be those of folders
+                parts += [state.st_size, state.st_mtime_ns]
+        return json.dumps(parts)
+
+
+def cache_folder() -> Path:
+    """Where the cache lies.
+
+    Raises:
+        RuntimeError: If there is no home folder, and no variable names another one.
+    """
+    own, cache = os.environ.get("MEDVISION_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME", "")
+    if own:
+        return Path(own)
+    if Path(cache).is_absolute():  # the XDG rules say to ignore a relative one
+        return Path(cache) / "medvision"
+    return Path.home() / ".cache/medvision"
+
+
+def store(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays whole or not at all, for their owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
+            np.savez(stream, allow_pickle=False, **columns)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _columns(rows: Mapping[str, Remembered]) -> dict[str, Any]:
+    """The rows as plain arrays, which load without unpickling anything."""
+    kept = list(rows.values())
+    columns: dict[str, Any] = {"keys": _text(list(rows)), "lines": _text([r.line for r in kept])}
+    for name, kind in IMAGE_TYPES.items():
+        columns[f"image_{name}"] = np.array([row.facts.image[name] for row in kept], kind)
+    masks = [row.facts.mask for row in kept]
+    if all(mask is not None for mask in masks):
+        for name, kind in MASK_TYPES.items():
+            columns[f"mask_{name}"] = np.array([m[name] for m in masks if m is not None], kind)
+    return columns
+
+
+def _rows(columns: Mapping[str, Any]) -> dict[str, Remembered]:
+    keys, lines = (json.loads(columns[name].tobytes()) for name in ("keys", "lines"))
+    image = {name: columns[f"image_{name}"] for name in IMAGE_TYPES}
+    mask = {name: columns[f"mask_{name}"] for name in MASK_TYPES if f"mask_{name}" in columns}
+    if {len(column) for column in (*image.values(), *mask.values(), lines)} != {len(keys)}:
+        raise ValueError("columns of different lengths")
+    return {
+        key: Remembered(
+            line=lines[row],
+            facts=FileFacts(
+                {name: column[row] for name, column in image.items()},
+                {name: column[row] for name, column in mask.items()} or None,
+            ),
+        )
+        for row, key in enumerate(keys)
+    }
+
+
+def _text(lines: list[str]) -> NDArray[np.uint8]:
+    """Lines as bytes: arrays of text would lose what ends in zeros, and take four times as much."""
+    return np.frombuffer(json.dumps(lines).encode(), np.uint8)

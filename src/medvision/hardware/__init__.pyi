@@ -1,0 +1,17 @@
+from .cpu import keep_freed_memory as keep_freed_memory
+from .cpu import measure_first_layers_in_float32 as measure_first_layers_in_float32
+from .cpu import round_weights_once as round_weights_once
+from .cpu import train_with_quick_gradients as train_with_quick_gradients
+from .plan import REHEARSAL as REHEARSAL
+from .plan import Plan as Plan
+from .plan import choose_plan as choose_plan
+from .report import describe_hardware as describe_hardware
+from .report import peak_memory_mb as peak_memory_mb
+from .report import wait_for as wait_for
+from .rng_state import random_state as random_state
+from .rng_state import set_random_state as set_random_state
+from .xla import announce_host as announce_host
+from .xla import check_xla_devices as check_xla_devices
+from .xla import skip_slow_tpu_probe as skip_slow_tpu_probe
+from .xla import tpu_is_present as tpu_is_present
+from .xla import xla_options as xla_options

@@ -1,0 +1,14 @@
+from .alexnet import AlexNet as AlexNet
+from .base import count_parameters as count_parameters
+from .base import is_depthwise as is_depthwise
+from .build import build_network as build_network
+from .matching import LoadedWeights as LoadedWeights
+from .matching import load_weights_strict as load_weights_strict
+from .matching import read_tensors as read_tensors
+from .mixing import BatchMixing as BatchMixing
+from .normalize import Normalize as Normalize
+from .simple_cnn import SimpleCNN as SimpleCNN
+from .smp_segmenter import SmpSegmenter as SmpSegmenter
+from .timm_classifier import TimmClassifier as TimmClassifier
+from .unet import UNet as UNet
+from .weights import load_encoder_weights as load_encoder_weights

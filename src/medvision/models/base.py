@@ -1,0 +1,65 @@
+"""Shared parts of all networks: number of logits, padding to a multiple, parameter counts."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medvision.types import MedvisionError
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of learned values, frozen ones included; buffers do not count."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def is_depthwise(model: nn.Module) -> bool:
+    """Whether any convolution filters each channel alone, as in EfficientNet.
+
+    Such convolutions are bound by memory and gain little from bfloat16 in training.
+    """
+    return any(
+        module.groups == module.in_channels > 1
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d)
+    )
+
+
+def num_logits(num_classes: int) -> int:
+    """Channels of the logits: one (that of class 1) for two classes, K for more."""
+    if num_classes < 2:
+        raise MedvisionError(
+            f"expected at least 2 classes, got {num_classes}",
+            where="model.num_classes",
+            hint="the background of a mask and the healthy of a diagnosis count as one",
+        )
+    return 1 if num_classes == 2 else num_classes
+
+
+def pad_to_multiple(image: Tensor, multiple: int, *, at_least: int = 1) -> Tensor:
+    """Repeat the right and lower border of (N, C, H, W) until ``multiple`` divides H and W.
+
+    The border is repeated and not mirrored, because a mirror cannot be wider than its image.
+    The amounts are Python integers: one image size stays one static shape.
+
+    Args:
+        image: (N, C, H, W).
+        multiple: In pixels.
+        at_least: Smallest height and width to return, in pixels.
+    """
+    height, width = image.shape[-2:]
+    bottom = -max(height, at_least) % multiple + max(at_least - height, 0)
+    right = -max(width, at_least) % multiple + max(at_least - width, 0)
+    if bottom == 0 and right == 0:
+        return image
+    return F.pad(image, (0, right, 0, bottom), mode="replicate")
+
+
+def check_dropout(dropout: float, *, where: str = "model.dropout") -> None:
+    """Refuse a share of dropped values outside [0, 1)."""
+    if not 0 <= dropout < 1:
+        raise MedvisionError(
+            f"expected a share of at least 0 and below 1, got {dropout}",
+            where=where,
+            hint="use 0 for none; 0.2 is usual",
+        )

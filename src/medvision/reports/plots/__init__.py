@@ -1,0 +1,1 @@
+"""Plots and overlays as image files."""

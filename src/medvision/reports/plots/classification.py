@@ -1,0 +1,388 @@
+"""Plots of a classification run: curves, ROC, confusion, calibration and test images."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from medvision.reports.plots.style import (
+    CLASS_COLORS,
+    PHOTO_DPI,
+    STYLE,
+    History,
+    draw_curve,
+    save,
+    short_name,
+    title_mark,
+)
+from medvision.types import IGNORE_INDEX
+
+Read = Callable[[str], NDArray[np.uint8]]
+"""Image (H, W, C) of a row's path, in [0, 255]."""
+
+WRONG_COLOR = "#cc0022"
+
+
+def choose_images(
+    predicted: NDArray[np.integer],
+    confidence: NDArray[np.floating],
+    target: NDArray[np.integer],
+    *,
+    count: int = 16,
+) -> list[int]:
+    """Rows to show: the most confident mistakes, at most half, then right ones of every class.
+
+    The right ones are taken class by class in turn, evenly from the table, in which neighbours
+    are often alike. Mistakes fill what is left where there are too few.
+    """
+    known = target != IGNORE_INDEX
+    wrong = np.flatnonzero(known & (predicted != target))
+    wrong = wrong[np.argsort(-confidence[wrong], kind="stable")]
+    chosen = wrong[: count // 2].tolist()
+    classes = np.unique(target[known])
+    turns: list[tuple[int, int, int]] = []
+    for label in classes:
+        right = np.flatnonzero((predicted == target) & (target == label))
+        stride = max(1, len(right) * len(classes) // (count - len(chosen)))
+        order = sorted(range(len(right)), key=lambda place: (place % stride, place))
+        turns += [(turn, int(label), int(right[place])) for turn, place in enumerate(order)]
+    chosen += [row for _, _, row in sorted(turns)]
+    return [*chosen, *wrong[count // 2 :].tolist()][:count]
+
+
+def draw_images(
+    probability: NDArray[np.floating],
+    target: NDArray[np.integer],
+    class_names: Sequence[str],
+    *,
+    threshold: float,
+    rows: Sequence[Mapping[str, Any]],
+    read: Read,
+    mark: str,
+) -> Figure:
+    """Up to 16 test images with predicted class, its probability and true class."""
+    predicted = probability.argmax(axis=1)
+    if len(class_names) == 2:
+        predicted = (probability[:, 1] >= threshold).astype(np.int64)
+    confidence = probability[np.arange(len(predicted)), predicted]
+    chosen = choose_images(predicted, confidence, target)
+    lines = -(-len(chosen) // 4)
+    figure = Figure(figsize=(9, 2.5 * lines + 0.6), layout="constrained")
+    cells = figure.subplots(lines, 4, squeeze=False).ravel()
+    for axes in cells[len(chosen) :]:
+        axes.set_axis_off()
+    for axes, row in zip(cells, chosen, strict=False):
+        image = read(rows[row]["path"])
+        axes.imshow(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+        axes.set(xticks=[], yticks=[])
+        right = predicted[row] == target[row]
+        axes.spines[:].set(visible=not right, color=WRONG_COLOR, linewidth=3)
+        axes.set_title(
+            f"{'' if right else '✗ '}{short_name(class_names[predicted[row]])} "
+            f"{100 * confidence[row]:.1f} %\ntrue: {short_name(class_names[target[row]])}",
+            fontsize=9,
+            color="black" if right else WRONG_COLOR,
+        )
+    figure.suptitle(f"Test images: predicted class and its probability, true class{mark}")
+    return figure
+
+
+Bins = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]
+"""Mean confidence, accuracy and number of images of each of B bins of equal width over [0, 1]."""
+
+
+def draw_calibration(
+    confidence: NDArray[np.floating],
+    accuracy: NDArray[np.floating],
+    count: NDArray[np.integer],
+    *,
+    ece: float | None,
+    mark: str,
+    after: Bins | None = None,
+    after_ece: float | None = None,
+    temperature: float | None = None,
+) -> Figure:
+    """Reliability diagram: how often a class was right against how sure of it the network was.
+
+    With ``after``, the bins after temperature scaling stand beside those before it.
+    """
+    figure = Figure(figsize=(5.5, 6.2 if after else 6), layout="constrained")
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    edges = np.linspace(0, 1, len(count) + 1)
+    shown = [(confidence, accuracy, count), *([after] if after else [])]
+    width = np.diff(edges) / len(shown)
+    looks = [("#4477aa", "#aa3377", "o", " before"), ("#ccbb44", "#228833", "D", " after")]
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":", label="calibrated")
+    for place, ((sure, right, images), (bar, point, marker, when)) in enumerate(
+        zip(shown, looks, strict=False)
+    ):
+        where = when if after else " in the bin"
+        filled, left = images > 0, edges[:-1] + place * width
+        bars: dict[str, Any] = {"width": width, "align": "edge", "edgecolor": "white"}
+        heights = np.where(filled, right, 0)
+        axes.bar(left, heights, **bars, color=bar, alpha=0.55, label=f"accuracy{where}")
+        label = f"at its mean confidence{when if after else ''}"
+        points = sure[filled], right[filled]
+        axes.plot(*points, marker, color=point, markeredgecolor="white", label=label, zorder=3)
+        below.bar(left, images, **bars, color=bar, label=f"images{when}")
+    axes.set(ylabel="accuracy", ylim=(0, 1.04), xlim=(0, 1))
+    title = f"Calibration, ECE {told(ece)[1]}, test images{mark}"
+    if after:
+        title = (
+            f"Calibration, test images{mark}\nECE {told(ece)[1]} before, {told(after_ece)[1]}"
+            f" after temperature {temperature:.3g}"
+        )
+    axes.set_title(title)
+    below.set(xlabel="confidence: probability of the most probable class", ylabel="images")
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2 if after else 3, fontsize=9)
+    return figure
+
+
+def told(score: float | None) -> tuple[bool, str]:
+    """Whether a score is a number, and the number with four decimals."""
+    known = score is not None and bool(np.isfinite(score))
+    return known, f"{score:.4f}" if known else "undefined"
+
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""x and y of a curve, from the strictest threshold to the loosest: x never falls."""
+NOTHING: Points = (np.empty(0), np.empty(0))
+Scores = Mapping[str, float | None]
+
+CURVES = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "auroc": "AUROC",
+}
+MOST_NUMBERS = 20  # classes: with more of them the cells hold no readable text
+
+
+def write_class_curves(
+    folder: Path, *, history: History, synthetic: bool, protocol: str | None
+) -> None:
+    """Write the curves of a fit to ``folder/plots``.
+
+    Args:
+        folder: Run folder.
+        history: A row per epoch, as metrics.csv holds them.
+        synthetic: Whether titles must say that the images are phantoms.
+        protocol: How the images were split; titles name ``merged``, which leaks.
+    """
+    mark = title_mark(synthetic=synthetic, protocol=protocol)
+    with mpl.rc_context(STYLE):
+        for name, label in CURVES.items():
+            figure = draw_curve(history, name=name, label=label, mark=mark)
+            save(figure, folder / "plots" / f"{name}.png")
+
+
+def write_classification_plots(
+    folder: Path,
+    *,
+    probability: NDArray[np.floating],
+    target: NDArray[np.integer],
+    class_names: Sequence[str],
+    threshold: float,
+    rows: Sequence[Mapping[str, Any]],
+    read: Read,
+    roc: Mapping[str, Points],
+    precision_recall: Mapping[str, Points],
+    confusion: NDArray[np.integer],
+    calibration: Bins,
+    scores: Scores,
+    synthetic: bool,
+    protocol: str | None,
+    calibrated: Bins | None = None,
+    temperature: float | None = None,
+) -> None:
+    """Write every picture of the test images of a classification to ``folder/plots``.
+
+    With two classes the curves are those of class 1 alone.
+
+    Args:
+        folder: Run folder.
+        probability: Of each class for each test image, (N, K) in [0, 1].
+        target: Class indices (N,), or ``IGNORE_INDEX``.
+        class_names: Name of each class, (K,).
+        threshold: Two classes: class 1 is predicted from this probability on.
+        rows: A row per test image, (N,), as predictions_test.csv holds them; ``path`` is read.
+        read: Gives the image of a path.
+        roc: False and true positive rate by class name; a class without one may be absent.
+        precision_recall: Recall and precision by class name, likewise.
+        confusion: Test images by true and by predicted class, (K, K).
+        calibration: The bins of the calibration diagram; confidence and accuracy are not read
+            where a bin is empty.
+        scores: Test scores by name without the stage: ``auroc``, ``auroc/<class>``,
+            ``average_precision/<class>``, ``ece`` and, where there is a temperature,
+            ``ece_calibrated``; None or NaN where undefined.
+        synthetic: Whether titles must say that the images are phantoms.
+        protocol: How the images were split; titles name ``merged``, which leaks.
+        calibrated: The bins after the probabilities were calibrated, if they were.
+        temperature: What they were calibrated with.
+
+    Raises:
+        ValueError: If the shapes do not agree, or x of a curve falls.
+    """
+    shape = (len(rows), len(class_names))
+    if probability.shape != shape or target.shape != shape[:1]:
+        raise ValueError(
+            f"expected probability {shape} and target {shape[:1]}, "
+            f"got {probability.shape} and {target.shape}"
+        )
+    for name, (x, _) in chain(roc.items(), precision_recall.items()):
+        if np.any(np.diff(x) < 0):
+            raise ValueError(f"expected x of the curve of {name!r} to rise, got falling values")
+    mark = title_mark(synthetic=synthetic, protocol=protocol)
+    with mpl.rc_context(STYLE):
+        figures: dict[str, Figure] = {}
+        figures["roc"] = draw_roc(
+            roc, confusion, class_names, threshold=threshold, scores=scores, mark=mark
+        )
+        figures["precision_recall"] = draw_precision_recall(
+            precision_recall, confusion, class_names, scores=scores, mark=mark
+        )
+        figures["confusion"] = draw_confusion(confusion, class_names, mark=mark)
+        figures["calibration"] = draw_calibration(
+            *calibration,
+            ece=scores["ece"],
+            mark=mark,
+            after=calibrated,
+            after_ece=scores.get("ece_calibrated"),
+            temperature=temperature,
+        )
+        figures["test_images"] = draw_images(
+            probability, target, class_names, threshold=threshold, rows=rows, read=read, mark=mark
+        )
+        for name, figure in figures.items():
+            dpi = PHOTO_DPI if name == "test_images" else None
+            save(figure, folder / "plots" / f"{name}.png", dpi=dpi)
+
+
+def draw_roc(
+    roc: Mapping[str, Points],
+    confusion: NDArray[np.integer],
+    class_names: Sequence[str],
+    *,
+    threshold: float,
+    scores: Scores,
+    mark: str,
+) -> Figure:
+    """ROC of each class against the rest and their mean; for two classes the threshold in use."""
+    figure, axes = _square(class_names)
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    defined = []
+    for name, look in _lines(class_names):
+        known, text = told(scores.get(f"auroc/{name}"))
+        if known:
+            defined.append(roc[name])
+        axes.plot(
+            *(roc[name] if known else NOTHING), **look, label=f"AUC {text}  {short_name(name)}"
+        )
+    if len(class_names) == 2:
+        of_true = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+        if defined:
+            false, true = of_true[:, 1]
+            label = (
+                f"at threshold {threshold:.3f}: sensitivity {true:.3f}, specificity {1 - false:.3f}"
+            )
+            axes.plot(false, true, "o", color="black", fillstyle="none", markersize=9, label=label)
+    else:
+        curve = macro_mean(defined) if defined else NOTHING
+        text = told(scores.get("auroc"))[1]
+        axes.plot(*curve, color="black", linewidth=2, label=f"AUC {text}  macro mean")
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC of test images{mark}")
+    _legend(figure)
+    return figure
+
+
+def macro_mean(curves: Sequence[Points]) -> Points:
+    """Mean height of curves at every x; its area is the mean of their areas.
+
+    Both ends of every vertical step are kept, which interpolation on a grid would make slant.
+    """
+    grid = np.unique(np.concatenate([x for x, _ in curves]))
+    before = np.mean([np.interp(-grid, -x[::-1], y[::-1]) for x, y in curves], axis=0)
+    after = np.mean([np.interp(grid, x, y) for x, y in curves], axis=0)
+    return np.repeat(grid, 2), np.column_stack([before, after]).ravel()
+
+
+def draw_precision_recall(
+    precision_recall: Mapping[str, Points],
+    confusion: NDArray[np.integer],
+    class_names: Sequence[str],
+    *,
+    scores: Scores,
+    mark: str,
+) -> Figure:
+    """Precision against recall of each class; dotted, its share of the images."""
+    figure, axes = _square(class_names)
+    prevalence = confusion.sum(axis=1) / max(confusion.sum(), 1)
+    for name, look in _lines(class_names):
+        known, text = told(scores.get(f"average_precision/{name}"))
+        label = f"AP {text}  {short_name(name)}"
+        # the precision of a threshold holds back to the recall of the stricter one
+        points = precision_recall[name] if known else NOTHING
+        axes.plot(*points, **look, drawstyle="steps-pre", label=label)
+        share = float(prevalence[list(class_names).index(name)])
+        axes.axhline(share, color=look["color"], linewidth=1, linestyle=":")
+    alone = f" {prevalence[1]:.3f}" if len(class_names) == 2 else ""
+    axes.plot(*NOTHING, color="grey", linewidth=1, linestyle=":", label=f"prevalence{alone}")
+    axes.set(
+        xlabel="recall", ylabel="precision", title=f"Precision and recall of test images{mark}"
+    )
+    _legend(figure)
+    return figure
+
+
+def draw_confusion(
+    confusion: NDArray[np.integer], class_names: Sequence[str], *, mark: str
+) -> Figure:
+    """Heat map of counts and per cent of the true class: rows true, columns predicted."""
+    num_classes = len(class_names)
+    side = float(np.clip(0.85 * num_classes, 2.6, 11))
+    figure = Figure(figsize=(side + 2.2, side + 1.9), layout="constrained")
+    axes = figure.add_subplot()
+    images = confusion.sum(axis=1, keepdims=True)
+    share = confusion / np.maximum(images, 1)
+    picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    names = [short_name(name) for name in class_names]
+    axes.set_xticks(range(num_classes), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(num_classes), names)
+    axes.grid(visible=False)
+    axes.set(xlabel="predicted class", ylabel="true class (rows add up to 100 %)")
+    # over the whole figure: with two classes the map is narrower than its title
+    figure.suptitle(f"Confusion of test images{mark}", fontsize=12)
+    if num_classes > MOST_NUMBERS:
+        figure.colorbar(picture, label="share of the true class")
+        return figure
+    for (row, column), count in np.ndenumerate(confusion):
+        per_cent = f"{share[row, column]:.1%}".replace("%", " %") if images[row, 0] else "-"
+        color = "white" if share[row, column] > 0.5 else "black"
+        text = f"{count}\n{per_cent}"
+        axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    return figure
+
+
+def _square(class_names: Sequence[str]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(5, 5.5 + 0.2 * len(class_names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    return figure, axes
+
+
+def _lines(class_names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each class that has a curve, and how its line looks; colours return with another dash."""
+    for number, name in enumerate(class_names if len(class_names) > 2 else class_names[1:]):
+        dash = ("-", "--", "-.")[number // len(CLASS_COLORS) % 3]
+        yield name, {"color": CLASS_COLORS[number % len(CLASS_COLORS)], "linestyle": dash}
+
+
+def _legend(figure: Figure) -> None:
+    figure.legend(loc="outside lower left", fontsize=9)

@@ -1,0 +1,140 @@
+"""Pictures of several runs in one: curves of the fit and ROC, a colour for each group."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from medvision.reports.plots.classification import Points, macro_mean
+from medvision.reports.plots.style import CLASS_COLORS, History
+
+LEGEND_LENGTH = 52  # characters of a name that fit below a picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What pictures show of a group.
+
+    Attributes:
+        name: Of its line in the legend.
+        size: How many seeds stand behind it, in words.
+        has_spread: Whether there are several runs, each with a seed of its own.
+        auroc: Mean and standard deviation of its test AUROC in words.
+        histories: Rows of metrics.csv, of each run.
+        roc: False and true positive rate of each run that has them.
+    """
+
+    name: str
+    size: str
+    has_spread: bool
+    auroc: str
+    histories: Sequence[History]
+    roc: Sequence[Points]
+
+    def validates(self, metric: str) -> bool:
+        """Whether any epoch of any run has this validation score."""
+        return any(_points(history, f"val/{metric}") for history in self.histories)
+
+
+def draw_validation(groups: Sequence[Drawn], *, metric: str, label: str, mark: str) -> Figure:
+    """Validation value of every epoch: a line per run, of several seeds also the mean and a band.
+
+    The band is one standard deviation (n - 1) to either side. Mean and band end with the epochs
+    that every run of the group has.
+    """
+    figure, axes = _canvas(groups, width=6, height=3.6)
+    for number, group in enumerate(groups):
+        look = _look(number)
+        lines = [_points(history, f"val/{metric}") for history in group.histories]
+        for line in lines:
+            axes.plot([*line], [*line.values()], marker="o", **look, **_of_one_run(group))
+        if group.has_spread:
+            epochs = sorted(set.intersection(*(set(line) for line in lines)))
+            values = np.array([[line[epoch] for epoch in epochs] for line in lines])
+            mean = values.mean(axis=0)
+            std = values.std(axis=0, ddof=1)
+            axes.fill_between(
+                epochs, mean - std, mean + std, color=look["color"], alpha=0.15, linewidth=0
+            )
+            axes.plot(epochs, mean, **look, linewidth=2.2)
+        _name(axes, look, f"{_cut(group.name, LEGEND_LENGTH)} ({group.size})")
+    axes.set(xlabel="epoch", ylabel=label, title=f"{label}, validation{mark}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower left", fontsize=9)
+    return figure
+
+
+def draw_rocs(groups: Sequence[Drawn], *, what: str, mark: str) -> Figure:
+    """ROC of every run that has one; of several seeds also their mean height.
+
+    Args:
+        groups: Those without any ROC are left out, in their colour's place.
+        what: ``images`` or ``pixels``.
+        mark: Added to the title.
+    """
+    drawn = [bool(group.roc) for group in groups]
+    figure, axes = _canvas(list(compress(groups, drawn)), width=5.6, height=5.2)
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    for number, group in enumerate(groups):
+        if not group.roc:
+            continue
+        look = _look(number)
+        for curve in group.roc:
+            axes.plot(*curve, **look, **_of_one_run(group))
+        if group.has_spread:
+            axes.plot(*macro_mean(group.roc), **look, linewidth=2.2)
+        name = _cut(group.name, LEGEND_LENGTH - 16)
+        _name(axes, look, f"AUC {group.auroc}  {name} ({group.size})")
+    axes.set(
+        xlabel="1 - specificity",
+        ylabel="sensitivity",
+        title=f"ROC of test {what}{mark}",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+    )
+    figure.legend(loc="outside lower left", fontsize=9)
+    return figure
+
+
+def _canvas(groups: Sequence[Drawn], *, width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with room for the legend below, in inches."""
+    figure = Figure(figsize=(width, height + 0.2 * len(groups)), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def color_of(number: int) -> str:
+    """Colour of the group with this number, from 0."""
+    return CLASS_COLORS[number % len(CLASS_COLORS)]
+
+
+def _look(number: int) -> dict[str, Any]:
+    """Colours return with another dash."""
+    dash = ("-", "--", "-.")[number // len(CLASS_COLORS) % 3]
+    return {"color": color_of(number), "linestyle": dash}
+
+
+def _of_one_run(group: Drawn) -> dict[str, Any]:
+    """Thin beside the mean of its group."""
+    if group.has_spread:
+        return {"linewidth": 0.8, "markersize": 2, "alpha": 0.55}
+    return {"linewidth": 1.6, "markersize": 3}
+
+
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 3].rstrip(' .')}..."
+
+
+def _name(axes: Axes, look: Mapping[str, Any], name: str) -> None:
+    axes.plot([], [], **look, linewidth=2.2, label=name)
+
+
+def _points(history: History, name: str) -> dict[int, float]:
+    """Value by epoch, counted from 1, where it is defined."""
+    known = {int(row["epoch"] or 0) + 1: row.get(name) for row in history}
+    return {epoch: value for epoch, value in known.items() if value is not None}

@@ -1,0 +1,148 @@
+"""Pictures of a run: curves, ROC, and test images beside what the network made of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from medvision.reports.plots.overlays import PREDICTED_COLOR, TRUE_COLOR, draw_contours
+from medvision.reports.plots.style import PHOTO_DPI, STYLE, History, draw_curve, save, title_mark
+
+Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
+"""Image (H, W, C) and mask (H, W) of a sample's path and target."""
+
+CURVES = {"loss": "loss", "accuracy": "pixel accuracy", "iou": "IoU", "dice": "Dice"}
+
+
+def write_curves(folder: Path, *, history: History, synthetic: bool) -> None:
+    """Write the curves of a fit to ``folder/plots``.
+
+    Args:
+        folder: Run folder.
+        history: A row per epoch, as metrics.csv holds them.
+        synthetic: Whether titles must say that the images are phantoms.
+    """
+    with mpl.rc_context(STYLE):
+        for name, label in CURVES.items():
+            figure = draw_curve(
+                history, name=name, label=label, mark=title_mark(synthetic=synthetic)
+            )
+            save(figure, folder / "plots" / f"{name}.png")
+
+
+def write_test_plots(
+    folder: Path,
+    *,
+    roc: tuple[NDArray[np.float64], ...] | None,
+    auroc: float | None,
+    rows: Sequence[Mapping[str, Any]],
+    read: Read,
+    synthetic: bool,
+) -> None:
+    """Write the ROC and the grid of test images to ``folder/plots``.
+
+    Args:
+        folder: Run folder; test probabilities are read from it.
+        roc: False and true positive rates and thresholds of all test pixels.
+        auroc: Area under it; None where it is undefined.
+        rows: A row per test image, as predictions_test.csv holds them.
+        read: Gives image and true mask of a row at the size of its prediction.
+        synthetic: Whether titles must say that the images are phantoms.
+    """
+    mark = title_mark(synthetic=synthetic)
+    with mpl.rc_context(STYLE):
+        if roc is not None and auroc is not None:
+            figure = draw_roc(roc[0], roc[1], auroc=auroc, mark=mark)
+            save(figure, folder / "plots" / "roc.png")
+        figure = draw_samples(folder, choose_rows(rows), read=read, mark=mark)
+        save(figure, folder / "plots" / "test_images.png", dpi=PHOTO_DPI)
+
+
+def draw_roc(
+    false_positive_rate: NDArray[np.float64],
+    true_positive_rate: NDArray[np.float64],
+    *,
+    auroc: float,
+    mark: str,
+) -> Figure:
+    """ROC of the foreground probability over all test pixels."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    axes.plot(false_positive_rate, true_positive_rate, color="#4477aa", label=f"AUROC {auroc:.4f}")
+    axes.set(
+        xlabel="1 - specificity",
+        ylabel="sensitivity",
+        title=f"ROC of test pixels{mark}",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+    )
+    axes.legend(loc="lower right")
+    return figure
+
+
+def choose_rows(
+    rows: Sequence[Mapping[str, Any]], *, count: int = 4
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The worst, the middle and the best by Dice, each image at most once, with its title."""
+    ranked = sorted(rows, key=lambda row: row["dice"])
+    if len(ranked) <= 3 * count:
+        return [("", row) for row in ranked]
+    middle = (len(ranked) - count) // 2
+    parts = {
+        "worst": ranked[:count],
+        "median": ranked[middle : middle + count],
+        "best": ranked[-count:],
+    }
+    return [(title, row) for title, part in parts.items() for row in part]
+
+
+def draw_samples(
+    folder: Path, chosen: Sequence[tuple[str, Mapping[str, Any]]], *, read: Read, mark: str
+) -> Figure:
+    """A grid: image, true mask, predicted mask and both contours, two samples a line."""
+    per_line = 2
+    lines = -(-len(chosen) // per_line)
+    figure = Figure(figsize=(4 * 1.7 * per_line, 1.95 * lines + 0.6), layout="constrained")
+    grid = np.atleast_2d(figure.subplots(lines, 4 * per_line, squeeze=False))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for position, (title, row) in enumerate(chosen):
+        line, column = position % lines, position // lines
+        cells = grid[line, 4 * column : 4 * column + 4]
+        _draw_sample(cells, folder, title, row, read)
+    figure.suptitle(
+        f"Test images{mark}: image, true mask, prediction, contours (green true, blue predicted)",
+        fontsize=11,
+    )
+    return figure
+
+
+def _draw_sample(
+    cells: NDArray[Any], folder: Path, title: str, row: Mapping[str, Any], read: Read
+) -> None:
+    image, mask = read(row["path"], row["target"])
+    probability = np.asarray(Image.open(folder / row["predicted"]))
+    true, predicted = np.asarray(mask > 0), np.asarray(probability >= 128)
+    colored = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    contours = np.array(colored, order="C")
+    draw_contours(contours, [(true, TRUE_COLOR), (predicted, PREDICTED_COLOR)])
+    pictures: tuple[NDArray[Any], ...] = (colored, true, predicted, contours)
+    for axes, picture in zip(cells, pictures, strict=True):
+        flat: dict[str, Any] = {"cmap": "gray", "vmin": 0, "vmax": 1} if picture.ndim == 2 else {}
+        axes.imshow(picture, **flat)
+    name = Path(row["path"]).name
+    name = name if len(name) <= 22 else f"{name[:19]}..."
+    _title(cells[0], f"{title} {name}".strip())
+    _title(cells[3], f"Dice {row['dice']:.3f}  IoU {row['iou']:.3f}", right=True)
+
+
+def _title(axes: Axes, text: str, *, right: bool = False) -> None:
+    axes.set_title(text, fontsize=8, loc="right" if right else "left")

@@ -1,0 +1,90 @@
+"""Style of every plot, how it is saved, and curves over epochs."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Paul Tol's bright scheme: colour-blind safe
+STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}
+CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
+PHOTO_DPI = 110  # of grids of images, which hold no more detail and would grow large
+STYLE: Any = {
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "figure.dpi": 110,
+    "font.size": 10,
+    "grid.alpha": 0.25,
+    "savefig.dpi": 160,  # lines are sharp on a phone and on paper
+    "legend.frameon": False,
+    "text.parse_math": False,  # names of files and classes may hold dollar signs
+}
+
+
+def title_mark(*, synthetic: bool, protocol: str | None = None) -> str:
+    """What a title must add about the data: drawn by code, or split at random image by image."""
+    marks = ["(synthetic data)"] * synthetic + ["(merged protocol)"] * (protocol == "merged")
+    if len(marks) > 1:  # both do not fit beside a title
+        return "\n" + " ".join(marks)
+    return "".join(f" {mark}" for mark in marks)
+
+
+def short_name(name: str, *, length: int = 24) -> str:
+    """The name in one line, its middle left out where it is too long."""
+    name = " ".join(name.split())
+    return name if len(name) <= length else f"{name[: length - 11]}...{name[-8:]}"
+
+
+def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
+    """Write a PNG under a temporary name in the same folder, then rename.
+
+    Args:
+        figure: What to write.
+        path: Where it ends up.
+        dpi: Pixels per inch, if other than those of ``STYLE``.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with warnings.catch_warnings():  # a class may have a name in a script that the font lacks
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+            figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+History = Sequence[Mapping[str, float | int | None]]
+"""A row per epoch, as metrics.csv holds them; None where a value is undefined."""
+
+
+def draw_curve(history: History, *, name: str, label: str, mark: str) -> Figure:
+    """Training and validation value of every epoch, the best validation epoch marked."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for stage, color in STAGE_COLORS.items():
+        points = [(row["epoch"], row.get(f"{stage}/{name}")) for row in history]
+        known = [(int(e or 0) + 1, v) for e, v in points if v is not None]
+        if not known:
+            continue
+        epochs, values = zip(*known, strict=True)
+        axes.plot(epochs, values, color=color, marker="o", markersize=3, label=stage)
+        if stage == "val":
+            best = (min if name == "loss" else max)(known, key=lambda point: point[1])
+            axes.plot(*best, color=color, marker="o", markersize=9, fillstyle="none")
+            axes.annotate(
+                f"{best[1]:.3f}", best, xytext=(0, 9), textcoords="offset points", ha="center"
+            )
+    axes.set(xlabel="epoch", ylabel=label, title=f"{label}, train and validation{mark}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.margins(y=0.15)
+    if axes.has_data():
+        axes.legend()
+    return figure

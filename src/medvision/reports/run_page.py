@@ -1,0 +1,333 @@
+"""Report of a run: one self-contained page that starts with the result in one sentence."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.files import write_atomically
+from medvision.reports.metric_words import (
+    AT_PREVALENCE,
+    INTERVAL,
+    PREDICTIVE,
+    TRAIN,
+    Words,
+    anchor_of,
+    over_classes,
+    words_of,
+)
+from medvision.reports.page import (
+    Picture,
+    interval,
+    is_interval,
+    is_number,
+    jpeg_picture,
+    png_picture,
+    render,
+    score,
+    whole,
+)
+from medvision.reports.run_facts import (
+    commands,
+    data_counts,
+    data_facts,
+    outcome_of_images,
+    run_facts,
+    set_name,
+)
+from medvision.reports.run_files import RunFiles
+from medvision.reports.score_tables import (
+    STAGES,
+    calibration_table,
+    class_table,
+    images_of,
+    key_numbers,
+    lesion_table,
+    operating_table,
+    shown_scores,
+)
+from medvision.reports.warnings import banners, looks, twin_table
+
+UNFINISHED = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}
+MOST_NAMES = 4  # classes: more of them make no sentence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """One large number: what it is called, its value and its interval, empty without one."""
+
+    name: str
+    value: str
+    ends: str
+
+
+def title(run: RunFiles) -> str:
+    """Name of the page."""
+    name = str(run.summary.get("experiment", "run"))
+    return f"{name}, evaluated" if run.summary.get("evaluated") else name
+
+
+def headline(run: RunFiles) -> str:
+    """One sentence: what was trained on what, with which result and interval."""
+    evaluated: dict[str, Any] = run.summary.get("evaluated") or {}
+    model: dict[str, Any] = run.summary.get("model") or {}
+    network = str(model.get("name", "The network"))
+    if is_number(model.get("num_parameters")):
+        network += f" ({parameters(model['num_parameters'])} parameters)"
+    if run.external:
+        trained = PurePath(str(evaluated["run"]))
+        drawn = " on synthetic images" if run.trained_on_synthetic else ""
+        name = "/".join(trained.parts[-2:])
+        history = f"trained{drawn} in the run {name} and measured on other images,"
+    elif run.num_images.get("train"):
+        kind = "synthetic images" if run.dataset.get("synthetic") else "images"
+        history = f"trained on {whole(run.num_images['train'])} {kind} of {set_name(run)},"
+    else:
+        history = f"trained on {set_name(run)},"
+    result = _result(run)
+    status = str(run.summary.get("status", "finished"))
+    if result is None:
+        return f"{network}, {history} has no result yet: the run {UNFINISHED.get(status, status)}."
+    late = f" The run {UNFINISHED[status]}." if status in UNFINISHED else ""
+    return f"{network}, {history} {result}.{late}"
+
+
+def tiles(run: RunFiles) -> list[Tile]:
+    """The few scores that matter most."""
+    names = ["dice", "iou", "hd95_px", "auroc"]
+    if run.task != "segmentation":
+        rates = ["recall", "specificity"] if len(run.class_names) == 2 else ["balanced_accuracy"]
+        names = ["accuracy", "auroc", *rates]
+    words, found = words_of(run.task), []
+    for name in names:
+        value = run.metrics.get(f"{run.stage}/{name}")
+        ends = run.metrics.get(f"{run.stage}/{name}_ci95")
+        if not is_number(value):
+            continue
+        found.append(
+            Tile(
+                name=words[name].title,
+                value=f"{words[name].written(value)} {words[name].unit}".strip(),
+                ends=words[name].written_interval(ends) if is_interval(ends) else "",
+            )
+        )
+    return found
+
+
+def parameters(count: float) -> str:
+    """A number of parameters in thousands or millions."""
+    for size, unit in ((1e6, " M"), (1e3, " k")):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return whole(count)
+
+
+def _result(run: RunFiles) -> str | None:
+    """What the network does, with score and interval; None where nothing was measured."""
+    count = run.num_images.get(run.stage) or len(run.predictions)
+    images = f"images of {set_name(run)}" if run.external else images_of(run.stage)
+    shown = f"{whole(count)} {images}" if count else f"the {images}"
+    if run.task == "segmentation":
+        if "dice" not in _measured(run):
+            return None
+        foreground = _listed(run.class_names[1:]) or "the foreground"
+        return f"segments {foreground} in {shown} with a mean Dice of {_score(run, 'dice')}"
+    if "accuracy" not in _measured(run):
+        return None
+    names = _listed(run.class_names) or f"{len(run.class_names) or 'the'} classes"
+    text = f"tells {names} apart in {shown} with an accuracy of {_score(run, 'accuracy')}"
+    if is_number(run.metrics.get(f"{run.stage}/auroc")):
+        mean = "a mean" if len(run.class_names) > 2 else "an"
+        text += f" and {mean} AUROC of {_score(run, 'auroc')}"
+    return text
+
+
+def _measured(run: RunFiles) -> set[str]:
+    prefix = f"{run.stage}/"
+    return {name.removeprefix(prefix) for name in run.metrics if name.startswith(prefix)}
+
+
+def _score(run: RunFiles, name: str) -> str:
+    value = run.metrics.get(f"{run.stage}/{name}")
+    ends = run.metrics.get(f"{run.stage}/{name}_ci95")
+    return score(value) + (f" (95 % interval {interval(ends)})" if is_interval(ends) else "")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as a list in words; empty where there are none or too many."""
+    if not 0 < len(names) <= MOST_NAMES:
+        return ""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+CURVES = {
+    "loss": "Curve of the loss",
+    "dice": "Curve of Dice",
+    "iou": "Curve of IoU",
+    "accuracy": "Curve of the accuracy",
+    "balanced_accuracy": "Curve of the balanced accuracy",
+    "auroc": "Curve of the AUROC",
+}
+JUDGED = {
+    "roc": "Sensitivity against 1 - specificity at every threshold. The dotted line is chance.",
+    "precision_recall": "Precision against recall at every threshold. Dotted: share of the class, "
+    "which is the precision of chance.",
+    "calibration": "How often the network is right against how sure it is; bars on the dotted line "
+    "would be calibrated. Below, the images in each bin.",
+    "confusion": "Images by true and by predicted class.",
+}
+ALTERNATIVES = {
+    "roc": "ROC curve",
+    "precision_recall": "Precision-recall curve",
+    "calibration": "Calibration diagram",
+    "confusion": "Confusion matrix",
+}
+TITLES = {
+    "roc": "ROC",
+    "precision_recall": "precision-recall",
+    "calibration": "calibration",
+    "confusion": "confusion",
+}
+GRID = "test_images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One test image that the report shows.
+
+    Attributes:
+        title: Name of the file.
+        caption: What the network made of it, such as ``Dice 0.312, IoU 0.184``.
+        picture: RGB (H, W, 3) in [0, 255]: the image, for masks with the overlay beside it.
+        wrong: Whether the prediction is wrong, which the page marks.
+    """
+
+    title: str
+    caption: str
+    picture: NDArray[np.uint8]
+    wrong: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownCase:
+    """A case whose picture is ready for the page."""
+
+    title: str
+    caption: str
+    picture: Picture
+    wrong: bool
+
+
+def write_report(
+    folder: Path,
+    *,
+    summary: Mapping[str, Any] | None = None,
+    worst: Sequence[Case] = (),
+    typical: Sequence[Case] = (),
+) -> Path:
+    """Write ``report.html`` of a run, or of an evaluation, from what lies in its folder.
+
+    Read are ``summary.json`` and, where they are, ``config.yaml``, ``environment.json``,
+    ``splits.csv``, ``predictions_test.csv`` and ``plots/*.png``.
+
+    Args:
+        folder: Run folder.
+        summary: What ``summary.json`` will hold, where it is written after the report.
+        worst: Test images with the lowest scores, the worst first.
+        typical: Test images with middling scores.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        MedvisionError: If there is no ``summary.json``, or a file cannot be read.
+    """
+    run = RunFiles.read(folder, summary=summary)
+    page = render("report.html.j2", **_context(run, worst=worst, typical=typical))
+    path = folder / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -> Mapping[str, Any]:
+    """What the template shows; a part that is empty makes no section."""
+    pictured = {*CURVES, *JUDGED, GRID}
+    further = {name: name.replace("_", " ") for name in run.plots if name not in pictured}
+    grid = {} if worst or typical else {GRID: "Some of the test images"}
+    return {
+        "task": run.task,
+        "started": run.environment.get("started"),
+        "title": title(run),
+        "headline": headline(run),
+        "banners": banners(run),
+        "tiles": tiles(run),
+        "key_numbers": key_numbers(run),
+        "looks": looks(run),
+        "twin_table": twin_table(run),
+        "warnings": [str(warning) for warning in run.summary.get("warnings") or []],
+        "data_facts": data_facts(run),
+        "data_counts": data_counts(run),
+        "detail_tables": [t for t in (lesion_table(run), class_table(run)) if t is not None],
+        "detail_title": "By lesion size" if run.summary.get("lesion_sizes") else "By class",
+        "calibration_table": calibration_table(run),
+        "operating_table": operating_table(run),
+        "curves": _plots(run, CURVES),
+        "judged": _plots(run, ALTERNATIVES, captions=JUDGED),
+        "judged_title": _listed_title([name for name in JUDGED if name in run.plots]),
+        "cases": {"worst": [*map(_shown, worst)], "typical": [*map(_shown, typical)]},
+        "grid": _plots(run, grid),
+        "others": _plots(run, further, captions=further),
+        "outcome": outcome_of_images(run),
+        "definitions": _definitions(run),
+        "run_facts": run_facts(run),
+        "commands": commands(run),
+        "config": run.config_text,
+    }
+
+
+def _plots(
+    run: RunFiles, names: Mapping[str, str], *, captions: Mapping[str, str] | None = None
+) -> list[Picture]:
+    """The plots of these names that there are, each with its text for those who see none."""
+    captions = captions or {}
+    return [
+        png_picture(run.plots[name], alt=alt, caption=captions.get(name, ""))
+        for name, alt in names.items()
+        if name in run.plots
+    ]
+
+
+def _listed_title(names: Sequence[str]) -> str:
+    """Title of the section with the pictures that judge the test images."""
+    shown = [TITLES[name] for name in names]
+    text = ", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 else "".join(shown)
+    return text[:1].upper() + text[1:]
+
+
+def _shown(case: Case) -> ShownCase:
+    alt = f"Test image {case.title}: {case.caption}"
+    return ShownCase(
+        title=case.title,
+        caption=case.caption,
+        picture=jpeg_picture(case.picture, alt=alt),
+        wrong=case.wrong,
+    )
+
+
+def _definitions(run: RunFiles) -> list[tuple[str, Words]]:
+    """Every score on the page with its id, and what stands beside the scores."""
+    found = [(anchor_of(name), words) for name, words in shown_scores(run).items()]
+    shown = key_numbers(run)
+    heads = shown.head if shown is not None else ()
+    points: Sequence[Mapping[str, Any]] = run.summary.get("operating_points") or []
+    extra = {
+        "classes": over_classes(run.class_names) if run.task == "classification" else None,
+        "predictive": PREDICTIVE if points else None,
+        "prevalence": AT_PREVALENCE if points and "prevalence" in points[0] else None,
+        "interval": INTERVAL if any(name.endswith("_ci95") for name in run.metrics) else None,
+        "train": TRAIN if STAGES["train"] in heads else None,
+    }
+    return found + [(anchor_of(name), words) for name, words in extra.items() if words]

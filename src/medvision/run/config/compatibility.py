@@ -1,0 +1,125 @@
+"""Make data, model, loss and task of one run agree, and say where they do not."""
+
+import math
+
+import torch
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from medvision.data import ImageData
+from medvision.losses import balanced_weights
+from medvision.run.config.hydra_errors import nearest
+from medvision.tasks import ClassificationTask, Task
+from medvision.types import STAGES, MedvisionError, Stage
+
+
+def fill_in(cfg: DictConfig, data: ImageData) -> None:
+    """Write into the config what only the data knows: classes, and weights of a balanced loss.
+
+    Mixing that mixes nothing is left out.
+
+    Raises:
+        MedvisionError: If balanced weights are asked for without classes of images.
+    """
+    with open_dict(cfg):
+        cfg.data.num_classes = len(data.class_names)
+        cfg.data.class_names = list(data.class_names)
+        if OmegaConf.select(cfg, "loss.class_weights") == "balanced":
+            counts = data.class_counts()
+            if counts is None:
+                raise MedvisionError(
+                    "balanced weights need images of one class each",
+                    where="loss.class_weights",
+                    hint="give one number per class",
+                )
+            cfg.loss.class_weights = balanced_weights(list(counts["train"].values()))
+        mixing = OmegaConf.select(cfg, "task.mixing")
+        if mixing is not None and not (mixing.mixup_alpha or mixing.cutmix_alpha):
+            cfg.task.mixing = None
+
+
+def fixed_threshold(cfg: DictConfig) -> float:
+    """The threshold that training scores use: that of the config, or 0.5 until one is chosen."""
+    threshold = OmegaConf.select(cfg, "task.threshold", default=0.5)
+    return 0.5 if isinstance(threshold, str) else float(threshold)
+
+
+def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
+    """Find what no part could find alone, before anything is written.
+
+    Raises:
+        MedvisionError: If task and data are of different kinds, model and data of different
+            channels, the monitored score is none that is logged, a threshold is to be chosen or a
+            prevalence stated where it cannot, the loss is not for this task, or a share of the
+            batches is none.
+    """
+    if task.kind != data.task:
+        raise MedvisionError(
+            f"{type(task).__name__} cannot learn from {data.task} data",
+            where="task, data",
+            hint=f"start from an experiment with task={data.task}",
+        )
+    channels = getattr(task.model, "in_channels", data.in_channels)
+    if channels != data.in_channels:
+        raise MedvisionError(
+            f"the model takes images of {channels} channels, the data gives {data.in_channels}",
+            where="model.in_channels",
+            hint="leave it out, and set data.in_channels",
+        )
+    monitor = str(cfg.checkpoint.monitor)
+    names = task.score_names()
+    if monitor.partition("/")[2] not in names:
+        raise MedvisionError(
+            f"{monitor} is no score of this task",
+            where="checkpoint.monitor",
+            hint=nearest(monitor, [f"val/{name}" for name in names if "/" not in name]),
+        )
+    if isinstance(OmegaConf.select(cfg, "task.threshold"), str):
+        _check_choice(data)
+    if OmegaConf.select(cfg, "task.prevalence") is not None and len(data.class_names) != 2:
+        raise MedvisionError(
+            f"PPV and NPV at a prevalence are those of two classes, got {len(data.class_names)}",
+            where="task.prevalence",
+            hint="leave it out",
+        )
+    if isinstance(task, ClassificationTask):
+        _try_loss(task)
+    for stage in STAGES:
+        _check_share(cfg, stage, num_images=len(data.tables[stage]), batch_size=data.batch_size)
+
+
+def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: int) -> None:
+    """Refuse a share of so few batches that it is none: Lightning would, in the midst of a run."""
+    share = cfg.trainer.get(f"limit_{stage}_batches")
+    whole = num_images // batch_size if stage == "train" else math.ceil(num_images / batch_size)
+    whole = max(1, whole)
+    if isinstance(share, float) and num_images and 0 < share * whole < 1:
+        raise MedvisionError(
+            f"{share} of {whole} batches is less than one",
+            where=f"trainer.limit_{stage}_batches",
+            hint="give a count, such as 1, or a larger share",
+        )
+
+
+def _try_loss(task: ClassificationTask) -> None:
+    """Let the loss say that it is not for images of one class, or not for mixed ones."""
+    num_classes = len(task.class_names)
+    logits = torch.zeros(2, 1 if num_classes == 2 else num_classes)
+    task.loss(logits, torch.zeros(2, dtype=torch.uint8))
+    if task.mixing is not None:
+        task.loss(logits, torch.full((2, num_classes), 1 / num_classes))
+
+
+def _check_choice(data: ImageData) -> None:
+    if len(data.class_names) != 2:
+        raise MedvisionError(
+            f"{len(data.class_names)} classes have no threshold",
+            where="task.threshold",
+            hint="leave it at 0.5",
+        )
+    present = {sample.target for sample in data.tables["val"]}
+    if len(present) < 2:
+        raise MedvisionError(
+            f"no threshold can be chosen on validation images of {len(present)} classes",
+            where="task.threshold",
+            hint="raise data.val_fraction, or set a number",
+        )

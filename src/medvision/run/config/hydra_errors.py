@@ -1,0 +1,170 @@
+"""Say in one line what Hydra found wrong."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from medvision.run.config.store import CONF, groups, options
+from medvision.types import MedvisionError
+
+
+def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+    """Refuse what is neither option nor override.
+
+    Returns:
+        Whether several runs are asked for, and the overrides.
+    """
+
+    def fail(message: str) -> NoReturn:
+        raise MedvisionError(message, where="command line", hint="see python train.py --help")
+
+    parser = get_args_parser()
+    parser.allow_abbrev = False  # --experiment would pass for --experimental-rerun
+    parser.error = fail  # type: ignore[method-assign]
+    parsed = parser.parse_args(list(arguments))
+    for override in parsed.overrides:
+        if "=" not in override and not override.startswith("~"):
+            fail(f"{override} is no key=value")
+    return bool(parsed.multirun), list(parsed.overrides)
+
+
+def quote_text(argument: str) -> str:
+    """Quote the value of an override that Hydra's grammar cannot read, such as a path.
+
+    Spaces at the ends, brackets, letters beyond ASCII and quotes have no place in it.
+    """
+    key, equals, value = argument.partition("=")
+    if not equals or argument.startswith("-"):  # --config-dir=... is no override
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+        return f"{key}='{escaped}'"
+    return argument
+
+
+@contextmanager
+def explaining(arguments: Sequence[str]) -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise into one line with the nearest valid name."""
+    try:
+        yield
+    except MissingConfigException as error:
+        raise _explain_option(error) from error
+    except OverrideParseException as error:
+        raise MedvisionError(
+            "cannot read an override",
+            where=str(error.override),
+            hint="write key=value, and quote values with spaces or brackets",
+        ) from error
+    except ConfigCompositionException as error:
+        raise _explain_key(error, arguments) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise MedvisionError(
+            _first_line(error), where=getattr(error, "full_key", None) or "configuration"
+        ) from error
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A hint with the valid name most like ``name``, or with all of them."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"choose from {', '.join(names)}" if len(names) <= 12 else "see python train.py --help"
+
+
+def _explain_option(error: MissingConfigException) -> MedvisionError:
+    group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+    group = group.lstrip("/")
+    known = [*(error.options or [])]  # those of --config-dir too
+    if not known:
+        known = options(group) if group in groups() else groups()
+    return MedvisionError(
+        f"no {group or 'configuration'} is called {name}",
+        where=f"{group}={name}",
+        hint=nearest(name, known),
+    )
+
+
+def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) -> MedvisionError:
+    text = str(error)
+    if unset := re.match(r"You must specify '(\w+)'", text):
+        group = unset[1]
+        return MedvisionError(
+            f"no {group} is chosen",
+            where=group,
+            hint=f"add {group}=NAME: {', '.join(options(group))}",
+        )
+    if several := re.match(r"Ambiguous value for argument '(.*)'", text):
+        return MedvisionError(
+            "the comma makes several values of it",
+            where=several[1],
+            hint="add -m to run each of them, or quote the value",
+        )
+    wrong = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", text)
+    if wrong is None:
+        return MedvisionError(_first_line(error), where="command line")
+    key = wrong[1].split("@")[0]
+    typed = next((a for a in arguments if a.lstrip("+~").startswith(f"{key}=")), key)
+    known = _known_keys([a for a in arguments if a != typed])
+    if key in known:
+        return MedvisionError(_first_line(error), where=typed)
+    return MedvisionError(f"no key is called {key}", where=typed, hint=_nearest_key(key, known))
+
+
+def _nearest_key(key: str, known: Sequence[str]) -> str:
+    """Prefer the same last part elsewhere (``lr`` for ``optimizer.lr``), then the same spelling."""
+    leaves = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    if leaves and key.rpartition(".")[0] not in known:
+        return f"did you mean {leaves[0]}?"
+    parent = key.rpartition(".")[0]
+    inside = [name for name in known if name.rpartition(".")[0] == parent]
+    return nearest(key, inside if parent and inside else known)
+
+
+def _known_keys(arguments: Sequence[str]) -> list[str]:
+    """Every key of the config that the other arguments give, or of the plain one."""
+    overrides = [a for a in arguments if "=" in a and not a.startswith("-") and "hydra" not in a]
+    chosen = [a for a in overrides if a.split("=")[0] in groups() and "," not in a]
+    default = [f"experiment={options('experiment')[0]}"]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for attempt in (chosen, default):
+            try:
+                cfg = compose("train", overrides=list(attempt))
+            except (HydraException, OmegaConfBaseException):
+                continue
+            return _flatten(cfg)
+    return groups()
+
+
+def _flatten(cfg: DictConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    container: Any = OmegaConf.to_container(cfg, resolve=False) if not prefix else cfg
+    for name, value in container.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            keys += _flatten(value, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return keys
+
+
+def _first_line(error: Exception) -> str:
+    return next(
+        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    )

@@ -1,0 +1,150 @@
+"""Refuse what would train twice, wait for ever, or give a process nothing to do."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+
+from medvision.hardware import check_xla_devices
+from medvision.hardware.processes import Place, place_of
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:
+    from medvision.data import ImageData
+    from medvision.hardware import Plan
+
+
+STARTERS = {"torchrun": "torchrun", "slurm": "SLURM", "other": "the launcher"}
+ADDRESS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+ON_XLA = ("tpu", "tpu_rehearsal")
+"""Accelerators that know their hosts and processes themselves."""
+
+
+def check_processes(cfg: DictConfig) -> None:
+    """Check that the config wants the processes that whoever started this one has started.
+
+    Raises:
+        MedvisionError: If the numbers differ, or hosts would not find each other.
+    """
+    if OmegaConf.select(cfg, "trainer.accelerator") in ON_XLA:
+        return
+    place = place_of(os.environ)
+    devices = OmegaConf.select(cfg, "trainer.devices", default=1)
+    num_nodes = int(OmegaConf.select(cfg, "trainer.num_nodes", default=1))
+    if place.started_by == "slurm":
+        _check_srun(place)
+    if place.has_starter:
+        _check_numbers(place, devices, num_nodes)
+    if place.node_rank >= num_nodes:
+        raise MedvisionError(
+            f"this is host {place.node_rank}, counted from 0, and the run has {num_nodes}",
+            where="trainer.num_nodes",
+            hint=f"set it to the number of hosts, at least {place.node_rank + 1},"
+            " or unset NODE_RANK",
+        )
+    missing = [name for name in ADDRESS if name not in os.environ]
+    if num_nodes > 1 and place.started_by == "user" and missing:
+        raise MedvisionError(
+            f"{num_nodes} hosts are asked for, and {', '.join(missing)} is not set:"
+            " they would wait for each other for ever",
+            where="trainer.num_nodes",
+            hint="on each host set NODE_RANK=0, 1, ..., MASTER_ADDR=<first host> and"
+            " MASTER_PORT=<free port>, or start with torchrun or srun",
+        )
+
+
+def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
+    """Check the processes against the devices that are there and the rows to learn from.
+
+    Raises:
+        MedvisionError: If there are fewer devices or rows, or the device has no such batch norm.
+    """
+    if plan.xla:
+        from medvision.hardware import REHEARSAL  # with torch
+
+        rehearsal = plan.accelerator == REHEARSAL
+        check_xla_devices(rehearsal=rehearsal, devices=cfg.trainer.devices)
+        return
+    per_host = _count_devices(cfg.trainer.devices, plan.accelerator)
+    processes = per_host * int(cfg.trainer.num_nodes)
+    place = place_of(os.environ)
+    if place.has_starter:
+        _check_numbers(place, per_host, int(cfg.trainer.num_nodes))
+    rows = len(data.tables["train"])
+    if processes > rows:
+        raise MedvisionError(
+            f"{processes} processes share {rows} training images",
+            where="trainer.devices",
+            hint=f"use at most {rows}",
+        )
+    if (
+        OmegaConf.select(cfg, "trainer.sync_batchnorm")
+        and processes > 1
+        and plan.accelerator != "gpu"
+    ):
+        raise MedvisionError(
+            "batch norm can be shared between processes on GPUs only",
+            where="trainer.sync_batchnorm",
+            hint="leave it out",
+        )
+
+
+def _count_devices(devices: int | str, accelerator: str) -> int:
+    """How many processes a host runs; of ``auto``, one for each GPU, or one on a CPU."""
+    import torch
+
+    if accelerator != "gpu":
+        return 1 if devices == "auto" else int(devices)
+    found = torch.cuda.device_count()
+    if devices != "auto" and int(devices) > found:
+        raise MedvisionError(
+            f"{devices} GPUs are asked for, and {found} found",
+            where="trainer.devices",
+            hint="lower it, or set it to auto",
+        )
+    return found if devices == "auto" else int(devices)
+
+
+def _check_srun(place: Place) -> None:
+    tasks = place.num_processes or 1
+    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise MedvisionError(
+            f"the SLURM job has {tasks} tasks, and this process was not started by srun:"
+            " it would wait for the others for ever",
+            where="SLURM_NTASKS",
+            hint="put srun before python",
+        )
+    if tasks > 1 and place.num_local is None:
+        raise MedvisionError(
+            f"the SLURM job has {tasks} tasks, and does not say how many are on each host",
+            where="SLURM_NTASKS_PER_NODE",
+            hint="use --ntasks-per-node=<GPUs of a host> instead of --ntasks",
+        )
+
+
+def _check_numbers(place: Place, devices: int | str, num_nodes: int) -> None:
+    """Compare the processes that were started with those the config wants."""
+    starter = STARTERS[place.started_by]
+    if place.started_by == "other" and "MASTER_PORT" not in os.environ:
+        if devices != 1 or num_nodes > 1:
+            raise MedvisionError(
+                "LOCAL_RANK is set, which says that somebody else starts the processes,"
+                " and MASTER_PORT is not",
+                where="LOCAL_RANK",
+                hint="unset LOCAL_RANK, or set MASTER_ADDR and MASTER_PORT for all of them",
+            )
+        return
+    if devices == "auto" or place.num_processes is None:
+        return
+    local = place.num_local or int(devices)
+    if (place.num_processes, local) != (int(devices) * num_nodes, int(devices)):
+        hosts = -(-place.num_processes // local)
+        local = place.num_local or place.num_processes // num_nodes
+        raise MedvisionError(
+            f"{starter} started {place.num_processes} processes, and the run wants"
+            f" {devices} on each of {num_nodes} {'hosts' if num_nodes > 1 else 'host'}",
+            where="trainer.devices",
+            hint=f"add trainer=ddp trainer.devices={local} trainer.num_nodes={hosts}",
+        )

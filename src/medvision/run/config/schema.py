@@ -1,0 +1,413 @@
+"""Check the values of a composed config before anything heavy is imported."""
+
+import ast
+import importlib.util
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from medvision.data.download.catalog import find, needs_account
+from medvision.data.shards.location import check_address, place_of
+from medvision.run.config.hydra_errors import nearest
+from medvision.run.config.processes import check_processes
+from medvision.types import MedvisionError, did_you_mean, install_command
+
+TARGET = "_target_"
+
+_MAKES_NAMES = re.compile(r"^def __getattr__|\b(globals|exec)\(|\bsys\.modules\b", re.MULTILINE)
+"""How a module may come by names that its text does not show."""
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Check that every class that a config names is written somewhere.
+
+    Sources are read, not run: what a module makes in other ways than ``class``, ``def``, ``import``
+    and assignments passes, and so does whatever is no Python source.
+
+    Raises:
+        MedvisionError: If a package, module, class or function is certainly not there, or a
+            callback has keys and no class.
+    """
+    for name, node in (cfg.get("callbacks") or {}).items():
+        if node is not None and TARGET not in node:
+            raise MedvisionError(
+                "there are keys for a callback that is not chosen",
+                where=f"callbacks.{name}",
+                hint=f"leave it out with callbacks.{name}=null, or choose callbacks={name}",
+            )
+    for key, target in _targets(OmegaConf.to_container(cfg, resolve=False)):
+        _check(target, where=key)
+
+
+def _targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Full key and value of every target that is given as it is."""
+    inside = node.items() if isinstance(node, dict) else ()
+    for key, value in enumerate(node) if isinstance(node, list) else inside:
+        full = f"{path}.{key}".lstrip(".")
+        if key == TARGET and isinstance(value, str) and "${" not in value:
+            yield full, value
+        yield from _targets(value, full)
+
+
+def _check(target: str, *, where: str) -> None:
+    package, *names = target.split(".")
+    place = _package(package)
+    if place is None:
+        raise MedvisionError(
+            f"there is no package {package}", where=where, hint="install it, or mend the name"
+        )
+    module = package
+    for name in names:
+        inside = place.below(name)
+        if inside is None:
+            known = place.names()
+            if known is not None and name not in known:
+                alike = [k for k in known if k[:1].isupper() == name[:1].isupper() and k[0] != "_"]
+                hint = did_you_mean(name, sorted(alike), otherwise="mend the name")
+                raise MedvisionError(f"{module} has no {name}", where=where, hint=hint)
+            return  # what is inside a class is its own business
+        place, module = inside, f"{module}.{name}"
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a module lies.
+
+    Attributes:
+        source: Its text; None where it has none in Python.
+        folders: Of a package.
+        is_ours: Whether its text shows all of its names, ``__getattr__`` or not.
+    """
+
+    source: Path | None
+    folders: tuple[Path, ...]
+    is_ours: bool
+
+    def below(self, name: str) -> "_Place | None":
+        """A module of the package; None where it has none of that name."""
+        paths = [folder / name for folder in self.folders]
+        folders = tuple(path for path in paths if path.is_dir())
+        files = [p / "__init__.py" for p in paths] + [p.with_name(f"{name}.py") for p in paths]
+        source = next((file for file in files if file.is_file()), None)
+        binary = any(True for path in paths for _ in path.parent.glob(f"{name}.*"))
+        return _Place(source, folders, self.is_ours) if source or folders or binary else None
+
+    def names(self) -> set[str] | None:
+        """What the module defines at its top, under whatever condition; None if more is possible.
+
+        What all of another module is imported from counts as defined here.
+        """
+        if self.source is None:
+            return None
+        text = self.source.read_text(encoding="utf-8", errors="replace")
+        if not self.is_ours and _MAKES_NAMES.search(text):
+            return None
+        try:
+            nodes: list[ast.AST] = [*ast.parse(text).body]
+        except SyntaxError:  # the import will say so
+            return None
+        names: set[str] = set()
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                names.add(node.name)
+                continue
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                names.add(node.id)
+            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                more = None if node.level else _module(node.module or "")
+                others = None if more is None else more.names()
+                if others is None:
+                    return None
+                names |= others
+            nodes.extend(ast.iter_child_nodes(node))
+        return names
+
+
+def _package(name: str) -> _Place | None:
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # it was made, not found
+        return _Place(None, (), False)
+    if spec is None:
+        return None
+    source = Path(spec.origin or "")
+    folders = tuple(Path(folder) for folder in spec.submodule_search_locations or ())
+    return _Place(source if source.suffix == ".py" else None, folders, name == "medvision")
+
+
+def _module(name: str) -> _Place | None:
+    package, *names = name.split(".")
+    place = _package(package)
+    for part in names:
+        place = None if place is None else place.below(part)
+    return place
+
+
+Rule = tuple[Callable[[Any], bool], str]
+
+PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+CHOOSES = re.compile("(^|_)(monitor|objective|metric)s?$")
+"""Keys whose value decides something, such as when to stop."""
+
+EXTRAS = {"WandbLogger": ("wandb", "wandb"), "MLFlowLogger": ("mlflow", "mlflow")}
+
+
+def _integer(low: int, high: int | None = None) -> Rule:
+    words = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
+    return lambda v: type(v) is int and low <= v and (high is None or v <= high), words
+
+
+def _number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
+    def holds(value: Any) -> bool:
+        if type(value) not in (int, float):
+            return False
+        return (low < value if above else low <= value) and value < high
+
+    words = f"a number {'above' if above else 'of at least'} {low:g}"
+    return holds, words if high == float("inf") else f"{words} and below {high:g}"
+
+
+def _one_of(*values: Any) -> Rule:
+    return lambda v: str(v) in map(str, values), f"one of {', '.join(map(str, values))}"
+
+
+def _text() -> Rule:
+    return lambda v: isinstance(v, str), "a text"
+
+
+def _or_null(rule: Rule) -> Rule:
+    return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
+
+
+def _or_auto(rule: Rule) -> Rule:
+    return lambda v: v == "auto" or rule[0](v), f"{rule[1]}, or auto"
+
+
+def _threshold() -> Rule:
+    inside, words = _number(0, 1, above=True)
+    chosen = ("validation", "youden", "sensitivity")
+    return lambda v: v in chosen or inside(v), f"{words}, or one of {', '.join(chosen)}"
+
+
+def _steps() -> Rule:
+    return lambda v: type(v) is int and (v == -1 or v >= 1), "an integer of at least 1, or -1"
+
+
+_SHARE_OR_COUNT: Rule = (
+    lambda v: v is None or (type(v) is int and v >= 0) or (type(v) is float and 0 <= v <= 1),
+    "a count of batches, or a share from 0.0 to 1.0",
+)
+
+_SOME_BATCHES: Rule = (
+    lambda v: v is None or (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
+    "a count of at least 1 batch, or a share above 0.0 and up to 1.0",
+)
+MOST_LOADERS = 256
+"""More processes that read images than that would only fight for the machine."""
+
+RULES: dict[str, Rule] = {
+    "seed": _integer(0, 2**32 - 1),
+    "audit": _one_of("warn", "strict", "skip"),
+    "checkpoint.mode": _one_of("max", "min"),
+    "checkpoint.every_minutes": _or_null(_number(0, above=True)),
+    "data.image_size": _integer(16, 8192),
+    "data.batch_size": _integer(1),
+    "data.num_workers": _integer(0, MOST_LOADERS),
+    "data.num_images": _integer(3),
+    "data.in_channels": _one_of(1, 3),
+    "data.num_classes": _or_null(_integer(2, 255)),
+    "data.phantom": _one_of("chest", "brain"),
+    "data.protocol": _one_of("official", "merged", "grouped", "kfold"),
+    "data.fold": _integer(0),
+    "data.folds": _integer(2),
+    "data.sampler": _one_of("shuffle", "balanced"),
+    "data.val_fraction": _number(0, 1),
+    "data.test_fraction": _number(0, 1),
+    "data.split_seed": _integer(0),
+    "data.on_error": _one_of("fail", "skip"),
+    "data.shuffle_shards": _or_null(_integer(1)),
+    "data.cache_gb": _number(0, above=True),
+    "data.decoded_gb": _number(0),
+    "data.mask_suffix": _text(),
+    "model.base_channels": _integer(1),
+    "model.batch_norm": _one_of(True, False),
+    "model.drop_path": _number(0, 1),
+    "model.dropout": _number(0, 1),
+    "loss.label_smoothing": _number(0, 1),
+    "loss.weights.cross_entropy": _number(0),
+    "loss.weights.dice": _number(0),
+    "task.threshold": _threshold(),
+    "task.sensitivity": _or_null(_number(0, 1, above=True)),
+    "task.prevalence": _or_null(_number(0, 1, above=True)),
+    "task.backbone_lr_factor": _number(0),
+    "task.mixing.mixup_alpha": _number(0),
+    "task.mixing.cutmix_alpha": _number(0),
+    "optimizer.lr": _number(0, above=True),
+    "optimizer.weight_decay": _number(0),
+    "scheduler.warmup_fraction": _number(0, 1),
+    "scheduler.final_factor": _number(0),
+    "scheduler.factor": _number(0, 1, above=True),
+    "scheduler.patience": _integer(0),
+    "callbacks.early_stopping.patience": _integer(0),
+    "callbacks.finetuning.frozen_epochs": _integer(0),
+    "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "tpu", "tpu_rehearsal"),
+    "trainer.devices": _or_auto(_integer(1)),
+    "trainer.num_nodes": _integer(1),
+    "trainer.sync_batchnorm": _one_of(True, False),
+    "trainer.max_epochs": _integer(1),
+    "trainer.max_steps": _steps(),
+    "trainer.precision": _one_of(*PRECISIONS),
+    "trainer.memory_format": _one_of("auto", "channels_last", "contiguous"),
+    "trainer.deterministic": _one_of("auto", True, False, "warn"),
+    "trainer.accumulate_grad_batches": _integer(1),
+    "trainer.gradient_clip_val": _or_null(_number(0, above=True)),
+    "trainer.limit_train_batches": _SOME_BATCHES,
+    "trainer.limit_val_batches": _SHARE_OR_COUNT,
+    "trainer.limit_test_batches": _SHARE_OR_COUNT,
+    "trainer.log_every_n_steps": _integer(0),
+    "trainer.num_sanity_val_steps": _integer(-1),
+    "trainer.enable_model_summary": _one_of(True, False),
+    "trainer.detect_anomaly": _one_of(True, False),
+}
+
+
+def check_config(cfg: DictConfig) -> None:
+    """Check every value that can be judged without the data and without torch.
+
+    Raises:
+        MedvisionError: If a value is of the wrong type or out of range, a path is missing, a
+            test metric would choose anything, a fold is asked for where there is none, a
+            logger's package is not installed, a class is named that does not exist, or other
+            processes were started than asked for.
+    """
+    for key, (holds, expected) in RULES.items():
+        value = OmegaConf.select(cfg, key, default=_ABSENT)
+        if value is not _ABSENT and not holds(value):
+            raise MedvisionError(f"expected {expected}, got {value}", where=key, hint="change it")
+    _check_paths(cfg)
+    monitor = str(cfg.checkpoint.monitor)
+    check_metric(monitor, where="checkpoint.monitor", may_not="choose the checkpoint")
+    _check_choices(cfg)
+    _check_fold(cfg)
+    _check_logger(str(OmegaConf.select(cfg, "logger._target_")))
+    check_targets(cfg)
+    check_processes(cfg)
+
+
+_ABSENT = object()
+
+
+def _check_paths(cfg: DictConfig) -> None:
+    root, name = OmegaConf.select(cfg, "data.root"), OmegaConf.select(cfg, "data.download")
+    public = None if name is None else find(str(name), where="data.download")
+    place = None if root is None else place_of(str(root))
+    if isinstance(place, str):  # the network is asked when the data are prepared
+        check_address(place)
+    elif place is not None and not place.exists() and public is not None:
+        if public.url is None:
+            raise needs_account(public, str(root))
+    elif place is not None and not place.is_dir():
+        what = "is not a folder" if place.exists() else "does not exist"
+        raise MedvisionError(
+            f"{root} {what}",
+            where="data.root",
+            hint="give the folder of your data set, or leave data.root out for phantoms",
+        )
+    for key in ("data.splits", "ckpt_path"):
+        path = OmegaConf.select(cfg, key)
+        if path is not None and not Path(str(path)).expanduser().is_file():
+            raise MedvisionError(f"{path} is not a file", where=key, hint="check the path")
+
+
+def check_metric(metric: str, *, where: str, may_not: str) -> None:
+    """Refuse what is no logged value, or one of the test images.
+
+    Args:
+        metric: Such as ``val/dice``.
+        where: The key that names it.
+        may_not: What a test metric may not do, in words.
+
+    Raises:
+        MedvisionError: If it may not be used.
+    """
+    if _names_test(metric):
+        raise MedvisionError(
+            f"{metric} may not {may_not}: nothing is selected on the test set",
+            where=where,
+            hint=f"use {_of_val(metric)}",
+        )
+    if not metric.startswith(("val/", "train/")):
+        raise MedvisionError(
+            f"expected a logged value such as val/dice, got {metric}",
+            where=where,
+            hint=nearest(metric, ["val/dice", "val/iou", "val/loss", "val/auroc"]),
+        )
+
+
+def _check_choices(cfg: DictConfig) -> None:
+    """Refuse a test metric wherever something is chosen by one: stopping, schedules, searches."""
+    for key in _keys(OmegaConf.to_container(cfg, resolve=False), CHOOSES):
+        value = OmegaConf.select(cfg, key)
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=True)
+        for name in filter(_names_test, _texts(value)):
+            raise MedvisionError(
+                f"{name} may not decide anything: nothing is selected on the test set",
+                where=key,
+                hint=f"use {_of_val(name)}",
+            )
+
+
+def _keys(node: Any, pattern: re.Pattern[str], path: str = "") -> Iterator[str]:
+    """Full names of the keys whose last part fits, wherever they are."""
+    inside = node.items() if isinstance(node, dict) else ()
+    for key, value in enumerate(node) if isinstance(node, list) else inside:
+        full = f"{path}.{key}".lstrip(".")
+        if isinstance(key, str) and pattern.search(key):
+            yield full
+        yield from _keys(value, pattern, full)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """Every text in a value, however deep."""
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict | list):
+        for value in node.values() if isinstance(node, dict) else node:
+            yield from _texts(value)
+
+
+def _names_test(metric: str) -> bool:
+    return metric.strip(" -+").casefold().startswith("test")
+
+
+def _of_val(metric: str) -> str:
+    """The same score of the validation images."""
+    return re.sub(r"^[ +-]*test[^a-z0-9]*", "val/", metric, flags=re.IGNORECASE).strip()
+
+
+def _check_fold(cfg: DictConfig) -> None:
+    fold, protocol = (OmegaConf.select(cfg, f"data.{key}") for key in ("fold", "protocol"))
+    if fold and protocol != "kfold":
+        raise MedvisionError(
+            f"fold {fold} is asked for, and the protocol {protocol} has no folds",
+            where="data.fold",
+            hint="add data.protocol=kfold",
+        )
+
+
+def _check_logger(target: str) -> None:
+    package, extra = EXTRAS.get(target.rpartition(".")[2], (None, None))
+    if package and extra and importlib.util.find_spec(package) is None:
+        raise MedvisionError(
+            f"{package} is not installed",
+            where=f"logger={package}",
+            hint=f"run: {install_command(extra)}",
+        )

@@ -1,0 +1,1 @@
+"""Evaluate a finished run again, on its own or on other data."""

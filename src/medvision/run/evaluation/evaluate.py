@@ -1,0 +1,332 @@
+"""Evaluate a finished run: on its own test images, or on another data set."""
+
+import csv
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from medvision.data import ImageData
+from medvision.evaluation import Evaluation, Score, SegmentationEvaluation
+from medvision.files import write_atomically, write_json
+from medvision.hardware import (
+    Plan,
+    choose_plan,
+    keep_freed_memory,
+    measure_first_layers_in_float32,
+)
+from medvision.inference import load_network
+from medvision.metrics.class_conventions import classification_conventions
+from medvision.metrics.conventions import SegmentationConventions
+from medvision.models import is_depthwise
+from medvision.reports.findings import findings
+from medvision.reports.run_page import write_report
+from medvision.run.evaluation.target import Split, Target, choose_target, describe_dataset
+from medvision.run.storage.saved_run import StoredRun, largest_difference
+from medvision.run.storage.test_ledger import HEADLINE, LEDGER, check_ledger, note_test_evaluation
+from medvision.run.training.build import build, build_evaluation, quieten
+from medvision.run.training.data_audit import training_twins
+from medvision.run.training.experiment import measure
+from medvision.run.training.results import print_line, print_scores
+from medvision.tasks import Task
+from medvision.types import MedvisionError, Stage
+
+
+def read_class_predictions(
+    path: Path, class_names: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Probability of each class (N, K) and class index (N,) of each image, every digit of them.
+
+    Args:
+        path: A ``predictions_<split>.csv``.
+        class_names: The K classes.
+    """
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = list(class_names)
+    probability = [[float(row[f"probability/{name}"]) for name in names] for row in rows]
+    target = np.array([names.index(row["target"]) for row in rows], np.int64)
+    return np.array(probability).reshape(len(rows), len(names)), target
+
+
+def count_conventions(evaluation: Evaluation, data: ImageData) -> None:
+    """Have an evaluation add up, image by image, what the conventions need.
+
+    Of a classification nothing need be added up: the probabilities of all images are kept.
+    """
+    if isinstance(evaluation, SegmentationEvaluation):
+        evaluation.conventions = SegmentationConventions(len(data.class_names))
+
+
+def conventions_of(evaluation: Evaluation, data: ImageData, stage: Stage) -> list[dict[str, Any]]:
+    """Every convention's scores of the split that was watched, medvision's own first.
+
+    Args:
+        evaluation: After ``count_conventions`` and ``scores``.
+        data: What it measured.
+        stage: Its split.
+
+    Returns:
+        Rows as ``SegmentationConventions.compute`` or ``classification_conventions`` gives them.
+    """
+    if isinstance(evaluation, SegmentationEvaluation):
+        counted = evaluation.conventions
+        return [] if counted is None else counted.compute()
+    names = data.class_names
+    seen = read_class_predictions(evaluation.folder / f"predictions_{stage}.csv", names)
+    return classification_conventions(*seen, class_names=names, threshold=evaluation.threshold)
+
+
+SAME = 1e-6
+"""Up to this difference a figure counts as reproduced."""
+
+OPENED = (
+    "the test split of this run was sealed and is open now: from here on none of its"
+    " hyper-parameters may be changed by what it shows"
+)
+
+OF_THE_OWN_DATA = ("audit", "twins")
+"""What a summary says of the run's own images, which another data set has no part in."""
+
+
+def evaluate_run(
+    path: Path,
+    *,
+    root: Path | None = None,
+    split: Split | None = None,
+    out: Path | None = None,
+    conventions: bool = False,
+    accelerator: str | None = None,
+) -> dict[str, Any]:
+    """Measure the best checkpoint of a run, write a folder of results, print the scores.
+
+    On the stored test split the figures are those of the run; HD95 and surface Dice of
+    segmentations are added. Nothing is chosen anew: the threshold is the run's own. Every
+    evaluation on test images adds a line to ``runs/test_ledger.csv``.
+
+    Args:
+        path: Folder of a finished run.
+        root: Another data set; None, or the run's own set in another place, for the stored split.
+        split: ``test`` or ``val``; of another data set also ``all``, which is what it is where
+            the set has no test split of its own.
+        out: Folder for the results, new or from an earlier evaluation; None for
+            ``RUN/evaluation/<split or name of root>``.
+        conventions: Score the same predictions by the conventions of other tools too.
+        accelerator: What to compute on, in the run's precision; None for what the run used.
+
+    Returns:
+        What ``summary.json`` in that folder holds.
+
+    Raises:
+        MedvisionError: If the run, the data, the folder or the ledger cannot be used.
+    """
+    quieten()
+    keep_freed_memory()
+    run = StoredRun.read(path)
+    _check_out(out)
+    network, _ = load_network(run.path)
+    target = choose_target(run, root, split)
+    if target.stage == "test":
+        check_ledger()
+    plan, notes = _plan(run, network, accelerator)
+    if plan.float32_first_layers:
+        measure_first_layers_in_float32(network)
+    task: Task = build(
+        run.cfg.task, model=network, loss=build(run.cfg.loss), optimizer=_no_optimizer
+    )
+    if plan.channels_last:
+        task = task.to(memory_format=torch.channels_last)
+    out = out or run.path / "evaluation" / target.name
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+        folder = Path(scratch) / "results"
+        (folder / "plots").mkdir(parents=True)
+        summary, evaluation = _measure(
+            run, target, plan, task, folder, notes, conventions=conventions
+        )
+        _replace(out, folder)
+    if not target.external and target.stage == "test":
+        write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
+    print_scores(summary, evaluation.shown)
+    print_line(_reproduced(summary))
+    if target.stage == "test" and summary["test_evaluations"] > 1:
+        times = summary["test_evaluations"]
+        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
+    print_line(str(out))
+    return summary
+
+
+def _measure(
+    run: StoredRun,
+    target: Target,
+    plan: Plan,
+    task: Task,
+    folder: Path,
+    notes: list[str],
+    *,
+    conventions: bool,
+) -> tuple[dict[str, Any], Evaluation]:
+    data, stage = target.data, target.stage
+    validation = run.path / "predictions_val.csv"
+    known = data.task == "classification" and validation.exists()
+    evaluation = build_evaluation(
+        data,
+        folder,
+        threshold=float(run.summary.get("threshold", 0.5)),
+        validation=read_class_predictions(validation, data.class_names) if known else None,
+        chosen_on="val" if isinstance(run.cfg.task.get("threshold"), str) else "fixed",
+        sensitivity=run.cfg.task.get("sensitivity"),
+        prevalence=run.cfg.task.get("prevalence"),
+        temperature=(run.summary.get("calibration") or {}).get("temperature"),
+        surface=True,
+    )
+    if not target.external and stage == "test":
+        data.read_again()
+        evaluation.twins = training_twins(data)
+    if conventions:
+        count_conventions(evaluation, data)
+    scores = measure(run.cfg, plan, task, data, evaluation, stage)
+    history = [] if target.external else run.history()
+    evaluation.plot(history)
+    stored = run.summary["metrics"]
+    count, difference, where = largest_difference({} if target.external else stored, scores)
+    opened = stage == "test" and bool(run.summary.get("sealed"))
+    summary = {
+        **_kept(run, target),
+        "dataset": describe_dataset(run, target),
+        "metrics": scores if target.external else {**stored, **scores},
+        "precision": plan.precision,
+        "device": plan.accelerator,
+        **evaluation.details(),
+        **evaluation.by_twin(),
+        "evaluated": {
+            "run": str(run.path),
+            "data": str(data.root or "phantoms"),
+            "split": target.split,
+            "external": target.external,
+            "figures_compared": count,
+            "largest_difference": None if difference == float("inf") else difference,
+            "differs_most": where,
+        },
+        "warnings": [
+            *([OPENED] if opened and not target.external else []),
+            *([] if target.external else _lasting(run.summary["warnings"], opened)),
+            *notes,
+            *data.notes,
+            *evaluation.notes,
+        ],
+    }
+    if conventions:
+        summary["conventions"] = conventions_of(evaluation, data, stage)
+    if stage == "test":
+        summary["test_evaluations"] = _note(run, target, scores)
+    said = set(summary["warnings"])
+    summary["warnings"] += [text for text in findings(summary, history) if text not in said]
+    write_json(folder / "summary.json", summary)
+    kept = ["config.yaml", "environment.json"]
+    kept += [] if target.external else ["metrics.csv", "splits.csv"]
+    for name in kept:
+        if (run.path / name).exists():
+            shutil.copyfile(run.path / name, folder / name)
+    worst, typical = evaluation.cases()
+    write_report(folder, worst=worst, typical=typical)
+    return summary, evaluation
+
+
+def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
+    """What the run's own summary says that holds for these images too."""
+    gone = {"sealed"} if target.stage == "test" else set()
+    gone |= set(OF_THE_OWN_DATA) if target.external else set()
+    return {key: value for key, value in run.summary.items() if key not in gone}
+
+
+def _lasting(warnings: list[str], opened: bool) -> list[str]:
+    """The run's warnings, without the one that its test split is sealed where it no longer is."""
+    return [w for w in warnings if not (opened and w.startswith("the test split is sealed"))]
+
+
+def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
+    """Add a line to the ledger; return how many this test split has now."""
+    metric = HEADLINE[target.data.task]
+    value: Any = scores.get(metric)
+    return note_test_evaluation(
+        config=yaml.safe_load((run.path / "config.yaml").read_text()),
+        split_fingerprint=target.data.split_fingerprint("test"),
+        metric=metric,
+        value=value,
+        run=run.path,
+    )
+
+
+def _plan(
+    run: StoredRun, network: torch.nn.Module, accelerator: str | None
+) -> tuple[Plan, list[str]]:
+    """How the run computed, or what comes nearest on this machine, and a note where it differs."""
+    trainer = run.cfg.trainer
+    options: dict[str, Any] = {
+        "memory_format": "auto" if accelerator else trainer.memory_format,
+        "deterministic": trainer.deterministic,
+        "network": "depthwise_encoder" if is_depthwise(network) else "dense",
+    }
+    try:
+        plan = choose_plan(
+            accelerator=accelerator or trainer.accelerator, precision=trainer.precision, **options
+        )
+    except MedvisionError:
+        if accelerator is not None:
+            raise
+        plan = choose_plan(accelerator="auto", precision="auto", **options)
+    if (plan.accelerator, plan.precision) == (trainer.accelerator, trainer.precision):
+        return plan, []
+    return plan, [
+        f"the run computed on {trainer.accelerator} in {trainer.precision}, this evaluation on"
+        f" {plan.accelerator} in {plan.precision}: figures may differ a little"
+    ]
+
+
+def _reproduced(summary: Mapping[str, Any]) -> str:
+    evaluated = summary["evaluated"]
+    count, difference = evaluated["figures_compared"], evaluated["largest_difference"]
+    if evaluated["external"]:
+        return f"external data: {evaluated['data']}"
+    if not count:
+        return "nothing to compare: the run's summary.json has no score of these images"
+    if difference is not None and difference <= SAME:
+        return (
+            f"reproduced: {count} figures of the run's summary.json, none off by more than {SAME}"
+        )
+    size = "one is undefined" if difference is None else f"by {difference:.2g}"
+    return (
+        f"NOT reproduced: {evaluated['differs_most']} differs from the run's summary.json ({size});"
+        " the data, the machine or the packages are not those of the run"
+    )
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuse a folder that holds anything but an earlier evaluation, which is replaced."""
+    if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        earlier = "evaluated" in json.loads((out / "summary.json").read_text())
+    except (OSError, ValueError):  # no summary, or no JSON: somebody else's folder
+        earlier = False
+    if not earlier:
+        raise MedvisionError("exists and is not empty", where=str(out), hint="name a new folder")
+
+
+def _replace(out: Path, folder: Path) -> None:
+    """Put a whole folder in the place of an earlier one, which goes with the scratch folder."""
+    if out.exists():
+        out.rename(folder.with_name("earlier"))
+    folder.rename(out)
+
+
+def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  the task calls it with them
+    raise AssertionError("nothing is trained here")

@@ -1,0 +1,363 @@
+"""Start and watch the further processes of a run, and report the first failure."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_original_cwd
+from omegaconf import OmegaConf
+from pytorch_lightning import Trainer
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
+from typing_extensions import override
+
+from medvision.hardware.processes import RANK_VARIABLE, place_of
+from medvision.run.config.hydra_errors import quote_text
+from medvision.run.processes.errors import described, say
+from medvision.run.processes.failure_board import (
+    BOARD_VARIABLE,
+    PEERS_S,
+    Board,
+    Notice,
+    ProcessError,
+    first_cause,
+    wait_until,
+)
+from medvision.run.storage.run_folder import RunFolder
+from medvision.types import MedvisionError
+
+PROGRAM = ("-c", "import sys; from medvision.run import main; sys.exit(main(sys.argv[1:]))")
+"""Starts the same program where no command line did, as in a notebook or a test."""
+
+FLAGS = ("config_dir", "config_name", "config_path")
+OF_SEVERAL_RUNS = (
+    "hydra.mode",
+    "hydra/sweeper",
+    "hydra.sweeper",
+    "hydra.sweep",
+    "hydra/launcher",
+    "hydra.launcher",
+)
+"""What Hydra is told about several runs: the processes of one of them do not need it."""
+
+
+def command_of_run() -> tuple[list[str], Path]:
+    """What starts the run of now again, alone, and in which folder.
+
+    ``python -m``, ``medvision train`` and options of Python itself come back as they were given;
+    of a command for several runs the overrides of this one.
+    """
+    given = sys.argv[1:]
+    if not HydraConfig.initialized():  # resume=RUN
+        return [*_program(given), *given], Path.cwd()
+    cfg = HydraConfig.get()
+    options = get_args_parser().parse_args(given)
+    flags = [
+        f"--{name.replace('_', '-')}={getattr(options, name)}"
+        for name in FLAGS
+        if getattr(options, name)
+    ]
+    given_to: Any = OmegaConf.to_container(cfg.overrides, resolve=False)  # ${seed} stays itself
+    kept = [override for override in given_to["hydra"] if not _is_of_several_runs(override)]
+    command = [*_program(given), *flags, *given_to["task"], *kept]
+    return command, Path(get_original_cwd())
+
+
+def _program(given: Sequence[str]) -> list[str]:
+    """The command line of this process up to its arguments, which are ``given``, quoted."""
+    front = len(sys.orig_argv) - len(given)
+    if [quote_text(argument) for argument in sys.orig_argv[front:]] == list(given):
+        return [sys.executable, *sys.orig_argv[1:front]]
+    return [sys.executable, *PROGRAM]
+
+
+def _is_of_several_runs(override: str) -> bool:
+    key = override.lstrip("+~").partition("=")[0]
+    return any(key == name or key.startswith((f"{name}.", f"{name}@")) for name in OF_SEVERAL_RUNS)
+
+
+LOOK_S = 0.5
+"""Pause between two looks at the other processes."""
+
+STUCK_S = 20.0
+"""After another process has failed: how long one that waits for it may take to notice."""
+
+
+class Watch(threading.Thread):
+    """Asks now and then whether the run is broken, and acts where nobody else has in time.
+
+    Args:
+        is_broken: Whether another process has failed.
+        act: Ends this one, where it has not ended ``STUCK_S`` later.
+    """
+
+    def __init__(self, is_broken: Callable[[], bool], act: Callable[[], NoReturn]) -> None:
+        super().__init__(daemon=True, name="watch-processes")
+        self._is_broken, self._act = is_broken, act
+        self._over = threading.Event()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._over.set()
+
+    @override
+    def run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            if self._is_broken():
+                if not self._over.wait(STUCK_S):
+                    self._act()
+                return
+
+
+def notice_of_end(name: str, code: int) -> Notice:
+    """What is known of a process that ended with an exit code and left no word."""
+    if code < 0:
+        what = f"a process was ended by {signal.Signals(-code).name}"
+        hint = (
+            "if that was the system for lack of memory: lower data.batch_size or data.num_workers"
+        )
+    else:
+        what, hint = f"a process ended with code {code} and no word", "see what it printed"
+    error = MedvisionError(what, hint=hint, exit_code=3)
+    return Notice.of(error, name=name)
+
+
+FAILED = 3
+"""Exit code of a process that another one has stopped."""
+
+END_S = 30.0
+"""How long further processes may take to end after the fit."""
+
+
+def attend(trainer: Trainer, folder: RunFolder) -> None:
+    """Let a trainer of several processes start and watch them as this program does.
+
+    Signals are this program's own business in every case.
+
+    Args:
+        trainer: One whose strategy starts no programs is left as it is otherwise.
+        folder: Of the run; gets the status where the first process cannot say it any more.
+    """
+    signals = trainer._signal_connector
+    # Lightning's answer to SIGTERM is a broadcast, which another one in progress would block.
+    signals.register_signal_handlers = partial(_remember_handlers, signals)  # type: ignore[method-assign]
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, _SubprocessScriptLauncher):
+        trainer.strategy._launcher = Launcher(launcher, folder)
+        trainer.strategy.setup_environment = _quietly(trainer.strategy.setup_environment)  # type: ignore[method-assign]
+
+
+def part(trainer: Trainer) -> None:
+    """Wait for the processes that this one has started; those that do not end are killed."""
+    launcher = trainer.strategy.launcher
+    if isinstance(launcher, Launcher):
+        launcher.part()
+
+
+class Launcher(_SubprocessScriptLauncher):
+    """Lightning's launcher, with errors in words and no process left behind.
+
+    Args:
+        plain: The one that a strategy has made.
+        folder: Of the run.
+    """
+
+    def __init__(self, plain: _SubprocessScriptLauncher, folder: RunFolder) -> None:
+        super().__init__(plain.cluster_environment, plain.num_processes, plain.num_nodes)
+        self.folder, self.place = folder, place_of(os.environ)
+        self.starts = not self.cluster_environment.creates_processes_externally
+        self.board: Board | None = None
+        self.cause: MedvisionError | None = None
+
+    @override
+    def launch(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        trainer: Trainer | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        self.cluster_environment.validate_settings(self.num_processes, self.num_nodes)
+        threads = torch.get_num_threads()
+        watch = Watch(self._is_broken, self._take_over)
+        try:
+            self._gather()
+            torch.set_num_threads(self._threads())
+            watch.start()
+            return function(*args, **kwargs)
+        except Exception as fault:
+            self.cause = self._cause(fault) if self.procs else described(fault)
+            self._end()
+            if torch.distributed.is_initialized():  # or the next run would take it for its own
+                torch.distributed.destroy_process_group()
+            raise self.cause from fault
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            watch.stop()
+            torch.set_num_threads(threads)
+
+    @override
+    def kill(self, signum: int) -> None:
+        """Send a signal to the processes that were started, and to their loaders."""
+        for process in self.procs:
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signum)
+
+    def part(self) -> None:
+        """Wait until the processes have ended."""
+        for process in self.procs:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=END_S)
+        self._end()
+
+    def _gather(self) -> None:
+        """Start the other processes where nobody else does, or meet the one that did."""
+        if self.starts and self.num_processes > 1:
+            self.board = Board(Path(tempfile.mkdtemp(prefix="medvision-processes-")))
+            self._start(self.board)
+            return
+        self.board = Board.here()
+        if self.board is not None and self.place.started_by == "medvision":
+            self.board.arrive(self.place)
+
+    def _start(self, board: Board) -> None:
+        """Start the other processes of this host, and wait until they have come to the fit."""
+        command, folder = command_of_run()
+        for local_rank in range(1, self.num_processes):
+            rank = self.place.node_rank * self.num_processes + local_rank
+            environment = {
+                **os.environ,
+                BOARD_VARIABLE: str(board.folder),
+                RANK_VARIABLE: str(rank),
+                "MASTER_ADDR": self.cluster_environment.main_address,
+                "MASTER_PORT": str(self.cluster_environment.main_port),
+                "NODE_RANK": str(self.place.node_rank),
+                "LOCAL_RANK": str(local_rank),
+                "WORLD_SIZE": str(self.num_processes * self.num_nodes),
+            }
+            self.procs.append(
+                subprocess.Popen(
+                    command,
+                    env=environment,
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    process_group=0,  # Ctrl-C reaches this process alone, which ends the others
+                )
+            )
+
+        def has_ended() -> bool:
+            return any(p.poll() is not None for p in self.procs) or bool(board.notices())
+
+        wait_until(
+            lambda: board.num_arrived() == len(self.procs) or has_ended(), timeout_s=float("inf")
+        )
+        if board.num_arrived() < len(self.procs):
+            raise _DiedEarlyError
+
+    def _is_broken(self) -> bool:
+        """Whether another process of this host has failed, or the first one has said so."""
+        if self.procs:
+            failed = any(process.poll() not in (None, 0) for process in self.procs)
+            return failed or (self.board is not None and bool(self.board.notices()))
+        if self.board is None or self.place.started_by == "medvision":
+            return False
+        return bool(self.board.notices()) if self.place.local_rank == 0 else self.board.is_told
+
+    def _cause(self, fault: Exception) -> MedvisionError:
+        """The failure that came first, of whichever process; called where this one failed."""
+        assert self.board is not None
+        board = self.board
+        wait_until(lambda: self._all_told(board), timeout_s=PEERS_S)
+        others = [*self._unexplained(board), *board.notices()]
+        if isinstance(fault, _DiedEarlyError):
+            return ProcessError(others[0]) if others else fault
+        error = described(fault)
+        own = Notice.of(error, name=self.place.name)
+        return first_cause(own, others) or error
+
+    def _all_told(self, board: Board) -> bool:
+        running = sum(process.poll() is None for process in self.procs)
+        return running == 0 or len(board.notices()) == len(self.procs)
+
+    def _unexplained(self, board: Board) -> list[Notice]:
+        """Notices for processes that ended without a word, as one that was killed does."""
+        told, found = {notice.name for notice in board.notices()}, []
+        for number, process in enumerate(self.procs, start=1):
+            name = f"process {self.place.node_rank * self.num_processes + number}"
+            if process.poll() in (None, 0) or name in told:
+                continue
+            found.append(notice_of_end(name, process.returncode))
+        return found
+
+    def _take_over(self) -> NoReturn:
+        """End a process that waits for one that will not come: nothing else can stop its wait."""
+        assert self.board is not None
+        if self.place.local_rank > 0:  # the first process has said why
+            os._exit(FAILED)
+        notices = [*self._unexplained(self.board), *self.board.notices()]
+        cause = self.cause or ProcessError(notices[0])
+        if not self.board.is_told:
+            say(cause, self.folder)
+            self.board.tell()
+        if self.folder.exists:
+            self.folder.write_status("failed")
+        self._end()
+        sys.stdout.flush()
+        os._exit(cause.exit_code)
+
+    def _end(self) -> None:
+        """Leave no process behind, and no board of theirs."""
+        self.kill(signal.SIGKILL)
+        for process in self.procs:
+            process.wait()
+        if self.procs and self.board is not None:
+            self.board.remove()
+
+    def _threads(self) -> int:
+        """Cores of each process of this host, unless the user has said otherwise."""
+        if "OMP_NUM_THREADS" in os.environ:
+            return torch.get_num_threads()
+        return max(1, torch.get_num_threads() // self.num_processes)
+
+
+class _DiedEarlyError(MedvisionError):
+    """A process ended before the fit; its notice says why, where it left one."""
+
+    def __init__(self) -> None:
+        super().__init__("a process ended before the training began", exit_code=3)
+
+
+def _remember_handlers(signals: _SignalConnector) -> None:
+    """Keep the handlers that are there, which Lightning puts back when the fit has ended."""
+    signals._original_handlers = signals._get_current_signal_handlers()
+
+
+def _quietly(connect: Callable[[], None]) -> Callable[[], None]:
+    """Connect the processes without what Gloo writes to the standard output of each of them."""
+
+    def connect_quietly() -> None:
+        sys.stdout.flush()
+        kept = os.dup(1)
+        try:
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+            connect()
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+    return connect_quietly

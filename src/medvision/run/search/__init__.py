@@ -1,0 +1,1 @@
+"""Hyper-parameter searches from the command line."""

@@ -1,0 +1,401 @@
+"""Run a search: start trials, wait for them, record how they ended, continue after a stop."""
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from medvision.hardware.processes import place_of
+from medvision.run.config.hydra_errors import nearest
+from medvision.run.multirun.jobs import (
+    JOBS,
+    STOPPED,
+    Result,
+    drop_empty,
+    drop_result,
+    has_begun,
+    read_result,
+)
+from medvision.run.search.report import TRIALS, write_search, write_trials
+from medvision.run.search.screen import ending_line, print_end, print_line, trial_line
+from medvision.run.search.settings import Settings, read_settings
+from medvision.run.storage.run_folder import FolderLock
+from medvision.run.storage.test_seal import SEARCH, start_line
+from medvision.search.definition import Definition
+from medvision.search.proposals import propose
+from medvision.search.space import Numbers, Options, Value
+from medvision.search.study import JOURNAL, LOCK, Ending, Study, Trial, alone, best_of
+from medvision.types import MedvisionError, Stopped
+
+SILENT = "its process ended without a word, as a killed one does: look at the memory it needed"
+
+
+def ending_of(base: Path, number: int, definition: Definition) -> Ending | None:
+    """How a trial ended; None where it has not, or its process was stopped or killed.
+
+    Args:
+        base: Folder of the search.
+        number: Of the trial.
+        definition: Says which metric counts.
+    """
+    run, said = base / str(number), read_result(base / JOBS, number)
+    summary = _summary(run)
+    status = summary.get("status")
+    if status in ("finished", "pruned"):
+        facts = _facts(run, summary)
+        rows = _values(run, definition.metric)
+        if status == "pruned":
+            return Ending(state="pruned", value=_best(rows, definition.mode), facts=facts)
+        value = rows.get(int(summary["best_epoch"]))
+        if value is not None:
+            return Ending(state="complete", value=value, facts=facts)
+        return Ending(state="failed", facts={**facts, "error": _missing(run, definition.metric)})
+    if said is not None and said.code not in (0, *STOPPED):
+        facts = {**_facts(run, summary), "error": said.error or SILENT}
+        return Ending(state="failed", facts=facts)
+    return None
+
+
+def silent_ending(base: Path, number: int, cause: str | None) -> Ending:
+    """Of a trial whose process was killed."""
+    run = base / str(number)
+    return Ending(state="failed", facts={**_facts(run, _summary(run)), "error": cause or SILENT})
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    path = run / "summary.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _facts(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run folder says of epochs and time."""
+    rows = _rows(run)
+    config = run / "config.yaml"
+    asked = yaml.safe_load(config.read_text()) if config.exists() else {}
+    return {
+        "epochs": len(rows),
+        "max_epochs": asked.get("trainer", {}).get("max_epochs"),
+        "seconds": summary.get("timing", {}).get("fit_s"),
+        "best_epoch": summary.get("best_epoch"),
+    }
+
+
+def _rows(run: Path) -> list[dict[str, str]]:
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _values(run: Path, metric: str) -> dict[int, float]:
+    """The metric by epoch, where it is defined."""
+    known = {int(row["epoch"]): row.get(metric) for row in _rows(run)}
+    values = {epoch: float(text) for epoch, text in known.items() if text}
+    return {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+
+
+def _best(values: Mapping[int, float], mode: str) -> float | None:
+    if not values:
+        return None
+    return max(values.values()) if mode == "max" else min(values.values())
+
+
+def _missing(run: Path, metric: str) -> str:
+    """Why a finished run has no value."""
+    columns = list(_rows(run)[0]) if _rows(run) else []
+    if metric in columns:
+        return f"{metric} is undefined at the best epoch (sweep.metric)"
+    logged = [name for name in columns if "/" in name]
+    return f"no logged value is called {metric} (sweep.metric); {nearest(metric, logged)}"
+
+
+Start = Callable[[Sequence[Sequence[str]], int], None]
+"""Starts runs with these overrides each, waits for their ends; the number is of the first."""
+
+WRONG_INPUT = 2
+MOST_SILENT = 2
+"""How often a trial may end without a word before it counts as failed."""
+
+
+def overrides_of(settings: Settings, trial: Trial) -> list[str]:
+    """What starts a trial, as a command line has it."""
+    definition, given = settings.definition, settings.given
+    return [
+        *given.fixed_texts,
+        *given.own,
+        f"sweep.name={settings.name}",
+        f"sweep.metric={definition.metric}",
+        f"sweep.mode={definition.mode}",
+        f"sweep.trial={trial.number}",
+        *(key.override(trial.values[key.name]) for key in definition.keys),
+    ]
+
+
+class Leader:
+    """Starts trials and notes their ends.
+
+    Args:
+        settings: Of the search.
+        study: Where they are kept.
+        start: Starts them.
+    """
+
+    def __init__(self, settings: Settings, study: Study, start: Start) -> None:
+        self.settings, self.study, self.start = settings, study, start
+        self.silent: dict[int, int] = {}
+
+    def lead(self) -> None:
+        """Until enough trials have ended, or nothing is left to try."""
+        trials = self.study.trials()
+        if trials:
+            ended = sum(trial.ended for trial in trials)
+            print_line(f"the search {self.settings.name} goes on: {ended} trials have ended")
+        while batch := self._next():
+            for trial in batch:
+                print_line(trial_line(trial, self.settings.num_trials))
+            cause = self._launch([trial for trial in batch if self._ending(trial) is None])
+            first = not any(trial.ended for trial in self.study.trials())
+            for trial in batch:
+                self._note(trial, cause, is_first=first)
+            write_trials(self.settings, self.study)
+            trials = self.study.trials()
+            for trial in batch:
+                print_line(ending_line(trials[trial.number], trials, self.settings.definition))
+
+    def _next(self) -> list[Trial]:
+        """The trials to start now: those that a killed search left, then new ones."""
+        trials = self.study.trials()
+        left = self.settings.num_trials - sum(trial.ended for trial in trials)
+        room = min(self.settings.jobs, left)
+        batch = [trial for trial in trials if not trial.ended][: max(room, 0)]
+        while len(batch) < room:
+            values = propose(self.settings.definition, self.study.frozen())
+            if values is None:
+                if not batch:
+                    print_line("everything there is to try has been tried")
+                break
+            number = self.study.add(self.settings.definition, values)
+            batch.append(self.study.trials()[number])
+        return batch
+
+    def _launch(self, batch: Sequence[Trial]) -> str | None:
+        """Start trials and wait; return what the launcher said where it broke."""
+        if not batch:
+            return None
+        for trial in batch:
+            drop_result(self.settings.folder / JOBS, trial.number)
+        overrides = [overrides_of(self.settings, trial) for trial in batch]
+        try:
+            self.start(overrides, batch[0].number)
+        except (MedvisionError, HydraException, OmegaConfBaseException):
+            raise
+        except Exception as error:  # a worker was killed, or a cluster refused
+            lines = str(error).strip().splitlines() or [""]
+            cause = f"{type(error).__name__}: {lines[0]}"
+            if not any(has_begun(self.settings.folder / JOBS, t.number) for t in batch):
+                raise MedvisionError(
+                    f"no trial could be started: {cause}", where="hydra/launcher", exit_code=3
+                ) from error
+            return cause
+        return None
+
+    def _ending(self, trial: Trial) -> Ending | None:
+        return ending_of(self.settings.folder, trial.number, self.settings.definition)
+
+    def _note(self, trial: Trial, cause: str | None, *, is_first: bool) -> None:
+        """Write down how a trial ended, unless it is to be started again."""
+        said = read_result(self.settings.folder / JOBS, trial.number)
+        ending = self._ending(trial)
+        if ending is None:
+            if said is not None and said.code in STOPPED:  # by a signal of its own
+                return
+            self.silent[trial.number] = self.silent.get(trial.number, 0) + 1
+            if self.silent[trial.number] < MOST_SILENT:
+                return
+            ending = silent_ending(self.settings.folder, trial.number, cause)
+        if ending.state == "failed" and is_first and self._is_of_all_trials(said):
+            drop_result(self.settings.folder / JOBS, trial.number)  # it may be mended by then
+            raise MedvisionError(str(ending.facts["error"]))
+        self.study.end(trial.number, ending)
+        drop_result(self.settings.folder / JOBS, trial.number)
+
+    def _is_of_all_trials(self, said: Result | None) -> bool:
+        """Whether wrong input ended it that has nothing to do with what varies."""
+        if said is None or said.code != WRONG_INPUT:
+            return False
+        about = str(said.where or "").partition("=")[0]
+        return not any(
+            about == key.name or about.startswith(f"{key.name}.")
+            for key in self.settings.definition.keys
+        )
+
+
+def search(
+    arguments: Sequence[str],
+    *,
+    config: DictConfig,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+) -> None:
+    """Search what a command asks for, with the launcher that Hydra was told to use.
+
+    Args:
+        arguments: Every override of the command.
+        config: What Hydra made of those that have one value.
+        hydra_context: Composes the configs of the trials.
+        task_function: Runs one of them.
+
+    Raises:
+        MedvisionError: If something the user gave cannot be used, another process leads the same
+            search, or no trial came to its end.
+        Stopped: Where a signal ended it.
+    """
+    place = place_of(os.environ)
+    if place.has_starter and (place.num_processes or 1) > 1:
+        raise MedvisionError(
+            "a search starts the processes of its trials itself",
+            where="sweep",
+            hint=f"start it once, with trainer.devices={place.num_processes}",
+        )
+    loader = hydra_context.config_loader
+    settings = read_settings(arguments, config, loader)
+    for overrides in _alternatives(settings):
+        loader.load_sweep_config(config, overrides)
+    _share_cores(config, settings)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=hydra_context, task_function=task_function, config=config
+    )
+
+    def start(overrides: Sequence[Sequence[str]], first: int) -> None:
+        launcher.launch(overrides, initial_job_idx=first)
+
+    print_line(start_line((SEARCH,)))
+    run_search(settings, start=start, loader=loader)
+
+
+def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> None:
+    """Search until enough trials have ended.
+
+    Args:
+        settings: From `read_settings`.
+        start: Starts trials.
+        loader: Of Hydra; knows which overrides choose from a group.
+
+    Raises:
+        MedvisionError: As `search`.
+        Stopped: As `search`.
+    """
+    folder = settings.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder):
+        study, is_new = _open(settings)
+        leader = Leader(settings, study, start)
+        try:
+            leader.lead()
+        except Stopped:
+            _end(settings, study, loader)
+            print_line(f"stopped; the same command goes on with the search: {folder}")
+            raise
+        except MedvisionError:
+            if is_new and not any(trial.ended for trial in study.trials()):
+                _forget(folder, study)
+                (folder / LOCK).unlink(missing_ok=True)
+                drop_empty(folder, *list(folder.parents)[:2])
+            raise
+        _end(settings, study, loader)
+        if best_of(study.trials(), settings.definition.mode) is None:
+            raise MedvisionError(
+                "no trial came to its end",
+                where=str(folder / TRIALS),
+                hint="it says why",
+                exit_code=3,
+            )
+
+
+def _alternatives(settings: Settings) -> Iterator[list[str]]:
+    """Overrides in which every option of every key occurs, so that no typing error waits."""
+    keys = settings.definition.keys
+    first: dict[str, Value] = {
+        key.name: key.values.low if isinstance(key.values, Numbers) else key.values.options[0]
+        for key in keys
+    }
+    yield overrides_of(settings, Trial(number=0, state="running", values=first))
+    for key in keys:
+        for option in key.values.options[1:] if isinstance(key.values, Options) else ():
+            values = {**first, key.name: option}
+            yield overrides_of(settings, Trial(number=0, state="running", values=values))
+
+
+def _share_cores(config: DictConfig, settings: Settings) -> None:
+    """Let joblib start as many processes as there are jobs, which then share the cores.
+
+    What a launcher writes lies with the search, where other hosts see it too.
+    """
+    launcher = config.hydra.launcher
+    with open_dict(config.hydra.sweep):
+        config.hydra.sweep.dir = str((settings.folder / JOBS).absolute())
+    if OmegaConf.select(launcher, "n_jobs") == -1:
+        with open_dict(launcher):
+            launcher.n_jobs = settings.jobs
+    if settings.jobs == 1 and not settings.launcher.endswith(".BasicLauncher"):
+        print_line("note: one trial at a time; sweep.jobs=2 starts two")
+
+
+def _open(settings: Settings) -> tuple[Study, bool]:
+    """The study of the folder, and whether it is a new one.
+
+    Raises:
+        MedvisionError: If trials of another search have ended there.
+    """
+    folder, definition = settings.folder, settings.definition
+    study = Study.of(folder)
+    if study is None:
+        return Study.begin(folder, definition), True
+    stored = study.definition
+    if stored == definition.plain():
+        return study, False
+    if any(trial.ended for trial in study.trials()):
+        raise MedvisionError(
+            "this folder holds another search: " + ", ".join(definition.differences(stored or {})),
+            where=f"sweep.name={settings.name}",
+            hint="give this search another name, or repeat its command",
+        )
+    if study.trials():
+        print_line(f"another search was begun in {folder}, and none of its trials ended: anew")
+    _forget(folder, study)
+    return Study.begin(folder, definition), True
+
+
+def _forget(folder: Path, study: Study) -> None:
+    """Take away a search of which nothing has ended.
+
+    Raises:
+        MedvisionError: If a process is still at work on a trial of it.
+    """
+    for trial in study.trials():
+        job = folder / JOBS / str(trial.number)
+        if job.exists():
+            FolderLock.take(job).release()
+        shutil.rmtree(folder / str(trial.number), ignore_errors=True)
+    shutil.rmtree(folder / JOBS, ignore_errors=True)
+    for name in (JOURNAL, TRIALS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _end(settings: Settings, study: Study, loader: ConfigLoader) -> None:
+    """Write and show what there is."""
+    if any(trial.ended for trial in study.trials()):
+        print_end(settings, study.trials(), write_search(settings, study, loader))

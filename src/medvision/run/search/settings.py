@@ -1,0 +1,301 @@
+"""Settings of a search from the group ``sweep`` and its overrides."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from omegaconf import DictConfig, OmegaConf
+
+from medvision.run.config import schema as check
+from medvision.run.config.hydra_errors import nearest
+from medvision.run.storage.test_seal import SEARCH
+from medvision.search.definition import Definition, Mode, check_name
+from medvision.search.proposals import SAMPLERS
+from medvision.search.space import Key, Numbers, Options
+from medvision.types import MedvisionError
+
+NOT_SEARCHED = (SEARCH, "run_dir", "resume", "experiment")
+"""Keys that make no trial: those of the search, where runs lie, and what they are called."""
+
+SET_FOR_TRIALS = tuple(f"{SEARCH}.{key}" for key in ("name", "metric", "mode", "trial"))
+"""Keys that the search gives each of its trials."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """A search as its command line has it.
+
+    Attributes:
+        keys: What varies, in the order of the command.
+        fixed: The other overrides, each key once, the last one winning, without those of the
+            search itself.
+        own: Those of the search, but for its name and the number of a trial, as a command line
+            has them.
+    """
+
+    keys: tuple[Key, ...]
+    fixed: tuple[Override, ...]
+    own: tuple[str, ...]
+
+    @property
+    def fixed_texts(self) -> list[str]:
+        """The fixed overrides as a command line has them."""
+        return [text_of(override) for override in self.fixed]
+
+
+def read_overrides(arguments: Sequence[str], loader: ConfigLoader) -> Given:
+    """Sort the overrides of a search.
+
+    Args:
+        arguments: All of them, as Hydra reads them.
+        loader: Knows the options of config groups.
+
+    Raises:
+        MedvisionError: If nothing varies, or something that cannot.
+        OverrideParseException: If one of them cannot be read.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    last = {o.get_key_element().lstrip("+~"): o for o in parser.parse_overrides(list(arguments))}
+    keys: list[Key] = []
+    fixed: list[Override] = []
+    own: list[str] = []
+    for override in last.values():
+        _check(override)
+        if override.is_sweep_override():
+            keys.append(_key(override))
+        elif _top(override) != SEARCH:
+            fixed.append(override)
+        elif override.key_or_group not in SET_FOR_TRIALS:
+            own.append(text_of(override))
+    if not keys:
+        raise MedvisionError(
+            "nothing is searched",
+            where="command line",
+            hint="give a key a range, such as 'optimizer.lr=tag(log,interval(1e-5,1e-2))'",
+        )
+    return Given(keys=tuple(keys), fixed=tuple(fixed), own=tuple(own))
+
+
+def text_of(override: Override) -> str:
+    """An override with one value, as a command line has it."""
+    if override.is_delete() and override.value_type is None:
+        return override.get_key_element()
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def _top(override: Override) -> str:
+    return override.key_or_group.partition(".")[0]
+
+
+def _check(override: Override) -> None:
+    name = override.key_or_group
+    if override.is_sweep_override():
+        if _top(override) in NOT_SEARCHED:
+            raise MedvisionError(f"{name} cannot be searched", where=name, hint="give it one value")
+    elif name in ("run_dir", "resume", f"{SEARCH}.trial"):
+        raise MedvisionError(
+            "a search decides this itself",
+            where=name,
+            hint="leave it out; the same command goes on with a search",
+        )
+
+
+def _key(override: Override) -> Key:
+    name = override.key_or_group
+    if override.package is not None:
+        name = f"{name}@{override.package}"
+    try:
+        values = _values(override)
+    except ValueError as error:
+        raise MedvisionError(
+            str(error), where=str(override.input_line), hint="change the range"
+        ) from error
+    return Key(name=name, given=override.get_key_element(), values=values)
+
+
+def _values(override: Override) -> Numbers | Options:
+    sweep: Any = override.value()
+    tags = set(getattr(sweep, "tags", ()))
+    if isinstance(sweep, IntervalSweep):
+        log = _is_log(tags)
+        if sweep.start is None or sweep.end is None:
+            raise ValueError("an interval has two ends")
+        whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
+        return Numbers(low=sweep.start, high=sweep.end, whole=whole, log=log)
+    if tags:
+        raise ValueError(f"{', '.join(sorted(tags))} is no tag of choices and ranges")
+    if isinstance(sweep, RangeSweep):
+        return _range(sweep)
+    options = tuple(override.sweep_string_iterator())
+    if not options:
+        raise ValueError("there is nothing to choose from")
+    return Options(options=options)
+
+
+def _is_log(tags: set[str]) -> bool:
+    if tags - {"log"}:
+        raise ValueError(f"no tag is called {', '.join(sorted(tags - {'log'}))}, but log is")
+    return bool(tags)
+
+
+def _range(sweep: RangeSweep) -> Numbers:
+    whole = all(isinstance(end, int) for end in (sweep.start, sweep.stop, sweep.step))
+    # as decimals: range(0.1,0.4,0.1) has three points, and in floats it would have four
+    points = [Decimal(str(point)) for point in _points(sweep)]
+    if not points:
+        raise ValueError("the range is empty")
+    step = Decimal(str(abs(sweep.step)))
+    low, high = min(points), max(points)
+    if whole:
+        return Numbers(low=int(low), high=int(high), whole=True, step=int(step))
+    return Numbers(low=float(low), high=float(high), step=float(step))
+
+
+def _points(sweep: RangeSweep) -> list[Decimal]:
+    start, stop = Decimal(str(sweep.start)), Decimal(str(sweep.stop))
+    step = Decimal(str(sweep.step))
+    if step == 0 or (stop - start) / step <= 0:
+        return []
+    count = math.ceil((stop - start) / step)
+    return [start + number * step for number in range(count)]
+
+
+ROOT = Path("runs", "sweep")
+PRUNERS = ("median", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One search as a command asks for it.
+
+    Attributes:
+        definition: What makes it the search it is.
+        given: Its overrides.
+        name: Of its folder.
+        num_trials: How many are to end.
+        jobs: How many are started at a time.
+        launcher: Hydra's name of the class that starts them.
+    """
+
+    definition: Definition
+    given: Given
+    name: str
+    num_trials: int
+    jobs: int
+    launcher: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the search lies."""
+        return ROOT / self.name
+
+
+def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLoader) -> Settings:
+    """Read a search from its command.
+
+    Args:
+        arguments: Every override.
+        config: What Hydra made of those that have one value.
+        loader: Knows the config groups.
+
+    Raises:
+        MedvisionError: If something cannot be.
+    """
+    given = read_overrides(arguments, loader)
+    sweep: dict[str, Any] = dict(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
+    experiment = config.hydra.runtime.choices.get("experiment")
+    if experiment is None or OmegaConf.is_missing(config.hydra.runtime.choices, "experiment"):
+        raise MedvisionError(
+            "no experiment is chosen", where="experiment", hint="add experiment=NAME"
+        )
+    metric, mode = _goal(sweep, config)
+    definition = Definition(
+        experiment=str(experiment),
+        keys=given.keys,
+        fixed=_by_key(given),
+        metric=metric,
+        mode=mode,
+        sampler=_one_of(sweep, "sampler", SAMPLERS),
+        seed=_count(sweep, "seed", low=0),
+        pruner=_one_of(sweep, "pruner", PRUNERS),
+        startup_trials=_count(sweep, "startup_trials", low=1),
+        warmup_epochs=_count(sweep, "warmup_epochs", low=0),
+    )
+    name = definition.name() if sweep["name"] is None else str(sweep["name"])
+    check_name(name)
+    launcher = str(config.hydra.launcher._target_)
+    return Settings(
+        definition=definition,
+        given=given,
+        name=name,
+        num_trials=_count(sweep, "num_trials", low=1),
+        jobs=_jobs(sweep, launcher),
+        launcher=launcher,
+    )
+
+
+def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
+    """The metric and its good end."""
+    mode = sweep["mode"]
+    metric = str(config.checkpoint.monitor if sweep["metric"] is None else sweep["metric"])
+    check.check_metric(metric, where="sweep.metric", may_not="decide anything")
+    if mode is None and sweep["metric"] is not None:
+        raise MedvisionError(
+            f"whether {metric} is to be large or small is not said",
+            where="sweep.mode",
+            hint="add sweep.mode=max or sweep.mode=min",
+        )
+    mode = str(config.checkpoint.mode if mode is None else mode)
+    if mode not in ("max", "min"):
+        raise MedvisionError(
+            f"expected max or min, got {mode}", where="sweep.mode", hint="change it"
+        )
+    return metric, "max" if mode == "max" else "min"
+
+
+def _by_key(given: Given) -> dict[str, str]:
+    """Fixed overrides as the definition keeps them, without the experiment."""
+    return {
+        override.get_key_element(): text_of(override).partition("=")[2]
+        for override in given.fixed
+        if override.get_key_element() != "experiment"
+    }
+
+
+def _one_of(sweep: dict[str, Any], key: str, choices: Sequence[str]) -> str:
+    value = str(sweep[key])
+    if value not in choices:
+        raise MedvisionError(
+            f"expected one of {', '.join(choices)}, got {value}",
+            where=f"sweep.{key}",
+            hint=nearest(value, list(choices)),
+        )
+    return value
+
+
+def _count(sweep: dict[str, Any], key: str, *, low: int) -> int:
+    value = sweep[key]
+    if type(value) is not int or value < low:
+        raise MedvisionError(
+            f"expected an integer of at least {low}, got {value}",
+            where=f"sweep.{key}",
+            hint="change it",
+        )
+    return value
+
+
+def _jobs(sweep: dict[str, Any], launcher: str) -> int:
+    jobs = _count(sweep, "jobs", low=1)
+    if jobs > 1 and launcher.endswith(".BasicLauncher"):
+        raise MedvisionError(
+            f"{jobs} trials at a time need a launcher that starts them in parallel",
+            where="sweep.jobs",
+            hint="add hydra/launcher=joblib, or ray or submitit_slurm for several machines",
+        )
+    return jobs

@@ -1,0 +1,1 @@
+"""The run folder, saved runs, resuming, and the ledger of test evaluations."""

@@ -1,0 +1,184 @@
+"""What a finished run left: its config, its summary, its split, and what may be built from them."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from medvision.data.samples import Sample
+from medvision.files import read_plain
+from medvision.run.config.store import CONF
+from medvision.types import MedvisionError
+
+ALLOWED = re.compile(
+    r"medvision\.(data|losses|models|tasks)\.[A-Z]\w*"
+    r"|segmentation_models_pytorch\.losses\.[A-Z]\w*Loss"
+    r"|torch\.nn\.[A-Z]\w*Loss"
+    r"|pytorch_lightning\.Trainer"
+)
+"""Classes that the config of a run may have built again; a folder may come from anywhere."""
+
+MEASURED = ("data", "loss", "task", "trainer")
+"""Parts of the config that measuring needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """A finished run.
+
+    Attributes:
+        path: Its folder.
+        cfg: The resolved config.
+        summary: What ``summary.json`` holds.
+    """
+
+    path: Path
+    cfg: DictConfig
+    summary: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "StoredRun":
+        """Read the folder of a run.
+
+        Raises:
+            MedvisionError: If it is none, did not finish, or its config names other classes than
+                those of medvision.
+        """
+        path = path.expanduser()
+        try:
+            summary, config = (read_plain(path / name) for name in ("summary.json", "config.yaml"))
+            defaults = _later_keys(str(summary.get("task")))
+            config["data"] = {**defaults, **_mapping(config, "data")}
+            cfg = as_config(config)
+            (path / "checkpoints" / "best.ckpt").stat()
+        except (OSError, ValueError) as error:
+            raise MedvisionError(
+                f"not the folder of a run: {_first_line(error)}",
+                where=str(path),
+                hint="give the folder that the end of a training names",
+            ) from error
+        if summary.get("status") != "finished":
+            raise MedvisionError(
+                f"the run did not finish: its status is {summary.get('status')}",
+                where=str(path),
+                hint=f"go on with it: python train.py resume={path}",
+            )
+        for key in MEASURED:
+            for target in targets(config.get(key)):
+                if not ALLOWED.fullmatch(target):
+                    raise MedvisionError(
+                        f"the config of the run names {target}, which is not built from a file",
+                        where=f"{path / 'config.yaml'}, {key}",
+                        hint="measure it in Python, where its class is known",
+                    )
+        return cls(path=path, cfg=cfg, summary=summary)
+
+    @property
+    def splits(self) -> Sequence[Sample]:
+        """Every sample with its split and hashed group."""
+        from medvision.data.discovery.splits_csv import read_splits  # with NumPy
+
+        return read_splits(self.path / "splits.csv")
+
+    def history(self) -> list[dict[str, float | int | None]]:
+        """A row per epoch, as metrics.csv holds them; none where the file is not there."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as stream:
+            return [_numbers(row) for row in csv.DictReader(stream)]
+
+
+def largest_difference(
+    stored: Mapping[str, Any], measured: Mapping[str, Any]
+) -> tuple[int, float, str]:
+    """Compare the scores that both hold.
+
+    Returns:
+        How many numbers were compared (both ends of an interval count), the largest absolute
+        difference, and the name of that score. A number against an undefined one is infinite.
+    """
+    worst, worst_name, count = 0.0, "", 0
+    for name in [name for name in measured if name in stored]:
+        for a, b in zip(_flat(stored[name]), _flat(measured[name]), strict=True):
+            count += 1
+            difference = 0.0 if a == b else abs(a - b) if None not in (a, b) else float("inf")
+            if difference > worst:
+                worst, worst_name = difference, name
+    return count, worst, worst_name
+
+
+def _flat(score: Any) -> Sequence[Any]:
+    return score if isinstance(score, list) else [score]
+
+
+def as_config(values: dict[str, Any]) -> DictConfig:
+    """The config of a run, whose values are resolved: nothing is looked up when it is read.
+
+    Raises:
+        ValueError: If a value refers to another one, or to something outside of the file.
+    """
+    if "${" in json.dumps(values, default=str):
+        raise ValueError("config.yaml refers to other values with ${")
+    try:
+        return DictConfig(values)
+    except OmegaConfBaseException as fault:
+        raise ValueError(f"config.yaml: {fault}") from fault
+
+
+def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A part of the config.
+
+    Raises:
+        ValueError: If it is missing or something else.
+    """
+    part = config.get(key)
+    if not isinstance(part, dict):
+        raise ValueError(f"config.yaml holds no {key}")
+    return part
+
+
+def _later_keys(task: str) -> dict[str, Any]:
+    """Defaults of the data keys, for runs from before a key was there.
+
+    Raises:
+        ValueError: If there is no such task.
+    """
+    if task not in ("classification", "segmentation"):
+        raise ValueError(f"summary.json names the task {task[:40]!r}")
+    defaults = yaml.safe_load((CONF / "data" / f"folder_{task}.yaml").read_text())
+    return {key: value for key, value in defaults.items() if "${" not in str(value)}
+
+
+def targets(node: Any) -> Iterator[str]:
+    """Every class that a part of a config names."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_":
+                yield from [] if value is None else [str(value)]
+            else:
+                yield from targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from targets(value)
+
+
+def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
+    values: dict[str, float | int | None] = {
+        name: float(text) if text else None for name, text in row.items()
+    }
+    values["epoch"] = int(row["epoch"])
+    return values
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {Path(error.filename or '').name}"
+    return str(error).splitlines()[0]

@@ -1,0 +1,194 @@
+"""The list of every evaluation on a test split: how often it was looked at is part of a result."""
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+from medvision.run.storage.run_folder import git_state
+from medvision.types import MedvisionError
+
+LEDGER = Path("runs", "test_ledger.csv")
+"""Where the list lies, in the folder the command is started in."""
+
+COLUMNS = ("time", "git_sha", "config_hash", "split_fingerprint", "metric", "value", "run")
+
+HEADLINE = {"classification": "test/accuracy", "segmentation": "test/dice"}
+"""The score that stands in the list, by task."""
+
+ELSEWHERE = {
+    "": ("run_dir", "logger", "audit"),
+    "data": ("root", "splits", "download", "num_workers", "decoded_gb"),
+    "trainer": ("accelerator", "memory_format", "log_every_n_steps"),
+}
+"""Keys that another machine or folder changes without changing what is learned."""
+
+
+def note_test_evaluation(
+    *,
+    config: Mapping[str, Any],
+    split_fingerprint: str,
+    metric: str,
+    value: float | None,
+    run: Path,
+) -> int:
+    """Add one line to the ledger: a test split was evaluated.
+
+    Safe where several processes write at once. The commit is that of this code, with ``-dirty``
+    where it was changed since, and blank outside a checkout.
+
+    Args:
+        config: The resolved config of the run, as ``config.yaml`` holds it.
+        split_fingerprint: What identifies the test images, 64 hexadecimal digits.
+        metric: The score that the line holds, such as ``test/dice``.
+        value: Its value; None where it is undefined.
+        run: Folder of the run.
+
+    Returns:
+        How many lines this test split has now, this one included.
+
+    Raises:
+        MedvisionError: If the file is damaged, is none of ours, or cannot be written.
+    """
+    git = git_state()
+    line = {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "git_sha": "" if git["sha"] is None else git["sha"] + "-dirty" * bool(git["dirty"]),
+        "config_hash": config_hash(config),
+        "split_fingerprint": split_fingerprint,
+        "metric": metric,
+        "value": "" if value is None else repr(float(value)),
+        "run": run.as_posix(),
+    }
+    try:
+        LEDGER.parent.mkdir(exist_ok=True)
+        with _locked(LEDGER) as stream:
+            content = stream.read()
+            earlier = _parse(content)
+            head = b"" if content else _csv(COLUMNS)
+            _append(stream, head + _csv(line.values()), size=len(content))
+    except OSError as fault:
+        raise MedvisionError(
+            f"cannot note that the test split was evaluated: {fault.strerror or fault}",
+            where=str(LEDGER),
+            hint="check space and permissions",
+            exit_code=3,
+        ) from fault
+    return 1 + sum(row["split_fingerprint"] == split_fingerprint for row in earlier)
+
+
+def check_ledger() -> None:
+    """Find out before a training, not after it, that the ledger cannot be read.
+
+    Raises:
+        MedvisionError: If the file is damaged or none of ours.
+    """
+    try:
+        _parse(LEDGER.read_bytes())
+    except FileNotFoundError:
+        return  # the first evaluation makes it
+    except OSError as fault:
+        raise MedvisionError(
+            f"cannot read the file: {fault.strerror or fault}",
+            where=str(LEDGER),
+            hint="check its permissions",
+        ) from fault
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 of what a config says about the model and its training.
+
+    Left out are ``ELSEWHERE``, which differs between machines, and every value that is the run's
+    own folder. The data is left in by its name and numbers, its place is not: which images were
+    tested the fingerprint of the split says.
+
+    Args:
+        config: As ``config.yaml`` holds it: plain values.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    here = config.get("run_dir")
+
+    def kept(node: Any, path: str) -> Any:
+        if isinstance(node, Mapping):
+            inside = {key: kept(value, f"{path}.{key}".lstrip(".")) for key, value in node.items()}
+            out = ELSEWHERE.get(path, ())
+            return {k: v for k, v in inside.items() if k not in out and (here is None or v != here)}
+        return [kept(value, path) for value in node] if isinstance(node, list | tuple) else node
+
+    text = json.dumps(kept(config, ""), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to read it and write at its end, while no other process does."""
+    with path.open("a+b", buffering=0) as stream:
+        if os.name == "posix":  # elsewhere one line is one write to the end, without a lock
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)  # closing the file opens the lock
+        stream.seek(0)
+        yield stream
+
+
+def _append(stream: IO[bytes], line: bytes, *, size: int) -> None:
+    """Write a line to the end of a file of ``size`` bytes, whole or not at all."""
+    try:
+        written = stream.write(line)
+    except OSError:
+        stream.truncate(size)
+        raise
+    if written != len(line):
+        stream.truncate(size)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _parse(content: bytes) -> list[dict[str, str]]:
+    """The lines of the ledger.
+
+    Raises:
+        MedvisionError: If they are not what `note_test_evaluation` writes.
+    """
+    if not content:
+        return []
+    try:
+        text = content.decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+    except (UnicodeDecodeError, csv.Error) as fault:
+        raise _damaged("not a csv file", 1) from fault
+    if tuple(rows[0]) != COLUMNS:
+        raise _damaged(f"the first line is not {','.join(COLUMNS)}", 1)
+    lines = []
+    for number, cells in enumerate(rows[1:], start=2):
+        if len(cells) != len(COLUMNS):
+            raise _damaged(f"expected {len(COLUMNS)} cells, got {len(cells)}", number)
+        lines.append(dict(zip(COLUMNS, cells, strict=True)))
+        if not re.fullmatch("[0-9a-f]{64}", lines[-1]["split_fingerprint"]):
+            raise _damaged("no fingerprint of a split", number)
+    if not text.endswith("\n"):
+        raise _damaged("the last line is cut off", len(rows))
+    return lines
+
+
+def _damaged(what: str, number: int) -> MedvisionError:
+    return MedvisionError(
+        what,
+        where=f"{LEDGER}, line {number}",
+        hint="mend it, or move the file away: a new one then counts from the start",
+    )
+
+
+def _csv(cells: Iterable[str]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode()

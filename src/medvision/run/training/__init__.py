@@ -1,0 +1,1 @@
+"""Train one run: build, fit, test, write results."""

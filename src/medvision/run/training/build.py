@@ -1,0 +1,181 @@
+"""Make the objects that a config names, with errors in one line."""
+
+import logging
+import pickle
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+
+from medvision.callbacks import Progress
+from medvision.data import ClassificationData, ImageData, SegmentationData
+from medvision.evaluation import ClassificationEvaluation, Evaluation, SegmentationEvaluation
+from medvision.files import check_stored
+from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
+from medvision.run.processes.errors import machine_error
+from medvision.run.storage.run_folder import is_further_process
+from medvision.run.training.run_config import without_collector
+from medvision.types import MedvisionError
+
+MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
+"""Trainer keys that the hardware plan resolves."""
+
+
+def build(node: Any, **arguments: Any) -> Any:
+    """Instantiate a config node, or return None where it names nothing.
+
+    Raises:
+        MedvisionError: If the class is unknown or refuses its arguments.
+    """
+    if node is None or OmegaConf.select(node, "_target_") is None:
+        return None
+    try:
+        with without_collector():  # a class may be imported for it, with timm or smp
+            return instantiate(node, _convert_="all", **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, MedvisionError):
+            raise cause from error
+        if cause is not None and (fault := machine_error(cause)) is not None:
+            raise fault from error
+        where = getattr(error, "full_key", None) or str(node._target_)
+        reason = str(cause if cause is not None else error).splitlines()[0]
+        raise MedvisionError(
+            f"{node._target_}: {reason}", where=where, hint="see its keys with --cfg job"
+        ) from error
+
+
+def build_trainer(
+    cfg: DictConfig,
+    plan: Plan,
+    *,
+    callbacks: Sequence[Callback],
+    logger: Logger | None,
+    root: Path,
+    alone: bool = False,
+) -> Trainer:
+    """Lightning's trainer as the config and the hardware plan say; ``alone``, of one process."""
+    if not plan.xla:
+        skip_slow_tpu_probe()
+    options = {key: value for key, value in cfg.trainer.items() if key not in MEDVISION_KEYS}
+    if alone:
+        options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
+    watchers = list(callbacks)
+    interactive = sys.stderr.isatty()
+    if interactive:
+        watchers.append(Progress())
+    device: dict[str, Any] = {"accelerator": plan.accelerator, "precision": plan.precision}
+    if plan.xla:
+        device = xla_options(
+            rehearsal=plan.accelerator == REHEARSAL,
+            devices=options["devices"],
+            precision=plan.precision,
+        )
+        options = {key: value for key, value in options.items() if key not in device}
+    return build(
+        OmegaConf.create(options),
+        **device,
+        deterministic=plan.deterministic,
+        callbacks=watchers,
+        logger=logger or False,
+        enable_progress_bar=interactive,
+        default_root_dir=str(root),
+        use_distributed_sampler=False,
+    )
+
+
+def build_evaluation(
+    data: ImageData,
+    folder: Path,
+    *,
+    threshold: float | str,
+    validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
+    chosen_on: Literal["val", "fixed"] = "fixed",
+    sensitivity: float | None = None,
+    prevalence: float | None = None,
+    temperature: float | None = None,
+    surface: bool = False,
+) -> Evaluation:
+    """What measures a run on this data; see the evaluation of each task for the options."""
+    if isinstance(data, SegmentationData):
+        return SegmentationEvaluation(folder=folder, data=data, surface=surface)
+    if isinstance(data, ClassificationData):
+        return ClassificationEvaluation(
+            folder=folder,
+            data=data,
+            threshold=threshold,
+            validation=validation,
+            chosen_on=chosen_on,
+            sensitivity=sensitivity,
+            prevalence=prevalence,
+            temperature=temperature,
+        )
+    raise MedvisionError(
+        f"no evaluation is known for {type(data).__name__}",
+        where="data",
+        hint="build on SegmentationData or ClassificationData",
+    )
+
+
+def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
+    """Load a Lightning checkpoint without executing what is in it.
+
+    Raises:
+        MedvisionError: If it is no checkpoint, or has no epoch left to train.
+    """
+    where = f"ckpt_path={path}"
+    try:
+        check_stored(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise MedvisionError(
+            "not a checkpoint that can be read safely",
+            where=where,
+            hint="give a best.ckpt or last.ckpt of a medvision run",
+        ) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise MedvisionError(
+            "not a Lightning checkpoint", where=where, hint="for weights alone use model.weights"
+        )
+    epochs = int(checkpoint.get("epoch", -1)) + 1
+    if epochs >= max_epochs:
+        raise MedvisionError(
+            f"the checkpoint has {epochs} epochs behind it, and trainer.max_epochs is {max_epochs}",
+            where=where,
+            hint=f"set trainer.max_epochs above {epochs}",
+        )
+    return checkpoint
+
+
+def quieten() -> None:
+    """Silence what Lightning says that no user can act on, and further processes altogether."""
+    if is_further_process():
+        logging.disable(logging.ERROR)
+        warnings.simplefilter("ignore")
+        return
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Metrics add up over processes before they are logged.
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+    # One or two loader processes are the right number where the cores train.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # Small data sets have fewer batches than log_every_n_steps; every epoch is logged anyway.
+    warnings.filterwarnings("ignore", message=".*number of training batches.*logging interval.*")
+    # Lightning warns of its own use of a torch internal.
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    # The loader leaves out what the epoch has behind it, which Lightning cannot know.
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+    # Whether a checkpoint can be read safely is told in one line.
+    warnings.filterwarnings("ignore", message="Detected pickle protocol")
+    # ckpt_path is checked against the model before.
+    warnings.filterwarnings("ignore", message=".*Be aware that when using `ckpt_path`.*")

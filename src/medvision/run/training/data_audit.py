@@ -1,0 +1,200 @@
+"""The audit of the data that a run is about to learn from, or was tested on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from medvision.audit.check import audit
+from medvision.audit.classes import class_findings
+from medvision.audit.dataset import AuditedSet, ListedSet
+from medvision.audit.duplicates import find_duplicates
+from medvision.audit.finding import Finding
+from medvision.audit.groups import group_findings, name_hint_findings
+from medvision.audit.memory import memory_baseline
+from medvision.data import ImageData
+from medvision.data.samples import SampleTable
+from medvision.evaluation.base import TrainingTwins
+from medvision.types import MedvisionError
+
+Mode = Literal["warn", "strict", "skip"]
+
+MAX_NAMES = 100_000
+"""Of more images not all names are searched for numbers of patients: a million take half a minute
+and two gigabytes."""
+
+NAME_RUNS = 20
+"""Pieces of the list, sorted by path, that are searched of more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataAudit:
+    """What a training learns from the audit of its data.
+
+    Attributes:
+        summary: The part ``audit`` of summary.json.
+        warnings: What stands among the warnings of the run.
+        twins: Which test images have a twin in training; None where none has, or nobody looked.
+    """
+
+    summary: dict[str, Any]
+    warnings: list[str]
+    twins: TrainingTwins | None
+
+
+def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
+    """Audit the prepared data of a training.
+
+    Args:
+        data: Prepared.
+        mode: ``warn`` goes on whatever is found, ``strict`` does not train where a test score
+            would be untrue, ``skip`` looks at nothing.
+
+    Returns:
+        None for phantoms: there is nothing to find.
+
+    Raises:
+        MedvisionError: If ``mode`` is ``strict`` and something would make a test score untrue, or
+            the files are too many to be looked at now.
+    """
+    if data.root is None:
+        return None
+    if mode == "skip":
+        told = "the data were not audited: audit=skip"
+        return DataAudit(summary={"mode": "skip"}, warnings=[told], twins=None)
+    found = _in_part(data) if data.facts is None else _whole(data)
+    if mode == "strict":
+        _refuse(data, found)
+    return DataAudit(
+        summary={"mode": mode, **found.summary}, warnings=found.warnings, twins=found.twins
+    )
+
+
+def notes_with(notes: Sequence[str], audited: DataAudit | None) -> list[str]:
+    """The notes on the data, the audit's first; its leaks say more than those of the split."""
+    if audited is None:
+        return list(notes)
+    leaks = any(warning.startswith("LEAK") for warning in audited.warnings)
+    return [*audited.warnings, *(n for n in notes if not (leaks and n.startswith("LEAK")))]
+
+
+def training_twins(data: ImageData) -> TrainingTwins | None:
+    """Which test images have a twin in training; None where none has, or the files are unread."""
+    if data.facts is None or data.twins is None:
+        return None
+    return _twins(_audited(data))
+
+
+def _whole(data: ImageData) -> DataAudit:
+    started = time.perf_counter()
+    seen = _audited(data)
+    found = audit(seen, started=started)
+    conflicts = [f for f in found.findings if f.severity == "conflict"]
+    return DataAudit(
+        summary={"complete": True, **found.summary()},
+        warnings=[f"LEAK: {leak}" for leak in found.leaks] + [_told(f) for f in conflicts],
+        twins=_twins(seen),
+    )
+
+
+def _in_part(data: ImageData) -> DataAudit:
+    """What names and counts tell where the files were not read."""
+    started = time.perf_counter()
+    seen = ListedSet(**_listed(data))
+    named = _runs_of_names(seen)
+    found = [*group_findings(seen), *class_findings(seen), *name_hint_findings(named)]
+    leaks = [_told(finding) for finding in found if finding.severity == "leak"]
+    part = (
+        "the files are too many to be read before the start: the audit looked at names and counts"
+        f" only; run medvision audit {data.root} once, and later starts know what it read"
+    )
+    if len(named) < len(seen):
+        part += f"; numbers of patients were looked for in {len(named)} of {len(seen)} names"
+    return DataAudit(
+        summary={
+            "complete": False,
+            "names_searched": len(named),
+            "leaks": leaks,
+            "findings": [
+                {"kind": f.kind, "severity": f.severity, "text": f.text, "count": f.count}
+                for f in found
+            ],
+            "elapsed_s": round(time.perf_counter() - started, 3),
+        },
+        warnings=[*(f"LEAK: {leak}" for leak in leaks), part],
+        twins=None,
+    )
+
+
+def _runs_of_names(seen: ListedSet) -> ListedSet:
+    """Of very many images some runs of names: those of one patient lie beside each other."""
+    if len(seen) <= MAX_NAMES:
+        return seen
+    starts = np.linspace(0, len(seen) - MAX_NAMES // NAME_RUNS, NAME_RUNS).astype(np.int64)
+    rows = np.unique(starts[:, None] + np.arange(MAX_NAMES // NAME_RUNS))
+    samples = SampleTable.of(seen.samples).by_path().select(rows)
+    return replace(seen, samples=samples, origin=seen.origin[rows])
+
+
+def _refuse(data: ImageData, found: DataAudit) -> None:
+    if not found.summary["complete"]:
+        raise MedvisionError(
+            "the files are too many to be read before the start, and audit=strict asks for it",
+            where=str(data.root),
+            hint=f"run medvision audit {data.root} once, then start again",
+        )
+    spoiling = [f["text"] for f in found.summary["findings"] if f["severity"] in _SPOILING]
+    if spoiling:
+        more = f" (and {len(spoiling) - 1} more findings)" if len(spoiling) > 1 else ""
+        raise MedvisionError(
+            f"{spoiling[0]}{more}",
+            where=f"audit=strict, {data.root}",
+            hint="see medvision audit for the files; data.protocol=grouped keeps look-alikes and"
+            " patients together, audit=warn trains all the same",
+        )
+
+
+_SPOILING = ("leak", "conflict")
+
+
+def _told(finding: Finding) -> str:
+    return f"{finding.text}; {finding.advice}" if finding.advice else finding.text
+
+
+def _listed(data: ImageData) -> dict[str, Any]:
+    names = tuple(data.class_names) if data.task == "classification" else ()
+    samples = SampleTable.of(data.samples)
+    return {
+        "name": data.name,
+        "task": data.task,
+        "roots": (data.given_root(),),
+        "samples": samples.with_column(groups=map(data.given_groups.__getitem__, samples.paths)),
+        "origin": np.zeros(len(data.samples), np.int8),
+        "class_names": names,
+    }
+
+
+def _audited(data: ImageData) -> AuditedSet:
+    assert data.facts is not None  # whoever calls has looked
+    assert data.twins is not None
+    num_classes = len(data.class_names) if data.task == "segmentation" else 2
+    return AuditedSet(**_listed(data), facts=data.facts, twins=data.twins, num_classes=num_classes)
+
+
+def _twins(seen: AuditedSet) -> TrainingTwins | None:
+    crossing = find_duplicates(seen).crossing[("test", "train")]
+    recalled = memory_baseline(seen)
+    if not crossing or recalled is None:
+        return None
+    return TrainingTwins(
+        twin_of={seen.samples[p.first].path: seen.samples[p.second].path for p in crossing},
+        recalled={
+            seen.samples[row].path: float(score)
+            for row, score in zip(recalled.rows, recalled.score, strict=True)
+        },
+        metric=recalled.metric,
+    )

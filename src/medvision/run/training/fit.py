@@ -1,0 +1,190 @@
+"""Fit a task: the trainer, what watches it, and what is known when it ends."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+from medvision.callbacks import (
+    BestAndLast,
+    EpochLog,
+    ExactState,
+    FiniteLoss,
+    Handover,
+    Interruption,
+    Pruning,
+    Throughput,
+    XlaWatch,
+)
+from medvision.callbacks.checkpoints import DirectFiles
+from medvision.data import ImageData
+from medvision.hardware import REHEARSAL, Plan
+from medvision.run.processes.launcher import attend, part
+from medvision.run.processes.signals import after_the_step, heeded_by_copies
+from medvision.run.storage.resume import State
+from medvision.run.storage.run_folder import RunFolder
+from medvision.run.training.build import build, build_trainer
+from medvision.run.training.trial import pruning_of
+from medvision.tasks import Task
+from medvision.types import MedvisionError
+
+C = TypeVar("C", bound=Callback)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a fit leaves behind.
+
+    Attributes:
+        best: Knows the checkpoints.
+        rows: Of ``metrics.csv``.
+        timing: Of ``summary.json``.
+        xla: Of ``summary.json``, where XLA compiled the steps.
+        pruned: Whether a search ended it as hopeless.
+    """
+
+    best: BestAndLast
+    rows: Sequence[Mapping[str, float | int | None]]
+    timing: Mapping[str, float | None]
+    xla: Mapping[str, Any] | None
+    pruned: bool = False
+
+
+def fit(
+    cfg: DictConfig,
+    plan: Plan,
+    task: Task,
+    data: ImageData,
+    *,
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    checkpoint: Path | None,
+    started_s: float,
+    state: State | None = None,
+) -> Fitted:
+    """Train as the config says, in every process that takes part.
+
+    Args:
+        cfg: A checked config.
+        plan: How the run computes.
+        task: Trained in place.
+        data: What it learns from.
+        folder: Run folder.
+        config: What loggers are told of the run.
+        checkpoint: Where to start from.
+        started_s: ``time.perf_counter()`` when the run was asked for.
+        state: Where the run goes on, where it was interrupted.
+
+    Raises:
+        MedvisionError: If the fit fails for a reason that is known.
+        Stopped: If it was asked to end; its state is saved then, unless it was asked twice.
+    """
+    nodes = [node for node in cfg.callbacks.values() if node is not None]
+    callbacks: list[Callback] = [build(node) for node in nodes]
+    best = _only(callbacks, BestAndLast)
+    if state is not None and state.path is not None and state.checkpoint is not None:
+        if folder.exists:
+            state.notes.extend(best.go_on(state.path, state.checkpoint, state.best))
+        if state.is_over:
+            return _as_it_ended(callbacks, state.checkpoint, folder)
+        checkpoint = state.path
+    watch = XlaWatch(strict=plan.accelerator == REHEARSAL) if plan.xla else None
+    callbacks += [ExactState()] if watch is None else [ExactState(), watch]
+    callbacks += pruning_of(cfg, folder, _only(callbacks, EpochLog))
+    logger: Logger | None = build(cfg.logger)
+    with after_the_step() as asked:
+        callbacks.append(_interruption(cfg, callbacks, asked))
+        trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
+        if not plan.xla:  # whose tensors are brought to the CPU first
+            trainer.strategy.checkpoint_io = DirectFiles()
+        attend(trainer, folder)
+        forks = _forks(trainer)
+        handover = Handover(folder.path) if forks else None
+        if handover is not None:
+            callbacks.append(handover)
+            trainer.callbacks.append(handover)  # type: ignore[attr-defined]
+        if logger is not None:
+            logger.log_hyperparams(dict(config))
+        try:
+            with heeded_by_copies() if forks else nullcontext():
+                trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        except MedvisionError:
+            if watch is not None and folder.exists:
+                folder.write_summary({**folder.read_summary(), "xla": watch.summary()})
+            raise
+        if handover is not None:
+            handover.take_over(callbacks)
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        part(trainer)
+    return _fitted(callbacks, best, watch, started_s)
+
+
+def _interruption(
+    cfg: DictConfig, callbacks: Sequence[Callback], asked: Callable[[], int | None]
+) -> Interruption:
+    finite = [callback for callback in callbacks if isinstance(callback, FiniteLoss)]
+    return Interruption(
+        asked=asked,
+        checkpoints=_only(callbacks, BestAndLast),
+        finite=finite[0] if finite else None,
+        every_minutes=OmegaConf.select(cfg, "checkpoint.every_minutes"),
+    )
+
+
+def _as_it_ended(
+    callbacks: Sequence[Callback], checkpoint: Mapping[str, Any], folder: RunFolder
+) -> Fitted:
+    """What a fit left behind that ended before its run was interrupted."""
+    for callback in callbacks:
+        if callback.state_key in checkpoint["callbacks"]:
+            callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
+    best = _only(callbacks, BestAndLast)
+    best.settle(writes=folder.exists)
+    return _fitted(callbacks, best, None, None)
+
+
+def _fitted(
+    callbacks: Sequence[Callback],
+    best: BestAndLast,
+    watch: XlaWatch | None,
+    started_s: float | None,
+) -> Fitted:
+    throughput = _only(callbacks, Throughput)
+    first_step_s = throughput.first_step_s
+    waited = None if first_step_s is None or started_s is None else first_step_s - started_s
+    return Fitted(
+        best=best,
+        rows=_only(callbacks, EpochLog).rows,
+        timing={
+            "fit_s": throughput.fit_s,
+            "time_to_first_step_s": waited,
+            "train_images_per_s": throughput.images_per_s,
+            "peak_memory_mb": throughput.peak_memory_mb,
+        },
+        xla=None if watch is None else watch.summary(),
+        pruned=any(isinstance(c, Pruning) and c.pruned for c in callbacks),
+    )
+
+
+def _forks(trainer: Trainer) -> bool:
+    """Whether the fit happens in copies of this process, as on all cores of a TPU."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
+
+
+def _only(callbacks: Sequence[Callback], kind: type[C]) -> C:
+    found = [callback for callback in callbacks if isinstance(callback, kind)]
+    if len(found) != 1:
+        raise MedvisionError(
+            f"expected one {kind.__name__}, got {len(found)}",
+            where="callbacks",
+            hint="start from callbacks=default",
+        )
+    return found[0]

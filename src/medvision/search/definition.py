@@ -1,0 +1,121 @@
+"""What makes a search the one it is, and what it is called."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medvision.search.space import Key, plain
+from medvision.types import MedvisionError
+
+Mode = Literal["max", "min"]
+DIRECTIONS: Mapping[Mode, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
+"""What optuna calls the good end."""
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+HASH_LENGTH = 6
+SETTINGS = {
+    "experiment": "experiment",
+    "metric": "sweep.metric",
+    "mode": "sweep.mode",
+    "sampler": "sweep.sampler",
+    "seed": "sweep.seed",
+    "pruner": "sweep.pruner",
+    "startup_trials": "sweep.startup_trials",
+    "warmup_epochs": "sweep.warmup_epochs",
+}
+"""Parts of a definition that are one value, and the key that sets each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition:
+    """What must be the same for two commands to be one search.
+
+    Attributes:
+        experiment: What is trained.
+        keys: What varies.
+        fixed: The other overrides, which hold for all trials, by key.
+        metric: Validation value that is searched for.
+        mode: Whether its largest or its smallest value is.
+        sampler: ``tpe``, ``random`` or ``grid``.
+        seed: Of the sampler.
+        pruner: ``median`` or ``none``.
+        startup_trials: Trials that must be complete before any is pruned.
+        warmup_epochs: Epochs of each trial before it can be pruned.
+    """
+
+    experiment: str
+    keys: tuple[Key, ...]
+    fixed: Mapping[str, str]
+    metric: str
+    mode: Mode
+    sampler: str
+    seed: int
+    pruner: str
+    startup_trials: int
+    warmup_epochs: int
+
+    def plain(self) -> dict[str, Any]:
+        """As it is stored with the search."""
+        return {
+            **{name: getattr(self, name) for name in SETTINGS},
+            "searched": dict(plain(self.keys)),
+            "fixed": dict(sorted(self.fixed.items())),
+        }
+
+    def name(self) -> str:
+        """A name for a command that gives none: the experiment and a hash of all that counts."""
+        text = json.dumps(self.plain(), sort_keys=True)
+        return f"{self.experiment}_{hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]}"
+
+    def differences(self, stored: Mapping[str, Any]) -> list[str]:
+        """What this command asks for and the stored search does not, in words."""
+        own = self.plain()
+        changed = [
+            f"{key} was {stored.get(name)} and is {own[name]}"
+            for name, key in SETTINGS.items()
+            if own[name] != stored.get(name)
+        ]
+        return [
+            *changed,
+            *_changed(stored.get("searched", {}), own["searched"], "searched"),
+            *_changed(stored.get("fixed", {}), own["fixed"], "given"),
+        ]
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a folder and of an experiment.
+
+    Raises:
+        MedvisionError: If it holds other characters.
+    """
+    if not NAME.fullmatch(name):
+        raise MedvisionError(
+            f"{name!r} cannot be the name of a search",
+            where="sweep.name",
+            hint="use letters, digits, _, - and dots",
+        )
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], verb: str) -> Sequence[str]:
+    """How two mappings of keys differ, in words."""
+    words = [f"{key} is {verb} now" for key in new if key not in old]
+    words += [f"{key} is {verb} no more" for key in old if key not in new]
+    return words + [
+        f"{key} was {_short(old[key])} and is {_short(new[key])}"
+        for key in new
+        if key in old and old[key] != new[key]
+    ]
+
+
+def _short(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return str(value)
+    if "options" in value:
+        return ",".join(value["options"])
+    step = f" by {value['step']:g}" if "step" in value else ""
+    log = ", log" if value.get("log") else ""
+    whole = ", whole" if value.get("kind") == "int" else ""
+    return f"{value['low']:g} to {value['high']:g}{step}{whole}{log}"

@@ -1,0 +1,183 @@
+"""What a search may vary: keys of the config and the values that they may take.
+
+Nothing heavy is imported here: optuna loads where a distribution is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice, product
+from typing import TYPE_CHECKING, Any
+
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+Value = float | int | str
+"""What a trial proposes for a key: a number, or an option as it is written on a command line."""
+
+MOST_GRID = 100_000
+"""Points of a grid; more of them are no grid that anybody walks to its end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """A range of numbers.
+
+    Attributes:
+        low: Smallest value.
+        high: Largest value.
+        whole: Whether only whole numbers count.
+        log: Whether orders of magnitude are equally likely, instead of values.
+        step: Distance of the values from one another; None for any value.
+    """
+
+    low: float
+    high: float
+    whole: bool = False
+    log: bool = False
+    step: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError("both ends must be finite")
+        if self.low > self.high:
+            raise ValueError(f"the low end {self.low:g} is above the high end {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log interval must begin above 0, not at {self.low:g}")
+        if self.log and self.step not in (None, 1):
+            raise ValueError("a log interval has no steps")
+
+    def distribution(self) -> BaseDistribution:
+        """The same as optuna calls it."""
+        from optuna.distributions import FloatDistribution, IntDistribution
+
+        if self.whole:
+            step = 1 if self.step is None else int(self.step)
+            return IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def points(self) -> list[Value] | None:
+        """Every value, where they can be counted."""
+        if self.whole and not self.log:
+            stride = 1 if self.step is None else int(self.step)
+            return list(range(int(self.low), int(self.high) + 1, stride))
+        if self.step is None:
+            return None
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return [float(low + number * step) for number in range(int((high - low) / step) + 1)]
+
+    def nearest(self, value: float) -> Value:
+        """The value that a drawn one stands for: sums of steps are not exact in floats."""
+        points = self.points() if self.step is not None else None
+        if points is None:
+            return int(value) if self.whole else float(value)
+        return min(points, key=lambda point: abs(float(point) - value))
+
+    def described(self) -> str:
+        """In words, such as ``1e-05 to 0.01, log``."""
+        words = f"{self.low:g} to {self.high:g}"
+        if self.step is not None and not (self.whole and self.step == 1):
+            words += f" by {self.step:g}"
+        return words + ", whole" * self.whole + ", log" * self.log
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in files."""
+        numbers: dict[str, Any] = {"low": self.low, "high": self.high}
+        step = {} if self.step is None else {"step": self.step}
+        return {"kind": "int" if self.whole else "float", **numbers, **step, "log": self.log}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Several values without an order.
+
+    Attributes:
+        options: Each as it is written on a command line.
+    """
+
+    options: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(set(self.options)) < len(self.options):
+            raise ValueError("an option is named twice")
+
+    def distribution(self) -> BaseDistribution:
+        """The same as optuna calls it."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.options)
+
+    def points(self) -> list[Value]:
+        """Every option."""
+        return list(self.options)
+
+    def nearest(self, value: str) -> Value:
+        """The option that was drawn."""
+        return value
+
+    def described(self) -> str:
+        """In words."""
+        return ", ".join(self.options)
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in files."""
+        return {"kind": "choice", "options": list(self.options)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """A key that a search varies.
+
+    Attributes:
+        name: Full name, such as ``optimizer.lr``.
+        given: The name with the sign that the command put before it, such as ``+model.depth``.
+        values: What it may take.
+    """
+
+    name: str
+    given: str
+    values: Numbers | Options
+
+    def override(self, value: Value) -> str:
+        """What gives the key this value, on a command line."""
+        return f"{self.given}={value}"
+
+
+def distributions(keys: Sequence[Key]) -> dict[str, BaseDistribution]:
+    """What optuna draws from, by name of the key."""
+    return {key.name: key.values.distribution() for key in keys}
+
+
+def grid(keys: Sequence[Key]) -> list[dict[str, Value]]:
+    """Every combination, the last key varying fastest.
+
+    Raises:
+        MedvisionError: If a key has no countable values, or there are too many combinations.
+    """
+    axes: dict[str, list[Value]] = {}
+    for key in keys:
+        points = key.values.points()
+        if points is None:
+            raise MedvisionError(
+                "a grid needs values that can be counted",
+                where=key.name,
+                hint=f"give {key.name}=choice(...) or range(from,to,step), or take sweep=random",
+            )
+        axes[key.name] = points
+    size = math.prod(map(len, axes.values()))
+    if size > MOST_GRID:
+        raise MedvisionError(
+            f"the grid has {size} points", where="sweep=grid", hint="take sweep=random or sweep=tpe"
+        )
+    return [dict(zip(axes, point, strict=True)) for point in islice(product(*axes.values()), size)]
+
+
+def plain(keys: Sequence[Key]) -> Mapping[str, Any]:
+    """All keys as they stand in files."""
+    return {key.given: key.values.plain() for key in keys}

@@ -1,0 +1,325 @@
+"""Study of a search: its trials, and the journal file and locks that store them."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from medvision.search.definition import Definition, Mode
+from medvision.search.space import Value, distributions
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:
+    from optuna.storages.journal import JournalStorage
+    from optuna.trial import FrozenTrial
+
+
+JOURNAL = "journal.log"
+LOCK = ".lock"
+
+
+class JournalLock:
+    """One writer of a journal at a time; the system lets go of it with the process.
+
+    The locks of optuna are files that a killed process leaves behind for half a minute. A line
+    that a killed process began is taken away by the next writer: appended to, it would make
+    everything after it unreadable.
+
+    Args:
+        path: The journal, which exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        """Wait until nobody else writes."""
+        file = os.open(self.path, os.O_RDWR)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        self._file = file
+        _drop_torn_line(self.path)
+        return True
+
+    def release(self) -> None:
+        """Let the next one write."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def open_journal(folder: Path) -> JournalStorage:
+    """The journal of the search in this folder, begun where there is none.
+
+    Any process that sees the file may open it, on another host too.
+
+    Raises:
+        MedvisionError: If it cannot be read.
+    """
+    from json import JSONDecodeError
+
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalStorage
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = folder / JOURNAL
+    try:
+        path.touch(exist_ok=True)
+        lock: Any = JournalLock(path)
+        lock.acquire()  # what a killed process left behind goes before anybody reads
+        lock.release()
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except (OSError, JSONDecodeError, ValueError, KeyError, AssertionError) as error:
+        raise MedvisionError(
+            f"cannot read the journal of the search: {error}",
+            where=str(path),
+            hint="repair it, or give the search another sweep.name",
+        ) from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Be the only process that leads the search of this folder.
+
+    The lock belongs to this process alone, not to the loaders it forks: those may outlive it by
+    seconds.
+
+    Raises:
+        MedvisionError: If another process leads it.
+    """
+    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MedvisionError(
+                "another process is at work on this search",
+                where=str(folder),
+                hint="wait for it, or give this one another sweep.name",
+            ) from error
+        yield
+    finally:
+        os.close(file)
+
+
+def _drop_torn_line(path: Path) -> None:
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        if end == 0:
+            return
+        file.seek(end - 1)
+        if file.read(1) == b"\n":
+            return
+        file.seek(0)
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+
+
+State = Literal["running", "complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What is known of a trial.
+
+    Attributes:
+        number: Counted from 0, in the order of the proposals; also the name of its run folder.
+        state: How it ended; ``running`` where it has not.
+        values: What it was given, by name of the key.
+        value: The metric at the best epoch; of a pruned trial the best it had; else None.
+        by_epoch: The metric at the end of each epoch that defined it.
+        epochs: How many it trained.
+        max_epochs: How many it would have trained, had nobody stopped it.
+        seconds: How long the fit took.
+        best_epoch: Epoch of ``best.ckpt``, from 0.
+        error: Why it failed, in one line.
+    """
+
+    number: int
+    state: State
+    values: Mapping[str, Value]
+    value: float | None = None
+    by_epoch: Mapping[int, float] = field(default_factory=dict)
+    epochs: int | None = None
+    max_epochs: int | None = None
+    seconds: float | None = None
+    best_epoch: int | None = None
+    error: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it counts among the trials that were asked for."""
+        return self.state != "running"
+
+    def plain(self) -> dict[str, Any]:
+        """As pages and plots get it."""
+        return {
+            "number": self.number,
+            "state": self.state,
+            "values": dict(self.values),
+            "value": self.value,
+            "by_epoch": dict(self.by_epoch),
+            "epochs": self.epochs,
+            "max_epochs": self.max_epochs,
+            "seconds": self.seconds,
+            "best_epoch": self.best_epoch,
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How a trial ended, as its run folder tells it.
+
+    Attributes:
+        state: ``complete``, ``pruned`` or ``failed``.
+        value: The metric; None where it failed.
+        facts: Of `Trial`: ``epochs``, ``max_epochs``, ``seconds``, ``best_epoch``, ``error``.
+    """
+
+    state: State
+    value: float | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def best_of(trials: list[Trial], mode: str) -> Trial | None:
+    """The complete trial with the best value, the first of several; None where there is none."""
+    known = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
+    if not known:
+        return None
+    sign = -1 if mode == "max" else 1
+    return min(known, key=lambda trial: (sign * (trial.value or 0.0), trial.number))
+
+
+NAME = "search"
+FACTS = ("epochs", "max_epochs", "seconds", "best_epoch", "error")
+
+
+class Study:
+    """The journal of a search, read and written as plain values.
+
+    Args:
+        storage: An open journal.
+        number: Of the study in it.
+    """
+
+    def __init__(self, storage: JournalStorage, number: int) -> None:
+        self._storage, self._number = storage, number
+
+    @classmethod
+    def of(cls, folder: Path) -> Self | None:
+        """The study in this folder; None where none was begun."""
+        storage = open_journal(folder)
+        try:
+            number = storage.get_study_id_from_name(NAME)
+        except KeyError:
+            return None
+        return cls(storage, number)
+
+    @classmethod
+    def begin(cls, folder: Path, definition: Definition) -> Self:
+        """Begin a study in a folder that has none.
+
+        Args:
+            folder: Exists.
+            definition: Stored with it.
+        """
+        from optuna.study import StudyDirection
+
+        storage = open_journal(folder)
+        direction = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+        number = storage.create_new_study([direction[definition.mode]], study_name=NAME)
+        storage.set_study_user_attr(number, "definition", definition.plain())
+        return cls(storage, number)
+
+    @property
+    def definition(self) -> dict[str, Any] | None:
+        """What was stored; None where the process was killed before it could."""
+        return self._storage.get_study_user_attrs(self._number).get("definition")
+
+    @property
+    def mode(self) -> Mode:
+        """Whether large or small values are good."""
+        from optuna.study import StudyDirection
+
+        (direction,) = self._storage.get_study_directions(self._number)
+        return "max" if direction == StudyDirection.MAXIMIZE else "min"
+
+    def trials(self) -> list[Trial]:
+        """All of them by number."""
+        return [_plain(trial) for trial in self._storage.get_all_trials(self._number)]
+
+    def add(self, definition: Definition, values: Mapping[str, Value]) -> int:
+        """Note that a trial with these values starts; return its number."""
+        from optuna.trial import TrialState, create_trial
+
+        trial = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(values),
+            distributions=distributions(definition.keys),
+        )
+        added = self._storage.create_new_trial(self._number, template_trial=trial)
+        return self._storage.get_trial_number_from_id(added)
+
+    def report(self, number: int, epoch: int, value: float) -> None:
+        """Note the metric of an epoch, unless it is noted or the trial has ended."""
+        trial = self._id(number)
+        known = self._storage.get_trial(trial)
+        if epoch not in known.intermediate_values and not known.state.is_finished():
+            self._storage.set_trial_intermediate_value(trial, epoch, value)
+
+    def is_hopeless(self, number: int, *, startup_trials: int, warmup_epochs: int) -> bool:
+        """Whether the best value so far is below the median of the complete trials.
+
+        That is the median of what they had at the last epoch that this one has reported; nothing
+        is hopeless before as many trials are complete, nor within the first epochs.
+        """
+        import optuna
+
+        pruner = optuna.pruners.MedianPruner(startup_trials, warmup_epochs)
+        study = optuna.load_study(study_name=NAME, storage=self._storage, pruner=pruner)
+        return pruner.prune(study, self._storage.get_trial(self._id(number)))
+
+    def end(self, number: int, ending: Ending) -> None:
+        """Note how a trial ended; the state goes last, for it can be written once only."""
+        from optuna.trial import TrialState
+
+        trial = self._id(number)
+        for name in FACTS:
+            if ending.facts.get(name) is not None:
+                self._storage.set_trial_user_attr(trial, name, ending.facts[name])
+        state = {
+            "complete": TrialState.COMPLETE,
+            "pruned": TrialState.PRUNED,
+            "failed": TrialState.FAIL,
+        }[ending.state]
+        values = None if ending.value is None else [ending.value]
+        self._storage.set_trial_state_values(trial, state, values)
+
+    def frozen(self) -> list[FrozenTrial]:
+        """The trials as optuna has them, by number."""
+        return self._storage.get_all_trials(self._number)
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
+
+
+def _plain(trial: FrozenTrial) -> Trial:
+    states: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+    state = states.get(trial.state.name, "running")
+    known = trial.values[0] if trial.values else None
+    facts = {name: trial.user_attrs[name] for name in FACTS if name in trial.user_attrs}
+    return Trial(
+        number=trial.number,
+        state=state,
+        values=dict(trial.params),
+        value=known if known is not None and math.isfinite(known) else None,
+        by_epoch=dict(sorted(trial.intermediate_values.items())),
+        **facts,
+    )
