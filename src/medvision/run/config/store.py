@@ -4,8 +4,8 @@ from pathlib import Path
 
 
 def _find_conf() -> Path:
-    inside_wheel = Path(__file__).parents[1] / "conf"
-    return inside_wheel if inside_wheel.is_dir() else Path(__file__).parents[3] / "conf"
+    inside_wheel = Path(__file__).parents[2] / "conf"
+    return inside_wheel if inside_wheel.is_dir() else Path(__file__).parents[4] / "conf"
 
 
 CONF = _find_conf()

@@ -1,0 +1,270 @@
+"""The runs of one command, wherever a launcher starts them: each leaves word of how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from medvision.files import write_json
+from medvision.run.storage.run_folder import FolderLock
+from medvision.types import MedvisionError
+
+if TYPE_CHECKING:
+    from medvision.hardware.processes import Place
+
+
+JOBS = ".jobs"
+"""Folder in that of a search, in which each job keeps its lock and leaves its result."""
+
+RESULT = "result.json"
+BEGUN = "begun"
+"""Empty file that a job makes first of all."""
+
+STOPPED = (130, 143)
+"""Exit codes of what a signal ended."""
+
+SHARE_A_HOST = ("JoblibLauncher", "LocalLauncher")
+"""Launchers whose processes share the cores of one machine; others give each its own."""
+
+END_WITH_STARTER = ("JoblibLauncher", "RayLauncher")
+"""Launchers whose processes are of no use once the one that started them is gone: no queues."""
+
+_watched = threading.Event()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The process that a command was given to, as the runs that it starts must know it.
+
+    Attributes:
+        process: Its number in the system.
+        folder: Where it works: relative paths of the command begin there.
+        argv: Its command line.
+    """
+
+    process: int
+    folder: Path
+    argv: tuple[str, ...]
+
+    @classmethod
+    def here(cls) -> Origin:
+        """Of this process."""
+        return cls(process=os.getpid(), folder=Path.cwd(), argv=tuple(sys.argv))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is that process."""
+        return os.getpid() == self.process
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How a job ended.
+
+    Attributes:
+        code: Exit code.
+        run: Its run folder, where it got so far.
+        overrides: What the command set for it.
+        error: What went wrong, in one line.
+        where: File or key that this is about.
+        told: Whether the line was printed where the user sees it.
+    """
+
+    code: int
+    run: Path | None
+    overrides: tuple[str, ...] = ()
+    error: str | None = None
+    where: str | None = None
+    told: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        code: int,
+        run: Path | None,
+        overrides: Sequence[str],
+        errors: Sequence[MedvisionError],
+        *,
+        told: bool = False,
+    ) -> Result:
+        """From what a job returned and said."""
+        error = errors[-1] if errors else None
+        return cls(
+            code=code,
+            run=run,
+            overrides=tuple(overrides),
+            error=None if error is None else str(error),
+            where=None if error is None else error.where,
+            told=told,
+        )
+
+
+def make_jobs(folder: Path) -> None:
+    """Make the folder in which jobs leave word, before any starts.
+
+    Raises:
+        MedvisionError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MedvisionError(
+            f"cannot make the folder of the runs: {error.strerror}",
+            where=str(folder.parent),
+            hint="start in a folder you may write to",
+        ) from error
+
+
+def write_result(jobs: Path, number: int, result: Result) -> None:
+    """Leave word for the process that started the job, which may be on another host.
+
+    Args:
+        jobs: Folder of all jobs of the command.
+        number: Of this one.
+        result: How it ended.
+    """
+    folder = jobs / str(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "code": result.code,
+        "run": None if result.run is None else str(result.run),
+        "overrides": list(result.overrides),
+        "error": result.error,
+        "where": result.where,
+        "told": result.told,
+    }
+    write_json(folder / RESULT, content)
+
+
+def read_result(jobs: Path, number: int) -> Result | None:
+    """What a job left; None where it left nothing."""
+    path = jobs / str(number) / RESULT
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    run = content.pop("run")
+    overrides = tuple(content.pop("overrides"))
+    return Result(run=None if run is None else Path(run), overrides=overrides, **content)
+
+
+def drop_result(jobs: Path, number: int) -> None:
+    """Take away what a job left, for it has been read or is out of date."""
+    for name in (RESULT, BEGUN):
+        (jobs / str(number) / name).unlink(missing_ok=True)
+
+
+def has_begun(jobs: Path, number: int) -> bool:
+    """Whether a process has started with the job since its result was dropped."""
+    return (jobs / str(number) / BEGUN).exists()
+
+
+def read_results(jobs: Path) -> list[Result]:
+    """What all jobs of a command left, by number."""
+    numbers = sorted(int(path.parent.name) for path in jobs.glob(f"*/{RESULT}"))
+    results = [read_result(jobs, number) for number in numbers]
+    return [result for result in results if result is not None]
+
+
+def forget_jobs(jobs: Path) -> None:
+    """Take away the folder of the jobs, and of those that hold it what is empty then."""
+    shutil.rmtree(jobs, ignore_errors=True)
+    drop_empty(*list(jobs.parents)[:3])
+
+
+def drop_empty(*folders: Path) -> None:
+    """Take away those of the folders that are empty, in this order."""
+    for folder in folders:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+@contextmanager
+def alone_with(jobs: Path, number: int) -> Iterator[None]:
+    """Be the only process that runs this job: wait for one that an ended command left behind."""
+    folder = jobs / str(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BEGUN).touch()
+    lock = FolderLock.take(folder, wait=True)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def at_home(origin: Origin, *, launcher: str, share: int) -> Iterator[None]:
+    """Let a process that a launcher started work as the one that the command was given to.
+
+    It works in the same folder, heeds signals, takes its share of the cores, and ends when the
+    one that started it has ended: a search that was killed leaves nothing behind that trains.
+
+    Args:
+        origin: Of the command.
+        launcher: Class that started this process.
+        share: How many such processes share the cores of this machine.
+    """
+    if origin.is_here:
+        yield
+        return
+    from medvision.run.processes.signals import heeding_signals
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if origin.folder.is_dir():
+        os.chdir(origin.folder)
+    sys.argv = list(origin.argv)
+    if launcher.rpartition(".")[2] in END_WITH_STARTER and not _watched.is_set():
+        from medvision.hardware.processes import end_with_parent
+
+        _watched.set()
+        end_with_parent()
+    shares = share > 1 and launcher.rpartition(".")[2] in SHARE_A_HOST
+    if shares and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, _num_cores() // share))
+    with heeding_signals():
+        yield
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def own_environment(place: Place, *, number: int) -> Iterator[None]:
+    """Give a run of a command an environment of its own, and take back what it leaves there.
+
+    A run of several processes leaves their ranks and addresses behind, by which the next one
+    would believe that somebody else starts its processes. Processes that were started from
+    outside meet again for each run, at the next port.
+
+    Args:
+        place: Of this process.
+        number: Of the run within its command, from 0.
+    """
+    before = dict(os.environ)
+    os.environ["MEDVISION_JOB"] = str(number)
+    if number and place.started_by == "torchrun":  # its store still holds the run before
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+    if number and "MASTER_PORT" in before:
+        os.environ["MASTER_PORT"] = str(int(before["MASTER_PORT"]) + number)
+    elif number and place.started_by == "slurm":  # Lightning's port of the job, and the next ones
+        port = 15000 + int(before.get("SLURM_JOB_ID", "0")[-4:])
+        os.environ["MASTER_PORT"] = str(port + number)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        # No more than what differs: other threads may read the environment, without a lock.
+        os.environ.update({k: v for k, v in before.items() if os.environ.get(k) != v})

@@ -1,0 +1,302 @@
+"""Cross-validation: scores of all folds of one command, averaged and pooled."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+import numpy as np
+from numpy.typing import NDArray
+from medvision.metrics import (
+    bootstrap_mean_interval,
+    classification_intervals,
+    classification_scores,
+    mean_defined,
+)
+import csv
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+from medvision.data.samples import Sample
+from medvision.data.discovery.splits_csv import read_splits
+from medvision.run.multirun.summary import Group, Run, metrics_of, write_rows
+
+
+Pooled = dict[str, tuple[float, float, float]]
+"""Score, low and high end of its 95 % interval, by name; NaN where undefined."""
+
+DECIDED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
+"""Scores of the predicted classes; all others are of the probabilities."""
+
+PER_IMAGE = ("dice", "iou", "dice_original", "iou_original")
+"""Scores of a segmentation that every image has of its own."""
+
+
+def pool_probabilities(
+    rows: Sequence[Mapping[str, str]], groups: Sequence[str], thresholds: Collection[float]
+) -> Pooled:
+    """Scores of classified images.
+
+    Args:
+        rows: Of ``predictions_test.csv`` of every run.
+        groups: Group of each row; images of one group are resampled together.
+        thresholds: Those of the runs. Where they differ, what depends on a threshold is counted
+            from the class that each image was given.
+
+    Returns:
+        The scores of ``classification_scores``; ends are NaN where a score has no interval.
+    """
+    names = [name.partition("/")[2] for name in rows[0] if name.startswith("probability/")]
+    probability = np.array([[float(row[f"probability/{name}"]) for name in names] for row in rows])
+    index = {name: number for number, name in enumerate(names)}
+    target = np.array([index[row["target"]] for row in rows])
+    if len(thresholds) == 1:
+        return _classified(probability, target, names, groups, next(iter(thresholds)))
+    predicted = np.eye(len(names))[[index[row["predicted"]] for row in rows]]
+    decided = _classified(predicted, target, names, groups, 0.5)
+    others = _classified(probability, target, names, groups, 0.5)
+    return {name: (decided if name.split("/")[0] in DECIDED else others)[name] for name in others}
+
+
+def pool_images(rows: Sequence[Mapping[str, str]], groups: Sequence[str]) -> Pooled:
+    """Means over segmented images.
+
+    Args:
+        rows: Of ``predictions_test.csv`` of every run.
+        groups: Group of each row; images of one group are resampled together.
+
+    Returns:
+        Dice and IoU in both sizes, of the foreground and of each class.
+    """
+    pooled = {}
+    for name in (name for name in rows[0] if name.split("/")[0] in PER_IMAGE):
+        values = [float(row[name] or "nan") for row in rows]
+        low, high = bootstrap_mean_interval(values, groups=_if_any(groups))
+        pooled[name] = (mean_defined(values)[0], low, high)
+    return pooled
+
+
+def _classified(
+    probability: NDArray[np.float64],
+    target: NDArray[np.int64],
+    names: Sequence[str],
+    groups: Sequence[str],
+    threshold: float,
+) -> Pooled:
+    options: dict[str, Any] = {"class_names": names, "threshold": threshold}
+    scores = classification_scores(probability, target, **options)
+    intervals = classification_intervals(probability, target, groups=_if_any(groups), **options)
+    unknown = (float("nan"), float("nan"))
+    return {name: (score, *intervals.get(name, unknown)) for name, score in scores.items()}
+
+
+def _if_any(groups: Sequence[str]) -> Sequence[str] | None:
+    """The groups, where any holds more than one image."""
+    return groups if len(set(groups)) < len(groups) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldScore:
+    """One score over the folds; None where it is undefined or not pooled.
+
+    Attributes:
+        mean: Over the finished folds.
+        std: Sample standard deviation (n - 1) over them.
+        pooled: Of all out-of-fold predictions together.
+        low: Low end of its 95 % interval.
+        high: High end.
+    """
+
+    mean: float | None
+    std: float | None
+    pooled: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """The folds of one experiment and one seed.
+
+    Attributes:
+        group: The runs that they are among.
+        runs: One for each fold, finished or not.
+        num_folds: How many folds there are.
+        num_images: Images in the set.
+        scores: By metric, such as ``test/dice``, the headline first.
+        predictions: Out-of-fold predictions, a row per image; none where they are not complete.
+        notes: What a reader should know; why nothing is pooled.
+    """
+
+    group: Group
+    seed: int | str | None
+    runs: tuple[Run, ...]
+    num_folds: int
+    num_images: int
+    scores: Mapping[str, FoldScore]
+    predictions: Sequence[Mapping[str, Any]] = field(repr=False)
+    notes: tuple[str, ...]
+
+    @property
+    def num_finished(self) -> int:
+        """How many of the folds came to their end."""
+        return len({run.fold for run in self.runs if run.finished})
+
+
+def cross_validate(groups: Sequence[Group]) -> list[CrossValidation]:
+    """Take the folds of each experiment and seed together.
+
+    Nothing is pooled unless every image is tested exactly once: a note says what is in the way.
+
+    Args:
+        groups: From ``summarise``.
+
+    Returns:
+        Nothing for groups that were not tested, or did not vary ``data.fold`` of the protocol
+        ``kfold``.
+    """
+    found = []
+    for group in groups:
+        folds = {run.fold for run in group.runs}
+        protocols = {run.summary["dataset"].get("protocol") for run in group.finished}
+        if len(folds) < 2 or protocols != {"kfold"} or group.sealed:
+            continue
+        for seed in dict.fromkeys(run.seed for run in group.finished):
+            # a run that never started knows its seed as the text of the command
+            runs = tuple(run for run in group.runs if str(run.seed) == str(seed))
+            found.append(_validate(group, seed, runs))
+    return found
+
+
+def write_folds(base: Path, groups: Sequence[Group]) -> list[CrossValidation]:
+    """Write ``kfold_summary.csv``, a row per score, and ``kfold_predictions.csv``, one per image.
+
+    Neither is written where there was no cross-validation, and no prediction of one that is not
+    complete.
+
+    Args:
+        base: Folder of the command.
+        groups: From ``summarise``.
+
+    Returns:
+        As `cross_validate` gives them.
+    """
+    found = cross_validate(groups)
+    scores = [
+        {**_names(one), "folds": one.num_finished, "metric": metric, **vars(score)}
+        for one in found
+        for metric, score in one.scores.items()
+    ]
+    predictions = [{**_names(one), **row} for one in found for row in one.predictions]
+    if scores:
+        write_rows(base / "kfold_summary.csv", scores)
+    if predictions:
+        write_rows(base / "kfold_predictions.csv", predictions)
+    return found
+
+
+def _names(one: CrossValidation) -> dict[str, Any]:
+    first = one.runs[0]
+    return {
+        "experiment": first.experiment,
+        "overrides": " ".join(first.overrides),
+        "seed": one.seed,
+    }
+
+
+def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> CrossValidation:
+    finished = [run for run in runs if run.finished]
+    samples = {sample.path: sample for sample in read_splits(_file(finished[0], "splits.csv"))}
+    predictions = [_predictions(run) for run in finished]
+    num_folds = int(finished[0].summary["dataset"]["folds"])
+    faults = [*_missing_folds(runs, num_folds), *_not_once(samples, predictions)]
+    pooled: dict[str, tuple[float, float, float]] = {}
+    notes = [f"nothing is pooled: {fault}" for fault in faults]
+    if not faults:
+        pooled, notes = _pool(group.task, finished, predictions, samples)
+    scores = {}
+    for metric in (name for name in metrics_of(finished) if name.startswith("test/")):
+        known = [value for run in finished if (value := run.scores.get(metric)) is not None]
+        score, low, high = pooled.get(metric.removeprefix("test/"), 3 * (float("nan"),))
+        scores[metric] = FoldScore(
+            mean=fmean(known) if known else None,
+            std=stdev(known) if len(known) > 1 else None,
+            pooled=_known(score),
+            low=_known(low),
+            high=_known(high),
+        )
+    rows = [
+        {"fold": run.fold, "run": _file(run).name, **row}
+        for run, part in zip(finished, predictions, strict=True)
+        for row in part
+    ]
+    return CrossValidation(
+        group=group,
+        seed=seed,
+        runs=runs,
+        num_folds=num_folds,
+        num_images=len(samples),
+        scores=scores,
+        predictions=[] if faults else rows,
+        notes=tuple(notes),
+    )
+
+
+def _pool(
+    task: str | None,
+    runs: Sequence[Run],
+    predictions: Sequence[Sequence[Mapping[str, str]]],
+    samples: Mapping[str, Sample],
+) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
+    """Scores of all predictions together, by name, and what a reader should know of them."""
+
+    rows = [row for part in predictions for row in part]
+    groups = [samples[row["path"]].group or row["path"] for row in rows]
+    if task == "segmentation":
+        return pool_images(rows, groups), []
+    thresholds = {run.summary["threshold"] for run in runs}
+    note = (
+        f"AUROC, average precision and ECE pool the probabilities of {len(runs)} models as if they"
+        " were on one scale; their mean over folds does not"
+    )
+    return pool_probabilities(rows, groups, thresholds), [note]
+
+
+def _missing_folds(runs: Sequence[Run], num_folds: int) -> Iterable[str]:
+    asked = Counter(int(run.fold or 0) for run in runs)
+    done = Counter(int(run.fold or 0) for run in runs if run.finished)
+    for fold in range(num_folds):
+        if not done[fold]:
+            yield f"fold {fold} of {num_folds} " + ("failed" if asked[fold] else "was not run")
+        elif done[fold] > 1:
+            yield f"fold {fold} was run {done[fold]} times"
+
+
+def _not_once(
+    samples: Mapping[str, Sample], predictions: Sequence[Sequence[Mapping[str, str]]]
+) -> Iterable[str]:
+    times = Counter(row["path"] for part in predictions for row in part)
+    never = [path for path in samples if not times[path]]
+    often = [path for path, count in times.items() if count > 1]
+    strange = [path for path in times if path not in samples]
+    for paths, what in (
+        (never, "were tested by no fold"),
+        (often, "were tested more than once"),
+        (strange, "are not in the splits.csv of the first fold"),
+    ):
+        if paths:
+            yield f"{len(paths)} of {len(samples)} images {what}, such as {paths[0]}"
+
+
+def _predictions(run: Run) -> list[dict[str, str]]:
+    with _file(run, "predictions_test.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _file(run: Run, name: str = "") -> Path:
+    assert run.path is not None, "a finished run has a folder"
+    return run.path / name
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value

@@ -1,0 +1,150 @@
+"""Several runs of one command on the screen: mean and spread, each run, and the folds."""
+
+from collections.abc import Sequence
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from medvision.run.multirun.kfold import CrossValidation, FoldScore
+from medvision.run.storage.test_ledger import HEADLINE
+from medvision.run.multirun.summary import Group
+
+
+SHOWN = {
+    "classification": ("train/accuracy", "val/accuracy", "test/accuracy", "test/auroc"),
+    "segmentation": ("train/dice", "val/dice", "test/dice", "test/iou"),
+}
+SHOWN_SEALED = {
+    "classification": ("train/accuracy", "val/accuracy", "val/auroc"),
+    "segmentation": ("train/dice", "val/dice", "val/iou"),
+}
+SHOWN_FOLDS = {
+    "classification": (
+        "accuracy",
+        "balanced_accuracy",
+        "auroc",
+        "average_precision",
+        "recall",
+        "specificity",
+    ),
+    "segmentation": ("dice", "iou", "dice_original", "iou_original"),
+}
+
+
+def print_multirun(groups: Sequence[Group], *, console: Console | None = None) -> None:
+    """Print mean and spread of each group, then what each of its runs scored.
+
+    Scores are per cent for classification and lie in [0, 1] for segmentation; each task has its
+    own table. Those of sealed runs are of validation. Readable from 80 columns on.
+
+    Args:
+        groups: From ``summarise``.
+        console: Where to; the screen unless given.
+    """
+    console = console or Console()
+    known = next((group.task for group in groups if group.task), "classification")
+    for task in SHOWN:
+        # a group that never started has no scores, so it may stand in any table
+        members = [group for group in groups if (group.task or known) == task]
+        if members:
+            console.print(_table(task, members))
+            console.print()
+            console.print(_table_of_runs(task, members))
+            console.print()
+
+
+def print_folds(found: Sequence[CrossValidation], *, console: Console | None = None) -> None:
+    """Print for each cross-validation the mean over its folds and the pooled scores.
+
+    Args:
+        found: From ``cross_validate``.
+        console: Where to; the screen unless given.
+    """
+    console = console or Console()
+    for one in found:
+        several = sum(other.group is one.group for other in found) > 1
+        console.print(_table_of_folds(one, name_seed=several))
+        for note in one.notes:
+            console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print()
+
+
+def _table(task: str, groups: Sequence[Group]) -> Table:
+    sealed = any(group.sealed for group in groups)
+    shown = (SHOWN_SEALED if sealed else SHOWN)[task]
+    table = Table(
+        title=f"{task}{_unit(task)}{', test sealed' * sealed}:"
+        " mean ± standard deviation over the runs",
+        box=box.MINIMAL,
+        show_edge=False,
+        padding=0,  # so that four scores with their spread leave 80 columns room for a name
+    )
+    table.add_column("experiment", overflow="fold")
+    table.add_column("runs", justify="right")
+    for name in shown:
+        table.add_column(name.replace("/", "\n"), justify="right", no_wrap=True)
+    for group in groups:
+        scores = (_words(task, *group.mean_and_std(name)) for name in shown)
+        table.add_row(_label(group), str(len(group.finished)), *scores)
+    return table
+
+
+def _table_of_runs(task: str, groups: Sequence[Group]) -> Table:
+    metric = HEADLINE[task]
+    if any(group.sealed for group in groups):
+        metric = metric.replace("test/", "val/")
+    table = Table(box=box.MINIMAL, show_edge=False, padding=0)
+    table.add_column("experiment", overflow="fold")
+    table.add_column(f"each run's {metric.replace('/', ' ')}")
+    for group in groups:
+        values = (_words(task, value, None) for value in group.values(metric))
+        table.add_row(Text(group.label), " ".join(values))
+    return table
+
+
+def _table_of_folds(one: CrossValidation, *, name_seed: bool) -> Table:
+    task = one.group.task or "classification"
+    seed = f", seed {one.seed}" * name_seed
+    table = Table(
+        title=Text(
+            f"{one.group.label}{one.group.marks}{seed}: {one.num_finished} of {one.num_folds}"
+            f" folds, {one.num_images} images{_unit(task)}"
+        ),
+        box=box.MINIMAL,
+        show_edge=False,
+    )
+    table.add_column("")
+    for column in ("mean ± std over folds", "pooled", "95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name in SHOWN_FOLDS[task]:
+        if score := one.scores.get(f"test/{name}"):
+            table.add_row(f"test {name}", *_fold_words(task, score))
+    return table
+
+
+def _fold_words(task: str, score: FoldScore) -> tuple[str, str, str]:
+    low, high = _words(task, score.low, None), _words(task, score.high, None)
+    return (
+        _words(task, score.mean, score.std),
+        _words(task, score.pooled, None),
+        "-" if score.low is None else f"{low} - {high}",
+    )
+
+
+def _label(group: Group) -> Text:
+    label = Text(group.label + group.marks)
+    if group.num_failed:
+        label.append(f"\n{group.num_failed} failed", style="bold red")
+    return label
+
+
+def _unit(task: str) -> str:
+    return ", per cent" if task == "classification" else ""
+
+
+def _words(task: str, value: float | None, spread: float | None) -> str:
+    if value is None:
+        return "-"
+    scale, digits = (100, 2) if task == "classification" else (1, 4)
+    words = f"{scale * value:.{digits}f}"
+    return words if spread is None else f"{words} ± {scale * spread:.{digits}f}"
