@@ -92,6 +92,8 @@ class _Place:
         paths = [folder / name for folder in self.folders]
         folders = tuple(path for path in paths if path.is_dir())
         files = [p / "__init__.py" for p in paths] + [p.with_name(f"{name}.py") for p in paths]
+        if self.is_ours:  # names that load on first use stand in the stub
+            files = [p / "__init__.pyi" for p in paths] + files
         source = next((file for file in files if file.is_file()), None)
         binary = any(True for path in paths for _ in path.parent.glob(f"{name}.*"))
         return _Place(source, folders, self.is_ours) if source or folders or binary else None
