@@ -36,9 +36,9 @@ from synthetic_faults.generate import plant
 from synthetic_faults.plan import Plan, copies_of_each
 
 from medvision.data.discovery.folders import list_images
-from medvision.data.duplicates.search import RELATIONS, find_twins
+from medvision.data.duplicates.search import RELATIONS, find_near_duplicates
 from medvision.data.readers.decode import decode, read_bytes
-from medvision.data.validation.properties import Facts, FileFacts, image_facts
+from medvision.data.validation.properties import FileProperties, ImageProperties, image_properties
 
 TARGETS = {
     "resized": 0.99,
@@ -72,7 +72,7 @@ class Planted:
 
     name: str
     files: list[Path]
-    facts: Facts
+    facts: ImageProperties
     source: NDArray[np.int64]
     change: NDArray[np.int64]
     family: NDArray[np.int64]
@@ -172,7 +172,7 @@ def _among_real(root: Path, scratch: Path, copies: int, seed: int) -> Planted:
     found, _ = list_images(root)
     originals = [root / name for name in found if "masks" not in name.parts]
     facts = _read(originals)
-    untouched = find_twins(facts.thumbnail, facts.pixel_hash)
+    untouched = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     copies = min(copies, len(originals) // len(CHANGES))
     rng = np.random.default_rng(seed)
     sources = rng.permutation(len(originals))[: copies * len(CHANGES)]
@@ -200,18 +200,18 @@ def _among_real(root: Path, scratch: Path, copies: int, seed: int) -> Planted:
     )
 
 
-def _read(files: Sequence[Path]) -> Facts:
-    def look(path: Path) -> FileFacts:
-        return FileFacts(image_facts(decode(read_bytes(path), where=str(path))))
+def _read(files: Sequence[Path]) -> ImageProperties:
+    def look(path: Path) -> FileProperties:
+        return FileProperties(image_properties(decode(read_bytes(path), where=str(path))))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return Facts.stack(list(pool.map(look, files)))
+        return ImageProperties.stack(list(pool.map(look, files)))
 
 
 def _tell(planted: Planted, pictures: Path | None) -> None:
     """Print the table of one set."""
     started_s = time.perf_counter()
-    twins = find_twins(planted.facts.thumbnail, planted.facts.pixel_hash)
+    twins = find_near_duplicates(planted.facts.thumbnail, planted.facts.pixel_hash)
     seconds = time.perf_counter() - started_s
     pairs = np.stack([twins.first, twins.second])
     counted = (planted.source[pairs] >= 0).any(axis=0) | planted.all_pairs

@@ -83,13 +83,13 @@ def measure(step: str, root: Path) -> dict[str, float]:
         assert found is not None
         np.savez(facts, thumbnail=found.thumbnail, pixel_hash=found.pixel_hash)
     elif step == "twins":
-        from medvision.data.duplicates.search import find_twins
+        from medvision.data.duplicates.search import find_near_duplicates
 
         with np.load(facts) as columns:
             thumbnail, pixel_hash = columns["thumbnail"], columns["pixel_hash"]
         facts.unlink()
         started = _now()
-        pairs = len(find_twins(thumbnail, pixel_hash).first)
+        pairs = len(find_near_duplicates(thumbnail, pixel_hash).first)
         spent = _now() - started
     else:
         from medvision.audit.check import audit

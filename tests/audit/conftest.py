@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 
 from medvision.audit.dataset import AuditedSet
-from medvision.data.duplicates.search import Twins
+from medvision.data.duplicates.search import NearDuplicates
 from medvision.data.samples import Sample
-from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, Facts, MaskFacts
+from medvision.data.validation.properties import (
+    IMAGE_TYPES,
+    MASK_TYPES,
+    ImageProperties,
+    MaskProperties,
+)
 
 USUAL: dict[str, Any] = {
     "height": 64,
@@ -39,7 +44,7 @@ def set_of(
     faults: Sequence[tuple[str, str]] = (),
     **columns: Any,
 ) -> AuditedSet:
-    """An audited set; columns of `Facts` that are not given are the same for all images.
+    """An audited set; columns of `ImageProperties` that are not given are the same for all images.
 
     Args:
         paths: Of the images, or their number.
@@ -47,9 +52,9 @@ def set_of(
         splits: Of each image, or of all.
         groups: Of each image, or of all.
         twins: Twin group of each; by default no image has a twin.
-        mask: Columns of `MaskFacts`, for segmentation.
+        mask: Columns of `MaskProperties`, for segmentation.
         faults: Path and reason of files that cannot be used.
-        columns: Columns of `Facts`.
+        columns: Columns of `ImageProperties`.
     """
     names = [f"images/{k:05d}.png" for k in range(paths)] if isinstance(paths, int) else paths
     count = len(names)
@@ -61,7 +66,7 @@ def set_of(
     values.setdefault("border", np.full((count, 4), 20.0))
     masks: dict[str, Any] = {"mask_hash": [f"mask {k}" for k in range(count)], **USUAL_MASK}
     masks |= {"thumbnail": np.zeros((count, 48, 48)), **(mask or {})}
-    about = None if targets else MaskFacts(**_columns(masks, MASK_TYPES, count))
+    about = None if targets else MaskProperties(**_columns(masks, MASK_TYPES, count))
     none = np.zeros(0, np.int64)
     rows = zip(names, wanted, *each, strict=True)
     return AuditedSet(
@@ -71,8 +76,8 @@ def set_of(
         samples=tuple(Sample(path=p, target=t, split=s, group=g) for p, t, s, g in rows),
         origin=np.zeros(count, np.int8),
         class_names=tuple(sorted(set(targets or ()))),
-        facts=Facts(**_columns(values, IMAGE_TYPES, count), mask=about),
-        twins=Twins(
+        facts=ImageProperties(**_columns(values, IMAGE_TYPES, count), mask=about),
+        twins=NearDuplicates(
             groups=np.arange(count) if twins is None else np.asarray(twins, np.int64),
             first=none,
             second=none,

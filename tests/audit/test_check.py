@@ -8,7 +8,7 @@ import pytest
 
 from medvision.audit.check import Audit, audit
 from medvision.audit.dataset import AuditedSet
-from medvision.data.duplicates.search import Twins
+from medvision.data.duplicates.search import NearDuplicates
 
 MakeSet = Callable[..., AuditedSet]
 
@@ -23,7 +23,7 @@ def with_equal(data: AuditedSet, *pairs: tuple[int, int]) -> AuditedSet:
         groups[other] = groups[one]
     return replace(
         data,
-        twins=Twins(
+        twins=NearDuplicates(
             groups=groups,
             first=np.array([pair[0] for pair in pairs]),
             second=np.array([pair[1] for pair in pairs]),

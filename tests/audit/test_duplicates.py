@@ -8,7 +8,7 @@ import pytest
 from medvision.audit.check import duplicate_findings
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.duplicates import duplicate_numbers, find_duplicates, shared_foreground
-from medvision.data.duplicates.search import RELATIONS, Twins, join
+from medvision.data.duplicates.search import RELATIONS, NearDuplicates, join
 
 MakeSet = Callable[..., AuditedSet]
 Found = tuple[int, int, float, str]
@@ -23,7 +23,7 @@ def with_twins(data: AuditedSet, pairs: Sequence[Found]) -> AuditedSet:
     groups = join(rows, np.append(first, rows), np.append(second, original[which]))
     return replace(
         data,
-        twins=Twins(
+        twins=NearDuplicates(
             groups=groups,
             first=first,
             second=second,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from medvision.data.discovery.index import index_classification
-from medvision.data.validation.properties import Facts
+from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.validate import CheckResult, check_images
 from medvision.types import MedvisionError
 
@@ -30,7 +30,7 @@ def check(root: Path, **options: Any) -> CheckResult:
     return check_images(root, samples, **options)
 
 
-def facts(result: CheckResult) -> Facts:
+def facts(result: CheckResult) -> ImageProperties:
     assert result.facts is not None
     return result.facts
 

@@ -9,14 +9,14 @@ from PIL import Image
 
 from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.readers.decode import decode
-from medvision.data.validation.properties import Facts, image_facts
+from medvision.data.validation.properties import ImageProperties, image_properties
 from medvision.data.validation.validate import check_images, check_segmentation
 
 
 def of(image: Image.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
     stream = io.BytesIO()
     image.save(stream, kind, **options)
-    return image_facts(decode(stream.getvalue(), where="file"))
+    return image_properties(decode(stream.getvalue(), where="file"))
 
 
 def grey(height: int = 40, width: int = 60, *, seed: int = 0) -> np.ndarray:
@@ -89,7 +89,7 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def facts_of(root: Path) -> Facts:
+def facts_of(root: Path) -> ImageProperties:
     found = check_segmentation(root, index_segmentation(root).samples, num_classes=2).facts
     assert found is not None
     return found

@@ -52,7 +52,7 @@ def strata_of(samples: list[Sample]) -> list[str]:
 
 def drawn(samples: list[Sample], **options: Any) -> str:
     try:
-        return told(draw_split(samples, strata=strata_of(samples), **options))
+        return told(draw_split(samples, stratify_by=strata_of(samples), **options))
     except MedvisionError as fault:  # so few groups that a split has no space
         return str(fault)
 
@@ -159,7 +159,7 @@ def test_the_same_files_and_protocol_give_the_same_split(
                 val_fraction=0.1,
                 test_fraction=0.1,
                 twins=np.random.default_rng(1).integers(0, 700, 800) if twins else None,
-                strata=strata_of(samples),
+                stratify_by=strata_of(samples),
                 every_stratum=True,
             )
         )
@@ -187,10 +187,10 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "second of three": {"shuffle": True, "rank": 1, "num_processes": 3},
     "in order": {"shuffle": False},
     "padded": {"shuffle": False, "rank": 1, "num_processes": 2, "pad_to": 8},
-    "balanced": {"shuffle": True, "strata": np.arange(1003) ** 2 % 7},
+    "balanced": {"shuffle": True, "balance_by": np.arange(1003) ** 2 % 7},
     "balanced for two": {
         "shuffle": True,
-        "strata": np.arange(1003) ** 2 % 7,
+        "balance_by": np.arange(1003) ** 2 % 7,
         "rank": 1,
         "num_processes": 2,
     },

@@ -28,14 +28,14 @@ def test_what_an_audit_found_is_recalled_until_an_image_changes(
     found = scan(root)
     assert len(found.twins.first) == 2
     searched: list[int] = []
-    real = known_twins.find_twins
+    real = known_twins.find_near_duplicates
 
-    def spy(thumbnails: np.ndarray, hashes: np.ndarray) -> known_twins.Twins:
+    def spy(thumbnails: np.ndarray, hashes: np.ndarray) -> known_twins.NearDuplicates:
         searched.append(len(thumbnails))
         return real(thumbnails, hashes)
 
-    monkeypatch.setattr(known_twins, "find_twins", spy)
-    again = known_twins.twins_of(found.facts)
+    monkeypatch.setattr(known_twins, "find_near_duplicates", spy)
+    again = known_twins.near_duplicates_of(found.facts)
     assert searched == []
     np.testing.assert_array_equal(again.groups, found.twins.groups)
     np.testing.assert_array_equal(again.second, found.twins.second)

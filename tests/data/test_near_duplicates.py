@@ -7,7 +7,12 @@ import pytest
 
 from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.duplicates import candidates as look_alikes
-from medvision.data.duplicates.search import RELATIONS, Twins, count_crossing, find_twins
+from medvision.data.duplicates.search import (
+    RELATIONS,
+    NearDuplicates,
+    count_crossing,
+    find_near_duplicates,
+)
 from medvision.data.validation.validate import check_images, check_segmentation
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
@@ -22,11 +27,11 @@ def pictures(number: int, *, seed: int = 0, size_px: int = 48) -> np.ndarray:
     return np.array(scaled, np.uint8).reshape(number, size_px, size_px)
 
 
-def twins(thumbnails: np.ndarray, **options: float) -> Twins:
-    return find_twins(thumbnails, [str(k) for k in range(len(thumbnails))], **options)
+def twins(thumbnails: np.ndarray, **options: float) -> NearDuplicates:
+    return find_near_duplicates(thumbnails, [str(k) for k in range(len(thumbnails))], **options)
 
 
-def relations(found: Twins) -> list[tuple[int, int, str]]:
+def relations(found: NearDuplicates) -> list[tuple[int, int, str]]:
     return [
         (int(a), int(b), RELATIONS[k])
         for a, b, k in zip(found.first, found.second, found.relation, strict=True)
@@ -112,7 +117,7 @@ def test_a_cut_out_of_many_look_alikes_is_found_and_they_are_not() -> None:
 def test_equal_pixels_are_identical_whatever_they_show() -> None:
     black, grey = np.zeros((48, 48), np.uint8), np.full((48, 48), 128, np.uint8)
     thumbnails = np.stack([grey, black, *pictures(1), black, grey, grey])
-    found = find_twins(thumbnails, ["g", "b", "p", "b", "g", "another grey"])
+    found = find_near_duplicates(thumbnails, ["g", "b", "p", "b", "g", "another grey"])
     assert found.groups.tolist() == [0, 1, 2, 1, 0, 3]
     assert relations(found) == [(0, 4, "identical"), (1, 3, "identical")]
     assert found.similarity.tolist() == [1, 1]
@@ -186,7 +191,7 @@ def test_arguments_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match=r"threshold in \(0, 1\], got 0"):
         twins(pictures(2), threshold=0)
     with pytest.raises(ValueError, match="expected 2 hashes, got 1"):
-        find_twins(pictures(2), ["a"])
+        find_near_duplicates(pictures(2), ["a"])
     with pytest.raises(ValueError, match=r"expected \(2,\) splits, got \(1,\)"):
         count_crossing([0, 1], ["test"])
 
@@ -213,7 +218,7 @@ def test_the_measured_twins_of_the_public_sets(name: str) -> None:
         samples = index_classification(root).samples
         facts = check_images(root, samples).facts
     assert facts is not None
-    found = find_twins(facts.thumbnail, facts.pixel_hash)
+    found = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     kinds = {kind: int((found.relation == k).sum()) for k, kind in enumerate(RELATIONS)}
     crossing = count_crossing(found.groups, [sample.split for sample in samples])
     if name == "kvasir_seg":  # one of the four is a later frame of the same polyp

@@ -24,12 +24,12 @@ def apply(
     samples: Sequence[Sample], protocol: str, twins: Any = None, **options: Any
 ) -> SplitResult:
     defaults = {"fold": 0, "folds": 5, "seed": 0, "val_fraction": 0.1, "test_fraction": 0.1}
-    strata = [sample.target for sample in samples]
+    stratify_by = [sample.target for sample in samples]
     return apply_protocol(
         samples,
         protocol=protocol,
         twins=twins,
-        strata=strata,
+        stratify_by=stratify_by,
         every_stratum=True,
         **{**defaults, **options},
     )

@@ -92,9 +92,9 @@ def test_skipped_keys_are_left_out_in_their_epoch_alone() -> None:
 
 
 def test_classes_are_drawn_evenly_in_windows_too() -> None:
-    strata = np.array([0] * 20 + [1] * 4)
-    one = sampler(2, strata=strata)
-    plain = EpochSampler(num_samples=24, seed=3, shuffle=True, strata=strata)
+    balance_by = np.array([0] * 20 + [1] * 4)
+    one = sampler(2, balance_by=balance_by)
+    plain = EpochSampler(num_samples=24, seed=3, shuffle=True, balance_by=balance_by)
     assert sorted(one) == sorted(plain)
     assert list(one) != list(plain)
 

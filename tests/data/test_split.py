@@ -207,26 +207,26 @@ def test_a_stratum_missing_from_a_split_is_noted() -> None:
         *images(5, start=10, split="val"),
         *images(5, start=15, split="test"),
     ]
-    strata = ["glioma", "none"] * 5 + ["none"] * 5 + ["glioma", "none"] * 2 + ["none"]
-    notes = draw_split(given, seed=0, strata=strata).notes
+    stratify_by = ["glioma", "none"] * 5 + ["none"] * 5 + ["glioma", "none"] * 2 + ["none"]
+    notes = draw_split(given, seed=0, stratify_by=stratify_by).notes
     assert notes == ["val (5 images) holds no glioma"]
 
 
 def test_a_share_off_by_more_than_two_is_noted_where_it_can_be_judged() -> None:
     given = [*images(80, split="train"), *images(20, start=80, split="val")]
-    strata = ["a"] * 79 + ["b"] + ["a"] * 1 + ["b"] * 19  # b: 20 %, of val 95 %; a: 80 %, 5 %
-    notes = draw_split(given, seed=0, test_fraction=0, strata=strata).notes
+    stratify_by = ["a"] * 79 + ["b"] + ["a"] * 1 + ["b"] * 19  # b: 20 %, of val 95 %; a: 80 %, 5 %
+    notes = draw_split(given, seed=0, test_fraction=0, stratify_by=stratify_by).notes
     assert notes == ["val holds 1 a of 20 images, its share of the whole set would be 16"]
 
 
 def test_equal_shares_are_not_noted() -> None:
-    strata = ["a", "b"] * 500
-    assert draw_split(images(1000), seed=0, strata=strata).notes == []
+    stratify_by = ["a", "b"] * 500
+    assert draw_split(images(1000), seed=0, stratify_by=stratify_by).notes == []
 
 
 def test_strata_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="expected 5 strata, got 2"):
-        draw_split(images(5), seed=0, strata=["a", "b"])
+        draw_split(images(5), seed=0, stratify_by=["a", "b"])
 
 
 def test_foreground_strata_are_empty_and_thirds() -> None:
@@ -243,9 +243,9 @@ def test_foreground_strata_of_nothing_are_empty(shares: list[float]) -> None:
 def test_a_class_that_chance_left_out_of_a_split_gets_its_nearest_group_on_request() -> None:
     for seed in range(20):
         samples = [Sample(path=f"{c}/{i}.png", target=c) for c in ("a", "b") for i in range(8)]
-        strata = [sample.target for sample in samples]
-        plain = draw_split(samples, seed=seed, strata=strata)
-        filled = draw_split(samples, seed=seed, strata=strata, every_stratum=True)
+        stratify_by = [sample.target for sample in samples]
+        plain = draw_split(samples, seed=seed, stratify_by=stratify_by)
+        filled = draw_split(samples, seed=seed, stratify_by=stratify_by, every_stratum=True)
         held = {(s.split, s.target) for s in filled.samples}
         assert held == {(split, c) for split in ("train", "val", "test") for c in ("a", "b")}
         moved = [

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.duplicates.search import THRESHOLD, Twins
+from medvision.data.duplicates.search import THRESHOLD, NearDuplicates
 from medvision.data.samples import Sample, SampleTable
-from medvision.data.validation.properties import Facts, MaskFacts
+from medvision.data.validation.properties import ImageProperties, MaskProperties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +87,8 @@ class AuditedSet(ListedSet):
         num_classes: Of the masks, the background included.
     """
 
-    facts: Facts
-    twins: Twins
+    facts: ImageProperties
+    twins: NearDuplicates
     faults: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     threshold: float = THRESHOLD
@@ -107,7 +107,7 @@ class AuditedSet(ListedSet):
             raise ValueError(f"facts of masks do not fit the task {self.task}")
 
 
-def join_facts(parts: Sequence[Facts]) -> Facts:
+def join_properties(parts: Sequence[ImageProperties]) -> ImageProperties:
     """The rows of several tables below each other.
 
     Raises:
@@ -117,7 +117,7 @@ def join_facts(parts: Sequence[Facts]) -> Facts:
     if not parts or len(masks) not in (0, len(parts)):
         raise ValueError(f"expected tables that all or none have masks, got {len(parts)}")
     columns = _joined(parts)
-    return Facts(**columns, mask=MaskFacts(**_joined(masks)) if masks else None)
+    return ImageProperties(**columns, mask=MaskProperties(**_joined(masks)) if masks else None)
 
 
 def _joined(parts: Sequence[Any]) -> dict[str, Any]:

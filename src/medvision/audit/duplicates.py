@@ -1,7 +1,7 @@
 """Images that are there more than once: how many, across which splits, and with which targets.
 
 Exact means equal decoded pixels, whatever the file around them. Near means twins as
-`find_twins` tells them; exact ones are among these.
+`find_near_duplicates` tells them; exact ones are among these.
 """
 
 from __future__ import annotations

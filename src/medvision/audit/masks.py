@@ -16,7 +16,7 @@ from medvision.audit.finding import (
     some_of,
 )
 from medvision.data.samples import count_names
-from medvision.data.validation.properties import MaskFacts
+from medvision.data.validation.properties import MaskProperties
 from medvision.types import STAGES
 
 MAX_GREY = 0.02
@@ -101,7 +101,7 @@ def _values(data: AuditedSet) -> list[Finding]:
     ]
 
 
-def _empty(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
+def _empty(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     rows = np.flatnonzero(mask.foreground == 0)
     if not len(rows):
         return []
@@ -122,7 +122,7 @@ def _empty(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
     ]
 
 
-def _full(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
+def _full(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     rows = np.flatnonzero(mask.foreground == 1)
     if not len(rows):
         return []
@@ -141,7 +141,7 @@ def _full(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
     ]
 
 
-def _grey(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
+def _grey(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     soft = (mask.grey > MAX_GREY) | ((mask.grey > mask.foreground) & (mask.grey > MAX_GREY / 10))
     rows = np.flatnonzero(soft)
     if not len(rows):
@@ -161,7 +161,7 @@ def _grey(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
     ]
 
 
-def _inverted(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
+def _inverted(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     odd = (mask.frame > 0.5) & (mask.foreground > 0.5) & (mask.foreground < 1)
     rows = np.flatnonzero(odd)
     if not len(rows):
@@ -188,7 +188,7 @@ def _inverted(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
     ]
 
 
-def _shared(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
+def _shared(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     """Tell of masks that belong to several images which do not show the same picture."""
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     _, which = np.unique(mask.mask_hash[drawn], return_inverse=True)
@@ -212,7 +212,7 @@ def _shared(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
     ]
 
 
-def _far(data: AuditedSet, mask: MaskFacts) -> list[Finding]:
+def _far(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     share = mask.foreground[drawn].astype(np.float64)
     distance = robust_distance(np.log2(share / (1 - share)), floor=0.5)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvision.audit.dataset import AuditedSet, join_facts
+from medvision.audit.dataset import AuditedSet, join_properties
 from medvision.data.discovery.class_folders import CLASS_LAYOUT, scan_classes
 from medvision.data.discovery.folders import (
     IMAGE_SUFFIXES,
@@ -21,7 +21,7 @@ from medvision.data.discovery.folders import (
 from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.discovery.mask_folders import scan_segmentation
 from medvision.data.discovery.splits_csv import read_splits
-from medvision.data.duplicates.search import THRESHOLD, twins_of
+from medvision.data.duplicates.search import THRESHOLD, near_duplicates_of
 from medvision.data.samples import Sample, count_names, split_name
 from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
 from medvision.types import MedvisionError
@@ -195,7 +195,7 @@ def _read(folder: Folder, num_classes: int, advance: Advance | None) -> CheckRes
 def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int) -> AuditedSet:
     samples = [sample for check in checks for sample in check.samples]
     names = {sample.target for sample in samples if folders[0].task == "classification"}
-    facts = join_facts([check.facts for check in checks if check.facts is not None])
+    facts = join_properties([check.facts for check in checks if check.facts is not None])
     faults, notes = [], []
     for folder, check in zip(folders, checks, strict=True):
         place = "" if len(folders) == 1 else f"{folder.root.name}/"
@@ -210,7 +210,7 @@ def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int)
         origin=np.repeat(np.arange(len(folders)), [len(c.samples) for c in checks]).astype(np.int8),
         class_names=tuple(sorted(names, key=lambda name: (name.casefold(), name))),
         facts=facts,
-        twins=twins_of(facts),  # a training on the same files recalls them
+        twins=near_duplicates_of(facts),  # a training on the same files recalls them
         faults=tuple(faults),
         notes=tuple(notes),
         threshold=THRESHOLD,

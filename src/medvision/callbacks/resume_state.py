@@ -62,7 +62,10 @@ class ExactState(Callback):
         trainer.fit_loop.load_state_dict(deepcopy(checkpoint["loops"]["fit_loop"]))
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ImageData):
-            data.epochs_behind, data.batches_behind = self._state["epoch"], self._state["batches"]
+            data.completed_epochs, data.completed_batches = (
+                self._state["epoch"],
+                self._state["batches"],
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._state is not None and not self._state["batches"]:

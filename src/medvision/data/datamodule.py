@@ -13,7 +13,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from medvision.data.download.download import fetch_for_training, is_absent
-from medvision.data.duplicates.search import Twins, twins_of
+from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.loading.loaders import limit_workers, load, pixels_of
 from medvision.data.loading.transforms import Transform
 from medvision.data.pixel_cache.cache import PixelCache
@@ -22,7 +22,7 @@ from medvision.data.shards.dataset import ShardedSet, absent_files, open_shards
 from medvision.data.shards.location import place_of
 from medvision.data.splits.groups import GivenGroups, hash_groups
 from medvision.data.splits.protocols import apply_protocol
-from medvision.data.validation.properties import Facts
+from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.validate import CheckResult, OnError
 from medvision.types import STAGES, Batch, MedvisionError, Stage
 
@@ -41,8 +41,8 @@ class ImageData(LightningDataModule, ABC):
         facts: What their files tell, a row for each; None for phantoms and where only headers
             were read.
         twins: Which of them show the same picture; None where ``facts`` is.
-        epochs_behind: Epochs that a continued run has ended already.
-        batches_behind: Training batches of the next epoch that it has learned from already: that
+        completed_epochs: Epochs that a continued run has ended already.
+        completed_batches: Training batches of the next epoch that it has learned from already: that
             epoch leaves them out.
         pixels: Decoded images that are kept on the disk; None where they are not.
         fixed_shapes: Whether the last batch of validation and test is filled up with rows of
@@ -127,11 +127,11 @@ class ImageData(LightningDataModule, ABC):
         self.tables: dict[Stage, SampleTable] = {}
         self.samples = SampleTable.of([])
         self.given_groups: Mapping[str, str] = {}
-        self.facts: Facts | None = None
-        self.twins: Twins | None = None
+        self.facts: ImageProperties | None = None
+        self.twins: NearDuplicates | None = None
         self.notes: list[str] = []
         self.fingerprint, self.fixed_shapes = "", False
-        self.epochs_behind, self.batches_behind = 0, 0
+        self.completed_epochs, self.completed_batches = 0, 0
         self._lines: Sequence[str] = []
         self.pixels: PixelCache | None = None
 
@@ -163,10 +163,10 @@ class ImageData(LightningDataModule, ABC):
         """
         if self.download is not None and isinstance(self.root, Path) and is_absent(self.root):
             fetch_for_training(self.download, self.root, task=self.task)
-        samples, strata = self._find()
+        samples, stratify_by = self._find()
         self.given_groups = GivenGroups.of(samples)
         if self.facts is not None:
-            self.twins = twins_of(self.facts)
+            self.twins = near_duplicates_of(self.facts)
         groups = range(len(samples)) if self.root is None else None  # no phantom has a twin
         drawn = apply_protocol(
             samples,
@@ -177,7 +177,7 @@ class ImageData(LightningDataModule, ABC):
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             twins=groups if self.twins is None else self.twins.groups,
-            strata=strata,
+            stratify_by=stratify_by,
             every_stratum=self.task == "classification",
             keep=self.splits is not None,
         )
@@ -199,7 +199,7 @@ class ImageData(LightningDataModule, ABC):
         checked = self._check(samples, on_error="skip")
         self.samples, self.facts, self._lines = checked.samples, checked.facts, checked.lines
         self.given_groups = GivenGroups.of(checked.samples)
-        self.twins = None if self.facts is None else twins_of(self.facts)
+        self.twins = None if self.facts is None else near_duplicates_of(self.facts)
 
     @abstractmethod
     def gather(self) -> SampleTable:
@@ -213,7 +213,7 @@ class ImageData(LightningDataModule, ABC):
         """
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return load(self, "train", strata=self._strata())
+        return load(self, "train", balance_by=self._strata())
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return load(self, "val")

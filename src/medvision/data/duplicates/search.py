@@ -37,7 +37,7 @@ from medvision.data.duplicates.candidates import (
     unit_vectors,
 )
 from medvision.data.duplicates.registration import overlay
-from medvision.data.validation.properties import Facts
+from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.properties_cache import cache_folder, store
 
 THRESHOLD = 0.99
@@ -64,7 +64,7 @@ _MOST = 16  # pairs kept of one image with later ones
 
 
 @dataclass(frozen=True, kw_only=True)
-class Twins:
+class NearDuplicates:
     """Who is whose twin.
 
     Attributes:
@@ -103,12 +103,12 @@ class _Found(NamedTuple):
     relation: NDArray[np.uint8]
 
 
-def find_twins(
+def find_near_duplicates(
     thumbnails: NDArray[np.uint8],
     pixel_hashes: Sequence[str] | NDArray[np.str_],
     *,
     threshold: float = THRESHOLD,
-) -> Twins:
+) -> NearDuplicates:
     """Find the twins in a set.
 
     A constant thumbnail has no correlation: it is the twin of images with equal pixels only.
@@ -143,7 +143,7 @@ def find_twins(
         alike, *(f._replace(first=rows[f.first], second=rows[f.second]) for f in (near, cut))
     )
     kept = _strongest(found)
-    return Twins(
+    return NearDuplicates(
         groups=join(np.arange(len(thumbnails)), found.first, found.second),
         first=found.first[kept],
         second=found.second[kept],
@@ -271,36 +271,38 @@ FORMAT = 1
 _WORTH_KEEPING = 500  # fewer images are searched in the time that a file takes
 
 
-def twins_of(facts: Facts) -> Twins:
+def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
     """Find the twins of a data set, or recall them.
 
     Where they cannot be kept they are found again the next time; the cache of facts says why.
     """
     if len(facts) < _WORTH_KEEPING:
-        return find_twins(facts.thumbnail, facts.pixel_hash)
+        return find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     try:
         path = cache_folder() / f"twins-{_identity(facts)}.npz"
     except RuntimeError:  # no home folder
-        return find_twins(facts.thumbnail, facts.pixel_hash)
+        return find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     known = _read(path)
     if known is None or len(known.groups) != len(facts):
-        known = find_twins(facts.thumbnail, facts.pixel_hash)
+        known = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
         with contextlib.suppress(OSError):
             store(path, {field.name: getattr(known, field.name) for field in fields(known)})
     return known
 
 
-def _identity(facts: Facts) -> str:
+def _identity(facts: ImageProperties) -> str:
     digest = hashlib.sha256(f"{FORMAT} {THRESHOLD} {MISFIT}".encode())
     digest.update(facts.thumbnail.tobytes())
     digest.update("".join(facts.pixel_hash).encode())
     return digest.hexdigest()[:24]
 
 
-def _read(path: Path) -> Twins | None:
+def _read(path: Path) -> NearDuplicates | None:
     """Nothing where nothing is kept, or what is kept is damaged."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return Twins(**{field.name: stored[field.name] for field in fields(Twins)})
+            return NearDuplicates(
+                **{field.name: stored[field.name] for field in fields(NearDuplicates)}
+            )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

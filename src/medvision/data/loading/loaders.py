@@ -24,14 +24,14 @@ def load(
     data: ImageData,
     stage: Stage,
     *,
-    strata: NDArray[np.integer] | None = None,
+    balance_by: NDArray[np.integer] | None = None,
 ) -> DataLoader[Batch]:
     """Batches of a split, in the order of plain files unless shards are fetched a few at a time.
 
     Args:
         data: Prepared.
         stage: Which split.
-        strata: Class of each row, where they are to be drawn evenly.
+        balance_by: Class of each row, where they are to be drawn evenly.
     """
     trainer = data.trainer
     sampler = _sampler(
@@ -42,16 +42,16 @@ def load(
         shuffle=stage == "train",
         rank=0 if trainer is None else trainer.global_rank,
         num_processes=1 if trainer is None else trainer.world_size,
-        strata=strata,
+        balance_by=balance_by,
         pad_to=data.batch_size if data.fixed_shapes else 1,
     )
     if stage == "train":
         # Lightning names the epoch only after the workers have asked for their first rows.
-        sampler.set_epoch(data.epochs_behind)
-        sampler.skip(data.batches_behind * data.batch_size, epoch=data.epochs_behind)
+        sampler.set_epoch(data.completed_epochs)
+        sampler.skip(data.completed_batches * data.batch_size, epoch=data.completed_epochs)
     # Workers that live on are given a seed once, from the stream that dropout draws from: those
     # of validation had it in the first epoch.
-    had_seed = stage == "val" and data.epochs_behind > 0 and data.num_workers > 0
+    had_seed = stage == "val" and data.completed_epochs > 0 and data.num_workers > 0
     # A short last training batch would weigh its samples more and upset batch norm.
     return DataLoader[Any](
         data.dataset(stage),

@@ -31,7 +31,7 @@ class EpochSampler(Sampler[Key]):
             what is missing at the end is filled up with the row ``PADDING``.
         rank: Number of this process.
         num_processes: Processes that share the rows, each taking its own.
-        strata: Class of each row; given with ``shuffle``, as many rows are drawn as there are,
+        balance_by: Class of each row; given with ``shuffle``, as many rows are drawn as there are,
             from every class alike: the rows of a rare class several times.
         pad_to: Without ``shuffle``, the keys of each process are a multiple of this.
     """
@@ -44,11 +44,11 @@ class EpochSampler(Sampler[Key]):
         shuffle: bool,
         rank: int = 0,
         num_processes: int = 1,
-        strata: NDArray[np.integer] | None = None,
+        balance_by: NDArray[np.integer] | None = None,
         pad_to: int = 1,
     ) -> None:
         self.num_samples, self.seed, self.shuffle = num_samples, seed, shuffle
-        self.strata, self.pad_to = strata, pad_to
+        self.balance_by, self.pad_to = balance_by, pad_to
         self.rank, self.num_processes = rank, num_processes
         self.epoch, self._behind = 0, (0, 0)
 
@@ -79,8 +79,8 @@ class EpochSampler(Sampler[Key]):
         rows, repeats = np.arange(self.num_samples), None
         if self.shuffle:
             rng = np.random.default_rng((self.seed, self.epoch))
-            if self.strata is not None:
-                rows, repeats = _draw_evenly(self.strata, rng)
+            if self.balance_by is not None:
+                rows, repeats = _draw_evenly(self.balance_by, rng)
             order = rng.permutation(len(rows))
             rows, repeats = rows[order], None if repeats is None else repeats[order]
         shared = len(self) * self.num_processes
@@ -104,7 +104,7 @@ def _keys(
 
 
 def _draw_evenly(
-    strata: NDArray[np.integer], rng: np.random.Generator
+    balance_by: NDArray[np.integer], rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw as many rows as there are, every class the same number (or one more).
 
@@ -114,11 +114,11 @@ def _draw_evenly(
     Returns:
         Rows, and the number of the repeat that each is; (N,).
     """
-    classes = rng.permutation(np.unique(strata))
+    classes = rng.permutation(np.unique(balance_by))
     rows, repeats = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for place, name in enumerate(classes):
-        own = rng.permutation(np.flatnonzero(strata == name))
-        share = len(strata) // len(classes) + (place < len(strata) % len(classes))
+        own = rng.permutation(np.flatnonzero(balance_by == name))
+        share = len(balance_by) // len(classes) + (place < len(balance_by) % len(classes))
         repeat, chosen = np.divmod(np.arange(share), len(own))
         rows.append(own[chosen])
         repeats.append(repeat)

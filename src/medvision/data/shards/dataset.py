@@ -27,10 +27,10 @@ from medvision.data.shards.manifest import (
     read_manifest,
 )
 from medvision.data.shards.reader import LocalFolder, Opener, ShardFiles, read_part
-from medvision.data.shards.table import DAMAGE, ShardTable, facts_from_columns, read_columns
+from medvision.data.shards.table import DAMAGE, ShardTable, properties_from_columns, read_columns
 from medvision.data.splits.groups import group_by_pattern
 from medvision.data.validation import properties_cache as facts_cache
-from medvision.data.validation.properties import Facts
+from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.properties_cache import cache_folder
 from medvision.data.validation.validate import CheckResult, fingerprint
 from medvision.types import MedvisionError
@@ -161,7 +161,7 @@ class ShardedSet:
                 )
 
     @cached_property
-    def _facts(self) -> Facts | None:
+    def _facts(self) -> ImageProperties | None:
         part = self.manifest.facts
         if part is None:
             return None
@@ -174,7 +174,7 @@ class ShardedSet:
             )
         try:
             columns = read_columns(io.BytesIO(read_part(self.opener, part, place)))
-            return facts_from_columns(
+            return properties_from_columns(
                 columns,
                 num_rows=len(self.table),
                 with_masks=self.manifest.task == "segmentation",

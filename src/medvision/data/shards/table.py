@@ -23,8 +23,8 @@ from medvision.data.validation.properties import (
     IMAGE_TYPES,
     MASK_TYPES,
     THUMBNAIL_PX,
-    Facts,
-    MaskFacts,
+    ImageProperties,
+    MaskProperties,
 )
 
 SPLITS = ("", "train", "val", "test")
@@ -183,7 +183,7 @@ def _typed(columns: Mapping[str, NDArray[Any]], name: str, kind: Any) -> NDArray
     return column
 
 
-def facts_to_columns(facts: Facts) -> dict[str, NDArray[Any]]:
+def properties_to_columns(facts: ImageProperties) -> dict[str, NDArray[Any]]:
     """What files told as plain arrays."""
     columns = {f"image_{name}": getattr(facts, name) for name in IMAGE_TYPES}
     if facts.mask is not None:
@@ -191,10 +191,10 @@ def facts_to_columns(facts: Facts) -> dict[str, NDArray[Any]]:
     return columns
 
 
-def facts_from_columns(
+def properties_from_columns(
     columns: Mapping[str, NDArray[Any]], *, num_rows: int, with_masks: bool
-) -> Facts:
-    """From what `facts_to_columns` gave.
+) -> ImageProperties:
+    """From what `properties_to_columns` gave.
 
     Raises:
         ValueError: If a column is of another length, shape or type.
@@ -205,7 +205,7 @@ def facts_from_columns(
     about = {name: _fact(columns, "mask", name, kind) for name, kind in kinds.items()}
     if {len(column) for column in (*image.values(), *about.values())} != {num_rows}:
         raise ValueError("facts of another number of images")
-    return Facts(**image, mask=MaskFacts(**about) if with_masks else None)
+    return ImageProperties(**image, mask=MaskProperties(**about) if with_masks else None)
 
 
 def _fact(columns: Mapping[str, Any], of: str, name: str, kind: Any) -> NDArray[Any]:

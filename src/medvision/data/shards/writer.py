@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from medvision.data.readers.decode import read_bytes
 from medvision.data.samples import Sample, Texts
 from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part, Reading
-from medvision.data.shards.table import SPLITS, ShardTable, facts_to_columns, write_columns
+from medvision.data.shards.table import SPLITS, ShardTable, properties_to_columns, write_columns
 from medvision.data.validation import properties_cache as facts_cache
 from medvision.data.validation.validate import CheckResult
 from medvision.file_lock import locked
@@ -284,7 +284,7 @@ def _fill(
         notes=tuple(notes),
         shards=tuple(shards),
         table=_stored(folder, TABLE, table.to_columns()),
-        facts=None if facts is None else _stored(folder, FACTS, facts_to_columns(facts)),
+        facts=None if facts is None else _stored(folder, FACTS, properties_to_columns(facts)),
     )
     write_atomically(folder / MANIFEST, manifest.to_json())
     return manifest

@@ -112,7 +112,7 @@ def draw_split(
     seed: int,
     val_fraction: float = 0.1,
     test_fraction: float = 0.1,
-    strata: Sequence[str] | None = None,
+    stratify_by: Sequence[str] | None = None,
     every_stratum: bool = False,
 ) -> SplitResult:
     """Give every sample without a split one; move none that has one.
@@ -126,7 +126,7 @@ def draw_split(
         seed: Another seed draws another split.
         val_fraction: Share of the groups in val; 0 wants none.
         test_fraction: Share of the groups in test; 0 wants none.
-        strata: Class or foreground stratum of each sample; a split with other shares than the
+        stratify_by: Class or foreground stratum of each sample; a split with other shares than the
             whole set is noted, nothing is moved for it.
         every_stratum: Move the nearest group of a stratum into a drawn val or test that has none
             of it, with a note: without one of the classes, scores are undefined.
@@ -135,8 +135,8 @@ def draw_split(
         MedvisionError: If the fractions are impossible, or groups are fewer than splits.
     """
     _check_fractions(val_fraction, test_fraction)
-    if strata is not None and len(strata) != len(samples):
-        raise ValueError(f"expected {len(samples)} strata, got {len(strata)}")
+    if stratify_by is not None and len(stratify_by) != len(samples):
+        raise ValueError(f"expected {len(samples)} strata, got {len(stratify_by)}")
     intervals = {
         "test": (0.0, test_fraction),
         "val": (test_fraction, test_fraction + val_fraction),
@@ -176,7 +176,7 @@ def draw_split(
     fixed = {STAGES[k] for k in np.flatnonzero(held).tolist()}
     free = {split: intervals[split] for split in wanted if split not in fixed}
     notes = _fill_empty(places, free)
-    kinds = Texts.of(strata or ()).numbered()
+    kinds = Texts.of(stratify_by or ()).numbered()
     if every_stratum:
         notes += _fill_strata(places, *kinds, free)
     moved = (own == 0) | places.movable[groups.of_sample]

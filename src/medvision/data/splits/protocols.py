@@ -33,7 +33,7 @@ def apply_protocol(
     val_fraction: float,
     test_fraction: float,
     twins: Groups | None,
-    strata: Sequence[str] | None,
+    stratify_by: Sequence[str] | None,
     every_stratum: bool = False,
     keep: bool = False,
 ) -> SplitResult:
@@ -53,8 +53,8 @@ def apply_protocol(
         seed: Another seed draws another split.
         val_fraction: Share of val where it is drawn; for ``kfold`` of what is not test.
         test_fraction: Share of test where it is drawn; ``kfold`` does not read it.
-        twins: Group of each sample as `find_twins` numbers them; None where it is unknown.
-        strata: Class or foreground stratum of each sample, as for `draw_split`.
+        twins: Group of each sample as `find_near_duplicates` numbers them; None: unknown.
+        stratify_by: Class or foreground stratum of each sample, as for `draw_split`.
         every_stratum: As for `draw_split`.
         keep: Keep the given splits, those of an earlier run, and draw for the rest only.
 
@@ -91,7 +91,7 @@ def apply_protocol(
         seed=seed,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
-        strata=strata,
+        stratify_by=stratify_by,
         every_stratum=every_stratum,
     )
     if protocol == "merged":

@@ -26,7 +26,7 @@ _LUMINANCE_SUM = 3679
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskFacts:
+class MaskProperties:
     """Columns about the masks, one row per image.
 
     Attributes:
@@ -52,7 +52,7 @@ class MaskFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class ImageProperties:
     """Columns about the images, one row per image.
 
     Attributes:
@@ -88,7 +88,7 @@ class Facts:
     low: NDArray[np.uint8]
     high: NDArray[np.uint8]
     border: NDArray[np.float32]
-    mask: MaskFacts | None = None
+    mask: MaskProperties | None = None
 
     def __len__(self) -> int:
         return len(self.pixel_hash)
@@ -99,7 +99,7 @@ class Facts:
         return type(self)(**kept, mask=None if self.mask is None else self.mask.take(rows))
 
     @classmethod
-    def stack(cls, rows: Sequence[FileFacts]) -> Self:
+    def stack(cls, rows: Sequence[FileProperties]) -> Self:
         """Columns from one row per file.
 
         Raises:
@@ -113,11 +113,11 @@ class Facts:
         if not masks:
             return cls(**columns)
         about = {n: np.array([mask[n] for mask in masks], t) for n, t in MASK_TYPES.items()}
-        return cls(**columns, mask=MaskFacts(**about))
+        return cls(**columns, mask=MaskProperties(**about))
 
 
 @dataclass(frozen=True, slots=True)
-class FileFacts:
+class FileProperties:
     """One row: what an image tells, and its mask where it has one, by the name of the column."""
 
     image: dict[str, Any]
@@ -150,10 +150,10 @@ MASK_TYPES: dict[str, Any] = {
 }
 
 
-def image_facts(
+def image_properties(
     picture: Picture, *, value_range: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """What a decoded image file tells, by the names of `Facts`.
+    """What a decoded image file tells, by the names of `ImageProperties`.
 
     Args:
         picture: The file.
@@ -191,16 +191,16 @@ def image_facts(
     }
 
 
-def mask_facts(
+def mask_properties(
     indices: NDArray[np.uint8], picture: Picture, *, binary: bool, turned: bool = False
 ) -> dict[str, Any]:
-    """What a mask tells, by the names of `MaskFacts`.
+    """What a mask tells, by the names of `MaskProperties`.
 
     Args:
         indices: Its class indices (H, W).
         picture: Its file.
         binary: Whether it holds two classes by grey levels, which may be half way.
-        turned: As in `MaskFacts`.
+        turned: As in `MaskProperties`.
     """
     foreground = (indices > 0).astype(np.uint8)
     frame = np.concatenate((foreground[0], foreground[-1], foreground[1:-1, [0, -1]].ravel()))

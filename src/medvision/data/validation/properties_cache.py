@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.samples import Sample
-from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, FileFacts
+from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, FileProperties
 
 FORMAT = 2
 """Grows when a fact changes its meaning: older files are then read by nobody."""
@@ -32,10 +32,10 @@ class Remembered:
     """One sample: the line of its fingerprint and what its files told."""
 
     line: str
-    facts: FileFacts
+    facts: FileProperties
 
 
-class FactsCache:
+class PropertiesCache:
     """What the files of one folder told, read in one way.
 
     Args:
@@ -149,7 +149,7 @@ def _rows(columns: Mapping[str, Any]) -> dict[str, Remembered]:
     return {
         key: Remembered(
             line=lines[row],
-            facts=FileFacts(
+            facts=FileProperties(
                 {name: column[row] for name, column in image.items()},
                 {name: column[row] for name, column in mask.items()} or None,
             ),

@@ -18,8 +18,13 @@ import numpy as np
 from medvision.data.readers.decode import decode, image_size, read_bytes
 from medvision.data.readers.masks import class_indices
 from medvision.data.samples import Sample, SampleTable, count_names
-from medvision.data.validation.properties import Facts, FileFacts, image_facts, mask_facts
-from medvision.data.validation.properties_cache import FactsCache, Remembered
+from medvision.data.validation.properties import (
+    FileProperties,
+    ImageProperties,
+    image_properties,
+    mask_properties,
+)
+from medvision.data.validation.properties_cache import PropertiesCache, Remembered
 from medvision.types import MedvisionError
 
 _MAX_WORKERS = 8
@@ -33,7 +38,7 @@ class Finding:
     """One sample: its line of the fingerprint and what its files tell, or its fault."""
 
     line: str = ""
-    facts: FileFacts | None = None
+    facts: FileProperties | None = None
     fault: MedvisionError | None = None
 
 
@@ -223,19 +228,19 @@ def look_at_pair(
     try:
         image_bytes, mask_bytes = read_bytes(image_path), read_bytes(mask_path)
         whole = decode(image_bytes, where=str(image_path))
-        image = image_facts(whole, value_range=value_range)
+        image = image_properties(whole, value_range=value_range)
         picture = decode(mask_bytes, where=str(mask_path))
         indices = class_indices(picture, num_classes=num_classes, color_map=color_map)
         turned = whole.orientation != picture.orientation
         size = (image["height"], image["width"])
         compare_sizes(sample, size, indices.shape, mask_path, turned=turned)
         binary = num_classes == 2 and color_map is None
-        mask = mask_facts(indices, picture, binary=binary, turned=turned)
+        mask = mask_properties(indices, picture, binary=binary, turned=turned)
     except MedvisionError as fault:
         return Finding(fault=fault)
     content = (hashlib.sha256(data).hexdigest() for data in (image_bytes, mask_bytes))
     line = "\0".join((sample.path, sample.target, *content))
-    return Finding(line=line, facts=FileFacts(image, mask))
+    return Finding(line=line, facts=FileProperties(image, mask))
 
 
 def glance_at_pair(root: Path, sample: Sample) -> Finding:
@@ -256,7 +261,9 @@ def look_at_image(
     path = root / sample.path
     try:
         data = read_bytes(path)
-        facts = FileFacts(image_facts(decode(data, where=str(path)), value_range=value_range))
+        facts = FileProperties(
+            image_properties(decode(data, where=str(path)), value_range=value_range)
+        )
     except MedvisionError as fault:
         return Finding(fault=fault)
     line = "\0".join((sample.path, sample.target, hashlib.sha256(data).hexdigest()))
@@ -335,7 +342,7 @@ class CheckResult:
     """
 
     samples: SampleTable
-    facts: Facts | None = None
+    facts: ImageProperties | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     fingerprint: str = ""
     lines: Sequence[str] = ()
@@ -375,7 +382,7 @@ def check_segmentation(
         MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, or if none can.
     """
     colours = None if color_map is None else [tuple(colour) for colour in color_map]
-    cache = FactsCache(root, masks=num_classes, color_map=colours, value_range=value_range)
+    cache = PropertiesCache(root, masks=num_classes, color_map=colours, value_range=value_range)
     look = partial(
         look_at_pair,
         root,
@@ -432,7 +439,7 @@ def check_images(
         MedvisionError: If an image cannot be used and ``on_error`` is ``fail``, or if a class
             has none that can.
     """
-    cache = FactsCache(root, value_range=value_range)
+    cache = PropertiesCache(root, value_range=value_range)
     look = partial(look_at_image, root, value_range=value_range)
     glance, limits = partial(glance_at_image, root), (max_decoded, max_headers)
     found = _examine(root, samples, cache, look, glance, on_error, limits, advance)
@@ -456,7 +463,7 @@ class _Found:
     """What `CheckResult` holds, with the faults that are still to be told."""
 
     usable: SampleTable
-    facts: Facts | None
+    facts: ImageProperties | None
     lines: Sequence[str]
     faults: list[tuple[Sample, MedvisionError]]
     notes: list[str]
@@ -475,7 +482,7 @@ class _Found:
 def _examine(
     root: Path,
     samples: Sequence[Sample],
-    cache: FactsCache,
+    cache: PropertiesCache,
     look: Callable[[Sample], Finding],
     glance: Callable[[Sample], Finding],
     on_error: OnError,
@@ -515,7 +522,7 @@ def _examine(
     facts = [finding.facts for _, finding in usable if finding.facts is not None]
     return _Found(
         usable=SampleTable.of(sample for sample, _ in usable),
-        facts=Facts.stack(facts) if len(facts) == len(usable) else None,
+        facts=ImageProperties.stack(facts) if len(facts) == len(usable) else None,
         lines=[finding.line for _, finding in usable],
         faults=faults,
         notes=notes,
