@@ -12,7 +12,7 @@ RANK = {
     room: rank
     for rank, rooms in enumerate(
         [
-            {"types", "files"},
+            {"types", "errors", "files", "console"},
             {"data", "models", "losses", "metrics", "hardware", "reports"},
             {"tasks", "inference", "audit", "sweeps"},
             {"callbacks"},
@@ -43,6 +43,8 @@ ONLY_IN = {
 NEVER_IN = {
     "reports": {"torch", "pytorch_lightning", "torchmetrics"},
     "types": {"torch"},
+    "errors": {"torch"},
+    "console": {"torch"},
     "files": {"torch"},
 }
 

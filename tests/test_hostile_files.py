@@ -20,13 +20,13 @@ import yaml
 from safetensors.torch import save_file
 
 from medvision.cli import program
+from medvision.errors import MedvisionError
 from medvision.files import check_stored
 from medvision.inference.load import load_network
 from medvision.models.matching import read_tensors
 from medvision.run import main
 from medvision.run.storage.resume import find_state
 from medvision.run.training.build import read_checkpoint
-from medvision.types import MedvisionError
 
 SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "audit=skip")
 

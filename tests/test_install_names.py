@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import medvision
-from medvision.types import install_command
+from medvision.errors import install_command
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -19,8 +19,9 @@ from medvision.data.discovery.splits_csv import read_splits, write_splits
 from medvision.data.readers.images import decode_image, decode_mask
 from medvision.data.samples import Sample
 from medvision.data.splits.assign import draw_split
+from medvision.errors import MedvisionError, printable
 from medvision.run import main
-from medvision.types import STAGES, MedvisionError, printable
+from medvision.types import STAGES
 
 property_test = settings(
     max_examples=100,

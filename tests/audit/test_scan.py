@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medvision.audit.scan import scan
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 MakeFolder = Callable[..., Path]
 

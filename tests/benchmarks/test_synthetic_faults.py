@@ -22,7 +22,7 @@ from synthetic_faults.plan import Copies, Plan, Shortcut, copies_of_each
 
 from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.readers.images import read_image, read_mask
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 KINDS = [(kind, strength) for kind in STRENGTHS for strength in STRENGTHS[kind]]
 ALL_OF_BRAIN = Plan(

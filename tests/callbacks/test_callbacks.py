@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from medvision.callbacks import BestAndLast, EpochLog, FiniteLoss, Throughput
 from medvision.callbacks.predictions import _png_names
 from medvision.data.samples import Sample
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def trainer(epoch: int = 0, **metrics: float) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from medvision.callbacks import FiniteLoss, Interruption
-from medvision.types import MedvisionError, Stopped
+from medvision.errors import MedvisionError, Stopped
 
 
 class Strategy:

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from medvision.callbacks import EpochLog, Pruning
+from medvision.errors import MedvisionError
 from medvision.search.definition import Definition
 from medvision.search.space import Key, Numbers
 from medvision.search.study import Ending, Study
-from medvision.types import MedvisionError
 
 MODULE: Any = None
 DEFINITION = Definition(

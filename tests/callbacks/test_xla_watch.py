@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from medvision.callbacks import XlaWatch
+from medvision.errors import MedvisionError
 from medvision.hardware.xla_trace import Trigger
-from medvision.types import MedvisionError
 
 Act = Callable[["Counters"], None] | None
 UPSAMPLE = "aten::upsample_bilinear2d"

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from medvision.data.download.catalog import CATALOG, find, list_text, needs_account, text_of
+from medvision.errors import MedvisionError
 from medvision.run.config.store import CONF
-from medvision.types import MedvisionError
 
 SETS = list(CATALOG.values())
 DIGITS = {"sha256": 64, "md5": 32}

@@ -9,7 +9,7 @@ from PIL import Image
 from medvision.data.discovery.index import index_segmentation
 from medvision.data.samples import Sample
 from medvision.data.validation.validate import CheckResult, check_segmentation
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 KVASIR = Path(__file__).parents[2].parent / "shared/data/kvasir_seg"
 

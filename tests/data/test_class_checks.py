@@ -9,7 +9,7 @@ from PIL import Image
 from medvision.data.discovery.index import index_classification
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.validate import CheckResult, check_images
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 @pytest.fixture

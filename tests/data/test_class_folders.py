@@ -6,7 +6,7 @@ import pytest
 
 from medvision.data.discovery.index import index_classification
 from medvision.data.samples import Sample
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 BRAIN = Path(__file__).parents[2].parent / "shared/data/brain_tumor_mri"
 LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"

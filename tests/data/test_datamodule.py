@@ -9,8 +9,9 @@ from omegaconf import OmegaConf
 
 from medvision.data import SegmentationData
 from medvision.data.discovery.splits_csv import write_splits
+from medvision.errors import MedvisionError
 from medvision.run.config.store import CONF
-from medvision.types import STAGES, MedvisionError
+from medvision.types import STAGES
 
 
 def module(**changes: Any) -> SegmentationData:

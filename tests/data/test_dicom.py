@@ -32,9 +32,9 @@ from medvision.data.readers.images import image_size, read_image, read_mask
 from medvision.data.samples import Sample
 from medvision.data.shards.create import make_shards
 from medvision.data.validation.validate import glance_at_image, look_at_image
+from medvision.errors import MedvisionError
 from medvision.inference import load_model, predict_files
 from medvision.run import main
-from medvision.types import MedvisionError
 
 RAMP = np.arange(64 * 48).reshape(64, 48)
 """0 to 3071, (64, 48): 12 bits."""

@@ -27,9 +27,9 @@ from medvision.data.discovery.index import index_classification, index_segmentat
 from medvision.data.download import download as fetch
 from medvision.data.download.catalog import CATALOG, DataSet
 from medvision.data.download.download import SOURCE_FILE, download, is_absent
+from medvision.errors import MedvisionError
 from medvision.run.config.schema import check_config
 from medvision.run.config.store import CONF
-from medvision.types import MedvisionError
 
 
 @dataclass

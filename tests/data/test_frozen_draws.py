@@ -11,7 +11,7 @@ from medvision.data.loading.datasets import EpochSampler
 from medvision.data.samples import Sample
 from medvision.data.splits.assign import SplitResult, draw_split
 from medvision.data.splits.protocols import apply_protocol
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 SPLITS = ("train", "val", "test")
 

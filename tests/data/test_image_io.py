@@ -11,7 +11,7 @@ from PIL import Image, ImageFile
 
 from medvision.data.readers.decode import MAX_PIXELS
 from medvision.data.readers.images import image_size, read_image
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
 GREY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)

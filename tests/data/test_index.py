@@ -5,7 +5,7 @@ import pytest
 from medvision.data.discovery.index import index_segmentation
 from medvision.data.discovery.splits_csv import read_splits, write_splits
 from medvision.data.samples import Sample
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 KVASIR = Path(__file__).parents[2].parent / "shared/data/kvasir_seg"
 

@@ -19,8 +19,9 @@ from medvision.data.pixel_cache import store as pixel_store
 from medvision.data.pixel_cache.cache import CachedPairs
 from medvision.data.shards import reader as shard_files
 from medvision.data.shards.create import make_shards
+from medvision.errors import MedvisionError
 from medvision.run.config.store import CONF
-from medvision.types import STAGES, MedvisionError
+from medvision.types import STAGES
 
 FLIPS = {"HorizontalFlip": {"p": 0.5}, "RandomBrightnessContrast": {"p": 0.5}}
 IMAGE, MASK = 32 * 32 * 3, 32 * 32

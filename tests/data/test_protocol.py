@@ -10,7 +10,7 @@ import pytest
 from medvision.data.samples import Sample
 from medvision.data.splits.assign import SplitResult
 from medvision.data.splits.protocols import PROTOCOLS, apply_protocol, join_groups
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def images(number: int, *, start: int = 0, **fields: str) -> list[Sample]:

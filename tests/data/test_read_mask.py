@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from medvision.data.readers.images import read_mask
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 FOREGROUND = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
 CLASSES = np.array([[0, 1, 2], [3, 0, 1]], np.uint8)

@@ -20,8 +20,9 @@ from medvision.data.discovery.splits_csv import write_splits
 from medvision.data.shards import writer as shard_store
 from medvision.data.shards.create import Made, make_shards, task_of
 from medvision.data.validation.validate import check_segmentation
+from medvision.errors import MedvisionError
 from medvision.run.config.store import CONF
-from medvision.types import STAGES, MedvisionError
+from medvision.types import STAGES
 
 MODULES = {"segmentation": SegmentationData, "classification": ClassificationData}
 

@@ -23,9 +23,10 @@ from medvision.data.shards.create import make_shards
 from medvision.data.shards.location import check_address, place_of
 from medvision.data.shards.manifest import Part
 from medvision.data.shards.sampler import ShardSampler
+from medvision.errors import MedvisionError
 from medvision.run.config.schema import _check_paths
 from medvision.run.config.store import CONF
-from medvision.types import STAGES, MedvisionError
+from medvision.types import STAGES
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 
 from medvision.data.samples import Sample
 from medvision.data.splits.assign import draw_split, foreground_strata
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def images(number: int, *, start: int = 0, **fields: str) -> list[Sample]:

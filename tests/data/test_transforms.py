@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from medvision.data.loading.transforms import Transform, resize_pair
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 FLIPS = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-40, 40], "p": 0.9}}
 

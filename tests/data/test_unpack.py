@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medvision.data.download.archives import MAX_HEADER_BYTES, Limits, unpack
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def zip_bytes(files: dict[str, bytes]) -> bytes:

@@ -17,7 +17,7 @@ from medvision.data.loading.transforms import Transform
 from medvision.data.loading.workers import start_worker
 from medvision.data.validation import validate as checks
 from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 COUNT = 12
 

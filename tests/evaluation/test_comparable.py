@@ -8,7 +8,7 @@ import pytest
 
 from medvision.comparison.caveats import require_comparable
 from medvision.comparison.runs import group_runs, read_run
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 Make = Callable[..., Path]
 

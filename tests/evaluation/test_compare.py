@@ -16,7 +16,7 @@ from medvision.comparison.caveats import doubts
 from medvision.comparison.compare import Comparison, compare, print_comparison
 from medvision.comparison.runs import Group, group_runs, mean_and_std, read_run, settings_of
 from medvision.comparison.verdicts import compare_pairs
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 NUMBERS = (0.951, 0.957, 0.966)  # mean 0.958, squared deviations 49 + 1 + 64 millionths
 Make = Callable[..., Path]

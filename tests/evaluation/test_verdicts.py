@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from medvision.comparison.runs import group_runs, read_run
 from medvision.comparison.verdicts import compare_pairs
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 Make = Callable[..., Path]
 Segment = Callable[..., Path]

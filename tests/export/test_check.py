@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from medvision.errors import MedvisionError
 from medvision.export.check import Comparison, Outputs, batches, compare
 from medvision.inference import load_network
 from medvision.inference.model_card import ModelCard
-from medvision.types import MedvisionError
 
 
 @pytest.fixture

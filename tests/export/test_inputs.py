@@ -9,9 +9,9 @@ import yaml
 
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.data.samples import Sample
+from medvision.errors import MedvisionError
 from medvision.export.check import choose_inputs
 from medvision.inference.model_card import ModelCard
-from medvision.types import MedvisionError
 
 
 @pytest.fixture

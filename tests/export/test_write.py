@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medvision.data.phantoms.polyps import draw_polyp_scene
+from medvision.errors import MedvisionError
 from medvision.export import default_name, export_model
 from medvision.inference import load_model, load_network
 from medvision.models import build_network
-from medvision.types import MedvisionError
 
 
 def silent(line: str) -> None:

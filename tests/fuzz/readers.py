@@ -34,9 +34,9 @@ with atheris.instrument_imports(include=["medvision", "PIL", "pydicom"]):
     from medvision.data.readers.images import decode_image, decode_mask, image_size
     from medvision.data.samples import Sample
     from medvision.data.validation.validate import look_at_image
+    from medvision.errors import MedvisionError
     from medvision.inference.load import load_network
     from medvision.run.storage.saved_run import StoredRun
-    from medvision.types import MedvisionError
 
 cv2.setNumThreads(1)
 torch.set_num_threads(1)

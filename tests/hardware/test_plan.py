@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from medvision.errors import MedvisionError
 from medvision.hardware import (
     REHEARSAL,
     choose_plan,
@@ -12,7 +13,6 @@ from medvision.hardware import (
     tpu_is_present,
 )
 from medvision.hardware.plan import PRECISION, XLA_PRECISIONS
-from medvision.types import MedvisionError
 
 AUTO: dict[str, Any] = {
     "accelerator": "auto",

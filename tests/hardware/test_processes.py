@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.hardware.processes import Place, place_of
-from medvision.types import MedvisionError
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.hardware import announce_host, choose_plan, tpu_is_present, xla
 from medvision.hardware.xla_trace import VARIABLE
-from medvision.types import MedvisionError
 
 SET = ("PJRT_DEVICE", "XLA_FLAGS", "PT_XLA_DEBUG_LEVEL", VARIABLE, "NODE_RANK")
 
@@ -137,7 +137,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medvision.hardware import xla_trainer
 from medvision.hardware.xla_trainer import DeviceLoader, trainer_options
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 told = {}
 

@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.inference.model_card import ModelCard
-from medvision.types import MedvisionError
 
 VALUES: dict[str, Any] = {
     "format": 1,

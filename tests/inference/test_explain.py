@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.inference.explain import explain
 from medvision.models import AlexNet, SimpleCNN, TimmClassifier
 from medvision.models.base import pad_to_multiple
-from medvision.types import MedvisionError
 
 CELL_PX = 8
 

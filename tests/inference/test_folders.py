@@ -7,9 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.inference import Model, predict_files
 from medvision.inference.predict import _even_share
-from medvision.types import MedvisionError
 
 MakeModel = Callable[..., Model]
 

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.inference import inputs
 from medvision.inference.inputs import chunks, find_inputs
-from medvision.types import MedvisionError
 
 
 def picture(path: Path, size: tuple[int, int] = (8, 8)) -> Path:

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import medvision
+from medvision.errors import MedvisionError
 from medvision.inference import ClassificationResult, Model, SegmentationResult
 from medvision.inference.results import enlarge, sigmoid, softmax
-from medvision.types import MedvisionError
 
 MakeModel = Callable[..., Model]
 

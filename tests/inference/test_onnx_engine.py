@@ -13,11 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from medvision.errors import MedvisionError
 from medvision.inference.engine import num_cores
 from medvision.inference.model import load_model
 from medvision.inference.onnx_engine import OnnxEngine
 from medvision.inference.results import SegmentationResult
-from medvision.types import MedvisionError
 
 SIZE_PX = 16
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
+from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy, balanced_weights
-from medvision.types import MedvisionError
 
 
 def test_values_by_hand() -> None:

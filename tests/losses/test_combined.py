@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy, WeightedSum
-from medvision.types import MedvisionError
 
 
 class Constant(nn.Module):

@@ -11,7 +11,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from medvision.types import IGNORE_INDEX, MedvisionError
+from medvision.errors import MedvisionError
+from medvision.types import IGNORE_INDEX
 
 CONF = Path(__file__).parents[2] / "conf" / "loss"
 FOR_IMAGES = ("bce", "focal")

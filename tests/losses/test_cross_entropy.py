@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy
-from medvision.types import IGNORE_INDEX, MedvisionError
+from medvision.types import IGNORE_INDEX
 
 
 def test_binary_value_by_hand() -> None:

@@ -8,8 +8,9 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
+from medvision.errors import MedvisionError
 from medvision.losses import MaskedLoss
-from medvision.types import IGNORE_INDEX, MedvisionError
+from medvision.types import IGNORE_INDEX
 
 NO, YES = -50.0, 50.0  # logits of certainty
 

@@ -3,8 +3,8 @@ import pytest
 import torch
 from scipy import optimize, special
 
+from medvision.errors import MedvisionError
 from medvision.metrics import apply_temperature, fit_temperature, logits_of, probabilities
-from medvision.types import MedvisionError
 
 
 def draw(num_classes: int, size: int = 300, *, true: float = 2.0) -> tuple[np.ndarray, np.ndarray]:

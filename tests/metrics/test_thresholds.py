@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
 
+from medvision.errors import MedvisionError
 from medvision.metrics import choose_threshold, threshold_at_sensitivity, threshold_by_rule
 from medvision.metrics.thresholds import RULES
-from medvision.types import MedvisionError
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import medvision.models
+from medvision.errors import MedvisionError
 from medvision.models import UNet, count_parameters, is_depthwise, load_weights_strict
-from medvision.types import MedvisionError
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 

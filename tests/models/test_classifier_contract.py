@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy
 from medvision.models import AlexNet, SimpleCNN, TimmClassifier
-from medvision.types import MedvisionError
 
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
     "simple_cnn": lambda **kwargs: SimpleCNN(

@@ -11,8 +11,8 @@ import torch
 import torchvision
 from huggingface_hub import constants
 
+from medvision.errors import MedvisionError
 from medvision.models import AlexNet, SimpleCNN, SmpSegmenter, TimmClassifier, count_parameters
-from medvision.types import MedvisionError
 
 
 def test_simple_cnn_of_the_reference_has_its_number_of_parameters() -> None:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy
 from medvision.models import SmpSegmenter, UNet
-from medvision.types import MedvisionError
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "unet": lambda **kwargs: UNet(base_channels=4, **kwargs),

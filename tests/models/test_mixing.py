@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from medvision.errors import MedvisionError
 from medvision.models import BatchMixing
-from medvision.types import MedvisionError
 
 
 def batch(num_samples: int = 4, num_classes: int = 4) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medvision.errors import MedvisionError, did_you_mean
 from medvision.models import Normalize
 from medvision.models.base import pad_to_multiple
-from medvision.types import MedvisionError, did_you_mean
 
 
 def test_value_by_hand() -> None:

@@ -4,8 +4,8 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 
+from medvision.errors import MedvisionError
 from medvision.models import SmpSegmenter, count_parameters, is_depthwise
-from medvision.types import MedvisionError
 
 SMALL = {
     "DPT": {"encoder": "tu-vit_tiny_patch16_224", "decoder_fusion_channels": 16},

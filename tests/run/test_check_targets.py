@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from medvision.errors import MedvisionError
 from medvision.run.config.schema import check_targets
-from medvision.types import MedvisionError
 
 
 def check(target: str) -> None:

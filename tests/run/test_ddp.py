@@ -43,7 +43,7 @@ FAULTS = '''
 import os
 import torch
 from pytorch_lightning import Callback
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 class Fail(Callback):

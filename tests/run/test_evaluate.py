@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from medvision.data.phantoms.polyps import draw_polyp_scene
+from medvision.errors import MedvisionError
 from medvision.run.evaluation.evaluate import evaluate_run
 from medvision.run.storage.saved_run import largest_difference
 from medvision.run.storage.test_seal import sealed_note
-from medvision.types import MedvisionError
 
 MakeFolder = Callable[..., Path]
 Train = Callable[..., Path]

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.run.storage.run_folder import FolderLock
-from medvision.types import MedvisionError
 
 HOLD = (
     "import sys; from pathlib import Path; from medvision.run.storage.run_folder import FolderLock;"

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from pytorch_lightning import Trainer
 
+from medvision.errors import MedvisionError
 from medvision.run import main
-from medvision.types import MedvisionError
 
 ROOT = Path(__file__).parents[2]
 

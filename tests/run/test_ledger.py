@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.run.storage.test_ledger import (
     COLUMNS,
     LEDGER,
@@ -16,7 +17,6 @@ from medvision.run.storage.test_ledger import (
     config_hash,
     note_test_evaluation,
 )
-from medvision.types import MedvisionError
 
 CONFIG = {
     "experiment": "polyp_unet",

@@ -13,6 +13,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
+from medvision.errors import MedvisionError
 from medvision.hardware.processes import Place
 from medvision.run import main
 from medvision.run import main as program
@@ -24,7 +25,6 @@ from medvision.run.processes.errors import described, report
 from medvision.run.processes.failure_board import Board, Notice, ProcessError, first_cause
 from medvision.run.processes.launcher import PROGRAM, Launcher, command_of_run
 from medvision.run.storage.run_folder import RunFolder
-from medvision.types import MedvisionError
 
 LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
 

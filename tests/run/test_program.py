@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.run.main import as_failure
-from medvision.types import MedvisionError
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ def test_what_a_loader_process_found_is_still_one_line() -> None:
     text = (
         "Caught MedvisionError in DataLoader worker process 0.\nOriginal Traceback (most recent"
         " call last):\n  File x\n"
-        "medvision.types.MedvisionError: a.png is gone (a.png); put it back\n"
+        "medvision.errors.MedvisionError: a.png is gone (a.png); put it back\n"
     )
     assert str(as_failure(RuntimeError(text), None)) == "a.png is gone (a.png); put it back"
 

@@ -16,8 +16,8 @@ from pytorch_lightning import Trainer
 
 import medvision.run.training.experiment as job
 from medvision.callbacks import BestAndLast, Interruption
+from medvision.errors import Stopped
 from medvision.run import main
-from medvision.types import Stopped
 
 SMALL = (
     "trainer=cpu",

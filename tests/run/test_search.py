@@ -15,12 +15,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from medvision.errors import MedvisionError, Stopped
 from medvision.run import main
 from medvision.run.config.store import CONF
 from medvision.run.multirun.jobs import JOBS, Result, read_results, write_result
 from medvision.run.search.runner import run_search
 from medvision.run.search.settings import Settings, read_overrides, read_settings
-from medvision.types import MedvisionError, Stopped
 
 LR = "optimizer.lr=tag(log,interval(1e-5,1e-1))"
 COMMAND = ("sweep=random", "experiment=polyp_unet", "sweep.name=a", LR, "loss=bce,dice")

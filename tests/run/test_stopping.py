@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
+from medvision.errors import Stopped
 from medvision.run.processes import signals as stopping
 from medvision.run.processes.signals import after_the_step, heeded_by_copies, heeding_signals
-from medvision.types import Stopped
 
 
 def send(signum: int) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.files import MOST_BYTES, read_plain
 from medvision.run.storage.saved_run import StoredRun
-from medvision.types import MedvisionError
 
 
 @pytest.fixture

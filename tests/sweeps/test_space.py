@@ -2,8 +2,8 @@
 
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.search.space import Key, Numbers, Options, grid
-from medvision.types import MedvisionError
 
 
 def key(name: str, values: Numbers | Options) -> Key:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from medvision.callbacks import Finetuning
+from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy
 from medvision.tasks import ClassificationTask, backbone_modules
-from medvision.types import MedvisionError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 

@@ -17,10 +17,10 @@ from medvision.audit.duplicates import Pair
 from medvision.audit.memory import MemoryBaseline
 from medvision.data.duplicates.search import RELATIONS
 from medvision.data.readers.images import read_image, read_mask
+from medvision.errors import MedvisionError
 from medvision.files import write_atomically
 from medvision.reports.audit import Gallery, PictureCase
 from medvision.reports.plots.overlays import TRUE_COLOR, draw_contours
-from medvision.types import MedvisionError
 
 SIDE_PX = 224
 MAX_PAIRS, MAX_CONFLICTS, MAX_IDENTICAL = 60, 24, 12

@@ -24,7 +24,7 @@ from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.duplicates.search import THRESHOLD, near_duplicates_of
 from medvision.data.samples import Sample, count_names, split_name
 from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 Task = Literal["classification", "segmentation"]
 Advance = Callable[[int, int], None]

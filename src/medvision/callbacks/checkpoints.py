@@ -17,8 +17,9 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from typing_extensions import override
 
+from medvision.errors import MedvisionError, Stopped, first_line
 from medvision.files import link_or_copy
-from medvision.types import Batch, MedvisionError, Stopped
+from medvision.types import Batch
 
 
 class BestAndLast(Checkpoint):
@@ -174,7 +175,7 @@ class BestAndLast(Checkpoint):
         if isinstance(fault.__context__, OSError):  # PyTorch's own words hide what the disk said
             fault = fault.__context__
         full = isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT)
-        words = fault.strerror if isinstance(fault, OSError) else str(fault).splitlines()[0]
+        words = fault.strerror if isinstance(fault, OSError) else first_line(fault)
         what = "no space left on the disk" if full else str(words)
         kept = "the checkpoint of before is intact" if self.last_path.exists() else "there is none"
         return MedvisionError(

@@ -6,8 +6,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from medvision.errors import MedvisionError
 from medvision.tasks import Task, backbone_modules
-from medvision.types import MedvisionError
 
 
 class Finetuning(Callback):

@@ -7,8 +7,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from medvision.callbacks.metrics_csv import EpochLog
+from medvision.errors import MedvisionError, did_you_mean
 from medvision.search.study import Study
-from medvision.types import MedvisionError, did_you_mean
 
 
 class Pruning(Checkpoint):

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from medvision.errors import MedvisionError
 from medvision.hardware.xla_trace import Trigger
-from medvision.types import Batch, MedvisionError
+from medvision.types import Batch
 
 FOUND_SOMETHING = 1
 """Exit code of a check that found something."""

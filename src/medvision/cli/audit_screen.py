@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from medvision.cli.screen import say
-from medvision.types import RESEARCH_ONLY, MedvisionError
+from medvision.errors import MedvisionError
+from medvision.types import RESEARCH_ONLY
 
 if TYPE_CHECKING:  # decoding and comparing load when a folder is there to be read
     from medvision.audit.check import Audit

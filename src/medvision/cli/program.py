@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from medvision.types import RESEARCH_ONLY, MedvisionError
+from medvision.errors import MedvisionError
+from medvision.types import RESEARCH_ONLY
 
 data_app = typer.Typer(help="Public data sets: what there is, getting one; shards of a folder.")
 

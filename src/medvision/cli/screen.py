@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from medvision.types import RESEARCH_ONLY, printable
+from medvision.errors import printable
+from medvision.types import RESEARCH_ONLY
 
 Rows = Sequence[Mapping[str, Any]]
 

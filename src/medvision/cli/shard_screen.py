@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medvision.cli.screen import say
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 MEGABYTE = 10**6
 OPTIONS = {

@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from medvision.comparison.runs import FinishedRun, Group, Member
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 MOST_NAMES = 3
 

@@ -24,9 +24,9 @@ from medvision.comparison.runs import (
     read_run,
 )
 from medvision.comparison.verdicts import compare_pairs
+from medvision.errors import MedvisionError
 from medvision.files import write_atomically, write_table
 from medvision.reports.verdicts import p_in_words, probability_in_words
-from medvision.types import MedvisionError
 
 
 def content_of(

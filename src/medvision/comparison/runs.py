@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.errors import MedvisionError
 from medvision.reports.comparison import setting_in_words
 from medvision.reports.run_files import RunFiles
-from medvision.types import STAGES, MedvisionError
+from medvision.types import STAGES
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 """False and true positive rate, (T,) each, from the strictest threshold down."""

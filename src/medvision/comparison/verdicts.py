@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from medvision.comparison.caveats import image_size
 from medvision.comparison.runs import FinishedRun, Group, Member
+from medvision.errors import MedvisionError
 from medvision.reports.verdicts import LEVEL, claim_of, sentence_of
-from medvision.types import MedvisionError
 
 if TYPE_CHECKING:
     from medvision.metrics.paired import PairedDifference, PairedScore, SeedSpread

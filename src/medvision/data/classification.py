@@ -28,7 +28,8 @@ from medvision.data.samples import Sample, SampleTable
 from medvision.data.shards.manifest import reading_of
 from medvision.data.shards.reader import ShardImageSource
 from medvision.data.validation.validate import CheckResult, OnError, check_images
-from medvision.types import STAGES, MedvisionError, Stage, did_you_mean
+from medvision.errors import MedvisionError, did_you_mean
+from medvision.types import STAGES, Stage
 
 PHANTOMS: dict[str, dict[str, Any]] = {
     "chest": {

@@ -24,7 +24,8 @@ from medvision.data.splits.groups import GivenGroups, hash_groups
 from medvision.data.splits.protocols import apply_protocol
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.validate import CheckResult, OnError
-from medvision.types import STAGES, Batch, MedvisionError, Stage
+from medvision.errors import MedvisionError
+from medvision.types import STAGES, Batch, Stage
 
 
 class ImageData(LightningDataModule, ABC):

@@ -21,7 +21,8 @@ from medvision.data.shards.manifest import reading_of
 from medvision.data.shards.reader import ShardPairSource
 from medvision.data.splits.assign import foreground_strata
 from medvision.data.validation.validate import CheckResult, OnError, check_segmentation
-from medvision.types import MedvisionError, Stage
+from medvision.errors import MedvisionError
+from medvision.types import Stage
 
 
 class SegmentationData(ImageData):

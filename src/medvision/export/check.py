@@ -18,11 +18,11 @@ from medvision.data.phantoms.brain import BRAIN_CLASSES, draw_brain
 from medvision.data.phantoms.chest import CHEST_CLASSES, draw_chest
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.data.samples import Sample
+from medvision.errors import MedvisionError
 from medvision.files import read_plain
 from medvision.inference.inputs import find_inputs
 from medvision.inference.model_card import ModelCard
 from medvision.inference.results import Image
-from medvision.types import MedvisionError
 
 NUM_IMAGES = 8
 """Of a run, or drawn."""

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 import medvision
+from medvision.errors import MedvisionError, first_line, install_command
 from medvision.export.check import Outputs, Runner, WithProbability
 from medvision.export.description import describe
 from medvision.inference.engine import num_cores
 from medvision.inference.load import METADATA_KEY
 from medvision.inference.model_card import ModelCard
 from medvision.inference.onnx_engine import LOGITS
-from medvision.types import RESEARCH_ONLY, MedvisionError, install_command
+from medvision.types import RESEARCH_ONLY
 
 OPSET = 18
 """Of 2022: every operator that the networks need, and read by every ONNX Runtime since 1.14."""
@@ -112,14 +113,10 @@ def _runtime_errors() -> Iterator[None]:
         yield
     except Exception as error:  # it raises types of its own, one for each kind of failure
         raise MedvisionError(
-            f"ONNX Runtime cannot run the exported network: {_first_line(error)}",
+            f"ONNX Runtime cannot run the exported network: {first_line(error)}",
             hint="no file was written; export to safetensors",
             exit_code=3,
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _to_proto(network: nn.Module, card: ModelCard) -> Any:
@@ -140,7 +137,7 @@ def _to_proto(network: nn.Module, card: ModelCard) -> Any:
             )
     except Exception as error:  # the exporter raises types of its own, and whatever layers do
         raise MedvisionError(
-            f"the network cannot be exported to ONNX: {_first_line(error)}",
+            f"the network cannot be exported to ONNX: {first_line(error)}",
             where=card.architecture,
             hint="export to safetensors",
             exit_code=3,

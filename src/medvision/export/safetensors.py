@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from medvision.errors import MedvisionError
 from medvision.export.check import Runner, in_float32
 from medvision.export.description import describe
 from medvision.inference.load import METADATA_KEY, load_network
 from medvision.inference.model_card import ModelCard
-from medvision.types import MedvisionError
 
 
 def write_safetensors(network: nn.Module, card: ModelCard, file: Path) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from medvision.errors import MedvisionError
 from medvision.files import write_atomically
 from medvision.inference.load import METADATA_KEY, find_model
-from medvision.types import MedvisionError
 
 if TYPE_CHECKING:  # torch is imported once the arguments have been looked at
     from medvision.export.check import Comparison

@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
+from medvision.errors import MedvisionError
 from medvision.hardware.xla import check_installed, choose_xla_cpu, tpu_is_present
-from medvision.types import MedvisionError
 
 Chip = Literal["cpu_bf16", "cpu", "gpu_bf16", "gpu", "mps", "tpu"]
 Network = Literal["dense", "depthwise_encoder"]

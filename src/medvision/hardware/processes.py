@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 RANK_VARIABLE = "MEDVISION_PROCESS"
 """Set in a process that the first process of its host has started: its number among all."""

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from medvision.errors import MedvisionError, install_command
 from medvision.hardware.xla_trace import VARIABLE
-from medvision.types import MedvisionError, install_command
 
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from torch_xla.distributed.parallel_loader import MpDeviceLoader, ParallelLoader, PerDeviceLoader
 from typing_extensions import override
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 CAN = "capturable"
 """The option of those optimizers (Adam and its kin) that count and scale with tensors."""

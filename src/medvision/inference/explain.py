@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError, install_command
 from medvision.models.base import pad_to_multiple
-from medvision.types import MedvisionError, install_command
 
 
 def explain(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from medvision.data.discovery.folders import list_images
 from medvision.data.readers.images import image_size
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 MAX_PIXELS_AT_ONCE = 16_000_000
 """Images that are in memory together, unless a single one is larger."""

@@ -7,9 +7,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvision.errors import MedvisionError
 from medvision.files import check_stored
 from medvision.inference.model_card import ModelCard
-from medvision.types import MedvisionError
 
 if TYPE_CHECKING:  # an ONNX file is run without torch
     from torch import Tensor, nn

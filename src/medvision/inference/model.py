@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medvision.data.loading.transforms import Transform
 from medvision.data.readers.images import decode_image, read_image
+from medvision.errors import MedvisionError
 from medvision.inference.engine import Engine
 from medvision.inference.load import find_model, load_network
 from medvision.inference.model_card import ModelCard
@@ -23,7 +24,6 @@ from medvision.inference.results import (
     sigmoid,
     softmax,
 )
-from medvision.types import MedvisionError
 
 Result = SegmentationResult | ClassificationResult
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 FORMAT = 1
 """Version of the values below, as every checkpoint states it."""

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.errors import MedvisionError, install_command
 from medvision.inference.engine import num_cores
 from medvision.inference.load import METADATA_KEY
 from medvision.inference.model_card import ModelCard
-from medvision.types import MedvisionError, install_command
 
 LOGITS = "logits"
 """Name of the output that is read."""

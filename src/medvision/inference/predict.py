@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.readers.decode import read_bytes
+from medvision.errors import MedvisionError
 from medvision.files import write_atomically
 from medvision.inference.inputs import Input, chunks, find_inputs
 from medvision.inference.model import Model, Result
 from medvision.inference.model_card import ModelCard
 from medvision.inference.results import ClassificationResult, Image, SegmentationResult
-from medvision.types import MedvisionError
 
 SHOWN = 24
 """Pictures in the grid of a classification."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def check_num_classes(num_classes: int) -> None:

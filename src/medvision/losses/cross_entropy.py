@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.losses.base import check_num_classes, check_shapes
-from medvision.types import IGNORE_INDEX, MedvisionError
+from medvision.types import IGNORE_INDEX
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.losses.base import check_num_classes, check_shapes
-from medvision.types import IGNORE_INDEX, MedvisionError
+from medvision.types import IGNORE_INDEX
 
 
 class MaskedLoss(nn.Module):

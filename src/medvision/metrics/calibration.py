@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 NUM_BINS = 15
 """As Guo et al. and most who compare with them."""

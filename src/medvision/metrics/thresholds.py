@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medvision.errors import MedvisionError
 from medvision.metrics.intervals import numbered
 from medvision.metrics.proportions import (
     effective_trials,
@@ -16,7 +17,6 @@ from medvision.metrics.proportions import (
     wilson_interval,
 )
 from medvision.metrics.ranking import counts_at_least
-from medvision.types import MedvisionError
 
 SENSITIVITY = 0.95
 """What ruling out a disease asks for, where nothing else is said."""

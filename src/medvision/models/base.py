@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError, first_line
 
 BUILDABLE = {
     f"medvision.models.{name}": module
@@ -48,7 +48,7 @@ def build_network(name: str, arguments: Mapping[str, Any], *, where: str) -> nn.
         return getattr(module, name.rpartition(".")[2])(**options)
     except TypeError as error:
         raise MedvisionError(
-            f"{name} refuses its arguments: {str(error).splitlines()[0]}",
+            f"{name} refuses its arguments: {first_line(error)}",
             where=where,
             hint="the file is damaged or of another version of medvision",
         ) from error

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.files import check_stored
 from medvision.models.normalize import RGB_CHANNELS
-from medvision.types import MedvisionError
 
 
 def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 class BatchMixing:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 RGB_CHANNELS = 3
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.models.base import check_dropout, num_logits
 from medvision.models.normalize import Normalize
 from medvision.models.weights import load_weights
-from medvision.types import MedvisionError
 
 NUM_STAGES = 5
 HIDDEN_FEATURES = (128, 64)

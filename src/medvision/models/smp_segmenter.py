@@ -10,10 +10,10 @@ import segmentation_models_pytorch as smp
 import timm
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError, did_you_mean, first_line
 from medvision.models.base import num_logits, pad_to_multiple
 from medvision.models.normalize import Normalize
 from medvision.models.weights import load_encoder_weights
-from medvision.types import MedvisionError, did_you_mean
 
 STRIDE_FACTOR = {"DPT": 2}
 """Architectures that halve the encoder's deepest features, which must then be even."""
@@ -83,7 +83,7 @@ class SmpSegmenter(nn.Module):
         except Exception as error:  # smp and timm raise whatever their layers do
             raise MedvisionError(
                 f"{network_class.__name__} with encoder {encoder} cannot be built: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                f"{first_line(error)}",
                 where="model",
                 hint="change model.architecture, model.encoder or their options",
             ) from error

@@ -7,6 +7,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError, did_you_mean, first_line
 from medvision.models.base import check_dropout, num_logits, pad_to_multiple
 from medvision.models.matching import Statistic
 from medvision.models.normalize import Normalize
@@ -18,7 +19,6 @@ from medvision.models.weights import (
     offline_if_unreachable,
     packaged,
 )
-from medvision.types import MedvisionError, did_you_mean
 
 SMALLEST_PX = 32
 """What five halvings, usual in networks, leave one pixel of."""
@@ -204,8 +204,7 @@ def _build(name: str, **arguments: Any) -> nn.Module:
         return timm.create_model(name, pretrained=False, **arguments)
     except Exception as error:  # timm raises whatever its layers do
         raise MedvisionError(
-            f"{name} cannot be built: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            f"{name} cannot be built: {first_line(error)}",
             where="model",
             hint="change model.name or its options",
         ) from error

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medvision.errors import MedvisionError
 from medvision.models.base import num_logits, pad_to_multiple
 from medvision.models.normalize import Normalize
-from medvision.types import MedvisionError
 
 NUM_LEVELS = 4
 

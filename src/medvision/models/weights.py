@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError, did_you_mean, install_command
 from medvision.models.matching import STATISTICS, LoadedWeights, Statistic, fill, read_tensors
 from medvision.models.normalize import RGB_CHANNELS
-from medvision.types import MedvisionError, did_you_mean, install_command
 
 TIMEOUT_S = 10.0
 

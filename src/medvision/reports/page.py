@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 if TYPE_CHECKING:  # a module that only formats numbers must not wait for the engine
     from jinja2 import Environment

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import yaml
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 @dataclass(frozen=True, kw_only=True)

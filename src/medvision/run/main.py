@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvision.errors import MedvisionError, Stopped
 from medvision.run.config.store import CONF, help_text
 from medvision.run.multirun.jobs import (
     JOBS,
@@ -26,7 +27,6 @@ from medvision.run.multirun.jobs import (
 )
 from medvision.run.processes.errors import as_failure, described, overheard, report
 from medvision.run.training.run_config import run_job
-from medvision.types import MedvisionError, Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from medvision.errors import MedvisionError
 from medvision.search.space import Key, plain
-from medvision.types import MedvisionError
 
 Mode = Literal["max", "min"]
 DIRECTIONS: Mapping[Mode, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}

@@ -12,7 +12,7 @@ from decimal import Decimal
 from itertools import islice, product
 from typing import TYPE_CHECKING, Any
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from medvision.errors import MedvisionError
 from medvision.search.definition import Definition, Mode
 from medvision.search.space import Value, distributions
-from medvision.types import MedvisionError
 
 if TYPE_CHECKING:
     from optuna.storages.journal import JournalStorage

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from medvision.types import Batch, MedvisionError, Stage
+from medvision.errors import MedvisionError
+from medvision.types import Batch, Stage
 
 
 class MeanLoss(Metric):

@@ -11,7 +11,8 @@ import numpy as np
 
 from medvision.data.discovery.folders import IMAGE_SUFFIXES, Scan, images_in, subfolders
 from medvision.data.samples import Sample, SampleTable, Texts, count_names, split_name
-from medvision.types import IGNORE_INDEX, MedvisionError, did_you_mean
+from medvision.errors import MedvisionError, did_you_mean
+from medvision.types import IGNORE_INDEX
 
 CLASS_LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
 

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from medvision.data.readers.dicom import SUFFIXES
 from medvision.data.samples import SampleTable
-from medvision.types import MedvisionError, printable
+from medvision.errors import MedvisionError, printable
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | SUFFIXES
 SEGMENTATION_LAYOUT = (

@@ -25,7 +25,7 @@ from medvision.data.discovery.splits_csv import read_splits, write_splits
 from medvision.data.samples import Sample, SampleTable, count_names
 from medvision.data.splits.groups import group_by_patient, group_by_pattern, hash_groups
 from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 __all__ = [
     "CheckResult",

@@ -12,7 +12,7 @@ import numpy as np
 
 from medvision.data.discovery.folders import SEGMENTATION_LAYOUT, Scan, images_in, subfolders
 from medvision.data.samples import SampleTable, Texts, count_names, split_name, without_suffix
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medvision.data.discovery.folders import refuse_controls
 from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, Texts, split_name
+from medvision.errors import MedvisionError
 from medvision.files import write_atomically
-from medvision.types import MedvisionError
 
 COLUMNS = ("split", "path", "target", "group")
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 MAX_PARTS = 100
 """Folders inside folders that a name may ask for."""

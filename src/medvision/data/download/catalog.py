@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from medvision.types import MedvisionError, did_you_mean
+from medvision.errors import MedvisionError, did_you_mean
 
 _SIMULA = "https://datasets.simula.no"
 _PAIRS = MappingProxyType({"images": "images", "masks": "masks"})

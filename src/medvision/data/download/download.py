@@ -17,9 +17,9 @@ from urllib.parse import urlsplit
 
 from medvision.data.download.archives import unpack
 from medvision.data.download.catalog import DataSet, find, needs_account
+from medvision.errors import MedvisionError
 from medvision.file_lock import is_at, take_lock
 from medvision.files import write_atomically
-from medvision.types import MedvisionError
 
 if TYPE_CHECKING:
     from requests import Response

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.types import MedvisionError, did_you_mean
+from medvision.errors import MedvisionError, did_you_mean
 
 REFERENCE = "see the albumentations 2 reference"
 

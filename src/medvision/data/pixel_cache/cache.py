@@ -25,7 +25,7 @@ from medvision.data.loading.transforms import Pair, resize_image, resize_pair
 from medvision.data.pixel_cache.files import KEY_BYTES
 from medvision.data.pixel_cache.store import CAN_KEEP, PixelStore
 from medvision.data.samples import Sample
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 FORMAT = 1
 """Grows when this package decodes or resizes otherwise: what was kept is then found by nobody."""

@@ -23,7 +23,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from medvision.data.readers.dicom import PREAMBLE, DicomPixels, decode_dicom, dicom_size, is_dicom
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 MAX_PIXELS = 100_000_000
 """A larger picture is refused before it is decoded: it would fill the memory."""

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.types import MedvisionError, install_command
+from medvision.errors import MedvisionError, install_command
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

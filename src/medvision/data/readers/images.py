@@ -20,7 +20,7 @@ from medvision.data.readers.decode import (
 )
 from medvision.data.readers.dicom import DicomPixels
 from medvision.data.readers.masks import class_indices
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def read_image(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvision.data.readers.decode import Picture, samples, upright
 from medvision.data.readers.dicom import DicomPixels
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 _CHROMA_NOISE = 24  # grey levels by which JPEG parts the channels of a grey picture
 _MAX_NAMED = 6

@@ -17,7 +17,7 @@ from medvision.data.shards.location import holds_shards
 from medvision.data.shards.manifest import Manifest, reading_of
 from medvision.data.shards.writer import Advance, CheckedFolder, Task, store
 from medvision.data.validation.validate import check_images, check_segmentation
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,7 +33,7 @@ from medvision.data.validation import properties_cache as facts_cache
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.properties_cache import cache_folder
 from medvision.data.validation.validate import CheckResult, fingerprint
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 GIGABYTE = 10**9
 

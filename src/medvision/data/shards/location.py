@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from medvision.data.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES, Part
-from medvision.types import MedvisionError, install_command
+from medvision.errors import MedvisionError, install_command
 
 Result = TypeVar("Result")
 

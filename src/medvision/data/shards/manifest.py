@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 FORMAT = 1
 """Grows when shards.json, the table or the facts change their meaning."""

@@ -19,7 +19,7 @@ from medvision.data.samples import Sample
 from medvision.data.shards.cache import ShardCache
 from medvision.data.shards.manifest import AGAIN, Part, damaged
 from medvision.data.shards.table import ShardTable
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 MAX_OPEN = 64
 """Shards that a process keeps open."""

@@ -29,9 +29,9 @@ from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Par
 from medvision.data.shards.table import SPLITS, ShardTable, properties_to_columns, write_columns
 from medvision.data.validation import properties_cache as facts_cache
 from medvision.data.validation.validate import CheckResult
+from medvision.errors import MedvisionError
 from medvision.file_lock import locked
 from medvision.files import write_atomically
-from medvision.types import MedvisionError
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
 """Zeros that end a tar file."""

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.samples import Sample, SampleTable, Texts
-from medvision.types import STAGES, MedvisionError
+from medvision.errors import MedvisionError
+from medvision.types import STAGES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Self
 
 from medvision.data.readers.dicom import SUFFIXES, dicom_texts
 from medvision.data.samples import Sample, SampleTable, Texts
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 
 def group_by_pattern(samples: Sequence[Sample], pattern: str) -> tuple[SampleTable, list[str]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medvision.data.duplicates.search import count_crossing, join
 from medvision.data.samples import Sample, SampleTable, Texts
 from medvision.data.splits.assign import SplitResult, draw_groups, draw_split
-from medvision.types import MedvisionError, did_you_mean
+from medvision.errors import MedvisionError, did_you_mean
 
 PROTOCOLS = ("official", "merged", "grouped", "kfold")
 

@@ -25,7 +25,7 @@ from medvision.data.validation.properties import (
     mask_properties,
 )
 from medvision.data.validation.properties_cache import PropertiesCache, Remembered
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 _MAX_WORKERS = 8
 _IN_PARTS, _PART = 10_000, 32  # of so many samples a thread takes a few at a time: 2 kB each else

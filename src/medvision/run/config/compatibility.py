@@ -6,10 +6,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from medvision.data import ImageData
+from medvision.errors import MedvisionError
 from medvision.losses import balanced_weights
 from medvision.run.config.hydra_errors import nearest
 from medvision.tasks import ClassificationTask, Task
-from medvision.types import STAGES, MedvisionError, Stage
+from medvision.types import STAGES, Stage
 
 
 def fill_in(cfg: DictConfig, data: ImageData) -> None:

@@ -19,8 +19,8 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from medvision.errors import MedvisionError, first_line
 from medvision.run.config.store import CONF, groups, options
-from medvision.types import MedvisionError
 
 
 def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
@@ -77,7 +77,7 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
         raise _explain_key(error, arguments) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise MedvisionError(
-            _first_line(error), where=getattr(error, "full_key", None) or "configuration"
+            first_line(error), where=getattr(error, "full_key", None) or "configuration"
         ) from error
 
 
@@ -119,12 +119,12 @@ def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) ->
         )
     wrong = re.search(r"Could not (?:override|append to|delete)[^']*'([^']+)'", text)
     if wrong is None:
-        return MedvisionError(_first_line(error), where="command line")
+        return MedvisionError(first_line(error), where="command line")
     key = wrong[1].split("@")[0]
     typed = next((a for a in arguments if a.lstrip("+~").startswith(f"{key}=")), key)
     known = _known_keys([a for a in arguments if a != typed])
     if key in known:
-        return MedvisionError(_first_line(error), where=typed)
+        return MedvisionError(first_line(error), where=typed)
     return MedvisionError(f"no key is called {key}", where=typed, hint=_nearest_key(key, known))
 
 
@@ -162,9 +162,3 @@ def _flatten(cfg: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             keys += _flatten(value, f"{prefix}{name}.")  # type: ignore[arg-type]
     return keys
-
-
-def _first_line(error: Exception) -> str:
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from medvision.errors import MedvisionError
 from medvision.hardware import check_xla_devices
 from medvision.hardware.processes import Place, place_of
-from medvision.types import MedvisionError
 
 if TYPE_CHECKING:
     from medvision.data import ImageData

@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from medvision.data.download.catalog import find, needs_account
 from medvision.data.shards.location import check_address, place_of
+from medvision.errors import MedvisionError, did_you_mean, install_command
 from medvision.run.config.hydra_errors import nearest
 from medvision.run.config.processes import check_processes
-from medvision.types import MedvisionError, did_you_mean, install_command
 
 TARGET = "_target_"
 

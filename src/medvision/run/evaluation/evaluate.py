@@ -14,6 +14,7 @@ import yaml
 from numpy.typing import NDArray
 
 from medvision.data import ImageData
+from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, Score, SegmentationEvaluation
 from medvision.files import write_atomically, write_json
 from medvision.hardware import (
@@ -36,7 +37,7 @@ from medvision.run.training.data_audit import training_twins
 from medvision.run.training.experiment import measure
 from medvision.run.training.results import print_line, print_scores
 from medvision.tasks import Task
-from medvision.types import MedvisionError, Stage
+from medvision.types import Stage
 
 
 def read_class_predictions(

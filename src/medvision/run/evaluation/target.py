@@ -7,9 +7,10 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from medvision.data import ImageData
+from medvision.errors import MedvisionError
 from medvision.run.storage.saved_run import StoredRun
 from medvision.run.training.build import build
-from medvision.types import STAGES, MedvisionError, Stage
+from medvision.types import STAGES, Stage
 
 Split = Literal["test", "val", "all"]
 

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medvision.errors import MedvisionError
 from medvision.files import write_json
 from medvision.run.storage.run_folder import FolderLock
-from medvision.types import MedvisionError
 
 if TYPE_CHECKING:
     from medvision.hardware.processes import Place

@@ -1,26 +1,25 @@
 """Cross-validation: scores of all folds of one command, averaged and pooled."""
 
-from collections.abc import Collection, Mapping, Sequence
+import csv
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.samples import Sample
 from medvision.metrics import (
     bootstrap_mean_interval,
     classification_intervals,
     classification_scores,
     mean_defined,
 )
-import csv
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
-from medvision.data.samples import Sample
-from medvision.data.discovery.splits_csv import read_splits
 from medvision.run.multirun.summary import Group, Run, metrics_of, write_rows
-
 
 Pooled = dict[str, tuple[float, float, float]]
 """Score, low and high end of its 95 % interval, by name; NaN where undefined."""
@@ -249,7 +248,6 @@ def _pool(
     samples: Mapping[str, Sample],
 ) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
     """Scores of all predictions together, by name, and what a reader should know of them."""
-
     rows = [row for part in predictions for row in part]
     groups = [samples[row["path"]].group or row["path"] for row in rows]
     if task == "segmentation":

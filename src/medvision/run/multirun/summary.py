@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
 from medvision.files import write_atomically
 from medvision.types import STAGES
-
 
 FIRST = ("accuracy", "auroc", "dice", "iou")
 REPEATED = ("seed", "data.fold")

@@ -1,14 +1,15 @@
 """Several runs of one command on the screen: mean and spread, each run, and the folds."""
 
 from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from medvision.run.multirun.kfold import CrossValidation, FoldScore
-from medvision.run.storage.test_ledger import HEADLINE
-from medvision.run.multirun.summary import Group
 
+from medvision.run.multirun.kfold import CrossValidation, FoldScore
+from medvision.run.multirun.summary import Group
+from medvision.run.storage.test_ledger import HEADLINE
 
 SHOWN = {
     "classification": ("train/accuracy", "val/accuracy", "test/accuracy", "test/auroc"),

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medvision.types import MedvisionError
+from medvision.errors import MedvisionError
 
 if TYPE_CHECKING:
     from medvision.hardware.processes import Place

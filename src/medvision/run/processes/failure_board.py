@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from medvision.errors import MedvisionError
 from medvision.files import write_atomically
 from medvision.hardware.processes import Place, place_of
-from medvision.types import MedvisionError
 
 BOARD_VARIABLE = "MEDVISION_BOARD"
 """The folder of the board, where the first process of a host has started the others."""

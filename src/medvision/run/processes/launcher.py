@@ -22,6 +22,7 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from typing_extensions import override
 
+from medvision.errors import MedvisionError
 from medvision.hardware.processes import RANK_VARIABLE, place_of
 from medvision.run.config.hydra_errors import quote_text
 from medvision.run.processes.errors import described, say
@@ -35,7 +36,6 @@ from medvision.run.processes.failure_board import (
     wait_until,
 )
 from medvision.run.storage.run_folder import RunFolder
-from medvision.types import MedvisionError
 
 PROGRAM = ("-c", "import sys; from medvision.run import main; sys.exit(main(sys.argv[1:]))")
 """Starts the same program where no command line did, as in a notebook or a test."""

@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from medvision.errors import MedvisionError, Stopped
 from medvision.hardware.processes import place_of
 from medvision.run.config.hydra_errors import nearest
 from medvision.run.multirun.jobs import (
@@ -37,7 +38,6 @@ from medvision.search.definition import Definition
 from medvision.search.proposals import propose
 from medvision.search.space import Numbers, Options, Value
 from medvision.search.study import JOURNAL, LOCK, Ending, Study, Trial, alone, best_of
-from medvision.types import MedvisionError, Stopped
 
 SILENT = "its process ended without a word, as a killed one does: look at the memory it needed"
 

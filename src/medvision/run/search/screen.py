@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medvision.errors import printable
 from medvision.run.search.settings import Settings
 from medvision.search.definition import Definition
 from medvision.search.space import Value
 from medvision.search.study import Trial, best_of
-from medvision.types import printable
 
 MOST_ROWS = 15
 MARKS = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "not ended"}

@@ -12,13 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
+from medvision.errors import MedvisionError
 from medvision.run.config import schema as check
 from medvision.run.config.hydra_errors import nearest
 from medvision.run.storage.test_seal import SEARCH
 from medvision.search.definition import Definition, Mode, check_name
 from medvision.search.proposals import SAMPLERS
 from medvision.search.space import Key, Numbers, Options
-from medvision.types import MedvisionError
 
 NOT_SEARCHED = (SEARCH, "run_dir", "resume", "experiment")
 """Keys that make no trial: those of the search, where runs lie, and what they are called."""

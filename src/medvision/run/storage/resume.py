@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig
 
+from medvision.errors import MedvisionError, first_line
 from medvision.files import check_stored, read_plain
 from medvision.run.storage.saved_run import ALLOWED, as_config, targets
-from medvision.types import STAGES, MedvisionError
+from medvision.types import STAGES
 
 if TYPE_CHECKING:
     from medvision.data import ImageData
@@ -149,7 +150,7 @@ class InterruptedRun:
             cfg = as_config(_moved(config, str(config["run_dir"]), str(path)))
         except (ValueError, KeyError) as fault:
             raise MedvisionError(
-                f"cannot read what the run has written: {str(fault).splitlines()[0]}",
+                f"cannot read what the run has written: {first_line(fault)}",
                 where=str(path),
                 hint="start the run again",
             ) from fault

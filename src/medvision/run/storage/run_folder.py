@@ -16,10 +16,10 @@ from typing import Any, Self
 
 import yaml
 
+from medvision.errors import MedvisionError
 from medvision.file_lock import is_at
 from medvision.files import write_atomically, write_json
 from medvision.hardware.processes import place_of
-from medvision.types import MedvisionError
 
 NAME = ".lock"
 

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medvision.data.samples import Sample
+from medvision.errors import MedvisionError, first_line
 from medvision.files import read_plain
 from medvision.run.config.store import CONF
-from medvision.types import MedvisionError
 
 ALLOWED = re.compile(
     r"medvision\.(data|losses|models|tasks)\.[A-Z]\w*"
@@ -59,8 +59,11 @@ class StoredRun:
             cfg = as_config(config)
             (path / "checkpoints" / "best.ckpt").stat()
         except (OSError, ValueError) as error:
+            reason = first_line(error)
+            if isinstance(error, OSError):
+                reason = f"{error.strerror}: {Path(error.filename or '').name}"
             raise MedvisionError(
-                f"not the folder of a run: {_first_line(error)}",
+                f"not the folder of a run: {reason}",
                 where=str(path),
                 hint="give the folder that the end of a training names",
             ) from error
@@ -176,9 +179,3 @@ def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
     }
     values["epoch"] = int(row["epoch"])
     return values
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return f"{error.strerror}: {Path(error.filename or '').name}"
-    return str(error).splitlines()[0]

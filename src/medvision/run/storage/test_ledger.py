@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from medvision.errors import MedvisionError
 from medvision.run.storage.run_folder import git_state
-from medvision.types import MedvisionError
 
 LEDGER = Path("runs", "test_ledger.csv")
 """Where the list lies, in the folder the command is started in."""

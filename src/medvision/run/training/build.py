@@ -19,13 +19,13 @@ from pytorch_lightning.loggers import Logger
 
 from medvision.callbacks import Progress
 from medvision.data import ClassificationData, ImageData, SegmentationData
+from medvision.errors import MedvisionError, first_line
 from medvision.evaluation import ClassificationEvaluation, Evaluation, SegmentationEvaluation
 from medvision.files import check_stored
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
 from medvision.run.processes.errors import machine_error
 from medvision.run.storage.run_folder import is_further_process
 from medvision.run.training.run_config import without_collector
-from medvision.types import MedvisionError
 
 MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
 """Trainer keys that the hardware plan resolves."""
@@ -49,9 +49,10 @@ def build(node: Any, **arguments: Any) -> Any:
         if cause is not None and (fault := machine_error(cause)) is not None:
             raise fault from error
         where = getattr(error, "full_key", None) or str(node._target_)
-        reason = str(cause if cause is not None else error).splitlines()[0]
         raise MedvisionError(
-            f"{node._target_}: {reason}", where=where, hint="see its keys with --cfg job"
+            f"{node._target_}: {first_line(cause or error)}",
+            where=where,
+            hint="see its keys with --cfg job",
         ) from error
 
 

@@ -18,8 +18,8 @@ from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.memory import memory_baseline
 from medvision.data import ImageData
 from medvision.data.samples import SampleTable
+from medvision.errors import MedvisionError
 from medvision.evaluation.base import TrainingTwins
-from medvision.types import MedvisionError
 
 Mode = Literal["warn", "strict", "skip"]
 

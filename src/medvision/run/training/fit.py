@@ -25,6 +25,7 @@ from medvision.callbacks import (
 )
 from medvision.callbacks.checkpoints import DirectFiles
 from medvision.data import ImageData
+from medvision.errors import MedvisionError
 from medvision.hardware import REHEARSAL, Plan
 from medvision.run.processes.launcher import attend, part
 from medvision.run.processes.signals import after_the_step, heeded_by_copies
@@ -33,7 +34,6 @@ from medvision.run.storage.run_folder import RunFolder
 from medvision.run.training.build import build, build_trainer
 from medvision.run.training.trial import pruning_of
 from medvision.tasks import Task
-from medvision.types import MedvisionError
 
 C = TypeVar("C", bound=Callback)
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from torch import nn
 
 from medvision.data import ImageData
+from medvision.errors import printable
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
 from medvision.models import count_parameters
@@ -17,7 +18,7 @@ from medvision.reports.run_page import write_report
 from medvision.run.storage.run_folder import RunFolder
 from medvision.run.storage.test_ledger import LEDGER
 from medvision.run.training.fit import Fitted
-from medvision.types import STAGES, printable
+from medvision.types import STAGES
 
 TWIN_PARTS = ("with_twin", "without_twin")
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medvision.errors import MedvisionError, Stopped
 from medvision.run.processes.errors import described, report, with_way_on
-from medvision.types import MedvisionError, Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
+from medvision.errors import MedvisionError, Stopped
 from medvision.run.multirun.jobs import JOBS, Result, alone_with, write_result
 from medvision.run.processes.errors import overheard
 from medvision.run.storage.resume import KEPT_FILES, OVER, InterruptedRun
@@ -16,7 +17,6 @@ from medvision.run.storage.run_folder import RunFolder
 from medvision.run.storage.test_seal import SEARCH
 from medvision.run.training.run_config import run_job
 from medvision.search.study import JOURNAL
-from medvision.types import MedvisionError, Stopped
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

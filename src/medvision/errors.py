@@ -1,0 +1,86 @@
+"""Errors that end a program in one line, and the words for them.
+
+Nothing heavy is imported here: the command line needs ``MedvisionError`` before it needs torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import signal
+from collections.abc import Iterable
+
+
+class MedvisionError(Exception):
+    """Error that the user can fix, reported in one line.
+
+    Args:
+        what: What is wrong, without a full stop.
+        where: The file or config key it is about.
+        hint: What to do about it.
+        exit_code: 2 for wrong input, config or usage; 3 for a failure while running.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, hint: str | None = None, exit_code: int = 2
+    ) -> None:
+        self.what, self.where, self.hint, self.exit_code = what, where, hint, exit_code
+        line = what
+        if where is not None:
+            in_one_line = where.replace("\n", "\\n")  # a file name may hold a line break
+            line += f" ({in_one_line})"
+        if hint is not None:
+            line += f"; {hint}"
+        super().__init__(printable(" ".join(line.split())))
+
+
+class Stopped(BaseException):
+    """Request to end the program: Ctrl-C, SIGTERM or SIGUSR1.
+
+    Not an ``Exception``: after a failed run the next one of the same command starts, a signal ends
+    them all.
+
+    Args:
+        signum: Number of the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+        super().__init__(signal.Signals(signum).name)
+
+    @property
+    def exit_code(self) -> int:
+        """130 after Ctrl-C, otherwise 143, as shells count a program ended by SIGTERM."""
+        return 130 if self.signum == signal.SIGINT else 143
+
+
+def printable(text: str) -> str:
+    """Escape characters that would steer a terminal: file names may hold any character.
+
+    Line breaks stay.
+    """
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode()
+        for char in text
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not blank, or else its type."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next(filter(None, lines), type(error).__name__)
+
+
+def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str) -> str:
+    """Name the nearest of ``choices``, ignoring case, or return ``otherwise``."""
+    known = {choice.lower(): choice for choice in choices}
+    nearest = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {known[nearest[0]]}?" if nearest else otherwise
+
+
+def install_command(extra: str) -> str:
+    """Command that adds an optional extra; run in a checkout, since no package index has medvision.
+
+    Args:
+        extra: Name in ``[project.optional-dependencies]`` of ``pyproject.toml``.
+    """
+    return f"pip install -e '.[{extra}]' (in the medvision checkout)"
