@@ -128,9 +128,9 @@ NETWORKS = (
     Network(name="cnn", title="Simple CNN, 150 px", experiment="brain_mri_cnn", published=0.922),
     Network(
         name="lite0",
-        title="EfficientNet-Lite0 transfer, 224 px",
+        title="EfficientNet-Lite0 transfer, 150 px",
         experiment="brain_mri_efficientnet_b0",
-        arguments=("data.image_size=224",),
+        arguments=("data.image_size=150",),
         published=0.991,
     ),
     Network(
