@@ -1,8 +1,9 @@
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from medvision.files import link_or_copy, write_atomically
+from medvision.files import atomic_path, link_or_copy, write_atomically
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -47,3 +48,16 @@ def test_the_copy_keeps_its_content_when_the_source_is_replaced(
     assert best.read_text() == "epoch 0"
     link_or_copy(last, best)
     assert best.read_text() == "epoch 1"
+
+
+def test_a_file_written_in_a_block_appears_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.onnx"
+    with atomic_path(path, keep_suffix=True) as temporary:
+        temporary.write_text("new")
+        assert temporary.suffix == ".onnx"
+        assert not path.exists()
+    with suppress(KeyboardInterrupt), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["a.onnx"]
+    assert path.read_text() == "new"

@@ -1,4 +1,4 @@
-"""Write files whole or not at all."""
+"""Write files whole or not at all, and read plain ones that may come from anywhere."""
 
 import csv
 import io
@@ -7,8 +7,8 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +16,32 @@ MOST_BYTES = 16_000_000
 """A larger file of names and values is none of ours."""
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name in the same folder, then rename.
+@contextmanager
+def atomic_path(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
+    """Replace a file once it is complete; after an error the old one stays.
 
     Args:
-        path: Where the content ends up, replacing what is there.
-        content: Text is written as UTF-8 with its line ends as they are.
+        path: Where the file ends up, replacing what is there.
+        keep_suffix: Let the temporary name end like the final one.
+
+    Yields:
+        A temporary path in the same folder, to be written before the block ends.
     """
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    suffix = path.suffix if keep_suffix else ""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
     try:
-        temporary.write_bytes(data)
+        yield temporary
         temporary.replace(path)
     except BaseException:
-        _discard(temporary)
+        with suppress(OSError):  # the disk that failed may fail again
+            temporary.unlink(missing_ok=True)
         raise
 
 
-def _discard(temporary: Path) -> None:
-    """Remove what was begun, as far as the disk that failed lets it."""
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file by this content; text is written as UTF-8 with its line ends as they are."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def check_stored(path: Path) -> None:
@@ -115,14 +120,9 @@ def _cell(value: Any) -> Any:
 
 def link_or_copy(source: Path, path: Path) -> None:
     """Make ``path`` hold what ``source`` holds now, without a second copy where that works."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
             shutil.copyfile(source, temporary)
-        temporary.replace(path)  # does nothing where both are one file
-        _discard(temporary)
-    except BaseException:
-        _discard(temporary)
-        raise
+    temporary.unlink(missing_ok=True)  # the rename did nothing where both are one file

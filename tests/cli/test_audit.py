@@ -184,7 +184,7 @@ def test_on_a_terminal_a_bar_counts_the_files(
         consoles.append(Console(file=shown, force_terminal=stderr, width=100))
         return consoles[-1]
 
-    monkeypatch.setattr("medvision.cli.audit_screen.Console", terminal)
+    monkeypatch.setattr("rich.console.Console", terminal)
     assert run_here(str(leaky), "--out", "o")[0] == 1
     assert "20/20" in shown.getvalue()
     assert "read" in shown.getvalue()

@@ -140,7 +140,7 @@ def test_on_a_terminal_a_bar_shows_rate_and_time_left(
 
     for index in range(17):
         cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((50, 40, 3), 90, np.uint8))
-    monkeypatch.setattr("medvision.cli.screen.Console", terminal)
+    monkeypatch.setattr("rich.console.Console", terminal)
     assert run_here("predict", str(finished), str(tmp_path), "--out", "out")[0] == 0
     assert "17/17" in shown.getvalue()
     assert "images/s" in shown.getvalue()

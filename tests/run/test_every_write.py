@@ -40,7 +40,7 @@ BEFORE_IT_BEGAN = "run/summary.json"
 
 FEW = (
     "os.mkdir run/checkpoints",
-    "os.rename run/checkpoints/.last.ckpt.tmp run/checkpoints/last.ckpt",
+    "os.rename run/checkpoints/.last.ckpt.*.tmp run/checkpoints/last.ckpt",
     "os.rename run/.report.html.*.tmp run/report.html",
 )
 """Operations of three stages of a run, tried in every suite; all of them in the slow one."""

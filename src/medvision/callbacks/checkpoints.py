@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,7 +18,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 from typing_extensions import override
 
 from medvision.errors import MedvisionError, Stopped, first_line
-from medvision.files import link_or_copy
+from medvision.files import atomic_path, link_or_copy
 from medvision.types import Batch
 
 
@@ -104,18 +104,15 @@ class BestAndLast(Checkpoint):
             MedvisionError: If it cannot be written; what was there before is still there.
         """
         path = self.last_path
-        temporary = path.with_name(f".{path.name}.tmp")
+        writes = trainer.is_global_zero  # Lightning gathers in every process and writes in one
         try:
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                if path.exists():
+            with atomic_path(path) if writes else nullcontext(path) as temporary:
+                trainer.save_checkpoint(temporary)
+                if writes and path.exists():
                     link_or_copy(path, self.previous_path)
-                temporary.replace(path)
         except (OSError, RuntimeError) as fault:
             if not _is_about_files(fault):
                 raise
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise self._not_written(fault) from fault
 
     def go_on(

@@ -1,5 +1,6 @@
 """What `medvision audit` shows while it works, and what it says at the end."""
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from medvision.cli.screen import say
+from medvision.console import progress_bar, say
 from medvision.errors import MedvisionError
 from medvision.types import RESEARCH_ONLY
 
@@ -46,14 +46,8 @@ def audit_on_screen(
     started = time.perf_counter()
     out = out or Path("audit") / (root.expanduser().resolve().name or "root")
     check_out(out, [path.expanduser() for path in (root, against) if path is not None])
-    with _bar() as bar:
-        task = bar.add_task("read", total=None)
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-            if done == total:
-                bar.add_task("compare", total=None)
-
+    with progress_bar() as advance:
+        advance("read", 0, None)
         try:
             data = scan(
                 root,
@@ -61,10 +55,11 @@ def audit_on_screen(
                 group_pattern=group_pattern,
                 mask_suffix=mask_suffix,
                 num_classes=num_classes,
-                advance=advance,
+                advance=functools.partial(advance, "read"),
             )
         except MedvisionError as error:
             raise _in_words_of_the_command(error) from error
+        advance("compare", 0, None)
         found = audit(data, started=started)
         files = write_audit(found, out)
     print_audit(found)
@@ -169,17 +164,4 @@ def _in_words_of_the_command(error: MedvisionError) -> MedvisionError:
         where=told(error.where),
         hint=told(error.hint),
         exit_code=error.exit_code,
-    )
-
-
-def _bar() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
     )

@@ -1,5 +1,6 @@
 """Screen output of the verbs, and the table of scoring conventions."""
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from medvision.console import progress_bar, say
 from medvision.errors import printable
 from medvision.types import RESEARCH_ONLY
 
@@ -94,13 +95,9 @@ def predict_on_screen(model: Path, images: Sequence[Path], *, out: Path, **optio
     keep_freed_memory()
     loaded = load_model(model)
     say(f"{loaded!r}")
-    with _bar() as bar:
-        task = bar.add_task("predict", total=None, rate="")
-
-        def advance(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, rate=_rate(bar, done))
-
-        done = predict_files(loaded, images, out=out, advance=advance, **options)
+    with progress_bar(transient=False) as advance:
+        show = functools.partial(advance, "predict")
+        done = predict_files(loaded, images, out=out, advance=show, **options)
     for note in done.notes:
         say(f"note: {note}")
     rate = done.num_done / done.seconds if done.seconds else 0
@@ -159,7 +156,8 @@ def list_data() -> None:
     """Print the catalogue."""
     from medvision.data.download.catalog import list_text
 
-    say(list_text())
+    for line in list_text().splitlines():
+        say(line)
 
 
 def download_data(name: str, *, root: Path) -> None:
@@ -167,30 +165,7 @@ def download_data(name: str, *, root: Path) -> None:
     from medvision.data.download.catalog import find, text_of
     from medvision.data.download.download import download
 
-    say(text_of(find(name)))
+    for line in text_of(find(name)).splitlines():
+        say(line)
     done = download(name, root, report=say)
     say(f"{done.num_files} files in {done.root}; SHA-256 of the download {done.sha256}")
-
-
-def say(text: str) -> None:
-    """Print one line, however wide the screen is, and whatever marks it holds."""
-    Console().print(printable(text), highlight=False, soft_wrap=True, markup=False)
-
-
-def _bar() -> Progress:
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-def _rate(bar: Progress, done: int) -> str:
-    elapsed = bar.tasks[0].elapsed
-    return f"{done / elapsed:.1f} images/s" if elapsed else ""

@@ -1,15 +1,11 @@
 """What `medvision data shard` shows while it works, and what it says at the end."""
 
 import shlex
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from medvision.cli.screen import say
+from medvision.console import progress_bar, say
 from medvision.errors import MedvisionError
 
 MEGABYTE = 10**6
@@ -42,7 +38,7 @@ def shard_on_screen(
     from medvision.data.shards.create import make_shards
 
     color_map = [_color(text) for text in colors] or None
-    with _progress() as advance:
+    with progress_bar() as advance:
         try:
             made = make_shards(
                 root,
@@ -95,25 +91,3 @@ def _told(text: str) -> str:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    """A bar for each part of the work, on stderr where that is a terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        tasks: dict[str, Any] = {}
-
-        def advance(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)
-
-        yield advance

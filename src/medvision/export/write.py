@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medvision.errors import MedvisionError
-from medvision.files import write_atomically
+from medvision.files import atomic_path, write_atomically
 from medvision.inference.load import METADATA_KEY, find_model
 
 if TYPE_CHECKING:  # torch is imported once the arguments have been looked at
@@ -204,16 +203,12 @@ def _is_ours(file: Path) -> bool:
 
 @contextlib.contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A temporary name beside ``out`` that takes its place, unless something goes wrong."""
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp{out.suffix}")
+    """A temporary path that takes the name ``out``, unless something goes wrong."""
     try:
-        try:
+        with atomic_path(out, keep_suffix=True) as temporary:
             yield temporary
-            temporary.replace(out)
-        except OSError as error:
-            raise _cannot_write(out, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
 
 
 def _cannot_write(out: Path, error: OSError) -> MedvisionError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import threading
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from medvision.data.readers.decode import read_bytes
 from medvision.errors import MedvisionError
-from medvision.files import write_atomically
+from medvision.files import atomic_path, write_atomically
 from medvision.inference.inputs import Input, chunks, find_inputs
 from medvision.inference.model import Model, Result
 from medvision.inference.model_card import ModelCard
@@ -286,15 +285,13 @@ def _in_order(
 @contextmanager
 def _new_table(path: Path, columns: list[str]) -> Iterator[csv.DictWriter[str]]:
     """A csv file that has its name only once it is complete."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            yield writer
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        yield writer
 
 
 def _make_folder(out: Path, *, overwrite: bool) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from medvision.console import progress_bar
 from medvision.data.download.archives import unpack
 from medvision.data.download.catalog import DataSet, find, needs_account
 from medvision.errors import MedvisionError
@@ -159,12 +160,16 @@ class Resuming:
                 hint="free some, or give another folder",
                 exit_code=3,
             )
-        with self.part.open("ab" if have else "wb") as file, _progress(have, total) as advance:
+        with (
+            self.part.open("ab" if have else "wb") as file,
+            progress_bar(of_bytes=True, transient=False) as advance,
+        ):
             state = {"url": url, "validator": _validator(response), "total": total}
             write_atomically(self._state_file, json.dumps(state))
+            advance("download", have, total)
             for chunk in response.iter_content(CHUNK_BYTES):
                 file.write(chunk)
-                advance(len(chunk))
+                advance("download", file.tell(), total)
             arrived = file.tell()
         if total is not None and arrived != total:
             raise CutConnectionError(f"{arrived} of {total} bytes arrived")
@@ -197,25 +202,6 @@ def _reason(fault: BaseException) -> str:
     if isinstance(cause, BaseException) and cause.args and isinstance(cause.args[0], str):
         cause = cause.args[0]
     return re.sub(r"\[Errno -?\d+\] ", "", str(cause).rpartition(": ")[2])
-
-
-@contextmanager
-def _progress(have: int, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr where that is a terminal: bytes, rate and time left."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=total, completed=have)
-        yield lambda count: progress.advance(task, count)
 
 
 _JUNK = "__MACOSX"

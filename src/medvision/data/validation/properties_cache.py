@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from medvision.data.samples import Sample
 from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, FileProperties
+from medvision.files import atomic_path
 
 FORMAT = 2
 """Grows when a fact changes its meaning: older files are then read by nobody."""
@@ -118,13 +119,11 @@ def cache_folder() -> Path:
 def store(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays whole or not at all, for their owner only."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
-            np.savez(stream, allow_pickle=False, **columns)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        atomic_path(path) as temporary,
+        os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream,
+    ):
+        np.savez(stream, allow_pickle=False, **columns)
 
 
 def _columns(rows: Mapping[str, Remembered]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from medvision.files import atomic_path
 
 # Paul Tol's bright scheme: colour-blind safe
 STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}
@@ -49,16 +50,10 @@ def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
         path: Where it ends up.
         dpi: Pixels per inch, if other than those of ``STYLE``.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with warnings.catch_warnings():  # a class may have a name in a script that the font lacks
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
-            figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with atomic_path(path) as temporary, warnings.catch_warnings():
+        # a class may have a name in a script that the font lacks
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
 
 
 History = Sequence[Mapping[str, float | int | None]]

@@ -13,6 +13,7 @@ import torch
 import yaml
 from numpy.typing import NDArray
 
+from medvision.console import say
 from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, Score, SegmentationEvaluation
@@ -35,7 +36,7 @@ from medvision.run.storage.test_ledger import HEADLINE, LEDGER, check_ledger, no
 from medvision.run.training.build import build, build_evaluation, quieten
 from medvision.run.training.data_audit import training_twins
 from medvision.run.training.experiment import measure
-from medvision.run.training.results import print_line, print_scores
+from medvision.run.training.results import print_scores
 from medvision.tasks import Task
 from medvision.types import Stage
 
@@ -156,11 +157,11 @@ def evaluate_run(
     if not target.external and target.stage == "test":
         write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
     print_scores(summary, evaluation.shown)
-    print_line(_reproduced(summary))
+    say(_reproduced(summary))
     if target.stage == "test" and summary["test_evaluations"] > 1:
         times = summary["test_evaluations"]
-        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
-    print_line(str(out))
+        say(f"note: this test split has been evaluated {times} times ({LEDGER})")
+    say(str(out))
     return summary
 
 

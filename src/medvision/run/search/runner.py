@@ -17,6 +17,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from medvision.console import say
 from medvision.errors import MedvisionError, Stopped
 from medvision.hardware.processes import place_of
 from medvision.run.config.hydra_errors import nearest
@@ -30,7 +31,7 @@ from medvision.run.multirun.jobs import (
     read_result,
 )
 from medvision.run.search.report import TRIALS, write_search, write_trials
-from medvision.run.search.screen import ending_line, print_end, print_line, trial_line
+from medvision.run.search.screen import ending_line, print_end, trial_line
 from medvision.run.search.settings import Settings, read_settings
 from medvision.run.storage.run_folder import FolderLock
 from medvision.run.storage.test_seal import SEARCH, start_line
@@ -162,10 +163,10 @@ class Leader:
         trials = self.study.trials()
         if trials:
             ended = sum(trial.ended for trial in trials)
-            print_line(f"the search {self.settings.name} goes on: {ended} trials have ended")
+            say(f"the search {self.settings.name} goes on: {ended} trials have ended")
         while batch := self._next():
             for trial in batch:
-                print_line(trial_line(trial, self.settings.num_trials))
+                say(trial_line(trial, self.settings.num_trials))
             cause = self._launch([trial for trial in batch if self._ending(trial) is None])
             first = not any(trial.ended for trial in self.study.trials())
             for trial in batch:
@@ -173,7 +174,7 @@ class Leader:
             write_trials(self.settings, self.study)
             trials = self.study.trials()
             for trial in batch:
-                print_line(ending_line(trials[trial.number], trials, self.settings.definition))
+                say(ending_line(trials[trial.number], trials, self.settings.definition))
 
     def _next(self) -> list[Trial]:
         """The trials to start now: those that a killed search left, then new ones."""
@@ -185,7 +186,7 @@ class Leader:
             values = propose(self.settings.definition, self.study.frozen())
             if values is None:
                 if not batch:
-                    print_line("everything there is to try has been tried")
+                    say("everything there is to try has been tried")
                 break
             number = self.study.add(self.settings.definition, values)
             batch.append(self.study.trials()[number])
@@ -282,7 +283,7 @@ def search(
     def start(overrides: Sequence[Sequence[str]], first: int) -> None:
         launcher.launch(overrides, initial_job_idx=first)
 
-    print_line(start_line((SEARCH,)))
+    say(start_line((SEARCH,)))
     run_search(settings, start=start, loader=loader)
 
 
@@ -307,7 +308,7 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
             leader.lead()
         except Stopped:
             _end(settings, study, loader)
-            print_line(f"stopped; the same command goes on with the search: {folder}")
+            say(f"stopped; the same command goes on with the search: {folder}")
             raise
         except MedvisionError:
             if is_new and not any(trial.ended for trial in study.trials()):
@@ -351,7 +352,7 @@ def _share_cores(config: DictConfig, settings: Settings) -> None:
         with open_dict(launcher):
             launcher.n_jobs = settings.jobs
     if settings.jobs == 1 and not settings.launcher.endswith(".BasicLauncher"):
-        print_line("note: one trial at a time; sweep.jobs=2 starts two")
+        say("note: one trial at a time; sweep.jobs=2 starts two")
 
 
 def _open(settings: Settings) -> tuple[Study, bool]:
@@ -374,7 +375,7 @@ def _open(settings: Settings) -> tuple[Study, bool]:
             hint="give this search another name, or repeat its command",
         )
     if study.trials():
-        print_line(f"another search was begun in {folder}, and none of its trials ended: anew")
+        say(f"another search was begun in {folder}, and none of its trials ended: anew")
     _forget(folder, study)
     return Study.begin(folder, definition), True
 

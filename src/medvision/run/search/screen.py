@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medvision.errors import printable
+from medvision.console import say
 from medvision.run.search.settings import Settings
 from medvision.search.definition import Definition
 from medvision.search.space import Value
@@ -17,12 +17,6 @@ from medvision.search.study import Trial, best_of
 MOST_ROWS = 15
 MARKS = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "not ended"}
 MOST_ERROR = 60  # characters of an error in the table; the file has all of it
-
-
-def print_line(text: str, *, console: Console | None = None) -> None:
-    """Print one line, however wide the screen is, and whatever marks it holds."""
-    console = console or Console()
-    console.print(printable(text), highlight=False, soft_wrap=True, markup=False)
 
 
 def trial_line(trial: Trial, num_trials: int) -> str:
@@ -63,12 +57,12 @@ def print_end(
     definition = settings.definition
     console.print(_table(settings, trials))
     if experiment is not None:
-        print_line(
+        say(
             "validation values of a search are optimistic: each best is picked from many;"
             " the test split was not touched",
             console=console,
         )
-        print_line(
+        say(
             f"train the best one, and test it: python train.py --config-dir {settings.folder}"
             f" experiment={experiment.stem}",
             console=console,
@@ -76,9 +70,9 @@ def print_end(
     best = best_of(list(trials), definition.mode)
     if best is not None:
         run = settings.folder / str(best.number)
-        print_line(f"or test its weights as they are: medvision evaluate {run}", console=console)
-    print_line(f"{settings.folder / 'sweep.html'}", console=console)
-    print_line(str(settings.folder), console=console)
+        say(f"or test its weights as they are: medvision evaluate {run}", console=console)
+    say(f"{settings.folder / 'sweep.html'}", console=console)
+    say(str(settings.folder), console=console)
 
 
 def ranked(trials: Sequence[Trial], mode: str) -> list[Trial]:

@@ -3,7 +3,6 @@
 import functools
 import inspect
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from medvision.callbacks import BestAndLast
 from medvision.callbacks.checkpoints import DirectFiles
 from medvision.data import ImageData
 from medvision.evaluation import Evaluation, Score
+from medvision.files import atomic_path
 from medvision.hardware import (
     Plan,
     announce_host,
@@ -243,14 +243,8 @@ def _keep_threshold(path: Path, threshold: float) -> None:
     if checkpoint["medvision"]["threshold"] == threshold:
         return
     checkpoint["medvision"]["threshold"] = threshold
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with atomic_path(path) as temporary:
         DirectFiles().save_checkpoint(checkpoint, temporary)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def measure(

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from medvision.console import say
 from medvision.data import ImageData
-from medvision.errors import printable
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
 from medvision.models import count_parameters
@@ -108,8 +108,8 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
         console.print(_class_table(classes, summary["dataset"]["protocol"]))
     loaded = getattr(model, "loaded_weights", None)
     for note in [*summary["warnings"], *([] if loaded is None else loaded.report())]:
-        print_line(f"note: {note}")
-    print_line(f"run folder: {path}")
+        say(f"note: {note}")
+    say(f"run folder: {path}")
 
 
 def finish(
@@ -144,8 +144,8 @@ def finish(
     print_scores(final, evaluation.shown)
     if final.get("test_evaluations", 0) > 1:
         times = final["test_evaluations"]
-        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
-    print_line(str(folder.path))
+        say(f"note: this test split has been evaluated {times} times ({LEDGER})")
+    say(str(folder.path))
     return final
 
 
@@ -156,7 +156,7 @@ def finish_pruned(
     metrics = _of_best_epoch(fitted, "train/") | _of_best_epoch(fitted, "val/")
     final = {**summary, **_of_fit(fitted), "status": "pruned", "metrics": metrics}
     folder.write_summary(final)
-    print_line(f"pruned after {len(fitted.rows)} epochs: {folder.path}")
+    say(f"pruned after {len(fitted.rows)} epochs: {folder.path}")
     return final
 
 
@@ -214,7 +214,7 @@ def print_scores(summary: Mapping[str, Any], shown: Sequence[str]) -> None:
     if summary.get("twins"):
         console.print(_twin_table(summary["twins"]))
     for warning in summary["warnings"]:
-        print_line(f"note: {warning}")
+        say(f"note: {warning}")
 
 
 def _twin_table(twins: Mapping[str, Any]) -> Table:
@@ -240,12 +240,6 @@ def _with_interval(scores: Mapping[str, Any], name: str) -> str:
     if value is None or ends is None:
         return _words(value)
     return f"{value:.3f} ({ends[0]:.3f}-{ends[1]:.3f})"
-
-
-def print_line(text: str) -> None:
-    """Print one line, however wide the screen is, and whatever marks it holds."""
-    in_one_line = printable(text).replace("\n", "\\n")  # the name of a class may hold a break
-    Console().print(in_one_line, highlight=False, soft_wrap=True, markup=False)
 
 
 def _words(value: float | None) -> str:

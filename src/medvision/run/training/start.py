@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
+from medvision.console import say
 from medvision.data import ImageData
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.hardware import Plan, describe_hardware
@@ -14,7 +15,7 @@ from medvision.run.storage.resume import State, check_same_data
 from medvision.run.storage.run_folder import RunFolder
 from medvision.run.storage.test_seal import sealed_note
 from medvision.run.training.data_audit import DataAudit
-from medvision.run.training.results import first_summary, greet, print_line
+from medvision.run.training.results import first_summary, greet
 
 
 def starting_point(cfg: DictConfig, state: State | None) -> Path | None:
@@ -76,7 +77,7 @@ def open_again(
         summary["warnings"] = [*summary["warnings"], *state.notes]
         folder.write_summary(summary)
         greet(folder.path, data, model, summary)
-        print_line(f"going on {state.words}")
+        say(f"going on {state.words}")
         if summary.get("sealed"):
             summary["warnings"].append(sealed_note(summary["sealed_by"], folder.path))
     return summary

@@ -1,0 +1,83 @@
+"""Print to the user: lines on stdout, progress bars on stderr.
+
+rich is imported when something is printed, not before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from medvision.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Advance = Callable[[str, int, int | None], None]
+"""Shows that of a named step so much is done, of a total where one is known."""
+
+
+def say(text: str, *, console: Console | None = None) -> None:
+    """Print one line: not wrapped, no markup, line breaks and control characters escaped.
+
+    Args:
+        text: The line; names of files and classes may hold anything.
+        console: Where to print; stdout by default.
+    """
+    from rich.console import Console
+
+    in_one_line = printable(text).replace("\n", "\\n")
+    (console or Console()).print(in_one_line, highlight=False, soft_wrap=True, markup=False)
+
+
+@contextmanager
+def progress_bar(*, of_bytes: bool = False, transient: bool = True) -> Iterator[Advance]:
+    """Show a bar for each step, on stderr where that is a terminal.
+
+    Args:
+        of_bytes: Count bytes instead of images.
+        transient: Remove the bars at the end.
+
+    Yields:
+        The function to call with a step's name, what is done and the total.
+    """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    counts: list[ProgressColumn] = (
+        [DownloadColumn(), TransferSpeedColumn()]
+        if of_bytes
+        else [MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
+    )
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        *counts,
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+        disable=not console.is_terminal,
+    ) as bar:
+        steps: dict[str, TaskID] = {}
+
+        def advance(step: str, done: int, total: int | None) -> None:
+            if step not in steps:  # a download continues from what it has
+                steps[step] = bar.add_task(step, total=total, completed=done, rate="")
+            elapsed = next(task.elapsed for task in bar.tasks if task.id == steps[step])
+            rate = f"{done / elapsed:.1f} images/s" if elapsed and not of_bytes else ""
+            bar.update(steps[step], completed=done, total=total, rate=rate)
+
+        yield advance
