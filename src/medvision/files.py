@@ -1,13 +1,14 @@
-"""Write files whole or not at all, and read plain ones that may come from anywhere."""
+"""Write files whole or not at all, lock them, and read plain ones that come from anywhere."""
 
 import csv
+import errno
 import io
 import json
 import math
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -126,3 +127,51 @@ def link_or_copy(source: Path, path: Path) -> None:
         except OSError:  # a file system without hard links
             shutil.copyfile(source, temporary)
     temporary.unlink(missing_ok=True)  # the rename did nothing where both are one file
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
+"""Errors of file systems without locks."""
+
+
+def take_lock(path: Path, *, wait: bool) -> Callable[[], None] | None:
+    """Lock a file that is made for it, against other processes.
+
+    The lock ends with the process, however that ends, and processes forked from it do not hold it.
+    Where the file system has no locks, it is granted to everyone.
+
+    Args:
+        path: The file; its folder exists.
+        wait: Wait until the lock is free.
+
+    Returns:
+        The function that releases the lock and removes the file; None if another process has it.
+    """
+    from filelock import FileLock, Timeout  # takes a while to import
+
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        return None
+    except OSError as fault:
+        if fault.errno not in _NO_LOCKS:
+            raise
+
+    def release() -> None:
+        if lock.is_locked:  # not in a forked process; whoever waits for this file makes a new one
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        lock.release()
+
+    return release
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock as `take_lock` does, and yield whether it was free."""
+    release = take_lock(path, wait=wait)
+    try:
+        yield release is not None
+    finally:
+        if release is not None:
+            release()

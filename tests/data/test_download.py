@@ -212,7 +212,7 @@ def test_a_second_command_goes_on_where_the_first_gave_up(site: Site, tmp_path: 
     )
     assert not root.exists()
     assert files_of(tmp_path) == [
-        f".small.small_set.download/{n}" for n in ("archive.part", "archive.part.json", "lock")
+        f".small.small_set.download/{n}" for n in ("archive.part", "archive.part.json")
     ]
     site.asked.clear()
     download(public(site), root, report=Lines())
@@ -232,7 +232,7 @@ def test_an_interrupted_download_keeps_its_bytes_and_leaves_no_half_set(
     monkeypatch.setattr(download_module, "arrange", interrupted)
     with pytest.raises(KeyboardInterrupt):
         download(public(site), root, report=Lines())
-    assert files_of(tmp_path) == [f".small.small_set.download/{n}" for n in ("archive", "lock")]
+    assert files_of(tmp_path) == [".small.small_set.download/archive"]
     monkeypatch.undo()
     site.asked.clear()
     download(public(site), root, report=Lines())
@@ -478,9 +478,7 @@ def test_the_folder_that_one_is_in_is_not_replaced(
 
 def test_one_download_at_a_time(site: Site, tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
-    work = tmp_path / ".small.small_set.download"
-    work.mkdir()
-    with (work / "lock").open("w") as held:
+    with (tmp_path / ".small.small_set.download.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(MedvisionError, match="another process is downloading Small Set"):
             download(public(site), tmp_path / "small", report=Lines())

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from medvision.errors import MedvisionError
-from medvision.run.storage.run_folder import FolderLock
+from medvision.run.storage.run_folder import lock_folder
 
 HOLD = (
-    "import sys; from pathlib import Path; from medvision.run.storage.run_folder import FolderLock;"
-    " lock = FolderLock.take(Path(sys.argv[1])); print('held', flush=True); sys.stdin.readline();"
-    " lock.release()"
+    "import sys; from pathlib import Path;"
+    " from medvision.run.storage.run_folder import lock_folder;"
+    " unlock = lock_folder(Path(sys.argv[1])); print('held', flush=True); sys.stdin.readline();"
+    " unlock()"
 )
 
 
@@ -30,10 +31,10 @@ def hold(folder: Path) -> subprocess.Popen[str]:
 def test_another_process_is_kept_out_until_the_end_of_the_first(tmp_path: Path) -> None:
     with hold(tmp_path) as other:
         with pytest.raises(MedvisionError, match=r"the run is going on in another process \(.*\);"):
-            FolderLock.take(tmp_path)
+            lock_folder(tmp_path)
         other.kill()
         other.wait()
-    FolderLock.take(tmp_path).release()
+    lock_folder(tmp_path)()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -43,9 +44,27 @@ def test_one_that_waits_gets_in_when_the_first_one_lets_go(tmp_path: Path) -> No
         other.stdin.write("\n")
         other.stdin.flush()
         started_s = time.monotonic()
-        lock = FolderLock.take(tmp_path, wait=True)
+        unlock = lock_folder(tmp_path, wait=True)
         assert time.monotonic() - started_s < 30
         other.wait()
         assert (tmp_path / ".lock").exists()  # its own: the first one took its file away
-        lock.release()
+        unlock()
     assert not (tmp_path / ".lock").exists()
+
+
+def test_a_forked_process_does_not_keep_the_lock_of_one_that_was_killed(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path;"
+        " from medvision.run.storage.run_folder import lock_folder;"
+        " unlock = lock_folder(Path(sys.argv[1])); child = os.fork();"
+        " child or (print('held', flush=True), sys.stdin.readline(), os._exit(0)); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(MedvisionError, match="in another process"):
+            lock_folder(tmp_path)
+        other.kill()
+        other.wait()
+        lock_folder(tmp_path)()

@@ -428,8 +428,8 @@ def test_a_run_that_is_going_on_is_left_alone(
 ) -> None:
     hold = (
         "import sys; from pathlib import Path;"
-        " from medvision.run.storage.run_folder import FolderLock;"
-        " lock = FolderLock.take(Path('run')); print('held', flush=True); sys.stdin.read()"
+        " from medvision.run.storage.run_folder import lock_folder;"
+        " unlock = lock_folder(Path('run')); print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -19,8 +19,7 @@ from medvision.console import progress_bar
 from medvision.data.download.archives import unpack
 from medvision.data.download.catalog import DataSet, find, needs_account
 from medvision.errors import MedvisionError
-from medvision.file_lock import is_at, take_lock
-from medvision.files import write_atomically
+from medvision.files import locked, write_atomically
 
 if TYPE_CHECKING:
     from requests import Response
@@ -407,39 +406,26 @@ def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
     """
     work = root.with_name(f".{root.name}.{dataset.name}.download")
     made = [parent for parent in work.parents if not parent.exists()]
-    with _open_locked(work / "lock", wait=wait) as is_ours:
-        if not is_ours:
-            raise MedvisionError(
-                f"another process is downloading {dataset.title}",
-                where=str(root),
-                hint="wait for it",
-                exit_code=3,
-            )
-        try:
-            yield work
-        finally:
-            if work.exists() and [path.name for path in work.iterdir()] == ["lock"]:
-                shutil.rmtree(work)
-                with suppress(OSError):  # somebody else may use them by now
-                    for parent in made:
-                        parent.rmdir()
-
-
-@contextmanager
-def _open_locked(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Make a file and take its lock, and say whether it was free."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            stream = path.open("w")
-        except FileNotFoundError:  # taken away in between
-            continue
-        with stream:
-            is_ours = take_lock(stream.fileno(), wait=wait)
-            if is_ours and not is_at(stream.fileno(), path):
-                continue  # the process before took the folder away when it was done
-            yield is_ours
-            return
+    work.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(work.with_name(f"{work.name}.lock"), wait=wait) as is_ours:
+            if not is_ours:
+                raise MedvisionError(
+                    f"another process is downloading {dataset.title}",
+                    where=str(root),
+                    hint="wait for it",
+                    exit_code=3,
+                )
+            work.mkdir(exist_ok=True)
+            try:
+                yield work
+            finally:
+                with suppress(OSError):  # it holds a part of the archive, or is gone
+                    work.rmdir()
+    finally:
+        with suppress(OSError):  # somebody else may use them by now
+            for parent in made:
+                parent.rmdir()
 
 
 def _download(

@@ -84,6 +84,7 @@ class PixelFiles:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._numbers.append(os.open(path.with_name(path.name + suffix), flags, 0o600))
         self.pixels, self.index = self._numbers
+        # shared, and on the data: filelock knows neither
         fcntl.flock(self.pixels, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.utime(self.pixels)
 
@@ -93,6 +94,12 @@ class PixelFiles:
 
     def are_there(self) -> bool:
         return os.fstat(self.pixels).st_nlink > 0
+
+    def are_at_their_path(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.pixels), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def find(self, key: bytes) -> int | None:
         """Number of the record with a key, looked for once more where others may have added it."""

@@ -22,7 +22,7 @@ from medvision.data.pixel_cache.files import (
     remove,
     remove_unused,
 )
-from medvision.file_lock import is_at, locked
+from medvision.files import locked
 
 try:
     import fcntl
@@ -97,7 +97,7 @@ class PixelStore:
         self._opened()
         with self.alone():
             files = self._current()
-            if files is None or not is_at(files.pixels, files.path):  # renamed: NFS removes so
+            if files is None or not files.are_at_their_path():  # renamed: NFS removes so
                 files = self._open()
             files.mend()
             place = files.find(key)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from medvision.data.shards.location import fetch
 from medvision.data.shards.manifest import Part
-from medvision.file_lock import locked
+from medvision.files import locked
 
 _LOCK, _ARRIVING = ".lock", ".part"
 

@@ -30,8 +30,7 @@ from medvision.data.shards.table import SPLITS, ShardTable, properties_to_column
 from medvision.data.validation import properties_cache as facts_cache
 from medvision.data.validation.validate import CheckResult
 from medvision.errors import MedvisionError
-from medvision.file_lock import locked
-from medvision.files import write_atomically
+from medvision.files import locked, write_atomically
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
 """Zeros that end a tar file."""

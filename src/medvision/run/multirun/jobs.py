@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError
 from medvision.files import write_json
-from medvision.run.storage.run_folder import FolderLock
+from medvision.run.storage.run_folder import lock_folder
 
 if TYPE_CHECKING:
     from medvision.hardware.processes import Place
@@ -192,11 +192,11 @@ def alone_with(jobs: Path, number: int) -> Iterator[None]:
     folder = jobs / str(number)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BEGUN).touch()
-    lock = FolderLock.take(folder, wait=True)
+    unlock = lock_folder(folder, wait=True)
     try:
         yield
     finally:
-        lock.release()
+        unlock()
 
 
 @contextmanager

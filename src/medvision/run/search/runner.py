@@ -33,7 +33,7 @@ from medvision.run.multirun.jobs import (
 from medvision.run.search.report import TRIALS, write_search, write_trials
 from medvision.run.search.screen import ending_line, print_end, trial_line
 from medvision.run.search.settings import Settings, read_settings
-from medvision.run.storage.run_folder import FolderLock
+from medvision.run.storage.run_folder import lock_folder
 from medvision.run.storage.test_seal import SEARCH, start_line
 from medvision.search.definition import Definition
 from medvision.search.proposals import propose
@@ -389,7 +389,7 @@ def _forget(folder: Path, study: Study) -> None:
     for trial in study.trials():
         job = folder / JOBS / str(trial.number)
         if job.exists():
-            FolderLock.take(job).release()
+            lock_folder(job)()
         shutil.rmtree(folder / str(trial.number), ignore_errors=True)
     shutil.rmtree(folder / JOBS, ignore_errors=True)
     for name in (JOURNAL, TRIALS):

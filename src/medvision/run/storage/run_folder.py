@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from importlib import metadata
@@ -17,77 +17,33 @@ from typing import Any, Self
 import yaml
 
 from medvision.errors import MedvisionError
-from medvision.file_lock import is_at
-from medvision.files import write_atomically, write_json
+from medvision.files import take_lock, write_atomically, write_json
 from medvision.hardware.processes import place_of
 
 NAME = ".lock"
 
-_UNKNOWN = (errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
-"""What a file system says that knows no locks."""
 
-
-class FolderLock:
-    """A lock on a file in the folder, which the system lets go when its process ends, however.
-
-    It is not shared with copies of the process, as the loaders are, which may live on for seconds
-    when the process was killed. Where the file system or the system knows no locks, nobody is
-    kept out.
+def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
+    """Lock a run folder until its process ends, however it ends.
 
     Args:
-        path: The file.
-        handle: Of the open file.
+        folder: Must exist.
+        wait: Wait for the process that has the lock, instead of refusing.
+
+    Returns:
+        The function that releases the lock.
+
+    Raises:
+        MedvisionError: If another process has it.
     """
-
-    def __init__(self, path: Path, handle: int) -> None:
-        self.path, self._handle = path, handle
-
-    @classmethod
-    def take(cls, folder: Path, *, wait: bool = False) -> Self:
-        """Lock a folder.
-
-        Args:
-            folder: Must exist.
-            wait: Wait for the process that has the lock, instead of refusing.
-
-        Raises:
-            MedvisionError: If another process has it.
-        """
-        path = folder / NAME
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                _lock(handle, folder, wait=wait)
-            except BaseException:
-                os.close(handle)
-                raise
-            if is_at(handle, path):
-                return cls(path, handle)
-            os.close(handle)  # the process before took its file away
-
-    def release(self) -> None:
-        """Let go, and leave no file behind where the disk lets it be removed."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
-        os.close(self._handle)
-
-
-def _lock(handle: int, folder: Path, *, wait: bool) -> None:
-    try:
-        import fcntl  # not on Windows
-    except ImportError:
-        return
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError as fault:
-        if fault.errno in (errno.EACCES, errno.EAGAIN):
-            raise MedvisionError(
-                "the run is going on in another process",
-                where=str(folder),
-                hint="wait for its end, or end that process",
-            ) from fault
-        if fault.errno not in _UNKNOWN:
-            raise
+    release = take_lock(folder / NAME, wait=wait)
+    if release is None:
+        raise MedvisionError(
+            "the run is going on in another process",
+            where=str(folder),
+            hint="wait for its end, or end that process",
+        )
+    return release
 
 
 PACKAGES = (
@@ -130,7 +86,7 @@ class RunFolder:
         self.path = path
         self.reopened = False
         self._created = False
-        self._lock: FolderLock | None = None
+        self._unlock: Callable[[], None] | None = None
 
     @classmethod
     def plan(
@@ -171,7 +127,7 @@ class RunFolder:
         folder = cls(path)
         folder.reopened = True
         if not is_further_process():
-            folder._lock = FolderLock.take(path, wait=wait)
+            folder._unlock = lock_folder(path, wait=wait)
             for begun in path.rglob(".*.tmp"):  # by a process that was killed as it wrote
                 begun.unlink()
             folder._created = True
@@ -185,9 +141,9 @@ class RunFolder:
 
     def release(self) -> None:
         """Let other runs into the folder, where this process keeps them out."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     def create(self) -> None:
         """Make the folder; a second run of the same second waits for the next one.
@@ -206,7 +162,7 @@ class RunFolder:
                 except FileExistsError:
                     time.sleep(0.2)
                     self.path = self.path.with_name(datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-            self._lock = FolderLock.take(self.path)
+            self._unlock = lock_folder(self.path)
             (self.path / "checkpoints").mkdir()
             (self.path / "plots").mkdir()
         except OSError as error:

@@ -134,9 +134,9 @@ def _locked(path: Path) -> Iterator[IO[bytes]]:
     """Open a file to read it and write at its end, while no other process does."""
     with path.open("a+b", buffering=0) as stream:
         if os.name == "posix":  # elsewhere one line is one write to the end, without a lock
-            import fcntl
+            import fcntl  # filelock locks files of its own, this is the data itself
 
-            fcntl.flock(stream, fcntl.LOCK_EX)  # closing the file opens the lock
+            fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed
         stream.seek(0)
         yield stream
 
