@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch_xla
-from torch_xla.debug import metrics
-
 VARIABLE = "PT_XLA_DEBUG_FILE"
 _CAUSE = re.compile(r"^(Compilation|Execution) Analysis: \1 Cause$", re.MULTILINE)
 _FRAME = re.compile(r"^\w+ Analysis:   (\S+) \((.+):(\d+)\)$")
@@ -68,22 +65,30 @@ NOT_ON_XLA_CPU = {
 
 def count_compilations() -> int:
     """How many graphs were compiled since the process began."""
+    from torch_xla.debug import metrics
+
     data = metrics.metric_data("CompileTime")
     return 0 if data is None else int(data[0])
 
 
 def count_reads() -> int:
     """How often the host has waited for values of the device since the process began."""
+    from torch_xla.debug import metrics
+
     data = metrics.metric_data("TransferFromDeviceTime")
     return 0 if data is None else int(data[0])
 
 
 def find_fallbacks() -> dict[str, int]:
     """Operators that XLA does not have and PyTorch computed on the host, and how often."""
+    from torch_xla.debug import metrics
+
     names = (name for name in metrics.counter_names() if name.startswith("aten::"))
     return {name: int(metrics.counter_value(name)) for name in sorted(names)}
 
 
 def finish_step() -> None:
     """Send every pending operation to the device, without waiting for it."""
+    import torch_xla
+
     torch_xla.sync()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from medvision.errors import MedvisionError
-from medvision.hardware import check_xla_devices
 from medvision.hardware.processes import Place, place_of
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
         MedvisionError: If there are fewer devices or rows, or the device has no such batch norm.
     """
     if plan.xla:
-        from medvision.hardware import REHEARSAL  # with torch
+        from medvision.hardware import REHEARSAL, check_xla_devices  # with torch
 
         rehearsal = plan.accelerator == REHEARSAL
         check_xla_devices(rehearsal=rehearsal, devices=cfg.trainer.devices)
