@@ -12,7 +12,8 @@ RANK = {
     room: rank
     for rank, rooms in enumerate(
         [
-            {"types", "errors", "files", "console"},
+            {"types", "errors"},
+            {"files", "console", "task_definition"},
             {"data", "models", "losses", "metrics", "hardware", "reports"},
             {"tasks", "inference", "audit", "sweeps"},
             {"callbacks"},
@@ -35,7 +36,7 @@ ONLY_IN = {
     "monai": {"metrics"},
     "jinja2": {"reports"},
     "pytorch_grad_cam": {"inference"},
-    "sklearn": {"audit"},
+    "sklearn": {"audit", "metrics"},
     "optuna": {"sweeps"},
     "fsspec": {"data"},
     "webdataset": {"data"},

@@ -4,8 +4,11 @@ import numpy as np
 from rich.console import Console
 
 from medvision.cli.screen import Rows, convention_table, convention_words
-from medvision.metrics.class_conventions import classification_conventions
-from medvision.metrics.conventions import SegmentationConventions, conventions_of_maps
+from medvision.metrics.conventions import (
+    SegmentationConventions,
+    classification_conventions,
+    conventions_of_maps,
+)
 
 
 def printed(rows: Rows) -> str:

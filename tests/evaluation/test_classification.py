@@ -153,28 +153,6 @@ def test_without_a_temperature_the_stored_validation_probabilities_give_it(
     assert scores["test/ece_calibrated"] >= 0
 
 
-def test_one_class_of_several_gives_no_temperature(tmp_path: Path) -> None:
-    first = evaluation(tmp_path, 4)
-    see(first, "val", 4, 60)
-    seen = first._watched["val"]
-    one = (seen.probability[:, 1], (seen.target == 1).astype(np.int64))
-    again = evaluation(tmp_path, 4, validation=one)
-    scores = see(again, "test", 4, 80)
-    assert "test/ece_calibrated" not in scores
-    assert again.details() == {}
-
-
-def test_the_positive_class_alone_suffices_for_two(tmp_path: Path) -> None:
-    first = evaluation(tmp_path, 2)
-    see(first, "val", 2, 60)
-    seen = first._watched["val"]
-    again = evaluation(tmp_path, 2, validation=(seen.probability[:, 1], seen.target))
-    see(again, "test", 2, 80)
-    found = again.details()
-    assert [point["chosen_on"] for point in found["operating_points"]] == ["fixed", "val", "val"]
-    assert found["calibration"]["num_images"] == 60
-
-
 def test_operating_points_know_groups_prevalence_and_the_wished_sensitivity(
     tmp_path: Path,
 ) -> None:

@@ -14,9 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from medvision.errors import MedvisionError
-from medvision.inference.engine import num_cores
+from medvision.inference.engine import OnnxEngine, num_cores
 from medvision.inference.model import load_model
-from medvision.inference.onnx_engine import OnnxEngine
 from medvision.inference.results import SegmentationResult
 
 SIZE_PX = 16

@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional import f1_score as torchmetrics_f1
 
 from medvision.metrics import classification_scores
-from medvision.metrics.class_conventions import classification_conventions
+from medvision.metrics.conventions import classification_conventions
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medvision.metrics import choose_threshold, threshold_at_sensitivity, wilson_interval
-from medvision.metrics.proportions import ratio_interval
+from medvision.metrics.intervals import ratio_interval
 from medvision.metrics.thresholds import operating_points
 
 KEYS = [

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from medvision.metrics import wilson_interval
-from medvision.metrics.proportions import effective_trials, ratio_interval
+from medvision.metrics.intervals import effective_trials, ratio_interval
 
 
 @pytest.mark.parametrize(

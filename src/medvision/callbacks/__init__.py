@@ -5,7 +5,7 @@ from medvision.callbacks.finetuning import Finetuning
 from medvision.callbacks.fork_state_transfer import Handover
 from medvision.callbacks.lazy_tensorboard import LateTensorBoard
 from medvision.callbacks.metrics_csv import EpochLog
-from medvision.callbacks.predictions import ClassProbabilities, SegmentationPredictions
+from medvision.callbacks.predictions import ClassProbabilities, Outputs, SegmentationPredictions
 from medvision.callbacks.progress import Progress, Throughput
 from medvision.callbacks.pruning import Pruning
 from medvision.callbacks.resume_state import ExactState
@@ -21,6 +21,7 @@ __all__ = [
     "Handover",
     "Interruption",
     "LateTensorBoard",
+    "Outputs",
     "Progress",
     "Pruning",
     "SegmentationPredictions",

@@ -170,33 +170,23 @@ def _write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
     write_atomically(path, encoded.tobytes())
 
 
-class ClassProbabilities(Callback):
-    """Keep logits and probabilities of every image, in the order of the split's table."""
+class Outputs(Callback):
+    """Keep logits and target of every image, in the order of the split's table."""
 
     def __init__(self) -> None:
         self._logits: list[NDArray[np.float32]] = []
-        self._probability: list[NDArray[np.float32]] = []
-        self._target: list[NDArray[np.uint8]] = []
+        self._target: list[NDArray[Any]] = []
         self._index: list[NDArray[np.int64]] = []
 
     @property
-    def probability(self) -> NDArray[np.float64]:
-        """Probability of each class, (N, K)."""
-        return np.concatenate(self._probability).astype(np.float64)
-
-    @property
     def logits(self) -> NDArray[np.float64]:
-        """Logit of each class, (N, K); of two classes columns 0 and the logit of the second.
-
-        They tell apart what probabilities round to 0 and 1.
-        """
-        logits = np.concatenate(self._logits).astype(np.float64)
-        return np.pad(logits, ((0, 0), (1, 0))) if logits.shape[1] == 1 else logits
+        """Output of the network, (N, ...)."""
+        return np.concatenate(self._logits).astype(np.float64)
 
     @property
-    def target(self) -> NDArray[np.int64]:
-        """Class index of each image, (N,)."""
-        return np.concatenate(self._target).astype(np.int64)
+    def target(self) -> NDArray[Any]:
+        """Target of each image, (N, ...)."""
+        return np.concatenate(self._target)
 
     @property
     def index(self) -> NDArray[np.int64]:
@@ -213,10 +203,43 @@ class ClassProbabilities(Callback):
     ) -> None:
         self._keep(outputs, batch)
 
-    def _keep(self, logits: torch.Tensor, batch: Batch) -> None:
+    def _keep(self, logits: torch.Tensor, batch: Batch) -> NDArray[np.bool_]:
+        """Keep the rows of a batch that are no padding, and return which they are."""
         index = batch["index"].cpu().numpy()
-        real = index >= 0  # the others pad the batch
+        real = np.asarray(index >= 0)
         self._logits.append(logits.float().cpu().numpy()[real])
-        self._probability.append(probabilities(logits).cpu().numpy()[real])
         self._target.append(batch["target"].cpu().numpy()[real])
         self._index.append(index[real])
+        return real
+
+
+class ClassProbabilities(Outputs):
+    """Keep logits, class probabilities and class index of every image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._probability: list[NDArray[np.float32]] = []
+
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """Probability of each class, (N, K)."""
+        return np.concatenate(self._probability).astype(np.float64)
+
+    @property
+    def logits(self) -> NDArray[np.float64]:
+        """Logit of each class, (N, K); of two classes columns 0 and the logit of the second.
+
+        They tell apart what probabilities round to 0 and 1.
+        """
+        logits = super().logits
+        return np.pad(logits, ((0, 0), (1, 0))) if logits.shape[1] == 1 else logits
+
+    @property
+    def target(self) -> NDArray[np.int64]:
+        """Class index of each image, (N,)."""
+        return super().target.astype(np.int64)
+
+    def _keep(self, logits: torch.Tensor, batch: Batch) -> NDArray[np.bool_]:
+        real = super()._keep(logits, batch)
+        self._probability.append(probabilities(logits).cpu().numpy()[real])
+        return real

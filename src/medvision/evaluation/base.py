@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import cv2
 import numpy as np
@@ -42,16 +42,16 @@ class Tested:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingTwins:
-    """Which test images have a twin in training.
+class DuplicatesInTraining:
+    """Test images that have a near-duplicate in training.
 
     Attributes:
-        twin_of: Path of a test image, and of the training image that is most like it.
+        duplicate_of: Path of a test image, and of the training image that is most like it.
         recalled: Score of the nearest training image for each test image, by its path.
         metric: What that score is.
     """
 
-    twin_of: Mapping[str, str]
+    duplicate_of: Mapping[str, str]
     recalled: Mapping[str, float]
     metric: Literal["accuracy", "dice"]
 
@@ -63,8 +63,8 @@ class TrainingTwins:
             ``memory_baseline`` the same two for the nearest training image.
         """
         paths, scores, groups = tested.paths, tested.scores, tested.groups
-        twin = np.array([path in self.twin_of for path in paths], bool)
-        parts = {"with_twin": np.flatnonzero(twin), "without_twin": np.flatnonzero(~twin)}
+        doubled = np.array([path in self.duplicate_of for path in paths], bool)
+        parts = {"with_twin": np.flatnonzero(doubled), "without_twin": np.flatnonzero(~doubled)}
         return {
             **{
                 name: {"num_images": len(rows), **(scores(rows) if len(rows) else {})}
@@ -104,6 +104,19 @@ NUM_WORST, NUM_TYPICAL = 12, 6
 SHOWN_PX = 480
 
 
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """A run whose weights are measured again.
+
+    Attributes:
+        path: Its folder.
+        summary: What ``summary.json`` holds.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+
+
 class Evaluation(ABC):
     """Measures the weights of one run on its splits.
 
@@ -114,19 +127,41 @@ class Evaluation(ABC):
         folder: Run folder, where predictions and plots go.
 
     Attributes:
+        with_conventions: Whether ``conventions`` is going to be asked for.
         notes: What a reader of the scores should know.
-        twins: Which test images have a twin in training; None where none has, or nobody looked.
+        near_duplicates: Which test images have a near-duplicate in training; None where none has,
+            or it is unknown.
         threshold: Probability from which the foreground, or the second of two classes, is
             predicted.
     """
 
-    shown: ClassVar[tuple[str, ...]]
+    shown: ClassVar[tuple[str, ...]] = ()
     """Names of the scores that the table on the screen has."""
 
     def __init__(self, *, folder: Path) -> None:
         self.folder, self.threshold = folder, 0.5
         self.notes: list[str] = []
-        self.twins: TrainingTwins | None = None
+        self.with_conventions = False
+        self.near_duplicates: DuplicatesInTraining | None = None
+
+    @classmethod
+    @abstractmethod
+    def of_run(
+        cls,
+        *,
+        folder: Path,
+        data: Any,
+        options: Mapping[str, Any],
+        finished: FinishedRun | None = None,
+    ) -> Self:
+        """Make the evaluation of a run.
+
+        Args:
+            folder: Where predictions and plots go.
+            data: The data module that is measured.
+            options: The part ``task`` of the run's config.
+            finished: The run, where it is measured again: what it chose is kept.
+        """
 
     @abstractmethod
     def watch(self, stage: Stage) -> Callback:
@@ -136,36 +171,60 @@ class Evaluation(ABC):
     def scores(self, stage: Stage, logged: Mapping[str, float]) -> dict[str, Score]:
         """Scores with intervals, by ``stage/name``; writes the predictions."""
 
-    @abstractmethod
     def details(self) -> dict[str, Any]:
         """Tables of the test images that ``summary.json`` holds besides the scores."""
+        return {}
 
-    @abstractmethod
     def tested(self) -> Tested | None:
         """The test images and how some of them are scored; None where none was tested."""
+        return None
 
-    def by_twin(self) -> dict[str, Any]:
-        """Test scores with and without a twin in training, as ``summary.json`` holds them.
+    def conventions(self, stage: Stage) -> list[dict[str, Any]]:  # noqa: ARG002  none by default
+        """Scores of a split by the conventions of other tools, medvision's own first.
 
-        Nothing where no test image has one.
+        To be asked for after ``scores``, where ``with_conventions`` was set before ``watch``.
+        """
+        return []
+
+    def near_duplicate_scores(self) -> dict[str, Any]:
+        """Test scores with and without a near-duplicate in training; none where no image has one.
+
+        Under the key that ``summary.json`` has for them.
         """
         tested = self.tested()
-        if self.twins is None or tested is None:
+        if self.near_duplicates is None or tested is None:
             return {}
-        return {"twins": self.twins.table(tested)}
+        return {"twins": self.near_duplicates.table(tested)}
 
-    @abstractmethod
-    def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
+    def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:  # noqa: B027
         """Draw the curves of the fit, if there was one, and what was found on the test set."""
 
-    @abstractmethod
     def cases(self) -> tuple[list[Case], list[Case]]:
         """The worst test images, the worst first, and some typical ones."""
+        order = self._worst_first()
+        worst, rest = order[:NUM_WORST], order[NUM_WORST:]
+        start = max(0, (len(rest) - NUM_TYPICAL) // 2)
+        typical = rest[start : start + NUM_TYPICAL]
+        return [self._case(row) for row in worst], [self._case(row) for row in typical]
+
+    def _worst_first(self) -> list[int]:
+        """Rows of the test images, the worst first; without any the report shows no image."""
+        return []
+
+    def _case(self, row: int) -> Case:
+        """One test image, with what was made of it."""
+        raise NotImplementedError
 
 
 def or_none(value: float) -> float | None:
     """The number, or None where it is undefined: JSON and csv know no NaN."""
     return float(value) if math.isfinite(value) else None
+
+
+def interval_or_none(interval: tuple[float, float]) -> list[float] | None:
+    """Both ends, or None where one is undefined."""
+    low, high = (or_none(end) for end in interval)
+    return None if low is None or high is None else [low, high]
 
 
 def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -176,9 +235,3 @@ def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         image = small.reshape(height, width, image.shape[2]).astype(np.uint8, copy=False)
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
-
-
-def middle(order: Sequence[int], count: int) -> list[int]:
-    """The rows around the middle of an order."""
-    start = max(0, (len(order) - count) // 2)
-    return list(order[start : start + count])

@@ -1,8 +1,9 @@
 """Evaluate a classifier: scores with intervals, threshold and temperature from validation."""
 
+import csv
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +12,12 @@ from scipy import special
 from medvision.callbacks import ClassProbabilities
 from medvision.data import ClassificationData
 from medvision.evaluation.base import (
-    NUM_TYPICAL,
-    NUM_WORST,
     Evaluation,
+    FinishedRun,
     Rows,
     Score,
     Tested,
-    middle,
+    interval_or_none,
     or_none,
     shrunk,
 )
@@ -35,6 +35,7 @@ from medvision.metrics import (
     threshold_by_rule,
 )
 from medvision.metrics.calibration import Calibration
+from medvision.metrics.conventions import classification_conventions
 from medvision.metrics.thresholds import SENSITIVITY, operating_points
 from medvision.reports.plots.classification import write_class_curves, write_classification_plots
 from medvision.reports.run_page import Case
@@ -45,54 +46,19 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
-def class_scores(
-    probability: Floats,
-    target: Ints,
-    *,
-    class_names: Sequence[str],
-    threshold: float,
-    groups: Groups,
-) -> dict[str, Score]:
-    """Every score of ``classification_scores``, and its interval under its name with ``_ci95``.
+def read_class_predictions(path: Path, class_names: Sequence[str]) -> tuple[Floats, Ints]:
+    """Probability of each class (N, K) and class index (N,) of each image, every digit of them.
 
     Args:
-        probability: Of each class, (N, K).
-        target: Class indices (N,).
+        path: A ``predictions_<split>.csv``.
         class_names: The K classes.
-        threshold: For two classes.
-        groups: Group of each image, or None where none are known.
     """
-    found = classification_scores(probability, target, class_names=class_names, threshold=threshold)
-    intervals = classification_intervals(
-        probability, target, class_names=class_names, threshold=threshold, groups=groups
-    )
-    return {name: or_none(value) for name, value in found.items()} | {
-        f"{name}_ci95": _ends(ends) for name, ends in intervals.items()
-    }
-
-
-def calibrated_scores(
-    logits: Floats, target: Ints, *, temperature: float, groups: Groups
-) -> dict[str, Score]:
-    """``ece_calibrated`` and ``brier_calibrated`` at a temperature, with their intervals.
-
-    Args:
-        logits: Of each class, (N, K).
-        target: Class indices (N,).
-        temperature: Above 0.
-        groups: Group of each image, or None where none are known.
-    """
-    sure = apply_temperature(logits, temperature)
-    found = Calibration(sure, target).scores()
-    intervals = calibration_intervals(sure, target, groups=groups)
-    return {f"{name}_calibrated": or_none(value[0]) for name, value in found.items()} | {
-        f"{name}_calibrated_ci95": _ends(ends) for name, ends in intervals.items()
-    }
-
-
-def _ends(interval: tuple[float, float]) -> Score:
-    low, high = (or_none(end) for end in interval)
-    return None if low is None or high is None else [low, high]
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = list(class_names)
+    probability = [[float(row[f"probability/{name}"]) for name in names] for row in rows]
+    target = np.array([names.index(row["target"]) for row in rows], np.int64)
+    return np.array(probability).reshape(len(rows), len(names)), target
 
 
 class ValidationChoices:
@@ -187,11 +153,8 @@ class ValidationChoices:
         }
 
 
-BY_TWIN = ("accuracy", "balanced_accuracy", "auroc")
-"""Scores of test images with and without a twin in training."""
-
-BY_TWIN = ("accuracy", "balanced_accuracy", "auroc")
-"""Scores that are also given with and without a twin in training."""
+BY_NEAR_DUPLICATE = ("accuracy", "balanced_accuracy", "auroc")
+"""Scores that are also given with and without a near-duplicate in training."""
 
 
 class ClassificationEvaluation(Evaluation):
@@ -207,8 +170,8 @@ class ClassificationEvaluation(Evaluation):
         threshold: Probability of the positive class from which on it is predicted, or the rule
             of ``medvision.metrics.thresholds.RULES`` by which the validation images choose it.
         chosen_on: Where a threshold that is a number comes from: ``val`` or ``fixed``.
-        validation: Probability of each class (N, K), or of the positive one (N,), and class index
-            of the validation images, where they are known and not watched.
+        validation: Probability of each class (N, K) and class index (N,) of the validation images,
+            where they are known and not watched.
         sensitivity: What the rule of that name asks for on the validation images, in (0, 1];
             0.95 if not given.
         prevalence: Share of positives, in (0, 1), at which PPV and NPV are stated as well.
@@ -252,9 +215,34 @@ class ClassificationEvaluation(Evaluation):
             temperature=temperature,
         )
         self.threshold = self.choices.threshold
-        self._validation = _of_each_class(validation, len(data.class_names))
+        self._validation = validation
         self._watched: dict[Stage, ClassProbabilities] = {}
         self._test_scores: Mapping[str, Any] = {}
+
+    @classmethod
+    def of_run(
+        cls,
+        *,
+        folder: Path,
+        data: ClassificationData,
+        options: Mapping[str, Any],
+        finished: FinishedRun | None = None,
+    ) -> Self:
+        asked = options.get("threshold", 0.5)
+        rates: Any = {name: options.get(name) for name in ("sensitivity", "prevalence")}
+        if finished is None:
+            return cls(folder=folder, data=data, threshold=asked, **rates)
+        validation = finished.path / "predictions_val.csv"
+        known = validation.exists()
+        return cls(
+            folder=folder,
+            data=data,
+            threshold=float(finished.summary.get("threshold", 0.5)),
+            validation=read_class_predictions(validation, data.class_names) if known else None,
+            chosen_on="val" if isinstance(asked, str) else "fixed",
+            temperature=(finished.summary.get("calibration") or {}).get("temperature"),
+            **rates,
+        )
 
     def watch(self, stage: Stage) -> ClassProbabilities:
         self._watched[stage] = ClassProbabilities()
@@ -269,12 +257,9 @@ class ClassificationEvaluation(Evaluation):
         rows = self._rows(stage, seen)
         write_table(self.folder / f"predictions_{stage}.csv", rows)
         groups = self.data.groups_of(rows)
-        found = class_scores(
-            probability, target, class_names=names, threshold=self.threshold, groups=groups
-        )
-        temperature = self.choices.temperature
-        if temperature is not None:
-            found |= calibrated_scores(seen.logits, target, temperature=temperature, groups=groups)
+        found = self._class_scores(probability, target, groups)
+        if self.choices.temperature is not None:
+            found |= self._calibrated_scores(seen, self.choices.temperature, groups)
         scores: dict[str, Score] = {f"{stage}/loss": or_none(logged[f"{stage}/loss"])}
         scores |= {f"{stage}/{name}": value for name, value in found.items()}
         if stage == "test":
@@ -286,6 +271,15 @@ class ClassificationEvaluation(Evaluation):
                 " undefined where the split lacks it or holds nothing else"
             )
         return scores
+
+    def conventions(self, stage: Stage) -> list[dict[str, Any]]:
+        seen = self._watched[stage]
+        return classification_conventions(
+            seen.probability,
+            seen.target,
+            class_names=self.data.class_names,
+            threshold=self.threshold,
+        )
 
     def details(self) -> dict[str, Any]:
         found, test = self.choices.details(), self._watched.get("test")
@@ -313,28 +307,49 @@ class ClassificationEvaluation(Evaluation):
         groups = self.data.groups_of(rows)
 
         def scores(chosen: Rows) -> dict[str, Any]:
-            found = class_scores(
-                test.probability[chosen],
-                test.target[chosen],
-                class_names=self.data.class_names,
-                threshold=self.threshold,
-                groups=None if groups is None else [groups[row] for row in chosen],
-            )
-            names = [f"{name}{end}" for name in BY_TWIN for end in ("", "_ci95")]
+            of_chosen = None if groups is None else [groups[row] for row in chosen]
+            found = self._class_scores(test.probability[chosen], test.target[chosen], of_chosen)
+            names = [f"{name}{end}" for name in BY_NEAR_DUPLICATE for end in ("", "_ci95")]
             return {name: found[name] for name in names}
 
         return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
 
+    def _class_scores(self, probability: Floats, target: Ints, groups: Groups) -> dict[str, Score]:
+        """Every score of ``classification_scores``, and its interval under its name and ``_ci95``.
+
+        Args:
+            probability: Of each class, (N, K).
+            target: Class indices (N,).
+            groups: Group of each image, or None where none are known.
+        """
+        options: Any = {"class_names": self.data.class_names, "threshold": self.threshold}
+        found = classification_scores(probability, target, **options)
+        intervals = classification_intervals(probability, target, groups=groups, **options)
+        return {name: or_none(value) for name, value in found.items()} | {
+            f"{name}_ci95": interval_or_none(ends) for name, ends in intervals.items()
+        }
+
+    def _calibrated_scores(
+        self, seen: ClassProbabilities, temperature: float, groups: Groups
+    ) -> dict[str, Score]:
+        """Calibration error and Brier score at a temperature, with their intervals."""
+        calibrated = apply_temperature(seen.logits, temperature)
+        found = Calibration(calibrated, seen.target).scores()
+        intervals = calibration_intervals(calibrated, seen.target, groups=groups)
+        return {f"{name}_calibrated": or_none(value[0]) for name, value in found.items()} | {
+            f"{name}_calibrated_ci95": interval_or_none(ends) for name, ends in intervals.items()
+        }
+
     def _learn(self, stage: Stage, seen: ClassProbabilities) -> None:
         """Let validation images choose threshold and temperature, if it is their turn."""
-        told = len(self.choices.notes)
+        known = len(self.choices.notes)
         if stage == "val":
             self._validation = seen.probability, seen.target
             self.choices.learn(seen.logits, seen.target, probability=seen.probability)
         elif self._validation is not None and "val" not in self._watched:
             self.choices.learn(logits_of(self._validation[0]), self._validation[1])
         self.threshold = self.choices.threshold
-        self.notes += self.choices.notes[told:]
+        self.notes += self.choices.notes[known:]
 
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         test = self._watched.get("test")
@@ -377,29 +392,24 @@ class ClassificationEvaluation(Evaluation):
             protocol=self.data.protocol,
         )
 
-    def cases(self) -> tuple[list[Case], list[Case]]:
+    def _worst_first(self) -> list[int]:
         test = self._watched.get("test")
         if test is None or not len(test.index):
-            return [], []
-        rows, target = self._rows("test", test), test.target
-        of_true = test.probability[np.arange(len(target)), target]
-        order = np.argsort(of_true, kind="stable").tolist()
-        worst, rest = order[:NUM_WORST], order[NUM_WORST:]
-        return (
-            [self._case(rows[row]) for row in worst],
-            [self._case(rows[row]) for row in middle(rest, NUM_TYPICAL)],
-        )
+            return []
+        of_true = test.probability[np.arange(len(test.index)), test.target]
+        return np.argsort(of_true, kind="stable").tolist()
 
-    def _case(self, row: Mapping[str, Any]) -> Case:
-        """One test image, with what it is and what was made of it."""
-        predicted, true = row["predicted"], row["target"]
-        caption = f"predicted {predicted} {100 * row[f'probability/{predicted}']:.1f} %"
+    def _case(self, row: int) -> Case:
+        """One test image, with its class and the predicted one."""
+        record = self._rows("test", self._watched["test"])[row]
+        predicted, true = record["predicted"], record["target"]
+        caption = f"predicted {predicted} {100 * record[f'probability/{predicted}']:.1f} %"
         if predicted != true:
-            caption += f", true {true} {100 * row[f'probability/{true}']:.1f} %"
+            caption += f", true {true} {100 * record[f'probability/{true}']:.1f} %"
         return Case(
-            title=row["path"],
+            title=record["path"],
             caption=caption,
-            picture=shrunk(self.data.read_file(row["path"])),
+            picture=shrunk(self.data.read_file(record["path"])),
             wrong=predicted != true,
         )
 
@@ -431,13 +441,3 @@ def _confusion(
     """Images by true and by predicted class, (K, K)."""
     cells = np.bincount(target * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes).astype(np.int64)
-
-
-def _of_each_class(
-    validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None, num_classes: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]] | None:
-    """Probabilities (N, K) and targets; None where one class of several is all that is known."""
-    if validation is None or validation[0].ndim == 2:
-        return validation
-    positive, target = validation
-    return (np.stack([1 - positive, positive], axis=1), target) if num_classes == 2 else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +11,11 @@ from PIL import Image
 from medvision.callbacks import SegmentationPredictions
 from medvision.data import SegmentationData
 from medvision.evaluation.base import (
-    NUM_TYPICAL,
-    NUM_WORST,
     Evaluation,
+    FinishedRun,
     Score,
     Tested,
-    middle,
+    interval_or_none,
     or_none,
 )
 from medvision.files import write_table
@@ -39,7 +38,6 @@ class SegmentationEvaluation(Evaluation):
         folder: Run folder.
         data: The prepared data module.
         surface: Add HD95 and surface Dice of the test images; they take longer than all else.
-        conventions: Add up what Dice and IoU are by other conventions, in every split watched.
     """
 
     shown = (*WITH_INTERVAL, *SURFACE, "accuracy", "precision", "recall", "auroc")
@@ -50,14 +48,27 @@ class SegmentationEvaluation(Evaluation):
         folder: Path,
         data: SegmentationData,
         surface: bool = False,
-        conventions: SegmentationConventions | None = None,
     ) -> None:
         super().__init__(folder=folder)
-        self.data, self.surface, self.conventions = data, surface, conventions
+        self.data, self.surface = data, surface
+        self._counted: SegmentationConventions | None = None
         self._watched: dict[Stage, SegmentationPredictions] = {}
         self._auroc: float | None = None
 
+    @classmethod
+    def of_run(
+        cls,
+        *,
+        folder: Path,
+        data: SegmentationData,
+        options: Mapping[str, Any],  # noqa: ARG003  none of this task's concerns evaluation
+        finished: FinishedRun | None = None,
+    ) -> Self:
+        return cls(folder=folder, data=data, surface=finished is not None)
+
     def watch(self, stage: Stage) -> SegmentationPredictions:
+        if self.with_conventions:
+            self._counted = SegmentationConventions(len(self.data.class_names))
         self._watched[stage] = SegmentationPredictions(
             folder=self.folder,
             stage=stage,
@@ -65,7 +76,7 @@ class SegmentationEvaluation(Evaluation):
             source=self.data.source,
             class_names=self.data.class_names,
             surface=self.surface and stage == "test",
-            conventions=self.conventions,
+            conventions=self._counted,
         )
         return self._watched[stage]
 
@@ -81,7 +92,7 @@ class SegmentationEvaluation(Evaluation):
             scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
         pooled = pooled_score_intervals(seen.confusion, seen.histogram, groups=groups)
         for name, ends in pooled.items():
-            scores[f"{stage}/{name}_ci95"] = _ends(ends)
+            scores[f"{stage}/{name}_ci95"] = interval_or_none(ends)
         for name in _starting(seen.rows[0], *SURFACE):
             values = [row[name] for row in seen.rows]
             mean, undefined = mean_defined(values)
@@ -92,6 +103,9 @@ class SegmentationEvaluation(Evaluation):
             self._auroc = or_none(logged["test/auroc"])
             self._write_roc(seen)
         return scores
+
+    def conventions(self, stage: Stage) -> list[dict[str, Any]]:  # noqa: ARG002  the last watched
+        return [] if self._counted is None else self._counted.compute()
 
     def details(self) -> dict[str, Any]:
         rows = self._test_rows
@@ -132,28 +146,24 @@ class SegmentationEvaluation(Evaluation):
                 synthetic=synthetic,
             )
 
-    def cases(self) -> tuple[list[Case], list[Case]]:
+    def _worst_first(self) -> list[int]:
         rows = self._test_rows
-        order = sorted(range(len(rows)), key=lambda row: (np.nan_to_num(rows[row]["dice"]), row))
-        worst, rest = order[:NUM_WORST], order[NUM_WORST:]
-        return (
-            [self._case(rows[row]) for row in worst],
-            [self._case(rows[row]) for row in middle(rest, NUM_TYPICAL)],
-        )
+        return sorted(range(len(rows)), key=lambda row: (np.nan_to_num(rows[row]["dice"]), row))
 
     @property
     def _test_rows(self) -> list[dict[str, Any]]:
         test = self._watched.get("test")
         return [] if test is None else test.rows
 
-    def _case(self, row: Mapping[str, Any]) -> Case:
+    def _case(self, row: int) -> Case:
         """One test image at the size the network sees, with the true and predicted outline."""
-        image, mask = self.data.read_at_network_size(row["path"], row["target"])
-        probability = np.asarray(Image.open(self.folder / row["predicted"]))
+        record = self._test_rows[row]
+        image, mask = self.data.read_at_network_size(record["path"], record["target"])
+        probability = np.asarray(Image.open(self.folder / record["predicted"]))
         predicted, true = (probability >= 128).astype(np.uint8), (mask > 0).astype(np.uint8)
         return Case(
-            title=row["path"],
-            caption=f"Dice {row['dice']:.3f}, IoU {row['iou']:.3f}",
+            title=record["path"],
+            caption=f"Dice {record['dice']:.3f}, IoU {record['iou']:.3f}",
             picture=draw_overlay(image, predicted, truth=true),
         )
 
@@ -174,9 +184,4 @@ def _starting(row: Mapping[str, Any], *beginnings: str) -> list[str]:
 
 
 def _interval(values: Sequence[float], groups: Sequence[str] | None) -> Score:
-    return _ends(bootstrap_mean_interval(values, groups=groups))
-
-
-def _ends(interval: tuple[float, float]) -> Score:
-    low, high = (or_none(end) for end in interval)
-    return None if low is None or high is None else [low, high]
+    return interval_or_none(bootstrap_mean_interval(values, groups=groups))

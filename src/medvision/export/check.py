@@ -23,6 +23,7 @@ from medvision.files import read_plain
 from medvision.inference.inputs import find_inputs
 from medvision.inference.model_card import ModelCard
 from medvision.inference.results import Image
+from medvision.task_definition import task_of
 
 NUM_IMAGES = 8
 """Of a run, or drawn."""
@@ -96,12 +97,12 @@ def _test_images(source: Path) -> tuple[list[Path], str]:
 
 
 def _places(root: str, run: Path, run_dir: Any) -> list[Path]:
-    """Where a root may lie: as it reads from here, or from where the run was started."""
+    """Possible places of a root: relative to here, or to where the run was started."""
     path = Path(root).expanduser()
     places = [path]
-    told, here = Path(str(run_dir or "")).parts, run.resolve().parts
-    if not path.is_absolute() and told and here[-len(told) :] == told:
-        places.append(Path(*here[: -len(told)]) / path)
+    started, here = Path(str(run_dir or "")).parts, run.resolve().parts
+    if not path.is_absolute() and started and here[-len(started) :] == started:
+        places.append(Path(*here[: -len(started)]) / path)
     return places
 
 
@@ -113,7 +114,7 @@ def _existing(root: Path, samples: Sequence[Sample]) -> list[Path]:
 
 def _draw(card: ModelCard, index: int) -> Image:
     """A picture of the kind the network is for, as far as one can be drawn."""
-    if card.task == "segmentation":
+    if task_of(card.task).per_pixel:
         return draw_polyp_scene(index, size_px=card.image_size)[0]
     chest = set(card.class_names) <= set(CHEST_CLASSES)
     draw, classes = (draw_chest, CHEST_CLASSES) if chest else (draw_brain, BRAIN_CLASSES)
@@ -157,7 +158,7 @@ class WithProbability(nn.Module):
 
 @dataclass(kw_only=True)
 class Comparison:
-    """How far two sets of outputs are apart.
+    """Differences between two sets of outputs.
 
     Attributes:
         logits: Largest absolute difference of logits.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from medvision.errors import MedvisionError
 from medvision.files import atomic_path, write_atomically
 from medvision.inference.load import METADATA_KEY, find_model
+from medvision.task_definition import task_of
 
 if TYPE_CHECKING:  # torch is imported once the arguments have been looked at
     from medvision.export.check import Comparison
@@ -76,7 +77,7 @@ def export_model(
     _check_source(model, out)
     _check_out(out, format)
     if format == "onnx":
-        from medvision.export.onnx import require_onnx
+        from medvision.export.formats import require_onnx
 
         require_onnx()
     from medvision.export.check import choose_inputs, compare, in_float32
@@ -90,12 +91,12 @@ def export_model(
     report(f"exporting {card.architecture}, {card.image_size} px, to {format}")
     with _whole(out) as file:
         if format == "onnx":
-            from medvision.export.onnx import run_onnx, write_onnx
+            from medvision.export.formats import run_onnx, write_onnx
 
             write_onnx(network, card, file)
             run = run_onnx(file)
         else:
-            from medvision.export.safetensors import run_safetensors, write_safetensors
+            from medvision.export.formats import run_safetensors, write_safetensors
 
             write_safetensors(network, card, file)
             run = run_safetensors(file, network)
@@ -106,7 +107,7 @@ def export_model(
         found = compare(in_float32(network), run, seen, card, where=str(out))
         _judge(found, exact=format == "safetensors", where=str(out))
     if format == "safetensors":
-        from medvision.export.safetensors import sidecar
+        from medvision.export.formats import sidecar
 
         beside = out.with_suffix(".json")
         try:
@@ -116,7 +117,7 @@ def export_model(
     report(
         f"checked on {inputs.words}: logits differ by at most {found.logits:.1e} (largest logit"
         f" {found.largest_logit:.3g}), {found.same_percent:.3f} % of"
-        f" {'pixels' if card.task == 'segmentation' else 'images'} get the same class"
+        f" {'pixels' if task_of(card.task).per_pixel else 'images'} get the same class"
     )
     report(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return Exported(

@@ -1,4 +1,4 @@
-"""Where a classifier found what speaks for a class: Grad-CAM."""
+"""Heat maps of the image regions that speak for a class: Grad-CAM."""
 
 from __future__ import annotations
 

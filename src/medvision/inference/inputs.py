@@ -1,4 +1,4 @@
-"""Which files to predict, and under which names their results go."""
+"""Files to predict, and the names of their results."""
 
 from __future__ import annotations
 
@@ -115,6 +115,6 @@ def chunks(inputs: Sequence[Input], *, most: int) -> Iterator[list[Input]]:
 def _num_pixels(path: Path) -> int:
     try:
         height, width = image_size(path)
-    except MedvisionError:  # told when the file is read
+    except MedvisionError:  # reported when the file is read
         return 0
     return height * width

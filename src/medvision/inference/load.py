@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # an ONNX file is run without torch
     from torch import Tensor, nn
 
 METADATA_KEY = "medvision"
-"""Where a checkpoint, a safetensors header and an ONNX file hold the card."""
+"""Key of the card in a checkpoint, a safetensors header and an ONNX file."""
 
 
 def find_model(path: Path) -> Path:

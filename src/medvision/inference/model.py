@@ -13,23 +13,11 @@ from numpy.typing import NDArray
 from medvision.data.loading.transforms import Transform
 from medvision.data.readers.images import decode_image, read_image
 from medvision.errors import MedvisionError
-from medvision.inference.engine import Engine
+from medvision.inference.engine import Engine, OnnxEngine
 from medvision.inference.load import find_model, load_network
 from medvision.inference.model_card import ModelCard
-from medvision.inference.results import (
-    ClassificationResult,
-    Image,
-    SegmentationResult,
-    enlarge,
-    sigmoid,
-    softmax,
-)
-
-Result = SegmentationResult | ClassificationResult
-
-FLIPS = {"segmentation": ((), (0,), (1,), (0, 1)), "classification": ((), (1,))}
-"""Axes of (H, W) along which an image is mirrored and the outputs averaged. Whole images are
-mirrored left to right only: few organs are ever seen upside down."""
+from medvision.inference.results import Image, Result, sigmoid, softmax
+from medvision.task_definition import task_of
 
 
 def load_model(path: Path | str) -> Model:
@@ -48,8 +36,6 @@ def load_model(path: Path | str) -> Model:
     """
     file = find_model(Path(path))
     if file.suffix == ".onnx":
-        from medvision.inference.onnx_engine import OnnxEngine
-
         runtime = OnnxEngine(file)
         return Model(card=runtime.card, engine=runtime, source=file)
     network, card = load_network(file)
@@ -94,10 +80,8 @@ class Model:
         """Predict images that ``read`` gave, in one pass of the network."""
         batch = np.stack([self.prepare(image) for image in images])
         logits = self._logits(batch, tta=tta)
-        results: list[Result] = []
-        for image, own in zip(images, logits, strict=True):
-            results.append(self._result(image, own))
-        return results
+        make = task_of(self.card.task).load("result").from_logits
+        return [make(image, own, self.card) for image, own in zip(images, logits, strict=True)]
 
     def read(self, image: Any) -> Image:
         """The image with the channels of the network, (H, W, C) at its own size.
@@ -131,7 +115,7 @@ class Model:
         )
 
     def prepare(self, image: Image) -> NDArray[np.uint8]:
-        """What the network sees of an image, (S, S, C)."""
+        """Resize and transform an image as the network sees it, (S, S, C)."""
         return self._transform.image(image, seed=0)
 
     @cached_property
@@ -148,41 +132,18 @@ class Model:
         if not tta:
             return self.engine.logits(batch)
         total: Any = 0.0
-        flips = FLIPS[self.card.task]
-        for axes in flips:
+        task = task_of(self.card.task)
+        for axes in task.flips:
             mirrored = np.ascontiguousarray(np.flip(batch, tuple(axis + 1 for axis in axes)))
             logits = self.engine.logits(mirrored)
-            if self.card.task == "segmentation":
+            if task.per_pixel:
                 logits = np.flip(logits, tuple(axis + 2 for axis in axes))
             two = logits.shape[1] == 1
             total = total + (sigmoid(logits) if two else _softmax_of_channels(logits))
-        mean = (total / len(flips)).astype(np.float64).clip(1e-12, 1 - 1e-12)
+        mean = (total / len(task.flips)).astype(np.float64).clip(1e-12, 1 - 1e-12)
         if mean.shape[1] == 1:
             return np.log(mean / (1 - mean)).astype(np.float32)
         return np.log(mean).astype(np.float32)
-
-    def _result(self, image: Image, logits: NDArray[np.float32]) -> Result:
-        names, threshold = self.card.class_names, self.card.threshold
-        if self.card.task == "segmentation":
-            size_px = (image.shape[0], image.shape[1])
-            return SegmentationResult(
-                image=image,
-                logits=enlarge(logits, size_px),
-                class_names=names,
-                threshold=threshold,
-            )
-        if len(names) == 2:
-            positive = float(sigmoid(logits)[0])
-            values = [1 - positive, positive]
-            chosen = int(positive >= threshold)
-        else:
-            values = softmax(logits).tolist()
-            chosen = int(logits.argmax())
-        return ClassificationResult(
-            image=image,
-            probability=dict(zip(names, values, strict=True)),
-            predicted=names[chosen],
-        )
 
 
 def _softmax_of_channels(logits: NDArray[np.float32]) -> NDArray[np.float32]:

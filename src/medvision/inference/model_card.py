@@ -1,18 +1,18 @@
-"""What a network needs around it to be used: the plain values that travel with its tensors."""
+"""Model card: the plain values that travel with the tensors of a network and say how to use it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from medvision.errors import MedvisionError
+from medvision.task_definition import task_names, task_of
 
 FORMAT = 1
 """Version of the values below, as every checkpoint states it."""
-
-TASKS = ("segmentation", "classification")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,12 +20,13 @@ class ModelCard:
     """Everything about a trained network but its tensors, as plain values.
 
     Attributes:
-        task: ``segmentation`` or ``classification``.
+        task: Kind of the task, such as ``segmentation``.
         name: Class of the network, such as ``medvision.models.UNet``.
         arguments: With these it is built again, ready for its tensors.
         architecture: Name to show.
         num_parameters: Trainable ones.
-        class_names: The K >= 2 classes; of a segmentation the background first.
+        class_names: The K classes, or what the network's numbers stand for; of a segmentation the
+            background first.
         image_size: Height and width of what the network sees, in pixels.
         in_channels: 1 (grey) or 3 (RGB).
         mean: Of pixels in [0, 1]; the network itself subtracts it.
@@ -90,13 +91,14 @@ class ModelCard:
         network = _Reader(read("model", lambda v: isinstance(v, Mapping)), where)
         name = network("name", _is_text)
         in_channels = read("in_channels", lambda v: v in (1, 3))
+        task = task_of(read("task", lambda v: v in task_names()))
         return cls(
-            task=read("task", lambda v: v in TASKS),
+            task=task.kind,
             name=name,
             arguments=dict(network("arguments", lambda v: isinstance(v, Mapping))),
             architecture=read("architecture", _is_text, default=name.rpartition(".")[2]),
             num_parameters=read("num_parameters", _is_count),
-            class_names=tuple(read("class_names", _is_names)),
+            class_names=tuple(read("class_names", partial(_is_names, least=task.min_classes))),
             image_size=read("image_size", lambda v: _is_count(v) and 16 <= v <= 8192),
             in_channels=in_channels,
             mean=tuple(read("mean", lambda v: _is_numbers(v, in_channels))),
@@ -155,11 +157,11 @@ def _is_numbers(value: Any, count: int) -> bool:
     return isinstance(value, Sequence) and len(value) == count and all(map(_is_number, value))
 
 
-def _is_names(value: Any) -> bool:
+def _is_names(value: Any, *, least: int) -> bool:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
-        and len(value) >= 2
+        and len(value) >= least
         and all(isinstance(name, str) for name in value)
         and len(set(value)) == len(value)
     )

@@ -22,12 +22,13 @@ from medvision.data.readers.decode import read_bytes
 from medvision.errors import MedvisionError
 from medvision.files import atomic_path, write_atomically
 from medvision.inference.inputs import Input, chunks, find_inputs
-from medvision.inference.model import Model, Result
+from medvision.inference.model import Model
 from medvision.inference.model_card import ModelCard
-from medvision.inference.results import ClassificationResult, Image, SegmentationResult
+from medvision.inference.results import ClassificationResult, Image, Result
+from medvision.task_definition import task_of
 
 SHOWN = 24
-"""Pictures in the grid of a classification."""
+"""Images in the grid of results."""
 
 THUMBNAIL_PX = 224
 
@@ -42,9 +43,9 @@ class Outputs:
     Attributes:
         folder: Where everything goes.
         card: Of the model.
-        overlays: Whether a segmentation gets the image with contours beside the original.
-        probabilities: Whether a segmentation gets its probabilities as PNG files.
-        grid: The first pictures of a classification with their titles, by name of the input.
+        overlays: Whether to write the image with contours beside the original.
+        probabilities: Whether to write probabilities as PNG files.
+        grid: The first images whose result has a title, with that, by name of the input.
     """
 
     folder: Path
@@ -56,46 +57,22 @@ class Outputs:
     @property
     def columns(self) -> list[str]:
         """Of ``predictions.csv``."""
-        if self.card.task == "segmentation":
-            names = self.card.class_names
-            own = ["foreground_px", "foreground_percent", "num_regions", "mean_confidence"]
-            several = [f"foreground_px/{name}" for name in names[1:]] if len(names) > 2 else []
-            return ["path", "mask", *own, *several, "time_s", "error"]
-        classes = [f"probability/{name}" for name in self.card.class_names]
-        return ["path", "predicted", *classes, "time_s", "error"]
+        result: type[Result] = task_of(self.card.task).load("result")
+        return ["path", *result.columns(self.card), "time_s", "error"]
 
-    def write_mask(self, given: Input, result: SegmentationResult) -> dict[str, Any]:
-        """Write the pictures of a segmentation; return its row."""
-        from medvision.reports.plots.overlays import draw_overlay, encode_png
+    def write(self, given: Input, result: Result, place: int) -> dict[str, Any]:
+        """Write the pictures of a result, or keep its image for the grid; return its row."""
+        from medvision.reports.plots.overlays import encode_png
 
-        two = len(self.card.class_names) == 2
-        mask = result.mask * np.uint8(255) if two else result.mask
-        self._write("masks", given, encode_png(mask))
-        if self.overlays:
-            self._write("overlays", given, encode_png(draw_overlay(result.image, result.mask)))
-        if self.probabilities:
-            p = result.probability if two else 1 - result.probability[..., 0]
-            self._write("probabilities", given, encode_png(to_uint8(p)))
-        row = {
-            "mask": f"masks/{given.name}.png",
-            "foreground_px": result.foreground_px,
-            "foreground_percent": result.foreground_percent,
-            "num_regions": result.num_regions,
-            "mean_confidence": result.mean_confidence,
-        }
-        if not two:
-            counts = np.bincount(result.mask.ravel(), minlength=self.card.num_classes)
-            names = self.card.class_names[1:]
-            row |= {f"foreground_px/{n}": int(c) for n, c in zip(names, counts[1:], strict=True)}
+        row = result.row()
+        wanted = {"overlays": self.overlays, "probabilities": self.probabilities}
+        for kind, picture in result.pictures(**wanted).items():
+            self._write(kind, given, encode_png(picture))
+            if kind == "masks":
+                row["mask"] = f"masks/{given.name}.png"
+        if result.title is not None and place < SHOWN:
+            self.grid[given.name] = (_thumbnail(result.image), result.title)
         return row
-
-    def write_class(self, given: Input, result: ClassificationResult, place: int) -> dict[str, Any]:
-        """Keep the picture of a classification for the grid; return its row."""
-        if place < SHOWN:
-            title = f"{result.predicted} {100 * result.confidence:.1f} %"
-            self.grid[given.name] = (_thumbnail(result.image), title)
-        probability = {f"probability/{name}": p for name, p in result.probability.items()}
-        return {"predicted": result.predicted, **probability}
 
     def write_heat(self, given: Input, image: Image, heat: NDArray[np.float32]) -> None:
         """Write what the network looked at, beside the image."""
@@ -119,11 +96,6 @@ class Outputs:
         write_atomically(path, png)
 
 
-def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The 8-bit value of a probability p: min(255, floor(256 p)); 128 and more is p >= 0.5."""
-    return np.minimum(probability * 256, 255).astype(np.uint8)
-
-
 def _thumbnail(image: Image) -> Image:
     scale = THUMBNAIL_PX / max(image.shape[:2])
     if scale >= 1:
@@ -139,7 +111,7 @@ BATCH_SIZE = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Predicted:
-    """What became of the images.
+    """Result of predicting files.
 
     Attributes:
         num_done: How many were predicted.
@@ -215,7 +187,7 @@ def predict_files(
             return rows
         results = model.predict_batch([image for *_, image in readable], tta=tta)
         for (row, each, _), result in zip(readable, results, strict=True):
-            row |= _write(outputs, each, result, places[each.name])
+            row |= outputs.write(each, result, places[each.name])
         if explained is not None:
             _explain(model, outputs, explained, readable, results)
         for row, *_ in readable:
@@ -234,8 +206,7 @@ def predict_files(
                 done += len(rows)
                 if advance is not None:
                     advance(done, len(inputs))
-        if model.card.task == "classification":
-            outputs.write_grid(inputs)
+        outputs.write_grid(inputs)
     except OSError as error:
         raise MedvisionError(
             f"cannot write the results: {error.strerror or error}",
@@ -249,12 +220,6 @@ def predict_files(
         notes=notes,
         seconds=time.perf_counter() - started_s,
     )
-
-
-def _write(outputs: Outputs, given: Input, result: Result, place: int) -> Row:
-    if isinstance(result, ClassificationResult):
-        return outputs.write_class(given, result, place)
-    return outputs.write_mask(given, result)
 
 
 def _even_share(count: int, *, most: int, threads: int) -> int:
@@ -312,7 +277,8 @@ def _make_folder(out: Path, *, overwrite: bool) -> None:
 def _explainer(model: Model) -> Callable[..., Any]:
     """Grad-CAM of the model's network, one batch at a time."""
     network = getattr(model.engine, "network", None)
-    if model.card.task != "classification" or network is None:
+    result: type[Result] = task_of(model.card.task).load("result")
+    if network is None or not issubclass(result, ClassificationResult):
         raise MedvisionError(
             "heat maps explain classifiers in PyTorch",
             where="--explain",

@@ -1,20 +1,61 @@
-"""What a model says about one image."""
+"""Predictions for one image, and what ``medvision predict`` writes of each."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.inference.model_card import ModelCard
+
 Image = NDArray[np.uint8]
 """(H, W, C) in [0, 255], C is 1 (grey) or 3 (RGB)."""
 
 
+MEASURED = ("foreground_px", "foreground_percent", "num_regions", "mean_confidence")
+"""Properties of ``SegmentationResult`` that are columns of ``predictions.csv``."""
+
+
+class Result(ABC):
+    """Prediction for one image.
+
+    Attributes:
+        image: The image itself (H, W, C).
+    """
+
+    image: Image
+
+    @classmethod
+    @abstractmethod
+    def from_logits(cls, image: Image, logits: NDArray[np.float32], card: ModelCard) -> Self:
+        """Read the output of the network for one image, (K,) or (K, S, S)."""
+
+    @staticmethod
+    @abstractmethod
+    def columns(card: ModelCard) -> list[str]:
+        """Columns that ``predictions.csv`` has for this task."""
+
+    @abstractmethod
+    def row(self) -> dict[str, Any]:
+        """Values of these columns; those of files that were written are filled in by the writer."""
+
+    def pictures(self, *, overlays: bool, probabilities: bool) -> dict[str, Image]:  # noqa: ARG002
+        """Pictures to write, by the folder that they go to."""
+        return {}
+
+    @property
+    def title(self) -> str | None:
+        """Words below the image in a grid of all results; None without a grid."""
+        return None
+
+
 @dataclass(frozen=True, kw_only=True)
-class SegmentationResult:
+class SegmentationResult(Result):
     """A class for every pixel of the image, at the size of its file.
 
     Attributes:
@@ -28,6 +69,39 @@ class SegmentationResult:
     logits: NDArray[np.float32]
     class_names: tuple[str, ...]
     threshold: float = 0.5
+
+    @classmethod
+    def from_logits(cls, image: Image, logits: NDArray[np.float32], card: ModelCard) -> Self:
+        return cls(
+            image=image,
+            logits=enlarge(logits, (image.shape[0], image.shape[1])),
+            class_names=card.class_names,
+            threshold=card.threshold,
+        )
+
+    @staticmethod
+    def columns(card: ModelCard) -> list[str]:
+        names = card.class_names[1:] if card.num_classes > 2 else ()
+        return ["mask", *MEASURED, *(f"foreground_px/{name}" for name in names)]
+
+    def row(self) -> dict[str, Any]:
+        row = {name: getattr(self, name) for name in MEASURED}
+        if self.logits.ndim == 3:
+            counts = np.bincount(self.mask.ravel(), minlength=len(self.class_names))
+            named = zip(self.class_names[1:], counts[1:], strict=True)
+            row |= {f"foreground_px/{name}": int(count) for name, count in named}
+        return row
+
+    def pictures(self, *, overlays: bool, probabilities: bool) -> dict[str, Image]:
+        two = self.logits.ndim == 2
+        found = {"masks": self.mask * np.uint8(255) if two else self.mask}
+        if overlays:
+            found["overlays"] = self.overlay()
+        if probabilities:
+            found["probabilities"] = to_uint8(
+                self.probability if two else 1 - self.probability[..., 0]
+            )
+        return found
 
     @cached_property
     def probability(self) -> NDArray[np.float32]:
@@ -77,7 +151,7 @@ class SegmentationResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationResult:
+class ClassificationResult(Result):
     """A probability for each class of one image.
 
     Attributes:
@@ -90,10 +164,39 @@ class ClassificationResult:
     probability: dict[str, float]
     predicted: str
 
+    @classmethod
+    def from_logits(cls, image: Image, logits: NDArray[np.float32], card: ModelCard) -> Self:
+        if card.num_classes == 2:
+            positive = float(sigmoid(logits)[0])
+            values = [1 - positive, positive]
+            chosen = int(positive >= card.threshold)
+        else:
+            values = softmax(logits).tolist()
+            chosen = int(logits.argmax())
+        probability = dict(zip(card.class_names, values, strict=True))
+        return cls(image=image, probability=probability, predicted=card.class_names[chosen])
+
+    @staticmethod
+    def columns(card: ModelCard) -> list[str]:
+        return ["predicted", *(f"probability/{name}" for name in card.class_names)]
+
+    def row(self) -> dict[str, Any]:
+        probability = {f"probability/{name}": p for name, p in self.probability.items()}
+        return {"predicted": self.predicted, **probability}
+
+    @property
+    def title(self) -> str:
+        return f"{self.predicted} {100 * self.confidence:.1f} %"
+
     @property
     def confidence(self) -> float:
         """Probability of the predicted class."""
         return self.probability[self.predicted]
+
+
+def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The 8-bit value of a probability p: min(255, floor(256 p)); 128 and more is p >= 0.5."""
+    return np.minimum(probability * 256, 255).astype(np.uint8)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

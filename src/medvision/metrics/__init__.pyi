@@ -13,6 +13,7 @@ from .curves import roc_curve as roc_curve
 from .epoch_scores import ClassificationScores as ClassificationScores
 from .epoch_scores import probabilities as probabilities
 from .intervals import bootstrap_mean_interval as bootstrap_mean_interval
+from .intervals import wilson_interval as wilson_interval
 from .overlap import SegmentationScores as SegmentationScores
 from .overlap import dice_score as dice_score
 from .overlap import foreground_probability as foreground_probability
@@ -22,7 +23,6 @@ from .overlap import pixel_confusion as pixel_confusion
 from .overlap import pixel_histogram as pixel_histogram
 from .overlap import to_uint8 as to_uint8
 from .pooled_intervals import pooled_score_intervals as pooled_score_intervals
-from .proportions import wilson_interval as wilson_interval
 from .ranking import precision_recall_points as precision_recall_points
 from .ranking import roc_points as roc_points
 from .surface import mean_defined as mean_defined

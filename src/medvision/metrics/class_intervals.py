@@ -1,4 +1,4 @@
-"""How far the scores of a classifier would move with other patients."""
+"""Bootstrap and exact intervals of the scores of a classifier."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medvision.metrics.calibration import Calibration
 from medvision.metrics.classification import ClassifiedImages
-from medvision.metrics.intervals import expanded_tail, numbered, resamples
+from medvision.metrics.intervals import numbered, percentile_interval, resample_counts
 
 EXACT = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auroc")
 """Scores with an exact interval where they are 0 or 1, and a bootstrap says nothing."""
@@ -32,7 +32,7 @@ def classification_intervals(
     r"""Expanded percentile bootstrap intervals of ``classification_scores``.
 
     Images are resampled with replacement, with ``groups`` whole groups are, and every score is
-    computed anew; resamples in which it is undefined are left out. Tails are expanded as in
+    computed again; resamples in which it is undefined are left out. Tails are expanded as in
     ``bootstrap_mean_interval``, with n the number of images (or groups) behind the score: those
     of the class for a recall or an average precision, the rest for a specificity, those predicted
     as it for a precision, both of them for F1, the fewer of the class and the rest for an AUROC,
@@ -134,21 +134,17 @@ def _intervals(
     intervals = {}
     for name, values in resampled.items():
         kind, value = name.split("/")[0], float(observed[name][0])
-        defined = values[~np.isnan(values)]
         if kind in EXACT and value in (0.0, 1.0):
             low, high = _all_or_none(value, behind[name], confidence)
             if kind == "f1":
                 low, high = 2 * low / (1 + low), 2 * high / (1 + high)
             intervals[name] = (low, high)
-        elif defined.size == 0:
-            intervals[name] = (float("nan"), float("nan"))
         else:
-            tail = expanded_tail(behind[name], confidence)
-            ends = np.quantile(defined, [tail, 1 - tail])
+            low, high = percentile_interval(values, behind[name], confidence)
             if kind == "ece":
-                ends = 2 * value - ends[::-1]
-            low, high = ends.clip(0, 2 if kind == "brier" else 1)
-            intervals[name] = (float(low), float(high))
+                low, high = 2 * value - high, 2 * value - low
+            ends = np.clip([low, high], 0, 2 if kind == "brier" else 1)
+            intervals[name] = (float(ends[0]), float(ends[1]))
     return intervals
 
 
@@ -162,10 +158,8 @@ def _resampled_scores(
     """The named scores of every resample of the groups, (R,) each."""
     num_groups = int(group.max()) + 1
     parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    for draws in resamples(num_groups, num_resamples, rng, width=len(group)):
-        cells = draws + num_groups * np.arange(len(draws))[:, None]  # one row of counts each
-        counts = np.bincount(cells.ravel(), minlength=num_groups * len(draws))
-        scores = score(counts.reshape(len(draws), num_groups)[:, group])
+    for counts in resample_counts(num_groups, num_resamples, rng, width=len(group)):
+        scores = score(counts[:, group])
         for name, part in parts.items():
             part.append(scores[name])
     return {name: np.concatenate(part) for name, part in parts.items()}

@@ -1,19 +1,26 @@
-"""Dice and IoU as papers and libraries compute them, from one set of predictions.
+"""Scores as papers and libraries compute them, from one set of predictions.
 
 Written A for predicted and B for labelled pixels of one class, p for the foreground probability of
-a pixel and b for its label; predicted is p >= 0.5, or the class with the largest logit. What each
-tool does was read in its published code: smp 0.6, MONAI 1.6, torchmetrics 1.9, nnU-Net 2,
-mmsegmentation 1, and the MATLAB evaluation of PraNet.
+a pixel and b for its label; predicted is p >= 0.5, or the class with the largest logit. How each
+tool computes Dice and IoU was read in its published code: smp 0.6, MONAI 1.6, torchmetrics 1.9,
+nnU-Net 2, mmsegmentation 1, and the MATLAB evaluation of PraNet. What scikit-learn computes of
+classes comes from scikit-learn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+import yaml
+from numpy.typing import ArrayLike, NDArray
+
+from medvision.metrics.classification import ClassifiedImages
+from medvision.metrics.ranking import counts_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,33 +29,39 @@ class Convention:
 
     Attributes:
         key: Stable name.
-        name: A few words.
-        tools: Who reports it.
+        name: A few words; ``name_of_more`` for three classes or more, where it differs.
+        tools: Who reports it; ``tools_of_more`` for three classes or more, where they differ.
         definition: One sentence.
-        own: Whether it is medvision's own, from which differences are taken.
-        optimistic: Whether something was chosen on the images that are scored: no test score.
+        score: Of a classification ``accuracy``, ``f1`` or ``auroc``: the key of medvision's own.
+        classes: Of how many classes it is a convention of its own.
         binary_only: Whether it is defined for two classes only.
-        more_classes_only: Whether for two classes it is the same as another.
-        tools_of_more_classes: Who reports it for three classes or more; empty for the same.
+        optimistic: Whether something was chosen on the images that are scored: no test score.
     """
 
     key: str
     name: str
     tools: str
     definition: str
-    own: bool = False
-    optimistic: bool = False
+    score: Literal["accuracy", "f1", "auroc"] | None = None
+    classes: Literal["any", "two", "more"] = "any"
+    name_of_more: str = ""
+    tools_of_more: str = ""
     binary_only: bool = False
-    more_classes_only: bool = False
-    tools_of_more_classes: str = ""
+    optimistic: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether it is medvision's own, from which differences are taken."""
+        return self.key == (self.score or "per_image")
 
     def to_dict(self, *, num_classes: int) -> dict[str, Any]:
-        """What a table of that many classes says of it."""
+        """Row of the table for that many classes."""
         more = num_classes > 2
         return {
             "key": self.key,
-            "name": self.name,
-            "tools": (self.tools_of_more_classes if more else "") or self.tools,
+            **({"score": self.score} if self.score else {}),
+            "name": (self.name_of_more if more else "") or self.name,
+            "tools": (self.tools_of_more if more else "") or self.tools,
             "definition": self.definition,
             "own": self.own,
             "optimistic": self.optimistic,
@@ -56,127 +69,22 @@ class Convention:
         }
 
 
-SEGMENTATION = (
-    Convention(
-        key="per_image",
-        name="per image",
-        tools="medvision dice, iou; smp micro-imagewise",
-        tools_of_more_classes="medvision dice, iou",
-        definition="Mean over images (and foreground classes) at threshold 0.5; an image in which"
-        " A and B are both empty scores 1.",
-        own=True,
-    ),
-    Convention(
-        key="per_image_defined",
-        name="per image, both empty left out",
-        tools="nnU-Net 2",
-        definition="Mean over the images in which A or B has the class, for each foreground class,"
-        " then over the classes; undefined where a class is on neither side of any image.",
-    ),
-    Convention(
-        key="per_image_labelled",
-        name="per image, empty masks left out",
-        tools="MONAI DiceMetric, MeanIoU (one channel)",
-        tools_of_more_classes="MONAI DiceMetric, MeanIoU (without background)",
-        definition="Mean over the foreground classes that B has in an image, then over the images"
-        " that have any; false alarms on empty masks count nowhere; 0 without a labelled image.",
-    ),
-    Convention(
-        key="pooled",
-        name="all pixels at once",
-        tools="medvision dice_global; smp micro",
-        tools_of_more_classes="medvision dice_global",
-        definition="From the pixels of all images added up, so that large lesions weigh most; mean"
-        " over foreground classes.",
-    ),
-    Convention(
-        key="per_image_with_background",
-        name="per image, with background",
-        tools="torchmetrics 1.9 DiceScore, MeanIoU",
-        definition="Dice: mean over the classes, background included, that A or B has in an image,"
-        " then over images; IoU: mean over all such pairs of image and class.",
-    ),
-    Convention(
-        key="per_image_labelled_with_background",
-        name="per image, with background, empty masks left out",
-        tools="MONAI DiceMetric, MeanIoU (two channels)",
-        tools_of_more_classes="MONAI DiceMetric, MeanIoU",
-        definition="Mean over the classes, background included, that B has in an image, then over"
-        " images.",
-    ),
-    Convention(
-        key="per_image_with_background_empty_1",
-        name="per image, with background, both empty 1",
-        tools="smp macro-imagewise",
-        definition="Mean over all classes of each image, background included and a class on neither"
-        " side scoring 1, then over images.",
-        more_classes_only=True,
-    ),
-    Convention(
-        key="pooled_with_background",
-        name="all pixels, with background",
-        tools="mmsegmentation mDice, mIoU",
-        definition="From the pixels of all images added up, of each class, background included,"
-        " then the mean over the classes that are on either side.",
-    ),
-    Convention(
-        key="pooled_with_background_absent_1",
-        name="all pixels, with background, absent class 1",
-        tools="smp macro",
-        definition="The same, a class on neither side scoring 1.",
-        more_classes_only=True,
-    ),
-    Convention(
-        key="micro_with_background",
-        name="all pixels of all classes (pixel accuracy)",
-        tools="torchmetrics before 1.9 (micro)",
-        tools_of_more_classes="torchmetrics before 1.9 (micro); smp micro",
-        definition="Overlaps and sizes of all classes, background included, added up before"
-        " dividing; Dice is then the share of pixels with the right class.",
-    ),
-    Convention(
-        key="micro_per_image_with_background",
-        name="pixel accuracy per image",
-        tools="smp micro-imagewise",
-        definition="The same within each image, then the mean over images.",
-        more_classes_only=True,
-    ),
-    Convention(
-        key="soft_smooth_1",
-        name="soft Dice, smooth 1",
-        tools="Dice losses (MONAI DiceLoss, smooth 1)",
-        definition="(2 sum(p b) + 1) / (sum(p) + sum(b) + 1) of each image without a threshold,"
-        " then the mean over images.",
-        binary_only=True,
-    ),
-    Convention(
-        key="mean_over_thresholds",
-        name="mean over 256 thresholds",
-        tools="PraNet, Polyp-PVT: meanDic, meanIoU",
-        definition="Each map is stretched to [0, 1] and cut at k/255, k = 0..255; 0 where A and B"
-        " share nothing; mean over images and thresholds.",
-        binary_only=True,
-    ),
-    Convention(
-        key="max_over_thresholds",
-        name="best of these 256 thresholds",
-        tools="PraNet, Polyp-PVT: maxDic, maxIoU",
-        definition="The same cuts, the largest of the 256 means over images: the threshold is"
-        " chosen on the images that are scored.",
-        optimistic=True,
-        binary_only=True,
-    ),
-    Convention(
-        key="best_threshold_on_this_set",
-        name="best threshold on this set",
-        tools="scripts that tune it on the test set",
-        definition="The largest per-image mean over cuts of p at k/256, k = 0..255: the threshold"
-        " is chosen on the images that are scored.",
-        optimistic=True,
-        binary_only=True,
-    ),
-)
-"""Of segmentations, medvision's own first."""
+@cache
+def _tables() -> dict[str, list[Convention]]:
+    text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    tables: dict[str, list[dict[str, Any]]] = yaml.safe_load(text)
+    return {of: [Convention(**row) for row in rows] for of, rows in tables.items()}
+
+
+def conventions_for(of: Literal["pixels", "images"], num_classes: int) -> list[Convention]:
+    """Conventions that differ from one another for that many classes, medvision's own first.
+
+    Args:
+        of: What is scored.
+        num_classes: K >= 2.
+    """
+    shown = ("any", "more" if num_classes > 2 else "two")
+    return [convention for convention in _tables()[of] if convention.classes in shown]
 
 
 Floats = NDArray[np.float64]
@@ -277,7 +185,8 @@ class SegmentationConventions:
             raise ValueError(f"expected two classes or more, got {num_classes}")
         self.num_classes, self.num_images = num_classes, 0
         self._pooled = np.zeros((num_classes, num_classes), np.int64)
-        self._means = {convention.key: _Means(1) for convention in SEGMENTATION}  # NaN if unused
+        # an unused one is NaN
+        self._means = {convention.key: _Means(1) for convention in _tables()["pixels"]}
         self._means["per_image_defined"] = _Means(num_classes - 1)  # of each class by itself
         self._sweeps = ThresholdSweeps()
 
@@ -332,9 +241,7 @@ class SegmentationConventions:
                 table[key] = np.nan_to_num(table[key], nan=0.0)
         own = table["per_image"]
         rows = []
-        for convention in SEGMENTATION:
-            if convention.more_classes_only and self.num_classes == 2:
-                continue
+        for convention in conventions_for("pixels", self.num_classes):
             values, differences = table[convention.key], table[convention.key] - own
             rows.append(
                 {
@@ -393,7 +300,7 @@ def dice_by_convention(probabilities: Sequence[Map], masks: Sequence[Mask]) -> d
         masks: Labelled foreground of each image, bool (H, W).
 
     Returns:
-        Values in [0, 1] by the keys of ``convention_list``, in its order; NaN where undefined.
+        Values in [0, 1] by the keys of ``conventions_for``, in its order; NaN where undefined.
 
     Raises:
         ValueError: If there are no images, or the two sides do not match.
@@ -430,6 +337,47 @@ def conventions_of_maps(
         confusion = np.bincount(cells.ravel(), minlength=4).reshape(1, 2, 2)
         conventions.update(confusion, probability[None], mask[None])
     return conventions.compute()
+
+
+def classification_conventions(
+    probability: ArrayLike,
+    target: ArrayLike,
+    *,
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+) -> list[dict[str, Any]]:
+    """Score the same predictions by every convention, medvision's own first of each score.
+
+    Args:
+        probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
+        target: Class indices in [0, K), (N,).
+        class_names: The K >= 2 classes.
+        threshold: The one in use, in [0, 1]; for two classes.
+
+    Returns:
+        ``key``, ``score``, ``name``, ``tools``, ``definition``, ``own``, ``optimistic`` and
+        ``binary_only`` as ``Convention`` has them, ``value`` in [0, 1], and ``difference``
+        from medvision's own of that score; None where undefined.
+
+    Raises:
+        ValueError: If shapes, probabilities, targets, names or threshold are not of that kind.
+    """
+    images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
+    scores = {name: float(value[0]) for name, value in images.scores().items()}
+    values = {name: scores[name] for name in ("accuracy", "balanced_accuracy", "f1", "auroc")}
+    if len(images):
+        values |= _other_scores(images, np.asarray(probability, np.float64), np.asarray(target))
+    rows = []
+    for convention in conventions_for("images", len(class_names)):
+        value = values.get(convention.key, np.nan)
+        rows.append(
+            {
+                **convention.to_dict(num_classes=len(class_names)),
+                "value": _or_none(value),
+                "difference": _or_none(value - values[str(convention.score)]),
+            }
+        )
+    return rows
 
 
 class _Means:
@@ -486,6 +434,58 @@ def _nanmean(scores: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         sums = np.where(defined, scores, 0.0).sum(1, keepdims=True)
         return np.asarray(sums / defined.sum(1, keepdims=True))
+
+
+def _other_scores(
+    images: ClassifiedImages, probability: Floats, target: NDArray[Any]
+) -> dict[str, float]:
+    """Scores that scikit-learn computes, by the key of their convention."""
+    from sklearn import metrics  # a second, for the one flag that needs it
+
+    predicted, two = images.predicted_class, probability.shape[1] == 2
+    precision, recall, macro, _ = metrics.precision_recall_fscore_support(
+        target, predicted, average="macro", zero_division=0
+    )
+    total = precision + recall
+    found = {
+        "f1_macro": macro,
+        "f1_weighted": metrics.f1_score(target, predicted, average="weighted"),
+        "f1_micro": metrics.f1_score(target, predicted, average="micro"),
+        "f1_of_means": 2 * precision * recall / total if total else np.nan,
+    }
+    if two:
+        found |= _at_other_thresholds(probability[:, 1], target)
+    if not images.labelled.any(axis=0).all():  # an absent class leaves no pair to rank
+        return found
+    if two:
+        return {**found, "auroc_of_classes": metrics.roc_auc_score(target, predicted)}
+    ranked = {
+        "auroc_weighted": ("ovr", "weighted"),
+        "auroc_micro": ("ovr", "micro"),
+        "auroc_one_to_one": ("ovo", "macro"),
+        "auroc_one_to_one_weighted": ("ovo", "weighted"),
+    }
+    return found | {
+        key: metrics.roc_auc_score(target, probability, multi_class=pairs, average=average)
+        for key, (pairs, average) in ranked.items()
+    }
+
+
+def _at_other_thresholds(positive: Floats, target: NDArray[Any]) -> dict[str, float]:
+    """Accuracy and F1 of the positive class at 0.5, and at the best threshold for each."""
+    false, true, threshold = counts_at_least(positive, target == 1)
+    false, true = np.append(false, 0), np.append(true, 0)  # the last cut predicts nothing
+    num_positive = true[0]
+    with np.errstate(invalid="ignore"):
+        accuracy = (true + len(target) - num_positive - false) / len(target)
+        f1 = 2 * true / (true + false + num_positive)
+    half = int(np.searchsorted(threshold, 0.5))  # the smallest score that is at least 0.5
+    return {
+        "accuracy_at_half": accuracy[half],
+        "accuracy_best": accuracy.max(),
+        "f1_at_half": f1[half],
+        "f1_best": np.nanmax(f1) if num_positive else np.nan,
+    }
 
 
 def _or_none(value: float) -> float | None:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from medvision.metrics.intervals import expanded_tail, numbered, resamples
+from medvision.metrics.intervals import expanded_tail, numbered, resample_counts
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -201,9 +201,7 @@ def resampled_scores(
     """All scores of all contenders on the same resamples of the units, (R, M) each."""
     size = next(iter(scores.values())).counts.shape[1]
     parts: dict[str, list[Floats]] = {name: [] for name in scores}
-    for draws in resamples(size, num_resamples, rng):
-        cells = draws + size * np.arange(len(draws))[:, None]  # one row of counts each
-        times = np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape)
+    for times in resample_counts(size, num_resamples, rng):
         for name, score in scores.items():
             parts[name].append(score.resampled(times.astype(np.float64)))
     return {name: np.concatenate(part) for name, part in parts.items()}
@@ -219,7 +217,7 @@ POWER, LEVEL = 0.8, 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """How far B is from A on the same images; None where something cannot be told.
+    """Difference of B from A on the same images; None where it is unknown.
 
     Attributes:
         a: Score of A.

@@ -1,4 +1,4 @@
-"""How far scores pooled over the pixels of all images would move with other patients."""
+"""Bootstrap intervals of scores that are pooled over the pixels of all images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvision.metrics.conventions import EPSILON
-from medvision.metrics.intervals import expanded_tail, numbered, resamples
+from medvision.metrics.intervals import numbered, percentile_interval, resample_counts
 
 
 def pooled_score_intervals(
@@ -24,7 +24,7 @@ def pooled_score_intervals(
 
     The pixels of one image resemble each other and are no sample. Whole images are therefore
     resampled with replacement, with ``groups`` whole groups are; their counts are added, and every
-    score is computed anew from the sums. Resamples in which it is undefined are left out. Tails
+    score is computed again from the sums. Resamples in which it is undefined are left out. Tails
     are expanded as in ``bootstrap_mean_interval``, with n the number of images (or groups). An
     image without a counted pixel is no image.
 
@@ -73,16 +73,10 @@ def pooled_score_intervals(
         pixels, bins = _group_sums(pixels, row), _group_sums(bins, row)
 
     resampled = _resampled_scores(pixels, bins, num_resamples, np.random.default_rng(seed))
-    tail = expanded_tail(len(pixels), confidence)
-    intervals = {}
-    for name, values in resampled.items():
-        defined = values[~np.isnan(values)]
-        if defined.size == 0:
-            intervals[name] = (float("nan"), float("nan"))
-        else:
-            low, high = np.quantile(defined, [tail, 1 - tail])
-            intervals[name] = (float(low), float(high))
-    return intervals
+    return {
+        name: percentile_interval(values, len(pixels), confidence)
+        for name, values in resampled.items()
+    }
 
 
 def pooled_scores(confusion: ArrayLike, histogram: ArrayLike) -> dict[str, NDArray[np.float64]]:
@@ -128,9 +122,7 @@ def _resampled_scores(
     flat = np.concatenate([pixels.reshape(size, -1), bins.reshape(size, -1)], axis=1, dtype=float)
     cut = pixels[0].size
     parts = []
-    for draws in resamples(size, num_resamples, rng, width=size + flat.shape[1]):
-        cells = draws + size * np.arange(len(draws))[:, None]  # one row of weights each
-        weights = np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape)
+    for weights in resample_counts(size, num_resamples, rng, width=size + flat.shape[1]):
         sums = weights.astype(np.float64) @ flat
         parts.append(
             pooled_scores(

@@ -1,4 +1,4 @@
-"""How well a score ranks positives above negatives: AUROC, average precision and their curves.
+"""Ranking of positives above negatives: AUROC, average precision and their curves.
 
 Exact at the level of images, every distinct score its own threshold; pure NumPy in float64.
 """

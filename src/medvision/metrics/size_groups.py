@@ -1,4 +1,4 @@
-"""How well small, medium and large lesions are found."""
+"""Scores of small, medium and large lesions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from medvision.metrics.intervals import bootstrap_mean_interval
 
 NAMES = {1: ("medium",), 2: ("small", "large"), 3: ("small", "medium", "large")}
-"""What the groups are called, by how many there are."""
+"""Names of the groups, by how many there are."""
 
 OVERLAPS = ("dice", "iou")
 SURFACES = ("hd95_px", "nsd_2px")

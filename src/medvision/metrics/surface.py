@@ -1,4 +1,4 @@
-"""How far the outlines of prediction and label lie apart: HD95 and surface Dice, by MONAI.
+"""Distances between the outlines of prediction and label: HD95 and surface Dice, by MONAI.
 
 MONAI takes ten seconds to import, so it is imported where it is used.
 """

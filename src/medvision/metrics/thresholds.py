@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvision.errors import MedvisionError
-from medvision.metrics.intervals import numbered
-from medvision.metrics.proportions import (
+from medvision.metrics.intervals import (
     effective_trials,
+    numbered,
     ratio_interval,
     wilson_interval,
 )
 from medvision.metrics.ranking import counts_at_least
 
 SENSITIVITY = 0.95
-"""What ruling out a disease asks for, where nothing else is said."""
+"""Default sensitivity, high enough to rule out a disease."""
 
 RULES = ("validation", "youden", "sensitivity")
 """By which a threshold can be chosen on validation images, named before they are seen."""
@@ -104,11 +104,7 @@ def choose_threshold(
         Youden, Index for rating diagnostic tests, Cancer 1950;
         Breiman et al., Classification and Regression Trees, 1984, for the one-standard-error rule
     """
-    probability, labels = np.asarray(probability_of_positive, np.float64), np.asarray(target)
-    if not ((probability >= 0) & (probability <= 1)).all():
-        raise ValueError("expected probabilities in [0, 1], got others or NaN")
-    if not np.isin(labels, (0, 1)).all():
-        raise ValueError("expected targets 0 and 1, got others")
+    probability, labels = _checked(probability_of_positive, target)
     if labels.size == 0 or labels.min() == labels.max():
         raise MedvisionError(
             "a threshold cannot be chosen from images of one class",
@@ -155,7 +151,7 @@ def threshold_at_sensitivity(
         MedvisionError: If no image is positive.
         ValueError: If an argument is not of that kind.
     """
-    probability, labels = checked(probability_of_positive, target)
+    probability, labels = _checked(probability_of_positive, target)
     if not 0 < sensitivity <= 1:
         raise ValueError(f"expected a sensitivity in (0, 1], got {sensitivity}")
     if not (labels == 1).any():
@@ -177,7 +173,7 @@ def _variance(right: float, of: float) -> float:
     return share * (1 - share) / of
 
 
-def checked(
+def _checked(
     probability: ArrayLike, target: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.integer[Any]]]:
     """Probabilities of class 1 and class indices as arrays (N,).
@@ -250,8 +246,8 @@ def operating_points(
     Raises:
         ValueError: If an argument is not of that kind.
     """
-    probability, labels = checked(test_probability, test_target)
-    val_probability, val_labels = checked(val_probability, val_target)
+    probability, labels = _checked(test_probability, test_target)
+    val_probability, val_labels = _checked(val_probability, val_target)
     if not 0 <= threshold_in_use <= 1:
         raise ValueError(f"expected a threshold in [0, 1], got {threshold_in_use}")
     if prevalence is not None and not 0 < prevalence < 1:

@@ -154,9 +154,16 @@ class Task(LightningModule):
         return self.model(image)
 
     def score_names(self) -> list[str]:
-        """What is logged for each stage, ``loss`` among it."""
+        """Names of what is logged for each stage, ``loss`` among them."""
         unwrapped = type(self.val_metrics).compute  # does not warn that nothing was counted yet
         return ["loss", *unwrapped(self.val_metrics)]
+
+    def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
+        """Logits and targets as the loss receives them; a run calls it with each before it starts.
+
+        Without any, the first batch shows whether the loss fits.
+        """
+        return []
 
     def setup(self, stage: str) -> None:
         sync_through(self.trainer, self)

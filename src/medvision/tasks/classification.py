@@ -1,14 +1,14 @@
 """Classification: a class for every image."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+import torch
+from torch import Tensor
 
 from medvision.metrics import ClassificationScores
-from medvision.tasks.base import Plain, Schedule, Task
+from medvision.tasks.base import Task
 from medvision.types import Batch
 
 
@@ -28,18 +28,13 @@ class ClassificationTask(Task):
     error and confusion of each stage, and of each class; ``ClassificationScores`` defines them.
 
     Args:
-        model: Maps images (N, C, H, W) to logits.
-        loss: Maps (logits, target) to a scalar.
-        optimizer: Given the parameters, or groups of them, returns the optimizer.
         class_names: Name of each class; of two the second is the positive one.
         threshold: Probability of the positive class from which on it is predicted, or the rule
             that chooses it on validation: while training it is then 0.5.
         sensitivity: What the rule of that name asks for, in (0, 1]; not used while training.
         prevalence: Share of positives that PPV and NPV are stated for; not used while training.
-        scheduler: Given the optimizer and the number of steps, returns a schedule or None.
-        metadata: Plain values written into every checkpoint.
-        backbone_lr_factor: Learning rate of the backbone over that of the head.
         mixing: Mixes training batches; they then have a loss, but no other score.
+        **common: As for ``Task``.
     """
 
     kind = "classification"
@@ -47,31 +42,27 @@ class ClassificationTask(Task):
     def __init__(
         self,
         *,
-        model: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        optimizer: Callable[[Any], Optimizer],
         class_names: Sequence[str],
         threshold: float | str = 0.5,
         sensitivity: float | None = None,
         prevalence: float | None = None,
-        scheduler: Schedule | None = None,
-        metadata: Mapping[str, Plain] | None = None,
-        backbone_lr_factor: float = 1.0,
         mixing: Mixing | None = None,
+        **common: Any,
     ) -> None:
         fixed = 0.5 if isinstance(threshold, str) else float(threshold)
         names = list(class_names)
-        super().__init__(
-            model=model,
-            loss=loss,
-            metrics=partial(ClassificationScores, class_names=names, threshold=fixed),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            metadata=metadata,
-            backbone_lr_factor=backbone_lr_factor,
-        )
+        metrics = partial(ClassificationScores, class_names=names, threshold=fixed)
+        super().__init__(metrics=metrics, **common)
         self.class_names, self.threshold, self.mixing = names, threshold, mixing
         self.sensitivity, self.prevalence = sensitivity, prevalence
+
+    def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
+        num_classes = len(self.class_names)
+        logits = torch.zeros(2, 1 if num_classes == 2 else num_classes)
+        examples = [(logits, torch.zeros(2, dtype=torch.uint8))]
+        if self.mixing is not None:
+            examples.append((logits, torch.full((2, num_classes), 1 / num_classes)))
+        return examples
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.mixing is None:

@@ -1,14 +1,14 @@
 """Segmentation: a class for every pixel."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
-from torch.optim import Optimizer
+import torch
+from torch import Tensor
 
 from medvision.metrics import SegmentationScores
-from medvision.tasks.base import Plain, Schedule, Task
+from medvision.tasks.base import Task
 
 
 class SegmentationTask(Task):
@@ -19,35 +19,18 @@ class SegmentationTask(Task):
     ``specificity`` and the pixel ``auroc`` of each stage; ``SegmentationScores`` defines them.
 
     Args:
-        model: Maps images (N, C, H, W) to logits.
-        loss: Maps (logits, target) to a scalar.
-        optimizer: Given the parameters, or groups of them, returns the optimizer.
         class_names: Name of each class, the background first.
-        scheduler: Given the optimizer and the number of steps, returns a schedule or None.
-        metadata: Plain values written into every checkpoint.
-        backbone_lr_factor: Learning rate of the encoder over that of the decoder.
+        **common: As for ``Task``.
     """
 
     kind = "segmentation"
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        optimizer: Callable[[Any], Optimizer],
-        class_names: Sequence[str],
-        scheduler: Schedule | None = None,
-        metadata: Mapping[str, Plain] | None = None,
-        backbone_lr_factor: float = 1.0,
-    ) -> None:
-        super().__init__(
-            model=model,
-            loss=loss,
-            metrics=partial(SegmentationScores, class_names=list(class_names)),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            metadata=metadata,
-            backbone_lr_factor=backbone_lr_factor,
-        )
-        self.class_names = list(class_names)
+    def __init__(self, *, class_names: Sequence[str], **common: Any) -> None:
+        names = list(class_names)
+        super().__init__(metrics=partial(SegmentationScores, class_names=names), **common)
+        self.class_names = names
+
+    def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
+        num_classes = len(self.class_names)
+        logits = torch.zeros(2, 1 if num_classes == 2 else num_classes, 32, 32)
+        return [(logits, torch.zeros(2, 32, 32, dtype=torch.uint8))]

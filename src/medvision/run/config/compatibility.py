@@ -2,14 +2,14 @@
 
 import math
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from medvision.data import ImageData
-from medvision.errors import MedvisionError
+from medvision.errors import MedvisionError, first_line
 from medvision.losses import balanced_weights
 from medvision.run.config.hydra_errors import nearest
-from medvision.tasks import ClassificationTask, Task
+from medvision.task_definition import task_of
+from medvision.tasks import Task
 from medvision.types import STAGES, Stage
 
 
@@ -82,8 +82,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
             where="task.prevalence",
             hint="leave it out",
         )
-    if isinstance(task, ClassificationTask):
-        _try_loss(task)
+    _try_loss(task)
     for stage in STAGES:
         _check_share(cfg, stage, num_images=len(data.tables[stage]), batch_size=data.batch_size)
 
@@ -101,13 +100,22 @@ def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: 
         )
 
 
-def _try_loss(task: ClassificationTask) -> None:
-    """Let the loss say that it is not for images of one class, or not for mixed ones."""
-    num_classes = len(task.class_names)
-    logits = torch.zeros(2, 1 if num_classes == 2 else num_classes)
-    task.loss(logits, torch.zeros(2, dtype=torch.uint8))
-    if task.mixing is not None:
-        task.loss(logits, torch.full((2, num_classes), 1 / num_classes))
+def _try_loss(task: Task) -> None:
+    """Call the loss as a training will: it may be for other targets, or not for mixed ones."""
+    for logits, target in task.loss_examples():
+        try:
+            task.loss(logits, target)
+        except MedvisionError:
+            raise
+        except Exception as error:  # a loss of one's own, or of torch, raises what it likes
+            fitting = ", ".join(f"loss={name}" for name in task_of(task.kind).losses)
+            raise MedvisionError(
+                f"{type(task.loss).__name__} takes other logits and targets than those of"
+                f" {task.kind}, {tuple(logits.shape)} and {tuple(target.shape)}:"
+                f" {first_line(error)}",
+                where="loss",
+                hint=f"use {fitting}, or a loss for these shapes" if fitting else None,
+            ) from error
 
 
 def _check_choice(data: ImageData) -> None:

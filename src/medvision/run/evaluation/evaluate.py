@@ -1,22 +1,19 @@
 """Evaluate a finished run: on its own test images, or on another data set."""
 
-import csv
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
+from omegaconf import OmegaConf
 
 from medvision.console import say
-from medvision.data import ImageData
 from medvision.errors import MedvisionError
-from medvision.evaluation import Evaluation, Score, SegmentationEvaluation
+from medvision.evaluation import Evaluation, FinishedRun, Score
 from medvision.files import write_atomically, write_json
 from medvision.hardware import (
     Plan,
@@ -25,66 +22,18 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
 )
 from medvision.inference import load_network
-from medvision.metrics.class_conventions import classification_conventions
-from medvision.metrics.conventions import SegmentationConventions
 from medvision.models import is_depthwise
 from medvision.reports.findings import findings
 from medvision.reports.run_page import write_report
 from medvision.run.evaluation.target import Split, Target, choose_target, describe_dataset
 from medvision.run.storage.saved_run import StoredRun, largest_difference
-from medvision.run.storage.test_ledger import HEADLINE, LEDGER, check_ledger, note_test_evaluation
-from medvision.run.training.build import build, build_evaluation, quieten
-from medvision.run.training.data_audit import training_twins
+from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
+from medvision.run.training.build import build, quieten
+from medvision.run.training.data_audit import duplicates_in_training
 from medvision.run.training.experiment import measure
 from medvision.run.training.results import print_scores
+from medvision.task_definition import task_of
 from medvision.tasks import Task
-from medvision.types import Stage
-
-
-def read_class_predictions(
-    path: Path, class_names: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Probability of each class (N, K) and class index (N,) of each image, every digit of them.
-
-    Args:
-        path: A ``predictions_<split>.csv``.
-        class_names: The K classes.
-    """
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    names = list(class_names)
-    probability = [[float(row[f"probability/{name}"]) for name in names] for row in rows]
-    target = np.array([names.index(row["target"]) for row in rows], np.int64)
-    return np.array(probability).reshape(len(rows), len(names)), target
-
-
-def count_conventions(evaluation: Evaluation, data: ImageData) -> None:
-    """Have an evaluation add up, image by image, what the conventions need.
-
-    Of a classification nothing need be added up: the probabilities of all images are kept.
-    """
-    if isinstance(evaluation, SegmentationEvaluation):
-        evaluation.conventions = SegmentationConventions(len(data.class_names))
-
-
-def conventions_of(evaluation: Evaluation, data: ImageData, stage: Stage) -> list[dict[str, Any]]:
-    """Every convention's scores of the split that was watched, medvision's own first.
-
-    Args:
-        evaluation: After ``count_conventions`` and ``scores``.
-        data: What it measured.
-        stage: Its split.
-
-    Returns:
-        Rows as ``SegmentationConventions.compute`` or ``classification_conventions`` gives them.
-    """
-    if isinstance(evaluation, SegmentationEvaluation):
-        counted = evaluation.conventions
-        return [] if counted is None else counted.compute()
-    names = data.class_names
-    seen = read_class_predictions(evaluation.folder / f"predictions_{stage}.csv", names)
-    return classification_conventions(*seen, class_names=names, threshold=evaluation.threshold)
-
 
 SAME = 1e-6
 """Up to this difference a figure counts as reproduced."""
@@ -95,7 +44,7 @@ OPENED = (
 )
 
 OF_THE_OWN_DATA = ("audit", "twins")
-"""What a summary says of the run's own images, which another data set has no part in."""
+"""Keys of a summary that are about the run's own images, not about those of another data set."""
 
 
 def evaluate_run(
@@ -110,7 +59,7 @@ def evaluate_run(
     """Measure the best checkpoint of a run, write a folder of results, print the scores.
 
     On the stored test split the figures are those of the run; HD95 and surface Dice of
-    segmentations are added. Nothing is chosen anew: the threshold is the run's own. Every
+    segmentations are added. Nothing is chosen again: the threshold is the run's own. Every
     evaluation on test images adds a line to ``runs/test_ledger.csv``.
 
     Args:
@@ -176,24 +125,21 @@ def _measure(
     conventions: bool,
 ) -> tuple[dict[str, Any], Evaluation]:
     data, stage = target.data, target.stage
-    validation = run.path / "predictions_val.csv"
-    known = data.task == "classification" and validation.exists()
-    evaluation = build_evaluation(
-        data,
-        folder,
-        threshold=float(run.summary.get("threshold", 0.5)),
-        validation=read_class_predictions(validation, data.class_names) if known else None,
-        chosen_on="val" if isinstance(run.cfg.task.get("threshold"), str) else "fixed",
-        sensitivity=run.cfg.task.get("sensitivity"),
-        prevalence=run.cfg.task.get("prevalence"),
-        temperature=(run.summary.get("calibration") or {}).get("temperature"),
-        surface=True,
+    options: Any = OmegaConf.to_container(run.cfg.task)
+    evaluation: Evaluation = (
+        task_of(data.task)
+        .load("evaluation")
+        .of_run(
+            folder=folder,
+            data=data,
+            options=options,
+            finished=FinishedRun(path=run.path, summary=run.summary),
+        )
     )
+    evaluation.with_conventions = conventions
     if not target.external and stage == "test":
         data.read_again()
-        evaluation.twins = training_twins(data)
-    if conventions:
-        count_conventions(evaluation, data)
+        evaluation.near_duplicates = duplicates_in_training(data)
     scores = measure(run.cfg, plan, task, data, evaluation, stage)
     history = [] if target.external else run.history()
     evaluation.plot(history)
@@ -207,7 +153,7 @@ def _measure(
         "precision": plan.precision,
         "device": plan.accelerator,
         **evaluation.details(),
-        **evaluation.by_twin(),
+        **evaluation.near_duplicate_scores(),
         "evaluated": {
             "run": str(run.path),
             "data": str(data.root or "phantoms"),
@@ -226,7 +172,7 @@ def _measure(
         ],
     }
     if conventions:
-        summary["conventions"] = conventions_of(evaluation, data, stage)
+        summary["conventions"] = evaluation.conventions(stage)
     if stage == "test":
         summary["test_evaluations"] = _note(run, target, scores)
     said = set(summary["warnings"])
@@ -243,7 +189,7 @@ def _measure(
 
 
 def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
-    """What the run's own summary says that holds for these images too."""
+    """The part of the run's own summary that holds for these images too."""
     gone = {"sealed"} if target.stage == "test" else set()
     gone |= set(OF_THE_OWN_DATA) if target.external else set()
     return {key: value for key, value in run.summary.items() if key not in gone}
@@ -256,7 +202,7 @@ def _lasting(warnings: list[str], opened: bool) -> list[str]:
 
 def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
     """Add a line to the ledger; return how many this test split has now."""
-    metric = HEADLINE[target.data.task]
+    metric = f"test/{task_of(target.data.task).headline}"
     value: Any = scores.get(metric)
     return note_test_evaluation(
         config=yaml.safe_load((run.path / "config.yaml").read_text()),
@@ -270,7 +216,7 @@ def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
 def _plan(
     run: StoredRun, network: torch.nn.Module, accelerator: str | None
 ) -> tuple[Plan, list[str]]:
-    """How the run computed, or what comes nearest on this machine, and a note where it differs."""
+    """Hardware plan of the run, or the nearest on this machine with a note on the difference."""
     trainer = run.cfg.trainer
     options: dict[str, Any] = {
         "memory_format": "auto" if accelerator else trainer.memory_format,
@@ -324,7 +270,7 @@ def _check_out(out: Path | None) -> None:
 
 
 def _replace(out: Path, folder: Path) -> None:
-    """Put a whole folder in the place of an earlier one, which goes with the scratch folder."""
+    """Replace an earlier folder, which is removed with the scratch folder."""
     if out.exists():
         out.rename(folder.with_name("earlier"))
     folder.rename(out)

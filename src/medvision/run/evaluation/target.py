@@ -10,6 +10,7 @@ from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.run.storage.saved_run import StoredRun
 from medvision.run.training.build import build
+from medvision.task_definition import task_of
 from medvision.types import STAGES, Stage
 
 Split = Literal["test", "val", "all"]
@@ -17,7 +18,7 @@ Split = Literal["test", "val", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """What is measured.
+    """Data and split that are measured.
 
     Attributes:
         data: Opened, its tables filled.
@@ -69,7 +70,7 @@ def choose_target(run: StoredRun, root: Path | None, split: Split | None) -> Tar
 
 
 def describe_dataset(run: StoredRun, target: Target) -> dict[str, Any]:
-    """What ``summary.json`` says of the data that was measured."""
+    """Description of the measured data for ``summary.json``."""
     data = target.data
     if not target.external:
         return run.summary["dataset"]
@@ -114,7 +115,7 @@ def _open_at(cfg: DictConfig, root: Path) -> ImageData:
 def _must_exist(data: ImageData, stage: Stage) -> None:
     missing = data.missing_files(stage)
     if missing:
-        total = len(data.tables[stage]) * (2 if data.task == "segmentation" else 1)
+        total = len(data.tables[stage]) * (2 if task_of(data.task).per_pixel else 1)
         raise MedvisionError(
             f"{len(missing)} of {total} files of the split are gone, such as {missing[0]}",
             where=str(data.root),

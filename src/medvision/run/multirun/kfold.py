@@ -212,7 +212,7 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
     pooled: dict[str, tuple[float, float, float]] = {}
     notes = [f"nothing is pooled: {fault}" for fault in faults]
     if not faults:
-        pooled, notes = _pool(group.task, finished, predictions, samples)
+        pooled, notes = _pool(finished, predictions, samples)
     scores = {}
     for metric in (name for name in metrics_of(finished) if name.startswith("test/")):
         known = [value for run in finished if (value := run.scores.get(metric)) is not None]
@@ -242,7 +242,6 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
 
 
 def _pool(
-    task: str | None,
     runs: Sequence[Run],
     predictions: Sequence[Sequence[Mapping[str, str]]],
     samples: Mapping[str, Sample],
@@ -250,7 +249,7 @@ def _pool(
     """Scores of all predictions together, by name, and what a reader should know of them."""
     rows = [row for part in predictions for row in part]
     groups = [samples[row["path"]].group or row["path"] for row in rows]
-    if task == "segmentation":
+    if not any(name.startswith("probability/") for name in rows[0]):
         return pool_images(rows, groups), []
     thresholds = {run.summary["threshold"] for run in runs}
     note = (

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from medvision.run.multirun.kfold import CrossValidation, FoldScore
 from medvision.run.multirun.summary import Group
-from medvision.run.storage.test_ledger import HEADLINE
+from medvision.task_definition import task_of
 
 SHOWN = {
     "classification": ("train/accuracy", "val/accuracy", "test/accuracy", "test/auroc"),
@@ -91,7 +91,7 @@ def _table(task: str, groups: Sequence[Group]) -> Table:
 
 
 def _table_of_runs(task: str, groups: Sequence[Group]) -> Table:
-    metric = HEADLINE[task]
+    metric = f"test/{task_of(task).headline}"
     if any(group.sealed for group in groups):
         metric = metric.replace("test/", "val/")
     table = Table(box=box.MINIMAL, show_edge=False, padding=0)

@@ -16,6 +16,7 @@ from medvision.data.samples import Sample
 from medvision.errors import MedvisionError, first_line
 from medvision.files import read_plain
 from medvision.run.config.store import CONF
+from medvision.task_definition import task_names, task_of
 
 ALLOWED = re.compile(
     r"medvision\.(data|losses|models|tasks)\.[A-Z]\w*"
@@ -154,9 +155,12 @@ def _later_keys(task: str) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such task.
     """
-    if task not in ("classification", "segmentation"):
+    if task not in task_names():
         raise ValueError(f"summary.json names the task {task[:40]!r}")
-    defaults = yaml.safe_load((CONF / "data" / f"folder_{task}.yaml").read_text())
+    file = task_of(task).folder_config
+    if file is None:
+        return {}
+    defaults = yaml.safe_load((CONF / "data" / f"{file}.yaml").read_text())
     return {key: value for key, value in defaults.items() if "${" not in str(value)}
 
 

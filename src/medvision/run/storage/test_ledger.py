@@ -21,9 +21,6 @@ LEDGER = Path("runs", "test_ledger.csv")
 
 COLUMNS = ("time", "git_sha", "config_hash", "split_fingerprint", "metric", "value", "run")
 
-HEADLINE = {"classification": "test/accuracy", "segmentation": "test/dice"}
-"""The score that stands in the list, by task."""
-
 ELSEWHERE = {
     "": ("run_dir", "logger", "audit"),
     "data": ("root", "splits", "download", "num_workers", "decoded_gb"),

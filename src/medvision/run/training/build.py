@@ -6,21 +6,17 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 
 from medvision.callbacks import Progress
-from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.errors import MedvisionError, first_line
-from medvision.evaluation import ClassificationEvaluation, Evaluation, SegmentationEvaluation
 from medvision.files import check_stored
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
 from medvision.run.processes.errors import machine_error
@@ -92,39 +88,6 @@ def build_trainer(
         enable_progress_bar=interactive,
         default_root_dir=str(root),
         use_distributed_sampler=False,
-    )
-
-
-def build_evaluation(
-    data: ImageData,
-    folder: Path,
-    *,
-    threshold: float | str,
-    validation: tuple[NDArray[np.float64], NDArray[np.int64]] | None = None,
-    chosen_on: Literal["val", "fixed"] = "fixed",
-    sensitivity: float | None = None,
-    prevalence: float | None = None,
-    temperature: float | None = None,
-    surface: bool = False,
-) -> Evaluation:
-    """What measures a run on this data; see the evaluation of each task for the options."""
-    if isinstance(data, SegmentationData):
-        return SegmentationEvaluation(folder=folder, data=data, surface=surface)
-    if isinstance(data, ClassificationData):
-        return ClassificationEvaluation(
-            folder=folder,
-            data=data,
-            threshold=threshold,
-            validation=validation,
-            chosen_on=chosen_on,
-            sensitivity=sensitivity,
-            prevalence=prevalence,
-            temperature=temperature,
-        )
-    raise MedvisionError(
-        f"no evaluation is known for {type(data).__name__}",
-        where="data",
-        hint="build on SegmentationData or ClassificationData",
     )
 
 

@@ -19,7 +19,7 @@ from medvision.audit.memory import memory_baseline
 from medvision.data import ImageData
 from medvision.data.samples import SampleTable
 from medvision.errors import MedvisionError
-from medvision.evaluation.base import TrainingTwins
+from medvision.evaluation.base import DuplicatesInTraining
 
 Mode = Literal["warn", "strict", "skip"]
 
@@ -38,12 +38,13 @@ class DataAudit:
     Attributes:
         summary: The part ``audit`` of summary.json.
         warnings: What stands among the warnings of the run.
-        twins: Which test images have a twin in training; None where none has, or nobody looked.
+        near_duplicates: Which test images have one in training; None where none has, or the files
+            were not read.
     """
 
     summary: dict[str, Any]
     warnings: list[str]
-    twins: TrainingTwins | None
+    near_duplicates: DuplicatesInTraining | None
 
 
 def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
@@ -65,12 +66,14 @@ def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
         return None
     if mode == "skip":
         told = "the data were not audited: audit=skip"
-        return DataAudit(summary={"mode": "skip"}, warnings=[told], twins=None)
+        return DataAudit(summary={"mode": "skip"}, warnings=[told], near_duplicates=None)
     found = _in_part(data) if data.facts is None else _whole(data)
     if mode == "strict":
         _refuse(data, found)
     return DataAudit(
-        summary={"mode": mode, **found.summary}, warnings=found.warnings, twins=found.twins
+        summary={"mode": mode, **found.summary},
+        warnings=found.warnings,
+        near_duplicates=found.near_duplicates,
     )
 
 
@@ -82,11 +85,11 @@ def notes_with(notes: Sequence[str], audited: DataAudit | None) -> list[str]:
     return [*audited.warnings, *(n for n in notes if not (leaks and n.startswith("LEAK")))]
 
 
-def training_twins(data: ImageData) -> TrainingTwins | None:
-    """Which test images have a twin in training; None where none has, or the files are unread."""
+def duplicates_in_training(data: ImageData) -> DuplicatesInTraining | None:
+    """Which test images have a near-duplicate in training; None where none has or it is unknown."""
     if data.facts is None or data.twins is None:
         return None
-    return _twins(_audited(data))
+    return _crossing(_audited(data))
 
 
 def _whole(data: ImageData) -> DataAudit:
@@ -97,7 +100,7 @@ def _whole(data: ImageData) -> DataAudit:
     return DataAudit(
         summary={"complete": True, **found.summary()},
         warnings=[f"LEAK: {leak}" for leak in found.leaks] + [_told(f) for f in conflicts],
-        twins=_twins(seen),
+        near_duplicates=_crossing(seen),
     )
 
 
@@ -126,7 +129,7 @@ def _in_part(data: ImageData) -> DataAudit:
             "elapsed_s": round(time.perf_counter() - started, 3),
         },
         warnings=[*(f"LEAK: {leak}" for leak in leaks), part],
-        twins=None,
+        near_duplicates=None,
     )
 
 
@@ -185,13 +188,13 @@ def _audited(data: ImageData) -> AuditedSet:
     return AuditedSet(**_listed(data), facts=data.facts, twins=data.twins, num_classes=num_classes)
 
 
-def _twins(seen: AuditedSet) -> TrainingTwins | None:
+def _crossing(seen: AuditedSet) -> DuplicatesInTraining | None:
     crossing = find_duplicates(seen).crossing[("test", "train")]
     recalled = memory_baseline(seen)
     if not crossing or recalled is None:
         return None
-    return TrainingTwins(
-        twin_of={seen.samples[p.first].path: seen.samples[p.second].path for p in crossing},
+    return DuplicatesInTraining(
+        duplicate_of={seen.samples[p.first].path: seen.samples[p.second].path for p in crossing},
         recalled={
             seen.samples[row].path: float(score)
             for row, score in zip(recalled.rows, recalled.score, strict=True)

@@ -29,10 +29,9 @@ from medvision.run.config.compatibility import check_agreement, fill_in, fixed_t
 from medvision.run.config.processes import check_plan
 from medvision.run.storage.resume import find_state
 from medvision.run.storage.run_folder import RunFolder, is_further_process
-from medvision.run.storage.test_ledger import HEADLINE, check_ledger, note_test_evaluation
+from medvision.run.storage.test_ledger import check_ledger, note_test_evaluation
 from medvision.run.training.build import (
     build,
-    build_evaluation,
     build_trainer,
     quieten,
     read_checkpoint,
@@ -41,6 +40,7 @@ from medvision.run.training.data_audit import audit_training, notes_with
 from medvision.run.training.fit import fit
 from medvision.run.training.results import finish, finish_pruned
 from medvision.run.training.start import open_again, open_folder, plain, starting_point
+from medvision.task_definition import task_of
 from medvision.tasks import Task
 from medvision.types import Stage
 
@@ -137,26 +137,24 @@ def run_experiment(
     if fitted.pruned:
         return finish_pruned(folder, summary, fitted=fitted)
     _load_best(task, fitted.best)
-    evaluation = build_evaluation(
-        data,
-        folder.path,
-        threshold=OmegaConf.select(cfg, "task.threshold", default=0.5),
-        sensitivity=OmegaConf.select(cfg, "task.sensitivity"),
-        prevalence=OmegaConf.select(cfg, "task.prevalence"),
+    definition = task_of(data.task)
+    evaluation: Evaluation = definition.load("evaluation").of_run(
+        folder=folder.path, data=data, options=config["task"]
     )
-    evaluation.twins = None if audited is None else audited.twins
+    evaluation.near_duplicates = None if audited is None else audited.near_duplicates
     scores: dict[str, Score] = {}
     stages: tuple[Stage, ...] = ("val", "test")  # in this order: a threshold may come from val
     for stage in stages[:1] if sealed_by else stages:
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
     _keep_threshold(fitted.best.best_path, evaluation.threshold)
-    if HEADLINE[data.task] in scores:
-        value: Any = scores[HEADLINE[data.task]]
+    headline = f"test/{definition.headline}"
+    if headline in scores:
+        value: Any = scores[headline]
         summary["test_evaluations"] = note_test_evaluation(
             config=config,
             split_fingerprint=summary["dataset"]["test_fingerprint"],
-            metric=HEADLINE[data.task],
+            metric=headline,
             value=value,
             run=folder.path,
         )

@@ -133,7 +133,7 @@ def finish(
         "metrics": {**_of_best_epoch(fitted, "train/"), **scores},
         "threshold": evaluation.threshold,
         **evaluation.details(),
-        **evaluation.by_twin(),
+        **evaluation.near_duplicate_scores(),
         "warnings": [*summary["warnings"], *late],
     }
     final["warnings"] += findings(final, rows)

@@ -1,19 +1,19 @@
 import numpy as np
 import pytest
 
-from medvision.evaluation import base as by_twin
-from medvision.evaluation.base import TrainingTwins
+from medvision.evaluation import base
+from medvision.evaluation.base import DuplicatesInTraining
 
-TWINS = TrainingTwins(
-    twin_of={"b": "train/1", "d": "train/2"},
+TWINS = DuplicatesInTraining(
+    duplicate_of={"b": "train/1", "d": "train/2"},
     recalled={"a": 0.0, "b": 1.0, "c": 1.0, "d": 1.0},
     metric="accuracy",
 )
 RIGHT = np.array([1.0, 0.0, 0.0, 1.0])
 
 
-def images(paths: str = "abcd", groups: list[str] | None = None) -> by_twin.Tested:
-    return by_twin.Tested(
+def images(paths: str = "abcd", groups: list[str] | None = None) -> base.Tested:
+    return base.Tested(
         paths=list(paths),
         scores=lambda rows: {"accuracy": float(RIGHT[rows].mean()), "accuracy_ci95": None},
         groups=groups,

@@ -1,0 +1,305 @@
+"""Write a network as ONNX or safetensors, with all that is needed to use it, and run it again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+import medvision
+from medvision.errors import MedvisionError, first_line, install_command
+from medvision.export.check import Outputs, Runner, WithProbability, in_float32
+from medvision.inference.engine import LOGITS, OnnxEngine
+from medvision.inference.load import METADATA_KEY, load_network
+from medvision.inference.model_card import ModelCard
+from medvision.task_definition import task_of
+from medvision.types import RESEARCH_ONLY
+
+OPSET = 18
+"""Of 2022: every operator that the networks need, and read by every ONNX Runtime since 1.14."""
+
+IMAGE, PROBABILITY = "image", "probability"
+"""Names of the input and of the second output."""
+
+LARGEST_BYTES = 2**31 - 2**20
+"""Largest size of an ONNX file, less a little for the graph."""
+
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def require_onnx() -> None:
+    """Make sure that what exporting needs is there, before anything is loaded.
+
+    Raises:
+        MedvisionError: If a package is missing.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise MedvisionError(
+            f"{' and '.join(missing)} is not installed",
+            where="--format onnx",
+            hint=f"run: {install_command('onnx')}",
+        )
+
+
+def write_onnx(network: nn.Module, card: ModelCard, file: Path) -> None:
+    """Write the network with a free batch size, its card and how it is used.
+
+    Input ``image`` uint8 (N, C, S, S), outputs ``logits`` and ``probability``.
+
+    Args:
+        network: In evaluation mode, float32 on the CPU.
+        card: Of the network.
+        file: Replaced if it exists.
+
+    Raises:
+        MedvisionError: If the network is too large or its computation cannot be expressed.
+    """
+    size_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    if size_bytes > LARGEST_BYTES:
+        raise MedvisionError(
+            f"an ONNX file holds at most 2 GB, the weights have {size_bytes / 1e9:.1f} GB",
+            where=card.architecture,
+            hint="export to safetensors",
+        )
+    proto = _to_proto(network, card)
+    _drop_metadata(proto.graph)
+    del proto.metadata_props[:]
+    values = {METADATA_KEY: json.dumps(card.to_dict(), ensure_ascii=False), **describe(card)}
+    _add_metadata(proto, values)
+    proto.producer_name, proto.producer_version = "medvision", medvision.__version__
+    proto.doc_string = RESEARCH_ONLY
+    file.write_bytes(proto.SerializeToString())
+
+
+def run_onnx(file: Path) -> Runner:
+    """Run the file with ONNX Runtime, as other programs do; so does the function returned.
+
+    Raises:
+        MedvisionError: If it cannot be run.
+    """
+    with _runtime_errors():
+        engine = OnnxEngine(file)
+
+    def run(images: NDArray[np.uint8]) -> Outputs:
+        with _runtime_errors():
+            logits, probability = engine.run(images, [LOGITS, PROBABILITY])
+        return logits, probability
+
+    return run
+
+
+@contextlib.contextmanager
+def _runtime_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # it raises types of its own, one for each kind of failure
+        raise MedvisionError(
+            f"ONNX Runtime cannot run the exported network: {first_line(error)}",
+            hint="no file was written; export to safetensors",
+            exit_code=3,
+        ) from error
+
+
+def _to_proto(network: nn.Module, card: ModelCard) -> Any:
+    size_px = card.image_size
+    example = torch.zeros(2, card.in_channels, size_px, size_px, dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                WithProbability(network).eval(),
+                (example,),
+                dynamo=True,
+                input_names=[IMAGE],
+                output_names=[LOGITS, PROBABILITY],
+                dynamic_shapes={"image": {0: batch}},
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises types of its own, and whatever layers do
+        raise MedvisionError(
+            f"the network cannot be exported to ONNX: {first_line(error)}",
+            where=card.architecture,
+            hint="export to safetensors",
+            exit_code=3,
+        ) from error
+    assert program is not None, "the exporter returns a program unless told to write a file"
+    return program.model_proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on annotations of torchvision's operators."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._schemas")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _drop_metadata(graph: Any) -> None:
+    """Forget the traces of the exporter: they name the folders of this machine."""
+    del graph.metadata_props[:]
+    for part in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
+        for item in part:
+            del item.metadata_props[:]
+            item.doc_string = ""
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _drop_metadata(attribute.g)
+
+
+def _add_metadata(proto: Any, values: Mapping[str, str]) -> None:
+    for key, value in values.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def write_safetensors(network: nn.Module, card: ModelCard, file: Path) -> None:
+    """Write the tensors under the network's own names, with the card in the header.
+
+    Args:
+        network: On the CPU.
+        card: Of the network.
+        file: Replaced if it exists.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(card.to_dict(), ensure_ascii=False)}
+    content = save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata)
+    file.write_bytes(content)  # not by their function, whose errors of the disk are its own
+
+
+def run_safetensors(file: Path, network: nn.Module) -> Runner:
+    """Read the file back, which must give the very same tensors, and run it.
+
+    Raises:
+        MedvisionError: If it differs.
+    """
+    again, _ = load_network(file)
+    wanted, given = network.state_dict(), again.state_dict()
+    changed = [name for name in wanted if not torch.equal(wanted[name], given[name])]
+    if changed:
+        raise MedvisionError(
+            f"the file does not give back what was written: {changed[0]} differs",
+            where=str(file),
+            hint="no file was written; check the disk",
+            exit_code=3,
+        )
+    return in_float32(again)
+
+
+def sidecar(card: ModelCard, file: Path) -> str:
+    """The JSON beside the file.
+
+    Args:
+        card: Of the network.
+        file: The finished file.
+
+    Returns:
+        Under ``medvision`` the card, under ``description`` the same in words, and the file's
+        name and SHA-256.
+    """
+    values: dict[str, Any] = {
+        METADATA_KEY: card.to_dict(),
+        "description": describe(card),
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    return json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+
+
+def describe(card: ModelCard) -> dict[str, str]:
+    """Say what goes in, what comes out and what is done before and after.
+
+    Returns:
+        Text by key, lists as JSON; the metadata of an ONNX file holds nothing but text.
+    """
+    return {
+        "task": card.task,
+        "architecture": card.architecture,
+        "class_names": json.dumps(card.class_names, ensure_ascii=False),
+        "image_size": str(card.image_size),
+        "in_channels": str(card.in_channels),
+        "mean": json.dumps(card.mean),
+        "std": json.dumps(card.std),
+        "threshold": str(card.threshold),
+        "input": _input(card),
+        "preprocessing": _preprocessing(card),
+        "normalisation": "inside the network: (image / 255 - mean) / std",
+        "output": _output(card),
+        "postprocessing": _postprocessing(card),
+        "medvision_version": medvision.__version__,
+        "notice": RESEARCH_ONLY,
+    }
+
+
+def _input(card: ModelCard) -> str:
+    size = card.image_size
+    colour = "RGB" if card.in_channels == 3 else "grey"
+    return (
+        f"image: uint8 (N, {card.in_channels}, {size}, {size}), {colour}, 0-255; resize to"
+        f" {size} x {size}: area when shrinking, bilinear when growing"
+    )
+
+
+def _preprocessing(card: ModelCard) -> str:
+    size = card.image_size
+    steps = ["turn as the EXIF orientation says", "lay transparent pixels over black"]
+    if card.in_channels == 1:
+        steps.append("colours become grey by 0.299 R + 0.587 G + 0.114 B")
+    else:
+        steps.append("grey becomes three equal channels")
+    if card.value_range is None:
+        steps.append("of more than 8 bits: the smallest value of the image is 0, the largest 255")
+    else:
+        low, high = card.value_range
+        steps.append(f"of more than 8 bits: {low:g} is 0 and {high:g} is 255, others are clipped")
+    steps.append(
+        f"resize to {size} x {size} without keeping the aspect: OpenCV INTER_AREA where height"
+        f" and width are both above {size}, else INTER_LINEAR"
+    )
+    if card.eval_transforms:
+        steps.append(f"then albumentations {json.dumps(card.eval_transforms, ensure_ascii=False)}")
+    return "; ".join(steps)
+
+
+def _output(card: ModelCard) -> str:
+    two = card.num_classes == 2
+    channels = 1 if two else card.num_classes
+    pixels = f", {card.image_size}, {card.image_size}" if task_of(card.task).per_pixel else ""
+    whose = f"of {card.class_names[1]}" if two else "of each class in order"
+    formula = "sigmoid" if two else "softmax over the classes"
+    return (
+        f"logits: float32 (N, {channels}{pixels}) {whose}; probability: the same shape,"
+        f" {formula} of the logits"
+    )
+
+
+def _postprocessing(card: ModelCard) -> str:
+    other, chosen = card.class_names[0], card.class_names[1]
+    two = f"{chosen} where sigmoid(logit) >= {card.threshold:g}, else {other}"
+    if task_of(card.task).per_pixel:
+        enlarged = (
+            "enlarge the logits bilinearly (between pixel centres, OpenCV INTER_LINEAR) to the"
+            " height and width of the image; every pixel is then "
+        )
+        if card.num_classes == 2:
+            return enlarged + two
+        return enlarged + "of the class with the largest logit"
+    return two if card.num_classes == 2 else "the class with the largest logit"

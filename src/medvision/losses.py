@@ -1,0 +1,266 @@
+"""Losses: logits and targets in, a float32 scalar out.
+
+Pixels: logits (N, 1, H, W) or (N, K, H, W), targets (N, H, W). Images: logits (N, 1) or (N, K),
+targets (N,). What is labelled ``IGNORE_INDEX`` counts in none of them, and where all is, the loss
+is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medvision.errors import MedvisionError
+from medvision.types import IGNORE_INDEX
+
+__all__ = ["CrossEntropy", "MaskedLoss", "WeightedSum", "balanced_weights"]
+
+
+def _check_num_classes(num_classes: int) -> None:
+    """Raise ``MedvisionError`` unless there are at least two classes."""
+    if num_classes < 2:
+        raise MedvisionError(
+            f"a loss needs at least 2 classes, got {num_classes}",
+            where="loss.num_classes",
+            hint="in segmentation the background counts as one",
+        )
+
+
+def _check_shapes(logits: Tensor, target: Tensor, num_classes: int) -> None:
+    """Raise ``ValueError`` unless the shapes of logits and target agree.
+
+    Logits are (N, 1 or K, H, W) for a target (N, H, W), and (N, 1 or K) for a target (N,) of
+    integers or (N, K) of floats.
+    """
+    num_logits = 1 if num_classes == 2 else num_classes
+    if target.is_floating_point():
+        fits = tuple(target.shape) == (len(logits), num_classes)
+        expected = (len(logits), num_logits)
+    else:
+        fits = target.ndim in (1, 3)
+        expected = (*target.shape[:1], num_logits, *target.shape[1:])
+    if not fits or tuple(logits.shape) != expected:
+        raise ValueError(
+            f"expected logits (N, {num_logits}, H, W) and target (N, H, W), or logits "
+            f"(N, {num_logits}) and target (N,) or float (N, {num_classes}), "
+            f"got {tuple(logits.shape)} and {tuple(target.shape)} of {target.dtype}"
+        )
+
+
+def balanced_weights(counts: Sequence[int]) -> list[float]:
+    r"""Weights with which every class counts as much in the loss as any other.
+
+    .. math:: w_k = n / (K n_k)
+
+    as scikit-learn's ``class_weight="balanced"``; images of equally frequent classes weigh 1.
+
+    Args:
+        counts: :math:`n_k`, training images of each class; n is their sum.
+
+    Returns:
+        One weight per class, in the order of ``counts``.
+
+    Raises:
+        MedvisionError: If a class has no image: no weight makes up for that.
+    """
+    if len(counts) == 0 or min(counts) < 1:
+        raise MedvisionError(
+            f"classes without a training image cannot be balanced, got counts {list(counts)}",
+            where="loss.class_weights",
+            hint="give one number per class, or add images of the missing class",
+        )
+    return [sum(counts) / (len(counts) * count) for count in counts]
+
+
+class CrossEntropy(nn.Module):
+    r"""Mean cross-entropy of the pixels or images that are not ignored.
+
+    .. math:: L = \frac{\sum_i w_i \ell_i}{\sum_i w_i}, \qquad w_i = \sum_k t_{ik} w_k
+
+    with :math:`t_i` the label of i as shares of the classes (one-hot, or soft as from MixUp), and
+    :math:`\ell_i` the binary cross-entropy of the logit of class 1 for two classes, the softmax
+    cross-entropy for more. Where everything is ignored, the loss and its gradient are 0. Computed
+    in float32 under any autocast.
+
+    Args:
+        num_classes: K; in segmentation the background is one of them.
+        class_weights: :math:`w_k`, one number per class; all 1 if not given.
+        label_smoothing: Share of the label that is spread evenly over all classes, in [0, 1).
+
+    Raises:
+        MedvisionError: If the weights or the smoothing make no sense.
+    """
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 2,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _check_num_classes(num_classes)
+        if not 0 <= label_smoothing < 1:
+            raise MedvisionError(
+                f"expected a share in [0, 1), got {label_smoothing}", where="loss.label_smoothing"
+            )
+        self.num_classes = num_classes
+        self.label_smoothing = label_smoothing
+        weights = None if class_weights is None else _weights(class_weights, num_classes)
+        self.register_buffer("weights", weights, persistent=False)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits for a target of class indices or of shares.
+
+        Args:
+            logits: (N, 1 or K, H, W) or (N, 1 or K).
+            target: (N, H, W) or (N,) class indices or ``IGNORE_INDEX``; or, for logits without
+                H and W, float (N, K) shares of the classes, whose rows sum to 1 (a row of zeros
+                is ignored).
+        """
+        _check_shapes(logits, target, self.num_classes)
+        if target.is_floating_point():
+            label = target.float()
+            weight = (label if self.weights is None else label * self.weights).sum(1)
+            positive = label[:, 1]
+        else:
+            valid = target != IGNORE_INDEX
+            label = target.long().masked_fill(~valid, 0)
+            weight = valid.float() if self.weights is None else self.weights[label] * valid
+            positive = label.float()
+        if self.num_classes == 2:
+            smoothed = positive * (1 - self.label_smoothing) + self.label_smoothing / 2
+            each = F.binary_cross_entropy_with_logits(
+                logits[:, 0].float(), smoothed, reduction="none"
+            )
+        else:
+            each = F.cross_entropy(
+                logits.float(), label, label_smoothing=self.label_smoothing, reduction="none"
+            )
+        total = weight.sum().clamp_min(torch.finfo(torch.float32).tiny)
+        return (each * weight).sum() / total
+
+
+def _weights(class_weights: Sequence[float], num_classes: int) -> Tensor:
+    """The weights as float32 (K,), or a ``MedvisionError``."""
+    try:
+        weights = [float(weight) for weight in class_weights]
+    except (TypeError, ValueError):  # a word, or one number for all
+        weights = []
+    possible = all(0 <= weight < math.inf for weight in weights) and any(weights)
+    if len(weights) != num_classes or not possible:
+        raise MedvisionError(
+            f"{class_weights} is no list of weights for {num_classes} classes",
+            where="loss.class_weights",
+            hint="give one number per class, none negative",
+        )
+    return torch.tensor(weights)
+
+
+class MaskedLoss(nn.Module):
+    """A loss of smp that takes uint8 targets, and ignores what is to be ignored.
+
+    Targets are (N, H, W), and for smp's ``FocalLoss``, which judges every entry by itself, also
+    (N,). Computed in float32 under any autocast. Where everything is ignored, the loss and its
+    gradient are 0.
+
+    What smp's region losses (Dice, Jaccard, Tversky) do with a class that no pixel of the batch
+    is labelled with: it adds 0 whatever was predicted, and yet counts in the mean over classes.
+    So a batch without foreground teaches them nothing; add cross-entropy where such are common.
+    They sum over the whole batch, not image by image, and Dice for two classes is that of the
+    foreground. smp's focal loss for K classes is the mean of K one-against-the-rest losses.
+
+    Args:
+        criterion: Class of the loss; called with ``mode`` (``binary`` or ``multiclass``) and
+            ``ignore_index``.
+        num_classes: K; in segmentation the background is one of them.
+
+    Raises:
+        MedvisionError: If the criterion does not take these arguments.
+    """
+
+    def __init__(self, *, criterion: Callable[..., nn.Module], num_classes: int) -> None:
+        super().__init__()
+        _check_num_classes(num_classes)
+        self.num_classes = num_classes
+        mode = "binary" if num_classes == 2 else "multiclass"
+        try:
+            self.criterion = criterion(mode=mode, ignore_index=IGNORE_INDEX)
+        except (TypeError, ValueError, AssertionError) as error:
+            raise MedvisionError(
+                f"the loss cannot be made for {num_classes} classes and ignored pixels: {error}",
+                where="loss.criterion",
+                hint="use one of smp's DiceLoss, TverskyLoss, FocalLoss, LovaszLoss",
+            ) from error
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits (N, 1 or K, H, W) for the target (N, H, W).
+
+        Raises:
+            MedvisionError: For targets that the criterion cannot judge: of whole images, unless
+                it is the focal loss, or shares of the classes, as MixUp makes them.
+        """
+        _check_shapes(logits, target, self.num_classes)
+        name = type(self.criterion).__name__  # smp itself is imported in the configuration only
+        if target.is_floating_point():
+            raise MedvisionError(
+                f"{name} takes class indices, not mixed labels",
+                where="loss",
+                hint="MixUp and CutMix need loss=bce",
+            )
+        if target.ndim == 1 and name != "FocalLoss":
+            raise MedvisionError(
+                f"{name} compares regions, and the target is one class per image",
+                where="loss",
+                hint="use loss=bce or loss=focal",
+            )
+        # Sums over a batch of masks lose four digits in float32, and which ones depends on the
+        # number of threads: where nothing is learnt, a CPU has the time to count exactly.
+        measured = not torch.is_grad_enabled() and logits.device.type == "cpu"
+        dtype = torch.float64 if measured else torch.float32
+        label = target.unsqueeze(1).to(dtype) if self.num_classes == 2 else target.long()
+        with torch.autocast(logits.device.type, enabled=False):
+            loss = self.criterion(logits.to(dtype), label).float()
+        # A mean over no pixels is NaN (smp's focal loss); `where` also keeps it out of gradients.
+        return torch.where((target != IGNORE_INDEX).any(), loss, 0.0)
+
+
+class WeightedSum(nn.Module):
+    r"""Sum of losses, :math:`\sum_i w_i L_i`.
+
+    Args:
+        terms: Losses by name.
+        weights: :math:`w` by the same names; those that are not named have weight 1.
+
+    Raises:
+        MedvisionError: If there is no term, or a weight without one.
+    """
+
+    def __init__(
+        self, *, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        weights = weights or {}
+        nameless = sorted(set(weights) - set(terms))
+        if not terms or nameless:
+            raise MedvisionError(
+                f"no loss is called {nameless[0]}" if terms else "a sum needs at least one loss",
+                where="loss.weights" if terms else "loss.terms",
+                hint=f"the terms are {', '.join(terms)}" if terms else None,
+            )
+        self.terms = nn.ModuleList(terms.values())
+        self.weights = [float(weights.get(name, 1.0)) for name in terms]
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits for the target, of the shapes that every term takes."""
+        first, *others = (
+            weight * term(logits, target)
+            for weight, term in zip(self.weights, self.terms, strict=True)
+        )
+        return sum(others, start=first)
