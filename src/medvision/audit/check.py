@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from medvision.audit.classes import class_counts, class_findings
@@ -35,13 +36,11 @@ _ADVICE = {
 
 def duplicate_findings(data: AuditedSet, found: Duplicates) -> list[Finding]:
     """Put what `find_duplicates` found into sentences: leaks, contradictions, repetitions."""
-    findings = [*_conflicts(data, found), *_repeated(data, found)]
-    for of, into in CROSSINGS:
-        findings += _across(data, found, of, into)
-    return findings
+    across = (_across(data, found, of, into) for of, into in CROSSINGS)
+    return [*_conflicts(data, found), *_repeated(data, found), *chain(*across)]
 
 
-def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> list[Finding]:
+def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator[Finding]:
     pairs = found.crossing[of, into]
     equal = [pair for pair in pairs if pair.relation == "identical"]
     total = int((found.near.splits == of).sum())
@@ -57,20 +56,15 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> list[Fin
             advice=_ADVICE[of, into],
         )
 
-    findings = []
     if equal:
-        findings.append(
-            tell("exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {into}")
-        )
+        yield tell("exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {into}")
     if len(pairs) > len(equal):
         told = f", {len(equal)} of them an identical one" if equal else ""
         words = f"{_verb(pairs, 'has', 'have')} a near-duplicate in {into}{told}"
-        findings.append(tell("near", pairs, words))
-    return findings
+        yield tell("near", pairs, words)
 
 
-def _conflicts(data: AuditedSet, found: Duplicates) -> list[Finding]:
-    findings = []
+def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
     what = "classes" if data.task == "classification" else "masks"
     for kind, words, pairs in (
         ("exact", "identical", [p for p in found.conflicts if p.relation == "identical"]),
@@ -80,22 +74,18 @@ def _conflicts(data: AuditedSet, found: Duplicates) -> list[Finding]:
             continue
         is_near_mask = kind == "near" and what == "masks"
         below = f", with a Dice below {MASK_DICE}" if is_near_mask else ""
-        findings.append(
-            Finding(
-                kind=f"{'label' if what == 'classes' else 'mask'}_conflicts_{kind}",
-                severity="conflict",
-                text=f"{_counted(len(pairs), 'pair')} of {words} images"
-                f" {_verb(pairs, 'has', 'have')} contradicting {what}{below}",
-                count=len(pairs),
-                files=tuple(data.shown(row) for pair in pairs for row in pair.rows),
-                advice="no model can get both right: look at them, and mend or remove one",
-            )
+        yield Finding(
+            kind=f"{'label' if what == 'classes' else 'mask'}_conflicts_{kind}",
+            severity="conflict",
+            text=f"{_counted(len(pairs), 'pair')} of {words} images"
+            f" {_verb(pairs, 'has', 'have')} contradicting {what}{below}",
+            count=len(pairs),
+            files=tuple(data.shown(row) for pair in pairs for row in pair.rows),
+            advice="no model can get both right: look at them, and mend or remove one",
         )
-    return findings
 
 
-def _repeated(data: AuditedSet, found: Duplicates) -> list[Finding]:
-    findings = []
+def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
     has_splits = bool((found.near.splits != "").any())
     included = " (identical ones included)" if found.exact.members() else ""
     for kind, words, copies in (
@@ -106,33 +96,27 @@ def _repeated(data: AuditedSet, found: Duplicates) -> list[Finding]:
         rows = [row for group in groups for row in group]
         if not rows:
             continue
-        findings.append(
-            Finding(
-                kind=f"{kind}_duplicates",
-                severity="note" if has_splits else "warning",
-                text=f"{len(rows)} of {len(data)} images {words},"
-                f" in {_counted(len(groups), 'group')}",
-                count=len(rows),
-                files=tuple(data.shown(row) for row in rows),
-                advice="" if has_splits else f"a random split would part them: {_GROUPED}",
-            )
+        yield Finding(
+            kind=f"{kind}_duplicates",
+            severity="note" if has_splits else "warning",
+            text=f"{len(rows)} of {len(data)} images {words}, in {_counted(len(groups), 'group')}",
+            count=len(rows),
+            files=tuple(data.shown(row) for row in rows),
+            advice="" if has_splits else f"a random split would part them: {_GROUPED}",
         )
     tested = found.near.members("test")
     spare = sum(map(len, tested)) - len(tested)
     if spare:
         total = int((found.near.splits == "test").sum())
-        findings.append(
-            Finding(
-                kind="repeated_test_images",
-                severity="warning",
-                text=f"{total} test images show {total - spare} different pictures:"
-                " intervals of a score are narrower than they should be",
-                count=spare,
-                files=tuple(data.shown(row) for group in tested for row in group[1:]),
-                advice="keep one of each group in test",
-            )
+        yield Finding(
+            kind="repeated_test_images",
+            severity="warning",
+            text=f"{total} test images show {total - spare} different pictures:"
+            " intervals of a score are narrower than they should be",
+            count=spare,
+            files=tuple(data.shown(row) for group in tested for row in group[1:]),
+            advice="keep one of each group in test",
         )
-    return findings
 
 
 def _verb(subjects: Sized, one: str, many: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
@@ -59,8 +61,7 @@ def class_findings(data: ListedSet) -> list[Finding]:
     ]
 
 
-def _missing(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
-    findings = []
+def _missing(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[Finding]:
     for split in STAGES:
         if split not in counts:
             continue
@@ -69,23 +70,18 @@ def _missing(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Find
             continue
         elsewhere = int(sum(c[counts[split] == 0].sum() for c in counts.values()))
         what = "a class" if len(absent) == 1 else f"{len(absent)} classes"
-        findings.append(
-            Finding(
-                kind="class_missing",
-                severity="fault" if split == "train" else "warning",
-                text=f"{split} has no image of {what} that other splits hold:"
-                f" {count_names(absent)}",
-                count=elsewhere,
-                advice="a network cannot learn what it never sees: add images, or draw a new split"
-                if split == "train"
-                else f"{_MISSING[split]}: add images, or draw a new split",
-            )
+        yield Finding(
+            kind="class_missing",
+            severity="fault" if split == "train" else "warning",
+            text=f"{split} has no image of {what} that other splits hold: {count_names(absent)}",
+            count=elsewhere,
+            advice="a network cannot learn what it never sees: add images, or draw a new split"
+            if split == "train"
+            else f"{_MISSING[split]}: add images, or draw a new split",
         )
-    return findings
 
 
-def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
-    findings = []
+def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[Finding]:
     for split in ("val", "test"):
         if "train" not in counts or split not in counts:
             continue
@@ -103,18 +99,15 @@ def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Findi
             f" {100 * shares[1, k]:.1f} % of {split}"
             for k in order
         )
-        findings.append(
-            Finding(
-                kind="prior_shift",
-                severity="warning",
-                text=f"the classes have other shares in {split} than in train: {told}"
-                f" (chi-square p {_told_p(p_value)}, Cramér's V {effect:.2f})",
-                count=int(table[1].sum()),
-                advice="accuracy and the threshold depend on these shares: report balanced accuracy"
-                " and AUROC beside it, and do not carry a threshold over untested",
-            )
+        yield Finding(
+            kind="prior_shift",
+            severity="warning",
+            text=f"the classes have other shares in {split} than in train: {told}"
+            f" (chi-square p {_told_p(p_value)}, Cramér's V {effect:.2f})",
+            count=int(table[1].sum()),
+            advice="accuracy and the threshold depend on these shares: report balanced accuracy"
+            " and AUROC beside it, and do not carry a threshold over untested",
         )
-    return findings
 
 
 def _chi_square(table: NDArray[np.int64]) -> tuple[float, float]:
@@ -132,49 +125,45 @@ def _told_p(p_value: float) -> str:
     return "< 0.001" if p_value < 0.001 else f"= {p_value:.3f}"
 
 
-def _imbalance(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
+def _imbalance(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[Finding]:
     split = next((name for name in ("train", _NO_SPLIT) if name in counts), None)
     if split is None:
-        return []
+        return
     held = np.where(counts[split] > 0, counts[split], counts[split].max())
     rare, frequent = int(held.argmin()), int(counts[split].argmax())
     ratio = held[frequent] / held[rare]
     if ratio < MAX_IMBALANCE:
-        return []
+        return
     where = "train" if split == "train" else "the set"
-    return [
-        Finding(
-            kind="imbalance",
-            severity="note",
-            text=f"{where} holds {held[frequent]} images of {data.class_names[frequent]},"
-            f" {ratio:.0f} times as many as of {data.class_names[rare]} ({held[rare]})",
-            count=int(held[rare]),
-            advice="always naming the largest class scores"
-            f" {held[frequent] / counts[split].sum():.2f} accuracy: read balanced accuracy, and"
-            " try data.sampler=balanced",
-        )
-    ]
+    yield Finding(
+        kind="imbalance",
+        severity="note",
+        text=f"{where} holds {held[frequent]} images of {data.class_names[frequent]},"
+        f" {ratio:.0f} times as many as of {data.class_names[rare]} ({held[rare]})",
+        count=int(held[rare]),
+        advice="always naming the largest class scores"
+        f" {held[frequent] / counts[split].sum():.2f} accuracy: read balanced accuracy, and"
+        " try data.sampler=balanced",
+    )
 
 
-def _few(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> list[Finding]:
+def _few(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[Finding]:
     if "test" not in counts:
-        return []
+        return
     few = [
         (int(count), name)
         for name, count in zip(data.class_names, counts["test"], strict=True)
         if 0 < count < MIN_TEST_IMAGES
     ]
     if not few:
-        return []
+        return
     told = [f"{count} of {name}" for count, name in sorted(few)]
     least = min(few)[0]
-    return [
-        Finding(
-            kind="few_test_images",
-            severity="warning" if least < 10 else "note",
-            text=f"test holds few images of some classes: {count_names(told)}",
-            count=sum(count for count, _ in few),
-            advice=f"one image moves the recall of the rarest by {1 / least:.2g}: read its"
-            " interval, or test in folds (data.protocol=kfold)",
-        )
-    ]
+    yield Finding(
+        kind="few_test_images",
+        severity="warning" if least < 10 else "note",
+        text=f"test holds few images of some classes: {count_names(told)}",
+        count=sum(count for count, _ in few),
+        advice=f"one image moves the recall of the rarest by {1 / least:.2g}: read its"
+        " interval, or test in folds (data.protocol=kfold)",
+    )

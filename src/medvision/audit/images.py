@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,26 +53,23 @@ def image_findings(data: AuditedSet) -> list[Finding]:
     ]
 
 
-def _unusable(data: AuditedSet) -> list[Finding]:
+def _unusable(data: AuditedSet) -> Iterator[Finding]:
     found = [(path, reason) for path, reason in data.faults if not is_mask_fault(reason)]
     if not found:
-        return []
-    return [
-        Finding(
-            kind="unreadable",
-            severity="fault",
-            text=f"{len(found)} of {len(data) + len(data.faults)} images cannot be used:"
-            f" {count_names([f'{path} ({why})' for path, why in found], shown=2)}",
-            count=len(found),
-            files=tuple(path for path, _ in found),
-            advice="mend or remove them; data.on_error=skip leaves them out of a run",
-        )
-    ]
+        return
+    yield Finding(
+        kind="unreadable",
+        severity="fault",
+        text=f"{len(found)} of {len(data) + len(data.faults)} images cannot be used:"
+        f" {count_names([f'{path} ({why})' for path, why in found], shown=2)}",
+        count=len(found),
+        files=tuple(path for path, _ in found),
+        advice="mend or remove them; data.on_error=skip leaves them out of a run",
+    )
 
 
-def _constant(data: AuditedSet) -> list[Finding]:
+def _constant(data: AuditedSet) -> Iterator[Finding]:
     spread = data.facts.high.astype(int) - data.facts.low
-    findings = []
     for kind, what, flat in (
         ("constant_images", "one and the same value all over", spread == 0),
         (
@@ -83,20 +82,17 @@ def _constant(data: AuditedSet) -> list[Finding]:
         if len(rows):
             text = f"{some_of(len(rows), len(data), 'images')} {what}"
             advice = "they show nothing: look whether the files were damaged, and remove them"
-            findings.append(
-                finding_about(
-                    data,
-                    rows,
-                    kind=kind,
-                    severity="warning",
-                    text=text,
-                    advice=advice,
-                )
+            yield finding_about(
+                data,
+                rows,
+                kind=kind,
+                severity="warning",
+                text=text,
+                advice=advice,
             )
-    return findings
 
 
-def _sizes(data: AuditedSet) -> list[Finding]:
+def _sizes(data: AuditedSet) -> Iterator[Finding]:
     """Images with twice or half the usual height or width, as far as that is rare."""
     height, width = data.facts.height, data.facts.width
     distance = np.maximum(
@@ -104,71 +100,65 @@ def _sizes(data: AuditedSet) -> list[Finding]:
     )
     rows = far_rows(distance, limit=5)
     if not len(rows):
-        return []
+        return
     told = [f"{width[row]} x {height[row]}" for row in rows]
     usual = f"{np.median(width):.0f} x {np.median(height):.0f}"
-    return [
-        finding_about(
-            data,
-            rows,
-            kind="size_outliers",
-            severity="note",
-            text=f"{some_of(len(rows), len(data), 'images')} far larger or smaller than the others:"
-            f" {count_names(list(dict.fromkeys(told)), shown=3)} pixels (width x height), the"
-            f" median being {usual}",
-            advice="look for icons, cut-outs and montages among them",
-        )
-    ]
+    yield finding_about(
+        data,
+        rows,
+        kind="size_outliers",
+        severity="note",
+        text=f"{some_of(len(rows), len(data), 'images')} far larger or smaller than the others:"
+        f" {count_names(list(dict.fromkeys(told)), shown=3)} pixels (width x height), the"
+        f" median being {usual}",
+        advice="look for icons, cut-outs and montages among them",
+    )
 
 
-def _intensities(data: AuditedSet) -> list[Finding]:
+def _intensities(data: AuditedSet) -> Iterator[Finding]:
     mean, std = data.facts.mean, data.facts.std
     distance = np.maximum(robust_distance(mean, floor=6), robust_distance(std, floor=6))
     distance[data.facts.high.astype(int) - data.facts.low < MIN_RANGE] = 0  # told already
     rows = far_rows(distance, limit=5, most=0.01)
     if not len(rows):
-        return []
+        return
     first = rows[0]
-    return [
-        finding_about(
-            data,
-            rows,
-            kind="intensity_outliers",
-            severity="note",
-            text=f"{some_of(len(rows), len(data), 'images')} far from the others in brightness or"
-            f" contrast: {'' if len(rows) == 1 else 'the farthest has '}mean {mean[first]:.0f} and"
-            f" standard deviation {std[first]:.0f} of 255, the medians being {np.median(mean):.0f}"
-            f" and {np.median(std):.0f}",
-            advice="look for inverted, overexposed and foreign images among them",
-        )
-    ]
+    yield finding_about(
+        data,
+        rows,
+        kind="intensity_outliers",
+        severity="note",
+        text=f"{some_of(len(rows), len(data), 'images')} far from the others in brightness or"
+        f" contrast: {'' if len(rows) == 1 else 'the farthest has '}mean {mean[first]:.0f} and"
+        f" standard deviation {std[first]:.0f} of 255, the medians being {np.median(mean):.0f}"
+        f" and {np.median(std):.0f}",
+        advice="look for inverted, overexposed and foreign images among them",
+    )
 
 
-def _depths(data: AuditedSet) -> list[Finding]:
+def _depths(data: AuditedSet) -> Iterator[Finding]:
     deep = data.facts.bits > 8
     if deep.all() or not deep.any():
-        return []
+        return
     rows = np.flatnonzero(deep if 2 * deep.sum() <= len(data) else ~deep)
-    return [
-        finding_about(
-            data,
-            rows,
-            kind="mixed_bit_depths",
-            severity="warning",
-            text=f"{some_of(int(deep.sum()), len(data), 'images', 'have')} more than 8 bits, which"
-            " are stretched to 8; the others are taken as they are",
-            advice="set data.value_range, or store all alike: brightness may tell the depths apart",
-        )
-    ]
+    yield finding_about(
+        data,
+        rows,
+        kind="mixed_bit_depths",
+        severity="warning",
+        text=f"{some_of(int(deep.sum()), len(data), 'images', 'have')} more than 8 bits, which"
+        " are stretched to 8; the others are taken as they are",
+        advice="set data.value_range, or store all alike: brightness may tell the depths apart",
+    )
 
 
 def _mixed(
     data: AuditedSet, kinds: NDArray[np.str_], *, kind: str, what: str, advice: str
-) -> list[Finding]:
+) -> Iterator[Finding]:
     """Say how many files are of which kind, and whether train and test hold them alike."""
     names, which, counts = np.unique(kinds, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        return []
+        return
     order = np.argsort(-counts, kind="stable")
     text = f"{what}: {', '.join(f'{counts[k]} {names[k]}' for k in order)}"
     rows = np.flatnonzero(which != order[0])
@@ -185,13 +175,11 @@ def _mixed(
                 f"; {100 * shares[0][most]:.0f} % of train and {100 * shares[1][most]:.0f} % of"
                 f" test are {names[most]}"
             )
-    return [
-        finding_about(
-            data,
-            rows,
-            kind=kind,
-            severity=severity,
-            text=text,
-            advice=advice,
-        )
-    ]
+    yield finding_about(
+        data,
+        rows,
+        kind=kind,
+        severity=severity,
+        text=text,
+        advice=advice,
+    )

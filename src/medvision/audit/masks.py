@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -48,10 +49,10 @@ def is_mask_fault(reason: str) -> bool:
     return bool(_SIZES.search(reason) or _VALUES.search(reason))
 
 
-def _sizes(data: AuditedSet) -> list[Finding]:
+def _sizes(data: AuditedSet) -> Iterator[Finding]:
     found = [(p, match) for p, reason in data.faults if (match := _SIZES.search(reason))]
     if not found:
-        return []
+        return
     sizes = [[int(number) for number in match.groups()] for _, match in found]
     by_one = [max(abs(a - c), abs(b - d)) == 1 for a, b, c, d in sizes]
     turned = [(a, b) == (d, c) for a, b, c, d in sizes]
@@ -71,40 +72,36 @@ def _sizes(data: AuditedSet) -> list[Finding]:
         advice = "find the step that rounded the size; cut or pad the masks where it added a line"
     elif any(turned):
         advice = "look for images that are stored turned (EXIF) and masks that are not"
-    return [
-        Finding(
-            kind="mask_size",
-            severity="fault",
-            text=", ".join(parts),
-            count=len(found),
-            files=tuple(path for path, _ in found),
-            advice=advice,
-        )
-    ]
+    yield Finding(
+        kind="mask_size",
+        severity="fault",
+        text=", ".join(parts),
+        count=len(found),
+        files=tuple(path for path, _ in found),
+        advice=advice,
+    )
 
 
-def _values(data: AuditedSet) -> list[Finding]:
+def _values(data: AuditedSet) -> Iterator[Finding]:
     found = [(p, r) for p, r in data.faults if _VALUES.search(r) and not _SIZES.search(r)]
     if not found:
-        return []
+        return
     told = [f"{path} ({reason})" for path, reason in found]
-    return [
-        Finding(
-            kind="mask_values",
-            severity="fault",
-            text=f"{some_of(len(found), len(data) + len(data.faults), 'masks', 'hold')} values that"
-            f" are not those of classes: {count_names(told, shown=2)}",
-            count=len(found),
-            files=tuple(path for path, _ in found),
-            advice="store 0/1 or 0/255, or state data.class_names or data.color_map",
-        )
-    ]
+    yield Finding(
+        kind="mask_values",
+        severity="fault",
+        text=f"{some_of(len(found), len(data) + len(data.faults), 'masks', 'hold')} values that"
+        f" are not those of classes: {count_names(told, shown=2)}",
+        count=len(found),
+        files=tuple(path for path, _ in found),
+        advice="store 0/1 or 0/255, or state data.class_names or data.color_map",
+    )
 
 
-def _empty(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
+def _empty(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     rows = np.flatnonzero(mask.foreground == 0)
     if not len(rows):
-        return []
+        return
     text = some_of(len(rows), len(data), "masks") + " empty"
     held = [(stage, data.splits == stage) for stage in STAGES]
     told = [f"{stage} {int(inside[rows].sum())}" for stage, inside in held if inside.any()]
@@ -117,55 +114,47 @@ def _empty(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     if len(rows) == len(data):
         text, severity = "all masks are empty", "fault"
         advice = "there is nothing to learn: check which value of the masks means foreground"
-    return [
-        finding_about(data, rows, kind="empty_masks", severity=severity, text=text, advice=advice)
-    ]
+    yield finding_about(data, rows, kind="empty_masks", severity=severity, text=text, advice=advice)
 
 
-def _full(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
+def _full(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     rows = np.flatnonzero(mask.foreground == 1)
     if not len(rows):
-        return []
+        return
     every = len(rows) == len(data)
-    return [
-        finding_about(
-            data,
-            rows,
-            kind="full_masks",
-            severity="fault" if every and data.num_classes == 2 else "warning",
-            text="all masks are full"
-            if every
-            else some_of(len(rows), len(data), "masks") + " full",
-            advice="every pixel is foreground: a placeholder, or a threshold that let all pass",
-        )
-    ]
+    yield finding_about(
+        data,
+        rows,
+        kind="full_masks",
+        severity="fault" if every and data.num_classes == 2 else "warning",
+        text="all masks are full" if every else some_of(len(rows), len(data), "masks") + " full",
+        advice="every pixel is foreground: a placeholder, or a threshold that let all pass",
+    )
 
 
-def _grey(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
+def _grey(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     soft = (mask.grey > MAX_GREY) | ((mask.grey > mask.foreground) & (mask.grey > MAX_GREY / 10))
     rows = np.flatnonzero(soft)
     if not len(rows):
-        return []
+        return
     rows = rows[np.argsort(-mask.grey[rows], kind="stable")]
-    return [
-        finding_about(
-            data,
-            rows,
-            kind="soft_masks",
-            severity="warning",
-            text=f"{some_of(len(rows), len(data), 'masks')} not binary: up to"
-            f" {100 * float(mask.grey[rows[0]]):.2g} % of the pixels are grey, more than edges are",
-            advice="they are cut at half of their range: look whether these are probabilities,"
-            " several classes, or pictures",
-        )
-    ]
+    yield finding_about(
+        data,
+        rows,
+        kind="soft_masks",
+        severity="warning",
+        text=f"{some_of(len(rows), len(data), 'masks')} not binary: up to"
+        f" {100 * float(mask.grey[rows[0]]):.2g} % of the pixels are grey, more than edges are",
+        advice="they are cut at half of their range: look whether these are probabilities,"
+        " several classes, or pictures",
+    )
 
 
-def _inverted(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
+def _inverted(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     odd = (mask.frame > 0.5) & (mask.foreground > 0.5) & (mask.foreground < 1)
     rows = np.flatnonzero(odd)
     if not len(rows):
-        return []
+        return
     text = (
         f"{some_of(len(rows), len(data), 'masks', 'look')} inverted: most of the image and of its"
         f" frame is foreground, and the frame is background in {int((mask.frame < 0.5).sum())}"
@@ -176,19 +165,17 @@ def _inverted(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
             f"in {len(rows)} of {len(data)} masks most of the image and of its frame is"
             " foreground: background and foreground may be exchanged"
         )
-    return [
-        finding_about(
-            data,
-            rows[np.argsort(-mask.frame[rows], kind="stable")],
-            kind="inverted_masks",
-            severity="warning",
-            text=text,
-            advice="look at them; where they are inverted, store 255 minus their value",
-        )
-    ]
+    yield finding_about(
+        data,
+        rows[np.argsort(-mask.frame[rows], kind="stable")],
+        kind="inverted_masks",
+        severity="warning",
+        text=text,
+        advice="look at them; where they are inverted, store 255 minus their value",
+    )
 
 
-def _shared(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
+def _shared(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     """Tell of masks that belong to several images which do not show the same picture."""
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     _, which = np.unique(mask.mask_hash[drawn], return_inverse=True)
@@ -196,40 +183,36 @@ def _shared(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     pictures = np.bincount(uses)  # of each mask, twins counted once
     shared = np.flatnonzero(pictures[which] > 1)
     if not len(shared):
-        return []
+        return
     copied = int((pictures > 1).sum())
     order = np.lexsort((shared, which[shared], -pictures[which[shared]]))
-    return [
-        finding_about(
-            data,
-            drawn[shared[order]],
-            kind="shared_masks",
-            severity="warning",
-            text=f"{len(shared)} images that do not all look alike share {copied}"
-            f" {'mask' if copied == 1 else 'masks'}, pixel for pixel",
-            advice="nobody draws the same outline twice: look for masks copied or exchanged",
-        )
-    ]
+    yield finding_about(
+        data,
+        drawn[shared[order]],
+        kind="shared_masks",
+        severity="warning",
+        text=f"{len(shared)} images that do not all look alike share {copied}"
+        f" {'mask' if copied == 1 else 'masks'}, pixel for pixel",
+        advice="nobody draws the same outline twice: look for masks copied or exchanged",
+    )
 
 
-def _far(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
+def _far(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     share = mask.foreground[drawn].astype(np.float64)
     distance = robust_distance(np.log2(share / (1 - share)), floor=0.5)
     rows = drawn[far_rows(distance, limit=5)]
     if not len(rows):
-        return []
+        return
     least, most = 100 * float(mask.foreground[rows].min()), 100 * float(mask.foreground[rows].max())
     span = f"{least:.2g} %" if len(rows) == 1 else f"{least:.2g} to {most:.2g} %"
-    return [
-        finding_about(
-            data,
-            rows,
-            kind="foreground_outliers",
-            severity="note",
-            text=f"{some_of(len(rows), len(drawn), 'masks', 'have')} far more or less foreground"
-            f" than the others: {span} of the image, the median being"
-            f" {100 * float(np.median(share)):.2g} %",
-            advice="look for stray pixels and for masks of something else",
-        )
-    ]
+    yield finding_about(
+        data,
+        rows,
+        kind="foreground_outliers",
+        severity="note",
+        text=f"{some_of(len(rows), len(drawn), 'masks', 'have')} far more or less foreground"
+        f" than the others: {span} of the image, the median being"
+        f" {100 * float(np.median(share)):.2g} %",
+        advice="look for stray pixels and for masks of something else",
+    )
