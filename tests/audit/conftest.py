@@ -76,8 +76,8 @@ def set_of(
         samples=tuple(Sample(path=p, target=t, split=s, group=g) for p, t, s, g in rows),
         origin=np.zeros(count, np.int8),
         class_names=tuple(sorted(set(targets or ()))),
-        facts=ImageProperties(**_columns(values, IMAGE_TYPES, count), mask=about),
-        twins=NearDuplicates(
+        properties=ImageProperties(**_columns(values, IMAGE_TYPES, count), mask=about),
+        near_duplicates=NearDuplicates(
             groups=np.arange(count) if twins is None else np.asarray(twins, np.int64),
             first=none,
             second=none,

@@ -23,7 +23,7 @@ def with_equal(data: AuditedSet, *pairs: tuple[int, int]) -> AuditedSet:
         groups[other] = groups[one]
     return replace(
         data,
-        twins=NearDuplicates(
+        near_duplicates=NearDuplicates(
             groups=groups,
             first=np.array([pair[0] for pair in pairs]),
             second=np.array([pair[1] for pair in pairs]),
@@ -47,10 +47,10 @@ def clean(make_set: MakeSet) -> AuditedSet:
 @pytest.fixture
 def leaky(clean: AuditedSet) -> AuditedSet:
     """Two test images equal one of train each, the second one of another class."""
-    hashes = clean.facts.pixel_hash.copy()
+    hashes = clean.properties.pixel_hash.copy()
     hashes[2], hashes[3] = hashes[0], hashes[4]
-    facts = replace(clean.facts, pixel_hash=hashes)
-    return with_equal(replace(clean, facts=facts), (0, 2), (3, 4))
+    properties = replace(clean.properties, pixel_hash=hashes)
+    return with_equal(replace(clean, properties=properties), (0, 2), (3, 4))
 
 
 def test_a_clean_set_ends_with_0_and_says_so(clean: AuditedSet) -> None:
@@ -91,8 +91,8 @@ def test_the_verdict_heeds_how_many_leak(leaky: AuditedSet) -> None:
         leaky,
         samples=tuple(leaky.samples[row] for row in kept),
         origin=leaky.origin[kept],
-        facts=leaky.facts.take(kept),
-        twins=replace(leaky.twins, groups=leaky.twins.groups[kept]),
+        properties=leaky.properties.take(kept),
+        near_duplicates=replace(leaky.near_duplicates, groups=leaky.near_duplicates.groups[kept]),
     )
     assert run(small).verdict.startswith("A test score on this split would not be true: 2 of 4")
 
@@ -104,9 +104,11 @@ def test_a_leak_is_one_sentence_with_the_way_out(leaky: AuditedSet) -> None:
 
 
 def test_near_duplicates_stand_for_the_identical_ones_among_them(leaky: AuditedSet) -> None:
-    groups = leaky.twins.groups.copy()
+    groups = leaky.near_duplicates.groups.copy()
     groups[7] = groups[5]  # 5 is train, 7 is test
-    (sentence,) = run(replace(leaky, twins=replace(leaky.twins, groups=groups))).leaks
+    (sentence,) = run(
+        replace(leaky, near_duplicates=replace(leaky.near_duplicates, groups=groups))
+    ).leaks
     assert sentence.startswith(
         "3 of 60 test images have a near-duplicate in train, 2 of them an identical one"
     )

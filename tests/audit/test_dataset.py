@@ -47,7 +47,7 @@ def test_tables_of_different_lengths_are_refused(make_set: MakeSet) -> None:
 
 
 def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:
-    one, other = make_set(2, height=[10, 20]).facts, make_set(1, height=30).facts
+    one, other = make_set(2, height=[10, 20]).properties, make_set(1, height=30).properties
     joined = join_properties([one, other])
     assert len(joined) == 3
     assert joined.height.tolist() == [10, 20, 30]
@@ -58,4 +58,4 @@ def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:
 
 def test_tables_with_and_without_masks_do_not_join(make_set: MakeSet) -> None:
     with pytest.raises(ValueError, match="all or none have masks, got 2"):
-        join_properties([make_set(1).facts, make_set(1, targets=["a"]).facts])
+        join_properties([make_set(1).properties, make_set(1, targets=["a"]).properties])

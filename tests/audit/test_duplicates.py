@@ -18,12 +18,14 @@ def with_twins(data: AuditedSet, pairs: Sequence[Found]) -> AuditedSet:
     """The set with these pairs, and the groups that they and equal pixels make."""
     first = np.array([pair[0] for pair in pairs], np.int64)
     second = np.array([pair[1] for pair in pairs], np.int64)
-    _, original, which = np.unique(data.facts.pixel_hash, return_index=True, return_inverse=True)
+    _, original, which = np.unique(
+        data.properties.pixel_hash, return_index=True, return_inverse=True
+    )
     rows = np.arange(len(data))
     groups = join(rows, np.append(first, rows), np.append(second, original[which]))
     return replace(
         data,
-        twins=NearDuplicates(
+        near_duplicates=NearDuplicates(
             groups=groups,
             first=first,
             second=second,

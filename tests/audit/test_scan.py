@@ -20,7 +20,7 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_images_with_masks_are_a_segmentation_set(make_folder: MakeFolder) -> None:
     data = scan(make_folder(5))
     assert (data.task, len(data), data.name) == ("segmentation", 5, "set")
-    assert data.facts.mask is not None
+    assert data.properties.mask is not None
     assert data.class_names == ()
     assert data.splits.tolist() == [""] * 5
     assert data.notes == data.faults == ()
@@ -62,7 +62,7 @@ def test_twins_and_equal_pixels_are_found(make_class_folder: MakeFolder) -> None
     data = scan(root)
     rows = {data.shown(row): row for row in range(len(data))}
     for one, other in (("a/case_00.png", "b/copy.png"), ("a/case_01.png", "b/again.bmp")):
-        groups, hashes = data.twins.groups, data.facts.pixel_hash
+        groups, hashes = data.near_duplicates.groups, data.properties.pixel_hash
         assert groups[rows[one]] == groups[rows[other]]
         assert hashes[rows[one]] == hashes[rows[other]]
 
@@ -123,8 +123,8 @@ def test_masks_of_more_classes_are_read_as_such(make_folder: MakeFolder) -> None
         cv2.imwrite(str(path), np.where(mask > 0, 2, 0).astype(np.uint8))
     data = scan(root, num_classes=3)
     assert data.num_classes == 3
-    assert data.facts.mask is not None
-    assert (data.facts.mask.foreground > 0).all()
+    assert data.properties.mask is not None
+    assert (data.properties.mask.foreground > 0).all()
     with pytest.raises(MedvisionError, match="a mask of two classes holds the values 0, 2"):
         scan(root)
 

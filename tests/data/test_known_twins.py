@@ -26,7 +26,7 @@ def test_what_an_audit_found_is_recalled_until_an_image_changes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = scan(root)
-    assert len(found.twins.first) == 2
+    assert len(found.near_duplicates.first) == 2
     searched: list[int] = []
     real = known_twins.find_near_duplicates
 
@@ -35,12 +35,12 @@ def test_what_an_audit_found_is_recalled_until_an_image_changes(
         return real(thumbnails, hashes)
 
     monkeypatch.setattr(known_twins, "find_near_duplicates", spy)
-    again = known_twins.near_duplicates_of(found.facts)
+    again = known_twins.near_duplicates_of(found.properties)
     assert searched == []
-    np.testing.assert_array_equal(again.groups, found.twins.groups)
-    np.testing.assert_array_equal(again.second, found.twins.second)
+    np.testing.assert_array_equal(again.groups, found.near_duplicates.groups)
+    np.testing.assert_array_equal(again.second, found.near_duplicates.second)
     cv2.imwrite(
         str(root / "ill/5.png"), np.random.default_rng(9).integers(0, 256, (48, 48), np.uint8)
     )
-    assert len(scan(root).twins.first) == 1
+    assert len(scan(root).near_duplicates.first) == 1
     assert searched == [12]

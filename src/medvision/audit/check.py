@@ -65,7 +65,7 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
 
 
 def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
-    what = "classes" if data.task == "classification" else "masks"
+    what = "classes" if data.has_classes else "masks"
     for kind, words, pairs in (
         ("exact", "identical", [p for p in found.conflicts if p.relation == "identical"]),
         ("near", "nearly identical", [p for p in found.conflicts if p.relation != "identical"]),
@@ -207,7 +207,7 @@ class Audit:
             "notes": list(data.notes),
             "settings": {
                 "threshold": data.threshold,
-                "thumbnail_px": int(data.facts.thumbnail.shape[1]),
+                "thumbnail_px": int(data.properties.thumbnail.shape[1]),
                 "against": len(data.roots) > 1,
             },
             "elapsed_s": round(self.elapsed_s, 3),

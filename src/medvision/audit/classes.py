@@ -35,9 +35,9 @@ _MISSING = {
 def class_counts(data: ListedSet) -> dict[str, dict[str, int]]:
     """Count the images of each class in each split that has any, classes by their index.
 
-    Images without a split are counted under ``all``. Empty for segmentation.
+    Images without a split are counted under ``all``. Empty without classes.
     """
-    if data.task == "segmentation":
+    if not data.has_classes:
         return {}
     splits, labels = data.splits, data.labels
     counted = {}

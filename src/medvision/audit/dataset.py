@@ -45,9 +45,14 @@ class ListedSet:
         return np.array(names, np.str_)[number]
 
     @property
+    def has_classes(self) -> bool:
+        """Each image has a class."""
+        return bool(self.class_names)
+
+    @property
     def labels(self) -> NDArray[np.int64]:
-        """Class index of each sample, (N,); -1 for segmentation."""
-        if self.task == "segmentation":
+        """Class index of each sample, (N,); -1 without classes."""
+        if not self.has_classes:
             return np.full(len(self), -1, np.int64)
         index = {name: number for number, name in enumerate(self.class_names)}
         names, number = SampleTable.of(self.samples).targets.numbered()
@@ -79,16 +84,16 @@ class AuditedSet(ListedSet):
     """A listed set whose files were read.
 
     Attributes:
-        facts: What each file tells, N rows in the order of the samples.
-        twins: Which of them show the same picture, by the same rows.
+        properties: Of each file, N rows in the order of the samples.
+        near_duplicates: Images that show the same picture, by the same rows.
         faults: Path and reason of each file that cannot be used.
         notes: What a reader should know of how the folder was read.
         threshold: Correlation from which two images count as twins.
         num_classes: Of the masks, the background included.
     """
 
-    facts: ImageProperties
-    twins: NearDuplicates
+    properties: ImageProperties
+    near_duplicates: NearDuplicates
     faults: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     threshold: float = THRESHOLD
@@ -98,13 +103,18 @@ class AuditedSet(ListedSet):
         lengths = {
             "samples": len(self.samples),
             "origin": len(self.origin),
-            "facts": len(self.facts),
-            "twins": len(self.twins.groups),
+            "properties": len(self.properties),
+            "near-duplicates": len(self.near_duplicates.groups),
         }
         if len(set(lengths.values())) > 1:
             raise ValueError(f"expected as many rows of each, got {lengths}")
-        if (self.task == "segmentation") != (self.facts.mask is not None):
-            raise ValueError(f"facts of masks do not fit the task {self.task}")
+        if self.has_masks == self.has_classes:
+            raise ValueError(f"expected either masks or classes, for {self.task}")
+
+    @property
+    def has_masks(self) -> bool:
+        """Each image has a mask."""
+        return self.properties.mask is not None
 
 
 def join_properties(parts: Sequence[ImageProperties]) -> ImageProperties:

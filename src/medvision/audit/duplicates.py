@@ -105,9 +105,9 @@ def find_duplicates(data: AuditedSet) -> Duplicates:
     and where masks of the same picture in the same place have a Dice below ``MASK_DICE``. Masks
     of mirrored, rotated and cropped copies are not compared.
     """
-    _, first, which = np.unique(data.facts.pixel_hash, return_index=True, return_inverse=True)
+    _, first, which = np.unique(data.properties.pixel_hash, return_index=True, return_inverse=True)
     exact = Copies(groups=first[which].astype(np.int64), splits=data.splits)
-    near = Copies(groups=data.twins.groups, splits=data.splits)
+    near = Copies(groups=data.near_duplicates.groups, splits=data.splits)
     pairs = _telling_pairs(data, exact)
     return Duplicates(
         exact=exact,
@@ -119,7 +119,7 @@ def find_duplicates(data: AuditedSet) -> Duplicates:
 
 def duplicate_numbers(data: AuditedSet, found: Duplicates) -> dict[str, Any]:
     """The parts ``exact_duplicates``, ``near_duplicates`` and ``label_conflicts`` of audit.json."""
-    counts = np.bincount(data.twins.relation, minlength=len(RELATIONS))
+    counts = np.bincount(data.near_duplicates.relation, minlength=len(RELATIONS))
     crossing = [pair for pairs in found.crossing.values() for pair in pairs]
     return {
         "exact_duplicates": _numbers(data, found.exact),
@@ -143,7 +143,7 @@ def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
         "relation": pair.relation,
         "similarity": round(pair.similarity, 4),
     }
-    if data.task == "classification":
+    if data.has_classes:
         record["labels"] = [data.samples[row].target for row in pair.rows]
     elif pair.relation in COMPARABLE:
         record["mask_dice"] = round(shared_foreground(data, *pair.rows), 4)
@@ -162,7 +162,7 @@ def shared_foreground(data: AuditedSet, one: int, other: int) -> float:
 
 def _group(data: AuditedSet, pair: Pair) -> list[str]:
     """All images that show the picture of a pair."""
-    rows = np.flatnonzero(data.twins.groups == data.twins.groups[pair.first])
+    rows = np.flatnonzero(data.near_duplicates.groups == data.near_duplicates.groups[pair.first])
     return [data.shown(row) for row in rows.tolist()]
 
 
@@ -184,7 +184,7 @@ def _telling_pairs(data: AuditedSet, exact: Copies) -> list[Pair]:
     Twins are pairs of images with different pixels, and a copy with its original: what is true of
     one image is true of all that equal it.
     """
-    twins, kinds, splits = data.twins, _kinds(data), data.splits
+    twins, kinds, splits = data.near_duplicates, _kinds(data), data.splits
     equal = {int(exact.groups[rows[0]]): rows for rows in exact.members()}
     found: dict[tuple[int, int], tuple[float, str]] = {}
 
@@ -248,7 +248,7 @@ def _crossing(
 
 def _correlation(data: AuditedSet, one: int, other: int) -> float:
     """Of the thumbnails as they are; 0 where one is constant or they are unlike."""
-    a, b = (data.facts.thumbnail[row].ravel().astype(np.float64) for row in (one, other))
+    a, b = (data.properties.thumbnail[row].ravel().astype(np.float64) for row in (one, other))
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     return max(0.0, float(a @ b) / norm) if norm else 0.0
@@ -256,7 +256,7 @@ def _correlation(data: AuditedSet, one: int, other: int) -> float:
 
 def _kinds(data: AuditedSet) -> NDArray[np.str_]:
     """What must agree between equal images: the class, or the whole mask."""
-    if data.task == "segmentation":
+    if data.has_masks:
         return _masks(data).mask_hash
     return np.array([sample.target for sample in data.samples], np.str_)
 
@@ -265,13 +265,13 @@ def _contradict(data: AuditedSet, pair: Pair) -> bool:
     kinds = [_kinds_of(data, row) for row in pair.rows]
     if kinds[0] == kinds[1]:
         return False
-    if data.task == "classification" or pair.relation == "identical":
+    if data.has_classes or pair.relation == "identical":
         return True
     return pair.relation in COMPARABLE and shared_foreground(data, *pair.rows) < MASK_DICE
 
 
 def _kinds_of(data: AuditedSet, row: int) -> str:
-    is_mask = data.task == "segmentation"
+    is_mask = data.has_masks
     return str(_masks(data).mask_hash[row]) if is_mask else data.samples[row].target
 
 
@@ -280,7 +280,7 @@ def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
     told: set[tuple[int, frozenset[str]]] = set()
     kept = []
     for pair in pairs:
-        is_class = data.task == "classification"
+        is_class = data.has_classes
         targets = frozenset(data.samples[row].target for row in pair.rows if is_class)
         if not any((row, targets) in told for row in pair.rows):
             told |= {(row, targets) for row in pair.rows}
@@ -289,5 +289,5 @@ def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
 
 
 def _masks(data: AuditedSet) -> Any:
-    assert data.facts.mask is not None  # AuditedSet has checked it
-    return data.facts.mask
+    assert data.properties.mask is not None  # AuditedSet has checked it
+    return data.properties.mask

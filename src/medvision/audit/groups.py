@@ -15,11 +15,6 @@ from medvision.audit.finding import Finding, finding_about
 from medvision.data.samples import SampleTable
 from medvision.types import STAGES
 
-_ADVICE = {
-    "classification": "data.protocol=grouped draws a split that keeps groups together",
-    "segmentation": "mend the given split, or leave it out: a drawn one keeps groups together",
-}
-
 
 def group_findings(data: ListedSet) -> list[Finding]:
     """Tell of groups with images in more than one split.
@@ -47,6 +42,11 @@ def group_findings(data: ListedSet) -> list[Finding]:
     ]
     verb = "lies" if torn.sum() == 1 else "lie"
     rows = np.concatenate(list(concerned.values()))
+    advice = (
+        "data.protocol=grouped draws a split that keeps groups together"
+        if data.has_classes
+        else "mend the given split, or leave it out: a drawn one keeps groups together"
+    )
     return [
         Finding(
             kind="groups_across_splits",
@@ -55,7 +55,7 @@ def group_findings(data: ListedSet) -> list[Finding]:
             f" split, with {' and '.join(told)}",
             count=len(rows),
             files=tuple(map(data.shown, rows.tolist())),
-            advice=f"scores on them are too high; {_ADVICE[data.task]}",
+            advice=f"scores on them are too high; {advice}",
         )
     ]
 
@@ -245,7 +245,7 @@ def name_hint_findings(data: ListedSet) -> list[Finding]:
         return []
     paths = [data.samples[row].path for row in alone.tolist()]
     classes = [data.samples[row].target for row in alone.tolist()]
-    if data.task == "segmentation":
+    if not data.has_classes:
         classes = [""] * len(alone)
     findings: list[Finding] = []
     told = np.zeros(len(alone), bool)

@@ -37,7 +37,7 @@ def image_findings(data: AuditedSet) -> list[Finding]:
         *_depths(data),
         *_mixed(
             data,
-            np.where(data.facts.colour, "colour", "grey"),
+            np.where(data.properties.colour, "colour", "grey"),
             kind="colour_mixed_with_grey",
             what="colour and grey images are mixed",
             advice="look whether colour tells the class or the source apart; data.in_channels=1"
@@ -45,7 +45,7 @@ def image_findings(data: AuditedSet) -> list[Finding]:
         ),
         *_mixed(
             data,
-            data.facts.file_format,
+            data.properties.file_format,
             kind="mixed_formats",
             what="file formats are mixed",
             advice="look whether the format tells the class or the source apart",
@@ -69,7 +69,7 @@ def _unusable(data: AuditedSet) -> Iterator[Finding]:
 
 
 def _constant(data: AuditedSet) -> Iterator[Finding]:
-    spread = data.facts.high.astype(int) - data.facts.low
+    spread = data.properties.high.astype(int) - data.properties.low
     for kind, what, flat in (
         ("constant_images", "one and the same value all over", spread == 0),
         (
@@ -94,7 +94,7 @@ def _constant(data: AuditedSet) -> Iterator[Finding]:
 
 def _sizes(data: AuditedSet) -> Iterator[Finding]:
     """Images with twice or half the usual height or width, as far as that is rare."""
-    height, width = data.facts.height, data.facts.width
+    height, width = data.properties.height, data.properties.width
     distance = np.maximum(
         robust_distance(np.log2(height), floor=0.2), robust_distance(np.log2(width), floor=0.2)
     )
@@ -116,9 +116,9 @@ def _sizes(data: AuditedSet) -> Iterator[Finding]:
 
 
 def _intensities(data: AuditedSet) -> Iterator[Finding]:
-    mean, std = data.facts.mean, data.facts.std
+    mean, std = data.properties.mean, data.properties.std
     distance = np.maximum(robust_distance(mean, floor=6), robust_distance(std, floor=6))
-    distance[data.facts.high.astype(int) - data.facts.low < MIN_RANGE] = 0  # told already
+    distance[data.properties.high.astype(int) - data.properties.low < MIN_RANGE] = 0  # told already
     rows = far_rows(distance, limit=5, most=0.01)
     if not len(rows):
         return
@@ -137,7 +137,7 @@ def _intensities(data: AuditedSet) -> Iterator[Finding]:
 
 
 def _depths(data: AuditedSet) -> Iterator[Finding]:
-    deep = data.facts.bits > 8
+    deep = data.properties.bits > 8
     if deep.all() or not deep.any():
         return
     rows = np.flatnonzero(deep if 2 * deep.sum() <= len(data) else ~deep)

@@ -29,9 +29,9 @@ _VALUES = re.compile(r"\b(?:the|a) mask (?:of|holds|is coloured)|class indices|f
 
 def mask_findings(data: AuditedSet) -> list[Finding]:
     """Tell of odd masks, and of those that cannot be used; nothing for images of classes."""
-    if data.facts.mask is None:
+    if data.properties.mask is None:
         return []
-    mask = data.facts.mask
+    mask = data.properties.mask
     return [
         *_sizes(data),
         *_values(data),
@@ -179,7 +179,7 @@ def _shared(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     """Tell of masks that belong to several images which do not show the same picture."""
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     _, which = np.unique(mask.mask_hash[drawn], return_inverse=True)
-    uses = np.unique(np.stack([which, data.twins.groups[drawn]]), axis=1)[0]
+    uses = np.unique(np.stack([which, data.near_duplicates.groups[drawn]]), axis=1)[0]
     pictures = np.bincount(uses)  # of each mask, twins counted once
     shared = np.flatnonzero(pictures[which] > 1)
     if not len(shared):

@@ -112,15 +112,15 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         return None
     num_images = len(asked)
     asked = asked[:: -(-num_images // MAX_QUERIES)]
-    neighbour = known[nearest(data.facts.thumbnail, asked, known)]
+    neighbour = known[nearest(data.properties.thumbnail, asked, known)]
     groups = tuple(data.samples[row].group_key for row in asked.tolist())
-    if data.task == "classification":
+    if data.has_classes:
         score = (data.labels[neighbour] == data.labels[asked]).astype(np.float64)
         usual = np.bincount(data.labels[known]).argmax()
         chance = float((data.labels[asked] == usual).mean())
     else:
-        assert data.facts.mask is not None  # AuditedSet has checked it
-        masks = data.facts.mask.thumbnail
+        assert data.properties.mask is not None  # AuditedSet has checked it
+        masks = data.properties.mask.thumbnail
         score = np.array(
             [mask_dice(masks[a], masks[b]) for a, b in zip(asked, neighbour, strict=True)]
         )
@@ -128,11 +128,11 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         chance = float(np.mean([mask_dice(masks[row], full) for row in asked]))
     return MemoryBaseline(
         protocol=protocol,
-        metric="accuracy" if data.task == "classification" else "dice",
+        metric="accuracy" if data.has_classes else "dice",
         rows=asked,
         neighbour=neighbour,
         score=score,
-        has_twin=_has_twin(data.twins.groups, asked, known, protocol),
+        has_twin=_has_twin(data.near_duplicates.groups, asked, known, protocol),
         labels=data.labels[asked],
         groups=groups,
         chance=chance,

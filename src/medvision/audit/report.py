@@ -53,7 +53,7 @@ RELATION_WORDS = {
 def pair_galleries(audit: Audit) -> list[Gallery]:
     """Contradicting pairs, then pairs across splits, ``MAX_PAIRS`` in all."""
     data, found = audit.data, audit.duplicates
-    contours = data.task == "segmentation"
+    contours = data.has_masks
     note = "The least alike first, a few with identical pixels last."
     note += " Green: outline of the mask." if contours else ""
     shown = found.conflicts[:MAX_CONFLICTS]
@@ -130,7 +130,7 @@ def neighbour_galleries(audit: Audit) -> list[Gallery]:
         row, other = int(memory.rows[place]), int(memory.neighbour[place])
         value = float(memory.score[place])
         is_class = memory.metric == "accuracy"
-        are_twins = data.twins.groups[row] == data.twins.groups[other]
+        are_twins = data.near_duplicates.groups[row] == data.near_duplicates.groups[other]
         words = f"Dice {value:.3f}" if not is_class else "right" if value else "wrong"
         cases.append(
             PictureCase(
@@ -143,7 +143,7 @@ def neighbour_galleries(audit: Audit) -> list[Gallery]:
     return [
         Gallery(
             title=f"{asked.capitalize()}s beside their nearest neighbours",
-            note="Green: outline of the mask." if data.task == "segmentation" else "",
+            note="Green: outline of the mask." if data.has_masks else "",
             cases=cases,
         )
     ]
@@ -181,7 +181,7 @@ def _telling(pairs: Sequence[Pair], number: int) -> list[Pair]:
 
 def _within(data: AuditedSet) -> list[Pair]:
     """The pairs found directly."""
-    twins = data.twins
+    twins = data.near_duplicates
     columns = (twins.first, twins.second, twins.similarity, twins.relation)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [Pair(first=i, second=j, similarity=s, relation=RELATIONS[r]) for i, j, s, r in rows]
@@ -207,12 +207,12 @@ def _named(data: AuditedSet, row: int) -> str:
 
 def _about(data: AuditedSet, row: int) -> str:
     sample = data.samples[row]
-    known = [sample.split] + ([sample.target] if data.task == "classification" else [])
+    known = [sample.split] + ([sample.target] if data.has_classes else [])
     return ", ".join(part for part in known if part)
 
 
 def _pictures(data: AuditedSet, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
-    return [_picture(data, row, contours=data.task == "segmentation") for row in rows]
+    return [_picture(data, row, contours=data.has_masks) for row in rows]
 
 
 def _picture(data: AuditedSet, row: int, *, contours: bool) -> NDArray[np.uint8]:
@@ -223,7 +223,7 @@ def _picture(data: AuditedSet, row: int, *, contours: bool) -> NDArray[np.uint8]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     picture = np.ascontiguousarray(cv2.resize(image, size, interpolation=how), np.uint8)
-    if contours and data.task == "segmentation":
+    if contours and data.has_masks:
         mask = read_mask(data.mask_file(row), num_classes=data.num_classes)
         small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         draw_contours(picture, [(small > 0, TRUE_COLOR)])

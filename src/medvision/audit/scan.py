@@ -195,7 +195,7 @@ def _read(folder: Folder, num_classes: int, advance: Advance | None) -> CheckRes
 def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int) -> AuditedSet:
     samples = [sample for check in checks for sample in check.samples]
     names = {sample.target for sample in samples if folders[0].task == "classification"}
-    facts = join_properties([check.facts for check in checks if check.facts is not None])
+    properties = join_properties([check.facts for check in checks if check.facts is not None])
     faults, notes = [], []
     for folder, check in zip(folders, checks, strict=True):
         place = "" if len(folders) == 1 else f"{folder.root.name}/"
@@ -209,8 +209,8 @@ def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int)
         samples=tuple(samples),
         origin=np.repeat(np.arange(len(folders)), [len(c.samples) for c in checks]).astype(np.int8),
         class_names=tuple(sorted(names, key=lambda name: (name.casefold(), name))),
-        facts=facts,
-        twins=near_duplicates_of(facts),  # a training on the same files recalls them
+        properties=properties,
+        near_duplicates=near_duplicates_of(properties),  # a training on the same files recalls them
         faults=tuple(faults),
         notes=tuple(notes),
         threshold=THRESHOLD,

@@ -170,14 +170,14 @@ def findings_of(shortcuts: Shortcuts) -> list[Finding]:
 
 
 def _labels(data: AuditedSet) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    if data.facts.mask is None:
+    if data.properties.mask is None:
         return data.labels, data.class_names
-    return (data.facts.mask.foreground > 0).astype(np.int64), ("empty mask", "foreground")
+    return (data.properties.mask.foreground > 0).astype(np.int64), ("empty mask", "foreground")
 
 
 def _groups(data: AuditedSet) -> NDArray[np.int64]:
     """Groups of twins, joined where they share a given group."""
-    groups = np.asarray(data.twins.groups, np.int64)
+    groups = np.asarray(data.near_duplicates.groups, np.int64)
     named = np.flatnonzero([bool(sample.group) for sample in data.samples])
     if not len(named):
         return groups
@@ -188,7 +188,7 @@ def _groups(data: AuditedSet) -> NDArray[np.int64]:
 
 def _families(data: AuditedSet) -> dict[str, NDArray[np.float64]]:
     """Each family of features, (N, features)."""
-    facts = data.facts
+    facts = data.properties
     height, width = facts.height.astype(np.float64), facts.width.astype(np.float64)
     formats = np.unique(facts.file_format)
     columns = {

@@ -185,7 +185,9 @@ def _audited(data: ImageData) -> AuditedSet:
     assert data.facts is not None  # whoever calls has looked
     assert data.twins is not None
     num_classes = len(data.class_names) if data.task == "segmentation" else 2
-    return AuditedSet(**_listed(data), facts=data.facts, twins=data.twins, num_classes=num_classes)
+    return AuditedSet(
+        **_listed(data), properties=data.facts, near_duplicates=data.twins, num_classes=num_classes
+    )
 
 
 def _crossing(seen: AuditedSet) -> DuplicatesInTraining | None:
