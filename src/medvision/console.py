@@ -31,6 +31,11 @@ def say(text: str, *, console: Console | None = None) -> None:
     (console or Console()).print(in_one_line, highlight=False, soft_wrap=True, markup=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """Return the number with its noun, which gets an s unless there is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 @contextmanager
 def progress_bar(*, of_bytes: bool = False, transient: bool = True) -> Iterator[Advance]:
     """Show a bar for each step, on stderr where that is a terminal.

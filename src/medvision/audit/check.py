@@ -24,6 +24,7 @@ from medvision.audit.images import image_findings
 from medvision.audit.masks import mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
 from medvision.audit.shortcuts import Shortcuts, findings_of, shortcut_scores
+from medvision.console import counted
 from medvision.types import STAGES
 
 _GROUPED = "data.protocol=grouped draws a split that keeps them together"
@@ -77,7 +78,7 @@ def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
         yield Finding(
             kind=f"{'label' if what == 'classes' else 'mask'}_conflicts_{kind}",
             severity="conflict",
-            text=f"{_counted(len(pairs), 'pair')} of {words} images"
+            text=f"{counted(len(pairs), 'pair')} of {words} images"
             f" {_verb(pairs, 'has', 'have')} contradicting {what}{below}",
             count=len(pairs),
             files=tuple(data.shown(row) for pair in pairs for row in pair.rows),
@@ -99,7 +100,7 @@ def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
         yield Finding(
             kind=f"{kind}_duplicates",
             severity="note" if has_splits else "warning",
-            text=f"{len(rows)} of {len(data)} images {words}, in {_counted(len(groups), 'group')}",
+            text=f"{len(rows)} of {len(data)} images {words}, in {counted(len(groups), 'group')}",
             count=len(rows),
             files=tuple(data.shown(row) for row in rows),
             advice="" if has_splits else f"a random split would part them: {_GROUPED}",
@@ -121,10 +122,6 @@ def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
 
 def _verb(subjects: Sized, one: str, many: str) -> str:
     return one if len(subjects) == 1 else many
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 FEW = 0.05

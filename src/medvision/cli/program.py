@@ -81,7 +81,7 @@ def data_shard(
     ] = OnError.fail,
 ) -> None:
     """Hand the options on."""
-    from medvision.cli.shard_screen import shard_on_screen
+    from medvision.cli.screen import shard_on_screen
 
     shard_on_screen(
         root,
@@ -262,7 +262,7 @@ def audit(
     ] = 2,
 ) -> None:
     """Look for what makes scores untrue: duplicates, leaks, conflicts, shortcuts."""
-    from medvision.cli.audit_screen import audit_on_screen
+    from medvision.cli.screen import audit_on_screen
 
     for path in (root, against) if against is not None else (root,):
         _refuse_shards(

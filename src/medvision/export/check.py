@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from medvision.console import counted
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.phantoms.brain import BRAIN_CLASSES, draw_brain
 from medvision.data.phantoms.chest import CHEST_CLASSES, draw_chest
@@ -57,17 +58,13 @@ def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> Ch
     """
     if given:
         found, notes = find_inputs(given)
-        words = _count(len(found), "image", "given")
+        words = f"{counted(len(found), 'image')} given"
         return CheckInputs(images=[one.path for one in found], words=words, notes=notes)
     tested, why_none = _test_images(source.expanduser())
     if tested:
-        return CheckInputs(images=tested, words=_count(len(tested), "test image", "of the run"))
+        return CheckInputs(images=tested, words=f"{counted(len(tested), 'test image')} of the run")
     drawn = [_draw(card, index) for index in range(NUM_IMAGES)]
     return CheckInputs(images=drawn, words=f"{NUM_IMAGES} drawn phantoms, because {why_none}")
-
-
-def _count(count: int, noun: str, rest: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'} {rest}"
 
 
 def _test_images(source: Path) -> tuple[list[Path], str]:
