@@ -13,10 +13,11 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, NamedTuple
 
 from medvision.errors import MedvisionError
 
@@ -46,8 +47,8 @@ class Limits:
 LIMITS = Limits()
 
 
-class Budget:
-    """Counts what is written, across nested archives."""
+class _Extraction:
+    """Unpacking of one archive and those inside it: counts and judges what is written."""
 
     def __init__(self, archive: Path, limits: Limits) -> None:
         self.archive, self.limits = archive, limits
@@ -61,77 +62,80 @@ class Budget:
         hint = "nothing was unpacked; tell those who publish the archive"
         return MedvisionError(what, where=where, hint=hint, exit_code=3)
 
-    def count_entry(self) -> None:
-        """Take one more entry.
-
-        Raises:
-            MedvisionError: If that is one too many.
-        """
-        self.entries += 1
-        if self.entries > self.limits.entries:
-            raise self.refuse(f"the archive holds more than {self.limits.entries} entries")
-
-    def count_bytes(self, count: int) -> None:
-        """Take bytes that are about to be written.
-
-        Raises:
-            MedvisionError: If they are too many.
-        """
-        self.bytes += count
-        self.judge(self.bytes)
-
     def judge(self, total_bytes: int) -> None:
-        """Refuse an archive that becomes so large.
-
-        Raises:
-            MedvisionError: If that is beyond a limit.
-        """
+        """Refuse an archive that unpacks to so many bytes, if that is beyond a limit."""
         limits = self.limits
         if total_bytes > limits.total_bytes:
             raise self.refuse(f"the archive unpacks to more than {limits.total_bytes} bytes")
         if total_bytes > max(limits.ratio_from_bytes, limits.ratio * self.archive_bytes):
             raise self.refuse(f"the archive unpacks to more than {limits.ratio} times its size")
 
+    def checked(self, members: Iterable[_Member], folder: Path) -> Iterator[tuple[_Member, Path]]:
+        """Yield the members of an archive with their safe places below a folder."""
+        seen: dict[str, tuple[str, bool]] = {}
+        for member in members:
+            self.entries += 1
+            if self.entries > self.limits.entries:
+                raise self.refuse(f"the archive holds more than {self.limits.entries} entries")
+            if not (member.is_file or member.is_folder):
+                raise self.refuse("the archive holds a link or a device", inside=member.name)
+            parts = self._parts(member)
+            for length in range(1, len(parts) + 1):
+                is_folder = member.is_folder or length < len(parts)
+                self._meet(seen, "/".join(parts[:length]), is_folder=is_folder, inside=member.name)
+            yield member, folder.joinpath(*parts)
 
-class Names:
-    """The names of one archive: each safe, no two the same on a disk that ignores case."""
-
-    def __init__(self, budget: Budget) -> None:
-        self.budget = budget
-        self.seen: dict[str, tuple[str, bool]] = {}
-
-    def take(self, name: str, *, is_folder: bool) -> PurePosixPath:
-        """Return the relative path that an entry asks for.
-
-        Raises:
-            MedvisionError: If it leads outside or meets another one.
-        """
-        plain = name.replace("\\", "/")
+    def _parts(self, member: _Member) -> list[str]:
+        plain = member.name.replace("\\", "/")
         parts = [part for part in plain.split("/") if part not in ("", ".")]
         usable = all(ord(letter) >= 32 for letter in plain) and len(parts) <= MAX_PARTS
-        if not usable or (not parts and not is_folder):
-            raise self.budget.refuse("the archive holds an unusable name", inside=name)
+        if not usable or (not parts and not member.is_folder):
+            raise self.refuse("the archive holds an unusable name", inside=member.name)
         if plain.startswith("/") or re.match(r"[A-Za-z]:", plain):
-            raise self.budget.refuse("the archive holds an absolute path", inside=name)
+            raise self.refuse("the archive holds an absolute path", inside=member.name)
         if ".." in parts:
-            raise self.budget.refuse("the archive holds a path with ..", inside=name)
-        for length in range(1, len(parts) + 1):
-            whole = length == len(parts)
-            self._meet("/".join(parts[:length]), is_folder=is_folder or not whole, inside=name)
-        return PurePosixPath(*parts)
+            raise self.refuse("the archive holds a path with ..", inside=member.name)
+        return parts
 
-    def _meet(self, path: str, *, is_folder: bool, inside: str) -> None:
+    def _meet(
+        self, seen: dict[str, tuple[str, bool]], path: str, *, is_folder: bool, inside: str
+    ) -> None:
+        """Refuse two names that are one on a disk that ignores case."""
         key = unicodedata.normalize("NFC", path).casefold()
-        if key not in self.seen:
-            self.seen[key] = (path, is_folder)
-            return
-        spelling, was_folder = self.seen[key]
+        is_new = key not in seen
+        spelling, was_folder = seen.setdefault(key, (path, is_folder))
         if spelling != path:
-            raise self.budget.refuse(
+            raise self.refuse(
                 f"the archive holds two names that differ by case, {spelling} and {path}"
             )
-        if not (is_folder and was_folder):
-            raise self.budget.refuse("the archive holds a name twice", inside=inside)
+        if not is_new and not (is_folder and was_folder):
+            raise self.refuse("the archive holds a name twice", inside=inside)
+
+    def write(self, members: Iterable[tuple[_Member, Path]]) -> None:
+        """Stream members to disk; what they say of their own size is not believed."""
+        for member, target in members:
+            if member.is_folder:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as source, target.open("xb") as file:
+                while chunk := source.read(CHUNK_BYTES):
+                    self.bytes += len(chunk)
+                    self.judge(self.bytes)
+                    file.write(chunk)
+                written = file.tell()
+            if written != member.size:
+                raise EOFError(f"{target.name} is cut short")
+
+
+class _Member(NamedTuple):
+    """One entry of a zip or tar archive."""
+
+    name: str
+    is_file: bool
+    is_folder: bool
+    size: int
+    open: Callable[[], IO[bytes]]
 
 
 CHUNK_BYTES = 1 << 20
@@ -180,42 +184,44 @@ def unpack(archive: Path, folder: Path, *, limits: Limits = LIMITS) -> int:
             the limits allow. ``folder`` is removed then.
         FileExistsError: If ``folder`` exists.
     """
-    budget = Budget(archive, limits)
+    extraction = _Extraction(archive, limits)
     folder.mkdir()
     try:
-        _unpack(archive, folder, budget, depth=0)
+        _unpack(archive, folder, extraction, depth=0)
         return sum(1 for path in folder.rglob("*") if path.is_file())
     except BaseException:
         shutil.rmtree(folder)
         raise
 
 
-def _unpack(archive: Path, folder: Path, budget: Budget, *, depth: int) -> None:
+def _unpack(archive: Path, folder: Path, extraction: _Extraction, *, depth: int) -> None:
     try:
         with archive.open("rb") as start:
             is_zip = start.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
         if is_zip:
-            _unzip(archive, folder, budget)
+            _unzip(archive, folder, extraction)
         else:
-            _untar(archive, folder, budget)
+            _untar(archive, folder, extraction)
     except _DAMAGE as fault:
         reason = str(fault) or type(fault).__name__
-        raise budget.refuse(f"cannot read the archive: {reason}", inside=archive.name) from fault
+        raise extraction.refuse(
+            f"cannot read the archive: {reason}", inside=archive.name
+        ) from fault
     except OSError as fault:
         if fault.errno is not None:  # the disk's; those of gzip and bz2 have no number
             raise
-        raise budget.refuse(f"cannot read the archive: {fault}", inside=archive.name) from fault
+        raise extraction.refuse(f"cannot read the archive: {fault}", inside=archive.name) from fault
     for inner in sorted(path for path in folder.rglob("*") if _is_archive(path)):
-        if depth >= budget.limits.depth:
-            raise budget.refuse(
-                f"archives lie more than {budget.limits.depth} deep in each other",
+        if depth >= extraction.limits.depth:
+            raise extraction.refuse(
+                f"archives lie more than {extraction.limits.depth} deep in each other",
                 inside=inner.name,
             )
         target = inner.with_name(f"{inner.name}.unpacked")
         if target.exists():
-            raise budget.refuse("the archive holds a name twice", inside=target.name)
+            raise extraction.refuse("the archive holds a name twice", inside=target.name)
         target.mkdir()
-        _unpack(inner, target, budget, depth=depth + 1)
+        _unpack(inner, target, extraction, depth=depth + 1)
         inner.unlink()
 
 
@@ -225,49 +231,47 @@ def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file() and not hidden
 
 
-def _unzip(archive: Path, folder: Path, budget: Budget) -> None:
-    names = Names(budget)
+def _unzip(archive: Path, folder: Path, extraction: _Extraction) -> None:
     with zipfile.ZipFile(archive) as opened:
-        members: list[tuple[zipfile.ZipInfo, Path]] = []
-        declared = budget.bytes
-        for info in opened.infolist():  # all of them before the first is written
-            budget.count_entry()
-            kind = stat.S_IFMT(info.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise budget.refuse("the archive holds a link or a device", inside=info.filename)
+        entries = opened.infolist()
+        for info in entries:
             if info.flag_bits & 1:
-                raise budget.refuse("the archive is encrypted", inside=info.filename)
-            declared += info.file_size
-            budget.judge(declared)
-            path = names.take(info.orig_filename, is_folder=info.is_dir())
-            members.append((info, folder / path))
-        for info, target in members:
-            if info.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-            else:
-                with opened.open(info) as source:
-                    _write(source, target, info.file_size, budget)
+                raise extraction.refuse("the archive is encrypted", inside=info.filename)
+        extraction.judge(extraction.bytes + sum(info.file_size for info in entries))
+        members = []
+        for info in entries:
+            is_plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+            is_file, is_folder = is_plain and not info.is_dir(), is_plain and info.is_dir()
+            content = partial(opened.open, info)
+            members.append(_Member(info.orig_filename, is_file, is_folder, info.file_size, content))
+        # all of them before the first is written
+        extraction.write(list(extraction.checked(members, folder)))
 
 
-def _untar(archive: Path, folder: Path, budget: Budget) -> None:
-    names = Names(budget)
+def _untar(archive: Path, folder: Path, extraction: _Extraction) -> None:
     with (
         _decompressed(archive) as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedHeader) as opened,
     ):
-        for member in opened:  # a stream is read once, so each is checked as it comes
-            budget.count_entry()
-            if not (member.isreg() or member.isdir()) or member.issparse():
-                raise budget.refuse("the archive holds a link or a device", inside=member.name)
-            target = folder / names.take(member.name, is_folder=member.isdir())
-            if member.isdir():
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            source = opened.extractfile(member)
-            if source is None:
-                raise tarfile.ReadError(f"{member.name} has no content")
-            with source:
-                _write(source, target, member.size, budget)
+        # a stream is read once, so each is checked as it comes
+        members = (
+            _Member(
+                info.name,
+                is_file=info.isreg() and not info.issparse(),
+                is_folder=info.isdir(),
+                size=info.size,
+                open=partial(_content, opened, info),
+            )
+            for info in opened
+        )
+        extraction.write(extraction.checked(members, folder))
+
+
+def _content(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    content = opened.extractfile(info)
+    if content is None:
+        raise tarfile.ReadError(f"{info.name} has no content")
+    return content
 
 
 class _BoundedHeader(tarfile.TarInfo):
@@ -296,21 +300,3 @@ def _decompressed(archive: Path) -> IO[bytes]:
     if magic == b"\xfd7zXZ\x00":
         return lzma.open(archive, "rb")
     return archive.open("rb")
-
-
-def _write(source: IO[bytes], target: Path, size: int, budget: Budget) -> None:
-    """Stream one file to disk; what it says of its own size is not believed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with target.open("xb") as file:
-        for chunk in _chunks(source):
-            budget.count_bytes(len(chunk))
-            file.write(chunk)
-            written += len(chunk)
-    if written != size:
-        raise EOFError(f"{target.name} is cut short")
-
-
-def _chunks(source: IO[bytes]) -> Iterator[bytes]:
-    while chunk := source.read(CHUNK_BYTES):
-        yield chunk
