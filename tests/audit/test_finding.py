@@ -8,8 +8,7 @@ from medvision.audit.classes import class_findings
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.finding import SEVERITIES, Finding, finding_about, some_of
 from medvision.audit.groups import group_findings, name_hint_findings
-from medvision.audit.images import image_findings
-from medvision.audit.masks import mask_findings
+from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.shortcuts import shortcut_findings
 
 MakeSet = Callable[..., AuditedSet]

@@ -5,7 +5,7 @@ import pytest
 
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.finding import Finding
-from medvision.audit.masks import is_mask_fault, mask_findings
+from medvision.audit.images import is_mask_fault, mask_findings
 
 MakeSet = Callable[..., AuditedSet]
 

@@ -13,8 +13,14 @@ import pytest
 from numpy.typing import NDArray
 
 from medvision.data.pixel_cache import store as pixel_store
-from medvision.data.pixel_cache.files import INDEX, KEY_BYTES, PIXELS, TAIL_BYTES, PixelPlaces
-from medvision.data.pixel_cache.store import PixelStore
+from medvision.data.pixel_cache.store import (
+    INDEX,
+    KEY_BYTES,
+    PIXELS,
+    TAIL_BYTES,
+    PixelPlaces,
+    PixelStore,
+)
 
 SIZE = 50
 STRIDE = SIZE + TAIL_BYTES

@@ -20,8 +20,7 @@ from medvision.audit.duplicates import (
 )
 from medvision.audit.finding import SEVERITIES, Finding, Severity
 from medvision.audit.groups import group_findings, name_hint_findings
-from medvision.audit.images import image_findings
-from medvision.audit.masks import mask_findings
+from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
 from medvision.audit.shortcuts import Shortcuts, findings_of, shortcut_scores
 from medvision.console import counted

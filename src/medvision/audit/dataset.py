@@ -116,6 +116,12 @@ class AuditedSet(ListedSet):
         """Each image has a mask."""
         return self.properties.mask is not None
 
+    @property
+    def masks(self) -> MaskProperties:
+        """Properties of the masks of a set that has them."""
+        assert self.properties.mask is not None
+        return self.properties.mask
+
 
 def join_properties(parts: Sequence[ImageProperties]) -> ImageProperties:
     """The rows of several tables below each other.

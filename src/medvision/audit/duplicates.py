@@ -108,12 +108,13 @@ def find_duplicates(data: AuditedSet) -> Duplicates:
     _, first, which = np.unique(data.properties.pixel_hash, return_index=True, return_inverse=True)
     exact = Copies(groups=first[which].astype(np.int64), splits=data.splits)
     near = Copies(groups=data.near_duplicates.groups, splits=data.splits)
-    pairs = _telling_pairs(data, exact)
+    kinds = _kinds(data)
+    pairs = _telling_pairs(data, exact, kinds)
     return Duplicates(
         exact=exact,
         near=near,
         crossing={(of, into): _crossing(data, near, pairs, of, into) for of, into in CROSSINGS},
-        conflicts=_apart(data, (pair for pair in pairs if _contradict(data, pair))),
+        conflicts=_apart(data, (pair for pair in pairs if _contradict(data, kinds, pair))),
     )
 
 
@@ -155,7 +156,7 @@ def shared_foreground(data: AuditedSet, one: int, other: int) -> float:
 
     2 Σ min(a, b) / Σ (a + b) with shares a and b; two empty masks score 1.
     """
-    a, b = (_masks(data).thumbnail[row].astype(np.int64) for row in (one, other))
+    a, b = (data.masks.thumbnail[row].astype(np.int64) for row in (one, other))
     total = int(a.sum() + b.sum())
     return 2 * int(np.minimum(a, b).sum()) / total if total else 1.0
 
@@ -178,13 +179,13 @@ def _numbers(data: AuditedSet, copies: Copies) -> dict[str, Any]:
     }
 
 
-def _telling_pairs(data: AuditedSet, exact: Copies) -> list[Pair]:
+def _telling_pairs(data: AuditedSet, exact: Copies, kinds: NDArray[np.str_]) -> list[Pair]:
     """Pairs that cross splits or may contradict each other, the likest first.
 
     Twins are pairs of images with different pixels, and a copy with its original: what is true of
     one image is true of all that equal it.
     """
-    twins, kinds, splits = data.near_duplicates, _kinds(data), data.splits
+    twins, splits = data.near_duplicates, data.splits
     equal = {int(exact.groups[rows[0]]): rows for rows in exact.members()}
     found: dict[tuple[int, int], tuple[float, str]] = {}
 
@@ -257,22 +258,16 @@ def _correlation(data: AuditedSet, one: int, other: int) -> float:
 def _kinds(data: AuditedSet) -> NDArray[np.str_]:
     """What must agree between equal images: the class, or the whole mask."""
     if data.has_masks:
-        return _masks(data).mask_hash
+        return data.masks.mask_hash
     return np.array([sample.target for sample in data.samples], np.str_)
 
 
-def _contradict(data: AuditedSet, pair: Pair) -> bool:
-    kinds = [_kinds_of(data, row) for row in pair.rows]
-    if kinds[0] == kinds[1]:
+def _contradict(data: AuditedSet, kinds: NDArray[np.str_], pair: Pair) -> bool:
+    if kinds[pair.first] == kinds[pair.second]:
         return False
     if data.has_classes or pair.relation == "identical":
         return True
     return pair.relation in COMPARABLE and shared_foreground(data, *pair.rows) < MASK_DICE
-
-
-def _kinds_of(data: AuditedSet, row: int) -> str:
-    is_mask = data.has_masks
-    return str(_masks(data).mask_hash[row]) if is_mask else data.samples[row].target
 
 
 def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
@@ -280,14 +275,8 @@ def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
     told: set[tuple[int, frozenset[str]]] = set()
     kept = []
     for pair in pairs:
-        is_class = data.has_classes
-        targets = frozenset(data.samples[row].target for row in pair.rows if is_class)
+        targets = frozenset(data.samples[row].target for row in pair.rows if data.has_classes)
         if not any((row, targets) in told for row in pair.rows):
             told |= {(row, targets) for row in pair.rows}
             kept.append(pair)
     return kept
-
-
-def _masks(data: AuditedSet) -> Any:
-    assert data.properties.mask is not None  # AuditedSet has checked it
-    return data.properties.mask

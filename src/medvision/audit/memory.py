@@ -119,8 +119,7 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         usual = np.bincount(data.labels[known]).argmax()
         chance = float((data.labels[asked] == usual).mean())
     else:
-        assert data.properties.mask is not None  # AuditedSet has checked it
-        masks = data.properties.mask.thumbnail
+        masks = data.masks.thumbnail
         score = np.array(
             [mask_dice(masks[a], masks[b]) for a, b in zip(asked, neighbour, strict=True)]
         )

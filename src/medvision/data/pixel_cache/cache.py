@@ -22,8 +22,7 @@ from PIL import features
 from torch.utils.data import get_worker_info
 
 from medvision.data.loading.transforms import Pair, resize_image, resize_pair
-from medvision.data.pixel_cache.files import KEY_BYTES
-from medvision.data.pixel_cache.store import CAN_KEEP, PixelStore
+from medvision.data.pixel_cache.store import CAN_KEEP, KEY_BYTES, PixelStore
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError
 

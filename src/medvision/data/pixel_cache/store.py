@@ -1,9 +1,19 @@
-"""Pixels by key on the disk, for any number of processes that read and add to them."""
+"""Pixels by key on the disk, for any number of processes that read and add to them.
+
+A store has two files. ``NAME.pixels`` holds records one after another: pixels, the key they are
+found by, and a CRC-32 of the pixels. ``NAME.index`` holds the keys in the same order and only says where to look. A record
+counts as long as both its key and its CRC-32 are right: what a killed process, a full disk or
+another program left behind is never served. Whoever writes next mends it.
+
+Files are read with `os.preadv`, not mapped into memory: a mapped file that somebody cuts short ends
+the process that reads it.
+"""
 
 from __future__ import annotations
 
 import os
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.pixel_cache.files import (
-    INDEX,
-    KEY_BYTES,
-    PIXELS,
-    TAIL_BYTES,
-    PixelFiles,
-    PixelPlaces,
-    remove,
-    remove_unused,
-)
 from medvision.files import locked
 
 try:
@@ -37,6 +37,177 @@ MIN_FREE_BYTES = 10**9
 
 WAIT_S = 10.0
 """For other processes, each of which needs a millisecond, unless it has been stopped."""
+
+
+KEY_BYTES = 16
+
+TAIL_BYTES = KEY_BYTES + 4
+"""Of a record behind its pixels: key and CRC-32."""
+
+PIXELS, INDEX = ".pixels", ".index"
+
+
+class PixelPlaces:
+    """Numbers of keys, counted from 0 in the order in which they are added.
+
+    A key takes 12 bytes; in a dict it would take ten times as much, in every process. Keys are told
+    apart by their first 8 bytes: whoever finds one makes sure of the rest.
+
+    Attributes:
+        count: Of all keys.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._halves: NDArray[np.uint64] = np.zeros(0, np.uint64)  # ascending
+        self._places: NDArray[np.uint32] = np.zeros(0, np.uint32)
+        self._recent: dict[int, int] = {}
+
+    def add(self, keys: bytes) -> None:
+        """Add whole keys, one after another."""
+        halves = np.frombuffer(keys, np.uint64)[::2]
+        places = np.arange(self.count, self.count + len(halves), dtype=np.uint32)
+        self.count += len(halves)
+        if len(self._recent) + len(halves) <= 1024 + len(self._halves) // 8:
+            self._recent.update(zip(halves.tolist(), places.tolist(), strict=True))
+            return
+        recent = np.fromiter(self._recent.keys(), np.uint64, len(self._recent))
+        before = np.fromiter(self._recent.values(), np.uint32, len(self._recent))
+        halves = np.concatenate([self._halves, recent, halves])
+        order = np.argsort(halves, kind="stable")
+        self._halves = halves[order]
+        self._places = np.concatenate([self._places, before, places])[order]
+        self._recent = {}
+
+    def find(self, key: bytes) -> int | None:
+        """Number of a key, or None."""
+        half = np.frombuffer(key, np.uint64, 1)[0]
+        recent = self._recent.get(int(half))
+        if recent is not None:
+            return recent
+        at = int(self._halves.searchsorted(half))
+        if at == len(self._halves) or self._halves[at] != half:
+            return None
+        return int(self._places[at])
+
+
+class PixelFiles:
+    """The two files of a store, open in one process, which is then known to use them."""
+
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        import fcntl
+
+        self.process, self.num_bytes, self.stride = os.getpid(), num_bytes, num_bytes + TAIL_BYTES
+        self.places = PixelPlaces()
+        self.path = path.with_name(path.name + PIXELS)
+        self._numbers: list[int] = []
+        for suffix in (PIXELS, INDEX):
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            self._numbers.append(os.open(path.with_name(path.name + suffix), flags, 0o600))
+        self.pixels, self.index = self._numbers
+        # shared, and on the data: filelock knows neither
+        fcntl.flock(self.pixels, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        os.utime(self.pixels)
+
+    def __del__(self) -> None:
+        for number in self._numbers:
+            os.close(number)
+
+    def are_there(self) -> bool:
+        return os.fstat(self.pixels).st_nlink > 0
+
+    def are_at_their_path(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.pixels), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def find(self, key: bytes) -> int | None:
+        """Number of the record with a key, looked for once more where others may have added it."""
+        place = self.places.find(key)
+        if place is None and self._look_again():
+            place = self.places.find(key)
+        return place
+
+    def _look_again(self) -> bool:
+        """Read what the index has gained, and say whether it has changed."""
+        count = os.fstat(self.index).st_size // KEY_BYTES
+        if count == self.places.count:
+            return False
+        if count < self.places.count:  # cut by whoever mended it
+            self.places = PixelPlaces()
+        start = self.places.count
+        keys = os.pread(self.index, (count - start) * KEY_BYTES, start * KEY_BYTES)
+        self.places.add(keys[: len(keys) // KEY_BYTES * KEY_BYTES])
+        return True
+
+    def read(self, place: int, key: bytes) -> NDArray[np.uint8] | None:
+        """Pixels of a record, or None if it is not whole, or that of another key."""
+        record = np.empty(self.stride, np.uint8)
+        if os.preadv(self.pixels, [record.data], place * self.stride) != self.stride:
+            return None
+        pixels, tail = record[: self.num_bytes], record[self.num_bytes :].tobytes()
+        return pixels if tail == _tail(key, pixels) else None
+
+    def mend(self) -> None:
+        """Cut off what a process left that was stopped in the middle of a record."""
+        num_pixels, num_keys = (os.fstat(number).st_size for number in self._numbers)
+        count = min(num_pixels // self.stride, num_keys // KEY_BYTES)
+        if num_pixels != count * self.stride:
+            os.ftruncate(self.pixels, count * self.stride)
+        if num_keys != count * KEY_BYTES:
+            os.ftruncate(self.index, count * KEY_BYTES)
+        self._look_again()
+
+    def append(self, key: bytes, pixels: NDArray[np.uint8]) -> None:
+        """Add a record, its key last: without it nobody looks for the record."""
+        place = self.places.count
+        self.write(place, key, pixels)
+        _write(self.index, key, place * KEY_BYTES)
+        self._look_again()
+
+    def write(self, place: int, key: bytes, pixels: NDArray[np.uint8]) -> None:
+        record = np.empty(self.stride, np.uint8)
+        record[: self.num_bytes] = pixels
+        record[self.num_bytes :] = np.frombuffer(_tail(key, pixels), np.uint8)
+        _write(self.pixels, record.data, place * self.stride)
+
+
+def _tail(key: bytes, pixels: NDArray[np.uint8]) -> bytes:
+    return key + zlib.crc32(pixels.data).to_bytes(4, "little")
+
+
+def _write(number: int, data: bytes | memoryview, start: int) -> None:
+    """Write all of it: a disk that fills up takes a part, and fails at the next one."""
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(number, rest, start)
+        rest, start = rest[written:], start + written
+
+
+def remove_unused(path: Path) -> bool:
+    """Remove a store unless a process has it open."""
+    import fcntl
+
+    try:
+        number = os.open(path.with_name(path.name + PIXELS), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # an index without pixels
+        remove(path)
+        return True
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove(path)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(number)
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a store; those who have it open read on in it until they see that it is gone."""
+    for suffix in (PIXELS, INDEX):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 class PixelStore:
