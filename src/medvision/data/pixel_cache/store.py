@@ -1,9 +1,9 @@
 """Pixels by key on the disk, for any number of processes that read and add to them.
 
 A store has two files. ``NAME.pixels`` holds records one after another: pixels, the key they are
-found by, and a CRC-32 of the pixels. ``NAME.index`` holds the keys in the same order and only says where to look. A record
-counts as long as both its key and its CRC-32 are right: what a killed process, a full disk or
-another program left behind is never served. Whoever writes next mends it.
+found by, and a CRC-32 of the pixels. ``NAME.index`` holds the keys in the same order and only says
+where to look. A record counts as long as both its key and its CRC-32 are right: what a killed
+process, a full disk or another program left behind is never served. Whoever writes next mends it.
 
 Files are read with `os.preadv`, not mapped into memory: a mapped file that somebody cuts short ends
 the process that reads it.
