@@ -53,38 +53,27 @@ RELATION_WORDS = {
 def pair_galleries(audit: Audit) -> list[Gallery]:
     """Contradicting pairs, then pairs across splits, ``MAX_PAIRS`` in all."""
     data, found = audit.data, audit.duplicates
-    contours = data.has_masks
-    note = "The least alike first, a few with identical pixels last."
-    note += " Green: outline of the mask." if contours else ""
+    green = "Green: outline of the mask." if data.has_masks else ""
+    note = f"The least alike first, a few with identical pixels last. {green}".rstrip()
+
+    def gallery(
+        title: str, note: str, shown: Sequence[Pair], pairs: Sequence[Pair], *, wrong: bool = False
+    ) -> Gallery:
+        cases = [_pair(data, pair, wrong=wrong) for pair in shown]
+        return Gallery(title=title, note=note, cases=cases, hidden=len(pairs) - len(shown))
+
     shown = found.conflicts[:MAX_CONFLICTS]
-    what = "masks" if contours else "classes"
-    galleries = [
-        Gallery(
-            title=f"With contradicting {what}",
-            note="Green: outline of the mask." if contours else "",
-            cases=[_pair(data, pair, wrong=True) for pair in shown],
-            hidden=len(found.conflicts) - len(shown),
-        )
-    ]
+    title = f"With contradicting {'masks' if data.has_masks else 'classes'}"
+    galleries = [gallery(title, green, shown, found.conflicts, wrong=True)]
     left = MAX_PAIRS - len(shown)
     for (of, into), pairs in found.crossing.items():
         shown = _telling(pairs, left)
         left -= len(shown)
-        galleries.append(
-            Gallery(
-                title=f"In {of} and in {into}",
-                note=note,
-                cases=[_pair(data, pair) for pair in shown],
-                hidden=len(pairs) - len(shown),
-            )
-        )
-    if not any(gallery.cases for gallery in galleries):
-        pairs = _within(data)
-        shown = _telling(pairs, left)
-        cases = [_pair(data, pair) for pair in shown]
-        hidden = len(pairs) - len(shown)
-        return [Gallery(title="Within the set", note=note, cases=cases, hidden=hidden)]
-    return galleries
+        galleries.append(gallery(f"In {of} and in {into}", note, shown, pairs))
+    if any(gallery.cases for gallery in galleries):
+        return galleries
+    pairs = _within(data)
+    return [gallery("Within the set", note, _telling(pairs, left), pairs)]
 
 
 def odd_galleries(audit: Audit) -> list[Gallery]:

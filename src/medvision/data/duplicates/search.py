@@ -4,11 +4,11 @@ Similarity is the normalised cross-correlation of grey thumbnails of 48 px,
 
     r(a, b) = <a - mean(a), b - mean(b)> / (|a - mean(a)| |b - mean(b)|)
 
-so that brightness and contrast do not count, nor does the size of the file. Two images are twins
-if it reaches the threshold as they are, or with one of them mirrored or turned by quarter turns,
-or if they agree, as a whole and in every part, with a cut of up to a tenth of each side and a
-change of tone undone (`medvision.data.duplicates.registration`). Equal pixels are twins
-whatever they show. Twins of twins share a group.
+so that brightness and contrast do not count, nor does the size of the file. Two images are
+near-duplicates (twins for short) if it reaches the threshold as they are, or with one of them
+mirrored or turned by quarter turns, or if they agree, as a whole and in every part, with a cut of
+up to a tenth of each side and a change of tone undone (`medvision.data.duplicates.registration`).
+Equal pixels are twins whatever they show. Twins of twins share a group.
 
 Pairs as they are, mirrored or turned are found without exception; cuts and clipped tones among
 the sixteen nearest look-alikes of each image only.
@@ -65,7 +65,7 @@ _MOST = 16  # pairs kept of one image with later ones
 
 @dataclass(frozen=True, kw_only=True)
 class NearDuplicates:
-    """Who is whose twin.
+    """Near-duplicate pairs and groups.
 
     Attributes:
         groups: int64 (N,), group of each image, exact and near duplicates joined, counted from 0
@@ -85,7 +85,7 @@ class NearDuplicates:
 
 
 class Crossing(NamedTuple):
-    """What lies on both sides of a split.
+    """Groups and images on both sides of a split.
 
     Attributes:
         groups: Groups with images in train and in test.
@@ -109,7 +109,7 @@ def find_near_duplicates(
     *,
     threshold: float = THRESHOLD,
 ) -> NearDuplicates:
-    """Find the twins in a set.
+    """Find the near-duplicates in a set.
 
     A constant thumbnail has no correlation: it is the twin of images with equal pixels only.
 
@@ -272,7 +272,7 @@ _WORTH_KEEPING = 500  # fewer images are searched in the time that a file takes
 
 
 def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
-    """Find the twins of a data set, or recall them.
+    """Find the near-duplicates of a data set, or recall them.
 
     Where they cannot be kept they are found again the next time; the cache of facts says why.
     """
