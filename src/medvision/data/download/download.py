@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from medvision.console import progress_bar
+from medvision.console import progress_bar, say
 from medvision.data.download.archives import unpack
 from medvision.data.download.catalog import DataSet, find, needs_account
 from medvision.errors import MedvisionError
@@ -297,7 +297,7 @@ def fetch_for_training(name: str, root: Path, *, task: str) -> None:
             where="data.download",
             hint=f"choose an experiment of {dataset.task}",
         )
-    download(dataset, root, report=lambda line: print(line, flush=True), wait=True)
+    download(dataset, root, report=say, wait=True)
 
 
 def is_absent(root: Path) -> bool:
@@ -309,7 +309,7 @@ def download(
     dataset: DataSet | str,
     root: Path,
     *,
-    report: Callable[[str], None] = print,
+    report: Callable[[str], None] = say,
     wait: bool = False,
 ) -> Downloaded:
     """Fetch a public data set into a folder, in the layout that medvision reads.

@@ -1,0 +1,43 @@
+import io
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from medvision.console import counted, progress_bar, say
+
+
+def test_a_line_is_neither_wrapped_nor_interpreted(capsys: pytest.CaptureFixture[str]) -> None:
+    say("[red]a[/red] " + "b" * 300 + "\nnext \x1b[31m")
+    assert capsys.readouterr().out == "[red]a[/red] " + "b" * 300 + "\\nnext \\x1b[31m\n"
+
+
+def test_counts_have_their_noun() -> None:
+    assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+
+
+def test_without_a_terminal_no_bar_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar() as advance:
+        advance("read", 0, None)
+        advance("read", 3, 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_download_continues_from_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+
+    def terminal(**_: object) -> Console:
+        return Console(file=shown, force_terminal=True, width=100)
+
+    monkeypatch.setattr("rich.console.Console", terminal)
+    with progress_bar(of_bytes=True, transient=False) as advance:
+        advance("download", 500, 2000)
+        advance("download", 2000, 2000)
+    assert "2.0/2.0 kB" in shown.getvalue()
+
+
+def test_rich_waits_until_something_is_printed() -> None:
+    code = "import sys, medvision.console; print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
