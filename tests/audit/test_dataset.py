@@ -42,8 +42,10 @@ def test_tables_of_different_lengths_are_refused(make_set: MakeSet) -> None:
     data = make_set(3)
     with pytest.raises(ValueError, match="'samples': 2, 'origin': 3"):
         replace(data, samples=data.samples[:2])
-    with pytest.raises(ValueError, match="do not fit the task classification"):
-        replace(data, task="classification")
+    with pytest.raises(ValueError, match="expected either masks or classes"):
+        replace(data, class_names=("a", "b"))
+    with pytest.raises(ValueError, match="expected either masks or classes"):
+        replace(data, properties=replace(data.properties, mask=None))
 
 
 def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:
