@@ -14,7 +14,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from medvision.errors import MedvisionError
-from medvision.inference.engine import OnnxEngine, num_cores
+from medvision.hardware.processes import num_cores
+from medvision.inference.engine import OnnxEngine
 from medvision.inference.model import load_model
 from medvision.inference.results import SegmentationResult
 

@@ -24,6 +24,13 @@ ORPHANED = 3
 Starter = Literal["user", "medvision", "torchrun", "slurm", "other"]
 
 
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a process stands among those of its run.

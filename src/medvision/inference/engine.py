@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError, install_command
+from medvision.hardware.processes import num_cores
 from medvision.inference.load import METADATA_KEY
 from medvision.inference.model_card import ModelCard
 
@@ -45,13 +45,6 @@ class Engine(Protocol):
     def start_thread(self) -> None:
         """Called once in each of those threads."""
         ...
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 LOGITS = "logits"

@@ -18,7 +18,7 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
     round_weights_once,
 )
-from medvision.inference.engine import num_cores
+from medvision.hardware.processes import num_cores
 from medvision.inference.model_card import ModelCard
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError
 from medvision.files import write_json
+from medvision.hardware.processes import num_cores
 from medvision.run.storage.run_folder import lock_folder
 
 if TYPE_CHECKING:
@@ -229,16 +230,9 @@ def at_home(origin: Origin, *, launcher: str, share: int) -> Iterator[None]:
     if shares and "OMP_NUM_THREADS" not in os.environ:
         import torch
 
-        torch.set_num_threads(max(1, _num_cores() // share))
+        torch.set_num_threads(max(1, num_cores() // share))
     with heeding_signals():
         yield
-
-
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not on macOS
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @contextmanager
