@@ -1,17 +1,23 @@
 """Every shipped configuration is composed and run: the files users run, not twins of them."""
 
+import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import OmegaConf
+from torch import nn
 
 from medvision.data import ImageData
-from medvision.run.config.schema import check_config
-from medvision.run.config.store import CONF, groups, help_text, options
+from medvision.run.config.schema import check_config, check_targets
+from medvision.run.config.store import CONF, groups, help_text, options, run_name
+from medvision.run.training.build import build
+from medvision.tasks import Task
 
 EXPERIMENTS = options("experiment")
 OPTIONS = [(group, name) for group in groups() if group != "experiment" for name in options(group)]
@@ -107,8 +113,6 @@ LOSSES, SCHEDULES = options("loss"), options("scheduler")
 def test_every_option_runs_a_batch(train: Callable[..., Path], override: str) -> None:
     small = "" if "smp" in override else "model.base_channels=2"
     limits = ("trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "data.num_images=12")
-    if "smp" in override:  # polyp_unet sets keys of its own network
-        limits = (*limits, "~model.base_channels", "~model.batch_norm")
     run = train("experiment=polyp_unet", *limits, *override.split(), *small.split())
     assert (run / "checkpoints" / "best.ckpt").exists()
 
@@ -152,6 +156,75 @@ def test_checked_values_pass_for_every_experiment() -> None:
     for experiment in EXPERIMENTS:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             check_config(compose("train", overrides=[f"experiment={experiment}"]))
+
+
+@cache
+def network_of(node: str) -> nn.Module:
+    """What a node in JSON builds; many experiments have the same one."""
+    return build(OmegaConf.create(json.loads(node)))
+
+
+@pytest.mark.parametrize("model", options("model"))
+def test_every_experiment_runs_with_every_model_of_its_task(model: str) -> None:
+    """Whose a model is, its logits tell. Weights are not downloaded."""
+    small = ("data.image_size=64", "data.num_classes=3", "data.class_names=[a,b,c]")
+    run = set()
+    for experiment in EXPERIMENTS:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", overrides=[f"experiment={experiment}", f"model={model}", *small])
+        check_config(cfg)
+        if cfg.model.get("weights") == "imagenet":
+            cfg.model.weights = "none"
+        network = network_of(json.dumps(OmegaConf.to_container(cfg.model, resolve=True)))
+        images = torch.randint(0, 256, (2, cfg.data.in_channels, 64, 64), dtype=torch.uint8)
+        of_pixels = network(images).ndim == 4
+        if of_pixels != (cfg.task._target_ == "medvision.tasks.SegmentationTask"):
+            continue
+        parts = {key: build(cfg[key]) for key in ("loss", "optimizer", "scheduler")}
+        task: Task = build(cfg.task, model=network, **parts)
+        target = torch.ones((2, 64, 64) if of_pixels else 2, dtype=torch.uint8)
+        assert torch.isfinite(task.loss(task(images), target))
+        assert isinstance(task._make_optimizer(), torch.optim.Optimizer)
+        run.add(experiment)
+    assert len(run & {"segmentation", "classification"}) == 1
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_takes_every_choice(experiment: str) -> None:
+    changed = ("optimizer", "scheduler", "callbacks", "loss", "logger", "trainer")
+    for number in range(max(len(options(group)) for group in changed)):
+        chosen = [f"{group}={options(group)[number % len(options(group))]}" for group in changed]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("train", overrides=[f"experiment={experiment}", *chosen])
+        check_targets(cfg)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "root", "name"),
+    [
+        ("segmentation", None, "segmentation"),
+        ("segmentation", "/data/Kvasir SEG (v2)/", "segmentation-Kvasir-SEG-v2"),
+        ("classification", "s3://bucket/brain/?token=abc", "classification-brain"),
+        ("classification", 2024, "classification-2024"),
+        ("segmentation", "/", "segmentation-data"),
+        ("segmentation", "/data/\u65e5\u672c", "segmentation-data"),
+        ("polyp_unet", "/data/kvasir", "polyp_unet"),
+    ],
+)
+def test_runs_on_any_data_are_named_after_its_folder(
+    experiment: str, root: object, name: str
+) -> None:
+    assert run_name(experiment, root) == name
+
+
+def test_runs_on_a_folder_of_ones_own_lie_under_its_name(
+    train: Callable[..., Path],
+    make_folder: Callable[..., Path],
+    summary_of: Callable[[Path], dict],
+) -> None:
+    run = train("experiment=segmentation", f"data.root={make_folder(name='my set')}")
+    assert run.parent.name == "segmentation-my-set"
+    assert summary_of(run)["experiment"] == "segmentation"
 
 
 def test_help_names_every_choice_and_experiment() -> None:

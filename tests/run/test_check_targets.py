@@ -25,6 +25,12 @@ def check(target: str) -> None:
             "pytorch_lightning.callbacks.EarlyStoping",
             "pytorch_lightning.callbacks has no EarlyStoping (KEY); did you mean EarlyStopping?",
         ),
+        ("medvision.models.UNett", "medvision.models has no UNett (KEY); did you mean UNet?"),
+        ("medvision.losses.Dicee", "medvision.losses has no Dicee (KEY); mend the name"),
+        (
+            "medvision.callbacks.EpochLgo",
+            "medvision.callbacks has no EpochLgo (KEY); did you mean EpochLog?",
+        ),
         ("torch.nn.Zzz", "torch.nn has no Zzz (KEY); mend the name"),
         ("trch.optim.Adam", "there is no package trch (KEY); install it, or mend the name"),
     ],
@@ -70,11 +76,13 @@ def test_what_a_module_may_make_while_it_is_imported_passes(
     (tmp_path / "making_part.py").write_text("globals()['Made'] = dict\n")
     (tmp_path / "asking_part.py").write_text("def __getattr__(name): return dict\n")
     (tmp_path / "broken_part.py").write_text("class\n")
+    (tmp_path / "late_part.py").write_text("__getattr__, __dir__, __all__ = attach_stub()\n")
     for target in (
         "plain_part.Known",
         "star_part.Known",
         "making_part.Made",
         "asking_part.Any",
+        "late_part.Any",
         "broken_part.Any",
     ):
         check(target)

@@ -62,6 +62,25 @@ def fails(
             "error: no model is called unett (model=unett); did you mean unet?",
         ),
         (
+            ["experiment=chest_xray_cnn", "model=resnet50"],
+            "error: no model is called resnet50 (model=resnet50);"
+            " type model=timm_classifier model.name=resnet50",
+        ),
+        (
+            ["experiment=polyp_unet", "model=resnet50.a1_in1k", "model.base_channels=4"],
+            "error: no model is called resnet50.a1_in1k (model=resnet50.a1_in1k);"
+            " type model=smp_unet model.encoder=resnet50",
+        ),
+        (
+            ["experiment=polyp_unet", "model=convnext_tiny"],
+            "error: no model is called convnext_tiny (model=convnext_tiny);"
+            " type model=smp_unet model.encoder=tu-convnext_tiny",
+        ),
+        (
+            ["experiment=chest_xray_cnn", "model=alexnt"],
+            "error: no model is called alexnt (model=alexnt); did you mean alexnet?",
+        ),
+        (
             ["experiment=polyp_unet", "data.root=/nowhere"],
             "error: /nowhere does not exist (data.root);"
             " give the folder of your data set, or leave data.root out for phantoms",

@@ -208,17 +208,16 @@ def test_a_second_process_is_told_and_a_killed_first_one_lets_it_in(
         pass
 
 
-def test_the_name_is_the_same_for_the_same_search_and_another_for_another_one() -> None:
-    name = definition().name()
-    assert name == definition().name()
-    assert name.startswith("polyp_unet_")
+def test_the_hash_is_the_same_for_the_same_search_and_another_for_another_one() -> None:
+    name = definition().hash()
+    assert name == definition().hash()
     others = [
         definition(seed=1),
         definition(keys=(LR,)),
         definition(fixed={}),
         definition(metric="val/iou"),
     ]
-    assert len({name, *(other.name() for other in others)}) == 5
+    assert len({name, *(other.hash() for other in others)}) == 5
 
 
 def test_what_differs_from_the_stored_search_is_said() -> None:

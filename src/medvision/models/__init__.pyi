@@ -7,6 +7,8 @@ from .matching import load_weights_strict as load_weights_strict
 from .matching import read_tensors as read_tensors
 from .mixing import BatchMixing as BatchMixing
 from .normalize import Normalize as Normalize
+from .normalize import Normalized as Normalized
+from .normalize import with_normalization as with_normalization
 from .simple_cnn import SimpleCNN as SimpleCNN
 from .smp_segmenter import SmpSegmenter as SmpSegmenter
 from .timm_classifier import TimmClassifier as TimmClassifier

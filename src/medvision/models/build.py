@@ -1,4 +1,4 @@
-"""Build a network by the name in a file, from a list of what may be built."""
+"""Build a network by the name in a file."""
 
 from __future__ import annotations
 
@@ -9,43 +9,34 @@ from typing import Any
 from torch import nn
 
 from medvision.errors import MedvisionError, first_line
-
-BUILDABLE = {
-    f"medvision.models.{name}": module
-    for name, module in {
-        "AlexNet": "alexnet",
-        "SimpleCNN": "simple_cnn",
-        "SmpSegmenter": "smp_segmenter",
-        "TimmClassifier": "timm_classifier",
-        "UNet": "unet",
-    }.items()
-}
-"""Classes that a checkpoint may name, and their modules; no other one is ever imported."""
+from medvision.registry import NETWORKS, Purpose, may_build
 
 
 def build_network(name: str, arguments: Mapping[str, Any], *, where: str) -> nn.Module:
     """Build a network with random weights, ready for the tensors of a checkpoint.
 
     Args:
-        name: As in ``BUILDABLE``.
+        name: Of its class, in full.
         arguments: Of its constructor; weights it would fetch from elsewhere are not fetched.
         where: The file that says so, for messages.
 
     Raises:
-        MedvisionError: If the class is not on the list or refuses its arguments.
+        MedvisionError: If the class may not be built or refuses its arguments.
     """
-    if name not in BUILDABLE:
+    if not may_build(name, Purpose.PREDICT):
+        known = ", ".join(f"medvision.models.{network}" for network in NETWORKS)
         raise MedvisionError(
-            f"the file names the network {name[:80]}, which is not one of {', '.join(BUILDABLE)}",
+            f"the file names the network {name[:80]}, which is not one of {known}",
             where=where,
             hint="load it in Python, where its class is known",
         )
-    module = importlib.import_module(f"medvision.models.{BUILDABLE[name]}")
+    package, _, network = name.rpartition(".")
+    module = importlib.import_module(package)
     options = dict(arguments)
     if "weights" in options:
         options["weights"] = "none"
     try:
-        return getattr(module, name.rpartition(".")[2])(**options)
+        return getattr(module, network)(**options)
     except TypeError as error:
         raise MedvisionError(
             f"{name} refuses its arguments: {first_line(error)}",

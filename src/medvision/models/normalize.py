@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,55 @@ class Normalize(nn.Module):
         elif not image.is_floating_point():
             raise ValueError(f"expected a uint8 or floating image, got {image.dtype}")
         return (image.to(self.mean.dtype) - self.mean) / self.std
+
+
+class Normalized(nn.Module):
+    """A network of one's own behind the first layer that every network here has.
+
+    What else it has, such as ``head_modules``, is found on this one too.
+
+    Args:
+        network: Takes floats (N, C, H, W) in [-1, 1] and gives logits (N, 1 or K) or
+            (N, 1 or K, H, W).
+        in_channels: C.
+    """
+
+    def __init__(self, network: nn.Module, *, in_channels: int) -> None:
+        super().__init__()
+        self.architecture = type(network).__name__
+        self.normalize = Normalize(in_channels=in_channels)
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to logits."""
+        return self.network(self.normalize(image))
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
+
+def with_normalization(network: Any, *, in_channels: int) -> nn.Module:
+    """Return a network that normalises pixels itself: the same one, or one around it.
+
+    Args:
+        network: Normalises itself if it has a ``normalize`` of the class here.
+        in_channels: Channels of the images.
+
+    Raises:
+        MedvisionError: If it is no network.
+    """
+    if not isinstance(network, nn.Module):
+        raise MedvisionError(
+            f"expected a torch.nn.Module, got {type(network).__name__}",
+            where="model",
+            hint="name a class of networks in model._target_",
+        )
+    if isinstance(getattr(network, "normalize", None), Normalize):
+        return network
+    return Normalized(network, in_channels=in_channels)
 
 
 def _per_channel(values: float | Sequence[float], in_channels: int, *, where: str) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError, Stopped
-from medvision.run.config.store import CONF, help_text
+from medvision.run.config.store import CONF, help_text, run_name
 from medvision.run.multirun.jobs import (
     JOBS,
     Origin,
@@ -257,7 +257,8 @@ def _run_job(
     number = None if base is None else int(hydra_cfg.job.num)
 
     def plan() -> RunFolder:
-        return RunFolder.plan(experiment, cfg.run_dir, multirun=base, number=number)
+        name = run_name(experiment, cfg.data.get("root"))
+        return RunFolder.plan(name, cfg.run_dir, multirun=base, number=number)
 
     return run_job(cfg, experiment, plan, sealed_by=sealed_by)
 

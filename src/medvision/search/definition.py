@@ -65,10 +65,10 @@ class Definition:
             "fixed": dict(sorted(self.fixed.items())),
         }
 
-    def name(self) -> str:
-        """A name for a command that gives none: the experiment and a hash of all that counts."""
+    def hash(self) -> str:
+        """A short hash of all that counts, for the name of a search that is given none."""
         text = json.dumps(self.plain(), sort_keys=True)
-        return f"{self.experiment}_{hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]}"
+        return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
         """What this command asks for and the stored search does not, in words."""

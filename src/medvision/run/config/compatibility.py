@@ -2,11 +2,13 @@
 
 import math
 
+import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from medvision.data import ImageData
 from medvision.errors import MedvisionError, first_line
 from medvision.losses import balanced_weights
+from medvision.models import Normalized
 from medvision.run.config.hydra_errors import nearest
 from medvision.task_definition import task_of
 from medvision.tasks import Task
@@ -59,6 +61,8 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
             where="task, data",
             hint=f"start from an experiment with task={data.task}",
         )
+    if isinstance(task.model, Normalized):
+        _try_network(task, data)
     channels = getattr(task.model, "in_channels", data.in_channels)
     if channels != data.in_channels:
         raise MedvisionError(
@@ -97,6 +101,32 @@ def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: 
             f"{share} of {whole} batches is less than one",
             where=f"trainer.limit_{stage}_batches",
             hint="give a count, such as 1, or a larger share",
+        )
+
+
+def _try_network(task: Task, data: ImageData) -> None:
+    """Let a network of the user's own show that it takes the images and gives the logits."""
+    size_px, examples = data.image_size, task.loss_examples()
+    image = torch.zeros(1, data.in_channels, size_px, size_px, dtype=torch.uint8)
+    try:
+        with torch.no_grad():
+            found = tuple(task.model.eval()(image).shape)
+    except Exception as error:  # whatever its layers raise
+        raise MedvisionError(
+            f"{task.model.architecture} cannot take an image {tuple(image.shape)}:"
+            f" {first_line(error)}",
+            where="model",
+            hint="mend the network, or change data.image_size or data.in_channels",
+        ) from error
+    finally:
+        task.model.train()
+    logits = examples[0][0] if examples else torch.empty(found)
+    expected = (1, logits.shape[1], *(size_px for _ in logits.shape[2:]))
+    if found != expected:
+        raise MedvisionError(
+            f"{task.model.architecture} gives {found} for one image, expected logits {expected}",
+            where="model",
+            hint=f"two classes have one channel, more one each; there are {len(data.class_names)}",
         )
 
 

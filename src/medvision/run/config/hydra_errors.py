@@ -1,9 +1,11 @@
 """Say in one line what Hydra found wrong."""
 
 import difflib
+import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra import compose, initialize_config_dir
@@ -66,7 +68,7 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except MissingConfigException as error:
-        raise _explain_option(error) from error
+        raise _explain_option(error, arguments) from error
     except OverrideParseException as error:
         raise MedvisionError(
             "cannot read an override",
@@ -89,17 +91,41 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f"choose from {', '.join(names)}" if len(names) <= 12 else "see python train.py --help"
 
 
-def _explain_option(error: MissingConfigException) -> MedvisionError:
+def _explain_option(error: MissingConfigException, arguments: Sequence[str]) -> MedvisionError:
     group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
     group = group.lstrip("/")
     known = [*(error.options or [])]  # those of --config-dir too
     if not known:
         known = options(group) if group in groups() else groups()
+    typed = _network_of_library(name, arguments) if group == "model" else None
     return MedvisionError(
         f"no {group or 'configuration'} is called {name}",
         where=f"{group}={name}",
-        hint=nearest(name, known),
+        hint=nearest(name, known) if typed is None else f"type {typed}",
     )
+
+
+def _network_of_library(name: str, arguments: Sequence[str]) -> str | None:
+    """What to type for a network of timm or an encoder of smp; their sources are read, not run."""
+    cfg = _composed([a for a in _choices(arguments) if not a.startswith("model=")])
+    if cfg is None:
+        return None
+    name = name.split(".")[0]  # the rest names the training
+    in_timm = name in _written("timm", "models/*.py", r"^@register_model\s+def (\w+)\(")
+    if cfg.hydra.runtime.choices.task == "classification":
+        return f"model=timm_classifier model.name={name}" if in_timm else None
+    smp = "segmentation_models_pytorch"
+    if name in _written(smp, "encoders/*.py", r"""^ {4}["']([\w.-]+)["']: \{"""):
+        return f"model=smp_unet model.encoder={name}"
+    return f"model=smp_unet model.encoder=tu-{name}" if in_timm else None
+
+
+def _written(package: str, files: str, pattern: str) -> set[str]:
+    """What a pattern finds in the sources of a package."""
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    texts = (path.read_text("utf-8") for folder in folders for path in Path(folder).glob(files))
+    return {found for text in texts for found in re.findall(pattern, text, re.MULTILINE)}
 
 
 def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) -> MedvisionError:
@@ -139,26 +165,33 @@ def _nearest_key(key: str, known: Sequence[str]) -> str:
 
 
 def _known_keys(arguments: Sequence[str]) -> list[str]:
-    """Every key of the config that the other arguments give, or of the plain one."""
-    overrides = [a for a in arguments if "=" in a and not a.startswith("-") and "hydra" not in a]
-    chosen = [a for a in overrides if a.split("=")[0] in groups() and "," not in a]
-    default = [f"experiment={options('experiment')[0]}"]
+    """Every key of the config that the other arguments choose, or of the plain one."""
+    cfg = _composed(_choices(arguments)) or _composed([f"experiment={options('experiment')[0]}"])
+    if cfg is None:
+        return groups()
+    container: Any = OmegaConf.to_container(cfg, resolve=False)
+    del container["hydra"]
+    return list(_flatten(container))
+
+
+def _choices(arguments: Sequence[str]) -> list[str]:
+    """The arguments that choose one option of a group of medvision."""
+    return [a for a in arguments if a.partition("=")[0] in groups() and "=" in a and "," not in a]
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig | None:
+    """The config that overrides give, with that of Hydra; None where they do not compose."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        for attempt in (chosen, default):
-            try:
-                cfg = compose("train", overrides=list(attempt))
-            except (HydraException, OmegaConfBaseException):
-                continue
-            return _flatten(cfg)
-    return groups()
+        try:
+            return compose("train", overrides=list(overrides), return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException):
+            return None
 
 
-def _flatten(cfg: DictConfig, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    container: Any = OmegaConf.to_container(cfg, resolve=False) if not prefix else cfg
-    for name, value in container.items():
-        keys.append(f"{prefix}{name}")
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Full names of all keys."""
+    for name, value in node.items():
+        yield f"{prefix}{name}"
         if isinstance(value, dict):
-            keys += _flatten(value, f"{prefix}{name}.")  # type: ignore[arg-type]
-    return keys
+            yield from _flatten(value, f"{prefix}{name}.")

@@ -1,4 +1,6 @@
-"""Check the values of a composed config before anything heavy is imported."""
+"""The schema of the config: what values may be, checked before anything heavy is imported."""
+
+from __future__ import annotations
 
 import ast
 import importlib.util
@@ -6,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,9 +18,9 @@ from medvision.errors import MedvisionError, did_you_mean, install_command
 from medvision.run.config.hydra_errors import nearest
 from medvision.run.config.processes import check_processes
 
-TARGET = "_target_"
-
-_MAKES_NAMES = re.compile(r"^def __getattr__|\b(globals|exec)\(|\bsys\.modules\b", re.MULTILINE)
+_MAKES_NAMES = re.compile(
+    r"^def __getattr__|^__getattr__\b|\b(globals|exec)\(|\bsys\.modules\b", re.MULTILINE
+)
 """How a module may come by names that its text does not show."""
 
 
@@ -33,24 +35,29 @@ def check_targets(cfg: DictConfig) -> None:
             callback has keys and no class.
     """
     for name, node in (cfg.get("callbacks") or {}).items():
-        if node is not None and TARGET not in node:
+        if node is not None and "_target_" not in node:
             raise MedvisionError(
                 "there are keys for a callback that is not chosen",
                 where=f"callbacks.{name}",
                 hint=f"leave it out with callbacks.{name}=null, or choose callbacks={name}",
             )
-    for key, target in _targets(OmegaConf.to_container(cfg, resolve=False)):
-        _check(target, where=key)
+    for key, target in _entries(cfg, re.compile("^_target_$")):
+        if isinstance(target, str) and "${" not in target:
+            _check(target, where=key)
 
 
-def _targets(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Full key and value of every target that is given as it is."""
-    inside = node.items() if isinstance(node, dict) else ()
-    for key, value in enumerate(node) if isinstance(node, list) else inside:
-        full = f"{path}.{key}".lstrip(".")
-        if key == TARGET and isinstance(value, str) and "${" not in value:
-            yield full, value
-        yield from _targets(value, full)
+def _entries(cfg: DictConfig, pattern: re.Pattern[str]) -> Iterator[tuple[str, Any]]:
+    """Full name and unresolved value of every key whose last part fits, wherever it is."""
+
+    def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
+        inside = node.items() if isinstance(node, dict) else ()
+        for key, value in enumerate(node) if isinstance(node, list) else inside:
+            full = f"{path}.{key}".lstrip(".")
+            if isinstance(key, str) and pattern.search(key):
+                yield full, value
+            yield from walk(value, full)
+
+    yield from walk(OmegaConf.to_container(cfg, resolve=False), "")
 
 
 def _check(target: str, *, where: str) -> None:
@@ -87,7 +94,7 @@ class _Place:
     folders: tuple[Path, ...]
     is_ours: bool
 
-    def below(self, name: str) -> "_Place | None":
+    def below(self, name: str) -> _Place | None:
         """A module of the package; None where it has none of that name."""
         paths = [folder / name for folder in self.folders]
         folders = tuple(path for path in paths if path.is_dir())
@@ -152,18 +159,21 @@ def _module(name: str) -> _Place | None:
     return place
 
 
-Rule = tuple[Callable[[Any], bool], str]
+class Rule(NamedTuple):
+    """What a value may be; ``a | b`` allows what either does."""
 
-PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
-CHOOSES = re.compile("(^|_)(monitor|objective|metric)s?$")
-"""Keys whose value decides something, such as when to stop."""
+    holds: Callable[[Any], bool]
+    expected: str
 
-EXTRAS = {"WandbLogger": ("wandb", "wandb"), "MLFlowLogger": ("mlflow", "mlflow")}
+    def __or__(self, other: Rule) -> Rule:
+        return Rule(
+            lambda v: self.holds(v) or other.holds(v), f"{self.expected}, or {other.expected}"
+        )
 
 
 def _integer(low: int, high: int | None = None) -> Rule:
     words = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
-    return lambda v: type(v) is int and low <= v and (high is None or v <= high), words
+    return Rule(lambda v: type(v) is int and low <= v and (high is None or v <= high), words)
 
 
 def _number(low: float, high: float = float("inf"), *, above: bool = False) -> Rule:
@@ -173,115 +183,109 @@ def _number(low: float, high: float = float("inf"), *, above: bool = False) -> R
         return (low < value if above else low <= value) and value < high
 
     words = f"a number {'above' if above else 'of at least'} {low:g}"
-    return holds, words if high == float("inf") else f"{words} and below {high:g}"
+    return Rule(holds, words if high == float("inf") else f"{words} and below {high:g}")
 
 
 def _one_of(*values: Any) -> Rule:
-    return lambda v: str(v) in map(str, values), f"one of {', '.join(map(str, values))}"
+    return Rule(lambda v: str(v) in map(str, values), f"one of {', '.join(map(str, values))}")
 
 
-def _text() -> Rule:
-    return lambda v: isinstance(v, str), "a text"
-
-
-def _or_null(rule: Rule) -> Rule:
-    return lambda v: v is None or rule[0](v), f"{rule[1]}, or null"
-
-
-def _or_auto(rule: Rule) -> Rule:
-    return lambda v: v == "auto" or rule[0](v), f"{rule[1]}, or auto"
-
-
-def _threshold() -> Rule:
-    inside, words = _number(0, 1, above=True)
-    chosen = ("validation", "youden", "sensitivity")
-    return lambda v: v in chosen or inside(v), f"{words}, or one of {', '.join(chosen)}"
-
-
-def _steps() -> Rule:
-    return lambda v: type(v) is int and (v == -1 or v >= 1), "an integer of at least 1, or -1"
-
-
-_SHARE_OR_COUNT: Rule = (
-    lambda v: v is None or (type(v) is int and v >= 0) or (type(v) is float and 0 <= v <= 1),
-    "a count of batches, or a share from 0.0 to 1.0",
+_POSITIVE = _number(0, above=True)
+_INSIDE = _number(0, 1, above=True)
+_COUNT = _integer(1)
+_SHARE = _number(0, 1)
+_FLAG = _one_of(True, False)
+_TEXT = Rule(lambda v: isinstance(v, str), "a text")
+_NULL = Rule(lambda v: v is None, "null")
+_AUTO = Rule(lambda v: v == "auto", "auto")
+_NO_END = Rule(lambda v: type(v) is int and v == -1, "-1")
+_BATCHES = Rule(lambda v: v is None or (type(v) is int and v >= 0), "a count of batches") | Rule(
+    lambda v: type(v) is float and 0 <= v <= 1, "a share from 0.0 to 1.0"
 )
+_SOME_BATCHES = Rule(
+    lambda v: v is None or (type(v) is int and v >= 1), "a count of at least 1 batch"
+) | Rule(lambda v: type(v) is float and 0 < v <= 1, "a share above 0.0 and up to 1.0")
 
-_SOME_BATCHES: Rule = (
-    lambda v: v is None or (type(v) is int and v >= 1) or (type(v) is float and 0 < v <= 1),
-    "a count of at least 1 batch, or a share above 0.0 and up to 1.0",
-)
+PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+
 MOST_LOADERS = 256
 """More processes that read images than that would only fight for the machine."""
 
-RULES: dict[str, Rule] = {
+SCHEMA: dict[str, Rule] = {
     "seed": _integer(0, 2**32 - 1),
     "audit": _one_of("warn", "strict", "skip"),
     "checkpoint.mode": _one_of("max", "min"),
-    "checkpoint.every_minutes": _or_null(_number(0, above=True)),
+    "checkpoint.every_minutes": _POSITIVE | _NULL,
     "data.image_size": _integer(16, 8192),
-    "data.batch_size": _integer(1),
+    "data.batch_size": _COUNT,
     "data.num_workers": _integer(0, MOST_LOADERS),
     "data.num_images": _integer(3),
     "data.in_channels": _one_of(1, 3),
-    "data.num_classes": _or_null(_integer(2, 255)),
+    "data.num_classes": _integer(2, 255) | _NULL,
     "data.phantom": _one_of("chest", "brain"),
     "data.protocol": _one_of("official", "merged", "grouped", "kfold"),
     "data.fold": _integer(0),
     "data.folds": _integer(2),
     "data.sampler": _one_of("shuffle", "balanced"),
-    "data.val_fraction": _number(0, 1),
-    "data.test_fraction": _number(0, 1),
+    "data.val_fraction": _SHARE,
+    "data.test_fraction": _SHARE,
     "data.split_seed": _integer(0),
     "data.on_error": _one_of("fail", "skip"),
-    "data.shuffle_shards": _or_null(_integer(1)),
-    "data.cache_gb": _number(0, above=True),
+    "data.shuffle_shards": _COUNT | _NULL,
+    "data.cache_gb": _POSITIVE,
     "data.decoded_gb": _number(0),
-    "data.mask_suffix": _text(),
-    "model.base_channels": _integer(1),
-    "model.batch_norm": _one_of(True, False),
-    "model.drop_path": _number(0, 1),
-    "model.dropout": _number(0, 1),
-    "loss.label_smoothing": _number(0, 1),
+    "data.mask_suffix": _TEXT,
+    "model.base_channels": _COUNT,
+    "model.batch_norm": _FLAG,
+    "model.drop_path": _SHARE,
+    "model.dropout": _SHARE,
+    "loss.label_smoothing": _SHARE,
     "loss.weights.cross_entropy": _number(0),
     "loss.weights.dice": _number(0),
-    "task.threshold": _threshold(),
-    "task.sensitivity": _or_null(_number(0, 1, above=True)),
-    "task.prevalence": _or_null(_number(0, 1, above=True)),
+    "task.threshold": _INSIDE | _one_of("validation", "youden", "sensitivity"),
+    "task.sensitivity": _INSIDE | _NULL,
+    "task.prevalence": _INSIDE | _NULL,
     "task.backbone_lr_factor": _number(0),
     "task.mixing.mixup_alpha": _number(0),
     "task.mixing.cutmix_alpha": _number(0),
-    "optimizer.lr": _number(0, above=True),
+    "optimizer.lr": _POSITIVE,
     "optimizer.weight_decay": _number(0),
-    "scheduler.warmup_fraction": _number(0, 1),
+    "scheduler.warmup_fraction": _SHARE,
     "scheduler.final_factor": _number(0),
-    "scheduler.factor": _number(0, 1, above=True),
+    "scheduler.factor": _INSIDE,
     "scheduler.patience": _integer(0),
     "callbacks.early_stopping.patience": _integer(0),
     "callbacks.finetuning.frozen_epochs": _integer(0),
     "trainer.accelerator": _one_of("auto", "cpu", "gpu", "cuda", "tpu", "tpu_rehearsal"),
-    "trainer.devices": _or_auto(_integer(1)),
-    "trainer.num_nodes": _integer(1),
-    "trainer.sync_batchnorm": _one_of(True, False),
-    "trainer.max_epochs": _integer(1),
-    "trainer.max_steps": _steps(),
+    "trainer.devices": _COUNT | _AUTO,
+    "trainer.num_nodes": _COUNT,
+    "trainer.sync_batchnorm": _FLAG,
+    "trainer.max_epochs": _COUNT,
+    "trainer.max_steps": _COUNT | _NO_END,
     "trainer.precision": _one_of(*PRECISIONS),
     "trainer.memory_format": _one_of("auto", "channels_last", "contiguous"),
     "trainer.deterministic": _one_of("auto", True, False, "warn"),
-    "trainer.accumulate_grad_batches": _integer(1),
-    "trainer.gradient_clip_val": _or_null(_number(0, above=True)),
+    "trainer.accumulate_grad_batches": _COUNT,
+    "trainer.gradient_clip_val": _POSITIVE | _NULL,
     "trainer.limit_train_batches": _SOME_BATCHES,
-    "trainer.limit_val_batches": _SHARE_OR_COUNT,
-    "trainer.limit_test_batches": _SHARE_OR_COUNT,
+    "trainer.limit_val_batches": _BATCHES,
+    "trainer.limit_test_batches": _BATCHES,
     "trainer.log_every_n_steps": _integer(0),
     "trainer.num_sanity_val_steps": _integer(-1),
-    "trainer.enable_model_summary": _one_of(True, False),
-    "trainer.detect_anomaly": _one_of(True, False),
+    "trainer.enable_model_summary": _FLAG,
+    "trainer.detect_anomaly": _FLAG,
 }
+"""What a value may be, of each key that can be judged without the data and without torch."""
+
+CHOOSES = re.compile("(^|_)(monitor|objective|metric)s?$")
+"""Keys whose value decides something, such as when to stop."""
+
+EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
+"""Loggers, and the package of each, which is an extra of the same name."""
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check every value that can be judged without the data and without torch.
+    """Check a config against the schema, and what no single key can tell.
 
     Raises:
         MedvisionError: If a value is of the wrong type or out of range, a path is missing, a
@@ -289,21 +293,32 @@ def check_config(cfg: DictConfig) -> None:
             logger's package is not installed, a class is named that does not exist, or other
             processes were started than asked for.
     """
-    for key, (holds, expected) in RULES.items():
-        value = OmegaConf.select(cfg, key, default=_ABSENT)
-        if value is not _ABSENT and not holds(value):
-            raise MedvisionError(f"expected {expected}, got {value}", where=key, hint="change it")
+    absent = object()
+    for key, rule in SCHEMA.items():
+        value = OmegaConf.select(cfg, key, default=absent)
+        if value is not absent and not rule.holds(value):
+            told = f"expected {rule.expected}, got {value}"
+            raise MedvisionError(told, where=key, hint="change it")
     _check_paths(cfg)
     monitor = str(cfg.checkpoint.monitor)
     check_metric(monitor, where="checkpoint.monitor", may_not="choose the checkpoint")
     _check_choices(cfg)
-    _check_fold(cfg)
-    _check_logger(str(OmegaConf.select(cfg, "logger._target_")))
+    fold, protocol = (OmegaConf.select(cfg, f"data.{key}") for key in ("fold", "protocol"))
+    if fold and protocol != "kfold":
+        raise MedvisionError(
+            f"fold {fold} is asked for, and the protocol {protocol} has no folds",
+            where="data.fold",
+            hint="add data.protocol=kfold",
+        )
+    package = EXTRAS.get(str(OmegaConf.select(cfg, "logger._target_")).rpartition(".")[2])
+    if package is not None and importlib.util.find_spec(package) is None:
+        raise MedvisionError(
+            f"{package} is not installed",
+            where=f"logger={package}",
+            hint=f"run: {install_command(package)}",
+        )
     check_targets(cfg)
     check_processes(cfg)
-
-
-_ABSENT = object()
 
 
 def _check_paths(cfg: DictConfig) -> None:
@@ -355,7 +370,7 @@ def check_metric(metric: str, *, where: str, may_not: str) -> None:
 
 def _check_choices(cfg: DictConfig) -> None:
     """Refuse a test metric wherever something is chosen by one: stopping, schedules, searches."""
-    for key in _keys(OmegaConf.to_container(cfg, resolve=False), CHOOSES):
+    for key, _ in _entries(cfg, CHOOSES):
         value = OmegaConf.select(cfg, key)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)
@@ -365,16 +380,6 @@ def _check_choices(cfg: DictConfig) -> None:
                 where=key,
                 hint=f"use {_of_val(name)}",
             )
-
-
-def _keys(node: Any, pattern: re.Pattern[str], path: str = "") -> Iterator[str]:
-    """Full names of the keys whose last part fits, wherever they are."""
-    inside = node.items() if isinstance(node, dict) else ()
-    for key, value in enumerate(node) if isinstance(node, list) else inside:
-        full = f"{path}.{key}".lstrip(".")
-        if isinstance(key, str) and pattern.search(key):
-            yield full
-        yield from _keys(value, pattern, full)
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -393,23 +398,3 @@ def _names_test(metric: str) -> bool:
 def _of_val(metric: str) -> str:
     """The same score of the validation images."""
     return re.sub(r"^[ +-]*test[^a-z0-9]*", "val/", metric, flags=re.IGNORECASE).strip()
-
-
-def _check_fold(cfg: DictConfig) -> None:
-    fold, protocol = (OmegaConf.select(cfg, f"data.{key}") for key in ("fold", "protocol"))
-    if fold and protocol != "kfold":
-        raise MedvisionError(
-            f"fold {fold} is asked for, and the protocol {protocol} has no folds",
-            where="data.fold",
-            hint="add data.protocol=kfold",
-        )
-
-
-def _check_logger(target: str) -> None:
-    package, extra = EXTRAS.get(target.rpartition(".")[2], (None, None))
-    if package and extra and importlib.util.find_spec(package) is None:
-        raise MedvisionError(
-            f"{package} is not installed",
-            where=f"logger={package}",
-            hint=f"run: {install_command(extra)}",
-        )

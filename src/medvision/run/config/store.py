@@ -1,5 +1,7 @@
 """The configuration files as a list for people: reads text, imports nothing heavy."""
 
+import os
+import re
 from pathlib import Path
 
 
@@ -45,6 +47,24 @@ def groups() -> list[str]:
     return sorted(
         path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))
     )
+
+
+def run_name(experiment: str, root: object) -> str:
+    """Name the folders of an experiment's runs.
+
+    An experiment for any data has the name of a task: the folder of the data is added to it.
+
+    Args:
+        experiment: Its name.
+        root: ``data.root``, a folder or an address; None for phantoms.
+    """
+    if root is None or experiment not in options("task"):
+        return experiment
+    place = str(root).partition("?")[0].rstrip("/")
+    if "://" not in place:
+        place = os.path.abspath(os.path.expanduser(str(root)))  # noqa: PTH100, PTH111  links stay
+    data = re.sub(r"[^A-Za-z0-9_.-]+", "-", place.rpartition("/")[2]).strip("-.")
+    return f"{experiment}-{data[:80] or 'data'}"
 
 
 def help_text() -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from medvision.errors import MedvisionError
 from medvision.run.config import schema as check
 from medvision.run.config.hydra_errors import nearest
+from medvision.run.config.store import run_name
 from medvision.run.storage.test_seal import SEARCH
 from medvision.search.definition import Definition, Mode, check_name
 from medvision.search.proposals import SAMPLERS
@@ -227,7 +228,9 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
         startup_trials=_count(sweep, "startup_trials", low=1),
         warmup_epochs=_count(sweep, "warmup_epochs", low=0),
     )
-    name = definition.name() if sweep["name"] is None else str(sweep["name"])
+    root = OmegaConf.select(config, "data.root")
+    drawn = f"{run_name(definition.experiment, root)}_{definition.hash()}"
+    name = drawn if sweep["name"] is None else str(sweep["name"])
     check_name(name)
     launcher = str(config.hydra.launcher._target_)
     return Settings(

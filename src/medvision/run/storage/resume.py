@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from omegaconf import DictConfig
 
 from medvision.errors import MedvisionError, first_line
 from medvision.files import check_stored, read_plain
-from medvision.run.storage.saved_run import ALLOWED, as_config, targets
+from medvision.registry import Purpose, may_build
+from medvision.run.storage.saved_run import as_config, targets
 from medvision.types import STAGES
 
 if TYPE_CHECKING:
@@ -29,15 +29,6 @@ MAY_CHANGE = ("data.root", "data.num_workers", "data.decoded_gb")
 """Keys that may be given beside ``resume``: where the data lie, who reads them, what is kept."""
 
 OVER = ("finished", "pruned")
-
-ALLOWED_TO_TRAIN = re.compile(
-    r"torch\.optim\.[A-Z]\w*"
-    r"|pytorch_lightning\.callbacks\.[A-Z]\w*"
-    r"|pytorch_lightning\.loggers\.[A-Z]\w*"
-    r"|medvision\.callbacks\.[A-Z]\w*"
-    r"|medvision\.tasks\.schedules\.[a-z]\w*"
-)
-"""What the config of a run may name besides what measuring needs."""
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
@@ -155,7 +146,7 @@ class InterruptedRun:
                 hint="start the run again",
             ) from fault
         for target in targets(config):
-            if not (ALLOWED.fullmatch(target) or ALLOWED_TO_TRAIN.fullmatch(target)):
+            if not may_build(target, Purpose.RESUME):
                 raise MedvisionError(
                     f"the config of the run names {target}, which is not built from a file",
                     where=str(path / "config.yaml"),

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError, first_line
 from medvision.files import read_plain
+from medvision.registry import Purpose, may_build
 from medvision.run.config.store import CONF
 from medvision.task_definition import task_names, task_of
-
-ALLOWED = re.compile(
-    r"medvision\.(data|losses|models|tasks)\.[A-Z]\w*"
-    r"|segmentation_models_pytorch\.losses\.[A-Z]\w*Loss"
-    r"|torch\.nn\.[A-Z]\w*Loss"
-    r"|pytorch_lightning\.Trainer"
-)
-"""Classes that the config of a run may have built again; a folder may come from anywhere."""
 
 MEASURED = ("data", "loss", "task", "trainer")
 """Parts of the config that measuring needs."""
@@ -76,7 +68,7 @@ class StoredRun:
             )
         for key in MEASURED:
             for target in targets(config.get(key)):
-                if not ALLOWED.fullmatch(target):
+                if not may_build(target, Purpose.EVALUATE):
                     raise MedvisionError(
                         f"the config of the run names {target}, which is not built from a file",
                         where=f"{path / 'config.yaml'}, {key}",

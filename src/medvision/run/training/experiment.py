@@ -24,7 +24,12 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
     train_with_quick_gradients,
 )
-from medvision.models import count_parameters, is_depthwise, load_weights_strict
+from medvision.models import (
+    count_parameters,
+    is_depthwise,
+    load_weights_strict,
+    with_normalization,
+)
 from medvision.run.config.compatibility import check_agreement, fill_in, fixed_threshold
 from medvision.run.config.processes import check_plan
 from medvision.run.storage.resume import find_state
@@ -80,7 +85,7 @@ def run_experiment(
     data.notes = notes_with(data.notes, audited)
     fill_in(cfg, data)
     seed_everything(cfg.seed, workers=True, verbose=False)
-    model: nn.Module = build(cfg.model)
+    model = with_normalization(build(cfg.model), in_channels=data.in_channels)
     plan = choose_plan(
         accelerator=cfg.trainer.accelerator,
         precision=cfg.trainer.precision,
@@ -219,8 +224,8 @@ def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     name = arguments.pop("_target_")
     if "weights" in arguments:
         arguments["weights"] = "none"
-    if isinstance(built := getattr(model, "name", None), str):  # not always the one asked for
-        arguments["name"] = built
+    if "name" in arguments:  # not always the network that was asked for is built
+        arguments["name"] = getattr(model, "name", arguments["name"])
     return {"name": name, "arguments": arguments}
 
 

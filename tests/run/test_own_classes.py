@@ -1,0 +1,97 @@
+"""A network, loss and callback from outside this project train and are tested like any other."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from medvision.inference.model_card import ModelCard
+from medvision.run import main
+
+SOURCE = """
+import torch.nn.functional as F
+from pytorch_lightning import Callback
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, outputs=1, stride=1):
+        super().__init__()
+        self.layers = nn.Conv2d(3, outputs, 3, padding=1, stride=stride)
+
+    def forward(self, image):
+        assert image.is_floating_point() and image.min() < 0
+        return self.layers(image)
+
+class Pooled(Net):
+    def forward(self, image):
+        return super().forward(image).mean((2, 3))
+
+class Loss(nn.Module):
+    def forward(self, logits, target):
+        target = target.view_as(logits).float()
+        return F.binary_cross_entropy_with_logits(logits, target.clamp(max=1), reduction="mean")
+
+class Count(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        print("an epoch has ended")
+"""
+
+UNET = ("~model.base_channels", "~model.batch_norm", "~model.in_channels", "~model.num_classes")
+LOSS = ("~loss.num_classes", "~loss.class_weights", "~loss.label_smoothing")
+
+
+@pytest.fixture(autouse=True)
+def _own_package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path_factory.mktemp("elsewhere")
+    (folder / "own_parts.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(folder)
+
+
+def test_a_segmenter_a_loss_and_a_callback_of_ones_own(
+    train: Callable[..., Path], capsys: pytest.CaptureFixture[str], summary_of: Callable
+) -> None:
+    run = train(
+        *("experiment=polyp_unet", "model._target_=own_parts.Net", *UNET),
+        *("loss._target_=own_parts.Loss", *LOSS, "+callbacks.own._target_=own_parts.Count"),
+    )
+    assert "an epoch has ended" in capsys.readouterr().out
+    summary = summary_of(run)
+    assert summary["status"] == "finished"
+    assert summary["model"] == {"name": "Net", "num_parameters": 28}
+    assert 0 <= summary["metrics"]["test/dice"] <= 1
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert {"model.normalize.mean", "model.network.layers.weight"} <= set(checkpoint["state_dict"])
+    card = ModelCard.from_dict(checkpoint["medvision"], where="best.ckpt")
+    assert (card.name, card.mean, card.std) == ("own_parts.Net", (0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_classifier_of_ones_own(train: Callable[..., Path], summary_of: Callable) -> None:
+    own = ("model._target_=own_parts.Pooled", "+model.outputs=4", "data.in_channels=3")
+    unset = (f"~model.{key}" for key in ("dropout", "weights", "in_channels", "num_classes"))
+    run = train("experiment=brain_mri_alexnet", "data.num_images=40", *own, *unset)
+    assert summary_of(run)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            ("+model.outputs=2",),
+            "error: Net gives (1, 2, 32, 32) for one image, expected logits (1, 1, 32, 32) (model);"
+            " give one channel for two classes, else one for each; there are 2\n",
+        ),
+        (
+            ("data.in_channels=1",),
+            "error: Net cannot take an image (1, 1, 32, 32): ",
+        ),
+    ],
+)
+def test_what_a_network_of_ones_own_does_wrong_is_said_before_it_trains(
+    small: tuple[str, ...], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], line: str
+) -> None:
+    own = ("model._target_=own_parts.Net", *UNET, *options)
+    assert main([*small, "experiment=polyp_unet", *own]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(line)
+    assert told.count("\n") == 1
