@@ -11,7 +11,8 @@ from torch import nn
 
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.inference.model_card import ModelCard
-from medvision.models import UNet, build_network
+from medvision.models import UNet
+from medvision.registry import build_network
 
 
 def make_card(name: str, arguments: dict[str, Any], **values: Any) -> ModelCard:

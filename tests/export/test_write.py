@@ -17,7 +17,7 @@ from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.errors import MedvisionError
 from medvision.export import default_name, export_model
 from medvision.inference import load_model, load_network
-from medvision.models import build_network
+from medvision.registry import build_network
 
 
 def silent(line: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medvision.errors import MedvisionError
 from medvision.files import check_stored
 from medvision.inference.model_card import ModelCard
+from medvision.registry import build_network
 
 if TYPE_CHECKING:  # an ONNX file is run without torch
     from torch import Tensor, nn
@@ -58,7 +59,7 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
     file = find_model(Path(path))
     tensors, metadata = _read_safetensors(file) if _is_safetensors(file) else _read_checkpoint(file)
     card = ModelCard.from_dict(metadata, where=str(file))
-    from medvision.models import build_network, load_weights_strict
+    from medvision.models import load_weights_strict
 
     network = build_network(card.name, card.arguments, where=str(file))
     load_weights_strict(network, tensors, where=str(file))

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 
 from medvision.errors import MedvisionError, first_line
 from medvision.files import check_stored, read_plain
-from medvision.registry import Purpose, may_build
-from medvision.run.storage.saved_run import as_config, targets
+from medvision.registry import Purpose, check_classes
+from medvision.run.storage.saved_run import as_config
 from medvision.types import STAGES
 
 if TYPE_CHECKING:
@@ -145,13 +145,12 @@ class InterruptedRun:
                 where=str(path),
                 hint="start the run again",
             ) from fault
-        for target in targets(config):
-            if not may_build(target, Purpose.RESUME):
-                raise MedvisionError(
-                    f"the config of the run names {target}, which is not built from a file",
-                    where=str(path / "config.yaml"),
-                    hint="start a new run, with ckpt_path=RUN/checkpoints/last.ckpt",
-                )
+        check_classes(
+            config,
+            Purpose.RESUME,
+            where=str(path / "config.yaml"),
+            hint="start a new run, with ckpt_path=RUN/checkpoints/last.ckpt",
+        )
         return cls(path=path, experiment=experiment, cfg=cfg, summary=summary)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError, first_line
 from medvision.files import read_plain
-from medvision.registry import Purpose, may_build
+from medvision.registry import Purpose, check_classes
 from medvision.run.config.store import CONF
 from medvision.task_definition import task_names, task_of
 
@@ -67,13 +67,12 @@ class StoredRun:
                 hint=f"go on with it: python train.py resume={path}",
             )
         for key in MEASURED:
-            for target in targets(config.get(key)):
-                if not may_build(target, Purpose.EVALUATE):
-                    raise MedvisionError(
-                        f"the config of the run names {target}, which is not built from a file",
-                        where=f"{path / 'config.yaml'}, {key}",
-                        hint="measure it in Python, where its class is known",
-                    )
+            check_classes(
+                config.get(key),
+                Purpose.EVALUATE,
+                where=f"{path / 'config.yaml'}, {key}",
+                hint="measure it in Python, where its class is known",
+            )
         return cls(path=path, cfg=cfg, summary=summary)
 
     @property
@@ -154,19 +153,6 @@ def _later_keys(task: str) -> dict[str, Any]:
         return {}
     defaults = yaml.safe_load((CONF / "data" / f"{file}.yaml").read_text())
     return {key: value for key, value in defaults.items() if "${" not in str(value)}
-
-
-def targets(node: Any) -> Iterator[str]:
-    """Every class that a part of a config names."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key == "_target_":
-                yield from [] if value is None else [str(value)]
-            else:
-                yield from targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from targets(value)
 
 
 def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
