@@ -87,23 +87,19 @@ class _Place:
     Attributes:
         source: Its text; None where it has none in Python.
         folders: Of a package.
-        is_ours: Whether its text shows all of its names, ``__getattr__`` or not.
     """
 
     source: Path | None
     folders: tuple[Path, ...]
-    is_ours: bool
 
     def below(self, name: str) -> _Place | None:
         """A module of the package; None where it has none of that name."""
         paths = [folder / name for folder in self.folders]
         folders = tuple(path for path in paths if path.is_dir())
         files = [p / "__init__.py" for p in paths] + [p.with_name(f"{name}.py") for p in paths]
-        if self.is_ours:  # names that load on first use stand in the stub
-            files = [p / "__init__.pyi" for p in paths] + files
         source = next((file for file in files if file.is_file()), None)
         binary = any(True for path in paths for _ in path.parent.glob(f"{name}.*"))
-        return _Place(source, folders, self.is_ours) if source or folders or binary else None
+        return _Place(source, folders) if source or folders or binary else None
 
     def names(self) -> set[str] | None:
         """What the module defines at its top, under whatever condition; None if more is possible.
@@ -113,7 +109,10 @@ class _Place:
         if self.source is None:
             return None
         text = self.source.read_text(encoding="utf-8", errors="replace")
-        if not self.is_ours and _MAKES_NAMES.search(text):
+        stub = self.source.with_suffix(".pyi")
+        if "attach_stub(" in text and stub.is_file():  # its names load on first use
+            text = stub.read_text(encoding="utf-8", errors="replace")
+        elif _MAKES_NAMES.search(text):
             return None
         try:
             nodes: list[ast.AST] = [*ast.parse(text).body]
@@ -143,12 +142,12 @@ def _package(name: str) -> _Place | None:
     try:
         spec = importlib.util.find_spec(name)
     except ValueError:  # it was made, not found
-        return _Place(None, (), False)
+        return _Place(None, ())
     if spec is None:
         return None
     source = Path(spec.origin or "")
     folders = tuple(Path(folder) for folder in spec.submodule_search_locations or ())
-    return _Place(source if source.suffix == ".py" else None, folders, name == "medvision")
+    return _Place(source if source.suffix == ".py" else None, folders)
 
 
 def _module(name: str) -> _Place | None:
@@ -274,6 +273,11 @@ SCHEMA: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": _integer(-1),
     "trainer.enable_model_summary": _FLAG,
     "trainer.detect_anomaly": _FLAG,
+    "sweep.num_trials": _COUNT,
+    "sweep.seed": _integer(0),
+    "sweep.startup_trials": _COUNT,
+    "sweep.warmup_epochs": _integer(0),
+    "sweep.jobs": _COUNT,
 }
 """What a value may be, of each key that can be judged without the data and without torch."""
 
@@ -293,12 +297,7 @@ def check_config(cfg: DictConfig) -> None:
             logger's package is not installed, a class is named that does not exist, or other
             processes were started than asked for.
     """
-    absent = object()
-    for key, rule in SCHEMA.items():
-        value = OmegaConf.select(cfg, key, default=absent)
-        if value is not absent and not rule.holds(value):
-            told = f"expected {rule.expected}, got {value}"
-            raise MedvisionError(told, where=key, hint="change it")
+    check_values(cfg)
     _check_paths(cfg)
     monitor = str(cfg.checkpoint.monitor)
     check_metric(monitor, where="checkpoint.monitor", may_not="choose the checkpoint")
@@ -319,6 +318,20 @@ def check_config(cfg: DictConfig) -> None:
         )
     check_targets(cfg)
     check_processes(cfg)
+
+
+def check_values(cfg: DictConfig, *, part: str = "") -> None:
+    """Check the values of a config, or of a part of it, against the schema.
+
+    Raises:
+        MedvisionError: If one is of the wrong type or out of range.
+    """
+    absent = object()
+    for key, rule in SCHEMA.items():
+        value = OmegaConf.select(cfg, key, default=absent) if key.startswith(part) else absent
+        if value is not absent and not rule.holds(value):
+            told = f"expected {rule.expected}, got {value}"
+            raise MedvisionError(told, where=key, hint="change it")
 
 
 def _check_paths(cfg: DictConfig) -> None:

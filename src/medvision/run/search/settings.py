@@ -208,6 +208,7 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
     Raises:
         MedvisionError: If something cannot be.
     """
+    check.check_values(config, part="sweep.")
     given = read_overrides(arguments, loader)
     sweep: dict[str, Any] = dict(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
     experiment = config.hydra.runtime.choices.get("experiment")
@@ -223,10 +224,10 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
         metric=metric,
         mode=mode,
         sampler=_one_of(sweep, "sampler", SAMPLERS),
-        seed=_count(sweep, "seed", low=0),
+        seed=sweep["seed"],
         pruner=_one_of(sweep, "pruner", PRUNERS),
-        startup_trials=_count(sweep, "startup_trials", low=1),
-        warmup_epochs=_count(sweep, "warmup_epochs", low=0),
+        startup_trials=sweep["startup_trials"],
+        warmup_epochs=sweep["warmup_epochs"],
     )
     root = OmegaConf.select(config, "data.root")
     drawn = f"{run_name(definition.experiment, root)}_{definition.hash()}"
@@ -237,7 +238,7 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
         definition=definition,
         given=given,
         name=name,
-        num_trials=_count(sweep, "num_trials", low=1),
+        num_trials=sweep["num_trials"],
         jobs=_jobs(sweep, launcher),
         launcher=launcher,
     )
@@ -282,19 +283,8 @@ def _one_of(sweep: dict[str, Any], key: str, choices: Sequence[str]) -> str:
     return value
 
 
-def _count(sweep: dict[str, Any], key: str, *, low: int) -> int:
-    value = sweep[key]
-    if type(value) is not int or value < low:
-        raise MedvisionError(
-            f"expected an integer of at least {low}, got {value}",
-            where=f"sweep.{key}",
-            hint="change it",
-        )
-    return value
-
-
 def _jobs(sweep: dict[str, Any], launcher: str) -> int:
-    jobs = _count(sweep, "jobs", low=1)
+    jobs: int = sweep["jobs"]
     if jobs > 1 and launcher.endswith(".BasicLauncher"):
         raise MedvisionError(
             f"{jobs} trials at a time need a launcher that starts them in parallel",
