@@ -37,24 +37,30 @@ class Count(Callback):
         print("an epoch has ended")
 """
 
-UNET = ("~model.base_channels", "~model.batch_norm", "~model.in_channels", "~model.num_classes")
-LOSS = ("~loss.num_classes", "~loss.class_weights", "~loss.label_smoothing")
+FILES = {
+    "model/mine.yaml": "_target_: own_parts.Net\n",
+    "model/pooled.yaml": "_target_: own_parts.Pooled\noutputs: 4\n",
+    "loss/mine.yaml": "_target_: own_parts.Loss\n",
+}
 
 
-@pytest.fixture(autouse=True)
-def _own_package(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder with classes and the files that name them; the option that adds it."""
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "own_parts.py").write_text(SOURCE)
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
     monkeypatch.syspath_prepend(folder)
+    return f"--config-dir={folder}"
 
 
 def test_a_segmenter_a_loss_and_a_callback_of_ones_own(
-    train: Callable[..., Path], capsys: pytest.CaptureFixture[str], summary_of: Callable
+    train: Callable[..., Path], capsys: pytest.CaptureFixture[str], summary_of: Callable, own: str
 ) -> None:
-    run = train(
-        *("experiment=polyp_unet", "model._target_=own_parts.Net", *UNET),
-        *("loss._target_=own_parts.Loss", *LOSS, "+callbacks.own._target_=own_parts.Count"),
-    )
+    callback = "+callbacks.own._target_=own_parts.Count"
+    run = train("experiment=polyp_unet", "model=mine", "loss=mine", callback, own)
     assert "an epoch has ended" in capsys.readouterr().out
     summary = summary_of(run)
     assert summary["status"] == "finished"
@@ -66,32 +72,29 @@ def test_a_segmenter_a_loss_and_a_callback_of_ones_own(
     assert (card.name, card.mean, card.std) == ("own_parts.Net", (0.5,) * 3, (0.5,) * 3)
 
 
-def test_a_classifier_of_ones_own(train: Callable[..., Path], summary_of: Callable) -> None:
-    own = ("model._target_=own_parts.Pooled", "+model.outputs=4", "data.in_channels=3")
-    unset = (f"~model.{key}" for key in ("dropout", "weights", "in_channels", "num_classes"))
-    run = train("experiment=brain_mri_alexnet", "data.num_images=40", *own, *unset)
+def test_a_classifier_of_ones_own(
+    train: Callable[..., Path], summary_of: Callable, own: str
+) -> None:
+    options = ("model=pooled", "data.num_images=40", "data.in_channels=3")
+    run = train("experiment=brain_mri_alexnet", *options, own)
     assert summary_of(run)["status"] == "finished"
 
 
 @pytest.mark.parametrize(
-    ("options", "line"),
+    ("option", "line"),
     [
         (
-            ("+model.outputs=2",),
+            "+model.outputs=2",
             "error: Net gives (1, 2, 32, 32) for one image, expected logits (1, 1, 32, 32) (model);"
             " give one channel for two classes, else one for each; there are 2\n",
         ),
-        (
-            ("data.in_channels=1",),
-            "error: Net cannot take an image (1, 1, 32, 32): ",
-        ),
+        ("data.in_channels=1", "error: Net cannot take an image (1, 1, 32, 32): "),
     ],
 )
 def test_what_a_network_of_ones_own_does_wrong_is_said_before_it_trains(
-    small: tuple[str, ...], capsys: pytest.CaptureFixture[str], options: tuple[str, ...], line: str
+    small: tuple[str, ...], capsys: pytest.CaptureFixture[str], own: str, option: str, line: str
 ) -> None:
-    own = ("model._target_=own_parts.Net", *UNET, *options)
-    assert main([*small, "experiment=polyp_unet", *own]) == 2
+    assert main([*small, "experiment=polyp_unet", "model=mine", option, own]) == 2
     told = capsys.readouterr().err
     assert told.startswith(line)
     assert told.count("\n") == 1
