@@ -13,7 +13,7 @@ RANK = {
     for rank, rooms in enumerate(
         [
             {"types", "errors"},
-            {"files", "console", "task_definition"},
+            {"files", "console", "registry", "task_definition"},
             {"data", "models", "losses", "metrics", "hardware", "reports"},
             {"tasks", "inference", "audit", "sweeps"},
             {"callbacks"},
