@@ -85,8 +85,8 @@ def test_a_classifier_of_ones_own(
     [
         (
             "+model.outputs=2",
-            "error: Net gives (1, 2, 32, 32) for one image, expected logits (1, 1, 32, 32) (model);"
-            " give one channel for two classes, else one for each; there are 2\n",
+            "error: Net gives (1, 2, 32, 32) for an image, expected logits (1, 1, 32, 32) (model);"
+            " two classes have one channel, more classes one each\n",
         ),
         ("data.in_channels=1", "error: Net cannot take an image (1, 1, 32, 32): "),
     ],

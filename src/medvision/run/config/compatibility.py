@@ -106,7 +106,7 @@ def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: 
 
 def _try_network(task: Task, data: ImageData) -> None:
     """Let a network of the user's own show that it takes the images and gives the logits."""
-    size_px, examples = data.image_size, task.loss_examples()
+    size_px = data.image_size
     image = torch.zeros(1, data.in_channels, size_px, size_px, dtype=torch.uint8)
     try:
         with torch.no_grad():
@@ -120,14 +120,14 @@ def _try_network(task: Task, data: ImageData) -> None:
         ) from error
     finally:
         task.model.train()
-    logits = examples[0][0] if examples else torch.empty(found)
-    expected = (1, logits.shape[1], *(size_px for _ in logits.shape[2:]))
-    if found != expected:
-        raise MedvisionError(
-            f"{task.model.architecture} gives {found} for one image, expected logits {expected}",
-            where="model",
-            hint=f"two classes have one channel, more one each; there are {len(data.class_names)}",
-        )
+    for logits, _ in task.loss_examples()[:1]:
+        expected = (1, logits.shape[1], *(size_px for _ in logits.shape[2:]))
+        if found != expected:
+            raise MedvisionError(
+                f"{task.model.architecture} gives {found} for an image, expected logits {expected}",
+                where="model",
+                hint="two classes have one channel, more classes one each",
+            )
 
 
 def _try_loss(task: Task) -> None:

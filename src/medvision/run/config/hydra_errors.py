@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medvision.errors import MedvisionError, first_line
 from medvision.run.config.store import CONF, groups, options
+from medvision.task_definition import task_names, task_of
 
 
 def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
@@ -112,7 +113,10 @@ def _network_of_library(name: str, arguments: Sequence[str]) -> str | None:
         return None
     name = name.split(".")[0]  # the rest names the training
     in_timm = name in _written("timm", "models/*.py", r"^@register_model\s+def (\w+)\(")
-    if cfg.hydra.runtime.choices.task == "classification":
+    task = str(cfg.hydra.runtime.choices.task)
+    if task not in task_names():
+        return None
+    if not task_of(task).per_pixel:
         return f"model=timm_classifier model.name={name}" if in_timm else None
     smp = "segmentation_models_pytorch"
     if name in _written(smp, "encoders/*.py", r"""^ {4}["']([\w.-]+)["']: \{"""):
