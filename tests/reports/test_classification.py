@@ -16,10 +16,9 @@ from medvision.reports.plots.classification import (
     draw_precision_recall,
     draw_roc,
     macro_mean,
-    write_class_curves,
     write_classification_plots,
 )
-from medvision.reports.plots.style import short_name, title_mark
+from medvision.reports.plots.style import short_name, title_mark, write_curves
 
 PICTURES = {
     "loss.png",
@@ -91,7 +90,9 @@ def results(names: list[str], num_images: int = 20) -> dict[str, Any]:
 )
 def test_every_picture_is_written_and_reads(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "plots").mkdir()
-    write_class_curves(tmp_path, history=HISTORY, synthetic=False, protocol="official")
+    write_curves(
+        tmp_path, task="classification", history=HISTORY, synthetic=False, protocol="official"
+    )
     write_classification_plots(tmp_path, **results(names))
     assert {path.name for path in (tmp_path / "plots").iterdir()} == PICTURES
     for path in (tmp_path / "plots").iterdir():
@@ -102,7 +103,7 @@ def test_every_picture_is_written_and_reads(tmp_path: Path, names: list[str]) ->
 def test_the_same_numbers_give_the_same_picture(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "plots").mkdir(parents=True)
-        write_class_curves(tmp_path / name, history=HISTORY, synthetic=False, protocol=None)
+        write_curves(tmp_path / name, task="classification", history=HISTORY, synthetic=False)
         write_classification_plots(tmp_path / name, **results(["a", "b"], num_images=3))
     for name in PICTURES:
         first, second = (tmp_path / run / "plots" / name for run in ("one", "two"))

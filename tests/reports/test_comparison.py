@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from medvision.reports.comparison import comparison_page, draw_differences, setting_in_words
-from medvision.reports.metric_words import words_of
+from medvision.reports.page import NOT_MEASURED
 from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
-from medvision.reports.score_tables import NOT_MEASURED
+from medvision.scores import named_scores
 
 HISTORY = [{"epoch": 0, "val/loss": 0.6, "val/accuracy": None}, {"epoch": 1, "val/loss": 0.4}]
 LONGER = [{"epoch": epoch, "val/loss": loss} for epoch, loss in enumerate((0.8, 0.6, 0.5))]
@@ -220,7 +220,7 @@ def test_one_group_has_no_winner() -> None:
 
 def test_the_picture_of_differences_has_a_row_for_each_pair() -> None:
     pairs = [pair(), pair(1, 3)]
-    figure = draw_differences(pairs, ["a", "b", "c"], words_of("classification"), mark="")
+    figure = draw_differences(pairs, ["a", "b", "c"], named_scores("classification"), mark="")
     assert figure is not None
     (axes,) = figure.axes
     zero, first, dot, *_ = axes.lines
@@ -231,7 +231,7 @@ def test_the_picture_of_differences_has_a_row_for_each_pair() -> None:
     assert axes.yaxis_inverted()
     unknown = pair()
     unknown["metrics"]["accuracy"]["ci95"] = None
-    assert draw_differences([unknown], ["a", "b"], words_of("classification"), mark="") is None
+    assert draw_differences([unknown], ["a", "b"], named_scores("classification"), mark="") is None
 
 
 def test_the_page_holds_notes_labels_warnings_and_definitions(made: str) -> None:

@@ -8,10 +8,10 @@ from medvision.reports.plots.segmentation import (
     choose_rows,
     draw_roc,
     draw_samples,
-    write_curves,
     write_test_plots,
 )
-from medvision.reports.plots.style import draw_curve
+from medvision.reports.plots.style import draw_curve, write_curves
+from medvision.scores import LOSS, named_scores
 
 HISTORY = [
     {"epoch": 0, "train/loss": 0.6, "val/loss": 0.7, "train/dice": 0.2, "val/dice": None},
@@ -49,7 +49,7 @@ def row(number: int) -> dict:
 
 
 def test_a_curve_shows_every_epoch_and_marks_the_best_validation() -> None:
-    axes = draw_curve(HISTORY, name="loss", label="loss", mark="").axes[0]
+    axes = draw_curve(HISTORY, score=LOSS, mark="").axes[0]
     train, val, best = axes.lines
     assert train.get_xydata().tolist() == [[1, 0.6], [2, 0.5], [3, 0.4]]
     assert val.get_xydata().tolist() == [[1, 0.7], [2, 0.4], [3, 0.5]]
@@ -57,13 +57,13 @@ def test_a_curve_shows_every_epoch_and_marks_the_best_validation() -> None:
 
 
 def test_the_best_dice_is_the_largest_and_undefined_epochs_are_left_out() -> None:
-    axes = draw_curve(HISTORY, name="dice", label="Dice", mark="").axes[0]
+    axes = draw_curve(HISTORY, score=named_scores("segmentation")["dice"], mark="").axes[0]
     assert axes.lines[1].get_xydata().tolist() == [[2, 0.6], [3, 0.5]]
     assert axes.lines[2].get_xydata().tolist() == [[2, 0.6]]
 
 
 def test_a_curve_without_any_value_is_empty_and_not_an_error() -> None:
-    assert not draw_curve([{"epoch": 0}], name="iou", label="IoU", mark="").axes[0].lines
+    assert not draw_curve([{"epoch": 0}], score=LOSS, mark="").axes[0].lines
 
 
 def test_the_roc_states_its_area() -> None:
@@ -100,14 +100,14 @@ def test_synthetic_data_is_named_in_every_title(run: Path) -> None:
     rows = [row(number) for number in range(3)]
     figure = draw_samples(run, choose_rows(rows), read=read, mark=" (synthetic data)")
     assert "(synthetic data)" in figure.get_suptitle()
-    curve = draw_curve(HISTORY, name="loss", label="loss", mark=" (synthetic data)")
+    curve = draw_curve(HISTORY, score=LOSS, mark=" (synthetic data)")
     assert "(synthetic data)" in curve.axes[0].get_title()
 
 
 def test_every_plot_is_written_and_reads_as_a_picture(run: Path) -> None:
     rates = (np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([1.0, 0.0]))
     rows = [row(number) for number in range(1)]
-    write_curves(run, history=HISTORY, synthetic=True)
+    write_curves(run, task="segmentation", history=HISTORY, synthetic=True)
     write_test_plots(run, roc=rates, auroc=0.5, rows=rows, read=read, synthetic=True)
     names = {path.name for path in (run / "plots").iterdir()}
     assert names == {

@@ -17,8 +17,9 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from typing_extensions import override
 
-from medvision.errors import MedvisionError, Stopped, first_line
+from medvision.errors import MedvisionError, Stopped, did_you_mean, first_line
 from medvision.files import atomic_path, link_or_copy
+from medvision.scores import mode_of, score_named
 from medvision.types import Batch
 
 
@@ -33,7 +34,8 @@ class BestAndLast(Checkpoint):
     Args:
         dirpath: Run folder; the files are in ``checkpoints/`` below it.
         monitor: Logged value that decides, such as ``val/dice``; never a test metric.
-        mode: Whether the largest or the smallest is the best.
+        mode: Whether the largest or the smallest is the best; None for what the table of scores
+            says, and for the largest of a score that has no row there.
 
     Attributes:
         best_epoch: Epoch in ``best.ckpt``, counted from 0; None before the first.
@@ -44,9 +46,11 @@ class BestAndLast(Checkpoint):
 
     HANDED_OVER: ClassVar = ("best_epoch", "best_value", "last_epoch", "warning")
 
-    def __init__(self, *, dirpath: str, monitor: str, mode: Literal["max", "min"]) -> None:
+    def __init__(
+        self, *, dirpath: str, monitor: str, mode: Literal["max", "min"] | None = None
+    ) -> None:
         self.folder = Path(dirpath) / "checkpoints"
-        self.monitor, self.mode = monitor, mode
+        self.monitor, self.mode = monitor, mode or mode_of(monitor)
         self.best_epoch: int | None = None
         self.best_value: float | None = None
         self.last_epoch: int | None = None
@@ -70,6 +74,8 @@ class BestAndLast(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)
+        if value is None and score_named(self.monitor) is None:
+            self._require_logged(trainer)
         better = value is not None and self._is_better(float(value))
         if better and value is not None:
             self.best_epoch, self.best_value = trainer.current_epoch, float(value)
@@ -160,6 +166,19 @@ class BestAndLast(Checkpoint):
             known = (state_dict["best_epoch"], state_dict["best_value"])
             self.best_epoch, self.best_value = self._record or known
         self.last_epoch = state_dict.get("last_epoch")
+
+    def _require_logged(self, trainer: Trainer) -> None:
+        """Refuse a score of no row that no callback logs either."""
+        stage = self.monitor.partition("/")[0]
+        logged = sorted(name for name in trainer.callback_metrics if name.startswith(f"{stage}/"))
+        if logged:  # an epoch without validation logs none
+            raise MedvisionError(
+                f"{self.monitor} was not logged in epoch {trainer.current_epoch + 1}",
+                where="checkpoint.monitor",
+                hint=did_you_mean(
+                    self.monitor, logged, otherwise="log it with pl_module.log in a callback"
+                ),
+            )
 
     def _is_better(self, value: float) -> bool:
         if not math.isfinite(value):

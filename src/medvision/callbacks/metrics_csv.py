@@ -4,6 +4,8 @@ import csv
 import io
 import math
 import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,12 +13,10 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from medvision.files import write_atomically
-
-FIRST = ("loss", "dice", "iou", "accuracy", "balanced_accuracy", "auroc")
-"""Scores that come first in the file, in this order."""
+from medvision.scores import names_at, other_scores
 
 NUM_SHOWN = 4
-"""How many of those that a task logs are on the screen."""
+"""How many of the first columns are on the screen, beside what callbacks of the user log."""
 
 
 class EpochLog(Checkpoint):
@@ -51,13 +51,14 @@ class EpochLog(Checkpoint):
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values.pop("lr", None)  # float32 there; the optimizer knows it exactly
         row: dict[str, float | int | None] = {"epoch": trainer.current_epoch}
-        for name in sorted(values, key=_column_order):
+        first = names_at("log", self._task(pl_module))
+        for name in sorted(values, key=partial(_column_order, first)):
             row[name] = values[name] if math.isfinite(values[name]) else None
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows = [old for old in self.rows if old["epoch"] != row["epoch"]] + [row]
         if trainer.is_global_zero:
             write_atomically(self.path, _to_csv(self.rows))
-            trainer.print(self._line(row, trainer.max_epochs))
+            trainer.print(self._line(row, self._task(pl_module), trainer.max_epochs))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -65,23 +66,32 @@ class EpochLog(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
 
-    def _line(self, row: dict[str, float | int | None], max_epochs: int | None) -> str:
+    def _line(
+        self, row: dict[str, float | int | None], task: str | None, max_epochs: int | None
+    ) -> str:
+        others = [score.name for score in other_scores(row, task)]
         epoch = int(row["epoch"] or 0) + 1
         parts = [f"epoch {epoch:>3}/{max_epochs}"]
         for stage in ("train", "val"):
-            known = [(name, row[f"{stage}/{name}"]) for name in FIRST if f"{stage}/{name}" in row]
-            shown = known[:NUM_SHOWN]
+            known = [name for name in names_at("log", task) if f"{stage}/{name}" in row]
+            shown = [*known[:NUM_SHOWN], *(name for name in others if f"{stage}/{name}" in row)]
             if shown:
-                words = (f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in shown)
+                values = ((name, row[f"{stage}/{name}"]) for name in shown)
+                words = (f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in values)
                 parts.append(f"{stage} " + " ".join(words))
         parts.append(f"{time.perf_counter() - self._started_s:.0f} s")
         return "  ".join(parts)
 
+    @staticmethod
+    def _task(pl_module: LightningModule) -> str | None:
+        """Kind of task; None for a module that is not a ``Task``."""
+        return getattr(pl_module, "kind", None)
 
-def _column_order(name: str) -> tuple[int, str, bool]:
-    """The first scores first, each with train before val."""
+
+def _column_order(first: Sequence[str], name: str) -> tuple[int, str, bool]:
+    """Order columns: the first scores first, each with train before val."""
     stage, _, metric = name.partition("/")
-    return (FIRST.index(metric) if metric in FIRST else len(FIRST), metric, stage != "train")
+    return (first.index(metric) if metric in first else len(first), metric, stage != "train")
 
 
 def _to_csv(rows: list[dict[str, float | int | None]]) -> str:

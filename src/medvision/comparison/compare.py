@@ -27,6 +27,7 @@ from medvision.comparison.verdicts import compare_pairs
 from medvision.errors import MedvisionError
 from medvision.files import write_atomically, write_table
 from medvision.reports.verdicts import p_in_words, probability_in_words
+from medvision.scores import names_at
 
 
 def content_of(
@@ -143,13 +144,6 @@ def table_of_groups(groups: Sequence[Group]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-SHOWN = {
-    "classification": ("test/accuracy", "test/balanced_accuracy", "test/auroc"),
-    "segmentation": ("test/dice", "test/iou", "test/auroc"),
-}
-"""What the table on the screen has; the first of them also for each run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,17 +295,18 @@ def _table(comparison: Comparison) -> Table:
     table.add_column("", justify="right")
     table.add_column("group", overflow="fold")
     table.add_column("seeds", justify="right")
-    for name in SHOWN[comparison.task]:
-        table.add_column(name.partition("/")[2].replace("_", "\n"), justify="right", no_wrap=True)
+    names = names_at("comparison", comparison.task)
+    for name in names:
+        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
     for number, group in enumerate(comparison.groups, start=1):
-        scores = (_words(*group.mean_and_std(name)) for name in SHOWN[comparison.task])
+        scores = (_words(*group.mean_and_std(f"test/{name}")) for name in names)
         size = str(len(set(group.seeds)))
         table.add_row(str(number), Text(group.label + group.marks), size, *scores)
     return table
 
 
 def _table_of_runs(comparison: Comparison) -> Table:
-    metric = SHOWN[comparison.task][0]
+    metric = f"test/{(*names_at('comparison', comparison.task), 'loss')[0]}"
     table = Table(box=box.MINIMAL, show_edge=False, padding=0)
     table.add_column("", justify="right")
     table.add_column("run", overflow="fold")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medvision.errors import MedvisionError
 from medvision.reports.comparison import setting_in_words
 from medvision.reports.run_files import RunFiles
+from medvision.scores import names_at
 from medvision.types import STAGES
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -248,7 +249,6 @@ def _number(path: Path, cell: str) -> float | None:
 
 
 MOST_KEYS = 3  # of a label
-HEADLINE = ("accuracy", "auroc", "dice", "iou")
 FIRST_ROOMS = ("model", "loss", "optimizer", "scheduler", "task", "data", "ckpt_path", "trainer")
 """Of the keys in which groups differ those that tell most about them, in this order."""
 
@@ -377,7 +377,7 @@ def _settings(run: FinishedRun) -> dict[str, Any]:
 def metrics_of(groups: Iterable[Group]) -> list[str]:
     """Names of what is averaged, the headline first; confusion counts only make sense singly."""
     names = dict.fromkeys(name for group in groups for run in group.runs for name in run.scores)
-    first = [f"{stage}/{name}" for name in HEADLINE for stage in STAGES]
+    first = [f"{stage}/{name}" for name in names_at("headline") for stage in STAGES]
     rest = [name for name in names if name not in first and "/confusion/" not in name]
     return [*(name for name in first if name in names), *rest]
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
@@ -134,9 +134,6 @@ class Evaluation(ABC):
         threshold: Probability from which the foreground, or the second of two classes, is
             predicted.
     """
-
-    shown: ClassVar[tuple[str, ...]] = ()
-    """Names of the scores that the table on the screen has."""
 
     def __init__(self, *, folder: Path) -> None:
         self.folder, self.threshold = folder, 0.5

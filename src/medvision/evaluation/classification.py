@@ -37,8 +37,10 @@ from medvision.metrics import (
 from medvision.metrics.calibration import Calibration
 from medvision.metrics.conventions import classification_conventions
 from medvision.metrics.thresholds import SENSITIVITY, operating_points
-from medvision.reports.plots.classification import write_class_curves, write_classification_plots
+from medvision.reports.plots.classification import write_classification_plots
+from medvision.reports.plots.style import write_curves
 from medvision.reports.run_page import Case
+from medvision.scores import names_at
 from medvision.types import Stage
 
 Groups = Sequence[Hashable] | None
@@ -153,10 +155,6 @@ class ValidationChoices:
         }
 
 
-BY_NEAR_DUPLICATE = ("accuracy", "balanced_accuracy", "auroc")
-"""Scores that are also given with and without a near-duplicate in training."""
-
-
 class ClassificationEvaluation(Evaluation):
     """Accuracy, AUROC and their kin with intervals over images (or groups), and probabilities.
 
@@ -177,21 +175,6 @@ class ClassificationEvaluation(Evaluation):
         prevalence: Share of positives, in (0, 1), at which PPV and NPV are stated as well.
         temperature: That of the run, where it has one; otherwise validation gives it.
     """
-
-    shown = (
-        "accuracy",
-        "balanced_accuracy",
-        "auroc",
-        "average_precision",
-        "precision",
-        "recall",
-        "specificity",
-        "f1",
-        "ece",
-        "ece_calibrated",
-        "brier",
-        "brier_calibrated",
-    )
 
     def __init__(
         self,
@@ -309,7 +292,8 @@ class ClassificationEvaluation(Evaluation):
         def scores(chosen: Rows) -> dict[str, Any]:
             of_chosen = None if groups is None else [groups[row] for row in chosen]
             found = self._class_scores(test.probability[chosen], test.target[chosen], of_chosen)
-            names = [f"{name}{end}" for name in BY_NEAR_DUPLICATE for end in ("", "_ci95")]
+            apart = names_at("near-duplicates", "classification")
+            names = [f"{name}{end}" for name in apart for end in ("", "_ci95")]
             return {name: found[name] for name in names}
 
         return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
@@ -354,8 +338,9 @@ class ClassificationEvaluation(Evaluation):
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         test = self._watched.get("test")
         if history:
-            write_class_curves(
+            write_curves(
                 self.folder,
+                task="classification",
                 history=history,
                 synthetic=self.data.synthetic,
                 protocol=self.data.protocol,

@@ -23,12 +23,11 @@ from medvision.metrics import bootstrap_mean_interval, mean_defined, pooled_scor
 from medvision.metrics.conventions import SegmentationConventions
 from medvision.metrics.size_groups import size_groups
 from medvision.reports.plots.overlays import draw_overlay
-from medvision.reports.plots.segmentation import write_curves, write_test_plots
+from medvision.reports.plots.segmentation import write_test_plots
+from medvision.reports.plots.style import write_curves
 from medvision.reports.run_page import Case
+from medvision.scores import names_at, score_named
 from medvision.types import Stage
-
-WITH_INTERVAL = ("dice", "iou", "dice_original", "iou_original")
-SURFACE = ("hd95_px", "nsd_2px")
 
 
 class SegmentationEvaluation(Evaluation):
@@ -39,8 +38,6 @@ class SegmentationEvaluation(Evaluation):
         data: The prepared data module.
         surface: Add HD95 and surface Dice of the test images; they take longer than all else.
     """
-
-    shown = (*WITH_INTERVAL, *SURFACE, "accuracy", "precision", "recall", "auroc")
 
     def __init__(
         self,
@@ -86,19 +83,18 @@ class SegmentationEvaluation(Evaluation):
             return {}
         scores: dict[str, Score] = {name: or_none(value) for name, value in logged.items()}
         groups = self.data.groups_of(seen.rows)
-        for name in (*WITH_INTERVAL, *_starting(seen.rows[0], "dice/", "iou/")):
+        for name, score in ((name, score_named(name, "segmentation")) for name in seen.rows[0]):
+            if score is None or not score.per_image:
+                continue
             values = [row[name] for row in seen.rows]
-            scores.setdefault(f"{stage}/{name}", or_none(mean_defined(values)[0]))
+            mean, undefined = mean_defined(values)
+            scores.setdefault(f"{stage}/{name}", or_none(mean))
             scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
+            if score.may_be_undefined:
+                scores[f"{stage}/{name}_undefined"] = undefined
         pooled = pooled_score_intervals(seen.confusion, seen.histogram, groups=groups)
         for name, ends in pooled.items():
             scores[f"{stage}/{name}_ci95"] = interval_or_none(ends)
-        for name in _starting(seen.rows[0], *SURFACE):
-            values = [row[name] for row in seen.rows]
-            mean, undefined = mean_defined(values)
-            scores[f"{stage}/{name}"] = or_none(mean)
-            scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
-            scores[f"{stage}/{name}_undefined"] = undefined
         if stage == "test":
             self._auroc = or_none(logged["test/auroc"])
             self._write_roc(seen)
@@ -123,7 +119,7 @@ class SegmentationEvaluation(Evaluation):
 
         def scores(chosen: NDArray[np.intp]) -> dict[str, Score]:
             found: dict[str, Score] = {}
-            for name in WITH_INTERVAL:
+            for name in names_at("near-duplicates", "segmentation"):
                 values = [rows[row][name] for row in chosen]
                 found[name] = or_none(mean_defined(values)[0])
                 found[f"{name}_ci95"] = _interval(values, groups and [groups[r] for r in chosen])
@@ -134,7 +130,7 @@ class SegmentationEvaluation(Evaluation):
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         synthetic = self.data.synthetic
         if history:
-            write_curves(self.folder, history=history, synthetic=synthetic)
+            write_curves(self.folder, task="segmentation", history=history, synthetic=synthetic)
         test: Any = self._watched.get("test")
         if test is not None and test.rows:
             write_test_plots(
@@ -176,11 +172,6 @@ class SegmentationEvaluation(Evaluation):
         write_table(
             self.folder / "roc_test.csv", [dict(zip(names, p, strict=True)) for p in points]
         )
-
-
-def _starting(row: Mapping[str, Any], *beginnings: str) -> list[str]:
-    """Columns of one score or of its classes."""
-    return [name for name in row if name.startswith(beginnings)]
 
 
 def _interval(values: Sequence[float], groups: Sequence[str] | None) -> Score:

@@ -15,8 +15,8 @@ from medvision.reports.page import (
     interval,
     jpeg_picture,
     measured,
+    number,
     render,
-    score,
     whole,
 )
 
@@ -75,9 +75,9 @@ def tiles(audit: Mapping[str, Any]) -> list[Tile]:
         found.append(
             Tile(
                 name="Nearest neighbour",
-                value=score(memory[metric]),
+                value=number(memory[metric]),
                 about=f"{METRIC_WORDS[metric]}, {interval(memory[f'{metric}_ci95'])}; chance"
-                f" {score(memory['chance'])}",
+                f" {number(memory['chance'])}",
             )
         )
     return found
@@ -197,7 +197,7 @@ def memory_table(audit: Mapping[str, Any]) -> Table | None:
 
     def cells(part: Mapping[str, Any]) -> list[str | Measured]:
         value = measured(part[metric], part[f"{metric}_ci95"])
-        more = [score(part.get("balanced_accuracy"))] if balanced else []
+        more = [number(part.get("balanced_accuracy"))] if balanced else []
         return [whole(part["num_images"]), value, *more]
 
     rows = [
@@ -205,7 +205,7 @@ def memory_table(audit: Mapping[str, Any]) -> Table | None:
         for name, part in parts
     ]
     blank = [""] if balanced else []
-    rows.append(Row(name=_chance(memory), cells=["", score(memory["chance"]), *blank], bar=None))
+    rows.append(Row(name=_chance(memory), cells=["", number(memory["chance"]), *blank], bar=None))
     return Table(
         caption=f"Nearest neighbour: {METRIC_WORDS[metric]} with its 95 % interval",
         head=["", "images", METRIC_WORDS[metric], *(["balanced accuracy"] if balanced else [])],
@@ -239,7 +239,7 @@ def shortcut_table(audit: Mapping[str, Any]) -> Table | None:
         head=["property", "balanced accuracy"],
         rows=rows,
         note=f"By {shortcuts['folds']}-fold cross-validation that keeps near-duplicates together,"
-        f" on {whole(shortcuts['num_images'])} images; chance is {score(shortcuts['chance'])}."
+        f" on {whole(shortcuts['num_images'])} images; chance is {number(shortcuts['chance'])}."
         f" In bold: clearly above chance (by more than {shortcuts['margin']})."
         + (f" The same for all images: {constant}." if constant else ""),
     )

@@ -12,22 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medvision.reports.metric_words import INTERVAL, Words, anchor_of, words_of
-from medvision.reports.page import (
-    Measured,
-    Picture,
-    Row,
-    Table,
-    is_interval,
-    is_number,
-    png_picture,
-    render,
-)
+from medvision.reports.page import NOT_MEASURED, Measured, Picture, Row, Table, png_picture, render
 from medvision.reports.plots.classification import Points
 from medvision.reports.plots.comparison import Drawn, color_of, draw_rocs, draw_validation
 from medvision.reports.plots.style import STYLE, History, save, short_name
-from medvision.reports.score_tables import NOT_MEASURED
-from medvision.reports.verdicts import DEFINITIONS, p_in_words, probability_in_words
+from medvision.reports.verdicts import p_in_words, probability_in_words
+from medvision.scores import LOSS, Score, is_interval, is_number, named_scores, names_at, scores_at
 
 Group = Mapping[str, Any]
 """One of the groups of ``comparison.json``."""
@@ -53,40 +43,34 @@ def _metric(group: Group, name: str) -> Mapping[str, Any]:
     return found
 
 
-def _written(value: float | None, words: Words, *, sign: bool = False) -> str:
-    if value is None or not is_number(value):
-        return NOT_MEASURED
-    digits = 1 if words.unit else 3
-    return f"{round(value, digits) + 0.0:{'+' * sign}.{digits}f}"  # adding 0.0 turns -0.0 into 0.0
+def _text(value: float | None, score: Score, *, sign: bool = False) -> str:
+    return score.text(value, sign=sign) if is_number(value) else NOT_MEASURED
 
 
-def _interval(ends: Any, words: Words) -> str:
-    if not is_interval(ends):
-        return NOT_MEASURED
-    return " to ".join(_written(end, words) for end in ends)
+def _interval(ends: Any, score: Score) -> str:
+    return score.interval_text(ends) if is_interval(ends) else NOT_MEASURED
 
 
-def mean_in_words(group: Group, name: str, words: Mapping[str, Words]) -> str:
+def mean_in_words(group: Group, name: str, score: Score) -> str:
     """Mean and deviation, or the value of one run."""
     found = _metric(group, name)
-    text = _written(found.get("mean"), words[name])
+    text = _text(found.get("mean"), score)
     if found.get("std") is not None:
-        text += f" ± {_written(found['std'], words[name])}"
+        text += f" ± {_text(found['std'], score)}"
     known = found.get("num_values", 0)
     return f"{text}, {known} of {group['num_runs']}" if 0 < known < group["num_runs"] else text
 
 
-def _cell(group: Group, name: str, words: Mapping[str, Words]) -> str:
+def _cell(group: Group, score: Score) -> str:
     """The same, and of one run the interval over test images."""
-    ends = _metric(group, name).get("ci95", [])
-    text = mean_in_words(group, name, words)
+    ends = _metric(group, score.name).get("ci95", [])
+    text = mean_in_words(group, score.name, score)
     alone = len(ends) == 1 and is_interval(ends[0])
-    return f"{text} ({_interval(ends[0], words[name])})" if alone else text
+    return f"{text} ({score.interval_text(ends[0])})" if alone else text
 
 
-def _head(names: Sequence[str], words: Mapping[str, Words]) -> list[str]:
-    found = [words[name] for name in names]
-    return [f"{word.name}, {word.unit}" if word.unit else word.name for word in found]
+def _head(scores: Sequence[Score]) -> list[str]:
+    return [f"{score.title}, {score.unit}" if score.unit else score.title for score in scores]
 
 
 def setting_in_words(value: Any) -> str:
@@ -102,62 +86,58 @@ def setting_in_words(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
-def score_table(groups: Sequence[Group], main: Sequence[str], words: Mapping[str, Words]) -> Table:
+def score_table(groups: Sequence[Group], main: Sequence[Score]) -> Table:
     """What each group scored on test."""
     return Table(
         caption="Test scores of each group: mean ± standard deviation over seeds; of one run its "
         "95 % interval in brackets",
-        head=["group", "seeds", *_head(main, words)],
+        head=["group", "seeds", *_head(main)],
         rows=[
-            Row(name=name, cells=[group["size"], *(_cell(group, m, words) for m in main)])
+            Row(name=name, cells=[group["size"], *(_cell(group, score) for score in main)])
             for name, group in numbered(groups)
         ],
     )
 
 
-def difference_table(
-    groups: Sequence[Group], main: Sequence[str], words: Mapping[str, Words]
-) -> Table | None:
+def difference_table(groups: Sequence[Group], main: Sequence[Score]) -> Table | None:
     """How far the means lie from those of the first group; None where there is one group only."""
 
-    def difference(group: Group, metric: str) -> str:
-        value = _metric(group, metric).get("difference_to_first")
-        return _written(value, words[metric], sign=True)
+    def difference(group: Group, score: Score) -> str:
+        value = _metric(group, score.name).get("difference_to_first")
+        return _text(value, score, sign=True)
 
     if len(groups) < 2:
         return None
     return Table(
         caption="Difference of the means to those of group 1",
-        head=["group", *_head(main, words)],
+        head=["group", *_head(main)],
         rows=[
-            Row(name=name, cells=[difference(group, metric) for metric in main])
+            Row(name=name, cells=[difference(group, score) for score in main])
             for name, group in numbered(groups)[1:]
         ],
         note="A difference alone does not tell whether it is more than chance; see who is better.",
     )
 
 
-def run_table(
-    groups: Sequence[Group], main: Sequence[str], words: Mapping[str, Words]
-) -> Table | None:
+def run_table(groups: Sequence[Group], main: Sequence[Score]) -> Table | None:
     """The first of the scores for each run, on a scale; None where nothing was tested."""
     if not main:
         return None
     rows = []
     for number, group in enumerate(groups, start=1):
-        found = _metric(group, main[0])
+        found = _metric(group, main[0].name)
         for run, value, ends in zip(group["runs"], found["values"], found["ci95"], strict=True):
-            cells = [str(run["seed"]), _written(value, words[main[0]])]
+            cells = [str(run["seed"]), _text(value, main[0])]
             rows.append(
                 Row(
                     name=f"{number} {run['name']}",
-                    cells=[*cells, _interval(ends, words[main[0]])],
-                    bar=None if words[main[0]].unit else (value, ends),
+                    cells=[*cells, _interval(ends, main[0])],
+                    bar=(value, ends) if main[0].bounded else None,
                 )
             )
     return Table(
         caption="Each run with its own interval over test images",
-        head=["run", "seed", *_head(main[:1], words), "95 % interval"],
+        head=["run", "seed", *_head(main[:1]), "95 % interval"],
         rows=rows,
     )
 
@@ -176,17 +156,18 @@ def settings_table(groups: Sequence[Group], settings: Mapping[str, Sequence[Any]
     )
 
 
-def every_score_table(groups: Sequence[Group], words: Mapping[str, Words]) -> Table:
+def every_score_table(groups: Sequence[Group], scores: Mapping[str, Score]) -> Table:
     """A row for each test score, those of single classes too."""
     rows = []
     for full in groups[0]["metrics"]:
         name = full.removeprefix("test/")
         metric, _, of_class = name.partition("/")
-        if not full.startswith("test/") or metric not in words:
+        if not full.startswith("test/") or metric not in scores:
             continue
-        text = words[metric].name + (f", {of_class}" if of_class else "")
-        cells = [mean_in_words(group, name, {name: words[metric]}) for group in groups]
-        rows.append(Row(name=text, cells=cells, anchor=anchor_of(metric)))
+        score = scores[metric]
+        text = score.title + (f", {of_class}" if of_class else "")
+        cells = [mean_in_words(group, name, score) for group in groups]
+        rows.append(Row(name=text, cells=cells, anchor=score.anchor))
     return Table(
         caption="Every test score: mean ± standard deviation over seeds",
         head=["score", *(f"group {number}" for number in range(1, len(groups) + 1))],
@@ -224,11 +205,11 @@ Pair = Mapping[str, Any]
 MOST_ROWS = 12  # of the picture
 
 
-def verdict_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | None:
+def verdict_table(pairs: Sequence[Pair], scores: Mapping[str, Score]) -> Table | None:
     """Every score of the pairs with the first group; None where nothing was compared."""
     rows = [
         Row(
-            name=f"{pair['b']} against {pair['a']}: {words[name].name}",
+            name=f"{pair['b']} against {pair['a']}: {scores[name].title}",
             cells=_cells(pair, found),
             strong=name == pair["headline"],
         )
@@ -278,7 +259,7 @@ def _difference(found: Mapping[str, Any]) -> str | Measured:
     return Measured(value=value, ends=f"{low:+.3f} to {high:+.3f}")
 
 
-def seed_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | None:
+def seed_table(pairs: Sequence[Pair], scores: Mapping[str, Score]) -> Table | None:
     """How far the headline of each pair spreads over seeds; None where no seeds tell."""
     rows = []
     for pair in pairs:
@@ -289,7 +270,7 @@ def seed_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | Non
         between = seeds["ci95"]
         rows.append(
             Row(
-                name=f"{pair['b']} against {pair['a']}: {words[pair['headline']].name}",
+                name=f"{pair['b']} against {pair['a']}: {scores[pair['headline']].title}",
                 cells=[
                     " and ".join(map(str, pair["num_seeds"])),
                     *(_small(seeds[key]) for key in ("std_a", "std_b", "standard_error")),
@@ -316,7 +297,7 @@ def seed_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | Non
     )
 
 
-def other_pairs_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Table | None:
+def other_pairs_table(pairs: Sequence[Pair], scores: Mapping[str, Score]) -> Table | None:
     """The headline of the pairs without the first group; None where there are none."""
     rows = [
         Row(
@@ -335,7 +316,7 @@ def other_pairs_table(pairs: Sequence[Pair], words: Mapping[str, Words]) -> Tabl
     ]
     if not rows:
         return None
-    name = words[pairs[0]["headline"]].name
+    name = scores[pairs[0]["headline"]].title
     return Table(
         caption=f"{name} of the other pairs; Holm p is adjusted over all pairs, the {len(rows)} "
         "here and those with group 1",
@@ -349,14 +330,14 @@ def _small(value: float | None) -> str:
 
 
 def draw_differences(
-    pairs: Sequence[Pair], labels: Sequence[str], words: Mapping[str, Words], *, mark: str
+    pairs: Sequence[Pair], labels: Sequence[str], scores: Mapping[str, Score], *, mark: str
 ) -> Figure | None:
     """Differences to the first group with their intervals, a panel for each score.
 
     Args:
         pairs: Those with the first group; the first 12 are drawn.
         labels: Of all groups.
-        words: Of the scores.
+        scores: By name.
         mark: Added to the title.
 
     Returns:
@@ -377,7 +358,7 @@ def draw_differences(
                 axes.plot(found["ci95"], [row, row], color=color, linewidth=2.2)
             axes.plot(found["difference"], row, "o", color=color, markersize=6)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set(xlabel=f"difference in {words[name].name}", ylim=(len(shown) - 0.4, -0.6))
+        axes.set(xlabel=f"difference in {scores[name].title}", ylim=(len(shown) - 0.4, -0.6))
     panels[0].set_yticks(
         range(len(shown)),
         [f"{pair['b']} {short_name(labels[pair['b'] - 1], length=28)}" for pair in shown],
@@ -388,23 +369,8 @@ def draw_differences(
     return figure
 
 
-MAIN = {
-    "classification": ("accuracy", "balanced_accuracy", "auroc", "f1"),
-    "segmentation": ("dice", "iou", "hd95_px", "recall", "precision"),
-}
 MOST_MAIN = 4  # scores that fit beside the name of a group
 MOST_CLAIMS = 2  # sentences above the page
-CURVES = {
-    "classification": {"loss": "loss", "accuracy": "accuracy", "auroc": "AUROC"},
-    "segmentation": {"loss": "loss", "dice": "Dice", "iou": "IoU"},
-}
-SPREAD = Words(
-    name="mean ± deviation",
-    formula="s = √(Σ (xᵢ - x̄)² / (n - 1))",
-    definition="Mean over the runs of a group, which differ in their seed only, and sample "
-    "standard deviation over their seeds. One seed has no deviation. It tells how much a score "
-    "changes with chance in training, not how much it would change with other test images.",
-)
 
 
 def comparison_page(
@@ -422,35 +388,36 @@ def comparison_page(
     """
     groups: Sequence[Group] = comparison["groups"]
     task = str(comparison["task"])
-    words = words_of(task)
-    measured = [name for name in words if any(has_value(group, name) for group in groups)]
+    scores = named_scores(task)
+    measured = [name for name in scores if any(has_value(group, name) for group in groups)]
     tests = [name.split("/") for name in groups[0]["metrics"] if name.startswith("test/")]
     told = {metric for _, metric, *_ in tests}  # of single classes too
-    main = [name for name in MAIN[task] if name in measured][:MOST_MAIN]
+    places = names_at("comparison page", task)
+    main = [scores[name] for name in places if name in measured][:MOST_MAIN]
     to_first = [pair for pair in comparison["pairs"] if pair["a"] == 1]
     others = [pair for pair in comparison["pairs"] if pair["a"] != 1]
     return render(
         "compare.html.j2",
         title=_title(groups),
-        headline=" ".join([*_claims(to_first), _headline(groups, main, words)]),
+        headline=" ".join([*_claims(to_first), _headline(groups, main)]),
         sentences=[pair["sentence"] for pair in to_first],
-        verdicts=verdict_table(to_first, words),
-        seeds=seed_table(to_first, words),
-        other_pairs=other_pairs_table(others, words),
-        forest=_forest(to_first, groups, words),
+        verdicts=verdict_table(to_first, scores),
+        seeds=seed_table(to_first, scores),
+        other_pairs=other_pairs_table(others, scores),
+        forest=_forest(to_first, groups, scores),
         notes=[_sentence(note) for note in comparison["notes"]],
         groups=_shown_groups(groups),
-        scores=score_table(groups, main, words),
-        differences=difference_table(groups, main, words),
-        runs=run_table(groups, main, words),
-        **_pictures(task, _drawn(groups, histories, roc, words), _mark(groups)),
+        scores=score_table(groups, main),
+        differences=difference_table(groups, main),
+        runs=run_table(groups, main),
+        **_pictures(task, _drawn(groups, histories, roc, scores), _mark(groups)),
         without_roc=_without_roc(groups, roc),
         settings=settings_table(groups, comparison["differing_settings"]),
-        every_score=every_score_table(groups, words),
+        every_score=every_score_table(groups, scores),
         facts=fact_table(groups),
         warnings=_warnings(groups),
-        definitions=[(anchor_of(name), words[name]) for name in words if name in told],
-        other_definitions=[*(DEFINITIONS if to_first else ()), SPREAD, INTERVAL],
+        definitions=[score for name, score in scores.items() if name in told],
+        compared=bool(to_first),
     )
 
 
@@ -460,11 +427,11 @@ def _claims(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _forest(
-    pairs: Sequence[Mapping[str, Any]], groups: Sequence[Group], words: Mapping[str, Words]
+    pairs: Sequence[Mapping[str, Any]], groups: Sequence[Group], scores: Mapping[str, Score]
 ) -> Picture | None:
     with mpl.rc_context(STYLE):
         labels = [str(group["label"]) for group in groups]
-        figure = draw_differences(pairs, labels, words, mark=_mark(groups))
+        figure = draw_differences(pairs, labels, scores, mark=_mark(groups))
         if figure is None:
             return None
         return _picture(figure, "Differences to group 1 with their 95 % intervals, a row per group")
@@ -475,20 +442,20 @@ def _title(groups: Sequence[Group]) -> str:
     return f"{runs} runs in {len(groups)} group{'s' * (len(groups) > 1)}"
 
 
-def _headline(groups: Sequence[Group], main: Sequence[str], words: Mapping[str, Words]) -> str:
+def _headline(groups: Sequence[Group], main: Sequence[Score]) -> str:
     """One sentence: what the groups scored; for many of them the range."""
-    known = [group for group in groups if main and has_value(group, main[0])]
+    known = [group for group in groups if main and has_value(group, main[0].name)]
     if not known:
         return "No run has a test score."
-    metric, experiments = f"test/{main[0]}", [group["experiment"] for group in groups]
+    metric, experiments = f"test/{main[0].name}", [group["experiment"] for group in groups]
 
     def told(group: Group) -> str:
         name = str(group["experiment"])
         if experiments.count(name) > 1:
             name += f", group {groups.index(group) + 1}"
-        return f"{mean_in_words(group, main[0], words)} ({name}, {group['size']})"
+        return f"{mean_in_words(group, main[0].name, main[0])} ({name}, {group['size']})"
 
-    name = f"Test {words[main[0]].name}"
+    name = f"Test {main[0].title}"
     if any(group["num_runs"] > 1 for group in known):
         own = all(len(set(group["seeds"])) == group["num_runs"] for group in known)
         name += f", mean over {'seeds' if own else 'runs'}"
@@ -518,14 +485,14 @@ def _drawn(
     groups: Sequence[Group],
     histories: Sequence[Sequence[History]],
     roc: Sequence[Sequence[Points | None]],
-    words: Mapping[str, Words],
+    scores: Mapping[str, Score],
 ) -> list[Drawn]:
     return [
         Drawn(
             name=f"{number} {group['label']}",
             size=str(group["size"]),
             has_spread=len(set(group["seeds"])) == group["num_runs"] > 1,
-            auroc=mean_in_words(group, "auroc", words),
+            auroc=mean_in_words(group, "auroc", scores["auroc"]),
             histories=histories[number - 1],
             roc=[curve for curve in roc[number - 1] if curve is not None],
         )
@@ -567,9 +534,9 @@ def _pictures(task: str, drawn: Sequence[Drawn], mark: str) -> dict[str, list[Pi
     what = "images" if task == "classification" else "pixels"
     with mpl.rc_context(STYLE):
         curves = {
-            label: draw_validation(drawn, metric=metric, label=label, mark=mark)
-            for metric, label in CURVES[task].items()
-            if any(group.validates(metric) for group in drawn)
+            score.title: draw_validation(drawn, metric=score.name, label=score.title, mark=mark)
+            for score in (LOSS, *scores_at("headline", task))
+            if any(group.validates(score.name) for group in drawn)
         }
         shown = [
             _picture(figure, f"{label} of the validation images by epoch, a line for each run")

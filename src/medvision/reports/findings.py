@@ -8,8 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-HEADLINES = {"segmentation": ("dice",), "classification": ("balanced_accuracy", "auroc")}
-"""The scores that are looked at: higher is better, and train, val and test have them all."""
+from medvision.scores import names_at, score_named
 
 MIN_GAP = 0.05
 """Training above validation by less is left alone: as much as two seeds of one recipe differ."""
@@ -47,7 +46,7 @@ class _Run:
         self.dataset: Mapping[str, Any] = summary.get("dataset") or {}
         self.warnings: Sequence[str] = summary.get("warnings") or ()
         self.task, self.sealed = summary.get("task"), bool(summary.get("sealed"))
-        self.headlines = HEADLINES.get(str(self.task), ())
+        self.headlines = names_at("checked", str(self.task))
         self.history = history
         best = summary.get("best_epoch")  # counted from 0
         self.best = -1 if best is None else int(best)
@@ -57,6 +56,11 @@ class _Run:
 
     def score(self, name: str) -> float | None:
         return _number(self.metrics.get(name))
+
+    def title(self, name: str) -> str:
+        """Name of a score within a sentence."""
+        found = score_named(name, str(self.task))
+        return name.replace("_", " ") if found is None else found.title
 
     def interval(self, name: str) -> tuple[float, float] | None:
         """Low and high end; None where it is undefined or shows no spread."""
@@ -130,7 +134,9 @@ def _few_images(run: _Run) -> list[str]:
         sentence = f"there are only {count} test images"
         known = [name for name in run.headlines if run.interval(f"test/{name}")]
         for name in known[:1]:
-            sentence += f": {_words(name)} {_with_range(run, f'test/{name}')} is all that they tell"
+            sentence += (
+                f": {run.title(name)} {_with_range(run, f'test/{name}')} is all that they tell"
+            )
         found.append(sentence)
     counts = run.class_counts.get("test") or {}
     few = {name: n for name, n in counts.items() if 0 < n < MIN_CLASS_IMAGES}
@@ -179,7 +185,7 @@ def _overfitting(run: _Run) -> list[str]:
         chance = 0.0 if ends is None or score is None else ends[1] - score
         if train - val >= max(MIN_GAP, chance):
             return [
-                f"{_words(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
+                f"{run.title(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
                 f" the network fits its training images better than new ones, by {train - val:.3f}"
             ]
     return []
@@ -217,7 +223,7 @@ def _unfinished(run: _Run) -> list[str]:
         last = values.pop(run.best, None)
         if last is not None and values and last - max(values.values()) >= MIN_LATE_GAIN:
             return [
-                f"the best epoch is the last one, {len(run.history)}, with {_words(name)}"
+                f"the best epoch is the last one, {len(run.history)}, with {run.title(name)}"
                 f" {last:.3f} on val after at most {max(values.values()):.3f} before:"
                 " training may not have converged"
             ]
@@ -231,7 +237,7 @@ def _unlike_validation(run: _Run) -> list[str]:
         if val is None or test is None:
             continue
         sentence = (
-            f"{_words(name)} is {_with_range(run, f'val/{name}')} on val"
+            f"{run.title(name)} is {_with_range(run, f'val/{name}')} on val"
             f" and {_with_range(run, f'test/{name}')} on test"
         )
         falls += [sentence] if val[0] > test[1] else []
@@ -254,7 +260,7 @@ def _undefined(run: _Run) -> list[str]:
     # a class that is absent, or never found, explains what is undefined
     explained = {"hd95_px"} | ({"precision"} if run.score("test/recall") == 0 else set())
     names = [
-        _words(name)
+        run.title(name)
         for stage, _, name in (key.partition("/") for key in run.metrics)
         if stage == "test"
         and "/" not in name
@@ -293,8 +299,3 @@ def _with_range(run: _Run, name: str) -> str:
     """A score with its interval."""
     low, high = run.interval(name) or (math.nan, math.nan)
     return f"{run.score(name) or 0:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _words(name: str) -> str:
-    """The name of a score in a sentence."""
-    return {"dice": "Dice", "auroc": "AUROC", "iou": "IoU"}.get(name, name.replace("_", " "))

@@ -6,20 +6,21 @@ Nothing heavy is imported here: jinja2 and Pillow load where they are used.
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError
+from medvision.scores import UNDEFINED, Score, is_interval, is_number
 
 if TYPE_CHECKING:  # a module that only formats numbers must not wait for the engine
     from jinja2 import Environment
 
-UNDEFINED = "undefined"
+NOT_MEASURED = "\N{EN DASH}"
 MAX_SIDE_PX, JPEG_QUALITY = 640, 85
 SHOWN_DPI = 96  # pixels of a page in an inch of a plot
 
@@ -77,20 +78,30 @@ class Table:
         return any(row.bar is not None for row in self.rows)
 
 
-def score(value: float | None) -> str:
+PLAIN = Score(name="", title="", definition="")
+
+
+def number(value: float | None) -> str:
     """Three decimals, or ``undefined``."""
-    return f"{value:.3f}" if is_number(value) else UNDEFINED
+    return PLAIN.text(value)
 
 
 def interval(ends: Sequence[float | None] | None) -> str:
     """Low and high end with three decimals, or ``undefined``."""
-    return f"{ends[0]:.3f} to {ends[1]:.3f}" if ends and is_interval(ends) else UNDEFINED
+    return PLAIN.interval_text(ends) if is_interval(ends) else UNDEFINED
 
 
-def measured(value: float | None, ends: Sequence[float | None] | None) -> str | Measured:
-    """A score, with its interval where both are defined."""
-    text = score(value)
-    return Measured(value=text, ends=interval(ends)) if is_interval(ends) else text
+def measured(value: float | None, ends: Any, score: Score = PLAIN) -> str | Measured:
+    """A value of a score, with its interval where both ends are defined."""
+    text = score.text(value)
+    return Measured(value=text, ends=score.interval_text(ends)) if is_interval(ends) else text
+
+
+def measured_in(values: Mapping[str, Any], name: str, score: Score) -> str | Measured:
+    """A value among others, with its interval; a dash where it was not measured."""
+    if name not in values:
+        return NOT_MEASURED
+    return measured(values[name], values.get(f"{name}_ci95"), score)
 
 
 def whole(value: float | None) -> str:
@@ -101,16 +112,6 @@ def whole(value: float | None) -> str:
 def day(moment: str) -> str:
     """The day of a moment such as ``2026-11-21T20:34:50+00:00``."""
     return str(moment).split("T")[0]
-
-
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a finite number: neither None nor NaN."""
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def is_interval(ends: Any) -> TypeGuard[Sequence[float]]:
-    """Whether it is two finite numbers."""
-    return isinstance(ends, Sequence) and len(ends) == 2 and all(is_number(end) for end in ends)
 
 
 def png_picture(path: Path, *, alt: str, caption: str = "") -> Picture:
@@ -183,7 +184,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(score=score, day=day)
+    environment.filters.update(number=number, day=day)
     environment.tests.update(a_number=is_number, an_interval=is_interval)
     return environment
 

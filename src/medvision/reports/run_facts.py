@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
-from medvision.reports.page import Row, Table, is_number, whole
+from medvision.reports.page import Row, Table, whole
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import STAGES
 from medvision.reports.warnings import audit_fact
+from medvision.scores import is_number
 
 PROTOCOLS = {
     "official": "official: the given split is kept, and what is missing of it is drawn",

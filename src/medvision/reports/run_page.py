@@ -9,25 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.files import write_atomically
-from medvision.reports.metric_words import (
-    AT_PREVALENCE,
-    INTERVAL,
-    PREDICTIVE,
-    TRAIN,
-    Words,
-    anchor_of,
-    over_classes,
-    words_of,
-)
 from medvision.reports.page import (
     Picture,
-    interval,
-    is_interval,
-    is_number,
     jpeg_picture,
     png_picture,
     render,
-    score,
     whole,
 )
 from medvision.reports.run_facts import (
@@ -47,9 +33,19 @@ from medvision.reports.score_tables import (
     key_numbers,
     lesion_table,
     operating_table,
+    other_table,
     shown_scores,
 )
 from medvision.reports.warnings import banners, looks, twin_table
+from medvision.scores import (
+    Score,
+    is_interval,
+    is_number,
+    named_scores,
+    other_scores,
+    scores_at,
+    scores_of,
+)
 
 UNFINISHED = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}
 MOST_NAMES = 4  # classes: more of them make no sentence
@@ -97,21 +93,18 @@ def headline(run: RunFiles) -> str:
 
 def tiles(run: RunFiles) -> list[Tile]:
     """The few scores that matter most."""
-    names = ["dice", "iou", "hd95_px", "auroc"]
-    if run.task != "segmentation":
-        rates = ["recall", "specificity"] if len(run.class_names) == 2 else ["balanced_accuracy"]
-        names = ["accuracy", "auroc", *rates]
-    words, found = words_of(run.task), []
-    for name in names:
-        value = run.metrics.get(f"{run.stage}/{name}")
-        ends = run.metrics.get(f"{run.stage}/{name}_ci95")
-        if not is_number(value):
+    classes = "tile of two classes" if len(run.class_names) == 2 else "tile of many classes"
+    found = []
+    for score in scores_of(run.task):
+        value = run.metrics.get(f"{run.stage}/{score.name}")
+        ends = run.metrics.get(f"{run.stage}/{score.name}_ci95")
+        if {"tile", classes}.isdisjoint(score.places) or not is_number(value):
             continue
         found.append(
             Tile(
-                name=words[name].title,
-                value=f"{words[name].written(value)} {words[name].unit}".strip(),
-                ends=words[name].written_interval(ends) if is_interval(ends) else "",
+                name=score.capitalized,
+                value=f"{score.text(value)} {score.unit}".strip(),
+                ends=score.interval_text(ends) if is_interval(ends) else "",
             )
         )
     return found
@@ -151,9 +144,11 @@ def _measured(run: RunFiles) -> set[str]:
 
 
 def _score(run: RunFiles, name: str) -> str:
+    score = named_scores(run.task)[name]
     value = run.metrics.get(f"{run.stage}/{name}")
     ends = run.metrics.get(f"{run.stage}/{name}_ci95")
-    return score(value) + (f" (95 % interval {interval(ends)})" if is_interval(ends) else "")
+    interval = f" (95 % interval {score.interval_text(ends)})" if is_interval(ends) else ""
+    return score.text(value) + interval
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -163,14 +158,6 @@ def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-CURVES = {
-    "loss": "Curve of the loss",
-    "dice": "Curve of Dice",
-    "iou": "Curve of IoU",
-    "accuracy": "Curve of the accuracy",
-    "balanced_accuracy": "Curve of the balanced accuracy",
-    "auroc": "Curve of the AUROC",
-}
 JUDGED = {
     "roc": "Sensitivity against 1 - specificity at every threshold. The dotted line is chance.",
     "precision_recall": "Precision against recall at every threshold. Dotted: share of the class, "
@@ -254,7 +241,8 @@ def write_report(
 
 def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -> Mapping[str, Any]:
     """What the template shows; a part that is empty makes no section."""
-    pictured = {*CURVES, *JUDGED, GRID}
+    curves = {score.name: f"{score.capitalized} by epoch" for score in scores_at("curve", run.task)}
+    pictured = {*curves, *JUDGED, GRID}
     further = {name: name.replace("_", " ") for name in run.plots if name not in pictured}
     grid = {} if worst or typical else {GRID: "Some of the test images"}
     return {
@@ -266,6 +254,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "tiles": tiles(run),
         "key_numbers": key_numbers(run),
         "looks": looks(run),
+        "other_table": other_table(run),
         "twin_table": twin_table(run),
         "warnings": [str(warning) for warning in run.summary.get("warnings") or []],
         "data_facts": data_facts(run),
@@ -274,14 +263,16 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "detail_title": "By lesion size" if run.summary.get("lesion_sizes") else "By class",
         "calibration_table": calibration_table(run),
         "operating_table": operating_table(run),
-        "curves": _plots(run, CURVES),
+        "curves": _plots(run, curves),
         "judged": _plots(run, ALTERNATIVES, captions=JUDGED),
         "judged_title": _listed_title([name for name in JUDGED if name in run.plots]),
         "cases": {"worst": [*map(_shown, worst)], "typical": [*map(_shown, typical)]},
         "grid": _plots(run, grid),
         "others": _plots(run, further, captions=further),
         "outcome": outcome_of_images(run),
-        "definitions": _definitions(run),
+        "definitions": _defined(run),
+        "class_names": run.class_names,
+        "terms": _terms(run),
         "run_facts": run_facts(run),
         "commands": commands(run),
         "config": run.config_text,
@@ -317,17 +308,21 @@ def _shown(case: Case) -> ShownCase:
     )
 
 
-def _definitions(run: RunFiles) -> list[tuple[str, Words]]:
-    """Every score on the page with its id, and what stands beside the scores."""
-    found = [(anchor_of(name), words) for name, words in shown_scores(run).items()]
+def _defined(run: RunFiles) -> list[Score]:
+    """Every score on the page."""
+    return [*shown_scores(run).values(), *other_scores(run.metrics, run.task)]
+
+
+def _terms(run: RunFiles) -> set[str]:
+    """What else on the page the template defines."""
     shown = key_numbers(run)
     heads = shown.head if shown is not None else ()
     points: Sequence[Mapping[str, Any]] = run.summary.get("operating_points") or []
-    extra = {
-        "classes": over_classes(run.class_names) if run.task == "classification" else None,
-        "predictive": PREDICTIVE if points else None,
-        "prevalence": AT_PREVALENCE if points and "prevalence" in points[0] else None,
-        "interval": INTERVAL if any(name.endswith("_ci95") for name in run.metrics) else None,
-        "train": TRAIN if STAGES["train"] in heads else None,
+    terms = {
+        "classes": run.task == "classification",
+        "predictive": bool(points),
+        "prevalence": bool(points) and "prevalence" in points[0],
+        "interval": any(name.endswith("_ci95") for name in run.metrics),
+        "train": STAGES["train"] in heads,
     }
-    return found + [(anchor_of(name), words) for name, words in extra.items() if words]
+    return {name for name, there in terms.items() if there}

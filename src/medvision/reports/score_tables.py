@@ -3,23 +3,27 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medvision.reports.metric_words import Words, anchor_of, words_of
 from medvision.reports.page import (
+    NOT_MEASURED,
     Measured,
     Row,
     Table,
-    is_interval,
-    is_number,
     measured,
-    score,
+    measured_in,
+    number,
     whole,
 )
 from medvision.reports.run_files import RunFiles
+from medvision.scores import (
+    Score,
+    is_interval,
+    is_number,
+    named_scores,
+    names_at,
+    other_scores,
+)
 
 STAGES = {"train": "Train", "val": "Validation", "test": "Test"}
-NOT_MEASURED = "\N{EN DASH}"
-MAIN = {"segmentation": ("dice", "iou"), "classification": ("accuracy", "auroc")}
-BY_CLASS = ("dice", "iou", "recall", "precision", "specificity", "f1", "auroc", "average_precision")
 RATES = {"sensitivity": "Sensitivity", "specificity": "Specificity", "ppv": "PPV", "npv": "NPV"}
 
 
@@ -28,11 +32,11 @@ def images_of(stage: str) -> str:
     return {"train": "training images", "val": "validation images"}.get(stage, "test images")
 
 
-def shown_scores(run: RunFiles) -> dict[str, Words]:
+def shown_scores(run: RunFiles) -> dict[str, Score]:
     """The scores that the report shows, by name, in their order."""
     return {
-        name: words
-        for name, words in words_of(run.task).items()
+        name: score
+        for name, score in named_scores(run.task).items()
         if any(f"{stage}/{name}" in run.metrics for stage in STAGES)
     }
 
@@ -50,30 +54,34 @@ def key_numbers(run: RunFiles) -> Table | None:
         if any(f"{stage}/{name}" in run.metrics for name in shown if name != "loss")
     ]
     rows = []
-    for name, words in shown.items():
+    for name, score in shown.items():
         if name.endswith("_calibrated"):  # they stand beside what was before
             continue
-        ends = run.metrics.get(f"{run.stage}/{name}_ci95")
-        value = _written(run.metrics, f"{run.stage}/{name}", words)
-        interval = words.written_interval(ends) if is_interval(ends) else NOT_MEASURED
-        beside = [_cell(run.metrics, f"{s}/{name}", words) for s in stages if s != run.stage]
+        full = f"{run.stage}/{name}"
+        value, ends = run.metrics.get(full), run.metrics.get(f"{full}_ci95")
         rows.append(
             Row(
-                name=words.headed,
-                cells=[value, interval, *beside],
-                anchor=anchor_of(name),
-                bar=None
-                if words.unit or name == "loss" or (name == "brier" and len(run.class_names) > 2)
-                else (run.metrics.get(f"{run.stage}/{name}"), ends),
-                strong=name in MAIN[run.task],
+                name=score.heading,
+                cells=[
+                    score.text(value) if full in run.metrics else NOT_MEASURED,
+                    score.interval_text(ends) if is_interval(ends) else NOT_MEASURED,
+                    *(
+                        measured_in(run.metrics, f"{stage}/{name}", score)
+                        for stage in stages
+                        if stage != run.stage
+                    ),
+                ],
+                anchor=score.anchor,
+                bar=(value, ends) if score.bounded else None,
+                strong="headline" in score.places,
             )
         )
     if not rows or not stages:
         return None
     left_out = [
-        f"{words.title} is undefined for {whole(count)} {images_of(run.stage)}, which its mean "
-        "leaves out."
-        for name, words in shown.items()
+        f"{score.capitalized} is undefined for {whole(count)} {images_of(run.stage)}, "
+        "which its mean leaves out."
+        for name, score in shown.items()
         if (count := run.metrics.get(f"{run.stage}/{name}_undefined"))
     ]
     first, *others = (STAGES[stage] for stage in stages)
@@ -85,11 +93,35 @@ def key_numbers(run: RunFiles) -> Table | None:
     )
 
 
+def other_table(run: RunFiles) -> Table | None:
+    """Values that callbacks of the user logged, of the best epoch; None where there are none."""
+    others = other_scores(run.metrics, run.task)
+    stages = [s for s in STAGES if any(f"{s}/{score.name}" in run.metrics for score in others)]
+    if not others:
+        return None
+    return Table(
+        caption="What callbacks of this run logged in the best epoch",
+        head=["Name", *(STAGES[stage] for stage in stages)],
+        rows=[
+            Row(
+                name=score.name,
+                cells=[
+                    measured_in(run.metrics, f"{stage}/{score.name}", score) for stage in stages
+                ],
+            )
+            for score in others
+        ],
+    )
+
+
 def class_table(run: RunFiles) -> Table | None:
     """The scores of each class; None where there are none."""
-    stage, words = run.stage, words_of(run.task)
-    found = {metric: _classes_with(run.metrics, f"{stage}/{metric}/") for metric in BY_CLASS}
-    metrics = [metric for metric, names in found.items() if names and metric in words]
+    stage, scores = run.stage, named_scores(run.task)
+    found = {
+        name: _classes_with(run.metrics, f"{stage}/{name}/")
+        for name in dict.fromkeys([*names_at("class scale", run.task), *scores])
+    }
+    metrics = [metric for metric, names in found.items() if names]
     measured = {name for names in found.values() for name in names}
     extra = (name for metric in metrics for name in found[metric])
     names = [name for name in dict.fromkeys([*run.class_names, *extra]) if name in measured]
@@ -102,7 +134,7 @@ def class_table(run: RunFiles) -> Table | None:
             name=name,
             cells=[
                 *([whole(counts.get(name, 0))] if counts else []),
-                *(_cell(run.metrics, f"{stage}/{m}/{name}", words[m]) for m in metrics),
+                *(measured_in(run.metrics, f"{stage}/{m}/{name}", scores[m]) for m in metrics),
             ],
             bar=(
                 run.metrics.get(f"{leading}/{name}"),
@@ -111,7 +143,7 @@ def class_table(run: RunFiles) -> Table | None:
         )
         for name in names
     ]
-    headed = [words[metric].headed for metric in metrics]
+    headed = [scores[metric].heading for metric in metrics]
     return Table(
         caption=f"Scores of each class on the {images_of(stage)}, with 95 % intervals",
         head=["Class", *(["Images"] if counts else []), *headed],
@@ -123,10 +155,8 @@ def class_table(run: RunFiles) -> Table | None:
 def lesion_table(run: RunFiles) -> Table | None:
     """The scores of images with small, medium and large lesions; None where there are none."""
     sizes: Sequence[Mapping[str, Any]] = run.summary.get("lesion_sizes") or []
-    words = words_of("segmentation")
-    metrics = [
-        name for name in ("dice", "iou", "hd95_px", "nsd_2px") if any(name in s for s in sizes)
-    ]
+    scores = named_scores(run.task)
+    metrics = [name for name in scores if any(name in size for size in sizes)]
     if not metrics:
         return None
     rows = []
@@ -135,7 +165,7 @@ def lesion_table(run: RunFiles) -> Table | None:
         cells = [
             NOT_MEASURED
             if empty
-            else words[metric].measured(size.get(metric), size.get(f"{metric}_ci95"))
+            else measured(size.get(metric), size.get(f"{metric}_ci95"), scores[metric])
             for metric in metrics
         ]
         bar = None if empty else (size.get(metrics[0]), size.get(f"{metrics[0]}_ci95"))
@@ -143,7 +173,7 @@ def lesion_table(run: RunFiles) -> Table | None:
         rows.append(
             Row(name=str(size["name"]), cells=[share, whole(size["num_images"]), *cells], bar=bar)
         )
-    headed = [words[metric].headed for metric in metrics]
+    headed = [scores[metric].heading for metric in metrics]
     return Table(
         caption="Scores by the share of the image that the true mask covers, with 95 % intervals",
         head=["Lesion", "Share of the image", "Images", *headed],
@@ -167,7 +197,7 @@ def operating_table(run: RunFiles) -> Table | None:
         Row(
             name=str(point["name"]),
             cells=[
-                score(point.get("threshold")),
+                number(point.get("threshold")),
                 origin.get(str(point.get("chosen_on")), str(point.get("chosen_on"))),
                 *(measured(point.get(rate), point.get(f"{rate}_ci95")) for rate in RATES),
                 *(_fine(point.get(rate), point.get(f"{rate}_ci95")) for rate in stated),
@@ -207,16 +237,16 @@ def calibration_table(run: RunFiles) -> Table | None:
     stages = [stage for stage in stages if f"{stage}/ece_calibrated" in run.metrics]
     if not stages or not is_number(fitted.get("temperature")):
         return None
-    words = words_of(run.task)
+    scores = named_scores(run.task)
     rows = [
         Row(
-            name=words[name].headed,
+            name=scores[name].heading,
             cells=[
-                _cell(run.metrics, f"{stage}/{name}{when}", words[name])
+                measured_in(run.metrics, f"{stage}/{name}{when}", scores[name])
                 for stage in stages
                 for when in ("", "_calibrated")
             ],
-            anchor=anchor_of(name),
+            anchor=scores[name].anchor,
         )
         for name in ("ece", "brier")
     ]
@@ -243,16 +273,6 @@ def calibration_table(run: RunFiles) -> Table | None:
         rows=rows,
         note=note,
     )
-
-
-def _written(metrics: Mapping[str, Any], name: str, words: Words) -> str:
-    return words.written(metrics[name]) if name in metrics else NOT_MEASURED
-
-
-def _cell(metrics: Mapping[str, Any], name: str, words: Words) -> str | Measured:
-    if name not in metrics:
-        return NOT_MEASURED
-    return words.measured(metrics[name], metrics.get(f"{name}_ci95"))
 
 
 def _fine(value: float | None, ends: Any) -> str | Measured:

@@ -8,16 +8,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from medvision.reports.page import (
-    UNDEFINED,
-    Picture,
-    Row,
-    Table,
-    is_number,
-    png_picture,
-    render,
-    whole,
-)
+from medvision.reports.page import Picture, Row, Table, png_picture, render, whole
 from medvision.reports.plots.style import STYLE, save
 from medvision.reports.plots.sweep import (
     MOST_KEYS,
@@ -26,6 +17,7 @@ from medvision.reports.plots.sweep import (
     draw_parallel,
     draw_slices,
 )
+from medvision.scores import UNDEFINED, is_number
 
 Trial = Mapping[str, Any]
 

@@ -4,52 +4,12 @@ from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
-from medvision.reports.metric_words import Words, words_of
+from medvision.scores import named_scores
 
 Pair = Mapping[str, Any]
 """One of the pairs of ``comparison.json``."""
 
-DIFFERENCE = Words(
-    name="difference",
-    definition="The score of B less that of A on the same test images, each first averaged over "
-    "the seeds of its group. Its 95 % interval says where the difference between these very models "
-    "would lie with other images of the same kind. Images are resampled in pairs, whole groups of "
-    "them where groups are known; each end is the farther one of a bootstrap and of the "
-    "permutation test turned around. Where no image differs, it says how far the difference could "
-    "be from zero all the same.",
-)
-PERMUTATION = Words(
-    name="permutation p",
-    formula="(1 + as large or larger) / (1 + exchanges)",
-    definition="How often a difference as large comes from exchanging A and B at random, image by "
-    "image or group by group. Small values mean that chance among the images does not explain "
-    "the difference. For AUROC what is exchanged is what an image adds to the area: the share of "
-    "the images of the other side that it is ranked against rightly. With few images that differ, "
-    "as for accuracy, it is a cautious number.",
-)
-HOLM = Words(
-    name="Holm p",
-    definition="The permutation p, adjusted because several groups are compared, so that all of "
-    "them together find a difference where there is none in at most 5 % of the cases at 0.05. "
-    "The sentences go by it.",
-)
-PROBABILITY = Words(
-    name="probability that B is truly better",
-    definition="Share of the bootstrap resamples of the test images in which B scores higher, "
-    "equal ones half, corrected for few images: how sure it is that B would win with very many "
-    "images of the same kind, if nothing was known beforehand. 0.5 knows nothing. It is about "
-    "other images and these very models, not about other seeds, devices or hospitals.",
-)
-SEEDS = Words(
-    name="spread over seeds",
-    definition="Sample standard deviation (n - 1) of the score over the seeds of a group, on the "
-    "same test images. The standard error and the 95 % interval (Welch) of the difference over "
-    "seeds say where it would lie with other seeds; they know nothing of other images. The two "
-    "doubts, images and seeds, are never added up: a group is called better where both leave "
-    "zero out, and a model where there are too few seeds to tell.",
-)
 LEVEL = 0.05  # below it p speaks against chance
-DEFINITIONS = (DIFFERENCE, PERMUTATION, HOLM, PROBABILITY, SEEDS)
 
 
 def claim_of(pair: Pair, names: Sequence[str]) -> str:
@@ -83,7 +43,7 @@ def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool 
     claim, headline, verdict = claim_of(pair, names), pair["headline"], pair["verdict"]
     if headline is None:
         return f"{claim}: no score is defined."
-    found, score = pair["metrics"][headline], words_of(task)[headline].name
+    found, score = pair["metrics"][headline], named_scores(task)[headline].title
     if verdict == "unknown":
         return (
             f"{claim}: {score} {found['a']:.3f} and {found['b']:.3f}, but {_units(pair, found)} "

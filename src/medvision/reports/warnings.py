@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medvision.reports.metric_words import Words, words_of
-from medvision.reports.page import Row, Table, is_number, whole
+from medvision.reports.page import Row, Table, measured_in, whole
 from medvision.reports.run_files import RunFiles
+from medvision.scores import is_number, named_scores
 
-NOT_MEASURED = "\N{EN DASH}"
 TWINS = {"with_twin": "with a twin in training", "without_twin": "without one"}
 
 
@@ -38,24 +37,24 @@ def banners(run: RunFiles) -> list[Banner]:
 def twin_table(run: RunFiles) -> Table | None:
     """The scores of test images with and without a near-duplicate in training; None without."""
     twins: Mapping[str, Any] = run.summary.get("twins") or {}
-    words = words_of(run.task)
+    scores_of_task = named_scores(run.task)
     baseline: Mapping[str, Any] = twins.get("memory_baseline") or {}
     found = {name: twins.get(name) or {} for name in TWINS}
-    metrics = [name for name in words if any(name in scores for scores in found.values())]
+    metrics = [name for name in scores_of_task if any(name in scores for scores in found.values())]
     if not metrics:
         return None
-    remembered = {name for name in words if any(name in (baseline.get(t) or {}) for t in TWINS)}
+    remembered = {name for t in TWINS for name in baseline.get(t) or {} if name in scores_of_task}
 
     def cells(which: str) -> Iterator[Any]:
         for metric in metrics:
-            yield _cell(found[which], metric, words[metric])
+            yield measured_in(found[which], metric, scores_of_task[metric])
             if metric in remembered:
-                yield _cell(baseline.get(which) or {}, metric, words[metric])
+                yield measured_in(baseline.get(which) or {}, metric, scores_of_task[metric])
 
     head = []
     for metric in metrics:
-        head.append(words[metric].headed)
-        head += [f"{words[metric].headed} of the memory baseline"] if metric in remembered else []
+        heading = scores_of_task[metric].heading
+        head += [heading] + [f"{heading} of the memory baseline"] * (metric in remembered)
     rows = [
         Row(
             name=TWINS[name],
@@ -79,7 +78,7 @@ def twin_table(run: RunFiles) -> Table | None:
         caption="Test images with and without a twin in training, with 95 % intervals",
         head=["Test images", "Images", *head],
         rows=rows,
-        note=f"{note} On the scale: {words[metrics[0]].headed} and its interval.",
+        note=f"{note} On the scale: {scores_of_task[metrics[0]].heading} and its interval.",
     )
 
 
@@ -184,9 +183,3 @@ def _sealed(run: RunFiles) -> list[Banner]:
             look="plain",
         )
     ]
-
-
-def _cell(scores: Mapping[str, Any], metric: str, words: Words) -> Any:
-    if metric not in scores:
-        return NOT_MEASURED
-    return words.measured(scores[metric], scores.get(f"{metric}_ci95"))

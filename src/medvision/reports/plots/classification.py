@@ -15,8 +15,6 @@ from medvision.reports.plots.style import (
     CLASS_COLORS,
     PHOTO_DPI,
     STYLE,
-    History,
-    draw_curve,
     save,
     short_name,
     title_mark,
@@ -156,31 +154,7 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 NOTHING: Points = (np.empty(0), np.empty(0))
 Scores = Mapping[str, float | None]
 
-CURVES = {
-    "loss": "loss",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "auroc": "AUROC",
-}
 MOST_NUMBERS = 20  # classes: with more of them the cells hold no readable text
-
-
-def write_class_curves(
-    folder: Path, *, history: History, synthetic: bool, protocol: str | None
-) -> None:
-    """Write the curves of a fit to ``folder/plots``.
-
-    Args:
-        folder: Run folder.
-        history: A row per epoch, as metrics.csv holds them.
-        synthetic: Whether titles must say that the images are phantoms.
-        protocol: How the images were split; titles name ``merged``, which leaks.
-    """
-    mark = title_mark(synthetic=synthetic, protocol=protocol)
-    with mpl.rc_context(STYLE):
-        for name, label in CURVES.items():
-            figure = draw_curve(history, name=name, label=label, mark=mark)
-            save(figure, folder / "plots" / f"{name}.png")
 
 
 def write_classification_plots(

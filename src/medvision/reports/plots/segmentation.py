@@ -12,28 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medvision.reports.plots.overlays import PREDICTED_COLOR, TRUE_COLOR, draw_contours
-from medvision.reports.plots.style import PHOTO_DPI, STYLE, History, draw_curve, save, title_mark
+from medvision.reports.plots.style import PHOTO_DPI, STYLE, save, title_mark
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Image (H, W, C) and mask (H, W) of a sample's path and target."""
-
-CURVES = {"loss": "loss", "accuracy": "pixel accuracy", "iou": "IoU", "dice": "Dice"}
-
-
-def write_curves(folder: Path, *, history: History, synthetic: bool) -> None:
-    """Write the curves of a fit to ``folder/plots``.
-
-    Args:
-        folder: Run folder.
-        history: A row per epoch, as metrics.csv holds them.
-        synthetic: Whether titles must say that the images are phantoms.
-    """
-    with mpl.rc_context(STYLE):
-        for name, label in CURVES.items():
-            figure = draw_curve(
-                history, name=name, label=label, mark=title_mark(synthetic=synthetic)
-            )
-            save(figure, folder / "plots" / f"{name}.png")
 
 
 def write_test_plots(

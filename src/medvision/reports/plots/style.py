@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from medvision.files import atomic_path
+from medvision.scores import Score, scores_at
 
 # Paul Tol's bright scheme: colour-blind safe
 STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}
@@ -60,24 +61,44 @@ History = Sequence[Mapping[str, float | int | None]]
 """A row per epoch, as metrics.csv holds them; None where a value is undefined."""
 
 
-def draw_curve(history: History, *, name: str, label: str, mark: str) -> Figure:
+def write_curves(
+    folder: Path, *, task: str, history: History, synthetic: bool, protocol: str | None = None
+) -> None:
+    """Write the curves of a fit to ``folder/plots``.
+
+    Args:
+        folder: Run folder.
+        task: Kind of the task, whose table says which scores have a curve.
+        history: A row per epoch, as metrics.csv holds them.
+        synthetic: Whether titles must say that the images are phantoms.
+        protocol: How the images were split; titles name ``merged``, which leaks.
+    """
+    mark = title_mark(synthetic=synthetic, protocol=protocol)
+    with mpl.rc_context(STYLE):
+        for score in scores_at("curve", task):
+            figure = draw_curve(history, score=score, mark=mark)
+            save(figure, folder / "plots" / f"{score.name}.png")
+
+
+def draw_curve(history: History, *, score: Score, mark: str) -> Figure:
     """Training and validation value of every epoch, the best validation epoch marked."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for stage, color in STAGE_COLORS.items():
-        points = [(row["epoch"], row.get(f"{stage}/{name}")) for row in history]
+        points = [(row["epoch"], row.get(f"{stage}/{score.name}")) for row in history]
         known = [(int(e or 0) + 1, v) for e, v in points if v is not None]
         if not known:
             continue
         epochs, values = zip(*known, strict=True)
         axes.plot(epochs, values, color=color, marker="o", markersize=3, label=stage)
         if stage == "val":
-            best = (min if name == "loss" else max)(known, key=lambda point: point[1])
+            best = {"min": min, "max": max}[score.mode](known, key=lambda point: point[1])
             axes.plot(*best, color=color, marker="o", markersize=9, fillstyle="none")
             axes.annotate(
                 f"{best[1]:.3f}", best, xytext=(0, 9), textcoords="offset points", ha="center"
             )
-    axes.set(xlabel="epoch", ylabel=label, title=f"{label}, train and validation{mark}")
+    title = f"{score.title}, train and validation{mark}"
+    axes.set(xlabel="epoch", ylabel=score.title, title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.15)
     if axes.has_data():

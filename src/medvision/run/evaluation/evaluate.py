@@ -99,13 +99,11 @@ def evaluate_run(
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
         folder = Path(scratch) / "results"
         (folder / "plots").mkdir(parents=True)
-        summary, evaluation = _measure(
-            run, target, plan, task, folder, notes, conventions=conventions
-        )
+        summary = _measure(run, target, plan, task, folder, notes, conventions=conventions)
         _replace(out, folder)
     if not target.external and target.stage == "test":
         write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
-    print_scores(summary, evaluation.shown)
+    print_scores(summary)
     say(_reproduced(summary))
     if target.stage == "test" and summary["test_evaluations"] > 1:
         times = summary["test_evaluations"]
@@ -123,7 +121,7 @@ def _measure(
     notes: list[str],
     *,
     conventions: bool,
-) -> tuple[dict[str, Any], Evaluation]:
+) -> dict[str, Any]:
     data, stage = target.data, target.stage
     options: Any = OmegaConf.to_container(run.cfg.task)
     evaluation: Evaluation = (
@@ -185,7 +183,7 @@ def _measure(
             shutil.copyfile(run.path / name, folder / name)
     worst, typical = evaluation.cases()
     write_report(folder, worst=worst, typical=typical)
-    return summary, evaluation
+    return summary
 
 
 def _kept(run: StoredRun, target: Target) -> dict[str, Any]:

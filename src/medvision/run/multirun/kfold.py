@@ -20,15 +20,10 @@ from medvision.metrics import (
     mean_defined,
 )
 from medvision.run.multirun.summary import Group, Run, metrics_of, write_rows
+from medvision.scores import score_named
 
 Pooled = dict[str, tuple[float, float, float]]
 """Score, low and high end of its 95 % interval, by name; NaN where undefined."""
-
-DECIDED = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1")
-"""Scores of the predicted classes; all others are of the probabilities."""
-
-PER_IMAGE = ("dice", "iou", "dice_original", "iou_original")
-"""Scores of a segmentation that every image has of its own."""
 
 
 def pool_probabilities(
@@ -54,7 +49,12 @@ def pool_probabilities(
     predicted = np.eye(len(names))[[index[row["predicted"]] for row in rows]]
     decided = _classified(predicted, target, names, groups, 0.5)
     others = _classified(probability, target, names, groups, 0.5)
-    return {name: (decided if name.split("/")[0] in DECIDED else others)[name] for name in others}
+
+    def counts_classes(name: str) -> bool:
+        score = score_named(name, "classification")
+        return score is not None and score.of_predicted_classes
+
+    return {name: (decided if counts_classes(name) else others)[name] for name in others}
 
 
 def pool_images(rows: Sequence[Mapping[str, str]], groups: Sequence[str]) -> Pooled:
@@ -68,7 +68,10 @@ def pool_images(rows: Sequence[Mapping[str, str]], groups: Sequence[str]) -> Poo
         Dice and IoU in both sizes, of the foreground and of each class.
     """
     pooled = {}
-    for name in (name for name in rows[0] if name.split("/")[0] in PER_IMAGE):
+    for name in rows[0]:
+        score = score_named(name, "segmentation")
+        if score is None or not score.per_image:
+            continue
         values = [float(row[name] or "nan") for row in rows]
         low, high = bootstrap_mean_interval(values, groups=_if_any(groups))
         pooled[name] = (mean_defined(values)[0], low, high)

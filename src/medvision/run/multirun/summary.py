@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from medvision.files import write_atomically
+from medvision.scores import names_at
 from medvision.types import STAGES
 
-FIRST = ("accuracy", "auroc", "dice", "iou")
 REPEATED = ("seed", "data.fold")
 """What differs between runs that count as the same: they share a mean."""
 
@@ -188,7 +188,7 @@ def _group(runs: Sequence[Run]) -> list[Group]:
 def metrics_of(runs: Sequence[Run]) -> list[str]:
     """Names of what is averaged, the headline first; confusion counts only make sense singly."""
     names = dict.fromkeys(name for run in runs if run.finished for name in run.scores)
-    first = [f"{stage}/{name}" for name in FIRST for stage in STAGES]
+    first = [f"{stage}/{name}" for name in names_at("headline") for stage in STAGES]
     rest = [name for name in names if name not in first and "/confusion/" not in name]
     return [*(name for name in first if name in names), *rest]
 

@@ -9,27 +9,8 @@ from rich.text import Text
 
 from medvision.run.multirun.kfold import CrossValidation, FoldScore
 from medvision.run.multirun.summary import Group
-from medvision.task_definition import task_of
-
-SHOWN = {
-    "classification": ("train/accuracy", "val/accuracy", "test/accuracy", "test/auroc"),
-    "segmentation": ("train/dice", "val/dice", "test/dice", "test/iou"),
-}
-SHOWN_SEALED = {
-    "classification": ("train/accuracy", "val/accuracy", "val/auroc"),
-    "segmentation": ("train/dice", "val/dice", "val/iou"),
-}
-SHOWN_FOLDS = {
-    "classification": (
-        "accuracy",
-        "balanced_accuracy",
-        "auroc",
-        "average_precision",
-        "recall",
-        "specificity",
-    ),
-    "segmentation": ("dice", "iou", "dice_original", "iou_original"),
-}
+from medvision.scores import names_at
+from medvision.types import STAGES
 
 
 def print_multirun(groups: Sequence[Group], *, console: Console | None = None) -> None:
@@ -44,7 +25,7 @@ def print_multirun(groups: Sequence[Group], *, console: Console | None = None) -
     """
     console = console or Console()
     known = next((group.task for group in groups if group.task), "classification")
-    for task in SHOWN:
+    for task in sorted({group.task or known for group in groups}):
         # a group that never started has no scores, so it may stand in any table
         members = [group for group in groups if (group.task or known) == task]
         if members:
@@ -72,7 +53,7 @@ def print_folds(found: Sequence[CrossValidation], *, console: Console | None = N
 
 def _table(task: str, groups: Sequence[Group]) -> Table:
     sealed = any(group.sealed for group in groups)
-    shown = (SHOWN_SEALED if sealed else SHOWN)[task]
+    shown = _columns(task, sealed=sealed)
     table = Table(
         title=f"{task}{_unit(task)}{', test sealed' * sealed}:"
         " mean ± standard deviation over the runs",
@@ -90,10 +71,16 @@ def _table(task: str, groups: Sequence[Group]) -> Table:
     return table
 
 
+def _columns(task: str, *, sealed: bool) -> list[str]:
+    """The first headline of every split, the others of the last one."""
+    first, *others = (*names_at("headline", task), "loss")[:2]
+    stages = ("train", "val") if sealed else STAGES
+    return [*(f"{stage}/{first}" for stage in stages), *(f"{stages[-1]}/{n}" for n in others)]
+
+
 def _table_of_runs(task: str, groups: Sequence[Group]) -> Table:
-    metric = f"test/{task_of(task).headline}"
-    if any(group.sealed for group in groups):
-        metric = metric.replace("test/", "val/")
+    stage = "val" if any(group.sealed for group in groups) else "test"
+    metric = f"{stage}/{(*names_at('headline', task), 'loss')[0]}"
     table = Table(box=box.MINIMAL, show_edge=False, padding=0)
     table.add_column("experiment", overflow="fold")
     table.add_column(f"each run's {metric.replace('/', ' ')}")
@@ -117,7 +104,7 @@ def _table_of_folds(one: CrossValidation, *, name_seed: bool) -> Table:
     table.add_column("")
     for column in ("mean ± std over folds", "pooled", "95 % interval"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name in SHOWN_FOLDS[task]:
+    for name in names_at("folds", task):
         if score := one.scores.get(f"test/{name}"):
             table.add_row(f"test {name}", *_fold_words(task, score))
     return table

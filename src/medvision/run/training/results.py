@@ -1,6 +1,6 @@
 """What a run found out: summary.json, the plots, and the table on the screen."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from medvision.reports.run_page import write_report
 from medvision.run.storage.run_folder import RunFolder
 from medvision.run.storage.test_ledger import LEDGER
 from medvision.run.training.fit import Fitted
+from medvision.scores import names_at, other_scores
 from medvision.types import STAGES
 
 TWIN_PARTS = ("with_twin", "without_twin")
@@ -130,7 +131,7 @@ def finish(
         **summary,
         **_of_fit(fitted),
         "status": "finished",
-        "metrics": {**_of_best_epoch(fitted, "train/"), **scores},
+        "metrics": {**_of_best_epoch(fitted, "train/"), **scores, **_of_callbacks(fitted, scores)},
         "threshold": evaluation.threshold,
         **evaluation.details(),
         **evaluation.near_duplicate_scores(),
@@ -141,7 +142,7 @@ def finish(
     worst, typical = evaluation.cases()
     write_report(folder.path, summary=final, worst=worst, typical=typical)
     folder.write_summary(final)
-    print_scores(final, evaluation.shown)
+    print_scores(final)
     if final.get("test_evaluations", 0) > 1:
         times = final["test_evaluations"]
         say(f"note: this test split has been evaluated {times} times ({LEDGER})")
@@ -177,6 +178,12 @@ def _of_best_epoch(fitted: Fitted, stage: str) -> dict[str, float | int | None]:
     return {name: row[name] for name in row if name.startswith(stage)}
 
 
+def _of_callbacks(fitted: Fitted, scores: Mapping[str, Score]) -> dict[str, float | int | None]:
+    """What callbacks of the user logged of validation, which is not measured again."""
+    logged = _of_best_epoch(fitted, "val/")
+    return {name: value for name, value in logged.items() if name not in scores}
+
+
 def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Table:
     table = Table(title=f"images by class, protocol {protocol}")
     table.add_column("")
@@ -189,9 +196,10 @@ def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Tabl
     return table
 
 
-def print_scores(summary: Mapping[str, Any], shown: Sequence[str]) -> None:
+def print_scores(summary: Mapping[str, Any]) -> None:
     """Print the scores of each split that was measured, and every warning."""
     console, metrics = Console(), summary["metrics"]
+    others = [score.name for score in other_scores(metrics, summary["task"])]
     dataset = summary["dataset"]
     table = Table(
         title=f"{summary['experiment']}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
@@ -201,7 +209,9 @@ def print_scores(summary: Mapping[str, Any], shown: Sequence[str]) -> None:
     stages = [s for s in STAGES if any(name.startswith(f"{s}/") for name in metrics)]
     for column in ("", *stages, "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
-    for name in shown:
+    for name in (*names_at("terminal", summary["task"]), *others):
+        if name in others[:1]:
+            table.add_section()
         if not any(f"{stage}/{name}" in metrics for stage in stages):
             continue
         interval = metrics.get(f"{stages[-1]}/{name}_ci95")

@@ -1,0 +1,474 @@
+"""Table of scores: one row for each, with its definition, its direction and where it is shown.
+
+A score is logged as ``stage/name``, that of one class as ``stage/name/class``, and its 95 %
+interval under its name with ``_ci95``; an interval is shown wherever its score is. To add a score,
+write its function in ``medvision.metrics`` and one row here. What a callback logs under a name that
+has no row can be monitored like any other score, and is shown under "Other".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeGuard
+
+Place = Literal[
+    "log",  # first columns of metrics.csv; the first of them in the line of each epoch
+    "curve",  # plotted over the epochs
+    "terminal",  # table at the end of a run
+    "headline",  # stands out in the report and leads tables of several runs; the first: test ledger
+    "tile",  # large number at the top of the report; with two classes, with more:
+    "tile of two classes",
+    "tile of many classes",
+    "class scale",  # drawn as a bar in the table of classes
+    "near-duplicates",  # also measured apart for images with a near-duplicate in training
+    "checked",  # train, validation and test are held against each other
+    "folds",  # table of a cross-validation
+    "comparison",  # table of groups in the terminal
+    "comparison page",
+    "hidden",  # none of the above, nor in the table of the report
+]
+"""Where a score is shown, beside the table of all scores in the report."""
+
+UNDEFINED = "undefined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A score.
+
+    Attributes:
+        name: Name it is logged by, without the stage.
+        title: Name within a sentence.
+        definition: Exact definition, in sentences.
+        formula: The same in symbols, where that says more.
+        unit: Unit of the value.
+        better: Direction in which it improves.
+        bounded: Whether it lies in [0, 1], so that it can be drawn on that scale.
+        places: Where it is shown.
+        per_image: Whether each image has a value of its own, a column of the predictions.
+        may_be_undefined: Whether images may lack that value; the mean leaves them out, and
+            ``stage/name_undefined`` counts them.
+        of_predicted_classes: Whether it counts predicted classes, and not probabilities.
+    """
+
+    name: str
+    title: str
+    definition: str
+    formula: str = ""
+    unit: str = ""
+    better: Literal["higher", "lower"] = "higher"
+    bounded: bool = True
+    places: tuple[Place, ...] = ()
+    per_image: bool = False
+    may_be_undefined: bool = False
+    of_predicted_classes: bool = False
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """End of the scale that is the best one, as a monitor calls it."""
+        return "max" if self.better == "higher" else "min"
+
+    @property
+    def capitalized(self) -> str:
+        """Title with a capital letter."""
+        return self.title[:1].upper() + self.title[1:]
+
+    @property
+    def heading(self) -> str:
+        """Capitalized title with the unit, for the head of a table."""
+        return f"{self.capitalized}, {self.unit}" if self.unit else self.capitalized
+
+    @property
+    def anchor(self) -> str:
+        """Id of its definition on a page."""
+        return f"define-{self.name.replace('_', '-')}"
+
+    def text(self, value: float | None, *, sign: bool = False) -> str:
+        """A value with three decimals, with one decimal where there is a unit."""
+        if not is_number(value):
+            return UNDEFINED
+        digits = 1 if self.unit else 3
+        # adding 0.0 turns -0.0 into 0.0
+        return f"{round(value, digits) + 0.0:{'+' * sign}.{digits}f}"
+
+    def interval_text(self, ends: Sequence[float]) -> str:
+        """Low and high end of an interval."""
+        return " to ".join(map(self.text, ends))
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def is_interval(ends: Any) -> TypeGuard[Sequence[float]]:
+    """Whether a value is a pair of finite numbers."""
+    return isinstance(ends, Sequence) and len(ends) == 2 and all(map(is_number, ends))
+
+
+LOSS = Score(
+    name="loss",
+    title="loss",
+    definition="What training minimises; the configuration says which loss. Not bound to [0, 1]. "
+    "It is an objective and no score, and has no interval.",
+    better="lower",
+    bounded=False,
+    places=("log", "curve"),
+)
+
+SEGMENTATION = (
+    Score(
+        name="dice",
+        title="Dice",
+        formula="(2 |A ∩ B| + 10⁻⁷) / (|A| + |B| + 10⁻⁷)",
+        definition="Overlap of the predicted foreground A and the true one B of an image, at the "
+        "size the network sees and at threshold 0.5, averaged over the images (of more than two "
+        "classes, over the foreground classes too). An image in which both are empty scores 1.",
+        places=(
+            "log",
+            "curve",
+            "terminal",
+            "headline",
+            "tile",
+            "class scale",
+            "near-duplicates",
+            "checked",
+            "folds",
+            "comparison",
+            "comparison page",
+        ),
+        per_image=True,
+    ),
+    Score(
+        name="iou",
+        title="IoU",
+        formula="(|A ∩ B| + 10⁻⁷) / (|A \N{UNION} B| + 10⁻⁷)",
+        definition="Intersection over union of A and B of an image, measured and averaged as Dice.",
+        places=(
+            "log",
+            "curve",
+            "terminal",
+            "headline",
+            "tile",
+            "near-duplicates",
+            "folds",
+            "comparison",
+            "comparison page",
+        ),
+        per_image=True,
+    ),
+    Score(
+        name="dice_original",
+        title="Dice at file size",
+        definition="Dice at the size of the file: the output of the network is enlarged "
+        "bilinearly before the threshold and compared with the mask as it was read.",
+        places=("terminal", "near-duplicates", "folds"),
+        per_image=True,
+    ),
+    Score(
+        name="iou_original",
+        title="IoU at file size",
+        definition="IoU at the size of the file, measured as Dice at file size.",
+        places=("terminal", "near-duplicates", "folds"),
+        per_image=True,
+    ),
+    Score(
+        name="dice_global",
+        title="Dice over all pixels",
+        definition="Dice computed once from the pixels of all images together, so that large "
+        "lesions count more.",
+    ),
+    Score(
+        name="iou_global",
+        title="IoU over all pixels",
+        definition="IoU computed once from the pixels of all images together.",
+    ),
+    Score(
+        name="hd95_px",
+        title="HD95",
+        unit="px",
+        better="lower",
+        bounded=False,
+        definition="95th percentile of the Hausdorff distance: how far the pixels of the predicted "
+        "and of the true outline lie from the other one, in pixels; the larger of the two "
+        "sides, averaged over the images. 0 is the best. Undefined for an image in which one of "
+        "the masks is empty: lesions that were missed are left out, so read it beside Dice.",
+        places=("terminal", "tile", "comparison page"),
+        per_image=True,
+        may_be_undefined=True,
+    ),
+    Score(
+        name="nsd_2px",
+        title="surface Dice at 2 px",
+        definition="Normalised surface Dice: the share of the pixels of both outlines that have "
+        "the other one within 2 pixels, averaged over the images. 0 for an image in which one "
+        "mask is empty; undefined where both are.",
+        places=("terminal",),
+        per_image=True,
+        may_be_undefined=True,
+    ),
+    Score(
+        name="accuracy",
+        title="pixel accuracy",
+        definition="Share of all pixels with the right class. High wherever lesions are small.",
+        places=("log", "curve", "terminal"),
+    ),
+    Score(
+        name="precision",
+        title="precision (pixels)",
+        formula="TP / (TP + FP)",
+        definition="Share of the pixels predicted as foreground that are foreground.",
+        places=("terminal", "comparison page"),
+    ),
+    Score(
+        name="recall",
+        title="sensitivity (recall, pixels)",
+        formula="TP / (TP + FN)",
+        definition="Share of the foreground pixels that are found.",
+        places=("terminal", "comparison page"),
+    ),
+    Score(
+        name="specificity",
+        title="specificity (pixels)",
+        formula="TN / (TN + FP)",
+        definition="Share of the background pixels that are left alone.",
+    ),
+    Score(
+        name="auroc",
+        title="AUROC (pixels)",
+        definition="Area under the ROC curve of all pixels, ranked by foreground probability in "
+        "256 bins. Undefined where only one class occurs.",
+        places=("log", "terminal", "tile", "comparison"),
+    ),
+    Score(
+        name="average_precision",
+        title="average precision (pixels)",
+        definition="Area under the precision-recall curve of all pixels.",
+    ),
+)
+
+CLASSIFICATION = (
+    Score(
+        name="accuracy",
+        title="accuracy",
+        definition="Share of the images whose predicted class is the true one.",
+        places=(
+            "log",
+            "curve",
+            "terminal",
+            "headline",
+            "tile",
+            "near-duplicates",
+            "folds",
+            "comparison",
+            "comparison page",
+        ),
+        of_predicted_classes=True,
+    ),
+    Score(
+        name="balanced_accuracy",
+        title="balanced accuracy",
+        definition="Mean of the recalls of the classes that occur, so that each class counts the "
+        "same however many images it has.",
+        places=(
+            "log",
+            "curve",
+            "terminal",
+            "tile of many classes",
+            "near-duplicates",
+            "checked",
+            "folds",
+            "comparison",
+            "comparison page",
+        ),
+        of_predicted_classes=True,
+    ),
+    Score(
+        name="auroc",
+        title="AUROC",
+        definition="Area under the ROC curve: the share of the pairs of a positive and a negative "
+        "image in which the positive one has the larger probability, equal ones half. "
+        "Undefined where only one class occurs.",
+        places=(
+            "log",
+            "curve",
+            "terminal",
+            "headline",
+            "tile",
+            "near-duplicates",
+            "checked",
+            "folds",
+            "comparison",
+            "comparison page",
+        ),
+    ),
+    Score(
+        name="average_precision",
+        title="average precision",
+        definition="Mean over the positive images of the precision among the images that are at "
+        "least as probable: the area under the precision-recall curve.",
+        places=("terminal", "folds"),
+    ),
+    Score(
+        name="precision",
+        title="precision (PPV)",
+        formula="TP / (TP + FP)",
+        definition="Share of the images predicted as a class that are of it. "
+        "Undefined without predictions.",
+        places=("terminal",),
+        of_predicted_classes=True,
+    ),
+    Score(
+        name="recall",
+        title="sensitivity (recall)",
+        formula="TP / (TP + FN)",
+        definition="Share of the images of a class that are found.",
+        places=("terminal", "tile of two classes", "class scale", "folds"),
+        of_predicted_classes=True,
+    ),
+    Score(
+        name="specificity",
+        title="specificity",
+        formula="TN / (TN + FP)",
+        definition="Share of the images of other classes that are not predicted as it.",
+        places=("terminal", "tile of two classes", "folds"),
+        of_predicted_classes=True,
+    ),
+    Score(
+        name="f1",
+        title="F1",
+        formula="2 TP / (2 TP + FP + FN)",
+        definition="Harmonic mean of precision and recall.",
+        places=("terminal", "comparison page"),
+        of_predicted_classes=True,
+    ),
+    Score(
+        name="ece",
+        title="calibration error (ECE)",
+        formula="Σ (images of the bin / all images) · |accuracy - confidence|",
+        definition="Expected calibration error over 15 bins of equal width of the probability of "
+        "the most probable class: how far that probability is from the share of right answers. "
+        "0 is the best.",
+        better="lower",
+        places=("terminal",),
+    ),
+    Score(
+        name="ece_calibrated",
+        title="calibration error after temperature scaling",
+        formula="p = softmax(logits / T)",
+        definition="ECE of the probabilities at the temperature T that makes the validation images "
+        "most likely. T above 1: the network was too sure; below 1: not sure enough. The most "
+        "probable class stays the same; all other scores are those of the probabilities before.",
+        better="lower",
+        places=("terminal",),
+    ),
+    Score(
+        name="brier",
+        title="Brier score",
+        formula="mean of (p - y)²",
+        definition="Mean squared error of the probabilities: of two classes of that of the second "
+        "one, from 0 to 1; of more summed over the classes, from 0 to 2. It falls with calibration "
+        "and with discrimination. 0 is the best.",
+        better="lower",
+        bounded=False,
+        places=("terminal",),
+    ),
+    Score(
+        name="brier_calibrated",
+        title="Brier score after temperature scaling",
+        definition="The Brier score of the same probabilities.",
+        better="lower",
+        bounded=False,
+        places=("terminal",),
+    ),
+    Score(
+        name="confusion",
+        title="confusion",
+        definition="Number of images by true and by predicted class.",
+        bounded=False,
+        places=("hidden",),
+    ),
+)
+
+_TABLES = {"classification": CLASSIFICATION, "segmentation": SEGMENTATION}
+
+
+def scores_of(task: str) -> tuple[Score, ...]:
+    """Scores of a task in the order in which they are shown, the loss last.
+
+    Args:
+        task: Kind of the task; one that has no table has its loss only.
+    """
+    return (*_TABLES.get(task, ()), LOSS)
+
+
+def named_scores(task: str) -> dict[str, Score]:
+    """Scores of a task by name, in the order in which they are shown, without hidden ones."""
+    return {score.name: score for score in scores_of(task) if "hidden" not in score.places}
+
+
+def add_scores(task: str, scores: Sequence[Score]) -> None:
+    """Give a further task its table."""
+    _TABLES[task] = tuple(scores)
+
+
+def scores_at(place: Place, task: str | None = None) -> tuple[Score, ...]:
+    """Scores that are shown in a place, the loss first; of all tasks, each name once, for None."""
+    rows = [row for kind in _TABLES if task in (None, kind) for row in _TABLES[kind]]
+    found: dict[str, Score] = {}
+    for row in (LOSS, *rows):
+        if place in row.places:
+            found.setdefault(row.name, row)
+    return tuple(found.values())
+
+
+def names_at(place: Place, task: str | None = None) -> tuple[str, ...]:
+    """Names of the scores that are shown in a place."""
+    return tuple(score.name for score in scores_at(place, task))
+
+
+def score_named(name: str, task: str | None = None) -> Score | None:
+    """Row of a score of a task, or of any task; None where there is none.
+
+    Args:
+        name: With or without stage and class, such as ``val/dice`` or ``recall/glioma``.
+        task: Kind of the task.
+    """
+    parts = name.split("/")
+    base = parts[1] if parts[0] in ("train", "val", "test") and parts[1:] else parts[0]
+    rows = [row for kind in _TABLES if task in (None, kind) for row in _TABLES[kind]]
+    return next((row for row in (*rows, LOSS) if row.name == base), None)
+
+
+def mode_of(name: str) -> Literal["max", "min"]:
+    """End of the scale of a score that is the best one; of a score without a row the largest."""
+    score = score_named(name)
+    return "max" if score is None else score.mode
+
+
+def other_scores(names: Iterable[str], task: str | None) -> tuple[Score, ...]:
+    """Scores without a row, such as those that a callback of the user logs, in their order.
+
+    Args:
+        names: Of all values that were logged or measured, with their stage.
+        task: Kind of the task; None for any.
+    """
+    found: dict[str, Score] = {}
+    for full in names:
+        stage, _, name = full.partition("/")
+        for end in ("_ci95", "_undefined"):
+            name = name.removesuffix(end)
+        if stage in ("train", "val", "test") and score_named(name, task) is None:
+            found.setdefault(name, _without_row(name))
+    return tuple(found.values())
+
+
+def _without_row(name: str) -> Score:
+    return Score(
+        name=name,
+        title=name,
+        definition="Logged by a callback of this run, which defines it.",
+        bounded=False,
+    )
