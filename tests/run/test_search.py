@@ -270,8 +270,8 @@ def test_the_page_needs_nothing_from_outside_and_tells_no_test_score() -> None:
             " (sweep.metric); use val/dice",
         ),
         (
-            "sweep.metric=val/iou",
-            "whether val/iou is to be large or small is not said (sweep.mode); add",
+            "sweep.metric=val/my_score",
+            "whether val/my_score is to be large or small is not said (sweep.mode); add",
         ),
         ("sweep.jobs=2", "2 trials at a time need a launcher that starts them in parallel"),
         ("sweep.num_trials=0", "expected an integer of at least 1, got 0 (sweep.num_trials)"),

@@ -10,6 +10,7 @@ from medvision.errors import MedvisionError, first_line
 from medvision.losses import balanced_weights
 from medvision.models import Normalized
 from medvision.run.config.hydra_errors import nearest
+from medvision.scores import mode_of, score_named
 from medvision.task_definition import task_of
 from medvision.tasks import Task
 from medvision.types import STAGES, Stage
@@ -18,12 +19,14 @@ from medvision.types import STAGES, Stage
 def fill_in(cfg: DictConfig, data: ImageData) -> None:
     """Write into the config what only the data knows: classes, and weights of a balanced loss.
 
-    Mixing that mixes nothing is left out.
+    A monitor without a mode is given the one of its score. Mixing that mixes nothing is left out.
 
     Raises:
         MedvisionError: If balanced weights are asked for without classes of images.
     """
     with open_dict(cfg):
+        if cfg.checkpoint.mode is None:
+            cfg.checkpoint.mode = mode_of(str(cfg.checkpoint.monitor))
         cfg.data.num_classes = len(data.class_names)
         cfg.data.class_names = list(data.class_names)
         if OmegaConf.select(cfg, "loss.class_weights") == "balanced":
@@ -72,7 +75,9 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
         )
     monitor = str(cfg.checkpoint.monitor)
     names = task.score_names()
-    if monitor.partition("/")[2] not in names:
+    # what a callback of the user logs is known after the first epoch only
+    is_own = score_named(monitor, task.kind) is None and _has_own_callback(cfg)
+    if monitor.partition("/")[2] not in names and not is_own:
         raise MedvisionError(
             f"{monitor} is no score of this task",
             where="checkpoint.monitor",
@@ -89,6 +94,12 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
     _try_loss(task)
     for stage in STAGES:
         _check_share(cfg, stage, num_images=len(data.tables[stage]), batch_size=data.batch_size)
+
+
+def _has_own_callback(cfg: DictConfig) -> bool:
+    """Whether any callback is of neither medvision nor Lightning."""
+    packages = {str(node._target_).partition(".")[0] for node in cfg.callbacks.values() if node}
+    return bool(packages - {"medvision", "pytorch_lightning", "lightning"})
 
 
 def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: int) -> None:

@@ -17,6 +17,7 @@ from medvision.data.shards.location import check_address, place_of
 from medvision.errors import MedvisionError, did_you_mean, install_command
 from medvision.run.config.hydra_errors import nearest
 from medvision.run.config.processes import check_processes
+from medvision.scores import names_at
 
 _MAKES_NAMES = re.compile(
     r"^def __getattr__|^__getattr__\b|\b(globals|exec)\(|\bsys\.modules\b", re.MULTILINE
@@ -213,7 +214,7 @@ MOST_LOADERS = 256
 SCHEMA: dict[str, Rule] = {
     "seed": _integer(0, 2**32 - 1),
     "audit": _one_of("warn", "strict", "skip"),
-    "checkpoint.mode": _one_of("max", "min"),
+    "checkpoint.mode": _one_of("max", "min") | _NULL,
     "checkpoint.every_minutes": _POSITIVE | _NULL,
     "data.image_size": _integer(16, 8192),
     "data.batch_size": _COUNT,
@@ -377,7 +378,7 @@ def check_metric(metric: str, *, where: str, may_not: str) -> None:
         raise MedvisionError(
             f"expected a logged value such as val/dice, got {metric}",
             where=where,
-            hint=nearest(metric, ["val/dice", "val/iou", "val/loss", "val/auroc"]),
+            hint=nearest(metric, [f"val/{name}" for name in names_at("log")]),
         )
 
 

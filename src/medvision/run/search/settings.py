@@ -17,6 +17,7 @@ from medvision.run.config import schema as check
 from medvision.run.config.hydra_errors import nearest
 from medvision.run.config.store import run_name
 from medvision.run.storage.test_seal import SEARCH
+from medvision.scores import mode_of, score_named
 from medvision.search.definition import Definition, Mode, check_name
 from medvision.search.proposals import SAMPLERS
 from medvision.search.space import Key, Numbers, Options
@@ -249,13 +250,15 @@ def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
     mode = sweep["mode"]
     metric = str(config.checkpoint.monitor if sweep["metric"] is None else sweep["metric"])
     check.check_metric(metric, where="sweep.metric", may_not="decide anything")
-    if mode is None and sweep["metric"] is not None:
+    if mode is None and sweep["metric"] is not None and score_named(metric) is None:
         raise MedvisionError(
             f"whether {metric} is to be large or small is not said",
             where="sweep.mode",
             hint="add sweep.mode=max or sweep.mode=min",
         )
-    mode = str(config.checkpoint.mode if mode is None else mode)
+    if mode is None:
+        own = config.checkpoint.mode if sweep["metric"] is None else None
+        mode = own or mode_of(metric)
     if mode not in ("max", "min"):
         raise MedvisionError(
             f"expected max or min, got {mode}", where="sweep.mode", hint="change it"
