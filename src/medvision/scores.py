@@ -108,6 +108,15 @@ def is_interval(ends: Any) -> TypeGuard[Sequence[float]]:
     return isinstance(ends, Sequence) and len(ends) == 2 and all(map(is_number, ends))
 
 
+OF_A_RUN: tuple[Place, ...] = ("log", "curve", "terminal")
+OF_SEVERAL_RUNS: tuple[Place, ...] = (
+    "headline",
+    "near-duplicates",
+    "folds",
+    "comparison",
+    "comparison page",
+)
+
 LOSS = Score(
     name="loss",
     title="loss",
@@ -126,19 +135,7 @@ SEGMENTATION = (
         definition="Overlap of the predicted foreground A and the true one B of an image, at the "
         "size the network sees and at threshold 0.5, averaged over the images (of more than two "
         "classes, over the foreground classes too). An image in which both are empty scores 1.",
-        places=(
-            "log",
-            "curve",
-            "terminal",
-            "headline",
-            "tile",
-            "class scale",
-            "near-duplicates",
-            "checked",
-            "folds",
-            "comparison",
-            "comparison page",
-        ),
+        places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile", "class scale", "checked"),
         per_image=True,
     ),
     Score(
@@ -146,17 +143,7 @@ SEGMENTATION = (
         title="IoU",
         formula="(|A ∩ B| + 10⁻⁷) / (|A \N{UNION} B| + 10⁻⁷)",
         definition="Intersection over union of A and B of an image, measured and averaged as Dice.",
-        places=(
-            "log",
-            "curve",
-            "terminal",
-            "headline",
-            "tile",
-            "near-duplicates",
-            "folds",
-            "comparison",
-            "comparison page",
-        ),
+        places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile"),
         per_image=True,
     ),
     Score(
@@ -254,17 +241,7 @@ CLASSIFICATION = (
         name="accuracy",
         title="accuracy",
         definition="Share of the images whose predicted class is the true one.",
-        places=(
-            "log",
-            "curve",
-            "terminal",
-            "headline",
-            "tile",
-            "near-duplicates",
-            "folds",
-            "comparison",
-            "comparison page",
-        ),
+        places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile"),
         of_predicted_classes=True,
     ),
     Score(
@@ -273,9 +250,7 @@ CLASSIFICATION = (
         definition="Mean of the recalls of the classes that occur, so that each class counts the "
         "same however many images it has.",
         places=(
-            "log",
-            "curve",
-            "terminal",
+            *OF_A_RUN,
             "tile of many classes",
             "near-duplicates",
             "checked",
@@ -291,18 +266,7 @@ CLASSIFICATION = (
         definition="Area under the ROC curve: the share of the pairs of a positive and a negative "
         "image in which the positive one has the larger probability, equal ones half. "
         "Undefined where only one class occurs.",
-        places=(
-            "log",
-            "curve",
-            "terminal",
-            "headline",
-            "tile",
-            "near-duplicates",
-            "checked",
-            "folds",
-            "comparison",
-            "comparison page",
-        ),
+        places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile", "checked"),
     ),
     Score(
         name="average_precision",

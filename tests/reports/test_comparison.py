@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.reports.comparison import comparison_page, draw_differences, setting_in_words
-from medvision.reports.page import NOT_MEASURED
+from medvision.reports.comparison import comparison_page, draw_differences
+from medvision.reports.page import NOT_MEASURED, setting_in_words
 from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
 from medvision.scores import named_scores
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError
-from medvision.reports.comparison import setting_in_words
+from medvision.reports.page import setting_in_words
 from medvision.reports.run_files import RunFiles
 from medvision.scores import names_at
 from medvision.types import STAGES
@@ -88,11 +88,7 @@ class FinishedRun:
     @cached_property
     def scores(self) -> dict[str, float | None]:
         """Every metric but the intervals, by name; None where it is undefined."""
-        return {
-            name: value
-            for name, value in self.files.metrics.items()
-            if not (name.endswith("_ci95") or isinstance(value, list))
-        }
+        return plain_scores(self.files.metrics)
 
     def interval(self, metric: str) -> list[float] | None:
         """The 95 % interval of a metric over test images; None where there is none."""
@@ -322,9 +318,7 @@ class Group:
     @property
     def marks(self) -> str:
         """What a reader must know about the data before believing the scores."""
-        synthetic = any(run.dataset.get("synthetic") for run in self.runs)
-        merged = any(run.dataset.get("protocol") == "merged" for run in self.runs)
-        return " (synthetic data)" * synthetic + " (merged protocol)" * merged
+        return marks_of(run.dataset for run in self.runs)
 
     def values(self, metric: str) -> list[float | None]:
         """The metric of each run; None where it is undefined."""
@@ -342,6 +336,23 @@ class Group:
         of_sets = [[run.scores.get(metric) for run in member] for member in self.members]
         mean, std = mean_and_std(mean_and_std(values)[0] for values in of_sets)
         return mean, None if self.repeated_seeds else std
+
+
+def plain_scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """Every metric of a summary but the intervals, by name; None where it is undefined."""
+    return {
+        name: value
+        for name, value in metrics.items()
+        if not (name.endswith("_ci95") or isinstance(value, list))
+    }
+
+
+def marks_of(datasets: Iterable[Mapping[str, Any]]) -> str:
+    """What a reader must know about the data before believing the scores."""
+    data = list(datasets)
+    synthetic = any(dataset.get("synthetic") for dataset in data)
+    merged = any(dataset.get("protocol") == "merged" for dataset in data)
+    return " (synthetic data)" * synthetic + " (merged protocol)" * merged
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
@@ -375,8 +386,13 @@ def _settings(run: FinishedRun) -> dict[str, Any]:
 
 
 def metrics_of(groups: Iterable[Group]) -> list[str]:
-    """Names of what is averaged, the headline first; confusion counts only make sense singly."""
-    names = dict.fromkeys(name for group in groups for run in group.runs for name in run.scores)
+    """Names of what is averaged, the headline first."""
+    return ordered_metrics(name for group in groups for run in group.runs for name in run.scores)
+
+
+def ordered_metrics(found: Iterable[str]) -> list[str]:
+    """Names, the headline first, each once; confusion counts only make sense singly."""
+    names = dict.fromkeys(found)
     first = [f"{stage}/{name}" for name in names_at("headline") for stage in STAGES]
     rest = [name for name in names if name not in first and "/confusion/" not in name]
     return [*(name for name in first if name in names), *rest]

@@ -37,8 +37,6 @@ from medvision.metrics import (
 from medvision.metrics.calibration import Calibration
 from medvision.metrics.conventions import classification_conventions
 from medvision.metrics.thresholds import SENSITIVITY, operating_points
-from medvision.reports.plots.classification import write_classification_plots
-from medvision.reports.plots.style import write_curves
 from medvision.reports.run_page import Case
 from medvision.scores import names_at
 from medvision.types import Stage
@@ -336,6 +334,9 @@ class ClassificationEvaluation(Evaluation):
         self.notes += self.choices.notes[known:]
 
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
+        from medvision.reports.plots.classification import write_classification_plots  # matplotlib
+        from medvision.reports.plots.style import write_curves
+
         test = self._watched.get("test")
         if history:
             write_curves(

@@ -23,8 +23,6 @@ from medvision.metrics import bootstrap_mean_interval, mean_defined, pooled_scor
 from medvision.metrics.conventions import SegmentationConventions
 from medvision.metrics.size_groups import size_groups
 from medvision.reports.plots.overlays import draw_overlay
-from medvision.reports.plots.segmentation import write_test_plots
-from medvision.reports.plots.style import write_curves
 from medvision.reports.run_page import Case
 from medvision.scores import names_at, score_named
 from medvision.types import Stage
@@ -128,6 +126,9 @@ class SegmentationEvaluation(Evaluation):
         return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
 
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
+        from medvision.reports.plots.segmentation import write_test_plots  # matplotlib
+        from medvision.reports.plots.style import write_curves
+
         synthetic = self.data.synthetic
         if history:
             write_curves(self.folder, task="segmentation", history=history, synthetic=synthetic)

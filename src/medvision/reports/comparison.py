@@ -1,7 +1,5 @@
 """Page of a comparison: scores, facts and verdicts of several runs in one self-contained file."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medvision.reports.page import NOT_MEASURED, Measured, Picture, Row, Table, png_picture, render
+from medvision.reports.page import (
+    NOT_MEASURED,
+    Measured,
+    Picture,
+    Row,
+    Table,
+    png_picture,
+    render,
+    setting_in_words,
+)
 from medvision.reports.plots.classification import Points
 from medvision.reports.plots.comparison import Drawn, color_of, draw_rocs, draw_validation
 from medvision.reports.plots.style import STYLE, History, save, short_name
@@ -21,9 +28,6 @@ from medvision.scores import LOSS, Score, is_interval, is_number, named_scores, 
 
 Group = Mapping[str, Any]
 """One of the groups of ``comparison.json``."""
-
-
-LONGEST_VALUE = 24  # characters of a setting
 
 
 def numbered(groups: Sequence[Group]) -> list[tuple[str, Group]]:
@@ -71,19 +75,6 @@ def _cell(group: Group, score: Score) -> str:
 
 def _head(scores: Sequence[Score]) -> list[str]:
     return [f"{score.title}, {score.unit}" if score.unit else score.title for score in scores]
-
-
-def setting_in_words(value: Any) -> str:
-    """A setting in a few characters: the last part of a path or of a class's name."""
-    if value is None or isinstance(value, bool | list | Mapping):
-        text = json.dumps(value, ensure_ascii=False, default=str)
-    else:
-        text = str(value)
-        if "/" in text:
-            text = f".../{text.rstrip('/').rpartition('/')[2]}"
-        elif re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", text):
-            text = text.rpartition(".")[2]
-    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def score_table(groups: Sequence[Group], main: Sequence[Score]) -> Table:

@@ -5,7 +5,9 @@ Nothing heavy is imported here: jinja2 and Pillow load where they are used.
 
 import base64
 import io
+import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:  # a module that only formats numbers must not wait for the en
     from jinja2 import Environment
 
 NOT_MEASURED = "\N{EN DASH}"
+LONGEST_VALUE = 24  # characters of a setting
 MAX_SIDE_PX, JPEG_QUALITY = 640, 85
 SHOWN_DPI = 96  # pixels of a page in an inch of a plot
 
@@ -107,6 +110,19 @@ def measured_in(values: Mapping[str, Any], name: str, score: Score) -> str | Mea
 def whole(value: float | None) -> str:
     """A count with a comma between thousands, or ``undefined``."""
     return f"{round(value):,}" if value is not None and math.isfinite(value) else UNDEFINED
+
+
+def setting_in_words(value: Any) -> str:
+    """A setting in a few characters: the last part of a path or of a class's name."""
+    if value is None or isinstance(value, bool | list | Mapping):
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    else:
+        text = str(value)
+        if "/" in text:
+            text = f".../{text.rstrip('/').rpartition('/')[2]}"
+        elif re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", text):
+            text = text.rpartition(".")[2]
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
 def day(moment: str) -> str:

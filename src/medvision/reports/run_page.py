@@ -36,7 +36,7 @@ from medvision.reports.score_tables import (
     other_table,
     shown_scores,
 )
-from medvision.reports.warnings import banners, looks, twin_table
+from medvision.reports.warnings import looks, twin_table
 from medvision.scores import (
     Score,
     is_interval,
@@ -250,7 +250,9 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "started": run.environment.get("started"),
         "title": title(run),
         "headline": headline(run),
-        "banners": banners(run),
+        "audit": run.summary.get("audit") or {},
+        "sealed": run.sealed,
+        "dataset": run.dataset,
         "tiles": tiles(run),
         "key_numbers": key_numbers(run),
         "looks": looks(run),

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from medvision.reports.page import Row, Table, measured_in, whole
@@ -10,28 +9,6 @@ from medvision.reports.run_files import RunFiles
 from medvision.scores import is_number, named_scores
 
 TWINS = {"with_twin": "with a twin in training", "without_twin": "without one"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Banner:
-    """What a reader must know before any number.
-
-    Attributes:
-        title: The point in a few words.
-        text: What it means.
-        items: Single facts, one a line.
-        look: ``leak``, which nobody overlooks, ``alarm``, ``warn``, or ``plain`` for no fault.
-    """
-
-    title: str
-    text: str
-    items: tuple[str, ...] = ()
-    look: str = "alarm"
-
-
-def banners(run: RunFiles) -> list[Banner]:
-    """Everything of that kind, the gravest first."""
-    return [*_leaks(run), *_synthetic(run), *_merged(run), *_sealed(run), *_not_audited(run)]
 
 
 def twin_table(run: RunFiles) -> Table | None:
@@ -107,79 +84,3 @@ def audit_fact(run: RunFiles) -> str | None:
     told = [f"{whole(n)} {kind}{'s' * (n > 1)}" for kind, n in counts.items() if kind != "note"]
     extent = "complete" if audit.get("complete") else "the cheap checks only"
     return f"{extent}; {', '.join(told) or 'nothing found'}"
-
-
-def _leaks(run: RunFiles) -> list[Banner]:
-    audit: Mapping[str, Any] = run.summary.get("audit") or {}
-    leaks = tuple(str(leak) for leak in audit.get("leaks") or ())
-    if not leaks:
-        return []
-    return [
-        Banner(
-            title="These data leak: the scores below are too good.",
-            text="What the audit found:",
-            items=leaks,
-            look="leak",
-        )
-    ]
-
-
-def _not_audited(run: RunFiles) -> list[Banner]:
-    audit: Mapping[str, Any] = run.summary.get("audit") or {}
-    if audit.get("mode") == "skip":
-        return [
-            Banner(
-                title="The data were not audited, by choice.",
-                text="Nobody looked for images that training and test share, for labels that "
-                "contradict each other or for files that are broken.",
-                look="warn",
-            )
-        ]
-    if audit and not audit.get("complete", True):
-        return [
-            Banner(
-                title="Only the cheap checks ran.",
-                text="The audit of the data is not complete; medvision audit makes the rest of it.",
-                look="warn",
-            )
-        ]
-    return []
-
-
-def _synthetic(run: RunFiles) -> list[Banner]:
-    if not run.dataset.get("synthetic"):
-        return []
-    return [
-        Banner(
-            title="Synthetic data.",
-            text="These images are drawn by code. Scores on them say nothing about patients: "
-            "they show that the program works.",
-        )
-    ]
-
-
-def _merged(run: RunFiles) -> list[Banner]:
-    if run.dataset.get("protocol") != "merged":
-        return []
-    return [
-        Banner(
-            title="Merged protocol: this split leaks.",
-            text="Images were split one by one, so that images of one patient, and nearly "
-            "identical ones, lie in training and in test. The scores are too good and are no "
-            "estimate for other patients.",
-        )
-    ]
-
-
-def _sealed(run: RunFiles) -> list[Banner]:
-    if not run.sealed:
-        return []
-    return [
-        Banner(
-            title="Sealed: the test split was not touched.",
-            text="Hyper-parameters were being chosen. Every score here is of validation images, "
-            "which also do the choosing: that of the winner is a little too good. Once the choice "
-            "is made, medvision evaluate opens the test split.",
-            look="plain",
-        )
-    ]

@@ -5,12 +5,12 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.comparison.runs import mean_and_std
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample
 from medvision.metrics import (
@@ -218,11 +218,11 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
         pooled, notes = _pool(finished, predictions, samples)
     scores = {}
     for metric in (name for name in metrics_of(finished) if name.startswith("test/")):
-        known = [value for run in finished if (value := run.scores.get(metric)) is not None]
+        mean, std = mean_and_std(run.scores.get(metric) for run in finished)
         score, low, high = pooled.get(metric.removeprefix("test/"), 3 * (float("nan"),))
         scores[metric] = FoldScore(
-            mean=fmean(known) if known else None,
-            std=stdev(known) if len(known) > 1 else None,
+            mean=mean,
+            std=std,
             pooled=_known(score),
             low=_known(low),
             high=_known(high),

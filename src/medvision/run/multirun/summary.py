@@ -3,15 +3,13 @@
 import csv
 import io
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medvision.comparison.runs import marks_of, mean_and_std, ordered_metrics, plain_scores
 from medvision.files import write_atomically
-from medvision.scores import names_at
-from medvision.types import STAGES
 
 REPEATED = ("seed", "data.fold")
 """What differs between runs that count as the same: they share a mean."""
@@ -43,12 +41,7 @@ class Run:
     @property
     def scores(self) -> dict[str, float | None]:
         """Every metric but the intervals, by name; None where it is undefined."""
-        metrics: dict[str, Any] = self.summary.get("metrics", {})
-        return {
-            name: value
-            for name, value in metrics.items()
-            if not (name.endswith("_ci95") or isinstance(value, list))
-        }
+        return plain_scores(self.summary.get("metrics", {}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +80,7 @@ class Group:
     def marks(self) -> str:
         """What a reader must know about the data before believing the scores."""
         data = [run.summary["dataset"] for run in self.runs if run.summary]
-        synthetic = any(dataset["synthetic"] for dataset in data)
-        merged = any(dataset.get("protocol") == "merged" for dataset in data)
-        return " (synthetic data)" * synthetic + " (merged protocol)" * merged
+        return marks_of(data)
 
     def values(self, metric: str) -> list[float | None]:
         """The metric of each finished run; None where it is undefined."""
@@ -101,9 +92,7 @@ class Group:
         Returns:
             None instead of the mean of no value and the deviation of fewer than two.
         """
-        known = [value for value in self.values(metric) if value is not None]
-        mean = statistics.fmean(known) if known else None
-        return mean, statistics.stdev(known) if len(known) > 1 else None
+        return mean_and_std(self.values(metric))
 
 
 def summarise(run_dirs: Sequence[Path | None], overrides: Sequence[Sequence[str]]) -> list[Group]:
@@ -187,10 +176,7 @@ def _group(runs: Sequence[Run]) -> list[Group]:
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
     """Names of what is averaged, the headline first; confusion counts only make sense singly."""
-    names = dict.fromkeys(name for run in runs if run.finished for name in run.scores)
-    first = [f"{stage}/{name}" for name in names_at("headline") for stage in STAGES]
-    rest = [name for name in names if name not in first and "/confusion/" not in name]
-    return [*(name for name in first if name in names), *rest]
+    return ordered_metrics(name for run in runs if run.finished for name in run.scores)
 
 
 def _group_row(group: Group, metrics: Sequence[str]) -> dict[str, Any]:
