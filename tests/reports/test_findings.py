@@ -273,7 +273,9 @@ def test_no_better_than_guessing() -> None:
 
 def test_undefined_scores_are_named() -> None:
     summary = segmentation(test_auroc=None, test_iou_ci95=None, **{"test_dice/cup": None})
-    assert findings(summary, []) == ["undefined on test for want of anything to count: AUROC (pixels)"]
+    assert findings(summary, []) == [
+        "undefined on test for want of anything to count: AUROC (pixels)"
+    ]
 
 
 def test_hd95_leaves_missed_lesions_out() -> None:
