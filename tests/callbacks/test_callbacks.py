@@ -147,11 +147,11 @@ def test_a_failed_write_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
 def test_the_log_has_a_row_per_epoch_and_blanks_for_what_is_undefined(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    log = EpochLog(dirpath=str(tmp_path))
+    log, task = EpochLog(dirpath=str(tmp_path)), SimpleNamespace(kind="segmentation")
     values = {"train__loss": 0.5, "val__loss": 0.6, "val__auroc": math.nan, "val__dice": 0.25}
     for epoch in range(2):
-        log.on_train_epoch_start(trainer(epoch), None)
-        log.on_train_epoch_end(trainer(epoch, **values), None)
+        log.on_train_epoch_start(trainer(epoch), task)
+        log.on_train_epoch_end(trainer(epoch, **values), task)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["epoch", "train/loss", "val/loss", "val/dice", "val/auroc", "lr"]
