@@ -284,6 +284,6 @@ def test_a_full_disk_says_how_to_go_on(tmp_path: Path, whole_of: Callable, patte
     assert failed.code == 3
     name = pattern.split("/.")[1].removesuffix(".*.tmp")
     assert failed.errors == [
-        f"error: no space left on the disk (run/{name}); free some; then go on with"
+        f"error: no space left on the disk (run/{name}); free some; then continue with"
         " python train.py resume=run"
     ]

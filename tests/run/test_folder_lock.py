@@ -30,7 +30,9 @@ def hold(folder: Path) -> subprocess.Popen[str]:
 
 def test_another_process_is_kept_out_until_the_end_of_the_first(tmp_path: Path) -> None:
     with hold(tmp_path) as other:
-        with pytest.raises(MedvisionError, match=r"the run is going on in another process \(.*\);"):
+        with pytest.raises(
+            MedvisionError, match=r"this run is already in use by another process \(.*\);"
+        ):
             lock_folder(tmp_path)
         other.kill()
         other.wait()

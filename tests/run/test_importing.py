@@ -2,14 +2,14 @@ import gc
 
 import pytest
 
-from medvision.run.training.run_config import without_collector
+from medvision.run.quick_imports import gc_pause
 
 
 def test_the_collector_is_off_inside_and_on_again_after_a_failure() -> None:
     inside = []
 
     def fail() -> None:
-        with without_collector():
+        with gc_pause():
             inside.append(gc.isenabled())
             raise ZeroDivisionError
 
@@ -22,7 +22,7 @@ def test_the_collector_is_off_inside_and_on_again_after_a_failure() -> None:
 def test_a_collector_that_was_off_stays_off() -> None:
     gc.disable()
     try:
-        with without_collector():
+        with gc_pause():
             pass
         assert not gc.isenabled()
     finally:
@@ -33,6 +33,6 @@ def test_what_others_left_lying_around_is_not_kept_for_ever() -> None:
     import torch  # noqa: F401  loaded before: nothing becomes permanent
 
     before = gc.get_freeze_count()
-    with without_collector():
+    with gc_pause():
         pass
     assert gc.get_freeze_count() == before

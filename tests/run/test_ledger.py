@@ -146,7 +146,7 @@ def test_a_damaged_file_is_told_and_left_alone(damage: Callable[[str], str], wha
             look()
         assert str(error.value).startswith(what)
         assert str(error.value).endswith(
-            "; mend it, or move the file away: a new one then counts from the start"
+            "; fix it, or move the file away: a new one then counts from the start"
         )
         assert error.value.exit_code == 2
     assert LEDGER.read_text() == damaged

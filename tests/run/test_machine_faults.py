@@ -30,7 +30,7 @@ SMALL = (
     "data.batch_size=4",
     "run_dir=run",
 )
-GO_ON = "; then go on with python train.py resume=run"
+GO_ON = "; then continue with python train.py resume=run"
 
 
 @pytest.fixture(scope="module")
@@ -290,10 +290,10 @@ def test_a_folder_that_may_not_be_written_is_named(
         (work / "run" / "summary.json").read_text().replace('"finished"', '"interrupted"')
     )
 
-    def go_on() -> int:
+    def resume() -> int:
         nobody()
         return main(["resume=run"])
 
-    ended = attempt(go_on, work, work)
+    ended = attempt(resume, work, work)
     assert ended.code == 3
     assert ended.err == "error: permission denied (run/.lock); check the permissions\n"

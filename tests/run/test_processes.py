@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 from lightning_fabric.plugins.environments import LightningEnvironment
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from medvision.errors import MedvisionError
 from medvision.hardware.processes import Place
 from medvision.run import main
-from medvision.run import main as program
 from medvision.run.config.processes import check_plan, check_processes
+from medvision.run.multirun.jobs import JobResult, own_environment
 from medvision.run.processes import failure_board as notices
 from medvision.run.processes import launcher as launch
 from medvision.run.processes import launcher as watch
 from medvision.run.processes.errors import described, report
 from medvision.run.processes.failure_board import Board, Notice, ProcessError, first_cause
-from medvision.run.processes.launcher import PROGRAM, Launcher, command_of_run
+from medvision.run.processes.launcher import PROGRAM, Launcher, relaunch_command
 from medvision.run.storage.run_folder import RunFolder
+from medvision.run.training.job import Job
 
 LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE")
 
@@ -35,13 +36,13 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[
     monkeypatch.chdir(tmp_path)
     runs: list[dict[str, Any]] = []
 
-    def stop(cfg: DictConfig, base: Any, *, sealed_by: tuple[str, ...]) -> tuple[int, None]:
-        config = OmegaConf.to_container(cfg, resolve=True)
-        runs.append({"config": config, "command": command_of_run(), "sealed_by": sealed_by})
+    def stop(job: Job) -> JobResult:
+        config = OmegaConf.to_container(job.cfg, resolve=True)
+        runs.append({"config": config, "command": relaunch_command(), "sealed_by": job.sealed_by})
         os.environ.update(dict.fromkeys(LAUNCHERS, "1"))  # as Lightning leaves them
-        return 3 if len(runs) == 1 else 0, None
+        return JobResult(code=3 if len(runs) == 1 else 0, run=None)
 
-    monkeypatch.setattr(program, "_run_job", stop)
+    monkeypatch.setattr("medvision.run.training.job.run_job", stop)
     before, argv = dict(os.environ), sys.argv
     yield runs
     sys.argv = argv
@@ -160,7 +161,7 @@ def test_each_run_of_a_command_meets_at_a_port_of_its_own(
     for name, value in before.items():
         monkeypatch.setenv(name, value)
     outside = dict(os.environ)
-    with program.own_environment(Place(started_by=started_by), number=2):
+    with own_environment(Place(started_by=started_by), number=2):
         assert os.environ.get("MASTER_PORT") == port
         assert ("TORCHELASTIC_USE_AGENT_STORE" in os.environ) == (started_by == "torchrun")
         os.environ["LOCAL_RANK"] = "0"
@@ -467,7 +468,7 @@ def launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., L
             "board = pathlib.Path(os.environ['MEDVISION_BOARD'])\n"
         )
         command = [sys.executable, "-c", head + code]
-        monkeypatch.setattr(launch, "command_of_run", lambda: (command, tmp_path))
+        monkeypatch.setattr(launch, "relaunch_command", lambda: (command, tmp_path))
         plain = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
         return Launcher(plain, RunFolder(tmp_path / "run"))
 
@@ -497,7 +498,7 @@ def test_a_fit_that_ends_leaves_no_process_and_no_board(
 ) -> None:
     made = launcher(READY)
     assert made.launch(lambda: 5) == 5
-    made.part()
+    made.wait()
     assert made.procs[0].returncode == 0
     assert list(tmp_path.iterdir()) == []
 
@@ -516,7 +517,7 @@ def test_a_fit_that_ends_leaves_no_process_and_no_board(
         ),
         pytest.param(
             "sys.exit(7)",
-            "a process ended with code 7 and no word; see what it printed [process 1]",
+            "a process ended with code 7 without a message; see what it printed [process 1]",
             3,
             id="without-a-word",
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medvision.errors import MedvisionError
-from medvision.run.main import as_failure
+from medvision.run.processes.errors import described, report
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ def test_what_a_loader_process_found_is_still_one_line() -> None:
         " call last):\n  File x\n"
         "medvision.errors.MedvisionError: a.png is gone (a.png); put it back\n"
     )
-    assert str(as_failure(RuntimeError(text), None)) == "a.png is gone (a.png); put it back"
+    assert str(described(RuntimeError(text))) == "a.png is gone (a.png); put it back"
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,21 @@ def test_what_a_loader_process_found_is_still_one_line() -> None:
     ],
 )
 def test_what_nobody_foresaw_is_one_line_and_a_traceback_in_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, line: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    line: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     try:
         raise error
     except Exception as raised:
-        failure = as_failure(raised, None)
-    assert failure.exit_code == 3
-    assert str(failure) == f"{line}the traceback is in medvision_traceback.txt"
+        code = report(raised)
+    assert code == 3
+    assert capsys.readouterr().err == (
+        f"error: {line}the traceback is in medvision_traceback.txt\n"
+    )
     assert type(error).__name__ in (tmp_path / "medvision_traceback.txt").read_text()
 
 

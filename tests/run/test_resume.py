@@ -147,9 +147,9 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert go("run", *recipe) == code
     assert summary_of("run")["status"] == "interrupted"
     out, err = capfd.readouterr()
-    assert out.splitlines()[-1] == "to go on: python train.py resume=run"
+    assert out.splitlines()[-1] == "to continue: python train.py resume=run"
     assert err.splitlines()[-2:] == [
-        "ending after this step, to go on later; once more ends at once",
+        "ending after this step, to continue later; once more ends at once",
         "interrupted",
     ]
     assert main(["resume=run"]) == 0
@@ -179,7 +179,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_beginning(
     with pytest.raises(KilledError):
         go("run", *POLYP)
     assert main(["resume=run"]) == 0
-    assert "going on from its beginning: it had written no checkpoint" in capsys.readouterr().out
+    assert "continuing from its beginning: it had written no checkpoint" in capsys.readouterr().out
     assert_same("run", whole)
 
 
@@ -234,7 +234,7 @@ def test_a_run_stopped_in_its_evaluation_goes_on_with_it(
         patched.setattr(job, "measure", stop)
         assert go("run", *POLYP) == 130
     assert main(["resume=run"]) == 0
-    assert "going on after its 3 epochs, with the evaluation" in capsys.readouterr().out
+    assert "continuing after its 3 epochs, with the evaluation" in capsys.readouterr().out
     assert_same("run", whole)
 
 
@@ -347,8 +347,8 @@ def test_only_where_the_data_lie_may_change(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert error_of(capsys, "resume=run", "optimizer.lr=1") == (
-        "error: a run goes on with the config that it began with, and optimizer.lr=1 would change"
-        " it (resume); leave it out, or start a new run"
+        "error: optimizer.lr=1 cannot be changed when resuming a run (resume); leave it out, or"
+        " start a new run"
     )
     assert error_of(capsys, "-m", "resume=run") == (
         "error: -m has no place beside resume=RUN (resume); leave it out, or start a new run"
@@ -418,9 +418,9 @@ def test_other_software_is_said_to_change_numbers(
     environment["hardware"]["threads"] = 77
     path.write_text(json.dumps(environment))
     assert main(["resume=run"]) == 0
-    (note,) = [n for n in summary_of("run")["warnings"] if "the run goes on with torch 1.0" in n]
+    (note,) = [n for n in summary_of("run")["warnings"] if "the run continues with torch 1.0" in n]
     assert "threads 77 then, " in note
-    assert "note: the run goes on with torch 1.0 then, " in capsys.readouterr().out
+    assert "note: the run continues with torch 1.0 then, " in capsys.readouterr().out
 
 
 def test_a_run_that_is_going_on_is_left_alone(
@@ -437,8 +437,8 @@ def test_a_run_that_is_going_on_is_left_alone(
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         assert error_of(capsys, "resume=run") == (
-            "error: the run is going on in another process (run); wait for its end, or end that"
-            " process"
+            "error: this run is already in use by another process (run); wait for its end, or end"
+            " that process"
         )
         other.kill()
     assert main(["resume=run"]) == 0

@@ -174,7 +174,7 @@ def test_what_a_config_lets_vary_seals_every_run_from_its_first_second(
     def stop(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medvision.run.training.experiment.build_trainer", stop)
+    monkeypatch.setattr("medvision.run.training.fit.build_trainer", stop)
     command = ["-m", *small, "experiment=search", "model.base_channels=2", "audit=skip"]
     assert main([*command, "--config-dir", str(tmp_path / "own")]) == 130
     assert capfd.readouterr().out.startswith(

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from medvision.errors import MedvisionError, Stopped
 from medvision.run import main
 from medvision.run.config.store import CONF
-from medvision.run.multirun.jobs import JOBS, Result, read_results, write_result
+from medvision.run.multirun.jobs import JOBS, JobResult, read_results, write_result
 from medvision.run.search.runner import run_search
 from medvision.run.search.settings import Settings, read_overrides, read_settings
 
@@ -77,7 +77,7 @@ class Stub:
             if code == 0:
                 write_run(number, [0.1, float(given["optimizer.lr"]), 0.05])
             errors = [] if error is None else [error]
-            write_result(FOLDER / JOBS, number, Result.of(code, None, (), errors))
+            write_result(FOLDER / JOBS, number, JobResult.of(code, None, errors))
 
 
 def write_run(number: int, dice: Sequence[float], *, status: str = "finished") -> None:
@@ -331,7 +331,7 @@ def test_what_varies_and_what_is_fixed_is_read_from_the_command() -> None:
 
 
 def test_results_of_jobs_come_back_by_number(tmp_path: Path) -> None:
-    results = [Result(code=0, run=Path("r"), overrides=("seed=1",)), Result(code=3, run=None)]
+    results = [JobResult(code=0, run=Path("r"), overrides=("seed=1",)), JobResult(code=3, run=None)]
     write_result(tmp_path, 10, results[1])
     write_result(tmp_path, 2, results[0])
     assert read_results(tmp_path) == results

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from medvision.run.training import run_config as one_run
+from medvision.run.storage.run_folder import RunFolder
+from medvision.run.training import job as job_module
+from medvision.run.training.job import Job, run_job
 
 HEAVY = {
     "torch",
@@ -26,6 +28,7 @@ HEAVY = {
 UNET = "experiment=polyp_unet"
 
 NOT_FOR_A_UNET = {
+    "matplotlib",
     "timm",
     "segmentation_models_pytorch",
     "albumentations",
@@ -118,6 +121,21 @@ def test_medvision_train_does_not_load_the_parser_of_the_other_verbs(tmp_path: P
     assert done.stderr.startswith("error: no experiment is called polyp_unte")
 
 
+def test_no_verb_loads_matplotlib_before_it_draws(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from medvision.run.quick_imports import defer_matplotlib\n"
+        "defer_matplotlib()\n"
+        "import medvision.cli.screen, medvision.audit.report\n"
+        "import medvision.comparison.compare, medvision.inference.predict\n"
+        "import medvision.run.evaluation.evaluate, medvision.run.training.experiment\n"
+        "print('torchmetrics' in sys.modules, 'matplotlib' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "True False\n"
+
+
 def test_a_unet_makes_its_first_step_without_what_it_does_not_need(tmp_path: Path) -> None:
     (tmp_path / "ending.py").write_text(FIRST_STEP)
     code, modules = modules_after(
@@ -138,7 +156,7 @@ def test_a_unet_makes_its_first_step_without_what_it_does_not_need(tmp_path: Pat
 
 
 def test_the_time_to_the_first_step_of_a_later_run_begins_with_that_run(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     beginnings = []
 
@@ -146,12 +164,12 @@ def test_the_time_to_the_first_step_of_a_later_run_begins_with_that_run(
         beginnings.append(started_s)
         return {"status": "finished"}
 
-    monkeypatch.setattr("medvision.run.config.schema.check_config", lambda _: None)
+    monkeypatch.setattr("medvision.run.training.job.check_config", lambda _: None)
     job = SimpleNamespace(run_experiment=run_experiment)  # instead of one with torch
     monkeypatch.setitem(sys.modules, "medvision.run.training.experiment", job)
-    monkeypatch.setattr(one_run, "_BEGINNINGS", iter([1.5]))
+    monkeypatch.setattr(job_module, "_BEGINNINGS", iter([1.5]))
     called_s = time.perf_counter()
     for _ in range(2):
-        one_run.run_job(OmegaConf.create({}), "any", lambda: None, sealed_by=())
+        run_job(Job(cfg=OmegaConf.create({}), experiment="any", folder=lambda: RunFolder(tmp_path)))
     assert beginnings[0] == 1.5
     assert called_s <= beginnings[1] <= time.perf_counter()

@@ -6,7 +6,7 @@ import pytest
 
 from medvision.errors import Stopped
 from medvision.run.processes import signals as stopping
-from medvision.run.processes.signals import after_the_step, heeded_by_copies, heeding_signals
+from medvision.run.processes.signals import after_the_step, default_signals, handle_signals
 
 
 def send(signum: int) -> None:
@@ -19,7 +19,7 @@ def send(signum: int) -> None:
 )
 def test_a_signal_ends_the_program_with_its_code(signum: int, code: int) -> None:
     before = signal.getsignal(signum)
-    with pytest.raises(Stopped) as stopped, heeding_signals():
+    with pytest.raises(Stopped) as stopped, handle_signals():
         send(signum)
     assert stopped.value.exit_code == code
     assert signal.getsignal(signum) == before
@@ -28,7 +28,7 @@ def test_a_signal_ends_the_program_with_its_code(signum: int, code: int) -> None
 def test_within_a_step_the_first_signal_waits_and_the_second_does_not(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with heeding_signals(), after_the_step() as asked:
+    with handle_signals(), after_the_step() as asked:
         assert asked() is None
         send(signal.SIGTERM)
         assert asked() == signal.SIGTERM
@@ -37,12 +37,12 @@ def test_within_a_step_the_first_signal_waits_and_the_second_does_not(
         assert stopped.value.signum == signal.SIGINT
         stopping._requests.received = None
     assert capfd.readouterr().err == (
-        "ending after this step, to go on later; once more ends at once\n"
+        "ending after this step, to continue later; once more ends at once\n"
     )
 
 
 def test_a_signal_that_nobody_asked_for_ends_the_program_after_the_step() -> None:
-    with heeding_signals():
+    with handle_signals():
         with pytest.raises(Stopped), after_the_step():
             send(signal.SIGTERM)
         with after_the_step() as asked:
@@ -50,7 +50,7 @@ def test_a_signal_that_nobody_asked_for_ends_the_program_after_the_step() -> Non
 
 
 def test_a_loader_process_outlives_the_signals_of_a_terminal() -> None:
-    with heeding_signals():
+    with handle_signals():
         child = os.fork()
         if child == 0:
             send(signal.SIGINT)
@@ -60,18 +60,18 @@ def test_a_loader_process_outlives_the_signals_of_a_terminal() -> None:
 
 
 def test_copies_that_train_heed_signals_as_programs_do_by_default() -> None:
-    with heeding_signals():
-        with pytest.raises(Stopped) as stopped, heeded_by_copies():
+    with handle_signals():
+        with pytest.raises(Stopped) as stopped, default_signals():
             send(signal.SIGINT)
         assert stopped.value.exit_code == 130
-        with heeded_by_copies():
+        with default_signals():
             assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_what_a_shell_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with heeding_signals():
+        with handle_signals():
             send(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -81,7 +81,7 @@ def test_outside_the_main_thread_nothing_changes() -> None:
     seen = []
 
     def run() -> None:
-        with heeding_signals():
+        with handle_signals():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     before = signal.getsignal(signal.SIGTERM)

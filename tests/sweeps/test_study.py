@@ -13,10 +13,9 @@ import pytest
 
 from medvision.errors import MedvisionError
 from medvision.search.definition import Definition, check_name
-from medvision.search.importance import importance_of
 from medvision.search.proposals import propose
 from medvision.search.space import Key, Numbers, Options
-from medvision.search.study import JOURNAL, Ending, Study, alone, best_of
+from medvision.search.study import JOURNAL, Ending, Study, alone, best_of, importance_of
 
 LR = Key(name="lr", given="lr", values=Numbers(low=1e-5, high=1e-1, log=True))
 WIDTH = Key(name="width", given="+width", values=Options(options=("8", "16", "32")))

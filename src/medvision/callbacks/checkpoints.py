@@ -121,16 +121,16 @@ class BestAndLast(Checkpoint):
                 raise
             raise self._not_written(fault) from fault
 
-    def go_on(
+    def continue_from(
         self, path: Path, checkpoint: Mapping[str, Any], best: Mapping[str, Any] | None
     ) -> list[str]:
-        """Make ``best.ckpt`` and the record of it agree, before a run goes on.
+        """Make ``best.ckpt`` and the record of it agree, before a run continues.
 
-        The run may have ended after ``last.ckpt`` and before ``best.ckpt``, or it goes on from an
+        The run may have ended after ``last.ckpt`` and before ``best.ckpt``, or it continues from an
         older state than the one that is in ``best.ckpt``.
 
         Args:
-            path: The checkpoint that it goes on from.
+            path: The checkpoint that it continues from.
             checkpoint: What that one holds.
             best: What ``best.ckpt`` holds; None where it is missing or damaged.
 
@@ -197,7 +197,7 @@ class BestAndLast(Checkpoint):
         return MedvisionError(
             f"cannot write a checkpoint: {what}",
             where=str(self.last_path),
-            hint=f"{kept}; {'free some space' if full else 'see to the disk'}, then go on with"
+            hint=f"{kept}; {'free some space' if full else 'see to the disk'}, then continue with"
             f" python train.py resume={self.folder.parent}",
             exit_code=3,
         )

@@ -292,6 +292,9 @@ def _refuse_shards(path: Path, what: str, *, hint: str) -> None:
 
 def main() -> None:
     """Run the command; every error is one line, with the exit code of its kind."""
+    from medvision.run.quick_imports import defer_matplotlib
+
+    defer_matplotlib()
     sys.exit(_code())
 
 
@@ -302,14 +305,10 @@ def _code() -> int:
         message = error.format_message().rstrip(".")
         sys.stderr.write(f"error: {message} (command line); see medvision --help\n")
         return 2
-    except MedvisionError as error:
-        from medvision.run.main import report
+    except Exception as error:
+        from medvision.run.processes.errors import report
 
         return report(error)
-    except Exception as error:
-        from medvision.run.main import as_failure, report
-
-        return report(as_failure(error, None))
     if code == INTERRUPTED and sys.argv[1] != "train":  # which has said so itself
         sys.stderr.write("interrupted\n")
     return code

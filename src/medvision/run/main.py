@@ -1,4 +1,4 @@
-"""The program behind ``train.py``: compose, run each job, turn failures into one line."""
+"""The program behind ``train.py``: compose the configs of a command, and run a job for each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,8 @@ from medvision.errors import MedvisionError, Stopped
 from medvision.run.config.store import CONF, help_text, run_name
 from medvision.run.multirun.jobs import (
     JOBS,
+    JobResult,
     Origin,
-    Result,
     at_home,
     forget_jobs,
     make_jobs,
@@ -25,27 +26,23 @@ from medvision.run.multirun.jobs import (
     read_results,
     write_result,
 )
-from medvision.run.processes.errors import as_failure, described, overheard, report
-from medvision.run.training.run_config import run_job
+from medvision.run.processes.errors import described, report
+from medvision.run.quick_imports import defer_matplotlib
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from medvision.hardware.processes import Place
-    from medvision.run.storage.run_folder import RunFolder
-
-__all__ = ["as_failure", "main", "report"]
-
 
 SEALED_VARIABLE = "MEDVISION_SEALED_BY"
-"""Tells the further processes of a run which keys its command varies."""
+"""Keys that the command varies, for the further processes of a run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as ``python train.py ARGUMENTS`` does.
 
     Args:
-        arguments: What follows the program's name; None takes it from ``sys.argv``.
+        arguments: Command line after the name of the program; None takes it from ``sys.argv``.
 
     Returns:
         Exit code: 0 done, 2 wrong input or usage, 3 failed while running, 130 stopped by Ctrl-C,
@@ -55,115 +52,196 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(help_text())
         return 0
-    from medvision.run.processes.signals import heeding_signals
+    from medvision.run.processes.signals import handle_signals
 
+    defer_matplotlib()
     try:
-        with heeding_signals():
+        with handle_signals():
             if any(argument.startswith("resume=") for argument in arguments):
-                return _go_on(arguments)
-            return max(_run_jobs(arguments), default=0)
-    except MedvisionError as error:
-        return report(error)
+                return resume_run(arguments)
+            return run_command(arguments)
     except Stopped as stopped:
-        return _say_stopped(stopped)
-    except KeyboardInterrupt:  # where signals are not heeded: outside the main thread
-        return _say_stopped(Stopped(signal.SIGINT))
+        return _report_stopped(stopped)
+    except KeyboardInterrupt:  # where signals are not handled: outside the main thread
+        return _report_stopped(Stopped(signal.SIGINT))
     except Exception as error:
-        return report(described(error))
+        return report(error)
 
 
-def _run_jobs(arguments: Sequence[str]) -> list[int]:
-    """Let Hydra compose and start every job; return their exit codes."""
+def run_command(arguments: Sequence[str]) -> int:
+    """Let Hydra compose the config of each run, and call `Command.run` with it.
+
+    Returns:
+        The largest exit code of the runs.
+    """
     # Hydra prints its own errors and exits with 1 unless it is told to let them through.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from medvision.hardware.processes import end_with_parent, place_of
     from medvision.run.config.hydra_errors import check_usage, explaining, quote_text
     from medvision.run.storage.test_seal import searches
 
-    place = place_of(os.environ)
-    if place.started_by == "medvision":
-        end_with_parent()
-    multirun, given = check_usage(arguments)
+    place = _place()
+    multirun, overrides = check_usage(arguments)
     arguments = [quote_text(argument) for argument in arguments]
-    is_search = place.started_by != "medvision" and searches(given)
+    is_search = place.started_by != "medvision" and searches(overrides)
     if is_search and not multirun:
         arguments = ["-m", *arguments]
     base = None
     if multirun and not is_search:
         base = Path("runs", "multirun", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     sys.argv = [sys.argv[0], *arguments]
-    origin, codes = Origin.here(), list[int]()
-    jobs = None if base is None else base / f"{JOBS}_{origin.process}"
-
-    def job(cfg: DictConfig) -> int:  # a launcher may send it to another process
-        return _run_composed(cfg, given=given, jobs=jobs, origin=origin, place=place)
-
-    def job_here(cfg: DictConfig) -> int:
-        codes.append(job(cfg))
-        return codes[-1]
-
+    command = Command(
+        overrides=tuple(map(quote_text, overrides)),
+        origin=Origin.here(),
+        place=place,
+        jobs=None if base is None else base / f"{JOBS}_{os.getpid()}",
+    )
+    codes = command.codes
     broken: MedvisionError | Stopped | None = None
-    with explaining(arguments), _scratch(jobs) as scratch:
+    with explaining(arguments), _scratch(command.jobs) as scratch:
         os.environ["MEDVISION_SCRATCH"] = str(scratch)
-        run = job if multirun or is_search else job_here
         try:
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(run)()
+            # a launcher may pickle the method and call it in another process
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(
+                command.run
+            )()
         except (MedvisionError, HydraException, OmegaConfBaseException):
             raise
-        except Stopped as stopped:  # what has ended before is told
+        except Stopped as stopped:  # the runs that ended before are reported
             broken = stopped
         except Exception as error:  # of a launcher, whose process was killed or which is gone
             broken = described(error)
-        if base is not None and jobs is not None:
-            codes = _gather(base, jobs)
+        if base is not None and command.jobs is not None:
+            codes = _gather(base, command.jobs)
     if broken is not None:
         raise broken
-    return codes
+    return max(codes, default=0)
 
 
-def _run_composed(
-    cfg: DictConfig, *, given: Sequence[str], jobs: Path | None, origin: Origin, place: Place
-) -> int:
-    """Run one config that Hydra has composed, in whatever process; return its exit code."""
-    from hydra.core.hydra_config import HydraConfig
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command for one run or several; goes with each run to the process that runs it.
+
+    Attributes:
+        overrides: As given, quoted for Hydra.
+        origin: The process that the command was given to.
+        place: The place of that process among those of its run.
+        jobs: Where several runs leave their results; None for a single run, and for a search,
+            which has a folder of its own for them.
+        codes: Exit codes of the runs of this process.
+    """
+
+    overrides: tuple[str, ...]
+    origin: Origin
+    place: Place
+    jobs: Path | None
+    codes: list[int] = field(default_factory=list)
+
+    def run(self, cfg: DictConfig) -> int:
+        """Run one composed config, in whatever process; return its exit code."""
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        from medvision.run.storage.run_folder import RunFolder
+        from medvision.run.storage.test_seal import start_line
+        from medvision.run.training.job import Job, run_job
+        from medvision.run.training.trial import is_trial
+
+        hydra_cfg: Any = HydraConfig.get()
+        experiment = str(hydra_cfg.runtime.choices["experiment"])
+        number = int(OmegaConf.select(hydra_cfg, "job.num", default=0) or 0)
+        share = int(OmegaConf.select(cfg, "sweep.jobs", default=1))
+        base, is_here = None if self.jobs is None else self.jobs.parent, self.origin.is_here
+        with (
+            at_home(self.origin, launcher=str(hydra_cfg.launcher._target_), share=share),
+            own_environment(self.place, number=number),
+        ):
+            keys = self._sealed_by()
+            os.environ[SEALED_VARIABLE] = ",".join(keys)
+            if self.place.started_by != "medvision" and is_trial(cfg):
+                from medvision.run.search.runner import run_trial
+
+                return run_trial(cfg, experiment, is_here=is_here)
+            if keys and number == 0 and self.place.is_first:
+                sys.stdout.write(f"{start_line(keys)}\n")
+            name = run_name(experiment, cfg.data.get("root"))
+            job = Job(
+                cfg=cfg,
+                experiment=experiment,
+                folder=lambda: RunFolder.plan(name, cfg.run_dir, multirun=base, number=number),
+                sealed_by=keys,
+                is_quiet=not is_here,
+            )
+            try:
+                result = run_job(job)
+            except Stopped as stopped:
+                if is_here:
+                    raise
+                result = JobResult(code=stopped.exit_code, run=None)
+            if self.jobs is not None:
+                # As they were given: ${seed} makes no group of its own of each seed.
+                given: Any = OmegaConf.to_container(hydra_cfg.overrides, resolve=False)
+                result = replace(result, overrides=tuple(given["task"]), told=is_here)
+                write_result(self.jobs, number, result)
+        self.codes.append(result.code)
+        return result.code
+
+    def _sealed_by(self) -> tuple[str, ...]:
+        """Keys that the command varies; a further process of a run sees that run alone."""
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from medvision.run.storage.test_seal import SEARCH, sealed
+
+        if self.place.started_by == "medvision":
+            return tuple(filter(None, os.environ.get(SEALED_VARIABLE, "").split(",")))
+        hydra_cfg, by_config = HydraConfig.get(), list[str]()
+        if hydra_cfg.mode == RunMode.MULTIRUN:
+            if str(hydra_cfg.sweeper._target_).endswith(".BasicSweeper"):
+                params = hydra_cfg.sweeper.params or {}
+                by_config = [f"{key}={value}" for key, value in params.items()]
+            else:  # others search
+                by_config = [f"{SEARCH}={hydra_cfg.runtime.choices['hydra/sweeper']}"]
+        return sealed([*self.overrides, *by_config])
+
+
+def resume_run(arguments: Sequence[str]) -> int:
+    """Continue the run that ``resume=`` names; return the exit code."""
     from omegaconf import OmegaConf
 
-    from medvision.run.config.hydra_errors import quote_text
-    from medvision.run.storage.test_seal import sealed, start_line
-    from medvision.run.training.trial import check_is_trial, run_trial
+    from medvision.run.storage.resume import InterruptedRun, read_arguments
+    from medvision.run.storage.run_folder import RunFolder
+    from medvision.run.training.job import Job, run_job
 
-    hydra_cfg: Any = HydraConfig.get()
-    number = int(OmegaConf.select(hydra_cfg, "job.num", default=0) or 0)
-    keys = sealed([*map(quote_text, given), *_swept_by_config()])
-    if place.started_by == "medvision":  # of several runs it sees its own alone
-        keys = tuple(filter(None, os.environ.get(SEALED_VARIABLE, "").split(",")))
-        with own_environment(place, number=number):
-            return _run_job(cfg, None, sealed_by=keys)[0]
-    share = int(OmegaConf.select(cfg, "sweep.jobs", default=1))
-    with at_home(origin, launcher=str(hydra_cfg.launcher._target_), share=share):
-        with own_environment(place, number=number), overheard(quiet=not origin.is_here) as errors:
-            os.environ[SEALED_VARIABLE] = ",".join(keys)
-            if check_is_trial(cfg):
-                return run_trial(cfg, is_here=origin.is_here)
-            if keys and number == 0 and place.is_first:
-                sys.stdout.write(f"{start_line(keys)}\n")
-            run_dir = None
-            try:
-                code, run_dir = _run_job(cfg, jobs and jobs.parent, sealed_by=keys)
-            except Stopped as stopped:
-                if origin.is_here:
-                    raise
-                code = stopped.exit_code
-        if jobs is not None:
-            # As they were given: ${seed} makes no group of its own of each seed.
-            tasks: Any = OmegaConf.to_container(hydra_cfg.overrides, resolve=False)
-            told = Result.of(code, run_dir, tasks["task"], errors, told=origin.is_here)
-            write_result(jobs, number, told)
-    return code
+    place = _place()
+    path, changes = read_arguments(arguments)
+    run = InterruptedRun.read(path)
+    if run.is_over:
+        sys.stdout.write(f"{path}: {run.summary['status']} already, nothing is left to do\n")
+        return 0
+    for key, value in changes.items():
+        OmegaConf.update(run.cfg, key, value)
+    job = Job(
+        cfg=run.cfg,
+        experiment=run.experiment,
+        folder=lambda: RunFolder.reopen(path),
+        sealed_by=tuple(run.summary.get("sealed_by", ())),
+    )
+    with own_environment(place, number=0):
+        return run_job(job).code
+
+
+def _place() -> Place:
+    """The place of this process; one that another process started ends with it."""
+    from medvision.hardware.processes import end_with_parent, place_of
+
+    place = place_of(os.environ)
+    if place.started_by == "medvision":
+        end_with_parent()
+    return place
 
 
 def _gather(base: Path, jobs: Path) -> list[int]:
@@ -201,70 +279,8 @@ def _scratch(jobs: Path | None) -> Iterator[Path]:
         forget_jobs(jobs)
 
 
-def _swept_by_config() -> list[str]:
-    """What a config, and not the command line, lets the runs of a command vary."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from medvision.run.storage.test_seal import SEARCH
-
-    hydra_cfg = HydraConfig.get()
-    if hydra_cfg.mode != RunMode.MULTIRUN:
-        return []
-    if not str(hydra_cfg.sweeper._target_).endswith(".BasicSweeper"):  # others search
-        return [f"{SEARCH}={hydra_cfg.runtime.choices['hydra/sweeper']}"]
-    return [f"{key}={value}" for key, value in (hydra_cfg.sweeper.params or {}).items()]
-
-
-def _go_on(arguments: Sequence[str]) -> int:
-    """Go on with the run that ``resume=`` names; return the exit code."""
-    from omegaconf import OmegaConf
-
-    from medvision.hardware.processes import end_with_parent, place_of
-    from medvision.run.storage.resume import InterruptedRun, read_arguments
-    from medvision.run.storage.run_folder import RunFolder
-
-    place = place_of(os.environ)
-    if place.started_by == "medvision":
-        end_with_parent()
-    path, changes = read_arguments(arguments)
-    run = InterruptedRun.read(path)
-    if run.is_over:
-        sys.stdout.write(f"{path}: {run.summary['status']} already, nothing is left to do\n")
-        return 0
-    for key, value in changes.items():
-        OmegaConf.update(run.cfg, key, value)
-    with own_environment(place, number=0):
-        code, _ = run_job(
-            run.cfg,
-            run.experiment,
-            lambda: RunFolder.reopen(path),
-            sealed_by=run.summary.get("sealed_by", ()),
-        )
-    return code
-
-
-def _run_job(
-    cfg: DictConfig, base: Path | None, *, sealed_by: Sequence[str]
-) -> tuple[int, Path | None]:
-    """Run the config that Hydra has composed; return its exit code and run folder."""
-    from hydra.core.hydra_config import HydraConfig
-
-    from medvision.run.storage.run_folder import RunFolder
-
-    hydra_cfg = HydraConfig.get()
-    experiment = str(hydra_cfg.runtime.choices["experiment"])
-    number = None if base is None else int(hydra_cfg.job.num)
-
-    def plan() -> RunFolder:
-        name = run_name(experiment, cfg.data.get("root"))
-        return RunFolder.plan(name, cfg.run_dir, multirun=base, number=number)
-
-    return run_job(cfg, experiment, plan, sealed_by=sealed_by)
-
-
-def _say_stopped(stopped: Stopped) -> int:
-    """Say that the user stopped it, once on each host; return the exit code."""
+def _report_stopped(stopped: Stopped) -> int:
+    """Say that the user stopped the run, once on each host; return the exit code."""
     from medvision.hardware.processes import place_of
 
     place = place_of(os.environ)

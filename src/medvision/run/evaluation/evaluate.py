@@ -28,9 +28,8 @@ from medvision.reports.run_page import write_report
 from medvision.run.evaluation.target import Split, Target, choose_target, describe_dataset
 from medvision.run.storage.saved_run import StoredRun, largest_difference
 from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
-from medvision.run.training.build import build, quieten
+from medvision.run.training.build import build, measure, silence_libraries
 from medvision.run.training.data_audit import duplicates_in_training
-from medvision.run.training.experiment import measure
 from medvision.run.training.results import print_scores
 from medvision.task_definition import task_of
 from medvision.tasks import Task
@@ -78,7 +77,7 @@ def evaluate_run(
     Raises:
         MedvisionError: If the run, the data, the folder or the ledger cannot be used.
     """
-    quieten()
+    silence_libraries()
     keep_freed_memory()
     run = StoredRun.read(path)
     _check_out(out)

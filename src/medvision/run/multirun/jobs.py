@@ -1,4 +1,4 @@
-"""The runs of one command, wherever a launcher starts them: each leaves word of how it ended."""
+"""Jobs of one command, wherever a launcher starts them: their results and environments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from medvision.errors import MedvisionError
 from medvision.files import write_json
 from medvision.hardware.processes import num_cores
-from medvision.run.storage.run_folder import lock_folder
 
 if TYPE_CHECKING:
     from medvision.hardware.processes import Place
@@ -67,45 +66,31 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class JobResult:
     """How a job ended.
 
     Attributes:
         code: Exit code.
         run: Its run folder, where it got so far.
-        overrides: What the command set for it.
         error: What went wrong, in one line.
         where: File or key that this is about.
+        overrides: What the command set for it.
         told: Whether the line was printed where the user sees it.
     """
 
     code: int
     run: Path | None
-    overrides: tuple[str, ...] = ()
     error: str | None = None
     where: str | None = None
+    overrides: tuple[str, ...] = ()
     told: bool = False
 
     @classmethod
-    def of(
-        cls,
-        code: int,
-        run: Path | None,
-        overrides: Sequence[str],
-        errors: Sequence[MedvisionError],
-        *,
-        told: bool = False,
-    ) -> Result:
-        """From what a job returned and said."""
-        error = errors[-1] if errors else None
-        return cls(
-            code=code,
-            run=run,
-            overrides=tuple(overrides),
-            error=None if error is None else str(error),
-            where=None if error is None else error.where,
-            told=told,
-        )
+    def of(cls, code: int, run: Path | None, errors: Sequence[MedvisionError]) -> JobResult:
+        """Take the last error for the reason."""
+        if not errors:
+            return cls(code=code, run=run)
+        return cls(code=code, run=run, error=str(errors[-1]), where=errors[-1].where)
 
 
 def make_jobs(folder: Path) -> None:
@@ -124,8 +109,8 @@ def make_jobs(folder: Path) -> None:
         ) from error
 
 
-def write_result(jobs: Path, number: int, result: Result) -> None:
-    """Leave word for the process that started the job, which may be on another host.
+def write_result(jobs: Path, number: int, result: JobResult) -> None:
+    """Write the job result for the process that started the job, maybe on another host.
 
     Args:
         jobs: Folder of all jobs of the command.
@@ -134,18 +119,11 @@ def write_result(jobs: Path, number: int, result: Result) -> None:
     """
     folder = jobs / str(number)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "code": result.code,
-        "run": None if result.run is None else str(result.run),
-        "overrides": list(result.overrides),
-        "error": result.error,
-        "where": result.where,
-        "told": result.told,
-    }
-    write_json(folder / RESULT, content)
+    run = None if result.run is None else str(result.run)
+    write_json(folder / RESULT, {**vars(result), "run": run})
 
 
-def read_result(jobs: Path, number: int) -> Result | None:
+def read_result(jobs: Path, number: int) -> JobResult | None:
     """What a job left; None where it left nothing."""
     path = jobs / str(number) / RESULT
     if not path.exists():
@@ -153,7 +131,7 @@ def read_result(jobs: Path, number: int) -> Result | None:
     content: dict[str, Any] = json.loads(path.read_text())
     run = content.pop("run")
     overrides = tuple(content.pop("overrides"))
-    return Result(run=None if run is None else Path(run), overrides=overrides, **content)
+    return JobResult(run=None if run is None else Path(run), overrides=overrides, **content)
 
 
 def drop_result(jobs: Path, number: int) -> None:
@@ -167,7 +145,7 @@ def has_begun(jobs: Path, number: int) -> bool:
     return (jobs / str(number) / BEGUN).exists()
 
 
-def read_results(jobs: Path) -> list[Result]:
+def read_results(jobs: Path) -> list[JobResult]:
     """What all jobs of a command left, by number."""
     numbers = sorted(int(path.parent.name) for path in jobs.glob(f"*/{RESULT}"))
     results = [read_result(jobs, number) for number in numbers]
@@ -193,6 +171,8 @@ def alone_with(jobs: Path, number: int) -> Iterator[None]:
     folder = jobs / str(number)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BEGUN).touch()
+    from medvision.run.storage.run_folder import lock_folder  # with yaml, for --help
+
     unlock = lock_folder(folder, wait=True)
     try:
         yield
@@ -204,7 +184,7 @@ def alone_with(jobs: Path, number: int) -> Iterator[None]:
 def at_home(origin: Origin, *, launcher: str, share: int) -> Iterator[None]:
     """Let a process that a launcher started work as the one that the command was given to.
 
-    It works in the same folder, heeds signals, takes its share of the cores, and ends when the
+    It works in the same folder, handles signals, takes its share of the cores, and ends when the
     one that started it has ended: a search that was killed leaves nothing behind that trains.
 
     Args:
@@ -215,7 +195,7 @@ def at_home(origin: Origin, *, launcher: str, share: int) -> Iterator[None]:
     if origin.is_here:
         yield
         return
-    from medvision.run.processes.signals import heeding_signals
+    from medvision.run.processes.signals import handle_signals
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     if origin.folder.is_dir():
@@ -231,7 +211,7 @@ def at_home(origin: Origin, *, launcher: str, share: int) -> Iterator[None]:
         import torch
 
         torch.set_num_threads(max(1, num_cores() // share))
-    with heeding_signals():
+    with handle_signals():
         yield
 
 

@@ -56,7 +56,7 @@ _SHARED = (
 
 
 class MachineError(MedvisionError):
-    """What the machine did, and no mistake of the user: the run may go on when that is mended.
+    """What the machine did, and no mistake of the user: the run may continue once that is fixed.
 
     Args:
         what: What went wrong.
@@ -172,16 +172,16 @@ def described(error: Exception) -> MedvisionError:
     machine = machine_error(error)
     if machine is not None:
         return machine
-    lines = str(error).splitlines() or [""]
-    what, hint = f"{type(error).__name__}: {lines[0]}", None
+    line = next(iter(str(error).splitlines()), "")
+    what, hint = f"{type(error).__name__}: {line}", None
     if _is_broken_connection(error):
-        what = f"the connection to another process of the run broke: {lines[0]}"
+        what = f"the connection to another process of the run broke: {line}"
         hint = "see what that process said"
     return UnforeseenError(what, hint=hint, trace="".join(traceback.format_exception(error)))
 
 
 def with_way_on(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
-    """Say how a run goes on that the machine ended, where it has begun."""
+    """Add how to continue a run that the machine ended, where it has begun."""
     if folder is None or not folder.exists:
         return error
     if not folder.path.is_dir() and isinstance(error, UnforeseenError | MachineError):
@@ -189,17 +189,12 @@ def with_way_on(error: MedvisionError, folder: RunFolder | None) -> MedvisionErr
         return MachineError(what, where=str(folder.path), hint="start the run again")
     if not isinstance(error, MachineError) or not (folder.path / "summary.json").exists():
         return error
-    way = f"then go on with python train.py resume={shlex.quote(str(folder.path))}"
+    way = f"then continue with python train.py resume={shlex.quote(str(folder.path))}"
     hint = way if error.hint is None else f"{error.hint}; {way}"
     return MachineError(error.what, where=error.where, hint=hint)
 
 
-def as_failure(error: Exception, folder: RunFolder | None) -> MedvisionError:
-    """Say in one line what no room foresaw, and keep the traceback where it can be found."""
-    return _with_traceback(described(error), folder)
-
-
-def report(error: MedvisionError, folder: RunFolder | None = None) -> int:
+def report(error: Exception, folder: RunFolder | None = None) -> int:
     """Say in one line what is wrong, unless another process does; return the exit code.
 
     Args:
@@ -209,24 +204,24 @@ def report(error: MedvisionError, folder: RunFolder | None = None) -> int:
     from medvision.hardware.processes import place_of
     from medvision.run.processes.failure_board import Board, Notice, ProcessError
 
-    error = described(error)
+    failure = described(error)
     try:
         place = place_of(os.environ)
         board = Board.here()
     except MedvisionError as fault:  # the environment itself is wrong
         say(fault, folder)
         return fault.exit_code
-    notice = Notice.of(error, name=place.name)
+    notice = Notice.of(failure, name=place.name)
     if board is not None:
         board.post(place, notice)
         if place.started_by == "medvision":  # the first process reads it
-            return error.exit_code
+            return failure.exit_code
         if place.local_rank > 0:
             _leave_to_first(board, ProcessError(notice), folder)
-            return error.exit_code
-        return _speak_for_all(board, place, error, folder)
-    say(error if place.is_first else ProcessError(notice), folder)
-    return error.exit_code
+            return failure.exit_code
+        return _speak_for_all(board, place, failure, folder)
+    say(failure if place.is_first else ProcessError(notice), folder)
+    return failure.exit_code
 
 
 def say(error: MedvisionError, folder: RunFolder | None) -> None:

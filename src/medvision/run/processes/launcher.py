@@ -52,8 +52,8 @@ OF_SEVERAL_RUNS = (
 """What Hydra is told about several runs: the processes of one of them do not need it."""
 
 
-def command_of_run() -> tuple[list[str], Path]:
-    """What starts the run of now again, alone, and in which folder.
+def relaunch_command() -> tuple[list[str], Path]:
+    """Command that starts this run again, alone, and the folder to start it in.
 
     ``python -m``, ``medvision train`` and options of Python itself come back as they were given;
     of a command for several runs the overrides of this one.
@@ -94,45 +94,6 @@ STUCK_S = 20.0
 """After another process has failed: how long one that waits for it may take to notice."""
 
 
-class Watch(threading.Thread):
-    """Asks now and then whether the run is broken, and acts where nobody else has in time.
-
-    Args:
-        is_broken: Whether another process has failed.
-        act: Ends this one, where it has not ended ``STUCK_S`` later.
-    """
-
-    def __init__(self, is_broken: Callable[[], bool], act: Callable[[], NoReturn]) -> None:
-        super().__init__(daemon=True, name="watch-processes")
-        self._is_broken, self._act = is_broken, act
-        self._over = threading.Event()
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._over.set()
-
-    @override
-    def run(self) -> None:
-        while not self._over.wait(LOOK_S):
-            if self._is_broken():
-                if not self._over.wait(STUCK_S):
-                    self._act()
-                return
-
-
-def notice_of_end(name: str, code: int) -> Notice:
-    """What is known of a process that ended with an exit code and left no word."""
-    if code < 0:
-        what = f"a process was ended by {signal.Signals(-code).name}"
-        hint = (
-            "if that was the system for lack of memory: lower data.batch_size or data.num_workers"
-        )
-    else:
-        what, hint = f"a process ended with code {code} and no word", "see what it printed"
-    error = MedvisionError(what, hint=hint, exit_code=3)
-    return Notice.of(error, name=name)
-
-
 FAILED = 3
 """Exit code of a process that another one has stopped."""
 
@@ -140,7 +101,7 @@ END_S = 30.0
 """How long further processes may take to end after the fit."""
 
 
-def attend(trainer: Trainer, folder: RunFolder) -> None:
+def supervise(trainer: Trainer, folder: RunFolder) -> None:
     """Let a trainer of several processes start and watch them as this program does.
 
     Signals are this program's own business in every case.
@@ -156,13 +117,6 @@ def attend(trainer: Trainer, folder: RunFolder) -> None:
     if isinstance(launcher, _SubprocessScriptLauncher):
         trainer.strategy._launcher = Launcher(launcher, folder)
         trainer.strategy.setup_environment = _quietly(trainer.strategy.setup_environment)  # type: ignore[method-assign]
-
-
-def part(trainer: Trainer) -> None:
-    """Wait for the processes that this one has started; those that do not end are killed."""
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, Launcher):
-        launcher.part()
 
 
 class Launcher(_SubprocessScriptLauncher):
@@ -190,11 +144,12 @@ class Launcher(_SubprocessScriptLauncher):
     ) -> Any:
         self.cluster_environment.validate_settings(self.num_processes, self.num_nodes)
         threads = torch.get_num_threads()
-        watch = Watch(self._is_broken, self._take_over)
+        over = threading.Event()
+        watchdog = threading.Thread(target=self._watch, args=(over,), daemon=True, name="watchdog")
         try:
             self._gather()
             torch.set_num_threads(self._threads())
-            watch.start()
+            watchdog.start()
             return function(*args, **kwargs)
         except Exception as fault:
             self.cause = self._cause(fault) if self.procs else described(fault)
@@ -206,7 +161,7 @@ class Launcher(_SubprocessScriptLauncher):
             self._end()
             raise
         finally:
-            watch.stop()
+            over.set()
             torch.set_num_threads(threads)
 
     @override
@@ -217,8 +172,8 @@ class Launcher(_SubprocessScriptLauncher):
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signum)
 
-    def part(self) -> None:
-        """Wait until the processes have ended."""
+    def wait(self) -> None:
+        """Wait for the processes that were started; those that do not end are killed."""
         for process in self.procs:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=END_S)
@@ -236,7 +191,7 @@ class Launcher(_SubprocessScriptLauncher):
 
     def _start(self, board: Board) -> None:
         """Start the other processes of this host, and wait until they have come to the fit."""
-        command, folder = command_of_run()
+        command, folder = relaunch_command()
         for local_rank in range(1, self.num_processes):
             rank = self.place.node_rank * self.num_processes + local_rank
             environment = {
@@ -267,6 +222,14 @@ class Launcher(_SubprocessScriptLauncher):
         )
         if board.num_arrived() < len(self.procs):
             raise _DiedEarlyError
+
+    def _watch(self, over: threading.Event) -> None:
+        """End this process if another one has failed and this one does not notice in time."""
+        while not over.wait(LOOK_S):
+            if self._is_broken():
+                if not over.wait(STUCK_S):
+                    self._take_over()
+                return
 
     def _is_broken(self) -> bool:
         """Whether another process of this host has failed, or the first one has said so."""
@@ -300,7 +263,16 @@ class Launcher(_SubprocessScriptLauncher):
             name = f"process {self.place.node_rank * self.num_processes + number}"
             if process.poll() in (None, 0) or name in told:
                 continue
-            found.append(notice_of_end(name, process.returncode))
+            code = process.returncode
+            what, hint = (
+                f"a process ended with code {code} without a message",
+                "see what it printed",
+            )
+            if code < 0:
+                what = f"a process was ended by {signal.Signals(-code).name}"
+                hint = "if that was the system for lack of memory: lower data.batch_size or"
+                hint += " data.num_workers"
+            found.append(Notice.of(MedvisionError(what, hint=hint, exit_code=3), name=name))
         return found
 
     def _take_over(self) -> NoReturn:

@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from medvision.errors import Stopped
 
@@ -26,29 +27,13 @@ _requests = _Requests()
 
 
 @contextmanager
-def heeding_signals() -> Iterator[None]:
-    """Turn signals into `Stopped` as long as the program runs.
-
-    Only the main thread of a process may set handlers: elsewhere, nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def handle_signals() -> Iterator[None]:
+    """Turn signals into `Stopped` as long as the program runs."""
     handler = _handler(os.getpid())
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    try:
-        for signum in SIGNALS:
-            if before[signum] != signal.SIG_IGN:  # as nohup and shells ask for
-                signal.signal(signum, handler)
+    # nohup and shells ask for some to be ignored
+    heard = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+    with _handlers(dict.fromkeys(heard, handler)):
         yield
-    finally:
-        for signum, old in before.items():
-            signal.signal(signum, old)
-
-
-def asked_to_end() -> int | None:
-    """Number of the signal that waits within `after_the_step`, or None."""
-    return _requests.received
 
 
 @contextmanager
@@ -56,14 +41,14 @@ def after_the_step() -> Iterator[Callable[[], int | None]]:
     """Let the first signal wait until the code inside asks for it; a second one does not wait.
 
     Yields:
-        `asked_to_end`.
+        Function that returns the number of the signal that waits, or None.
 
     Raises:
         Stopped: At the end, where a signal has come and nobody has asked.
     """
     _requests.may_wait, _requests.received = True, None
     try:
-        yield asked_to_end
+        yield lambda: _requests.received
         if _requests.received is not None:
             raise Stopped(_requests.received)
     finally:
@@ -71,23 +56,31 @@ def after_the_step() -> Iterator[Callable[[], int | None]]:
 
 
 @contextmanager
-def heeded_by_copies() -> Iterator[None]:
+def default_signals() -> Iterator[None]:
     """Let signals do what they do by default, for a fit in copies of this process.
 
     Raises:
         Stopped: Where Ctrl-C or SIGTERM ended it.
     """
+    handlers = {**dict.fromkeys(SIGNALS, signal.SIG_DFL), signal.SIGINT: signal.default_int_handler}
+    try:
+        with _handlers(handlers):
+            yield
+    except (KeyboardInterrupt, SystemExit) as stop:  # the second is what Lightning makes of it
+        raise Stopped(signal.SIGINT) from stop
+
+
+@contextmanager
+def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
+    """Set handlers for the code inside; only a main thread may, elsewhere nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    before = {signum: signal.getsignal(signum) for signum in handlers}
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for signum in SIGNALS[1:]:
-            signal.signal(signum, signal.SIG_DFL)
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
         yield
-    except (KeyboardInterrupt, SystemExit) as stop:  # the second is what Lightning makes of it
-        raise Stopped(signal.SIGINT) from stop
     finally:
         for signum, old in before.items():
             signal.signal(signum, old)
@@ -99,7 +92,7 @@ def _handler(owner: int) -> Callable[[int, FrameType | None], None]:
             return
         if _requests.may_wait and _requests.received is None:
             _requests.received = signum
-            words = "ending after this step, to go on later; once more ends at once\n"
+            words = "ending after this step, to continue later; once more ends at once\n"
             os.write(sys.stderr.fileno() if _has_file() else 2, words.encode())
             return
         raise Stopped(signum)

@@ -1,6 +1,5 @@
 """Run a search: start trials, wait for them, record how they ended, continue after a stop."""
 
-import csv
 import json
 import math
 import os
@@ -24,23 +23,80 @@ from medvision.run.config.hydra_errors import nearest
 from medvision.run.multirun.jobs import (
     JOBS,
     STOPPED,
-    Result,
+    JobResult,
+    alone_with,
     drop_empty,
     drop_result,
     has_begun,
     read_result,
+    write_result,
 )
-from medvision.run.search.report import TRIALS, write_search, write_trials
-from medvision.run.search.screen import ending_line, print_end, trial_line
-from medvision.run.search.settings import Settings, read_settings
-from medvision.run.storage.run_folder import lock_folder
+from medvision.run.search.report import (
+    TRIALS,
+    ending_line,
+    print_end,
+    trial_line,
+    write_search,
+    write_trials,
+)
+from medvision.run.search.settings import ROOT, Settings, read_settings
+from medvision.run.storage.resume import KEPT_FILES, OVER, InterruptedRun
+from medvision.run.storage.run_folder import RunFolder, lock_folder
+from medvision.run.storage.saved_run import read_history
 from medvision.run.storage.test_seal import SEARCH, start_line
+from medvision.run.training.job import Job, run_job
 from medvision.search.definition import Definition
 from medvision.search.proposals import propose
 from medvision.search.space import Numbers, Options, Value
 from medvision.search.study import JOURNAL, LOCK, Ending, Study, Trial, alone, best_of
 
 SILENT = "its process ended without a word, as a killed one does: look at the memory it needed"
+
+
+def run_trial(cfg: DictConfig, experiment: str, *, is_here: bool) -> int:
+    """Run a trial, or continue it, and write how it ended; return the exit code.
+
+    Args:
+        cfg: As composed; ``sweep.name`` and ``sweep.trial`` say where it lies.
+        experiment: Name of the experiment.
+        is_here: Whether this is the process that leads the search.
+
+    Raises:
+        Stopped: Where a signal ended it, in the process that leads the search.
+    """
+    number, folder = int(cfg.sweep.trial), ROOT / str(cfg.sweep.name)
+    run, stopped = folder / str(number), None
+    with alone_with(folder / JOBS, number):
+        try:
+            job = _job_of(cfg, experiment, run)
+            result = JobResult(code=0, run=run) if job is None else run_job(job)
+        except MedvisionError as error:
+            result = JobResult.of(error.exit_code, run, [error])
+        except Stopped as error:
+            result, stopped = JobResult(code=error.exit_code, run=run), error
+        write_result(folder / JOBS, number, result)
+    if stopped is not None and is_here:
+        raise stopped
+    return result.code
+
+
+def _job_of(cfg: DictConfig, experiment: str, run: Path) -> Job | None:
+    """The job of a trial: a new run, or one that an earlier command began; None once it is over."""
+    if run.exists() and not all((run / name).is_file() for name in KEPT_FILES):
+        shutil.rmtree(run)  # it was killed before it had written what continuing takes
+    reopened = run.exists()
+    if reopened:
+        if json.loads((run / "summary.json").read_text()).get("status") in OVER:
+            return None
+        begun = InterruptedRun.read(run)
+        cfg, experiment = begun.cfg, begun.experiment
+    return Job(
+        cfg=cfg,
+        experiment=experiment,
+        folder=lambda: RunFolder.reopen(run, wait=True) if reopened else RunFolder(run),
+        sealed_by=(SEARCH,),
+        is_quiet=True,
+    )
 
 
 def ending_of(base: Path, number: int, definition: Definition) -> Ending | None:
@@ -82,7 +138,7 @@ def _summary(run: Path) -> dict[str, Any]:
 
 def _facts(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What the run folder says of epochs and time."""
-    rows = _rows(run)
+    rows = read_history(run)
     config = run / "config.yaml"
     asked = yaml.safe_load(config.read_text()) if config.exists() else {}
     return {
@@ -93,19 +149,10 @@ def _facts(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows(run: Path) -> list[dict[str, str]]:
-    path = run / "metrics.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def _values(run: Path, metric: str) -> dict[int, float]:
     """The metric by epoch, where it is defined."""
-    known = {int(row["epoch"]): row.get(metric) for row in _rows(run)}
-    values = {epoch: float(text) for epoch, text in known.items() if text}
-    return {epoch: value for epoch, value in values.items() if math.isfinite(value)}
+    known = {int(row["epoch"] or 0): row.get(metric) for row in read_history(run)}
+    return {epoch: v for epoch, v in known.items() if v is not None and math.isfinite(v)}
 
 
 def _best(values: Mapping[int, float], mode: str) -> float | None:
@@ -116,7 +163,7 @@ def _best(values: Mapping[int, float], mode: str) -> float | None:
 
 def _missing(run: Path, metric: str) -> str:
     """Why a finished run has no value."""
-    columns = list(_rows(run)[0]) if _rows(run) else []
+    columns = [name for row in read_history(run)[:1] for name in row]
     if metric in columns:
         return f"{metric} is undefined at the best epoch (sweep.metric)"
     logged = [name for name in columns if "/" in name]
@@ -163,7 +210,7 @@ class Leader:
         trials = self.study.trials()
         if trials:
             ended = sum(trial.ended for trial in trials)
-            say(f"the search {self.settings.name} goes on: {ended} trials have ended")
+            say(f"continuing the search {self.settings.name}: {ended} trials have ended")
         while batch := self._next():
             for trial in batch:
                 say(trial_line(trial, self.settings.num_trials))
@@ -233,7 +280,7 @@ class Leader:
         self.study.end(trial.number, ending)
         drop_result(self.settings.folder / JOBS, trial.number)
 
-    def _is_of_all_trials(self, said: Result | None) -> bool:
+    def _is_of_all_trials(self, said: JobResult | None) -> bool:
         """Whether wrong input ended it that has nothing to do with what varies."""
         if said is None or said.code != WRONG_INPUT:
             return False
@@ -308,7 +355,7 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
             leader.lead()
         except Stopped:
             _end(settings, study, loader)
-            say(f"stopped; the same command goes on with the search: {folder}")
+            say(f"stopped; the same command continues the search: {folder}")
             raise
         except MedvisionError:
             if is_new and not any(trial.ended for trial in study.trials()):
@@ -375,7 +422,7 @@ def _open(settings: Settings) -> tuple[Study, bool]:
             hint="give this search another name, or repeat its command",
         )
     if study.trials():
-        say(f"another search was begun in {folder}, and none of its trials ended: anew")
+        say(f"none of the trials of the search in {folder} ended: starting again")
     _forget(folder, study)
     return Study.begin(folder, definition), True
 

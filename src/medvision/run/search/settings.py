@@ -104,7 +104,7 @@ def _check(override: Override) -> None:
         raise MedvisionError(
             "a search decides this itself",
             where=name,
-            hint="leave it out; the same command goes on with a search",
+            hint="leave it out; the same command continues a search",
         )
 
 

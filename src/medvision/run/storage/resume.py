@@ -1,4 +1,4 @@
-"""Go on with a run that was interrupted: what it left, and whether it can be trusted."""
+"""Continue a run that was interrupted: what it left, and whether it can be trusted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OVER = ("finished", "pruned")
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """The run to go on with, and what of its config changes.
+    """Read which run to continue, and what of its config changes.
 
     Args:
         arguments: Of the command line, ``resume=`` among them.
@@ -45,7 +45,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
         key, equals, text = argument.partition("=")
         if not equals or key not in ("resume", *MAY_CHANGE) or key in given:
             raise MedvisionError(
-                f"a run goes on with the config that it began with, and {argument} would change it"
+                f"{argument} cannot be changed when resuming a run"
                 if equals and key not in given
                 else f"{argument} has no place beside resume=RUN",
                 where="resume",
@@ -84,7 +84,7 @@ class State:
 
     @property
     def words(self) -> str:
-        """Where the run goes on."""
+        """Where the run continues."""
         if self.checkpoint is None:
             return "from its beginning: it had written no checkpoint"
         behind = self.checkpoint["continuation"]
@@ -96,7 +96,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class InterruptedRun:
-    """A run folder whose run may go on.
+    """A run folder whose run may be continued.
 
     Attributes:
         path: The folder.
@@ -193,7 +193,7 @@ def find_state(run: Path) -> State:
     """The newest state that a run has saved and that can be read; damaged ones are passed over.
 
     Raises:
-        MedvisionError: If there are checkpoints, and none of them can be gone on from.
+        MedvisionError: If there are checkpoints, and none can be continued from.
     """
     folder = run / "checkpoints"
     paths = [folder / f"{name}.ckpt" for name in ("last", "previous", "best")]

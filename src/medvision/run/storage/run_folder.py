@@ -39,7 +39,7 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
     release = take_lock(folder / NAME, wait=wait)
     if release is None:
         raise MedvisionError(
-            "the run is going on in another process",
+            "this run is already in use by another process",
             where=str(folder),
             hint="wait for its end, or end that process",
         )
@@ -79,7 +79,7 @@ class RunFolder:
         path: Where it lies.
 
     Attributes:
-        reopened: Whether the run in it goes on.
+        reopened: Whether its run is being continued.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,7 +113,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, *, wait: bool = False) -> Self:
-        """The folder of a run that goes on.
+        """Open the folder of a run that is continued.
 
         Further processes do not write to it, as in any run.
 

@@ -1,22 +1,26 @@
 """What a finished run left: its config, its summary, its split, and what may be built from them."""
 
+from __future__ import annotations
+
 import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from medvision.data.samples import Sample
 from medvision.errors import MedvisionError, first_line
 from medvision.files import read_plain
 from medvision.registry import Purpose, check_classes
 from medvision.run.config.store import CONF
 from medvision.task_definition import task_names, task_of
+
+if TYPE_CHECKING:
+    from medvision.data.samples import Sample  # with NumPy
 
 MEASURED = ("data", "loss", "task", "trainer")
 """Parts of the config that measuring needs."""
@@ -37,7 +41,7 @@ class StoredRun:
     summary: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> "StoredRun":
+    def read(cls, path: Path) -> StoredRun:
         """Read the folder of a run.
 
         Raises:
@@ -64,7 +68,7 @@ class StoredRun:
             raise MedvisionError(
                 f"the run did not finish: its status is {summary.get('status')}",
                 where=str(path),
-                hint=f"go on with it: python train.py resume={path}",
+                hint=f"continue it: python train.py resume={path}",
             )
         for key in MEASURED:
             check_classes(
@@ -84,11 +88,20 @@ class StoredRun:
 
     def history(self) -> list[dict[str, float | int | None]]:
         """A row per epoch, as metrics.csv holds them; none where the file is not there."""
-        path = self.path / "metrics.csv"
-        if not path.exists():
-            return []
-        with path.open(newline="") as stream:
-            return [_numbers(row) for row in csv.DictReader(stream)]
+        return read_history(self.path)
+
+
+def read_history(run: Path) -> list[dict[str, float | int | None]]:
+    """A row per epoch, as metrics.csv of a run folder holds them; none where there is no file."""
+    path = run / "metrics.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        rows = [
+            {name: float(text) if text else None for name, text in row.items()}
+            for row in csv.DictReader(stream)
+        ]
+    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
 
 
 def largest_difference(
@@ -153,11 +166,3 @@ def _later_keys(task: str) -> dict[str, Any]:
         return {}
     defaults = yaml.safe_load((CONF / "data" / f"{file}.yaml").read_text())
     return {key: value for key, value in defaults.items() if "${" not in str(value)}
-
-
-def _numbers(row: Mapping[str, str]) -> dict[str, float | int | None]:
-    values: dict[str, float | int | None] = {
-        name: float(text) if text else None for name, text in row.items()
-    }
-    values["epoch"] = int(row["epoch"])
-    return values

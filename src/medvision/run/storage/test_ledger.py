@@ -181,7 +181,7 @@ def _damaged(what: str, number: int) -> MedvisionError:
     return MedvisionError(
         what,
         where=f"{LEDGER}, line {number}",
-        hint="mend it, or move the file away: a new one then counts from the start",
+        hint="fix it, or move the file away: a new one then counts from the start",
     )
 
 

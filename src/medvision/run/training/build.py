@@ -1,5 +1,7 @@
 """Make the objects that a config names, with errors in one line."""
 
+import functools
+import inspect
 import logging
 import pickle
 import sys
@@ -14,14 +16,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
+from torch import nn
 
 from medvision.callbacks import Progress
+from medvision.data import ImageData
 from medvision.errors import MedvisionError, first_line
+from medvision.evaluation import Evaluation, Score
 from medvision.files import check_stored
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
+from medvision.models import count_parameters, load_weights_strict
+from medvision.run.config.compatibility import fixed_threshold
 from medvision.run.processes.errors import machine_error
+from medvision.run.quick_imports import gc_pause
 from medvision.run.storage.run_folder import is_further_process
-from medvision.run.training.run_config import without_collector
+from medvision.tasks import Task
+from medvision.types import Stage
 
 MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
 """Trainer keys that the hardware plan resolves."""
@@ -36,7 +45,7 @@ def build(node: Any, **arguments: Any) -> Any:
     if node is None or OmegaConf.select(node, "_target_") is None:
         return None
     try:
-        with without_collector():  # a class may be imported for it, with timm or smp
+        with gc_pause():  # a class may be imported for it, with timm or smp
             return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__
@@ -50,6 +59,70 @@ def build(node: Any, **arguments: Any) -> Any:
             where=where,
             hint="see its keys with --cfg job",
         ) from error
+
+
+def build_task(
+    cfg: DictConfig,
+    experiment: str,
+    model: nn.Module,
+    data: ImageData,
+    plan: Plan,
+    checkpoint: Path | None,
+) -> Task:
+    """LightningModule of the run, with the weights of ``checkpoint`` where one is given."""
+    optimizer = build(cfg.optimizer)
+    if plan.fused_optimizer and "fused" in inspect.signature(optimizer.func).parameters:
+        optimizer = functools.partial(optimizer, fused=True)
+    metadata = {
+        "format": 1,
+        "task": data.task,
+        "model": _plain_model(cfg, model),
+        "architecture": getattr(model, "architecture", type(model).__name__),
+        "num_parameters": count_parameters(model),
+        **_normalisation(model),
+        "class_names": data.class_names,
+        "image_size": data.image_size,
+        "in_channels": data.in_channels,
+        "eval_transforms": OmegaConf.to_container(cfg.data.eval_transforms, resolve=True),
+        "threshold": fixed_threshold(cfg),
+        "value_range": None if data.value_range is None else list(data.value_range),
+        "precision": plan.precision,
+        "experiment": experiment,
+        "dataset": data.name,
+        "synthetic": data.synthetic,
+    }
+    task: Task = build(
+        cfg.task,
+        model=model,
+        loss=build(cfg.loss),
+        optimizer=optimizer,
+        scheduler=build(cfg.scheduler),
+        metadata=metadata,
+    )
+    if checkpoint is not None:
+        state = read_checkpoint(checkpoint, max_epochs=cfg.trainer.max_epochs)
+        load_weights_strict(task, state["state_dict"], where=f"ckpt_path={checkpoint}")
+    return task.to(memory_format=torch.channels_last) if plan.channels_last else task
+
+
+def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
+    """Name and arguments that build the network again, ready for its tensors.
+
+    Not under ``_target_``, which Hydra would call.
+    """
+    arguments: Any = OmegaConf.to_container(cfg.model, resolve=True)
+    name = arguments.pop("_target_")
+    if "weights" in arguments:
+        arguments["weights"] = "none"
+    if "name" in arguments:  # not always the network that was asked for is built
+        arguments["name"] = getattr(model, "name", arguments["name"])
+    return {"name": name, "arguments": arguments}
+
+
+def _normalisation(model: nn.Module) -> dict[str, list[float]]:
+    """Mean and standard deviation of each channel, as the network subtracts and divides."""
+    buffers = dict(model.named_buffers())
+    return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
 
 
 def build_trainer(
@@ -67,10 +140,7 @@ def build_trainer(
     options = {key: value for key, value in cfg.trainer.items() if key not in MEDVISION_KEYS}
     if alone:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    watchers = list(callbacks)
     interactive = sys.stderr.isatty()
-    if interactive:
-        watchers.append(Progress())
     device: dict[str, Any] = {"accelerator": plan.accelerator, "precision": plan.precision}
     if plan.xla:
         device = xla_options(
@@ -83,12 +153,31 @@ def build_trainer(
         OmegaConf.create(options),
         **device,
         deterministic=plan.deterministic,
-        callbacks=watchers,
+        callbacks=[*callbacks, *([Progress()] if interactive else [])],
         logger=logger or False,
         enable_progress_bar=interactive,
         default_root_dir=str(root),
         use_distributed_sampler=False,
     )
+
+
+def measure(
+    cfg: DictConfig, plan: Plan, task: Task, data: ImageData, evaluation: Evaluation, stage: Stage
+) -> dict[str, Score]:
+    """Measure the weights that the task holds on one split, and write its predictions."""
+    data.fixed_shapes = plan.xla
+    trainer = build_trainer(
+        cfg,
+        plan,
+        callbacks=[evaluation.watch(stage)],
+        logger=None,
+        root=evaluation.folder,
+        alone=True,
+    )
+    run_loop = {"val": trainer.validate, "test": trainer.test}[stage]
+    run_loop(task, datamodule=data, verbose=False)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    return evaluation.scores(stage, logged)
 
 
 def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
@@ -121,7 +210,7 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
     return checkpoint
 
 
-def quieten() -> None:
+def silence_libraries() -> None:
     """Silence what Lightning says that no user can act on, and further processes altogether."""
     if is_further_process():
         logging.disable(logging.ERROR)

@@ -52,7 +52,7 @@ def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
 
     Args:
         data: Prepared.
-        mode: ``warn`` goes on whatever is found, ``strict`` does not train where a test score
+        mode: ``warn`` trains whatever is found, ``strict`` does not train where a test score
             would be untrue, ``skip`` looks at nothing.
 
     Returns:

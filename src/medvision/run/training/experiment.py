@@ -1,52 +1,41 @@
-"""Build the parts of a run, fit, test the best checkpoint, write the run folder."""
+"""One experiment: data, model, task, fit, test of the best checkpoint, and the run folder."""
 
-import functools
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning import seed_everything
 from torch import nn
 
-from medvision.callbacks import BestAndLast
 from medvision.callbacks.checkpoints import DirectFiles
+from medvision.console import say
 from medvision.data import ImageData
+from medvision.data.discovery.splits_csv import write_splits
 from medvision.evaluation import Evaluation, Score
 from medvision.files import atomic_path
 from medvision.hardware import (
     Plan,
     announce_host,
     choose_plan,
+    describe_hardware,
     keep_freed_memory,
     measure_first_layers_in_float32,
     train_with_quick_gradients,
 )
-from medvision.models import (
-    count_parameters,
-    is_depthwise,
-    load_weights_strict,
-    with_normalization,
-)
-from medvision.run.config.compatibility import check_agreement, fill_in, fixed_threshold
+from medvision.models import is_depthwise, with_normalization
+from medvision.run.config.compatibility import check_agreement, fill_in
 from medvision.run.config.processes import check_plan
-from medvision.run.storage.resume import find_state
+from medvision.run.storage.resume import State, check_same_data, find_state
 from medvision.run.storage.run_folder import RunFolder, is_further_process
 from medvision.run.storage.test_ledger import check_ledger, note_test_evaluation
-from medvision.run.training.build import (
-    build,
-    build_trainer,
-    quieten,
-    read_checkpoint,
-)
-from medvision.run.training.data_audit import audit_training, notes_with
+from medvision.run.storage.test_seal import sealed_note
+from medvision.run.training.build import build, build_task, measure, silence_libraries
+from medvision.run.training.data_audit import DataAudit, audit_training, notes_with
 from medvision.run.training.fit import fit
-from medvision.run.training.results import finish, finish_pruned
-from medvision.run.training.start import open_again, open_folder, plain, starting_point
+from medvision.run.training.results import finish, finish_pruned, first_summary, greet
 from medvision.task_definition import task_of
-from medvision.tasks import Task
 from medvision.types import Stage
 
 
@@ -61,7 +50,7 @@ def run_experiment(
     """Train, validate and test what the config says; write the run folder.
 
     Everything a user can have got wrong is found before the folder is made. In a folder that was
-    opened again the run goes on where it was.
+    opened again the run continues where it was.
 
     Args:
         cfg: A checked config.
@@ -77,7 +66,7 @@ def run_experiment(
     Raises:
         MedvisionError: If something the user gave cannot be used, or the fit failed.
     """
-    quieten()
+    silence_libraries()
     keep_freed_memory()
     data: ImageData = build(cfg.data)
     data.prepare()
@@ -102,14 +91,16 @@ def run_experiment(
     if plan.float32_first_layers:
         measure_first_layers_in_float32(model)
     state = find_state(folder.path) if folder.reopened else None
-    checkpoint = starting_point(cfg, state)
-    task = _build_task(cfg, experiment, model, data, plan, checkpoint)
+    checkpoint = None
+    if cfg.ckpt_path is not None and (state is None or state.checkpoint is None):
+        checkpoint = Path(cfg.ckpt_path).expanduser()  # until the run has one of its own
+    task = build_task(cfg, experiment, model, data, plan, checkpoint)
     check_agreement(cfg, data, task)
     if not sealed_by:
         check_ledger()
 
     if state is None:
-        summary = open_folder(
+        summary = _create_folder(
             cfg,
             plan,
             folder,
@@ -120,8 +111,8 @@ def run_experiment(
             sealed_by=sealed_by,
         )
     else:
-        summary = open_again(folder, data, model, state)
-    config = {"experiment": experiment, **plain(cfg)}
+        summary = _reopen_folder(folder, data, model, state)
+    config = {"experiment": experiment, **_plain(cfg)}
 
     fitted = fit(
         cfg,
@@ -141,7 +132,8 @@ def run_experiment(
         return summary
     if fitted.pruned:
         return finish_pruned(folder, summary, fitted=fitted)
-    _load_best(task, fitted.best)
+    best = torch.load(fitted.best.best_path, map_location="cpu", weights_only=True)
+    task.load_state_dict(best["state_dict"])
     definition = task_of(data.task)
     evaluation: Evaluation = definition.load("evaluation").of_run(
         folder=folder.path, data=data, options=config["task"]
@@ -172,74 +164,6 @@ def run_experiment(
     )
 
 
-def _build_task(
-    cfg: DictConfig,
-    experiment: str,
-    model: nn.Module,
-    data: ImageData,
-    plan: Plan,
-    checkpoint: Path | None,
-) -> Task:
-    optimizer = build(cfg.optimizer)
-    if plan.fused_optimizer and "fused" in inspect.signature(optimizer.func).parameters:
-        optimizer = functools.partial(optimizer, fused=True)
-    metadata = {
-        "format": 1,
-        "task": data.task,
-        "model": _plain_model(cfg, model),
-        "architecture": getattr(model, "architecture", type(model).__name__),
-        "num_parameters": count_parameters(model),
-        **_normalisation(model),
-        "class_names": data.class_names,
-        "image_size": data.image_size,
-        "in_channels": data.in_channels,
-        "eval_transforms": OmegaConf.to_container(cfg.data.eval_transforms, resolve=True),
-        "threshold": fixed_threshold(cfg),
-        "value_range": None if data.value_range is None else list(data.value_range),
-        "precision": plan.precision,
-        "experiment": experiment,
-        "dataset": data.name,
-        "synthetic": data.synthetic,
-    }
-    task: Task = build(
-        cfg.task,
-        model=model,
-        loss=build(cfg.loss),
-        optimizer=optimizer,
-        scheduler=build(cfg.scheduler),
-        metadata=metadata,
-    )
-    if checkpoint is not None:
-        state = read_checkpoint(checkpoint, max_epochs=cfg.trainer.max_epochs)
-        load_weights_strict(task, state["state_dict"], where=f"ckpt_path={checkpoint}")
-    return task.to(memory_format=torch.channels_last) if plan.channels_last else task
-
-
-def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-    """Name and arguments that build the network again, ready for its tensors.
-
-    Not under ``_target_``, which Hydra would call.
-    """
-    arguments: Any = OmegaConf.to_container(cfg.model, resolve=True)
-    name = arguments.pop("_target_")
-    if "weights" in arguments:
-        arguments["weights"] = "none"
-    if "name" in arguments:  # not always the network that was asked for is built
-        arguments["name"] = getattr(model, "name", arguments["name"])
-    return {"name": name, "arguments": arguments}
-
-
-def _normalisation(model: nn.Module) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel, as the network subtracts and divides."""
-    buffers = dict(model.named_buffers())
-    return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
-
-
-def _load_best(task: Task, best: BestAndLast) -> None:
-    checkpoint = torch.load(best.best_path, map_location="cpu", weights_only=True)
-    task.load_state_dict(checkpoint["state_dict"])
-
-
 def _keep_threshold(path: Path, threshold: float) -> None:
     """Write a threshold that was chosen on validation into the checkpoint it belongs to."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -250,16 +174,77 @@ def _keep_threshold(path: Path, threshold: float) -> None:
         DirectFiles().save_checkpoint(checkpoint, temporary)
 
 
-def measure(
-    cfg: DictConfig, plan: Plan, task: Task, data: ImageData, evaluation: Evaluation, stage: Stage
-) -> dict[str, Score]:
-    """Measure the weights that the task holds on one split, and write its predictions."""
-    data.fixed_shapes = plan.xla
-    watcher = evaluation.watch(stage)
-    trainer = build_trainer(
-        cfg, plan, callbacks=[watcher], logger=None, root=evaluation.folder, alone=True
-    )
-    go_through = {"val": trainer.validate, "test": trainer.test}[stage]
-    go_through(task, datamodule=data, verbose=False)
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return evaluation.scores(stage, logged)
+def _create_folder(
+    cfg: DictConfig,
+    plan: Plan,
+    folder: RunFolder,
+    *,
+    experiment: str,
+    model: nn.Module,
+    data: ImageData,
+    audited: DataAudit | None,
+    sealed_by: Sequence[str],
+) -> dict[str, Any]:
+    """Make the folder of a run, and write what is known before its first step."""
+    folder.create()
+    _store_resolved(cfg, plan, folder, data)
+    splits = data.table_of_splits()
+    summary = first_summary(experiment, cfg.seed, data, model, plan)
+    if audited is not None:
+        summary["audit"] = audited.summary
+    if sealed_by:
+        summary |= {"sealed": True, "sealed_by": list(sealed_by)}
+    if folder.exists:
+        folder.write_config({"experiment": experiment, **_plain(cfg)})
+        folder.write_environment(describe_hardware())
+        write_splits(folder.path / "splits.csv", splits)
+        folder.write_summary(summary)
+        greet(folder.path, data, model, summary)
+    if sealed_by:  # said once already, before the first run
+        summary["warnings"].append(sealed_note(sealed_by, folder.path))
+    return summary
+
+
+def _reopen_folder(
+    folder: RunFolder, data: ImageData, model: nn.Module, state: State
+) -> dict[str, Any]:
+    """What an interrupted run had written, once its data are what they were.
+
+    Raises:
+        MedvisionError: If they are not.
+    """
+    summary = folder.read_summary()
+    check_same_data(folder.path, data, summary)
+    if folder.exists:
+        differs = folder.note_part(describe_hardware())
+        if differs:
+            state.notes.append(
+                f"the run continues with {'; '.join(differs)}: its numbers may differ from those of"
+                " a run that was never stopped"
+            )
+        summary = {**summary, "status": "running"}
+        summary["warnings"] = [*summary["warnings"], *state.notes]
+        folder.write_summary(summary)
+        greet(folder.path, data, model, summary)
+        say(f"continuing {state.words}")
+        if summary.get("sealed"):
+            summary["warnings"].append(sealed_note(summary["sealed_by"], folder.path))
+    return summary
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain types."""
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    return resolved
+
+
+def _store_resolved(cfg: DictConfig, plan: Plan, folder: RunFolder, data: ImageData) -> None:
+    """Write what ``auto`` resolved to into the config, so that the stored one repeats the run."""
+    with open_dict(cfg):
+        cfg.run_dir = str(folder.path)
+        cfg.trainer.accelerator = plan.accelerator
+        cfg.trainer.precision = plan.precision
+        cfg.trainer.memory_format = "channels_last" if plan.channels_last else "contiguous"
+        cfg.trainer.deterministic = plan.deterministic
+        if not data.tables["val"]:
+            cfg.trainer.limit_val_batches = 0

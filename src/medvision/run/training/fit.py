@@ -1,6 +1,6 @@
-"""Fit a task: the trainer, what watches it, and what is known when it ends."""
+"""Fit a task: callbacks, trainer, and the result."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
@@ -27,8 +27,8 @@ from medvision.callbacks.checkpoints import DirectFiles
 from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.hardware import REHEARSAL, Plan
-from medvision.run.processes.launcher import attend, part
-from medvision.run.processes.signals import after_the_step, heeded_by_copies
+from medvision.run.processes.launcher import Launcher, supervise
+from medvision.run.processes.signals import after_the_step, default_signals
 from medvision.run.storage.resume import State
 from medvision.run.storage.run_folder import RunFolder
 from medvision.run.training.build import build, build_trainer
@@ -40,7 +40,7 @@ C = TypeVar("C", bound=Callback)
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What a fit leaves behind.
+    """Result of a fit.
 
     Attributes:
         best: Knows the checkpoints.
@@ -80,7 +80,7 @@ def fit(
         config: What loggers are told of the run.
         checkpoint: Where to start from.
         started_s: ``time.perf_counter()`` when the run was asked for.
-        state: Where the run goes on, where it was interrupted.
+        state: Where an interrupted run continues.
 
     Raises:
         MedvisionError: If the fit fails for a reason that is known.
@@ -91,21 +91,33 @@ def fit(
     best = _only(callbacks, BestAndLast)
     if state is not None and state.path is not None and state.checkpoint is not None:
         if folder.exists:
-            state.notes.extend(best.go_on(state.path, state.checkpoint, state.best))
+            state.notes.extend(best.continue_from(state.path, state.checkpoint, state.best))
         if state.is_over:
-            return _as_it_ended(callbacks, state.checkpoint, folder)
+            for callback in callbacks:
+                if callback.state_key in state.checkpoint["callbacks"]:
+                    callback.load_state_dict(state.checkpoint["callbacks"][callback.state_key])
+            best.settle(writes=folder.exists)
+            return _fitted(callbacks, best, None, None)
         checkpoint = state.path
     watch = XlaWatch(strict=plan.accelerator == REHEARSAL) if plan.xla else None
     callbacks += [ExactState()] if watch is None else [ExactState(), watch]
     callbacks += pruning_of(cfg, folder, _only(callbacks, EpochLog))
     logger: Logger | None = build(cfg.logger)
     with after_the_step() as asked:
-        callbacks.append(_interruption(cfg, callbacks, asked))
+        callbacks.append(
+            Interruption(
+                asked=asked,
+                checkpoints=best,
+                finite=next((c for c in callbacks if isinstance(c, FiniteLoss)), None),
+                every_minutes=OmegaConf.select(cfg, "checkpoint.every_minutes"),
+            )
+        )
         trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
         if not plan.xla:  # whose tensors are brought to the CPU first
             trainer.strategy.checkpoint_io = DirectFiles()
-        attend(trainer, folder)
-        forks = _forks(trainer)
+        supervise(trainer, folder)
+        # the fit happens in copies of this process, as on all cores of a TPU
+        forks = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
         handover = Handover(folder.path) if forks else None
         if handover is not None:
             callbacks.append(handover)
@@ -113,7 +125,7 @@ def fit(
         if logger is not None:
             logger.log_hyperparams(dict(config))
         try:
-            with heeded_by_copies() if forks else nullcontext():
+            with default_signals() if forks else nullcontext():
                 trainer.fit(task, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         except MedvisionError:
             if watch is not None and folder.exists:
@@ -123,32 +135,9 @@ def fit(
             handover.take_over(callbacks)
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
-        part(trainer)
+        if isinstance(trainer.strategy.launcher, Launcher):
+            trainer.strategy.launcher.wait()
     return _fitted(callbacks, best, watch, started_s)
-
-
-def _interruption(
-    cfg: DictConfig, callbacks: Sequence[Callback], asked: Callable[[], int | None]
-) -> Interruption:
-    finite = [callback for callback in callbacks if isinstance(callback, FiniteLoss)]
-    return Interruption(
-        asked=asked,
-        checkpoints=_only(callbacks, BestAndLast),
-        finite=finite[0] if finite else None,
-        every_minutes=OmegaConf.select(cfg, "checkpoint.every_minutes"),
-    )
-
-
-def _as_it_ended(
-    callbacks: Sequence[Callback], checkpoint: Mapping[str, Any], folder: RunFolder
-) -> Fitted:
-    """What a fit left behind that ended before its run was interrupted."""
-    for callback in callbacks:
-        if callback.state_key in checkpoint["callbacks"]:
-            callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
-    best = _only(callbacks, BestAndLast)
-    best.settle(writes=folder.exists)
-    return _fitted(callbacks, best, None, None)
 
 
 def _fitted(
@@ -172,11 +161,6 @@ def _fitted(
         xla=None if watch is None else watch.summary(),
         pruned=any(isinstance(c, Pruning) and c.pruned for c in callbacks),
     )
-
-
-def _forks(trainer: Trainer) -> bool:
-    """Whether the fit happens in copies of this process, as on all cores of a TPU."""
-    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 def _only(callbacks: Sequence[Callback], kind: type[C]) -> C:

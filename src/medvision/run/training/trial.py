@@ -1,30 +1,20 @@
-"""Run one trial of a search, or go on with it, in whatever process."""
+"""Trials of a search among runs: which config is one, and the callback that prunes it."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import OmegaConf
 
-from medvision.errors import MedvisionError, Stopped
-from medvision.run.multirun.jobs import JOBS, Result, alone_with, write_result
-from medvision.run.processes.errors import overheard
-from medvision.run.storage.resume import KEPT_FILES, OVER, InterruptedRun
-from medvision.run.storage.run_folder import RunFolder
+from medvision.errors import MedvisionError
 from medvision.run.storage.test_seal import SEARCH
-from medvision.run.training.run_config import run_job
 from medvision.search.study import JOURNAL
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from medvision.callbacks import EpochLog, Pruning
-
-
-ROOT = Path("runs", SEARCH)
+    from medvision.run.storage.run_folder import RunFolder
 
 
 def trial_of(cfg: DictConfig) -> int | None:
@@ -33,7 +23,7 @@ def trial_of(cfg: DictConfig) -> int | None:
     return None if number is None else int(number)
 
 
-def check_is_trial(cfg: DictConfig) -> bool:
+def is_trial(cfg: DictConfig) -> bool:
     """Whether a config is that of a trial.
 
     Raises:
@@ -42,36 +32,6 @@ def check_is_trial(cfg: DictConfig) -> bool:
     if trial_of(cfg) is None and OmegaConf.select(cfg, f"{SEARCH}.sampler") is not None:
         raise MedvisionError("the experiment asks for a search", where="sweep", hint="add -m")
     return trial_of(cfg) is not None
-
-
-def run_trial(cfg: DictConfig, *, is_here: bool) -> int:
-    """Run a trial, and leave word of how it ended.
-
-    What an earlier command began goes on; what is over is left as it is.
-
-    Args:
-        cfg: As composed; ``sweep.name`` and ``sweep.trial`` say where it lies.
-        is_here: Whether this is the process that leads the search.
-
-    Raises:
-        Stopped: Where a signal ended it, in the process that leads the search.
-    """
-    base, number = ROOT / str(cfg.sweep.name), int(cfg.sweep.trial)
-    jobs = base / JOBS
-    with alone_with(jobs, number), overheard(quiet=True) as errors:
-        run: Path | None = base / str(number)
-        try:
-            code = _run(cfg, base / str(number))
-        except MedvisionError as error:
-            errors.append(error)
-            code = error.exit_code
-        except Stopped as stopped:
-            write_result(jobs, number, Result.of(stopped.exit_code, run, (), errors))
-            if is_here:
-                raise
-            return stopped.exit_code
-        write_result(jobs, number, Result.of(code, run, (), errors))
-    return code
 
 
 def pruning_of(cfg: DictConfig, folder: RunFolder, log: EpochLog) -> list[Pruning]:
@@ -92,26 +52,3 @@ def pruning_of(cfg: DictConfig, folder: RunFolder, log: EpochLog) -> list[Prunin
             epoch_log=log,
         )
     ]
-
-
-def _run(cfg: DictConfig, path: Path) -> int:
-    if path.exists() and not all((path / name).is_file() for name in KEPT_FILES):
-        shutil.rmtree(path)  # it was killed before it had written what going on takes
-    if not path.exists():
-        experiment = str(_choice("experiment"))
-        return run_job(cfg, experiment, lambda: RunFolder(path), sealed_by=(SEARCH,))[0]
-    if json.loads((path / "summary.json").read_text()).get("status") in OVER:
-        return 0
-    begun = InterruptedRun.read(path)
-    return run_job(
-        begun.cfg,
-        begun.experiment,
-        lambda: RunFolder.reopen(path, wait=True),
-        sealed_by=(SEARCH,),
-    )[0]
-
-
-def _choice(group: str) -> str:
-    from hydra.core.hydra_config import HydraConfig
-
-    return str(OmegaConf.to_container(HydraConfig.get().runtime.choices)[group])  # type: ignore[call-overload,index]
