@@ -306,7 +306,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: cannot write a checkpoint: no space left on the disk"
         " (run/checkpoints/last.ckpt); the checkpoint of before is intact; free some space, then"
-        " go on with python train.py resume=run"
+        " continue with python train.py resume=run"
     )
     assert summary_of("run")["status"] == "failed"
     assert sorted(p.name for p in Path("run/checkpoints").iterdir()) == [
