@@ -1,34 +1,33 @@
-"""The rooms of the source and what they may import."""
+"""Packages of the source, what they may import, and how they are cut."""
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+import structure
 
-SRC = Path(__file__).parents[1] / "src" / "medvision"
-MODULES = sorted(SRC.rglob("*.py"))
-RANK = {
-    room: rank
-    for rank, rooms in enumerate(
-        [
-            {"types", "errors"},
-            {"files", "console", "registry", "task_definition"},
-            {"data", "models", "losses", "metrics", "hardware", "reports"},
-            {"tasks", "inference", "audit", "sweeps"},
-            {"callbacks"},
-            {"evaluation", "export"},
-            {"run"},
-            {"cli"},
-        ]
-    )
-    for room in rooms
-}
+SRC = Path(__file__).parents[1] / "src"
+MODULES = structure.module_names(SRC)
+RANKS = [
+    {"types", "errors", "files", "console", "scores", "registry", "task_definition"},
+    {"data", "models", "losses", "metrics", "hardware", "reports"},
+    {"tasks", "inference", "audit", "search"},
+    {"callbacks"},
+    {"evaluation", "comparison", "export"},
+    {"run"},
+    {"cli"},
+]
+"""Packages from the bottom up: each imports only from those below it. Small shared modules also
+import each other."""
+
+RANK = {package: rank for rank, packages in enumerate(RANKS) for package in packages}
 ONLY_IN = {
     "hydra": {"run"},
     "omegaconf": {"run"},
     "timm": {"models"},
     "segmentation_models_pytorch": {"models"},
+    "albumentations": {"data.loading.transforms"},
     "torch_xla": {"hardware"},
     "typer": {"cli"},
     "onnxruntime": {"inference", "export"},
@@ -37,74 +36,81 @@ ONLY_IN = {
     "jinja2": {"reports"},
     "pytorch_grad_cam": {"inference"},
     "sklearn": {"audit", "metrics"},
-    "optuna": {"sweeps"},
+    "optuna": {"search"},
     "fsspec": {"data"},
     "webdataset": {"data"},
 }
+"""Packages, or single modules, that alone may import a library."""
+
 NEVER_IN = {
     "reports": {"torch", "pytorch_lightning", "torchmetrics"},
-    "types": {"torch"},
-    "errors": {"torch"},
-    "console": {"torch"},
-    "files": {"torch"},
+    **{module: {"torch", "numpy", "rich"} for module in ("types", "errors", "scores", "registry")},
 }
+MOST_MODULES = 15
+"""Modules in one folder; more are several packages."""
+
+MOST_SINGLE_IMPORTERS = 40
+"""Modules that exactly one other module imports: most are parts of it that stand alone."""
 
 
-def room_of(path: Path) -> str:
-    """First part of the module's name below ``medvision``."""
-    return path.relative_to(SRC).parts[0].removesuffix(".py")
-
-
-def imports_of(path: Path) -> Iterator[str]:
-    """Every module that a file imports at run time, wherever in the file."""
+def imports_at_run_time(path: Path) -> Iterator[str]:
+    """Every module that a file imports, wherever in the file, but not for type checking only."""
     tree = ast.parse(path.read_text())
-    for_types_only = {
+    for_types = {
         child
         for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.walk(node)
     }
-    for node in ast.walk(tree):
-        if node in for_types_only:
-            continue
+    for node in set(ast.walk(tree)) - for_types:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the room"
-            yield node.module or ""
+            yield "." * node.level + (node.module or "")
 
 
-def test_the_collector_finds_every_room() -> None:
-    found = {room_of(path) for path in MODULES} - {"__init__"}
-    assert found <= set(RANK)
-    assert {"data", "models", "losses", "metrics", "tasks", "callbacks", "run", "cli"} <= found
+def own_modules() -> Iterator[tuple[str, str, Path]]:
+    """Name below ``medvision``, package and file of every module."""
+    for name, path in MODULES.items():
+        if name.startswith("medvision."):
+            short = name.removeprefix("medvision.")
+            yield short, short.partition(".")[0], path
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
-def test_imports_point_one_way(path: Path) -> None:
-    room = room_of(path)
-    for name in imports_of(path):
-        library, *parts = name.split(".")
-        if library == "medvision" and parts and parts[0] != room and room != "__init__":
-            assert RANK[parts[0]] < RANK[room], f"{room} must not import {name}"
+def test_imports_point_one_way() -> None:
+    found = list(own_modules())
+    assert {package for _, package, _ in found} == set(RANK), "RANKS lists every package"
+    wrong = []
+    for name, package, path in found:
+        for imported in imports_at_run_time(path):
+            library, _, rest = imported.partition(".")
+            other = rest.partition(".")[0]
+            if imported.startswith("."):
+                wrong.append(f"{name}: a relative import hides the package")
+            if library == "medvision" and other in RANK and other != package:
+                below = RANK[other] < RANK[package] or RANK[other] == RANK[package] == 0
+                if not below:
+                    wrong.append(f"{name} imports {imported}")
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
-def test_libraries_stay_in_their_rooms(path: Path) -> None:
-    room = room_of(path)
-    for name in imports_of(path):
-        library = name.split(".")[0]
-        assert room in ONLY_IN.get(library, {room}), f"{room} must not import {library}"
-        assert library not in NEVER_IN.get(room, set()), f"{room} must not import {library}"
-        if library == "albumentations":
-            assert path.relative_to(SRC).as_posix() == "data/transforms.py"
+def test_libraries_stay_in_their_packages() -> None:
+    wrong = []
+    for name, package, path in own_modules():
+        for imported in imports_at_run_time(path):
+            library = imported.partition(".")[0]
+            allowed = ONLY_IN.get(library, {package})
+            if not {package, name} & allowed or library in NEVER_IN.get(package, set()):
+                wrong.append(f"{name} imports {library}")
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
-def test_no_file_grows_past_300_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 300
-
-
-def test_there_is_no_drawer_for_odds_and_ends() -> None:
-    odd = {"utils", "util", "helpers", "misc", "common"}
-    assert not [path for path in MODULES if odd & set(path.with_suffix("").parts)]
+def test_modules_are_concepts_and_free_of_cycles() -> None:
+    graph = structure.import_graph(SRC)
+    assert not structure.cycles(graph)
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert len(structure.single_importers(graph, packages)) <= MOST_SINGLE_IMPORTERS
+    folders = Counter(path.parent for path in MODULES.values() if path.name != "__init__.py")
+    assert not {str(folder): size for folder, size in folders.items() if size > MOST_MODULES}
+    drawers = {"utils", "util", "helpers", "misc", "common"}
+    assert not [name for name in MODULES if drawers & set(name.split("."))]

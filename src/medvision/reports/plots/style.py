@@ -44,13 +44,14 @@ def short_name(name: str, *, length: int = 24) -> str:
 
 
 def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
-    """Write a PNG under a temporary name in the same folder, then rename.
+    """Write a PNG under a temporary name in its folder, made where it is missing, then rename.
 
     Args:
         figure: What to write.
         path: Where it ends up.
         dpi: Pixels per inch, if other than those of ``STYLE``.
     """
+    path.parent.mkdir(exist_ok=True)  # of a run whose copy lacks empty folders
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # a class may have a name in a script that the font lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import yaml
 
+import medvision
 from medvision.errors import MedvisionError
 from medvision.files import take_lock, write_atomically, write_json
 from medvision.hardware.processes import place_of
@@ -47,7 +48,6 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
 
 
 PACKAGES = (
-    "medvision",
     "torch",
     "pytorch-lightning",
     "torchmetrics",
@@ -225,7 +225,7 @@ class RunFolder:
 
 def _program() -> dict[str, Any]:
     """Which command runs now, since when, and with which packages."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = {"medvision": medvision.__version__}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
