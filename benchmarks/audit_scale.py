@@ -75,10 +75,13 @@ def measure(step: str, root: Path) -> dict[str, float]:
     facts = root.with_name(f"{root.name}.npz")
     if step == "read":
         from medvision.data.discovery.index import index_classification
-        from medvision.data.validation.validate import check_images
+        from medvision.data.reading import Reading
+        from medvision.data.validation.validate import check_files
 
         started = _now()
-        found = check_images(root, index_classification(root).samples, max_decoded=None).facts
+        found = check_files(
+            root, index_classification(root).samples, Reading(), max_decoded=None
+        ).properties
         spent = _now() - started
         assert found is not None
         np.savez(facts, thumbnail=found.thumbnail, pixel_hash=found.pixel_hash)

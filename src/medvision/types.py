@@ -26,10 +26,15 @@ STAGES: tuple[Stage, ...] = ("train", "val", "test")
 class Batch(TypedDict):
     """What a data loader yields and a task takes.
 
+    Rows of index -1 pad a batch to a fixed shape: their image is black, and every value of their
+    target is to be ignored by losses and scores.
+
     Attributes:
         image: uint8 (N, C, H, W) in [0, 255]; models also take floats in [0, 1].
-        target: uint8 (N, H, W) class indices, or ``IGNORE_INDEX``.
-        index: int64 (N,), row of each sample in its split's table.
+        target: Class indices uint8, (N, H, W) of pixels or (N,) of images, or any other target
+            (N, ...) of unsigned integers or floats, such as several labels (N, L) of each image.
+            Ignored are ``IGNORE_INDEX`` among integers and NaN among floats.
+        index: int64 (N,), row of each sample in its split's table, or -1.
     """
 
     image: Tensor

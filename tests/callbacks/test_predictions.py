@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from medvision.callbacks import SegmentationPredictions
-from medvision.data.loading.datasets import PhantomSource
+from medvision.data.sources import PolypPhantoms
 from medvision.types import IGNORE_INDEX
 
-SOURCE = PhantomSource(size_px=16, seed=0, channels=3)
+SOURCE = PolypPhantoms(size_px=16, seed=0, channels=3, num_images=6)
 
 
 class Kept:

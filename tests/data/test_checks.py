@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from medvision.data.discovery.index import index_segmentation
+from medvision.data.reading import Reading
 from medvision.data.samples import Sample
-from medvision.data.validation.validate import CheckResult, check_segmentation
+from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
 
 KVASIR = Path(__file__).parents[2].parent / "shared/data/kvasir_seg"
@@ -28,13 +29,13 @@ def root(tmp_path: Path) -> Path:
 
 def check(root: Path, **options: Any) -> CheckResult:
     samples = options.pop("samples", None) or index_segmentation(root).samples
-    return check_segmentation(root, samples, num_classes=2, **options)
+    return check_files(root, samples, Reading(num_classes=2), **options)
 
 
 def foreground(result: CheckResult) -> list[float]:
-    assert result.facts is not None
-    assert result.facts.mask is not None
-    return result.facts.mask.foreground.tolist()
+    assert result.properties is not None
+    assert result.properties.mask is not None
+    return result.properties.mask.foreground.tolist()
 
 
 def test_sound_samples_are_all_kept_with_their_foreground(root: Path) -> None:
@@ -137,7 +138,7 @@ def test_many_samples_are_checked_by_header_with_a_note(root: Path) -> None:
     data = (root / "images/4.png").read_bytes()
     (root / "images/4.png").write_bytes(data[:42])  # the header is sound, the pixels are gone
     result = check(root, max_decoded=4)
-    assert result.facts is None
+    assert result.properties is None
     assert "only their headers" in result.notes[0]
     (root / "images/4.png").write_bytes(data[:43])
     assert check(root, max_decoded=4).fingerprint != result.fingerprint

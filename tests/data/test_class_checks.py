@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from medvision.data.discovery.index import index_classification
+from medvision.data.reading import Reading
 from medvision.data.validation.properties import ImageProperties
-from medvision.data.validation.validate import CheckResult, check_images
+from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
 
 
@@ -27,12 +28,12 @@ def root(tmp_path: Path) -> Path:
 
 def check(root: Path, **options: Any) -> CheckResult:
     samples = options.pop("samples", None) or index_classification(root).samples
-    return check_images(root, samples, **options)
+    return check_files(root, samples, Reading(), **options)
 
 
 def facts(result: CheckResult) -> ImageProperties:
-    assert result.facts is not None
-    return result.facts
+    assert result.properties is not None
+    return result.properties
 
 
 def test_sound_images_are_all_kept(root: Path) -> None:
@@ -92,7 +93,7 @@ def test_skipping_does_not_empty_a_class(root: Path) -> None:
 def test_many_images_are_checked_by_header(root: Path) -> None:
     data = (root / "test/no/0.png").read_bytes()
     result = check(root, max_decoded=7)
-    assert result.facts is None
+    assert result.properties is None
     assert result.notes == [
         "8 images are many: only their headers were read before the start;"
         " the fingerprint holds file sizes, not contents, and near-duplicates were not looked for;"

@@ -160,8 +160,8 @@ def test_masks_too_are_split_so_that_mirrored_twins_stay_together(
     split = {Path(s.path).stem: stage for stage in STAGES for s in data.tables[stage]}
     assert len(split) == 36
     assert all(split[f"case_{k:02d}"] == split[f"twin_{k:02d}"] for k in range(6))
-    assert data.twins is not None
-    assert len(data.twins.first) == 6
+    assert data.near_duplicates is not None
+    assert len(data.near_duplicates.first) == 6
 
 
 def test_the_folds_of_masks_test_every_image_once(make_folder: Callable[..., Path]) -> None:

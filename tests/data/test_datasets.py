@@ -8,27 +8,24 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from medvision.data.loading.datasets import (
-    PADDING,
-    ClassificationDataset,
-    EpochSampler,
-    PhantomSource,
-    SegmentationDataset,
+    SampleDataset,
     collate,
 )
+from medvision.data.loading.sampler import PADDING, EpochSampler
 from medvision.data.loading.transforms import Transform
 from medvision.data.loading.workers import start_worker
 from medvision.data.samples import Sample
+from medvision.data.sources import PolypPhantoms
 from medvision.types import IGNORE_INDEX
 
 AUGMENTED = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-30, 30], "p": 0.9}}
 
 
-def dataset(*, channels: int = 3, seed: int = 0) -> SegmentationDataset:
-    source = PhantomSource(size_px=32, seed=0, channels=channels)
+def dataset(*, channels: int = 3, seed: int = 0) -> SampleDataset:
+    source = PolypPhantoms(size_px=32, seed=0, channels=channels, num_images=6)
     transform = Transform(size_px=32, transforms=AUGMENTED, key="data.train_transforms")
-    return SegmentationDataset(
-        samples=source.samples(6), source=source, transform=transform, seed=seed
-    )
+    samples = source.index().samples
+    return SampleDataset(samples=samples, source=source, transform=transform, seed=seed)
 
 
 def batches(num_workers: int, epoch: int) -> list[torch.Tensor]:
@@ -139,7 +136,7 @@ class Grey:
 
     def read(self, what: Any) -> Any:
         image: NDArray[np.uint8] = np.full((20, 30, self.channels), 128, np.uint8)
-        return (image, np.ones((20, 30), np.uint8)) if self.pair else image
+        return image, np.ones((20, 30), np.uint8) if self.pair else None
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -155,9 +152,7 @@ def test_padding_is_black_and_ignored_and_looks_like_a_sample_without_reading_on
 
     def made(source: Any) -> Any:
         options = {"samples": samples, "source": source, "transform": transform, "seed": 0}
-        if pair:
-            return SegmentationDataset(**options)
-        return ClassificationDataset(**options, class_indices={"a": 0, "b": 1})
+        return SampleDataset(**options, targets=None if pair else np.array([0, 1], np.uint8))
 
     real = made(Grey(channels, pair=pair))[0, 1]
     padding = made(Unread(channels))[7, PADDING]

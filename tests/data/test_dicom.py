@@ -26,12 +26,15 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from medvision.data.discovery.index import hash_groups, index_classification, write_splits
+from medvision.data.discovery.index import index_classification
+from medvision.data.discovery.splits_csv import write_splits
 from medvision.data.readers.decode import decode
 from medvision.data.readers.images import image_size, read_image, read_mask
+from medvision.data.reading import Reading
 from medvision.data.samples import Sample
 from medvision.data.shards.create import make_shards
-from medvision.data.validation.validate import glance_at_image, look_at_image
+from medvision.data.splits.groups import hash_groups
+from medvision.data.validation.validate import inspect_files, read_headers
 from medvision.errors import MedvisionError
 from medvision.inference import load_model, predict_files
 from medvision.run import main
@@ -308,7 +311,7 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(
     assert error.value.what.startswith(told)
     assert error.value.where == str(file)
     assert "\n" not in str(error.value)
-    look = look_at_image(file.parent, Sample(path="a.dcm", target=""), value_range=None)
+    look = inspect_files(file.parent, Sample(path="a.dcm", target=""), Reading())
     assert look.fault is not None
     assert look.fault.what == error.value.what
 
@@ -349,7 +352,10 @@ def test_no_message_quotes_a_tag(
         changed = bytearray(content)
         changed[row] ^= 0xFF
         file.write_bytes(changed)
-        for look in (glance_at_image, partial(look_at_image, value_range=None)):
+        for look in (
+            partial(read_headers, reading=Reading()),
+            partial(inspect_files, reading=Reading()),
+        ):
             said = str(look(file.parent, Sample(path="a.dcm", target="")).fault)
             assert not any(word in said for word in PLANTED)
     assert not capfd.readouterr().err

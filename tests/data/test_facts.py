@@ -9,8 +9,9 @@ from PIL import Image
 
 from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.readers.decode import decode
+from medvision.data.reading import Reading
 from medvision.data.validation.properties import ImageProperties, image_properties
-from medvision.data.validation.validate import check_images, check_segmentation
+from medvision.data.validation.validate import check_files
 
 
 def of(image: Image.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def pairs(tmp_path: Path) -> Path:
 
 
 def facts_of(root: Path) -> ImageProperties:
-    found = check_segmentation(root, index_segmentation(root).samples, num_classes=2).facts
+    found = check_files(root, index_segmentation(root).samples, Reading(num_classes=2)).properties
     assert found is not None
     return found
 
@@ -159,8 +160,8 @@ def test_a_cache_that_cannot_be_kept_is_said_and_stops_nothing(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "file"))
-    result = check_segmentation(pairs, index_segmentation(pairs).samples, num_classes=2)
-    assert result.facts is not None
+    result = check_files(pairs, index_segmentation(pairs).samples, Reading(num_classes=2))
+    assert result.properties is not None
     assert len(result.notes) == 1
     assert "set MEDVISION_CACHE_DIR to a folder that can be written" in result.notes[0]
 
@@ -172,8 +173,8 @@ def test_file_names_of_any_kind_are_remembered(tmp_path: Path) -> None:
         for k, name in enumerate(names):
             Image.fromarray(grey(seed=k)).save(tmp_path / folder / name)
     samples = index_classification(tmp_path).samples
-    whole = check_images(tmp_path, samples)
-    known = check_images(tmp_path, samples, max_decoded=0)
-    assert known.facts is not None
+    whole = check_files(tmp_path, samples, Reading())
+    known = check_files(tmp_path, samples, Reading(), max_decoded=0)
+    assert known.properties is not None
     assert known.lines == whole.lines
     assert known.fingerprint == whole.fingerprint

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.data.loading.datasets import EpochSampler
+from medvision.data.loading.sampler import EpochSampler
 from medvision.data.samples import Sample
 from medvision.data.splits.assign import SplitResult, draw_split
 from medvision.data.splits.protocols import apply_protocol
@@ -158,7 +158,7 @@ def test_the_same_files_and_protocol_give_the_same_split(
                 seed=seed,
                 val_fraction=0.1,
                 test_fraction=0.1,
-                twins=np.random.default_rng(1).integers(0, 700, 800) if twins else None,
+                near_duplicates=np.random.default_rng(1).integers(0, 700, 800) if twins else None,
                 stratify_by=strata_of(samples),
                 every_stratum=True,
             )

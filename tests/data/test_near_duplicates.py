@@ -13,7 +13,8 @@ from medvision.data.duplicates.search import (
     count_crossing,
     find_near_duplicates,
 )
-from medvision.data.validation.validate import check_images, check_segmentation
+from medvision.data.reading import Reading
+from medvision.data.validation.validate import check_files
 
 SHARED = Path(__file__).parents[2].parent / "shared/data"
 
@@ -213,10 +214,10 @@ def test_the_measured_twins_of_the_public_sets(name: str) -> None:
         pytest.skip(f"{name} is not on this machine")
     if name == "kvasir_seg":
         samples = index_segmentation(root).samples
-        facts = check_segmentation(root, samples, num_classes=2).facts
+        facts = check_files(root, samples, Reading(num_classes=2)).properties
     else:
         samples = index_classification(root).samples
-        facts = check_images(root, samples).facts
+        facts = check_files(root, samples, Reading()).properties
     assert facts is not None
     found = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     kinds = {kind: int((found.relation == k).sum()) for k, kind in enumerate(RELATIONS)}

@@ -12,12 +12,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from medvision.data import ClassificationData, SegmentationData
-from medvision.data.loading import datasets
+from medvision.data import ClassificationData, SegmentationData, sources
 from medvision.data.pixel_cache import cache as pixel_cache
 from medvision.data.pixel_cache import store as pixel_store
-from medvision.data.pixel_cache.cache import CachedPairs
-from medvision.data.shards import reader as shard_files
 from medvision.data.shards.create import make_shards
 from medvision.errors import MedvisionError
 from medvision.run.config.store import CONF
@@ -75,9 +72,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return spy
 
-    for module in (datasets, shard_files):
-        for name in ("decode_image", "decode_mask"):
-            monkeypatch.setattr(module, name, spied(getattr(module, name)))
+    for name in ("decode_image", "decode_mask"):
+        monkeypatch.setattr(sources, name, spied(getattr(sources, name)))
     return names
 
 
@@ -87,9 +83,8 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: bytes, *, where: str, **options: Any) -> Any:
         raise AssertionError(f"{where} was decoded again")
 
-    for module in (datasets, shard_files):
-        for name in ("decode_image", "decode_mask"):
-            monkeypatch.setattr(module, name, refuse)
+    for name in ("decode_image", "decode_mask"):
+        monkeypatch.setattr(sources, name, refuse)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -362,7 +357,6 @@ def test_a_dataset_is_handed_to_other_processes_without_open_files(
 ) -> None:
     dataset = opened(make_folder(12)).dataset("train")
     first = dataset[0, 0]
-    assert isinstance(dataset.source, CachedPairs)
     decoded.clear()
     other = pickle.loads(pickle.dumps(dataset))
     assert np.array_equal(other[0, 0]["image"], first["image"])
@@ -392,7 +386,7 @@ def test_without_a_home_folder_nothing_is_kept_and_a_note_says_so(
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("medvision.data.loading.loaders.cache_folder", no_home)
+    monkeypatch.setattr("medvision.data.datamodule.cache_folder", no_home)
     data = opened(make_folder(12))
     assert data.pixels is None
     start = "decoded images cannot be kept (Could not determine home directory.)"

@@ -28,7 +28,7 @@ def apply(
     return apply_protocol(
         samples,
         protocol=protocol,
-        twins=twins,
+        near_duplicates=twins,
         stratify_by=stratify_by,
         every_stratum=True,
         **{**defaults, **options},
@@ -315,9 +315,9 @@ def test_classes_that_a_split_lacks_are_noted(protocol: str) -> None:
 )
 def test_mistakes_name_their_key(options: dict[str, Any], message: str) -> None:
     with pytest.raises(MedvisionError, match=f"^{re.escape(message)}$"):
-        apply(images(40), twins=alone(40), **options)
+        apply(images(40), near_duplicates=alone(40), **options)
 
 
 def test_twins_of_another_number_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected 5 twins, got 2"):
+    with pytest.raises(ValueError, match="expected 5 groups, got 2"):
         apply(images(5), "grouped", [0, 1])

@@ -19,7 +19,7 @@ from medvision.data.discovery.index import index_segmentation
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.data.shards import writer as shard_store
 from medvision.data.shards.create import Made, make_shards, task_of
-from medvision.data.validation.validate import check_segmentation
+from medvision.data.validation.validate import check_files
 from medvision.errors import MedvisionError
 from medvision.run.config.store import CONF
 from medvision.types import STAGES
@@ -108,9 +108,8 @@ def test_a_given_split_is_kept_and_lies_in_shards_of_its_own(
     made = shards(root)
     plain, packed = prepared("classification", root), prepared("classification", made.out)
     assert_same(plain, packed)
-    opened = packed.shards
-    assert opened is not None
-    used = {stage: set(opened.shards_of(packed.tables[stage]).tolist()) for stage in STAGES}
+    table = packed.source.stored.table
+    used = {s: set(table.shard[table.rows_of(packed.tables[s].paths)].tolist()) for s in STAGES}
     assert not used["train"] & (used["val"] | used["test"])
     assert not used["val"] & used["test"]
 
@@ -367,7 +366,7 @@ def test_of_very_many_files_headers_or_names_count_as_in_the_folder(
 ) -> None:
     limits = {"max_decoded": max_decoded, "max_headers": max_headers}
     for name, limit in limits.items():
-        monkeypatch.setitem(check_segmentation.__kwdefaults__, name, limit)
+        monkeypatch.setitem(check_files.__kwdefaults__, name, limit)
     monkeypatch.setattr("medvision.data.validation.validate.NUM_SAMPLED", 3)
     root = make_folder(20)
     made = shards(root)

@@ -23,6 +23,7 @@ from medvision.data.shards.create import make_shards
 from medvision.data.shards.location import check_address, place_of
 from medvision.data.shards.manifest import Part
 from medvision.data.shards.sampler import ShardSampler
+from medvision.data.sources import ShardSource
 from medvision.errors import MedvisionError
 from medvision.run.config.schema import _check_paths
 from medvision.run.config.store import CONF
@@ -147,8 +148,8 @@ def test_more_shards_than_a_window_come_a_window_at_a_time(served: Site) -> None
     loader = data.train_dataloader()
     sampler = loader.sampler
     assert isinstance(sampler, ShardSampler)
-    assert data.shards is not None
-    numbers = data.shards.shards_of(data.tables["train"])
+    assert isinstance(data.source, ShardSource)
+    numbers = data.source.shards_of(data.tables["train"])
     in_order = [numbers[key[1]] for key in sampler]
     assert served.shards == []
     list(loader)
@@ -157,7 +158,7 @@ def test_more_shards_than_a_window_come_a_window_at_a_time(served: Site) -> None
     for rows in (data.val_dataloader(), data.test_dataloader()):
         stage = "val" if rows.dataset.samples == data.tables["val"] else "test"
         order = [key[1] for key in rows.sampler]
-        places = data.shards.shards_of(data.tables[stage])[order]
+        places = data.source.shards_of(data.tables[stage])[order]
         assert (places[1:] >= places[:-1]).all()
 
 
@@ -171,8 +172,7 @@ def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(
 ) -> None:
     sizes = {path.name: path.stat().st_size for path in served.folder.glob("*.tar")}
     needed = 2 * max(sizes.values()) + 10_000
-    opened = prepared(served.url, shuffle_shards=1).shards
-    assert opened is not None
+    opened = prepared(served.url, shuffle_shards=1).source
     folder = tmp_path / "cache/shards"
     cache = ShardCache(address=served.url, folder=folder, max_bytes=needed)
     parts = list(opened.manifest.shards)[:4]
@@ -194,8 +194,7 @@ def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(
 
 
 def test_several_readers_fetch_a_shard_once(served: Site, tmp_path: Path) -> None:
-    opened = prepared(served.url).shards
-    assert opened is not None
+    opened = prepared(served.url).source
     part = opened.manifest.shards[0]
     caches = [
         ShardCache(address=served.url, folder=tmp_path / "cache/shards", max_bytes=10**9)
@@ -211,8 +210,7 @@ def test_several_readers_fetch_a_shard_once(served: Site, tmp_path: Path) -> Non
 def test_what_a_killed_process_left_in_the_cache_counts_for_nothing(
     served: Site, tmp_path: Path
 ) -> None:
-    opened = prepared(served.url).shards
-    assert opened is not None
+    opened = prepared(served.url).source
     folder = tmp_path / "cache/shards"
     part, other = opened.manifest.shards[:2]
     (folder / f"{part.sha256}.part").write_bytes(b"half")
@@ -226,8 +224,7 @@ def test_what_a_killed_process_left_in_the_cache_counts_for_nothing(
 
 
 def test_a_shard_that_is_arriving_is_not_taken_away(served: Site, tmp_path: Path) -> None:
-    opened = prepared(served.url).shards
-    assert opened is not None
+    opened = prepared(served.url).source
     folder = tmp_path / "cache/shards"
     part, other = opened.manifest.shards[:2]
     arriving, lock = (folder / f"{other.sha256}.{kind}" for kind in ("part", "lock"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medvision.data import samples as texts_module
-from medvision.data.samples import Texts
+from medvision.data.samples import StringColumn
 
 COLUMNS = {
     "nothing": [],
@@ -25,7 +25,7 @@ def given(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Se
 
 
 def test_a_column_reads_as_the_list_it_was_made_of(given: list[str]) -> None:
-    column = Texts.of(iter(given))
+    column = StringColumn.of(iter(given))
     assert len(column) == len(given)
     assert list(column) == given
     assert [column[k] for k in range(-len(given), len(given))] == given * 2
@@ -35,7 +35,7 @@ def test_a_column_reads_as_the_list_it_was_made_of(given: list[str]) -> None:
 
 
 def test_rows_are_chosen_by_number_and_by_mask(given: list[str]) -> None:
-    column = Texts.of(given)
+    column = StringColumn.of(given)
     turned = np.arange(len(given))[::-1]
     assert list(column.select(turned)) == given[::-1]
     assert list(column.select(turned).select(turned)) == given
@@ -43,30 +43,31 @@ def test_rows_are_chosen_by_number_and_by_mask(given: list[str]) -> None:
 
 
 def test_numbers_of_the_sorted_texts_give_the_column_again(given: list[str]) -> None:
-    for column in (Texts.of(given), Texts.of(given).select(np.arange(len(given) // 2))):
+    whole = StringColumn.of(given)
+    for column in (whole, whole.select(np.arange(len(given) // 2))):
         names, number = column.numbered()
         assert names == sorted(set(column))
         assert [names[k] for k in number] == list(column)
 
 
 def test_columns_are_joined_in_their_order(given: list[str]) -> None:
-    column = Texts.of(given)
+    column = StringColumn.of(given)
     odd = np.arange(len(given)) % 2 == 1
     parts = [column.select(odd), column.select(~odd)]  # of one column
-    assert list(Texts.joined(parts)) == given[1::2] + given[::2]
-    assert list(Texts.joined([column, Texts.of(["x"])])) == [*given, "x"]
-    assert list(Texts.joined([])) == []
+    assert list(StringColumn.joined(parts)) == given[1::2] + given[::2]
+    assert list(StringColumn.joined([column, StringColumn.of(["x"])])) == [*given, "x"]
+    assert list(StringColumn.joined([])) == []
 
 
 def test_order_is_that_of_the_texts(given: list[str]) -> None:
-    column = Texts.of(given)
+    column = StringColumn.of(given)
     assert list(column.select(column.sorted_rows())) == sorted(given)
     assert column.ascends() == (sorted(set(given)) == given)
 
 
 def test_a_million_rows_are_a_few_objects() -> None:
-    paths = Texts.of(f"images/patient_{k:07d}.png" for k in range(100_000))
-    splits = Texts.of(("train", "val")[k % 2] for k in range(100_000))
+    paths = StringColumn.of(f"images/patient_{k:07d}.png" for k in range(100_000))
+    splits = StringColumn.of(("train", "val")[k % 2] for k in range(100_000))
     assert len(pickle.dumps(paths)) < 100_000 * (len("images/patient_0000000.png") + 4) + 1000
     assert len(pickle.dumps(splits)) < 100_000 + 1000
     assert list(pickle.loads(pickle.dumps(paths))) == list(paths)

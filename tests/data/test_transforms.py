@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.data.loading.transforms import Transform, resize_pair
+from medvision.data.loading.transforms import Transform, resize
 from medvision.errors import MedvisionError
 
 FLIPS = {"HorizontalFlip": {"p": 0.5}, "Affine": {"rotate": [-40, 40], "p": 0.9}}
@@ -18,42 +18,42 @@ def pair(height: int = 40, width: int = 56) -> tuple[np.ndarray, np.ndarray]:
 
 def test_a_pair_of_the_right_size_is_left_as_it_is() -> None:
     image, mask = pair(32, 32)
-    resized, resized_mask = resize_pair(image, mask, 32)
+    resized, resized_mask = resize(image, mask, 32)
     assert resized is image
     assert resized_mask is mask
 
 
 def test_masks_take_the_nearest_pixel_centre() -> None:
     mask = np.arange(6, dtype=np.uint8)[None].repeat(6, axis=0)
-    _, resized = resize_pair(np.zeros((6, 6, 3), np.uint8), mask, 3)
+    _, resized = resize(np.zeros((6, 6, 3), np.uint8), mask, 3)
     assert resized[0].tolist() == [1, 3, 5]  # centres of output pixels: 1.0, 3.0, 5.0 in the input
 
 
 def test_resizing_invents_no_class() -> None:
     image, mask = pair()
-    _, resized = resize_pair(image, mask * 7, 33)
+    _, resized = resize(image, mask * 7, 33)
     assert set(np.unique(resized)) == {0, 7}
 
 
 def test_shrinking_averages_what_is_lost() -> None:
     checkerboard = np.indices((32, 32)).sum(0) % 2 * 200
     image = checkerboard.astype(np.uint8)[..., None].repeat(3, axis=2)
-    resized, _ = resize_pair(image, np.zeros((32, 32), np.uint8), 16)
+    resized, _ = resize(image, np.zeros((32, 32), np.uint8), 16)
     assert set(np.unique(resized)) == {100}
 
 
 def test_grey_images_keep_their_channel_axis() -> None:
     image, mask = pair()
     transform = Transform(size_px=24, transforms=FLIPS, key="data.train_transforms")
-    assert transform.pair(image[..., :1], mask, seed=0)[0].shape == (24, 24, 1)
+    assert transform(image[..., :1], mask, seed=0)[0].shape == (24, 24, 1)
 
 
 def test_the_seed_decides_every_chance() -> None:
     transform = Transform(size_px=32, transforms=FLIPS, key="data.train_transforms")
     image, mask = pair()
-    first = transform.pair(image, mask, seed=5)
-    other = transform.pair(image, mask, seed=6)
-    again = transform.pair(image, mask, seed=5)
+    first = transform(image, mask, seed=5)
+    other = transform(image, mask, seed=6)
+    again = transform(image, mask, seed=5)
     assert np.array_equal(first[0], again[0])
     assert np.array_equal(first[1], again[1])
     assert not np.array_equal(first[0], other[0])
@@ -64,7 +64,7 @@ def test_image_and_mask_move_together() -> None:
     image[:] = mask[..., None] * 250
     transform = Transform(size_px=48, transforms=FLIPS, key="data.train_transforms")
     for seed in range(5):
-        moved, moved_mask = transform.pair(image, mask, seed=seed)
+        moved, moved_mask = transform(image, mask, seed=seed)
         agreement = ((moved[..., 0] > 125) == (moved_mask > 0)).mean()
         assert agreement > 0.98
 
@@ -73,7 +73,7 @@ def test_masks_stay_class_indices_under_every_transform() -> None:
     transform = Transform(size_px=32, transforms=FLIPS, key="data.train_transforms")
     image, mask = pair()
     for seed in range(10):
-        assert set(np.unique(transform.pair(image, mask * 3, seed=seed)[1])) <= {0, 3}
+        assert set(np.unique(transform(image, mask * 3, seed=seed)[1])) <= {0, 3}
 
 
 def test_a_deterministic_transform_is_allowed_everywhere() -> None:
@@ -81,7 +81,7 @@ def test_a_deterministic_transform_is_allowed_everywhere() -> None:
         size_px=32, transforms={"ToGray": {}}, key="data.eval_transforms", deterministic=True
     )
     image, mask = pair(32, 32)
-    grey = transform.pair(image, mask, seed=0)[0]
+    grey = transform(image, mask, seed=0)[0]
     assert np.array_equal(grey[..., 0], grey[..., 1])
     assert np.abs(grey[..., 0].astype(int) - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).max() <= 1
 

@@ -12,11 +12,13 @@ import pytest
 
 from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.loading import workers as loader_process
-from medvision.data.loading.datasets import FolderSource, SegmentationDataset
+from medvision.data.loading.datasets import SampleDataset
 from medvision.data.loading.transforms import Transform
 from medvision.data.loading.workers import start_worker
+from medvision.data.reading import Reading
+from medvision.data.sources import FolderSource
 from medvision.data.validation import validate as checks
-from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
+from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
 
 COUNT = 12
@@ -53,8 +55,8 @@ def check(root: Path, **options: Any) -> CheckResult:
     options = {"max_decoded": 2, "max_headers": 5, **options}
     if (root / "masks").is_dir():
         samples = index_segmentation(root).samples
-        return check_segmentation(root, samples, num_classes=2, **options)
-    return check_images(root, index_classification(root).samples, **options)
+        return check_files(root, samples, Reading(num_classes=2), **options)
+    return check_files(root, index_classification(root).samples, Reading(), **options)
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def test_only_a_sample_of_the_headers_is_read_and_the_note_says_what_is_not_know
 ) -> None:
     result = check(classes)
     assert len([name for name in opened if name.endswith(".png")]) == 4
-    assert result.facts is None
+    assert result.properties is None
     assert len(result.samples) == len(result.lines) == COUNT
     (note,) = result.notes
     assert note.startswith("12 images are very many: the headers of 4 of them")
@@ -161,11 +163,11 @@ def test_names_in_a_csv_are_looked_up_in_lists_of_folders_not_one_by_one(
         index_classification(classes)
 
 
-def dataset(root: Path) -> SegmentationDataset:
-    source = FolderSource(root=root, channels=3, num_classes=2, color_map=None, value_range=None)
+def dataset(root: Path) -> SampleDataset:
+    source = FolderSource(root, channels=3, reading=Reading(num_classes=2))
     transform = Transform(size_px=8, transforms={}, key="data.eval_transforms")
     samples = index_segmentation(root).samples
-    return SegmentationDataset(samples=samples, source=source, transform=transform, seed=0)
+    return SampleDataset(samples=samples, source=source, transform=transform, seed=0)
 
 
 def test_a_file_that_turns_out_broken_is_named(pairs: Path) -> None:

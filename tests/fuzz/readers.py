@@ -32,8 +32,9 @@ with atheris.instrument_imports(include=["medvision", "PIL", "pydicom"]):
 
     from medvision.data.discovery.splits_csv import read_splits
     from medvision.data.readers.images import decode_image, decode_mask, image_size
+    from medvision.data.reading import Reading
     from medvision.data.samples import Sample
-    from medvision.data.validation.validate import look_at_image
+    from medvision.data.validation.validate import inspect_files
     from medvision.errors import MedvisionError
     from medvision.inference.load import load_network
     from medvision.run.storage.saved_run import StoredRun
@@ -61,7 +62,7 @@ def image(data: bytes) -> None:
 def dicom(data: bytes) -> None:
     """The same, and what is looked at before a training."""
     image(data)
-    look_at_image(SCRATCH, Sample(path="a.png", target=""), value_range=None)
+    inspect_files(SCRATCH, Sample(path="a.png", target=""), Reading())
 
 
 def mask(data: bytes) -> None:

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from medvision.data.discovery.index import index_segmentation
-from medvision.data.validation.validate import check_segmentation
+from medvision.data.reading import Reading
+from medvision.data.validation.validate import check_files
 from medvision.run import main
 
 SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "audit=skip")
@@ -370,7 +371,7 @@ def test_what_looks_odd_and_is_sound_is_read(case: str, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "set")
     SOUND[case](folder)
     index = index_segmentation(folder.root)
-    checked = check_segmentation(folder.root, index.samples, num_classes=2)
+    checked = check_files(folder.root, index.samples, Reading(num_classes=2))
     assert len(checked.samples) == NUM_IMAGES
     assert not checked.skipped
     told = {"empty masks": ["all 24 masks are empty: there is no foreground to learn or to find"]}
@@ -397,8 +398,8 @@ def test_a_turn_that_keeps_the_size_is_noted(tmp_path: Path, orientation: int) -
     """Upside down or mirrored, an image has the size of its mask and does not fit it."""
     folder = Folder(tmp_path / "set")
     turned(orientation)(folder)
-    checked = check_segmentation(
-        folder.root, index_segmentation(folder.root).samples, num_classes=2
+    checked = check_files(
+        folder.root, index_segmentation(folder.root).samples, Reading(num_classes=2)
     )
     assert checked.notes == [
         "1 image is turned by an EXIF orientation that its mask has not: images/c03.jpg;"

@@ -113,17 +113,16 @@ def test_skipping_is_said_in_summary_and_report(leaking: Path) -> None:
 def test_too_many_files_are_audited_in_part_and_it_is_said(
     leaking: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for check in (checks.check_images, checks.check_segmentation):
-        monkeypatch.setitem(check.__kwdefaults__, "max_decoded", 10)
+    monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", 10)
     summary = run_on(leaking)
     assert summary["audit"]["complete"] is False
     assert any("looked at names and counts only" in text for text in summary["warnings"])
     capsys.readouterr()
     assert main([*SMALL, f"data.root={leaking}", "audit=strict"]) == 2
     assert "too many to be read" in capsys.readouterr().err
-    monkeypatch.setitem(checks.check_images.__kwdefaults__, "max_decoded", None)
+    monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", None)
     run_on(leaking)  # reads them all
-    monkeypatch.setitem(checks.check_images.__kwdefaults__, "max_decoded", 10)
+    monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", 10)
     assert run_on(leaking)["audit"]["complete"] is True
 
 
@@ -135,8 +134,7 @@ def test_phantoms_are_not_audited(train: Callable[..., Path]) -> None:
 def test_of_very_many_names_some_runs_are_searched_and_it_is_said(
     leaking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for check in (checks.check_images, checks.check_segmentation):
-        monkeypatch.setitem(check.__kwdefaults__, "max_decoded", 10)
+    monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", 10)
     monkeypatch.setattr(data_audit, "MAX_NAMES", 12)
     monkeypatch.setattr(data_audit, "NAME_RUNS", 4)
     summary = run_on(leaking)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from medvision.data.discovery.index import index_classification, index_segmentat
 from medvision.data.discovery.mask_folders import scan_segmentation
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.duplicates.search import THRESHOLD, near_duplicates_of
+from medvision.data.reading import Reading
 from medvision.data.samples import Sample, count_names, split_name
-from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
+from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
 
 Task = Literal["classification", "segmentation"]
@@ -186,16 +187,16 @@ def _two_roots(root: Path, against: Path) -> list[Path]:
 
 def _read(folder: Folder, num_classes: int, advance: Advance | None) -> CheckResult:
     """Decode what was not decoded before."""
-    options: dict[str, Any] = {"on_error": "skip", "max_decoded": None, "advance": advance}
-    if folder.task == "segmentation":
-        return check_segmentation(folder.root, folder.samples, num_classes=num_classes, **options)
-    return check_images(folder.root, folder.samples, **options)
+    reading = Reading(num_classes=num_classes if folder.task == "segmentation" else None)
+    return check_files(
+        folder.root, folder.samples, reading, on_error="skip", max_decoded=None, advance=advance
+    )
 
 
 def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int) -> AuditedSet:
     samples = [sample for check in checks for sample in check.samples]
     names = {sample.target for sample in samples if folders[0].task == "classification"}
-    properties = join_properties([check.facts for check in checks if check.facts is not None])
+    properties = join_properties([c.properties for c in checks if c.properties is not None])
     faults, notes = [], []
     for folder, check in zip(folders, checks, strict=True):
         place = "" if len(folders) == 1 else f"{folder.root.name}/"

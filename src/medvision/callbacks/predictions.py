@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from medvision.data.loading.datasets import PairSource
 from medvision.data.samples import Sample
+from medvision.data.sources import Source
 from medvision.files import write_atomically, write_table
 from medvision.inference.results import enlarge, predicted_classes
 from medvision.metrics import (
@@ -56,7 +56,7 @@ class SegmentationPredictions(Callback):
         folder: Path,
         stage: Stage,
         samples: Sequence[Sample],
-        source: PairSource,
+        source: Source,
         class_names: Sequence[str],
         surface: bool = False,
         conventions: SegmentationConventions | None = None,
@@ -119,6 +119,7 @@ class SegmentationPredictions(Callback):
                 _write_png(self.folder / record["predicted"], pixels[position])
             record |= {name: float(values[position]) for name, values in scores.items()}
             _, mask = self.source.read(sample)
+            assert mask is not None  # a source of segmentation has masks
             record |= self._score_file(logits[position].numpy(), mask)
             self.rows.append(record)
 

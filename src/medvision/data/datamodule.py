@@ -1,4 +1,4 @@
-"""What every data set shares: three tables of samples, and the loaders that serve them."""
+"""Base of all data sets: three tables of samples, and the loaders that serve them."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -8,21 +8,28 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from medvision.data.discovery.index import Index
 from medvision.data.download.download import fetch_for_training, is_absent
 from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
-from medvision.data.loading.loaders import limit_workers, load, pixels_of
+from medvision.data.loading.datasets import SampleDataset, collate
+from medvision.data.loading.sampler import EpochSampler
 from medvision.data.loading.transforms import Transform
+from medvision.data.loading.workers import start_worker, workers_with_room
 from medvision.data.pixel_cache.cache import PixelCache
+from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable
-from medvision.data.shards.dataset import ShardedSet, absent_files, open_shards
 from medvision.data.shards.location import place_of
+from medvision.data.shards.sampler import ShardSampler
+from medvision.data.sources import GIGABYTE, PhantomSource, Source, open_source
 from medvision.data.splits.groups import GivenGroups, hash_groups
 from medvision.data.splits.protocols import apply_protocol
 from medvision.data.validation.properties import ImageProperties
+from medvision.data.validation.properties_cache import cache_folder
 from medvision.data.validation.validate import CheckResult, OnError
 from medvision.errors import MedvisionError
 from medvision.types import STAGES, Batch, Stage
@@ -38,10 +45,10 @@ class ImageData(LightningDataModule, ABC):
         notes: What the user should know.
         fingerprint: Of all the files.
         samples: All of them with their splits, after ``prepare``.
-        given_groups: Group that csv or pattern gave each path, twins not joined to it.
-        facts: What their files tell, a row for each; None for phantoms and where only headers
-            were read.
-        twins: Which of them show the same picture; None where ``facts`` is.
+        given_groups: Group that csv or pattern gave each path, near-duplicates not joined to it.
+        properties: Of their files, a row for each; None for phantoms and where only headers were
+            read.
+        near_duplicates: Which of them show the same picture; None where ``properties`` is.
         completed_epochs: Epochs that a continued run has ended already.
         completed_batches: Training batches of the next epoch that it has learned from already: that
             epoch leaves them out.
@@ -78,6 +85,7 @@ class ImageData(LightningDataModule, ABC):
 
     task: ClassVar[str]
     class_names: list[str]
+    mask_suffix = ""
 
     def __init__(
         self,
@@ -113,9 +121,10 @@ class ImageData(LightningDataModule, ABC):
             raise MedvisionError(
                 "a split is given but no data set", where="data.splits", hint="give data.root too"
             )
-        self.image_size, self.in_channels, self.value_range = image_size, in_channels, value_range
+        self.image_size, self.in_channels = image_size, in_channels
         self.protocol, self.fold, self.folds = protocol, fold, folds
-        self.splits, self.group_pattern = splits, group_pattern
+        self.splits = None if splits is None else Path(splits)
+        self.group_pattern = group_pattern
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.on_error, self.num_images, self.batch_size = on_error, num_images, batch_size
         self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
@@ -125,11 +134,12 @@ class ImageData(LightningDataModule, ABC):
         train = make(transforms=train_transforms, key="data.train_transforms")
         test = make(transforms=eval_transforms, key="data.eval_transforms", deterministic=True)
         self.transforms = {"train": train, "val": test, "test": test}
+        self.reading = Reading(value_range=value_range)
         self.tables: dict[Stage, SampleTable] = {}
         self.samples = SampleTable.of([])
         self.given_groups: Mapping[str, str] = {}
-        self.facts: ImageProperties | None = None
-        self.twins: NearDuplicates | None = None
+        self.properties: ImageProperties | None = None
+        self.near_duplicates: NearDuplicates | None = None
         self.notes: list[str] = []
         self.fingerprint, self.fixed_shapes = "", False
         self.completed_epochs, self.completed_batches = 0, 0
@@ -141,20 +151,35 @@ class ImageData(LightningDataModule, ABC):
         """Whether the images are phantoms."""
         return self.root is None
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether each image has a mask."""
+        return self.reading.has_masks
+
     @cached_property
-    def shards(self) -> ShardedSet | None:
-        """The shards that ``root`` holds; None where it holds plain files.
+    def source(self) -> Source:
+        """Where the samples come from: phantoms, a folder or shards.
 
         Raises:
-            MedvisionError: If they cannot be read, or are for another task.
+            MedvisionError: If shards cannot be read or are for another task, or the phantoms do
+                not fit the config.
         """
-        cache_gb, window = self.cache_gb, self.shuffle_shards
-        return open_shards(self.root, task=self.task, cache_gb=cache_gb, window=window)
-
-    @property
-    @abstractmethod
-    def reading(self) -> dict[str, Any]:
-        """How files are read."""
+        if self.root is None:
+            return self._phantoms(
+                channels=self.in_channels,
+                size_px=self.image_size,
+                seed=self.split_seed,
+                num_images=self.num_images,
+            )
+        return open_source(
+            self.root,
+            task=self.task,
+            channels=self.in_channels,
+            reading=self.reading,
+            mask_suffix=self.mask_suffix,
+            cache_gb=self.cache_gb,
+            window=self.shuffle_shards,
+        )
 
     def prepare(self) -> None:
         """Find, check and split the samples, downloaded first where the config says so.
@@ -164,45 +189,40 @@ class ImageData(LightningDataModule, ABC):
         """
         if self.download is not None and isinstance(self.root, Path) and is_absent(self.root):
             fetch_for_training(self.download, self.root, task=self.task)
-        samples, stratify_by = self._find()
-        self.given_groups = GivenGroups.of(samples)
-        if self.facts is not None:
-            self.twins = near_duplicates_of(self.facts)
-        groups = range(len(samples)) if self.root is None else None  # no phantom has a twin
+        index = self._index(class_names=self.class_names or None)
+        checked = self._check(index)
+        self.class_names = index.class_names or self.class_names
+        groups = None if self.near_duplicates is None else self.near_duplicates.groups
         drawn = apply_protocol(
-            samples,
+            checked.samples,
             protocol=self.protocol,
             fold=self.fold,
             folds=self.folds,
             seed=self.split_seed,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
-            twins=groups if self.twins is None else self.twins.groups,
-            stratify_by=stratify_by,
-            every_stratum=self.task == "classification",
+            near_duplicates=range(len(checked.samples)) if self.synthetic else groups,
+            stratify_by=self._stratify_by(checked),
+            every_stratum=not self.has_masks,
             keep=self.splits is not None,
         )
         self.samples = drawn.samples
         self._deal(drawn.samples)
         self.notes += [*drawn.notes, *([] if self.pixels is None else self.pixels.notes())]
-        self.notes += limit_workers(self)
+        batch_bytes = self.batch_size * (self.in_channels + self.has_masks) * self.image_size**2
+        self.num_workers, note = workers_with_room(self.num_workers, batch_bytes=batch_bytes)
+        self.notes += [] if note is None else [note]
 
     def restore(self, samples: Sequence[Sample]) -> None:
         """Take over what a splits.csv lists, instead of ``prepare``; files are read when needed."""
-        self._open()
+        self.fingerprint = self.source.fingerprint
         self._deal(samples)
 
     def read_again(self) -> None:
-        """Read what the files of a restored split tell, without those that cannot be read."""
-        if self.root is None:
-            return
+        """Check the files of a restored split, without those that cannot be read."""
         samples = SampleTable.joined(self.tables.values())
-        checked = self._check(samples, on_error="skip")
-        self.samples, self.facts, self._lines = checked.samples, checked.facts, checked.lines
-        self.given_groups = GivenGroups.of(checked.samples)
-        self.twins = None if self.facts is None else near_duplicates_of(self.facts)
+        self.samples = self._take_over(self.source.check(samples, on_error="skip")).samples
 
-    @abstractmethod
     def gather(self) -> SampleTable:
         """Find and check every sample of ``root``, instead of ``prepare``, and draw no split.
 
@@ -212,15 +232,32 @@ class ImageData(LightningDataModule, ABC):
         Raises:
             MedvisionError: If there is no ``root``, or the folder or a file cannot be used.
         """
+        self.given_root()
+        return self._check(self._index(class_names=None)).samples
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return load(self, "train", balance_by=self._strata())
+        return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return load(self, "val")
+        return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return load(self, "test")
+        return self._loader("test")
+
+    def dataset(self, stage: Stage) -> SampleDataset:
+        """The samples of one split, transformed as that split is."""
+        return SampleDataset(
+            samples=self.tables[stage],
+            source=self.source,
+            transform=self.transforms[stage],
+            seed=self.seed,
+            targets=self.targets_of(self.tables[stage]),
+            cache=self.pixels,
+        )
+
+    def targets_of(self, samples: SampleTable) -> NDArray[Any] | None:  # noqa: ARG002
+        """Target of each sample, floats or unsigned integers (N, ...); None: its mask."""
+        return None
 
     def split_fingerprint(self, stage: Stage) -> str:
         """SHA-256 that tells the images of a split from all others, by path and content.
@@ -235,19 +272,13 @@ class ImageData(LightningDataModule, ABC):
 
     def missing_files(self, stage: Stage) -> list[str]:
         """Names of the images and masks of a restored split that are gone."""
-        if self.shards is not None:
-            return self.shards.missing(self.tables[stage])
-        return absent_files(self.root, self.tables[stage], masks=self.task == "segmentation")
+        return self.source.missing(self.tables[stage])
 
     def given_root(self) -> Path | str:
         """The root; a `MedvisionError` where none is given."""
         if self.root is None:
             raise MedvisionError("no data set is given", where="data.root", hint="give its folder")
         return self.root
-
-    @abstractmethod
-    def dataset(self, stage: Stage) -> Dataset[dict[str, Any]]:
-        """The samples of one split, transformed as that split is."""
 
     def class_counts(self) -> dict[Stage, dict[str, int]] | None:
         """Images of each class in each split, where an image has one class."""
@@ -266,30 +297,91 @@ class ImageData(LightningDataModule, ABC):
         return found if len(set(found)) < len(found) else None
 
     @abstractmethod
-    def _open(self) -> None:
-        """Set ``source``, from which samples are read."""
+    def _phantoms(self, **common: Any) -> PhantomSource:
+        """The embedded set, given the arguments that all of them take."""
 
     @abstractmethod
-    def _find(self) -> tuple[SampleTable, Sequence[str] | None]:
-        """Every usable sample, and the stratum of each; sets ``source`` and what files tell."""
+    def _stratify_by(self, checked: CheckResult) -> Sequence[str] | None:
+        """Stratum of each sample, whose shares a split should keep; None: unknown."""
 
-    @abstractmethod
-    def _check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
-        """Read the files of these samples, or recall what they told when shards were made."""
-
-    def _checked(self, samples: Sequence[Sample], notes: Sequence[str]) -> SampleTable:
-        """Check samples and keep what was found; return the usable ones."""
-        checked = self._check(samples, on_error=self.on_error)
-        self._open()
-        self.notes += [*notes, *checked.notes]
-        self.fingerprint, self._lines = checked.fingerprint, checked.lines
-        self.facts = checked.facts
-        return checked.samples
-
-    def _deal(self, samples: Sequence[Sample]) -> None:
-        self.tables = {stage: SampleTable.of(samples).of_split(stage) for stage in STAGES}
-        self.pixels = pixels_of(self)
-
-    def _strata(self) -> NDArray[np.integer] | None:
+    def _balance_by(self) -> NDArray[np.integer] | None:
         """Class of each training row, where the sampler is to draw evenly from them."""
         return None
+
+    def _index(self, *, class_names: Sequence[str] | None) -> Index:
+        return self.source.index(
+            splits=self.splits, group_pattern=self.group_pattern, class_names=class_names
+        )
+
+    def _check(self, index: Index) -> CheckResult:
+        """Check the samples of a list, and keep what was found."""
+        checked = self.source.check(index.samples, on_error=self.on_error)
+        self.notes += [*index.notes, *checked.notes]
+        self.fingerprint = checked.fingerprint
+        return self._take_over(checked)
+
+    def _take_over(self, checked: CheckResult) -> CheckResult:
+        found = checked.properties
+        self.properties, self._lines = found, checked.lines
+        self.near_duplicates = None if found is None else near_duplicates_of(found)
+        self.given_groups = GivenGroups.of(checked.samples)
+        return checked
+
+    def _deal(self, samples: Sequence[Sample]) -> None:
+        """Fill the tables; open the cache of pixels for as many images."""
+        self.tables = {stage: SampleTable.of(samples).of_split(stage) for stage in STAGES}
+        self.pixels = None
+        if self.root is None or not self.decoded_gb:
+            return
+        try:
+            folder = cache_folder() / "pixels"
+        except RuntimeError as fault:  # no home folder
+            self.notes.append(f"decoded images cannot be kept ({fault}); set MEDVISION_CACHE_DIR")
+            return
+        self.pixels = PixelCache(
+            folder=folder,
+            root=self.root,
+            size_px=self.image_size,
+            channels=self.in_channels,
+            max_bytes=round(self.decoded_gb * GIGABYTE),
+            num_images=sum(len(table) for table in self.tables.values()),
+            reading=self.reading,
+        )
+
+    def _loader(self, stage: Stage) -> DataLoader[Batch]:
+        """Batches of a split, in the order of plain files unless few shards are read at a time."""
+        sampler = self._sampler(stage)
+        if stage == "train":
+            # Lightning names the epoch only after the workers have asked for their first rows.
+            sampler.set_epoch(self.completed_epochs)
+            sampler.skip(self.completed_batches * self.batch_size, epoch=self.completed_epochs)
+        # Workers that live on are given a seed once, from the stream that dropout draws from: those
+        # of validation had it in the first epoch.
+        had_seed = stage == "val" and self.completed_epochs > 0 and self.num_workers > 0
+        # A short last training batch would weigh its samples more and upset batch norm.
+        return DataLoader[Any](
+            self.dataset(stage),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            drop_last=stage == "train" and len(sampler) >= self.batch_size,
+            worker_init_fn=start_worker,
+            persistent_workers=self.num_workers > 0,
+            generator=torch.Generator() if had_seed else None,
+        )
+
+    def _sampler(self, stage: Stage) -> EpochSampler:
+        options: dict[str, Any] = {
+            "num_samples": len(self.tables[stage]),
+            "seed": self.seed,
+            "shuffle": stage == "train",
+            "rank": 0 if self.trainer is None else self.trainer.global_rank,
+            "num_processes": 1 if self.trainer is None else self.trainer.world_size,
+            "balance_by": self._balance_by() if stage == "train" else None,
+            "pad_to": self.batch_size if self.fixed_shapes else 1,
+        }
+        shards, window = self.source.shards_of(self.tables[stage]), self.shuffle_shards
+        if shards is None or window is None:
+            return EpochSampler(**options)
+        return ShardSampler(shards=shards, window=window, **options)

@@ -23,7 +23,7 @@ CHUNK = 1 << 16
 _MAX_REPEATED = 1 << 12  # different texts, as long as which each is stored once
 
 
-class Texts(Sequence[str]):
+class StringColumn(Sequence[str]):
     """Strings as slices of one long string; repeated ones are stored once while they are few.
 
     Args:
@@ -40,17 +40,17 @@ class Texts(Sequence[str]):
         self._text, self._ends, self._codes = text, ends, codes
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> Texts:
+    def of(cls, texts: Iterable[str]) -> StringColumn:
         """The column of these texts, which are gone through once."""
-        if isinstance(texts, Texts):
+        if isinstance(texts, StringColumn):
             return texts
-        source, writer = iter(texts), TextWriter()
+        source, writer = iter(texts), _ColumnWriter()
         while chunk := list(islice(source, CHUNK)):
             writer.extend(chunk)
         return writer.finish()
 
     @classmethod
-    def joined(cls, parts: Sequence[Texts]) -> Texts:
+    def joined(cls, parts: Sequence[StringColumn]) -> StringColumn:
         """The rows of several columns, one below the other; parts of one column share its text."""
         stores = {(id(part._text), id(part._ends)) for part in parts}
         if len(stores) != 1:
@@ -59,7 +59,7 @@ class Texts(Sequence[str]):
         return cls(parts[0]._text, parts[0]._ends, np.concatenate(codes))
 
     @classmethod
-    def coded(cls, names: Sequence[str], codes: NDArray[np.integer]) -> Texts:
+    def coded(cls, names: Sequence[str], codes: NDArray[np.integer]) -> StringColumn:
         """The column whose row k is ``names[codes[k]]``.
 
         Args:
@@ -70,7 +70,7 @@ class Texts(Sequence[str]):
         return cls("".join(names), ends, codes.astype(np.min_scalar_type(len(names))))
 
     @classmethod
-    def blank(cls, num_rows: int) -> Texts:
+    def blank(cls, num_rows: int) -> StringColumn:
         """A column of empty texts."""
         return cls.coded([""], np.zeros(num_rows, np.uint8))
 
@@ -80,8 +80,8 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, row: int) -> str: ...
     @overload
-    def __getitem__(self, row: slice) -> Texts: ...
-    def __getitem__(self, row: int | slice) -> str | Texts:
+    def __getitem__(self, row: slice) -> StringColumn: ...
+    def __getitem__(self, row: int | slice) -> str | StringColumn:
         if isinstance(row, slice):
             return self.select(np.arange(len(self))[row])
         place = range(len(self))[row]
@@ -95,11 +95,13 @@ class Texts(Sequence[str]):
             return self._repeated()
         return self._chosen(self._codes)
 
-    def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Texts:
+    def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> StringColumn:
         """The rows of these numbers, or where a mask (N,) is true; what is stored is shared."""
         codes = np.arange(len(self)) if self._codes is None else self._codes
         chosen = codes[rows]
-        return Texts(self._text, self._ends, chosen.astype(np.min_scalar_type(len(self._ends))))
+        return StringColumn(
+            self._text, self._ends, chosen.astype(np.min_scalar_type(len(self._ends)))
+        )
 
     def numbered(self) -> tuple[list[str], NDArray[np.intp]]:
         """The different texts, sorted, and which of them each row is, (N,)."""
@@ -152,7 +154,7 @@ class Texts(Sequence[str]):
             yield codes[start : start + CHUNK]
 
 
-class TextWriter:
+class _ColumnWriter:
     """Makes a column of chunks of texts; a chunk is gone once it is told."""
 
     def __init__(self) -> None:
@@ -177,11 +179,11 @@ class TextWriter:
         self._parts.append("".join(new))
         self._lengths.append(np.fromiter(map(len, new), np.uint32, len(new)))
 
-    def finish(self) -> Texts:
+    def finish(self) -> StringColumn:
         """The column of all that was told."""
         ends = np.cumsum(np.concatenate(self._lengths), dtype=np.int64)
         repeats = self._num_stored < sum(map(len, self._codes))
-        return Texts(
+        return StringColumn(
             "".join(self._parts),
             ends.astype(np.min_scalar_type(int(ends[-1]))),
             np.concatenate(self._codes) if repeats else None,
@@ -198,6 +200,9 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """Names of folders and of csv entries, in any case, and the split each means."""
+
+Pixels = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
+"""Image (H, W, C) in [0, 255] of a sample, and class indices (H, W) where it has a mask."""
 
 _ODD = re.compile(r"/\.?/")  # parts that a path is written without
 
@@ -260,10 +265,10 @@ class SampleTable(Sequence[Sample]):
         splits: ``Sample.split`` of each.
     """
 
-    paths: Texts
-    targets: Texts
-    groups: Texts
-    splits: Texts
+    paths: StringColumn
+    targets: StringColumn
+    groups: StringColumn
+    splits: StringColumn
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> SampleTable:
@@ -275,7 +280,7 @@ class SampleTable(Sequence[Sample]):
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[str, str, str, str]]) -> SampleTable:
         """The table of these paths, targets, groups and splits, which are gone through once."""
-        source, writers = iter(rows), [TextWriter() for _ in _COLUMNS]
+        source, writers = iter(rows), [_ColumnWriter() for _ in _COLUMNS]
         while chunk := list(islice(source, CHUNK)):
             for writer, column in zip(writers, zip(*chunk, strict=True), strict=True):
                 writer.extend(column)
@@ -286,7 +291,9 @@ class SampleTable(Sequence[Sample]):
     def joined(cls, tables: Iterable[Sequence[Sample]]) -> SampleTable:
         """The rows of several tables, one below the other."""
         parts = [cls.of(table) for table in tables]
-        return cls(**{n: Texts.joined([getattr(part, n) for part in parts]) for n in _COLUMNS})
+        return cls(
+            **{n: StringColumn.joined([getattr(part, n) for part in parts]) for n in _COLUMNS}
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -339,7 +346,7 @@ class SampleTable(Sequence[Sample]):
 
     def with_column(self, **columns: Iterable[str]) -> SampleTable:
         """The same samples with other paths, targets, groups or splits."""
-        return replace(self, **{name: Texts.of(texts) for name, texts in columns.items()})
+        return replace(self, **{name: StringColumn.of(texts) for name, texts in columns.items()})
 
     def group_keys(self) -> Iterator[str]:
         """``Sample.group_key`` of each."""

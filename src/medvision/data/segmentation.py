@@ -1,28 +1,18 @@
 """Images with masks, split and checked, as Lightning loads them."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medvision.data.datamodule import ImageData
-from medvision.data.discovery.index import index_segmentation
-from medvision.data.loading.datasets import (
-    FolderSource,
-    PairSource,
-    PhantomSource,
-    SegmentationDataset,
-)
-from medvision.data.loading.transforms import Pair
-from medvision.data.phantoms.polyps import PHANTOM_VERSION
-from medvision.data.pixel_cache.cache import CachedPairs
-from medvision.data.samples import Sample, SampleTable
-from medvision.data.shards.manifest import reading_of
-from medvision.data.shards.reader import ShardPairSource
+from medvision.data.reading import Reading
+from medvision.data.samples import Sample
+from medvision.data.sources import PhantomSource, PolypPhantoms
 from medvision.data.splits.assign import foreground_strata
-from medvision.data.validation.validate import CheckResult, OnError, check_segmentation
+from medvision.data.validation.validate import CheckResult
 from medvision.errors import MedvisionError
-from medvision.types import Stage
 
 
 class SegmentationData(ImageData):
@@ -39,7 +29,6 @@ class SegmentationData(ImageData):
     """
 
     task = "segmentation"
-    source: PairSource
 
     def __init__(
         self,
@@ -63,92 +52,31 @@ class SegmentationData(ImageData):
                 where="data.eval_transforms",
                 hint="masks would not fit their files: keep it in data.train_transforms",
             )
-        self.class_names = list(class_names)
-        self.color_map = None if color_map is None else [tuple(color) for color in color_map]
-        self.mask_suffix = mask_suffix
-
-    def dataset(self, stage: Stage) -> SegmentationDataset:
-        source = self.source
-        if self.pixels is not None and isinstance(source, FolderSource | ShardPairSource):
-            source = CachedPairs(source=source, cache=self.pixels)
-        return SegmentationDataset(
-            samples=self.tables[stage],
-            source=source,
-            transform=self.transforms[stage],
-            seed=self.seed,
+        self.class_names, self.mask_suffix = list(class_names), mask_suffix
+        self.reading = Reading(
+            num_classes=num_classes,
+            color_map=color_map,  # type: ignore[arg-type]  # it makes tuples of lists
+            value_range=self.reading.value_range,
         )
 
-    def read_at_network_size(self, path: str, target: str) -> Pair:
+    def read_at_network_size(
+        self, path: str, target: str
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image and mask of a file as validation and test see them."""
         image, mask = self.source.read(Sample(path=path, target=target))
-        return self.transforms["test"].pair(image, mask, seed=0)
+        image, mask = self.transforms["test"](image, mask, seed=0)
+        assert mask is not None  # every sample has one
+        return image, mask
 
-    def gather(self) -> SampleTable:
-        return self._read_root(self.given_root())
-
-    def _open(self) -> None:
-        if self.root is None:
-            self._draw_phantoms()
-        elif self.shards is not None:
-            self.source = ShardPairSource(files=self.shards.files, **self.reading)
-        else:
-            self.source = FolderSource(root=Path(self.root), **self.reading)
-
-    @property
-    def reading(self) -> dict[str, Any]:
-        """How files are read."""
-        return {
-            "num_classes": len(self.class_names),
-            "channels": self.in_channels,
-            "color_map": self.color_map,
-            "value_range": self.value_range,
-        }
-
-    def _find(self) -> tuple[SampleTable, list[str] | None]:
-        if self.root is None:
-            return self._draw_phantoms(), None
-        samples = self._read_root(self.root)
-        if self.facts is None or self.facts.mask is None:
-            return samples, None
-        return samples, foreground_strata(self.facts.mask.foreground.tolist())
-
-    def _draw_phantoms(self) -> SampleTable:
-        source = PhantomSource(
-            size_px=self.image_size, seed=self.split_seed, channels=self.in_channels
-        )
+    def _phantoms(self, **common: Any) -> PhantomSource:
         if len(self.class_names) != 2:
             raise MedvisionError(
                 f"the phantoms have 2 classes, not {len(self.class_names)}",
                 where="data.class_names",
                 hint="give data.root",
             )
-        self.source = source
-        identity = (
-            f"phantom {PHANTOM_VERSION} {self.split_seed} {self.image_size} {self.num_images}"
-        )
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
-        return SampleTable.of(source.samples(self.num_images))
+        return PolypPhantoms(**common)
 
-    def _read_root(self, root: Path | str) -> SampleTable:
-        """Usable samples, each checked."""
-        splits = None if self.splits is None else Path(self.splits)
-        if self.shards is not None:
-            index = self.shards.index(splits=splits, group_pattern=self.group_pattern)
-        else:
-            index = index_segmentation(
-                Path(root),
-                mask_suffix=self.mask_suffix,
-                splits=splits,
-                group_pattern=self.group_pattern,
-            )
-        return self._checked(index.samples, index.notes)
-
-    def _check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
-        reading: dict[str, Any] = {
-            "num_classes": len(self.class_names),
-            "color_map": self.color_map,
-            "value_range": self.value_range,
-        }
-        if self.shards is not None:
-            return self.shards.check(samples, reading_of(**reading))
-        return check_segmentation(Path(self.given_root()), samples, on_error=on_error, **reading)
+    def _stratify_by(self, checked: CheckResult) -> list[str] | None:
+        masks = None if checked.properties is None else checked.properties.mask
+        return None if masks is None else foreground_strata(masks.foreground.tolist())

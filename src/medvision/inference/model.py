@@ -116,7 +116,7 @@ class Model:
 
     def prepare(self, image: Image) -> NDArray[np.uint8]:
         """Resize and transform an image as the network sees it, (S, S, C)."""
-        return self._transform.image(image, seed=0)
+        return self._transform(image, seed=0)[0]
 
     @cached_property
     def _transform(self) -> Transform:

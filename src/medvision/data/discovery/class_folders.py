@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from medvision.data.discovery.folders import IMAGE_SUFFIXES, Scan, images_in, subfolders
-from medvision.data.samples import Sample, SampleTable, Texts, count_names, split_name
+from medvision.data.samples import Sample, SampleTable, StringColumn, count_names, split_name
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
 
@@ -105,10 +105,10 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[S
         files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
         start, same = path.relative_to(root).as_posix(), np.zeros(len(files), np.uint8)
         yield SampleTable(
-            paths=Texts.of(f"{start}/{file}" for file in files),
-            targets=Texts.coded([path.name], same),
-            groups=Texts.blank(len(files)),
-            splits=Texts.coded([split], same),
+            paths=StringColumn.of(f"{start}/{file}" for file in files),
+            targets=StringColumn.coded([path.name], same),
+            groups=StringColumn.blank(len(files)),
+            splits=StringColumn.coded([split], same),
         )
 
 

@@ -7,7 +7,7 @@ after splits. Samples without one have an empty split and are drawn later.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -21,42 +21,25 @@ from medvision.data.discovery.folders import (
     missing_files,
 )
 from medvision.data.discovery.mask_folders import scan_segmentation
-from medvision.data.discovery.splits_csv import read_splits, write_splits
+from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample, SampleTable, count_names
-from medvision.data.splits.groups import group_by_patient, group_by_pattern, hash_groups
-from medvision.data.validation.validate import CheckResult, check_images, check_segmentation
+from medvision.data.splits.groups import group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
-
-__all__ = [
-    "CheckResult",
-    "ClassIndex",
-    "Index",
-    "Sample",
-    "check_images",
-    "check_segmentation",
-    "hash_groups",
-    "index_classification",
-    "index_segmentation",
-    "read_splits",
-    "write_splits",
-]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """The samples of a data set, by path, and notes on what was left out or is odd."""
+    """The samples of a data set, by path.
+
+    Attributes:
+        samples: With the splits and groups that were given.
+        notes: What was left out or is odd.
+        class_names: Classes by index; empty where there are masks.
+    """
 
     samples: SampleTable
     notes: list[str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassIndex:
-    """The samples of a classification set, by path, its classes by index, and notes."""
-
-    samples: SampleTable
-    class_names: list[str]
-    notes: list[str]
+    class_names: list[str] = field(default_factory=list)
 
 
 def index_segmentation(
@@ -96,7 +79,7 @@ def index_classification(
     splits: Path | None = None,
     group_pattern: str | None = None,
     class_names: Sequence[str] | None = None,
-) -> ClassIndex:
+) -> Index:
     """List images with the names of their classes.
 
     Reads ``ROOT/<class>/*``; ``ROOT/{train,val,test}/<class>/*``; or the images that
@@ -117,7 +100,7 @@ def index_classification(
     listed = partial(_listed_with_classes, root, scan)
     samples, notes = _index(root, scan, listed, splits, group_pattern)
     names = order_classes(root, samples, class_names)
-    return ClassIndex(samples=samples, class_names=names, notes=notes)
+    return Index(samples=samples, class_names=names, notes=notes)
 
 
 def _existing(root: Path, layout: str) -> Path:
@@ -157,7 +140,7 @@ def _index(
         notes = notes + patient_notes
     if splits is not None:
         table = splits.expanduser()
-        samples, kept_notes = _kept(table, listed(table), scan, samples, own.is_file())
+        samples, kept_notes = keep_splits(table, listed(table), scan, samples, own.is_file())
         notes = notes + kept_notes
     if group_pattern is not None:
         samples, pattern_notes = group_by_pattern(samples, group_pattern)
@@ -246,10 +229,18 @@ def _must_exist(root: Path, table: Path, seen: set[str], names: Iterable[str]) -
         )
 
 
-def _kept(
+def keep_splits(
     table: Path, rows: Sequence[Sample], scan: Scan, known: Sequence[Sample], has_csv: bool
 ) -> tuple[SampleTable, list[str]]:
-    """Lay the splits of an earlier run over the samples that are there now."""
+    """Keep the splits of an earlier run for the samples that are there now.
+
+    Args:
+        table: The csv, for messages.
+        rows: What it lists.
+        scan: What the folders hold.
+        known: The samples that are there.
+        has_csv: Whether the data set lists its samples itself.
+    """
     listed, there = SampleTable.of(rows), SampleTable.of(known)
     kept = set(listed.paths)
     if not has_csv and any(image not in kept for image in scan.images):

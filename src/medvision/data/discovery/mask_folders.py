@@ -11,7 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from medvision.data.discovery.folders import SEGMENTATION_LAYOUT, Scan, images_in, subfolders
-from medvision.data.samples import SampleTable, Texts, count_names, split_name, without_suffix
+from medvision.data.samples import (
+    SampleTable,
+    StringColumn,
+    count_names,
+    split_name,
+    without_suffix,
+)
 from medvision.errors import MedvisionError
 
 
@@ -41,7 +47,7 @@ def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
     samples = tables[0] if len(tables) == 1 else SampleTable.joined(tables)
     samples = _splits_inside(scan, samples, images=folders[0][1].name if folders else "")
     scan.samples = samples.by_path()
-    names = found[0] if len(found) == 1 else Texts.of(chain.from_iterable(found))
+    names = found[0] if len(found) == 1 else StringColumn.of(chain.from_iterable(found))
     scan.images = names if names.ascends() else names.select(names.sorted_rows())
     return scan
 
@@ -69,7 +75,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
 
 def _pair(
     root: Path, scan: Scan, split: str, images: Path, masks: Path | None, mask_suffix: str
-) -> tuple[SampleTable, Texts]:
+) -> tuple[SampleTable, StringColumn]:
     """Return the images with one mask each, and all images, relative to the root."""
     of_images, of_masks = (path.relative_to(root).as_posix() for path in (images, masks or images))
     image_files, image_twins = _files(root, images, scan, what="images")
@@ -102,14 +108,14 @@ def _pair(
         orphans = sorted(f"{of_masks}/{file}" for file in left)
         scan.notes.append(f"{len(orphans)} masks have no image: {count_names(orphans)}")
     samples = SampleTable(
-        paths=Texts.of(f"{of_images}/{file}" for file in paired),
-        targets=Texts.of(f"{of_masks}/{file}" for file in targets),
-        groups=Texts.blank(len(paired)),
-        splits=Texts.coded([split], np.zeros(len(paired), np.uint8)),
+        paths=StringColumn.of(f"{of_images}/{file}" for file in paired),
+        targets=StringColumn.of(f"{of_masks}/{file}" for file in targets),
+        groups=StringColumn.blank(len(paired)),
+        splits=StringColumn.coded([split], np.zeros(len(paired), np.uint8)),
     )
     if len(paired) == len(image_files):
         return samples, samples.paths
-    return samples, Texts.of(f"{of_images}/{file}" for file in image_files)
+    return samples, StringColumn.of(f"{of_images}/{file}" for file in image_files)
 
 
 def _files(

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medvision.data.discovery.folders import refuse_controls
-from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, Texts, split_name
+from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, StringColumn, split_name
 from medvision.errors import MedvisionError
 from medvision.files import write_atomically
 
@@ -54,7 +54,7 @@ def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
             raise MedvisionError(fault.what, where=where, hint=fault.hint) from fault
 
 
-def _refuse_repeated(path: Path, images: Texts, lines: array[int]) -> None:
+def _refuse_repeated(path: Path, images: StringColumn, lines: array[int]) -> None:
     in_order = images.sorted_rows()
     names = images.select(in_order)
     again = [k + 1 for k, (one, other) in enumerate(pairwise(names)) if one == other]

@@ -9,11 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.data.samples import Pixels
 from medvision.errors import MedvisionError, did_you_mean
 
 REFERENCE = "see the albumentations 2 reference"
-
-Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 def resize_image(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
@@ -37,23 +36,23 @@ def resize_image(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
     return resized.reshape(shape).astype(np.uint8, copy=False)
 
 
-def resize_pair(image: NDArray[np.uint8], mask: NDArray[np.uint8], size_px: int) -> Pair:
-    """Bring an image and its class indices to a square.
+def resize(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, size_px: int) -> Pixels:
+    """Bring an image, and the class indices of its mask if it has one, to a square.
 
     Masks take the nearest pixel centre, so no class is invented between two.
 
     Args:
         image: (H, W, C), values in [0, 255].
-        mask: (H, W), class indices.
+        mask: (H, W), class indices; or None.
         size_px: Height and width of the result; pixels.
 
     Returns:
-        Image (size_px, size_px, C) and mask (size_px, size_px).
+        Image (size_px, size_px, C) and mask (size_px, size_px) or None.
     """
-    if image.shape[:2] == (size_px, size_px):
-        return image, mask
-    nearest = cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
-    return resize_image(image, size_px), nearest.astype(np.uint8, copy=False)
+    if mask is not None and image.shape[:2] != (size_px, size_px):
+        nearest = cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
+        mask = nearest.astype(np.uint8, copy=False)
+    return resize_image(image, size_px), mask
 
 
 class Transform:
@@ -86,37 +85,32 @@ class Transform:
         if deterministic and self.pipeline is not None:
             self._refuse_chance(key)
 
-    def image(self, image: NDArray[np.uint8], *, seed: int) -> NDArray[np.uint8]:
-        """Transform one (H, W, C) image; ``seed`` decides every chance."""
-        image = resize_image(image, self.size_px)
-        if self.pipeline is None:
-            return image
-        self.pipeline.set_random_seed(seed)
-        changed = self.pipeline(image=image)["image"]
-        return changed.reshape(*changed.shape[:2], -1)
-
-    def pair(self, image: NDArray[np.uint8], mask: NDArray[np.uint8], *, seed: int) -> Pair:
-        """Transform one (H, W, C) image and its (H, W) mask alike."""
-        image, mask = resize_pair(image, mask, self.size_px)
+    def __call__(
+        self, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, *, seed: int
+    ) -> Pixels:
+        """Transform one (H, W, C) image and its (H, W) mask alike; ``seed`` decides all chance."""
+        image, mask = resize(image, mask, self.size_px)
         if self.pipeline is None:
             return image, mask
         self.pipeline.set_random_seed(seed)
-        result = self.pipeline(image=image, mask=mask)
-        return result["image"].reshape(*result["image"].shape[:2], -1), result["mask"]
+        given = {"image": image} if mask is None else {"image": image, "mask": mask}
+        result = self.pipeline(**given)
+        changed = result["image"]
+        return changed.reshape(*changed.shape[:2], -1), result.get("mask")
 
     def keeps_pixels_in_place(self) -> bool:
         """Whether a mask comes out as it went in, so that it still fits the file."""
         image, mask = self._noise()
-        return np.array_equal(self.pair(image, mask, seed=0)[1], mask)
+        return np.array_equal(np.asarray(self(image, mask, seed=0)[1]), mask)
 
-    def _noise(self) -> Pair:
+    def _noise(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         rng = np.random.default_rng(0)
         image = rng.integers(0, 256, (self.size_px, self.size_px, 3), dtype=np.uint8)
         return image, (image[..., 0] > 127).astype(np.uint8)
 
     def _refuse_chance(self, key: str) -> None:
         image, mask = self._noise()
-        first, *others = (self.pair(image, mask, seed=seed) for seed in range(8))
+        first, *others = (self(image, mask, seed=seed) for seed in range(8))
         if any(
             not np.array_equal(a, b) for other in others for a, b in zip(first, other, strict=True)
         ):

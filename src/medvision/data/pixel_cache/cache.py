@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import features
 from torch.utils.data import get_worker_info
 
-from medvision.data.loading.transforms import Pair, resize_image, resize_pair
+from medvision.data.loading.transforms import resize
 from medvision.data.pixel_cache.store import CAN_KEEP, KEY_BYTES, PixelStore
-from medvision.data.samples import Sample
-from medvision.errors import MedvisionError
+from medvision.data.reading import Reading
+from medvision.data.samples import Pixels, Sample
+from medvision.data.sources import FileSource
 
 FORMAT = 1
 """Grows when this package decodes or resizes otherwise: what was kept is then found by nobody."""
@@ -32,48 +31,6 @@ FORMAT = 1
 GIGABYTE = 10**9
 
 _OFF = "every epoch decodes the images anew"
-
-
-class PairFiles(Protocol):
-    """A source that tells what is in the files from what it means."""
-
-    @property
-    def channels(self) -> int:
-        """C of its images."""
-        ...
-
-    def image_file(self, sample: Sample) -> bytes:
-        """Bytes of the image file."""
-        ...
-
-    def mask_file(self, sample: Sample) -> bytes:
-        """Bytes of the mask file."""
-        ...
-
-    def decode_image(self, sample: Sample, image: bytes) -> NDArray[np.uint8]:
-        """The image alone, from these bytes."""
-        ...
-
-    def decode(self, sample: Sample, image: bytes, mask: bytes) -> Pair:
-        """Image (H, W, C) in [0, 255] and class indices (H, W), from these bytes."""
-        ...
-
-
-class ImageFiles(Protocol):
-    """The same for images without masks."""
-
-    @property
-    def channels(self) -> int:
-        """C of its images."""
-        ...
-
-    def image_file(self, path: str) -> bytes:
-        """Bytes of the image file."""
-        ...
-
-    def decode(self, path: str, image: bytes) -> NDArray[np.uint8]:
-        """Image (H, W, C) in [0, 255], from these bytes."""
-        ...
 
 
 class PixelCache:
@@ -87,10 +44,9 @@ class PixelCache:
         root: Folder or address of the data set.
         size_px: Height and width of what is kept; pixels.
         channels: C of its images.
-        with_masks: Whether a mask is kept with each image.
         max_bytes: Of the kept images of all data sets.
         num_images: Of the data set.
-        reading: What else decides about the pixels, such as the number of classes.
+        reading: How its files are read; a mask is kept with each image if there are masks.
     """
 
     def __init__(
@@ -100,14 +56,14 @@ class PixelCache:
         root: Path | str,
         size_px: int,
         channels: int,
-        with_masks: bool,
         max_bytes: int,
         num_images: int,
-        reading: Mapping[str, Any],
+        reading: Reading,
     ) -> None:
         self.size_px, self.channels, self.num_images = size_px, channels, num_images
-        self._settings = repr((_versions(), size_px, channels, with_masks, sorted(reading.items())))
-        num_bytes = size_px * size_px * (channels + with_masks)
+        self.with_masks = reading.has_masks
+        self._settings = repr((_versions(), size_px, channels, reading))
+        num_bytes = size_px * size_px * (channels + self.with_masks)
         place = root if isinstance(root, str) else str(root.resolve())
         name = hashlib.sha256(repr((place, num_bytes)).encode()).hexdigest()[:24]
         self._store = PixelStore(
@@ -147,26 +103,18 @@ class PixelCache:
             f" others anew; {hint}"
         ]
 
-    def pair(self, image_file: bytes, mask_file: bytes, decode: Callable[[], Pair]) -> Pair:
-        """Image (S, S, C) and mask (S, S) of two files, decoded where they are not kept."""
-        key = self._key(image_file, mask_file)
+    def read(self, source: FileSource, sample: Sample) -> Pixels:
+        """Image (S, S, C) and mask (S, S) of a sample, decoded where they are not kept."""
+        files = source.files(sample)
+        key = self._key(*files)
         found = self._read(key)
         if found is not None:
             end, size = self.size_px * self.size_px * self.channels, (self.size_px, self.size_px)
-            return found[:end].reshape(*size, self.channels), found[end:].reshape(size)
-        image, mask = resize_pair(*decode(), self.size_px)
-        self._keep(key, image, mask)
+            mask = found[end:].reshape(size) if self.with_masks else None
+            return found[:end].reshape(*size, self.channels), mask
+        image, mask = resize(*source.decode(sample, files), self.size_px)
+        self._keep(key, image, *(() if mask is None else (mask,)))
         return image, mask
-
-    def image(self, file: bytes, decode: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-        """Image (S, S, C) of a file, decoded where it is not kept."""
-        key = self._key(file)
-        found = self._read(key)
-        if found is not None:
-            return found.reshape(self.size_px, self.size_px, self.channels)
-        image = resize_image(decode(), self.size_px)
-        self._keep(key, image)
-        return image
 
     def _key(self, *files: bytes) -> bytes:
         digest = hashlib.sha256(repr((self._settings, *map(len, files))).encode())
@@ -194,43 +142,6 @@ class PixelCache:
         except OSError as fault:
             self._writes = False
             _log(f"no more decoded images can be kept, every epoch decodes the others: {fault}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedPairs:
-    """A source whose images and masks are kept at the size of the network."""
-
-    source: PairFiles
-    cache: PixelCache
-
-    @property
-    def channels(self) -> int:
-        return self.source.channels
-
-    def read(self, sample: Sample) -> Pair:
-        image = self.source.image_file(sample)
-        try:
-            mask = self.source.mask_file(sample)
-        except MedvisionError:
-            self.source.decode_image(sample, image)  # what is wrong with it is told first
-            raise
-        return self.cache.pair(image, mask, lambda: self.source.decode(sample, image, mask))
-
-
-@dataclass(frozen=True, kw_only=True)
-class CachedImages:
-    """A source whose images are kept at the size of the network."""
-
-    source: ImageFiles
-    cache: PixelCache
-
-    @property
-    def channels(self) -> int:
-        return self.source.channels
-
-    def read(self, path: str) -> NDArray[np.uint8]:
-        image = self.source.image_file(path)
-        return self.cache.image(image, lambda: self.source.decode(path, image))
 
 
 def _versions() -> tuple[Any, ...]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from medvision.data.discovery.folders import IMAGE_SUFFIXES, subfolders
-from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.readers.dicom import SUFFIXES
+from medvision.data.reading import Reading
 from medvision.data.samples import SampleTable, split_name
 from medvision.data.shards.location import holds_shards
-from medvision.data.shards.manifest import Manifest, reading_of
+from medvision.data.shards.manifest import Manifest
 from medvision.data.shards.writer import Advance, CheckedFolder, Task, store
-from medvision.data.validation.validate import check_images, check_segmentation
+from medvision.data.sources import FolderSource
+from medvision.data.validation.validate import check_files
 from medvision.errors import MedvisionError
 
 
@@ -69,7 +71,7 @@ def make_shards(
         num_classes: As for `read_mask`.
         color_map: As for `read_mask`.
         value_range: As for `read_image`.
-        on_error: As for `check_segmentation`.
+        on_error: As for `check_files`.
         advance: Told of the progress.
 
     Raises:
@@ -78,32 +80,33 @@ def make_shards(
     """
     root, out = _two_folders(root, out)
     task = task or task_of(root)
-    reading = reading_of(
-        num_classes=num_classes if task == "segmentation" else None,
-        color_map=color_map,
+    has_masks = task == "segmentation"
+    reading = Reading(
+        num_classes=num_classes if has_masks else None,
+        color_map=color_map if has_masks else None,  # type: ignore[arg-type]  # it makes tuples
         value_range=value_range,
     )
-    options: dict[str, Any] = {
-        "value_range": value_range,
-        "on_error": on_error,
-        "advance": None if advance is None else lambda done, total: advance("read", done, total),
-    }
-    if task == "segmentation":
-        masks = index_segmentation(root, mask_suffix=mask_suffix, group_pattern=group_pattern)
-        names, notes = [], masks.notes
-        colours: Any = color_map
-        checked = check_segmentation(
-            root, masks.samples, num_classes=num_classes, color_map=colours, **options
-        )
-    else:
-        classes = index_classification(root, group_pattern=group_pattern)
-        names, notes = classes.class_names, classes.notes
-        checked = check_images(root, classes.samples, **options)
-    _refuse_dicom(root, checked.samples)
-    making = CheckedFolder(root=root, task=task, names=names, checked=checked, advance=advance)
-    manifest = store(
-        out, making, shard_bytes=shard_bytes, reading=reading, notes=[*notes, *checked.notes]
+    index = FolderSource(root, mask_suffix=mask_suffix, channels=3, reading=reading).index(
+        group_pattern=group_pattern
     )
+    checked = check_files(
+        root,
+        index.samples,
+        reading,
+        on_error=on_error,
+        advance=None if advance is None else partial(advance, "read"),
+    )
+    _refuse_dicom(root, checked.samples)
+    making = CheckedFolder(
+        root=root,
+        task=task,
+        names=index.class_names,
+        reading=reading,
+        checked=checked,
+        advance=advance,
+    )
+    notes = [*index.notes, *checked.notes]
+    manifest = store(out, making, shard_bytes=shard_bytes, notes=notes)
     return Made(out=out, manifest=manifest, skipped=checked.skipped)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medvision.data.reading import Reading
 from medvision.errors import MedvisionError
 
 FORMAT = 1
@@ -40,41 +40,12 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Reading:
-    """How files were read when they were checked.
-
-    Attributes:
-        num_classes: Of the masks; None for images of classes.
-        color_map: As for `read_mask`.
-        value_range: As for `read_image`.
-    """
-
-    num_classes: int | None
-    color_map: tuple[tuple[int, ...], ...] | None
-    value_range: tuple[float, ...] | None
-
-
-def reading_of(
-    *,
-    value_range: Sequence[float] | None,
-    num_classes: int | None = None,
-    color_map: Sequence[Sequence[int]] | None = None,
-) -> Reading:
-    """From lists and tuples as configs have them."""
-    return Reading(
-        num_classes=num_classes,
-        color_map=None if color_map is None else tuple(tuple(colour) for colour in color_map),
-        value_range=None if value_range is None else tuple(value_range),
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
     """What ``shards.json`` holds.
 
     Attributes:
-        task: ``segmentation`` or ``classification``.
-        class_names: Of a classification set, sorted; empty for segmentation.
+        task: What the samples are for, such as ``segmentation``.
+        class_names: Of a set of classes, sorted; empty where there are masks.
         num_images: Rows of the table.
         fingerprint: Of the data set, as plain files have it.
         facts_format: Which meaning the columns of ``facts`` have.
@@ -95,6 +66,11 @@ class Manifest:
     shards: tuple[Part, ...]
     table: Part
     facts: Part | None
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether each image has a mask."""
+        return self.reading.has_masks
 
     def to_json(self) -> str:
         """The content of ``shards.json``."""
@@ -138,21 +114,18 @@ def _manifest(node: dict[str, Any]) -> Manifest:
     odd = next((part.name for part in shards if not _SHARD_NAME.fullmatch(part.name)), None)
     if odd is not None or len({part.name for part in shards}) < max(1, len(shards)):
         raise ValueError("no shards" if not shards else f"a shard is named {odd or 'twice'}")
-    made = Manifest(
+    return Manifest(
         task=_of(node, "task", str),
         class_names=tuple(str(name) for name in _of(node, "class_names", list)),
         num_images=_of(node, "num_images", int),
         fingerprint=_of(node, "fingerprint", str),
         facts_format=_of(node, "facts_format", int),
-        reading=reading_of(**reading),
+        reading=Reading(**reading),
         notes=tuple(str(note) for note in _of(node, "notes", list)),
         shards=shards,
         table=_part(_of(node, "table", dict), TABLE),
         facts=None if facts is None else _part(facts, FACTS),
     )
-    if made.task not in ("segmentation", "classification"):
-        raise ValueError(f"a task {made.task}")
-    return made
 
 
 def _part(node: Any, name: str | None = None) -> Part:

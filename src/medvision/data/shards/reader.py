@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from medvision.data.readers.images import decode_image, decode_mask
 from medvision.data.samples import Sample
 from medvision.data.shards.cache import ShardCache
 from medvision.data.shards.manifest import AGAIN, Part, damaged
@@ -173,60 +169,3 @@ def read_part(opener: Opener, part: Part, place: str) -> bytes:
     if len(data) != part.num_bytes or hashlib.sha256(data).hexdigest() != part.sha256:
         raise damaged(f"the SHA-256 of {part.name} is not that of shards.json", place)
     return data
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardPairSource:
-    """Images and masks in shards."""
-
-    files: ShardFiles
-    channels: int
-    num_classes: int
-    color_map: Sequence[tuple[int, int, int]] | None
-    value_range: tuple[float, float] | None
-
-    def read(self, sample: Sample) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        image = self.decode_image(sample, self.image_file(sample))
-        return image, self._mask(sample, self.mask_file(sample))
-
-    def image_file(self, sample: Sample) -> bytes:
-        return self.files.image(sample.path)
-
-    def mask_file(self, sample: Sample) -> bytes:
-        return self.files.mask(sample)
-
-    def decode(
-        self, sample: Sample, image: bytes, mask: bytes
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return self.decode_image(sample, image), self._mask(sample, mask)
-
-    def decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
-        where = self.files.where(sample.path)
-        return decode_image(data, where=where, channels=self.channels, value_range=self.value_range)
-
-    def _mask(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
-        where = self.files.where(sample.target)
-        return decode_mask(
-            data, where=where, num_classes=self.num_classes, color_map=self.color_map
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardImageSource:
-    """Images in shards."""
-
-    files: ShardFiles
-    channels: int
-    value_range: tuple[float, float] | None
-
-    def read(self, path: str) -> NDArray[np.uint8]:
-        return self.decode(path, self.image_file(path))
-
-    def image_file(self, path: str) -> bytes:
-        return self.files.image(path)
-
-    def decode(self, path: str, image: bytes) -> NDArray[np.uint8]:
-        where = self.files.where(path)
-        return decode_image(
-            image, where=where, channels=self.channels, value_range=self.value_range
-        )

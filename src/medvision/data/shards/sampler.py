@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.loading.datasets import PADDING, EpochSampler, Key
+from medvision.data.loading.sampler import PADDING, EpochSampler, Key
 
 _SHARDS = 1
 """Told the generator beside seed and epoch, so that shards and rows are drawn apart."""

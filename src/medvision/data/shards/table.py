@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.samples import SampleTable, Texts
+from medvision.data.samples import SampleTable, StringColumn
 from medvision.data.validation.properties import (
     IMAGE_TYPES,
     MASK_TYPES,
@@ -65,10 +65,10 @@ class ShardTable:
         size: int64 (N, F), their bytes.
     """
 
-    path: Texts
-    target: Texts
-    group: Texts
-    content: Texts
+    path: StringColumn
+    target: StringColumn
+    group: StringColumn
+    content: StringColumn
     split: NDArray[np.uint8]
     shard: NDArray[np.int32]
     start: NDArray[np.int64]
@@ -95,7 +95,7 @@ class ShardTable:
             paths=self.path,
             targets=self.target,
             groups=self.group,
-            splits=Texts.coded(SPLITS, self.split),
+            splits=StringColumn.coded(SPLITS, self.split),
         )
 
     def to_columns(self) -> dict[str, NDArray[Any]]:
@@ -164,7 +164,7 @@ def _check_names(names: list[str], *, in_order: bool) -> None:
         raise ValueError("names that are not in order, or twice")
 
 
-def _texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> Texts:
+def _texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringColumn:
     """The column of these bytes."""
     starts = np.concatenate([np.zeros(1, np.int64), ends])
     if ends.ndim != 1 or data.ndim != 1 or (np.diff(starts) < 0).any() or starts[-1] != len(data):
@@ -173,7 +173,7 @@ def _texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> Texts:
     if len(text) < len(data):  # from offsets of bytes to offsets of characters
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum((data & 0xC0) != 0x80)])
         starts = before[starts]
-    return Texts.of(text[a:b] for a, b in pairwise(starts.tolist()))
+    return StringColumn.of(text[a:b] for a, b in pairwise(starts.tolist()))
 
 
 def _typed(columns: Mapping[str, NDArray[Any]], name: str, kind: Any) -> NDArray[Any]:

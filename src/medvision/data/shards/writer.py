@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.readers.decode import read_bytes
-from medvision.data.samples import Sample, Texts
-from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part, Reading
+from medvision.data.reading import Reading
+from medvision.data.samples import Sample, StringColumn
+from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part
 from medvision.data.shards.table import SPLITS, ShardTable, properties_to_columns, write_columns
-from medvision.data.validation import properties_cache as facts_cache
+from medvision.data.validation import properties_cache
 from medvision.data.validation.validate import CheckResult
 from medvision.errors import MedvisionError
 from medvision.files import locked, write_atomically
@@ -129,7 +130,8 @@ class CheckedFolder:
     Attributes:
         root: The folder.
         task: What it is for.
-        names: Classes by index; empty for segmentation.
+        names: Classes by index; empty where there are masks.
+        reading: How its files are read.
         checked: What the check of its files found.
         advance: Told of the progress.
     """
@@ -137,13 +139,14 @@ class CheckedFolder:
     root: Path
     task: Task
     names: Sequence[str]
+    reading: Reading
     checked: CheckResult
     advance: Advance | None
 
     def write(self, folder: Path, shard_bytes: int) -> tuple[list[Part], ShardTable]:
         """Write the tar files; return them and where each sample lies."""
         samples = self.checked.samples
-        num_files = 2 if self.task == "segmentation" else 1
+        num_files = 1 + self.reading.has_masks
         split = np.array([SPLITS.index(sample.split) for sample in samples], np.uint8)
         shard = np.zeros(len(samples), np.int32)
         start, size = (np.zeros((len(samples), num_files), np.int64) for _ in range(2))
@@ -165,10 +168,10 @@ class CheckedFolder:
                 if self.advance is not None:
                     self.advance("write", done + 1, len(samples))
         table = ShardTable(
-            path=Texts.of(sample.path for sample in samples),
-            target=Texts.of(sample.target for sample in samples),
-            group=Texts.of(sample.group for sample in samples),
-            content=Texts.of(contents),
+            path=StringColumn.of(sample.path for sample in samples),
+            target=StringColumn.of(sample.target for sample in samples),
+            group=StringColumn.of(sample.group for sample in samples),
+            content=StringColumn.of(contents),
             split=split,
             shard=shard,
             start=start,
@@ -178,9 +181,7 @@ class CheckedFolder:
 
     def _files(self, sample: Sample, content: str) -> list[tuple[str, bytes]]:
         """Extension and content of the image, and of its mask."""
-        names = {sample.path: ""} | (
-            {sample.target: "mask."} if self.task == "segmentation" else {}
-        )
+        names = {sample.path: ""} | ({sample.target: "mask."} if self.reading.has_masks else {})
         files = []
         known = content.split("\0")[1:]  # of very many files nothing but their names
         for (name, before), told in zip_longest(names.items(), known):
@@ -197,7 +198,7 @@ class CheckedFolder:
 
     def _label(self, sample: Sample) -> list[tuple[str, bytes]]:
         """The class index as other readers of the format expect it."""
-        if self.task == "segmentation":
+        if self.reading.has_masks:
             return []
         return [("cls", str(self.names.index(sample.target)).encode())]
 
@@ -212,16 +213,13 @@ def _order(split: NDArray[np.uint8]) -> list[int]:
     return np.concatenate(places).tolist()
 
 
-def store(
-    out: Path, making: CheckedFolder, *, shard_bytes: int, reading: Reading, notes: Sequence[str]
-) -> Manifest:
+def store(out: Path, making: CheckedFolder, *, shard_bytes: int, notes: Sequence[str]) -> Manifest:
     """Write everything beside ``out``, then rename it.
 
     Args:
         out: Folder for the shards, new or empty.
         making: What goes into them.
         shard_bytes: Largest size of a shard.
-        reading: How its files were checked.
         notes: What a reader should know.
 
     Raises:
@@ -239,7 +237,7 @@ def store(
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
             try:
                 partial.mkdir()
-                manifest = _fill(partial, making, shard_bytes, reading, notes)
+                manifest = _fill(partial, making, shard_bytes, notes)
                 if out.exists():
                     out.rmdir()
                 partial.rename(out)
@@ -260,30 +258,30 @@ def store(
     return manifest
 
 
-def _fill(
-    folder: Path, making: CheckedFolder, shard_bytes: int, reading: Reading, notes: Sequence[str]
-) -> Manifest:
+def _fill(folder: Path, making: CheckedFolder, shard_bytes: int, notes: Sequence[str]) -> Manifest:
     shards, table = making.write(folder, shard_bytes)
     try:
-        table.check([p.num_bytes for p in shards], with_masks=making.task == "segmentation")
+        table.check([p.num_bytes for p in shards], with_masks=making.reading.has_masks)
     except ValueError as fault:
         raise MedvisionError(
             f"the names cannot be kept in shards: {fault}",
             where=str(making.root),
             hint="rename the files",
         ) from fault
-    facts = making.checked.facts
+    properties = making.checked.properties
     manifest = Manifest(
         task=making.task,
         class_names=tuple(making.names),
         num_images=len(table),
         fingerprint=making.checked.fingerprint,
-        facts_format=facts_cache.FORMAT,
-        reading=reading,
+        facts_format=properties_cache.FORMAT,
+        reading=making.reading,
         notes=tuple(notes),
         shards=tuple(shards),
         table=_stored(folder, TABLE, table.to_columns()),
-        facts=None if facts is None else _stored(folder, FACTS, properties_to_columns(facts)),
+        facts=None
+        if properties is None
+        else _stored(folder, FACTS, properties_to_columns(properties)),
     )
     write_atomically(folder / MANIFEST, manifest.to_json())
     return manifest

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.samples import Sample, SampleTable, Texts
+from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError
 from medvision.types import STAGES
 
@@ -177,19 +177,19 @@ def draw_split(
     fixed = {STAGES[k] for k in np.flatnonzero(held).tolist()}
     free = {split: intervals[split] for split in wanted if split not in fixed}
     notes = _fill_empty(places, free)
-    kinds = Texts.of(stratify_by or ()).numbered()
+    kinds = StringColumn.of(stratify_by or ()).numbered()
     if every_stratum:
         notes += _fill_strata(places, *kinds, free)
     moved = (own == 0) | places.movable[groups.of_sample]
     final = np.where(moved, places.split[groups.of_sample], own)
-    result = table.with_column(splits=Texts.coded(_NAMES, final))
+    result = table.with_column(splits=StringColumn.coded(_NAMES, final))
     torn = given.sum(axis=1) > 1
     if torn.any():
         notes.append(_leak_note(own, torn[groups.of_sample], int(torn.sum())))
     return SplitResult(samples=result, notes=notes + _compare_shares(final, *kinds))
 
 
-def _codes(splits: Texts) -> NDArray[np.intp]:
+def _codes(splits: StringColumn) -> NDArray[np.intp]:
     """Index into ``_NAMES`` of each sample's split, (N,)."""
     names, number = splits.numbered()
     return np.array([_CODE[name] for name in names], np.intp)[number]

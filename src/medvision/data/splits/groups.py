@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Self
 
 from medvision.data.readers.dicom import SUFFIXES, dicom_texts
-from medvision.data.samples import Sample, SampleTable, Texts
+from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError
 
 
@@ -42,7 +42,7 @@ def group_by_pattern(samples: Sequence[Sample], pattern: str) -> tuple[SampleTab
         )
     table = SampleTable.of(samples)
     matches = map(expression.search, table.paths)
-    found = Texts.of(match.group(1) or "" if match else "" for match in matches)
+    found = StringColumn.of(match.group(1) or "" if match else "" for match in matches)
     unmatched = int(found.equal("").sum())
     if unmatched == len(table):
         raise MedvisionError(

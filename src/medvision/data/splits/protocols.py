@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.duplicates.search import count_crossing, join
-from medvision.data.samples import Sample, SampleTable, Texts
+from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.data.splits.assign import SplitResult, draw_groups, draw_split
 from medvision.errors import MedvisionError, did_you_mean
 
@@ -32,7 +32,7 @@ def apply_protocol(
     seed: int,
     val_fraction: float,
     test_fraction: float,
-    twins: Groups | None,
+    near_duplicates: Groups | None,
     stratify_by: Sequence[str] | None,
     every_stratum: bool = False,
     keep: bool = False,
@@ -53,7 +53,7 @@ def apply_protocol(
         seed: Another seed draws another split.
         val_fraction: Share of val where it is drawn; for ``kfold`` of what is not test.
         test_fraction: Share of test where it is drawn; ``kfold`` does not read it.
-        twins: Group of each sample as `find_near_duplicates` numbers them; None: unknown.
+        near_duplicates: Group of each sample as `find_near_duplicates` numbers them; None: unknown.
         stratify_by: Class or foreground stratum of each sample, as for `draw_split`.
         every_stratum: As for `draw_split`.
         keep: Keep the given splits, those of an earlier run, and draw for the rest only.
@@ -71,17 +71,17 @@ def apply_protocol(
             where="data.splits",
             hint="leave one of data.splits and data.protocol out",
         )
-    if twins is not None and len(twins) != len(samples):
-        raise ValueError(f"expected {len(samples)} twins, got {len(twins)}")
+    if near_duplicates is not None and len(near_duplicates) != len(samples):
+        raise ValueError(f"expected {len(samples)} groups, got {len(near_duplicates)}")
     placed = SampleTable.of(samples)
     notes = []
     if protocol == "merged":
-        placed = placed.with_column(groups=Texts.blank(len(placed)))
+        placed = placed.with_column(groups=StringColumn.blank(len(placed)))
     else:
-        placed = join_groups(placed, twins)
+        placed = join_groups(placed, near_duplicates)
     if protocol != "official" and not keep:
-        placed = placed.with_column(splits=Texts.blank(len(placed)))
-    if protocol in ("grouped", "kfold") and twins is None:
+        placed = placed.with_column(splits=StringColumn.blank(len(placed)))
+    if protocol in ("grouped", "kfold") and near_duplicates is None:
         notes.append("near-duplicates were not looked for: only known groups stay together")
     if protocol == "kfold":
         placed = _test_fold(placed, fold=fold, folds=folds, seed=seed)
@@ -95,22 +95,22 @@ def apply_protocol(
         every_stratum=every_stratum,
     )
     if protocol == "merged":
-        notes.append(_merged_note(drawn.samples, twins))
+        notes.append(_merged_note(drawn.samples, near_duplicates))
     return SplitResult(samples=drawn.samples, notes=notes + drawn.notes)
 
 
-def join_groups(samples: Sequence[Sample], twins: Groups | None) -> SampleTable:
+def join_groups(samples: Sequence[Sample], near_duplicates: Groups | None) -> SampleTable:
     """Join the groups that twins tie together; an image alone keeps its empty group.
 
     Args:
         samples: With the groups that are known.
-        twins: As for `apply_protocol`.
+        near_duplicates: As for `apply_protocol`.
     """
     table = SampleTable.of(samples)
-    if twins is None or not len(table):
+    if near_duplicates is None or not len(table):
         return table
-    keys, of_sample = Texts.of(table.group_keys()).numbered()
-    _, first, which = np.unique(np.asarray(twins), return_index=True, return_inverse=True)
+    keys, of_sample = StringColumn.of(table.group_keys()).numbered()
+    _, first, which = np.unique(np.asarray(near_duplicates), return_index=True, return_inverse=True)
     of_key = join(np.arange(len(keys)), of_sample, of_sample[first][which])
     # Groups are numbered in the order of their first keys: that key is the name.
     names = np.unique(of_key, return_index=True)[1]
@@ -143,18 +143,16 @@ def _test_fold(samples: SampleTable, *, fold: int, folds: int, seed: int) -> Sam
             hint="use fewer folds, another seed or more images",
         )
     return samples.with_column(
-        splits=Texts.coded(["", "test"], tested[groups.of_sample].astype(np.uint8))
+        splits=StringColumn.coded(["", "test"], tested[groups.of_sample].astype(np.uint8))
     )
 
 
-def _merged_note(samples: SampleTable, twins: Groups | None) -> str:
+def _merged_note(samples: SampleTable, near_duplicates: Groups | None) -> str:
     found = "near-duplicates were not looked for"
-    if twins is not None:
+    if near_duplicates is not None:
         splits = list(samples.splits)
-        found = (
-            f"{count_crossing(twins, splits).test_images} of {splits.count('test')} test images"
-            " have a near-duplicate in train"
-        )
+        crossing = count_crossing(near_duplicates, splits).test_images
+        found = f"{crossing} of {splits.count('test')} test images have a near-duplicate in train"
     return (
         f"THE MERGED PROTOCOL LEAKS: it splits patients and near-duplicates apart; {found};"
         " data.protocol=grouped keeps them together"

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.data.reading import Reading
 from medvision.data.samples import Sample
 from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, FileProperties
 from medvision.files import atomic_path
@@ -30,27 +31,30 @@ FORMAT = 2
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """One sample: the line of its fingerprint and what its files told."""
+    """One sample: the line of its fingerprint and the properties of its files."""
 
     line: str
-    facts: FileProperties
+    properties: FileProperties
 
 
 class PropertiesCache:
-    """What the files of one folder told, read in one way.
+    """Properties of the files of one folder, read in one way.
 
     Args:
         root: The folder of the data set.
-        reading: What else decides about the facts, such as the number of classes.
+        reading: How the files are read.
 
     Attributes:
         note: Why nothing is kept, in words; None while all is well.
     """
 
-    def __init__(self, root: Path, **reading: Any) -> None:
+    def __init__(self, root: Path, reading: Reading) -> None:
         self.root = root
         self.note: str | None = None
-        words = repr((FORMAT, str(root.resolve()), sorted(reading.items())))
+        options: list[tuple[str, Any]] = [("value_range", reading.value_range)]
+        if reading.has_masks:
+            options += [("color_map", reading.color_map), ("masks", reading.num_classes)]
+        words = repr((FORMAT, str(root.resolve()), sorted(options)))
         self._name = f"facts-{hashlib.sha256(words.encode()).hexdigest()[:24]}.npz"
         self._rows: dict[str, Remembered] | None = None
 
@@ -131,8 +135,8 @@ def _columns(rows: Mapping[str, Remembered]) -> dict[str, Any]:
     kept = list(rows.values())
     columns: dict[str, Any] = {"keys": _text(list(rows)), "lines": _text([r.line for r in kept])}
     for name, kind in IMAGE_TYPES.items():
-        columns[f"image_{name}"] = np.array([row.facts.image[name] for row in kept], kind)
-    masks = [row.facts.mask for row in kept]
+        columns[f"image_{name}"] = np.array([row.properties.image[name] for row in kept], kind)
+    masks = [row.properties.mask for row in kept]
     if all(mask is not None for mask in masks):
         for name, kind in MASK_TYPES.items():
             columns[f"mask_{name}"] = np.array([m[name] for m in masks if m is not None], kind)
@@ -148,7 +152,7 @@ def _rows(columns: Mapping[str, Any]) -> dict[str, Remembered]:
     return {
         key: Remembered(
             line=lines[row],
-            facts=FileProperties(
+            properties=FileProperties(
                 {name: column[row] for name, column in image.items()},
                 {name: column[row] for name, column in mask.items()} or None,
             ),

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
-from medvision.data.readers.decode import decode, image_size, read_bytes
+from medvision.data.readers.decode import Picture, decode, image_size, read_bytes
 from medvision.data.readers.masks import class_indices
+from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable, count_names
 from medvision.data.validation.properties import (
     FileProperties,
     ImageProperties,
+    MaskProperties,
     image_properties,
     mask_properties,
 )
@@ -35,28 +37,35 @@ OnError = Literal["fail", "skip"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One sample: its line of the fingerprint and what its files tell, or its fault."""
+    """One sample: its line of the fingerprint and the properties of its files, or its fault."""
 
     line: str = ""
-    facts: FileProperties | None = None
+    properties: FileProperties | None = None
     fault: MedvisionError | None = None
 
 
-def examine(
+Faults = list[tuple[Sample, MedvisionError]]
+Scanned = tuple[list[tuple[Sample, Finding]], Faults]
+
+Advance = Callable[[int, int], None]
+"""Told how many of how many samples are done."""
+
+
+def scan_files(
     root: Path,
     samples: Sequence[Sample],
-    look: Callable[[Sample], Finding],
-    on_error: OnError,
+    inspect: Callable[[Sample], Finding],
     *,
-    advance: Callable[[int, int], None] | None = None,
+    on_error: OnError,
+    advance: Advance | None = None,
     out_of: int | None = None,
-) -> tuple[list[tuple[Sample, Finding]], list[tuple[Sample, MedvisionError]]]:
+) -> Scanned:
     """Return the usable samples with what was found, and the others with their faults.
 
     Args:
         root: The folder that paths are relative to.
-        samples: What to look at.
-        look: Looks at one.
+        samples: What to inspect.
+        inspect: Inspects one.
         on_error: Whether a fault is an error, or the sample left out.
         advance: Told of the progress.
         out_of: Size of the set that the samples were drawn from; None: they are all of it.
@@ -69,7 +78,7 @@ def examine(
         raise MedvisionError(
             f"expected fail or skip, got {on_error}", where="data.on_error", hint="use one of them"
         )
-    findings = _in_threads(look, samples, advance)
+    findings = _in_threads(inspect, samples, advance)
     faults = [(s, f.fault) for s, f in zip(samples, findings, strict=True) if f.fault]
     told = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
     if told:  # about a config key, not about the files
@@ -80,9 +89,9 @@ def examine(
 
 
 def _in_threads(
-    look: Callable[[Sample], Finding],
+    inspect: Callable[[Sample], Finding],
     samples: Sequence[Sample],
-    advance: Callable[[int, int], None] | None,
+    advance: Advance | None,
 ) -> list[Finding]:
     """Decoding releases the lock of the interpreter, so threads share the work."""
     workers = min(_MAX_WORKERS, os.cpu_count() or 1)
@@ -91,7 +100,7 @@ def _in_threads(
     at_once = 1 if len(samples) < _IN_PARTS else _PART
     parts = [samples[start : start + at_once] for start in range(0, len(samples), at_once)]
     try:
-        for found in pool.map(lambda part: [look(sample) for sample in part], parts):
+        for found in pool.map(lambda part: [inspect(sample) for sample in part], parts):
             for finding in found:
                 findings.append(finding)
                 if advance is not None:
@@ -101,9 +110,7 @@ def _in_threads(
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
 
 
-def _one_error(
-    root: Path, faults: list[tuple[Sample, MedvisionError]], total: int, out_of: int | None
-) -> MedvisionError:
+def _one_error(root: Path, faults: Faults, total: int, out_of: int | None) -> MedvisionError:
     if len(faults) == 1:
         return faults[0][1]
     reasons = [reason(root, fault) for _, fault in faults]
@@ -174,13 +181,16 @@ def drawn_rows(total: int, number: int) -> list[int]:
 def skip_notes(
     root: Path,
     total: int,
-    faults: list[tuple[Sample, MedvisionError]],
-    place: Callable[[Sample], str],
+    faults: Faults,
+    *,
+    with_class: bool,
 ) -> list[str]:
-    """Say how many samples of which place are left out, and why."""
+    """Say how many samples of which split, and of which class, are left out, and why."""
     if not faults:
         return []
-    by_place = Counter(place(sample) for sample, _ in faults)
+    by_place = Counter(
+        (s.split or "not yet split") + (f" {s.target}" if with_class else "") for s, _ in faults
+    )
     places = ", ".join(f"{name} {count}" for name, count in sorted(by_place.items()))
     notes = [
         f"SKIPPED {len(faults)} of {total} images ({places}), as data.on_error=skip asks:"
@@ -215,76 +225,61 @@ def sample_note(total: int, number: int) -> str:
     )
 
 
-def look_at_pair(
-    root: Path,
+def inspect_files(root: Path, sample: Sample, reading: Reading) -> Finding:
+    """Decode an image, and its mask if it has one, as `read_image` and `read_mask` do."""
+    path = root / sample.path
+    contents, mask = [], None
+    try:
+        contents.append(read_bytes(path))
+        if reading.has_masks:
+            contents.append(read_bytes(root / sample.target))
+        picture = decode(contents[0], where=str(path))
+        image = image_properties(picture, value_range=reading.value_range)
+        if reading.has_masks:
+            mask = _inspect_mask(root / sample.target, contents[1], sample, picture, image, reading)
+    except MedvisionError as fault:
+        return Finding(fault=fault)
+    hashes = (hashlib.sha256(content).hexdigest() for content in contents)
+    line = "\0".join((sample.path, sample.target, *hashes))
+    return Finding(line=line, properties=FileProperties(image, mask))
+
+
+def _inspect_mask(
+    path: Path,
+    content: bytes,
     sample: Sample,
-    *,
-    num_classes: int,
-    color_map: Sequence[Sequence[int]] | None,
-    value_range: tuple[float, float] | None,
-) -> Finding:
-    """Decode an image and its mask, as `read_image` and `read_mask` do."""
-    image_path, mask_path = root / sample.path, root / sample.target
-    try:
-        image_bytes, mask_bytes = read_bytes(image_path), read_bytes(mask_path)
-        whole = decode(image_bytes, where=str(image_path))
-        image = image_properties(whole, value_range=value_range)
-        picture = decode(mask_bytes, where=str(mask_path))
-        indices = class_indices(picture, num_classes=num_classes, color_map=color_map)
-        turned = whole.orientation != picture.orientation
-        size = (image["height"], image["width"])
-        compare_sizes(sample, size, indices.shape, mask_path, turned=turned)
-        binary = num_classes == 2 and color_map is None
-        mask = mask_properties(indices, picture, binary=binary, turned=turned)
-    except MedvisionError as fault:
-        return Finding(fault=fault)
-    content = (hashlib.sha256(data).hexdigest() for data in (image_bytes, mask_bytes))
-    line = "\0".join((sample.path, sample.target, *content))
-    return Finding(line=line, facts=FileProperties(image, mask))
+    picture: Picture,
+    image: Mapping[str, Any],
+    reading: Reading,
+) -> dict[str, Any]:
+    assert reading.num_classes is not None  # whoever calls has looked
+    mask = decode(content, where=str(path))
+    indices = class_indices(mask, num_classes=reading.num_classes, color_map=reading.color_map)
+    turned = picture.orientation != mask.orientation
+    size = (image["height"], image["width"])
+    compare_sizes(sample, size, indices.shape, str(path), turned=turned)
+    binary = reading.num_classes == 2 and reading.color_map is None
+    return mask_properties(indices, mask, binary=binary, turned=turned)
 
 
-def glance_at_pair(root: Path, sample: Sample) -> Finding:
-    """Read the headers of an image and its mask."""
-    image_path, mask_path = root / sample.path, root / sample.target
+def read_headers(root: Path, sample: Sample, reading: Reading) -> Finding:
+    """Read the header of an image, and of its mask if it has one."""
+    paths = [root / sample.path, *([root / sample.target] if reading.has_masks else [])]
     try:
-        compare_sizes(sample, image_size(image_path), image_size(mask_path), mask_path)
+        image, *masks = (image_size(path) for path in paths)
+        for mask in masks:
+            compare_sizes(sample, image, mask, str(paths[1]))
     except MedvisionError as fault:
         return Finding(fault=fault)
-    sizes = (str(path.stat().st_size) for path in (image_path, mask_path))
+    sizes = (str(path.stat().st_size) for path in paths)
     return Finding(line="\0".join((sample.path, sample.target, *sizes)))
-
-
-def look_at_image(
-    root: Path, sample: Sample, *, value_range: tuple[float, float] | None
-) -> Finding:
-    """Decode an image, as `read_image` does."""
-    path = root / sample.path
-    try:
-        data = read_bytes(path)
-        facts = FileProperties(
-            image_properties(decode(data, where=str(path)), value_range=value_range)
-        )
-    except MedvisionError as fault:
-        return Finding(fault=fault)
-    line = "\0".join((sample.path, sample.target, hashlib.sha256(data).hexdigest()))
-    return Finding(line=line, facts=facts)
-
-
-def glance_at_image(root: Path, sample: Sample) -> Finding:
-    """Read the header of an image."""
-    path = root / sample.path
-    try:
-        image_size(path)
-    except MedvisionError as fault:
-        return Finding(fault=fault)
-    return Finding(line="\0".join((sample.path, sample.target, str(path.stat().st_size))))
 
 
 def compare_sizes(
     sample: Sample,
     image: tuple[int, ...],
     mask: tuple[int, ...],
-    mask_path: Path,
+    where: str,
     *,
     turned: bool = False,
 ) -> None:
@@ -294,7 +289,7 @@ def compare_sizes(
         sample: The pair.
         image: Height and width of the image.
         mask: Those of the mask.
-        mask_path: For the message.
+        where: What messages call the mask.
         turned: Whether one of the two is turned by an EXIF orientation, for the message.
 
     Raises:
@@ -304,7 +299,7 @@ def compare_sizes(
         raise MedvisionError(
             f"the mask is {mask[1]} x {mask[0]} pixels (width x height),"
             f" its image {sample.path} is {image[1]} x {image[0]}",
-            where=str(mask_path),
+            where=where,
             hint="one of them is turned by its EXIF orientation: turn the other too"
             if turned
             else "give both the same size",
@@ -322,9 +317,6 @@ NUM_SAMPLED = 1000
 """Headers that are read of very many files. Of a fault in one file of a hundred they miss all
 with a chance of 4e-5."""
 
-Advance = Callable[[int, int], None]
-"""Told how many of how many samples are done."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
@@ -332,7 +324,7 @@ class CheckResult:
 
     Attributes:
         samples: Those that can be used, in the order given.
-        facts: What their files tell, a row for each; None where only headers were read.
+        properties: Of their files, a row for each; None where only headers were read.
         skipped: Path and reason of each sample left out.
         fingerprint: SHA-256 over the sorted paths and contents of the usable samples; over
             paths and file sizes where only headers were read, and without the sizes of those files
@@ -342,35 +334,31 @@ class CheckResult:
     """
 
     samples: SampleTable
-    facts: ImageProperties | None = None
+    properties: ImageProperties | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     fingerprint: str = ""
     lines: Sequence[str] = ()
     notes: list[str] = field(default_factory=list)
 
 
-def check_segmentation(
+def check_files(
     root: Path,
     samples: Sequence[Sample],
+    reading: Reading,
     *,
-    num_classes: int,
-    color_map: Sequence[Sequence[int]] | None = None,
-    value_range: tuple[float, float] | None = None,
     on_error: OnError = "fail",
     max_decoded: int | None = MAX_DECODED,
     max_headers: int = MAX_HEADERS,
     advance: Advance | None = None,
 ) -> CheckResult:
-    """Decode every image and mask, and compare their sizes.
+    """Decode every image and mask of a data set, and compare the sizes of both.
 
     What was decoded at an earlier start and has not changed since is not decoded again.
 
     Args:
         root: The folder that paths are relative to.
-        samples: What to check.
-        num_classes: As for `read_mask`.
-        color_map: As for `read_mask`.
-        value_range: As for `read_image`.
+        samples: What to check; their targets are masks, or else names of classes.
+        reading: How the files are read.
         on_error: ``fail`` raises one error for all faults; ``skip`` leaves the samples out
             and says so in the notes.
         max_decoded: For more samples only headers are read, unless all are known from earlier,
@@ -379,70 +367,40 @@ def check_segmentation(
         advance: Told of the progress.
 
     Raises:
-        MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, or if none can.
+        MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, if none can, or
+            if none of a class can.
     """
-    colours = None if color_map is None else [tuple(colour) for colour in color_map]
-    cache = PropertiesCache(root, masks=num_classes, color_map=colours, value_range=value_range)
-    look = partial(
-        look_at_pair,
-        root,
-        num_classes=num_classes,
-        color_map=color_map,
-        value_range=value_range,
+    table = SampleTable.of(samples)
+    scan = partial(scan_files, root, on_error=on_error, advance=advance)
+    found = _scan(root, table, reading, scan, max_decoded=max_decoded, max_headers=max_headers)
+    if not reading.has_masks:
+        _refuse_lost_class(root, found)
+    notes = skip_notes(root, len(table), found.faults, with_class=not reading.has_masks)
+    notes += found.notes
+    if found.properties is not None and found.properties.mask is not None:
+        notes += _mask_notes(found.usable, found.properties.mask)
+    return CheckResult(
+        samples=found.usable,
+        properties=found.properties,
+        skipped=[(sample.path, reason(root, fault)) for sample, fault in found.faults],
+        fingerprint=fingerprint(found.lines),
+        lines=found.lines,
+        notes=notes,
     )
-    glance = partial(glance_at_pair, root)
-    limits = (max_decoded, max_headers)
-    found = _examine(root, samples, cache, look, glance, on_error, limits, advance)
-    skips = skip_notes(root, len(samples), found.faults, lambda s: s.split or "not yet split")
-    result = found.result(root, skips)
-    if result.facts is not None and result.facts.mask is not None:
-        empty = int((result.facts.mask.foreground == 0).sum())
-        if empty == len(result.samples):
-            result.notes.append(
-                f"all {empty} masks are empty: there is no foreground to learn or to find"
-            )
-        turned = np.flatnonzero(result.facts.mask.turned).tolist()
-        if turned:
-            names = count_names([result.samples[row].path for row in turned])
-            which = (
-                "1 image is turned by an EXIF orientation that its mask has not"
-                if len(turned) == 1
-                else f"{len(turned)} images are turned by an EXIF orientation that their masks"
-                " have not"
-            )
-            result.notes.append(f"{which}: {names}; look whether they lie over each other")
-    return result
 
 
-def check_images(
-    root: Path,
-    samples: Sequence[Sample],
-    *,
-    value_range: tuple[float, float] | None = None,
-    on_error: OnError = "fail",
-    max_decoded: int | None = MAX_DECODED,
-    max_headers: int = MAX_HEADERS,
-    advance: Advance | None = None,
-) -> CheckResult:
-    """Decode every image of a classification set.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What `CheckResult` holds, with the faults that are still to be reported."""
 
-    Args:
-        root: The folder that paths are relative to.
-        samples: What to check; their targets are names of classes.
-        value_range: As for `read_image`.
-        on_error: As for `check_segmentation`.
-        max_decoded: As for `check_segmentation`.
-        max_headers: As for `check_segmentation`.
-        advance: As for `check_segmentation`.
+    usable: SampleTable
+    properties: ImageProperties | None
+    lines: Sequence[str]
+    faults: Faults
+    notes: list[str]
 
-    Raises:
-        MedvisionError: If an image cannot be used and ``on_error`` is ``fail``, or if a class
-            has none that can.
-    """
-    cache = PropertiesCache(root, value_range=value_range)
-    look = partial(look_at_image, root, value_range=value_range)
-    glance, limits = partial(glance_at_image, root), (max_decoded, max_headers)
-    found = _examine(root, samples, cache, look, glance, on_error, limits, advance)
+
+def _refuse_lost_class(root: Path, found: _Found) -> None:
     lost = {sample.target for sample, _ in found.faults} - {*found.usable.targets.numbered()[0]}
     if lost:
         name = min(lost)
@@ -452,95 +410,89 @@ def check_images(
             where=str(root),
             hint="mend the files, or remove the class",
         )
-    skips = skip_notes(
-        root, len(samples), found.faults, lambda s: f"{s.split or 'not yet split'} {s.target}"
-    )
-    return found.result(root, skips)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """What `CheckResult` holds, with the faults that are still to be told."""
-
-    usable: SampleTable
-    facts: ImageProperties | None
-    lines: Sequence[str]
-    faults: list[tuple[Sample, MedvisionError]]
-    notes: list[str]
-
-    def result(self, root: Path, notes: list[str]) -> CheckResult:
-        return CheckResult(
-            samples=self.usable,
-            facts=self.facts,
-            skipped=[(sample.path, reason(root, fault)) for sample, fault in self.faults],
-            fingerprint=fingerprint(self.lines),
-            lines=self.lines,
-            notes=notes + self.notes,
+def _mask_notes(samples: SampleTable, masks: MaskProperties) -> list[str]:
+    notes = []
+    if not masks.foreground.any():
+        notes.append(
+            f"all {len(samples)} masks are empty: there is no foreground to learn or to find"
         )
+    turned = np.flatnonzero(masks.turned)
+    if len(turned):
+        names = count_names(list(samples.paths.select(turned)))
+        which = (
+            "1 image is turned by an EXIF orientation that its mask has not"
+            if len(turned) == 1
+            else f"{len(turned)} images are turned by an EXIF orientation that their masks have not"
+        )
+        notes.append(f"{which}: {names}; look whether they lie over each other")
+    return notes
 
 
-def _examine(
+def _scan(
     root: Path,
-    samples: Sequence[Sample],
-    cache: PropertiesCache,
-    look: Callable[[Sample], Finding],
-    glance: Callable[[Sample], Finding],
-    on_error: OnError,
-    limits: tuple[int | None, int],
-    advance: Advance | None,
+    samples: SampleTable,
+    reading: Reading,
+    scan: Callable[..., Scanned],
+    *,
+    max_decoded: int | None,
+    max_headers: int,
 ) -> _Found:
-    """Take what is known from earlier, look at the rest, or only glance at it where it is much."""
-    max_decoded, max_headers = limits
-    table = SampleTable.of(samples)
+    """Take what is known from earlier, and decode the rest; of many files, read headers only."""
+    cache = PropertiesCache(root, reading)
     chosen = None
-    if max_decoded is not None and len(table) > max_headers:
-        chosen = drawn_rows(len(table), NUM_SAMPLED)
-        known = [cache.known(table[row]) is not None for row in chosen]
+    if max_decoded is not None and len(samples) > max_headers:
+        chosen = drawn_rows(len(samples), NUM_SAMPLED)
+        known = [cache.known(samples[row]) is not None for row in chosen]
         if sum(known) <= len(known) / 2:  # then it cannot pay to ask about all of them
-            return _sampled(root, table, chosen, glance, on_error, advance)
-    rows = list(table)  # objects that last: what is known about each goes by its identity
-    remembered = {id(s): Finding(line=r.line, facts=r.facts) for s in rows if (r := cache.known(s))}
+            return _scan_sample(root, samples, chosen, reading, scan)
+    rows = list(samples)  # keep references: what is known about each is keyed by id()
+    remembered = {id(s): found for s in rows if (found := cache.known(s)) is not None}
     decode_all = max_decoded is None or len(rows) - len(remembered) <= max_decoded
     if not decode_all and chosen is not None:
-        return _sampled(root, table, chosen, glance, on_error, advance)
+        return _scan_sample(root, samples, chosen, reading, scan)
 
     def find(sample: Sample) -> Finding:
-        return (decode_all and remembered.get(id(sample))) or (look if decode_all else glance)(
-            sample
-        )
+        if not decode_all:
+            return read_headers(root, sample, reading)
+        known = remembered.get(id(sample))
+        if known is not None:
+            return Finding(line=known.line, properties=known.properties)
+        return inspect_files(root, sample, reading)
 
-    usable, faults = examine(root, rows, find, on_error, advance=advance)
+    usable, faults = scan(rows, find)
     notes = [] if decode_all else [header_note(len(rows))]
     if decode_all and len(remembered) < len(rows):
         cache.keep(
-            (sample, Remembered(found.line, found.facts))
+            (sample, Remembered(found.line, found.properties))
             for sample, found in usable
-            if found.facts is not None
+            if found.properties is not None
         )
     if decode_all and cache.note is not None:
         notes = [cache.note]
-    facts = [finding.facts for _, finding in usable if finding.facts is not None]
+    properties = [found.properties for _, found in usable if found.properties is not None]
     return _Found(
         usable=SampleTable.of(sample for sample, _ in usable),
-        facts=ImageProperties.stack(facts) if len(facts) == len(usable) else None,
+        properties=ImageProperties.stack(properties) if len(properties) == len(usable) else None,
         lines=[finding.line for _, finding in usable],
         faults=faults,
         notes=notes,
     )
 
 
-def _sampled(
+def _scan_sample(
     root: Path,
     samples: SampleTable,
     rows: Sequence[int],
-    glance: Callable[[Sample], Finding],
-    on_error: OnError,
-    advance: Advance | None,
+    reading: Reading,
+    scan: Callable[..., Scanned],
 ) -> _Found:
-    """Glance at some rows of very many, and believe the names of the others."""
-    looked_at = [samples[row] for row in rows]
-    usable, faults = examine(
-        root, looked_at, glance, on_error, advance=advance, out_of=len(samples)
+    """Read the headers of some rows of very many, and trust the names of the others."""
+    usable, faults = scan(
+        [samples[row] for row in rows],
+        lambda sample: read_headers(root, sample, reading),
+        out_of=len(samples),
     )
     kept = samples
     if faults:
@@ -548,7 +500,7 @@ def _sampled(
         kept = samples.select(np.array([path not in bad for path in samples.paths], bool))
     return _Found(
         usable=kept,
-        facts=None,
+        properties=None,
         lines=NameLines(kept, {sample.path: finding.line for sample, finding in usable}),
         faults=faults,
         notes=[sample_note(len(samples), len(rows))],

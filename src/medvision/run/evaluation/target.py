@@ -115,7 +115,7 @@ def _open_at(cfg: DictConfig, root: Path) -> ImageData:
 def _must_exist(data: ImageData, stage: Stage) -> None:
     missing = data.missing_files(stage)
     if missing:
-        total = len(data.tables[stage]) * (2 if task_of(data.task).per_pixel else 1)
+        total = len(data.tables[stage]) * (1 + data.has_masks)
         raise MedvisionError(
             f"{len(missing)} of {total} files of the split are gone, such as {missing[0]}",
             where=str(data.root),

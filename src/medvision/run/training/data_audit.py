@@ -67,7 +67,7 @@ def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
     if mode == "skip":
         told = "the data were not audited: audit=skip"
         return DataAudit(summary={"mode": "skip"}, warnings=[told], near_duplicates=None)
-    found = _in_part(data) if data.facts is None else _whole(data)
+    found = _in_part(data) if data.properties is None else _whole(data)
     if mode == "strict":
         _refuse(data, found)
     return DataAudit(
@@ -87,7 +87,7 @@ def notes_with(notes: Sequence[str], audited: DataAudit | None) -> list[str]:
 
 def duplicates_in_training(data: ImageData) -> DuplicatesInTraining | None:
     """Which test images have a near-duplicate in training; None where none has or it is unknown."""
-    if data.facts is None or data.twins is None:
+    if data.properties is None or data.near_duplicates is None:
         return None
     return _crossing(_audited(data))
 
@@ -169,7 +169,7 @@ def _told(finding: Finding) -> str:
 
 
 def _listed(data: ImageData) -> dict[str, Any]:
-    names = tuple(data.class_names) if data.task == "classification" else ()
+    names = () if data.has_masks else tuple(data.class_names)
     samples = SampleTable.of(data.samples)
     return {
         "name": data.name,
@@ -182,11 +182,13 @@ def _listed(data: ImageData) -> dict[str, Any]:
 
 
 def _audited(data: ImageData) -> AuditedSet:
-    assert data.facts is not None  # whoever calls has looked
-    assert data.twins is not None
-    num_classes = len(data.class_names) if data.task == "segmentation" else 2
+    assert data.properties is not None  # whoever calls has looked
+    assert data.near_duplicates is not None
     return AuditedSet(
-        **_listed(data), properties=data.facts, near_duplicates=data.twins, num_classes=num_classes
+        **_listed(data),
+        properties=data.properties,
+        near_duplicates=data.near_duplicates,
+        num_classes=len(data.class_names) if data.has_masks else 2,
     )
 
 

@@ -1,0 +1,593 @@
+"""Sources of images: phantoms that are drawn, a folder of files, or shards.
+
+Each lists its samples, checks their files and reads one, with its mask where the data set has
+masks. Nothing else asks which of the three a data set comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import eq
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from medvision.data.discovery.class_folders import order_classes
+from medvision.data.discovery.folders import Scan, missing_files
+from medvision.data.discovery.index import (
+    Index,
+    index_classification,
+    index_segmentation,
+    keep_splits,
+)
+from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.phantoms.brain import BRAIN_CLASSES, PHANTOM_BRAIN_VERSION, draw_brain
+from medvision.data.phantoms.brushes import phantom_label
+from medvision.data.phantoms.chest import CHEST_CLASSES, PHANTOM_CHEST_VERSION, draw_chest
+from medvision.data.phantoms.polyps import PHANTOM_VERSION, draw_polyp_scene
+from medvision.data.readers.decode import read_bytes
+from medvision.data.readers.images import decode_image, decode_mask
+from medvision.data.reading import Reading
+from medvision.data.samples import Pixels, Sample, SampleTable, StringColumn, count_names
+from medvision.data.shards.cache import ShardCache
+from medvision.data.shards.location import holds_shards, read_small
+from medvision.data.shards.manifest import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    damaged,
+    read_manifest,
+)
+from medvision.data.shards.reader import LocalFolder, Opener, ShardFiles, read_part
+from medvision.data.shards.table import DAMAGE, ShardTable, properties_from_columns, read_columns
+from medvision.data.splits.groups import group_by_pattern
+from medvision.data.validation import properties_cache
+from medvision.data.validation.properties import ImageProperties
+from medvision.data.validation.properties_cache import cache_folder
+from medvision.data.validation.validate import (
+    CheckResult,
+    OnError,
+    check_files,
+    compare_sizes,
+    fingerprint,
+)
+from medvision.errors import MedvisionError
+
+GIGABYTE = 10**9
+
+
+class Source(ABC):
+    """Origin of the samples of a data set.
+
+    Args:
+        channels: C of the images.
+        reading: How files are read; says whether there are masks.
+
+    Attributes:
+        fingerprint: Of the whole set where it is known without a check, otherwise empty.
+    """
+
+    fingerprint = ""
+
+    def __init__(self, *, channels: int, reading: Reading) -> None:
+        self.channels, self.reading = channels, reading
+
+    @abstractmethod
+    def index(
+        self,
+        *,
+        splits: Path | None = None,
+        group_pattern: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Index:
+        """List the samples, each with the split and group that it was given.
+
+        Args:
+            splits: A csv of an earlier run, whose splits are kept.
+            group_pattern: Regular expression whose capture group names the group of a path.
+            class_names: Every class in the order of its index; None takes the alphabet's.
+
+        Raises:
+            MedvisionError: If there are none, or the csv, the pattern or the classes do not fit.
+        """
+
+    @abstractmethod
+    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
+        """Check the files of samples, or recall what a check found.
+
+        Raises:
+            MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, or none can.
+        """
+
+    @abstractmethod
+    def read(self, sample: Sample) -> Pixels:
+        """Read an image, and its mask if it has one, at the size of the file.
+
+        Raises:
+            MedvisionError: If a file cannot be read.
+        """
+
+    def missing(self, samples: Sequence[Sample]) -> list[str]:  # noqa: ARG002  phantoms lack none
+        """Names of the images and masks that are gone."""
+        return []
+
+    def shards_of(self, samples: Sequence[Sample]) -> NDArray[np.integer] | None:  # noqa: ARG002
+        """Number of the shard of each sample where only a few shards are read at a time."""
+        return None
+
+
+def open_source(
+    place: Path | str,
+    *,
+    task: str,
+    channels: int,
+    reading: Reading,
+    mask_suffix: str,
+    cache_gb: float,
+    window: int | None,
+) -> FileSource:
+    """Open a folder of files, or shards.
+
+    Args:
+        place: Folder or address.
+        task: What the samples are wanted for.
+        channels: C of the images.
+        reading: How files are read.
+        mask_suffix: What the name of a mask adds to the name of its image.
+        cache_gb: Of the local copies of all shards that come from addresses; gigabytes.
+        window: Shards of an address that are mixed with each other; None: all.
+
+    Raises:
+        MedvisionError: If shards are damaged, cannot be fetched, are for another task, or need a
+            larger cache.
+    """
+    if isinstance(place, Path) and not holds_shards(place):
+        return FolderSource(place, mask_suffix=mask_suffix, channels=channels, reading=reading)
+    opener: Opener
+    if isinstance(place, Path):
+        where, opener = place / MANIFEST, LocalFolder(folder=place)
+        manifest = read_manifest(_start_of(where), str(where))
+        window = None
+    else:
+        manifest = read_manifest(read_small(place), f"{place}/{MANIFEST}")
+        cache_bytes = round(cache_gb * GIGABYTE)
+        _check_cache(manifest, cache_bytes, window)
+        opener = ShardCache(address=place, folder=cache_folder() / "shards", max_bytes=cache_bytes)
+    if manifest.task != task:
+        raise MedvisionError(
+            f"these are shards of a {manifest.task} set",
+            where=str(place),
+            hint=f"choose an experiment of {manifest.task}, or another data.root",
+        )
+    if manifest.has_masks != reading.has_masks:
+        raise damaged("masks are missing, or are where none belong", str(place))
+    table = _table(manifest, opener, str(place))
+    files = ShardFiles(place=str(place), opener=opener, shards=manifest.shards, table=table)
+    return ShardSource(files, manifest, window=window, channels=channels, reading=reading)
+
+
+class FileSource(Source):
+    """Source whose images and masks are the content of files."""
+
+    @abstractmethod
+    def where(self, name: str) -> str:
+        """What messages call a file."""
+
+    @abstractmethod
+    def image_file(self, sample: Sample) -> bytes:
+        """Content of the image file."""
+
+    @abstractmethod
+    def mask_file(self, sample: Sample) -> bytes:
+        """Content of the mask file."""
+
+    def read(self, sample: Sample) -> Pixels:
+        return self.decode(sample, self.files(sample))
+
+    def files(self, sample: Sample) -> tuple[bytes, ...]:
+        """Content of the image file, and of the mask file if there is one."""
+        image = self.image_file(sample)
+        if not self.reading.has_masks:
+            return (image,)
+        try:
+            return image, self.mask_file(sample)
+        except MedvisionError:
+            self._decode_image(sample, image)  # what is wrong with it is reported first
+            raise
+
+    def decode(self, sample: Sample, files: Sequence[bytes]) -> Pixels:
+        """Decode what `files` gave, as `read` does."""
+        image = self._decode_image(sample, files[0])
+        if self.reading.num_classes is None:
+            return image, None
+        where, reading = self.where(sample.target), self.reading
+        mask = decode_mask(
+            files[1], where=where, num_classes=reading.num_classes, color_map=reading.color_map
+        )
+        compare_sizes(sample, image.shape[:2], mask.shape, where)  # no header may be read yet
+        return image, mask
+
+    def _decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
+        return decode_image(
+            data,
+            where=self.where(sample.path),
+            channels=self.channels,
+            value_range=self.reading.value_range,
+        )
+
+
+class FolderSource(FileSource):
+    """Files under a root folder.
+
+    Args:
+        root: The folder.
+        mask_suffix: What the name of a mask adds to the name of its image.
+        **common: As for `Source`.
+    """
+
+    def __init__(self, root: Path, *, mask_suffix: str = "", **common: Any) -> None:
+        super().__init__(**common)
+        self.root, self.mask_suffix = root, mask_suffix
+
+    def index(
+        self,
+        *,
+        splits: Path | None = None,
+        group_pattern: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Index:
+        given: dict[str, Any] = {"splits": splits, "group_pattern": group_pattern}
+        if self.reading.has_masks:
+            return index_segmentation(self.root, mask_suffix=self.mask_suffix, **given)
+        return index_classification(self.root, class_names=class_names, **given)
+
+    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
+        return check_files(self.root, samples, self.reading, on_error=on_error)
+
+    def missing(self, samples: Sequence[Sample]) -> list[str]:
+        table = SampleTable.of(samples)
+        return missing_files(
+            self.root, [*table.paths, *(table.targets if self.reading.has_masks else ())]
+        )
+
+    def where(self, name: str) -> str:
+        return str(self.root / name)
+
+    def image_file(self, sample: Sample) -> bytes:
+        return read_bytes(self.root / sample.path)
+
+    def mask_file(self, sample: Sample) -> bytes:
+        return read_bytes(self.root / sample.target)
+
+
+class ShardSource(FileSource):
+    """Files in shards: the same samples, groups, split, properties and fingerprint as in a folder.
+
+    Args:
+        stored: The files.
+        manifest: Content of shards.json.
+        window: Shards that are read at a time; None: they lie in a folder, or all are mixed.
+        **common: As for `Source`.
+    """
+
+    def __init__(
+        self, stored: ShardFiles, manifest: Manifest, *, window: int | None = None, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        self.stored, self.manifest, self.window = stored, manifest, window
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        state.pop("_properties", None)  # kilobytes for each image, of no use to loader processes
+        return state
+
+    def index(
+        self,
+        *,
+        splits: Path | None = None,
+        group_pattern: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> Index:
+        samples, notes = self.stored.table.samples(), list(self.manifest.notes)
+        if splits is not None:
+            samples, more = self._keep_splits(splits.expanduser(), samples)
+            notes += more
+        if group_pattern is not None:
+            samples, more = group_by_pattern(samples, group_pattern)
+            notes += more
+        samples = samples.by_path()
+        if self.reading.has_masks:
+            return Index(samples=samples, notes=notes)
+        names = order_classes(Path(self.stored.place), samples, class_names)
+        return Index(samples=samples, notes=notes, class_names=names)
+
+    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:  # noqa: ARG002
+        """Recall what the check of the files found when the shards were made.
+
+        Samples that are not in the shards, or there with another mask, are left out.
+
+        Raises:
+            MedvisionError: If files were checked as they are not read now.
+        """
+        given, table = SampleTable.of(samples), self.stored.table
+        rows = table.rows_of(given.paths)
+        there = self._are_there(given, rows)
+        given, rows = given.select(there), rows[there]
+        columns = zip(given.paths, given.targets, table.content.select(rows), strict=True)
+        lines = StringColumn.of(f"{path}\0{name}{rest}" for path, name, rest in columns)
+        if self.manifest.facts is not None:
+            self._refuse_other_reading()
+        return CheckResult(
+            samples=given,
+            properties=None if self._properties is None else self._properties.take(rows),
+            fingerprint=fingerprint(lines),
+            lines=lines,
+        )
+
+    def missing(self, samples: Sequence[Sample]) -> list[str]:
+        table = SampleTable.of(samples)
+        rows = self.stored.table.rows_of(table.paths)
+        lost = list(table.paths.select(rows < 0))
+        if self.reading.has_masks:
+            lost += table.targets.select(~self._are_there(table, rows))
+        return lost
+
+    def shards_of(self, samples: Sequence[Sample]) -> NDArray[np.integer] | None:
+        if self.window is None or len(self.manifest.shards) <= self.window:
+            return None
+        table = self.stored.table
+        return table.shard[table.rows_of(SampleTable.of(samples).paths)]
+
+    def where(self, name: str) -> str:
+        return self.stored.where(name)
+
+    def image_file(self, sample: Sample) -> bytes:
+        return self.stored.image(sample.path)
+
+    def mask_file(self, sample: Sample) -> bytes:
+        return self.stored.mask(sample)
+
+    def _are_there(self, samples: SampleTable, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each sample is in its row, with the mask of it if there are masks."""
+        there = rows >= 0
+        if self.reading.has_masks:
+            known = np.flatnonzero(there)
+            targets = self.stored.table.target.select(rows[known])
+            there[known] = list(map(eq, samples.targets.select(known), targets))
+        return there
+
+    def _keep_splits(self, splits: Path, samples: SampleTable) -> tuple[SampleTable, list[str]]:
+        """Keep the splits of an earlier run for the samples of the table."""
+        rows = read_splits(splits)
+        if rows.targets.equal("").any():
+            own = dict(zip(samples.paths, samples.targets, strict=True))
+            pairs = zip(rows.paths, rows.targets, strict=True)
+            rows = rows.with_column(targets=[target or own.get(path, "") for path, target in pairs])
+        missing = self.missing(rows)
+        if missing:
+            raise MedvisionError(
+                f"{len(missing)} listed files are not in the shards of {self.stored.place}:"
+                f" {count_names(missing)}",
+                where=str(splits),
+                hint="check data.root, or remove their lines",
+            )
+        return keep_splits(splits, rows, Scan(), samples, has_csv=True)
+
+    def _refuse_other_reading(self) -> None:
+        for key, option in _OPTIONS.items():
+            then, now = getattr(self.manifest.reading, key), getattr(self.reading, key)
+            if then != now:
+                raise MedvisionError(
+                    f"the shards were checked with {key} {_words(then)}, here it is {_words(now)}",
+                    where=f"data.{key}",
+                    hint=f"make them anew with medvision data shard {option}, or change the key",
+                )
+
+    @cached_property
+    def _properties(self) -> ImageProperties | None:
+        part, place = self.manifest.facts, self.stored.place
+        if part is None:
+            return None
+        if self.manifest.facts_format != properties_cache.FORMAT:
+            raise MedvisionError(
+                "the stored file properties come from another version",
+                where=place,
+                hint="make the shards anew with medvision data shard",
+            )
+        try:
+            columns = read_columns(io.BytesIO(read_part(self.stored.opener, part, place)))
+            return properties_from_columns(
+                columns, num_rows=len(self.stored.table), with_masks=self.reading.has_masks
+            )
+        except DAMAGE as fault:
+            raise damaged(f"{part.name}: {fault}", place) from fault
+
+
+_OPTIONS = {
+    "num_classes": "--num-classes",
+    "color_map": "--color",
+    "value_range": "--value-range",
+}
+
+
+def _words(value: object) -> str:
+    return "null" if value is None else str(value)
+
+
+def _start_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as fault:
+        raise MedvisionError(
+            f"cannot read the file: {fault.strerror or fault}",
+            where=str(path),
+            hint="check data.root",
+        ) from fault
+
+
+def _table(manifest: Manifest, opener: Opener, place: str) -> ShardTable:
+    try:
+        content = read_part(opener, manifest.table, place)
+        table = ShardTable.from_columns(read_columns(io.BytesIO(content)))
+        sizes = [part.num_bytes for part in manifest.shards]
+        table.check(sizes, with_masks=manifest.has_masks)
+        if len(table) != manifest.num_images:
+            raise ValueError(f"{len(table)} images, shards.json says {manifest.num_images}")
+    except DAMAGE as fault:
+        raise damaged(f"{manifest.table.name}: {fault}", place) from fault
+    return table
+
+
+def _check_cache(manifest: Manifest, cache_bytes: int, window: int | None) -> None:
+    """Refuse a cache that would fetch the same shards again and again."""
+    together = min(window or len(manifest.shards), len(manifest.shards))
+    largest = sorted((part.num_bytes for part in manifest.shards), reverse=True)
+    needed = sum(largest[:together])
+    if needed > cache_bytes:
+        raise MedvisionError(
+            f"{together} shards that are mixed with each other take {needed / GIGABYTE:.3g} GB,"
+            f" the cache has {cache_bytes / GIGABYTE:.3g} GB",
+            where="data.cache_gb",
+            hint="raise it, or lower data.shuffle_shards",
+        )
+
+
+class PhantomSource(Source):
+    """Pictures drawn by code; the path of a sample ends in the number of its picture.
+
+    Args:
+        name: Of the set in its fingerprint.
+        version: Of the code that draws.
+        size_px: Height and width of the pictures; pixels.
+        seed: Number of the set.
+        num_images: Number of pictures.
+        **common: As for `Source`.
+    """
+
+    def __init__(
+        self, *, name: str, version: int, size_px: int, seed: int, num_images: int, **common: Any
+    ) -> None:
+        super().__init__(**common)
+        self.size_px, self.seed, self.num_images = size_px, seed, num_images
+        identity = f"{name} {version} {seed} {size_px} {num_images}"
+        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+
+    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:  # noqa: ARG002
+        return CheckResult(samples=SampleTable.of(samples), fingerprint=self.fingerprint)
+
+    @staticmethod
+    def number_of(sample: Sample) -> int:
+        """Number of the picture of a sample."""
+        return int(PurePosixPath(sample.path).stem.rsplit("_", 1)[1])
+
+
+class PolypPhantoms(PhantomSource):
+    """Colonoscopy-like scenes with the masks of their polyps.
+
+    Args:
+        **common: As for `PhantomSource`, without name and version.
+    """
+
+    def __init__(self, *, reading: Reading | None = None, **common: Any) -> None:
+        reading = reading or Reading(num_classes=2)
+        super().__init__(name="phantom", version=PHANTOM_VERSION, reading=reading, **common)
+
+    def index(self, **_: Any) -> Index:
+        names = [f"phantom_{index:06d}.png" for index in range(self.num_images)]
+        samples = (Sample(path=f"images/{name}", target=f"masks/{name}") for name in names)
+        return Index(samples=SampleTable.of(samples), notes=[])
+
+    def read(self, sample: Sample) -> Pixels:
+        image, mask = draw_polyp_scene(self.number_of(sample), size_px=self.size_px, seed=self.seed)
+        if self.channels == 1:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.uint8, copy=False)
+        return image, mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassPhantomKind:
+    """An embedded set of classes.
+
+    Attributes:
+        draw: Draws picture and class of given numbers in grey.
+        class_names: The classes that it draws.
+        version: Of the code that draws.
+    """
+
+    draw: Callable[..., NDArray[np.uint8]]
+    class_names: tuple[str, ...]
+    version: int
+
+
+CLASS_PHANTOMS = {
+    "chest": ClassPhantomKind(
+        draw=draw_chest, class_names=CHEST_CLASSES, version=PHANTOM_CHEST_VERSION
+    ),
+    "brain": ClassPhantomKind(
+        draw=draw_brain, class_names=BRAIN_CLASSES, version=PHANTOM_BRAIN_VERSION
+    ),
+}
+
+
+class ClassPhantoms(PhantomSource):
+    """Pictures of classes, split class by class so that a handful has every class in each split.
+
+    Args:
+        kind: Key of ``CLASS_PHANTOMS``.
+        class_names: Order of the classes; None takes that of the kind.
+        val_fraction: Share of validation.
+        test_fraction: Share of test.
+        **common: As for `PhantomSource`, without name and version.
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: str,
+        class_names: Sequence[str] | None,
+        val_fraction: float,
+        test_fraction: float,
+        **common: Any,
+    ) -> None:
+        self.kind = CLASS_PHANTOMS[kind]
+        super().__init__(name=f"{kind} phantom", version=self.kind.version, **common)
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.class_names = list(class_names or self.kind.class_names)
+        if sorted(self.class_names) != sorted(self.kind.class_names):
+            raise MedvisionError(
+                f"the phantoms are of {', '.join(self.kind.class_names)},"
+                f" not of {', '.join(self.class_names)}",
+                where="data.class_names",
+                hint="give data.root",
+            )
+
+    def index(self, **_: Any) -> Index:
+        names, count = self.kind.class_names, self.num_images
+        targets = [names[phantom_label(k, len(names), self.seed)] for k in range(count)]
+        sizes, seen, samples = Counter(targets), Counter[str](), []
+        for number, target in enumerate(targets):
+            test, val = (
+                max(1, round(fraction * sizes[target])) if fraction else 0
+                for fraction in (self.test_fraction, self.val_fraction)
+            )
+            place = seen[target]
+            seen[target] += 1
+            split = "test" if place < test else "val" if place < test + val else "train"
+            path = f"{target}/phantom_{number:06d}.png"
+            samples.append(Sample(path=path, target=target, split=split))
+        return Index(samples=SampleTable.of(samples), notes=[], class_names=self.class_names)
+
+    def read(self, sample: Sample) -> Pixels:
+        label = self.kind.class_names.index(PurePosixPath(sample.path).parent.name)
+        image = self.kind.draw(self.number_of(sample), label, size_px=self.size_px, seed=self.seed)
+        return np.repeat(image[..., None], self.channels, axis=2), None
