@@ -48,7 +48,7 @@ from medvision.data.shards.manifest import (
     read_manifest,
 )
 from medvision.data.shards.reader import LocalFolder, Opener, ShardFiles, read_part
-from medvision.data.shards.table import DAMAGE, ShardTable, properties_from_columns, read_columns
+from medvision.data.shards.table import DAMAGE, ShardTable, read_columns
 from medvision.data.splits.groups import group_by_pattern
 from medvision.data.validation import properties_cache
 from medvision.data.validation.properties import ImageProperties
@@ -405,7 +405,7 @@ class ShardSource(FileSource):
             )
         try:
             columns = read_columns(io.BytesIO(read_part(self.stored.opener, part, place)))
-            return properties_from_columns(
+            return ImageProperties.from_columns(
                 columns, num_rows=len(self.stored.table), with_masks=self.reading.has_masks
             )
         except DAMAGE as fault:

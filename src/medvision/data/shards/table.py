@@ -19,13 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.samples import SampleTable, StringColumn
-from medvision.data.validation.properties import (
-    IMAGE_TYPES,
-    MASK_TYPES,
-    THUMBNAIL_PX,
-    ImageProperties,
-    MaskProperties,
-)
 
 SPLITS = ("", "train", "val", "test")
 """Split of each code; a blank one where none was given."""
@@ -181,39 +174,6 @@ def _typed(columns: Mapping[str, NDArray[Any]], name: str, kind: Any) -> NDArray
     if column.dtype != kind:
         raise ValueError(f"a column {name} of {column.dtype}")
     return column
-
-
-def properties_to_columns(facts: ImageProperties) -> dict[str, NDArray[Any]]:
-    """What files told as plain arrays."""
-    columns = {f"image_{name}": getattr(facts, name) for name in IMAGE_TYPES}
-    if facts.mask is not None:
-        columns |= {f"mask_{name}": getattr(facts.mask, name) for name in MASK_TYPES}
-    return columns
-
-
-def properties_from_columns(
-    columns: Mapping[str, NDArray[Any]], *, num_rows: int, with_masks: bool
-) -> ImageProperties:
-    """From what `properties_to_columns` gave.
-
-    Raises:
-        ValueError: If a column is of another length, shape or type.
-        KeyError: If one is missing.
-    """
-    image = {name: _fact(columns, "image", name, kind) for name, kind in IMAGE_TYPES.items()}
-    kinds = MASK_TYPES if with_masks else {}
-    about = {name: _fact(columns, "mask", name, kind) for name, kind in kinds.items()}
-    if {len(column) for column in (*image.values(), *about.values())} != {num_rows}:
-        raise ValueError("facts of another number of images")
-    return ImageProperties(**image, mask=MaskProperties(**about) if with_masks else None)
-
-
-def _fact(columns: Mapping[str, Any], of: str, name: str, kind: Any) -> NDArray[Any]:
-    column = columns[f"{of}_{name}"]
-    inside = {"thumbnail": (THUMBNAIL_PX, THUMBNAIL_PX), "border": (4,)}.get(name, ())
-    if column.dtype.kind != np.dtype(kind).kind or column.shape[1:] != inside:
-        raise ValueError(f"facts {name} of another kind")
-    return np.asarray(column)
 
 
 def write_columns(stream: IO[bytes], columns: Mapping[str, NDArray[Any]]) -> None:

@@ -27,7 +27,7 @@ from medvision.data.readers.decode import read_bytes
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, StringColumn
 from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part
-from medvision.data.shards.table import SPLITS, ShardTable, properties_to_columns, write_columns
+from medvision.data.shards.table import SPLITS, ShardTable, write_columns
 from medvision.data.validation import properties_cache
 from medvision.data.validation.validate import CheckResult
 from medvision.errors import MedvisionError
@@ -279,9 +279,7 @@ def _fill(folder: Path, making: CheckedFolder, shard_bytes: int, notes: Sequence
         notes=tuple(notes),
         shards=tuple(shards),
         table=_stored(folder, TABLE, table.to_columns()),
-        facts=None
-        if properties is None
-        else _stored(folder, FACTS, properties_to_columns(properties)),
+        facts=None if properties is None else _stored(folder, FACTS, properties.to_columns()),
     )
     write_atomically(folder / MANIFEST, manifest.to_json())
     return manifest

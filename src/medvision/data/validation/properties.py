@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -98,6 +98,30 @@ class ImageProperties:
         kept = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "mask"}
         return type(self)(**kept, mask=None if self.mask is None else self.mask.take(rows))
 
+    def to_columns(self) -> dict[str, NDArray[Any]]:
+        """Plain arrays, which load without unpickling."""
+        columns = {f"image_{name}": getattr(self, name) for name in IMAGE_TYPES}
+        if self.mask is not None:
+            columns |= {f"mask_{name}": getattr(self.mask, name) for name in MASK_TYPES}
+        return columns
+
+    @classmethod
+    def from_columns(
+        cls, columns: Mapping[str, NDArray[Any]], *, num_rows: int, with_masks: bool
+    ) -> Self:
+        """Take over what `to_columns` gave.
+
+        Raises:
+            ValueError: If a column is of another length, shape or type.
+            KeyError: If one is missing.
+        """
+        image = {n: _checked(columns[f"image_{n}"], n, kind) for n, kind in IMAGE_TYPES.items()}
+        kinds = MASK_TYPES if with_masks else {}
+        mask = {n: _checked(columns[f"mask_{n}"], n, kind) for n, kind in kinds.items()}
+        if {len(column) for column in (*image.values(), *mask.values())} != {num_rows}:
+            raise ValueError("properties of another number of images")
+        return cls(**image, mask=MaskProperties(**mask) if with_masks else None)
+
     @classmethod
     def stack(cls, rows: Sequence[FileProperties]) -> Self:
         """Columns from one row per file.
@@ -107,13 +131,27 @@ class ImageProperties:
         """
         if not rows or len({row.mask is None for row in rows}) != 1:
             raise ValueError(f"expected files that all or none have masks, got {len(rows)}")
-        images = {name: [row.image[name] for row in rows] for name in IMAGE_TYPES}
-        columns: dict[str, Any] = {n: np.array(v, IMAGE_TYPES[n]) for n, v in images.items()}
+        image = {n: np.array([row.image[n] for row in rows], t) for n, t in IMAGE_TYPES.items()}
         masks = [row.mask for row in rows if row.mask is not None]
         if not masks:
-            return cls(**columns)
-        about = {n: np.array([mask[n] for mask in masks], t) for n, t in MASK_TYPES.items()}
-        return cls(**columns, mask=MaskProperties(**about))
+            return cls(**image)
+        mask = {n: np.array([row[n] for row in masks], t) for n, t in MASK_TYPES.items()}
+        return cls(**image, mask=MaskProperties(**mask))
+
+    def row(self, number: int) -> FileProperties:
+        """One row, as `stack` takes it."""
+        mask = self.mask
+        return FileProperties(
+            {name: getattr(self, name)[number] for name in IMAGE_TYPES},
+            None if mask is None else {name: getattr(mask, name)[number] for name in MASK_TYPES},
+        )
+
+
+def _checked(column: NDArray[Any], name: str, kind: Any) -> NDArray[Any]:
+    inside = {"thumbnail": (THUMBNAIL_PX, THUMBNAIL_PX), "border": (4,)}.get(name, ())
+    if column.dtype.kind != np.dtype(kind).kind or column.shape[1:] != inside:
+        raise ValueError(f"properties {name} of another kind")
+    return np.asarray(column)
 
 
 @dataclass(frozen=True, slots=True)

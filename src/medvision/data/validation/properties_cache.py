@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample
-from medvision.data.validation.properties import IMAGE_TYPES, MASK_TYPES, FileProperties
+from medvision.data.validation.properties import FileProperties, ImageProperties
 from medvision.files import atomic_path
 
 FORMAT = 2
@@ -49,7 +49,7 @@ class PropertiesCache:
     """
 
     def __init__(self, root: Path, reading: Reading) -> None:
-        self.root = root
+        self.root, self._with_masks = root, reading.has_masks
         self.note: str | None = None
         options: list[tuple[str, Any]] = [("value_range", reading.value_range)]
         if reading.has_masks:
@@ -87,7 +87,9 @@ class PropertiesCache:
         try:
             path = cache_folder() / self._name
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                return _rows({name: stored[name] for name in stored.files})
+                return _rows(
+                    {name: stored[name] for name in stored.files}, with_masks=self._with_masks
+                )
         except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return {}
 
@@ -130,35 +132,19 @@ def store(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
         np.savez(stream, allow_pickle=False, **columns)
 
 
-def _columns(rows: Mapping[str, Remembered]) -> dict[str, Any]:
+def _columns(rows: Mapping[str, Remembered]) -> dict[str, NDArray[Any]]:
     """The rows as plain arrays, which load without unpickling anything."""
     kept = list(rows.values())
-    columns: dict[str, Any] = {"keys": _text(list(rows)), "lines": _text([r.line for r in kept])}
-    for name, kind in IMAGE_TYPES.items():
-        columns[f"image_{name}"] = np.array([row.properties.image[name] for row in kept], kind)
-    masks = [row.properties.mask for row in kept]
-    if all(mask is not None for mask in masks):
-        for name, kind in MASK_TYPES.items():
-            columns[f"mask_{name}"] = np.array([m[name] for m in masks if m is not None], kind)
-    return columns
+    about = ImageProperties.stack([row.properties for row in kept])
+    texts = {"keys": _text(list(rows)), "lines": _text([row.line for row in kept])}
+    return {**texts, **about.to_columns()}
 
 
-def _rows(columns: Mapping[str, Any]) -> dict[str, Remembered]:
+def _rows(columns: Mapping[str, Any], *, with_masks: bool) -> dict[str, Remembered]:
     keys, lines = (json.loads(columns[name].tobytes()) for name in ("keys", "lines"))
-    image = {name: columns[f"image_{name}"] for name in IMAGE_TYPES}
-    mask = {name: columns[f"mask_{name}"] for name in MASK_TYPES if f"mask_{name}" in columns}
-    if {len(column) for column in (*image.values(), *mask.values(), lines)} != {len(keys)}:
-        raise ValueError("columns of different lengths")
-    return {
-        key: Remembered(
-            line=lines[row],
-            properties=FileProperties(
-                {name: column[row] for name, column in image.items()},
-                {name: column[row] for name, column in mask.items()} or None,
-            ),
-        )
-        for row, key in enumerate(keys)
-    }
+    about = ImageProperties.from_columns(columns, num_rows=len(keys), with_masks=with_masks)
+    texts = zip(keys, lines, strict=True)
+    return {key: Remembered(line, about.row(row)) for row, (key, line) in enumerate(texts)}
 
 
 def _text(lines: list[str]) -> NDArray[np.uint8]:
