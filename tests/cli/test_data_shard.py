@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medvision.cli import program
-from medvision.data.shards import writer as shard_store
+from medvision.data.shards import create as shard_store
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.data.discovery.index import index_segmentation
 from medvision.data.discovery.splits_csv import write_splits
-from medvision.data.shards import writer as shard_store
+from medvision.data.shards import create as shard_store
 from medvision.data.shards.create import Made, make_shards, task_of
 from medvision.data.validation.validate import check_files
 from medvision.errors import MedvisionError

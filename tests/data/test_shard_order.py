@@ -3,8 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medvision.data.loading.datasets import PADDING, EpochSampler
-from medvision.data.shards.sampler import ShardSampler
+from medvision.data.loading.sampler import PADDING, EpochSampler, ShardSampler
 
 SHARDS = np.array([0, 1, 2, 3] * 6)
 

@@ -17,12 +17,12 @@ import torch
 from omegaconf import OmegaConf
 
 from medvision.data import SegmentationData
+from medvision.data.loading.sampler import ShardSampler
 from medvision.data.shards import location as shard_place
 from medvision.data.shards.cache import ShardCache
 from medvision.data.shards.create import make_shards
 from medvision.data.shards.location import check_address, place_of
 from medvision.data.shards.manifest import Part
-from medvision.data.shards.sampler import ShardSampler
 from medvision.data.sources import ShardSource
 from medvision.errors import MedvisionError
 from medvision.run.config.schema import _check_paths

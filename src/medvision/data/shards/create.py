@@ -1,25 +1,304 @@
-"""Make shards of a folder: its layout told, its files checked as a training checks them."""
+"""Make shards of a folder: plain tar files that WebDataset reads, written whole or not at all.
+
+The files of the folder are checked as a training checks them. The header of each member is one
+block of the POSIX ustar format, so that the offset of its content is known as it is written; the
+same samples give the same bytes on every machine. The library's own writer tells no offsets, and
+the standard library's would have to be asked for its inner state.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
-from collections.abc import Sequence
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medvision.data.discovery.folders import IMAGE_SUFFIXES, subfolders
 from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.readers.decode import read_bytes
 from medvision.data.readers.dicom import SUFFIXES
 from medvision.data.reading import Reading
-from medvision.data.samples import SampleTable, split_name
+from medvision.data.samples import Sample, SampleTable, StringColumn, split_name
 from medvision.data.shards.location import holds_shards
-from medvision.data.shards.manifest import Manifest
-from medvision.data.shards.writer import Advance, CheckedFolder, Task, store
+from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part
+from medvision.data.shards.table import SPLITS, ShardTable, write_columns
 from medvision.data.sources import FolderSource
-from medvision.data.validation.validate import check_files
+from medvision.data.validation import properties_cache
+from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
+from medvision.files import locked, write_atomically
+
+END_BYTES = 2 * tarfile.BLOCKSIZE
+"""Zeros that end a tar file."""
+
+
+class ShardWriter:
+    """Tar files ``shard-000000.tar`` and so on in one folder.
+
+    Args:
+        folder: Where to; it is there and holds none.
+        shard_bytes: A shard is closed before it would grow past this, unless one sample does.
+
+    Attributes:
+        parts: The shards that are closed.
+    """
+
+    def __init__(self, folder: Path, *, shard_bytes: int) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self.parts: list[Part] = []
+        self._stream: BinaryIO | None = None
+        self._digest = hashlib.sha256()
+        self._written = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._stream is not None:
+            self._stream.close()
+
+    def add(self, members: Sequence[tuple[str, bytes]]) -> tuple[int, list[int]]:
+        """Write the files of a sample side by side.
+
+        Args:
+            members: Name and content of each.
+
+        Returns:
+            Number of the shard, and the offset of each content in it.
+        """
+        size = sum(tarfile.BLOCKSIZE + _padded(len(content)) for _, content in members)
+        if self._written and self._written + size + END_BYTES > self.shard_bytes:
+            self.close()
+        starts = []
+        for name, content in members:
+            header = tarfile.TarInfo(name)
+            header.size, header.mode = len(content), 0o444
+            self._write(header.tobuf(tarfile.USTAR_FORMAT))
+            starts.append(self._written)
+            self._write(content)
+            self._write(bytes(_padded(len(content)) - len(content)))
+        return len(self.parts), starts
+
+    def close(self) -> None:
+        """End the shard that is open; the next sample starts another."""
+        if self._stream is None:
+            return
+        self._write(bytes(END_BYTES))
+        self._stream.close()
+        self._stream = None
+        name, sha256 = _name(len(self.parts)), self._digest.hexdigest()
+        self.parts.append(Part(name=name, num_bytes=self._written, sha256=sha256))
+        self._digest, self._written = hashlib.sha256(), 0
+
+    def _write(self, data: bytes) -> None:
+        if self._stream is None:
+            self._stream = (self.folder / _name(len(self.parts))).open("xb")
+        self._stream.write(data)
+        self._digest.update(data)
+        self._written += len(data)
+
+
+def _name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def _padded(size: int) -> int:
+    return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+Task = Literal["segmentation", "classification"]
+Advance = Callable[[str, int, int], None]
+"""Told what is being done, and how many of how many samples are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedFolder:
+    """A checked folder on its way into shards.
+
+    Attributes:
+        root: The folder.
+        task: What it is for.
+        names: Classes by index; empty where there are masks.
+        reading: How its files are read.
+        checked: What the check of its files found.
+        advance: Told of the progress.
+    """
+
+    root: Path
+    task: Task
+    names: Sequence[str]
+    reading: Reading
+    checked: CheckResult
+    advance: Advance | None
+
+    def write(self, folder: Path, shard_bytes: int) -> tuple[list[Part], ShardTable]:
+        """Write the tar files; return them and where each sample lies."""
+        samples = self.checked.samples
+        num_files = 1 + self.reading.has_masks
+        split = np.array([SPLITS.index(sample.split) for sample in samples], np.uint8)
+        shard = np.zeros(len(samples), np.int32)
+        start, size = (np.zeros((len(samples), num_files), np.int64) for _ in range(2))
+        contents = [
+            line.removeprefix(f"{sample.path}\0{sample.target}")
+            for sample, line in zip(samples, self.checked.lines, strict=True)
+        ]
+        with ShardWriter(folder, shard_bytes=shard_bytes) as writer:
+            last = 0
+            for done, row in enumerate(_order(split)):
+                if last != (last := max(1, int(split[row]))):
+                    writer.close()
+                files = self._files(samples[row], contents[row])
+                members = [*files, *self._label(samples[row])]
+                named = [(f"{row:09d}.{suffix}", data) for suffix, data in members]
+                shard[row], starts = writer.add(named)
+                start[row] = starts[:num_files]
+                size[row] = [len(data) for _, data in files]
+                if self.advance is not None:
+                    self.advance("write", done + 1, len(samples))
+        table = ShardTable(
+            path=StringColumn.of(sample.path for sample in samples),
+            target=StringColumn.of(sample.target for sample in samples),
+            group=StringColumn.of(sample.group for sample in samples),
+            content=StringColumn.of(contents),
+            split=split,
+            shard=shard,
+            start=start,
+            size=size,
+        )
+        return writer.parts, table
+
+    def _files(self, sample: Sample, content: str) -> list[tuple[str, bytes]]:
+        """Extension and content of the image, and of its mask."""
+        names = {sample.path: ""} | ({sample.target: "mask."} if self.reading.has_masks else {})
+        files = []
+        known = content.split("\0")[1:]  # of very many files nothing but their names
+        for (name, before), told in zip_longest(names.items(), known):
+            data = read_bytes(self.root / name)
+            if told not in (None, str(len(data)), hashlib.sha256(data).hexdigest()):
+                raise MedvisionError(
+                    "the file has changed since it was checked",
+                    where=str(self.root / name),
+                    hint="leave the folder alone and run it again",
+                )
+            suffix = PurePosixPath(name).suffix.lower().lstrip(".")
+            files.append((before + (suffix if _PLAIN.fullmatch(suffix) else "img"), data))
+        return files
+
+    def _label(self, sample: Sample) -> list[tuple[str, bytes]]:
+        """The class index as other readers of the format expect it."""
+        if self.reading.has_masks:
+            return []
+        return [("cls", str(self.names.index(sample.target)).encode())]
+
+
+_PLAIN = re.compile(r"[a-z0-9]{1,8}")
+
+
+def _order(split: NDArray[np.uint8]) -> list[int]:
+    """Rows as they are written: train and undecided ones as drawn, then val, then test."""
+    drawn = np.random.default_rng(0).permutation(len(split))
+    places = [drawn[split[drawn] < 2], np.flatnonzero(split == 2), np.flatnonzero(split == 3)]
+    return np.concatenate(places).tolist()
+
+
+def store(out: Path, making: CheckedFolder, *, shard_bytes: int, notes: Sequence[str]) -> Manifest:
+    """Write everything beside ``out``, then rename it.
+
+    Args:
+        out: Folder for the shards, new or empty.
+        making: What goes into them.
+        shard_bytes: Largest size of a shard.
+        notes: What a reader should know.
+
+    Raises:
+        MedvisionError: If something cannot be written, or a file has changed since it was checked.
+    """
+    partial = out.with_name(f".{out.name}.partial")
+    made = [parent for parent in out.parents if not parent.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with locked(out.with_name(f".{out.name}.lock"), wait=False) as is_ours:
+            if not is_ours:
+                raise MedvisionError(
+                    "another process is writing it", where=str(out), hint="wait for it", exit_code=3
+                )
+            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+            try:
+                partial.mkdir()
+                manifest = _fill(partial, making, shard_bytes, notes)
+                if out.exists():
+                    out.rmdir()
+                partial.rename(out)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except BaseException as fault:
+        for parent in made:
+            with suppress(OSError):  # somebody else may use them by now
+                parent.rmdir()
+        if isinstance(fault, OSError):
+            raise MedvisionError(
+                f"cannot write the shards: {fault.strerror or fault}",
+                where=str(out),
+                hint="check space and permissions",
+                exit_code=3,
+            ) from fault
+        raise
+    return manifest
+
+
+def _fill(folder: Path, making: CheckedFolder, shard_bytes: int, notes: Sequence[str]) -> Manifest:
+    shards, table = making.write(folder, shard_bytes)
+    try:
+        table.check([p.num_bytes for p in shards], with_masks=making.reading.has_masks)
+    except ValueError as fault:
+        raise MedvisionError(
+            f"the names cannot be kept in shards: {fault}",
+            where=str(making.root),
+            hint="rename the files",
+        ) from fault
+    properties = making.checked.properties
+    manifest = Manifest(
+        task=making.task,
+        class_names=tuple(making.names),
+        num_images=len(table),
+        fingerprint=making.checked.fingerprint,
+        facts_format=properties_cache.FORMAT,
+        reading=making.reading,
+        notes=tuple(notes),
+        shards=tuple(shards),
+        table=_stored(folder, TABLE, table.to_columns()),
+        facts=None if properties is None else _stored(folder, FACTS, properties.to_columns()),
+    )
+    write_atomically(folder / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def _stored(folder: Path, name: str, columns: dict[str, Any]) -> Part:
+    stream = io.BytesIO()
+    write_columns(stream, columns)
+    content = stream.getvalue()
+    (folder / name).write_bytes(content)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return Part(name=name, num_bytes=len(content), sha256=sha256)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
