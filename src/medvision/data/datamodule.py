@@ -214,7 +214,7 @@ class ImageData(LightningDataModule, ABC):
 
     def restore(self, samples: Sequence[Sample]) -> None:
         """Take over what a splits.csv lists, instead of ``prepare``; files are read when needed."""
-        self.fingerprint = self.source.fingerprint
+        self.fingerprint = self.source.fingerprint or self.fingerprint  # of phantoms it is known
         self._deal(samples)
 
     def read_again(self) -> None:
