@@ -29,7 +29,8 @@ def root(tmp_path: Path) -> Path:
 
 def check(root: Path, **options: Any) -> CheckResult:
     samples = options.pop("samples", None) or index_segmentation(root).samples
-    return check_files(root, samples, Reading(num_classes=2), **options)
+    reading = Reading(num_classes=2, color_map=options.pop("color_map", None))
+    return check_files(root, samples, reading, **options)
 
 
 def foreground(result: CheckResult) -> list[float]:
