@@ -10,7 +10,6 @@ from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.run.storage.saved_run import StoredRun
 from medvision.run.training.build import build
-from medvision.task_definition import task_of
 from medvision.types import STAGES, Stage
 
 Split = Literal["test", "val", "all"]
