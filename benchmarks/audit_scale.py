@@ -101,7 +101,7 @@ def measure(step: str, root: Path) -> dict[str, float]:
         started = _now()
         result = audit(read_folder(root), started=time.perf_counter())
         spent = _now() - started
-        pairs = len(result.data.twins.first)
+        pairs = len(result.data.near_duplicates.first)
     unit = 1 if sys.platform == "darwin" else 1024
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
     wall_s, cpu_s = spent.tolist()

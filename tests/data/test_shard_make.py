@@ -54,11 +54,11 @@ def assert_same(plain: ImageData, packed: ImageData) -> None:
     for stage in STAGES:
         assert packed.split_fingerprint(stage) == plain.split_fingerprint(stage)
         assert packed.missing_files(stage) == []
-    assert plain.facts is not None
-    assert packed.facts is not None
-    columns = [(plain.facts, packed.facts)]
-    if plain.facts.mask is not None and packed.facts.mask is not None:
-        columns.append((plain.facts.mask, packed.facts.mask))
+    assert plain.properties is not None
+    assert packed.properties is not None
+    columns = [(plain.properties, packed.properties)]
+    if plain.properties.mask is not None and packed.properties.mask is not None:
+        columns.append((plain.properties.mask, packed.properties.mask))
     for one, other in columns:
         for field in fields(one):
             if field.name != "mask":
@@ -371,7 +371,7 @@ def test_of_very_many_files_headers_or_names_count_as_in_the_folder(
     root = make_folder(20)
     made = shards(root)
     plain, packed = prepared("segmentation", root), prepared("segmentation", made.out)
-    assert plain.facts is packed.facts is None
+    assert plain.properties is packed.properties is None
     assert packed.fingerprint == plain.fingerprint
     assert packed.notes == plain.notes
     assert "headers" in packed.notes[0]

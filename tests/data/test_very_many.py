@@ -138,7 +138,7 @@ def test_skip_leaves_out_what_the_sample_found(classes: Path) -> None:
 def test_what_an_audit_has_read_before_is_known_of_all(classes: Path) -> None:
     whole = check(classes, max_decoded=None)
     again = check(classes)
-    assert again.facts is not None
+    assert again.properties is not None
     assert again.fingerprint == whole.fingerprint
     assert again.notes == []
 
