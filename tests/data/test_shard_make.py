@@ -65,9 +65,9 @@ def assert_same(plain: ImageData, packed: ImageData) -> None:
                 a, b = getattr(one, field.name), getattr(other, field.name)
                 assert np.array_equal(a, b), field.name
                 assert a.dtype == b.dtype
-    assert plain.twins is not None
-    assert packed.twins is not None
-    assert np.array_equal(plain.twins.groups, packed.twins.groups)
+    assert plain.near_duplicates is not None
+    assert packed.near_duplicates is not None
+    assert np.array_equal(plain.near_duplicates.groups, packed.near_duplicates.groups)
     for kind in ("train", "val", "test"):
         loaders = [getattr(data, f"{kind}_dataloader")() for data in (plain, packed)]
         for _ in range(2 if kind == "train" else 1):
