@@ -207,12 +207,11 @@ class FileSource(Source):
     def decode(self, sample: Sample, files: Sequence[bytes]) -> Pixels:
         """Decode what `files` gave, as `read` does."""
         image = self._decode_image(sample, files[0])
-        if self.reading.num_classes is None:
+        num_classes, colours = self.reading.num_classes, self.reading.color_map
+        if num_classes is None:
             return image, None
-        where, reading = self.where(sample.target), self.reading
-        mask = decode_mask(
-            files[1], where=where, num_classes=reading.num_classes, color_map=reading.color_map
-        )
+        where = self.where(sample.target)
+        mask = decode_mask(files[1], where=where, num_classes=num_classes, color_map=colours)
         compare_sizes(sample, image.shape[:2], mask.shape, where)  # no header may be read yet
         return image, mask
 

@@ -115,9 +115,10 @@ class ImageProperties:
             ValueError: If a column is of another length, shape or type.
             KeyError: If one is missing.
         """
-        image = {n: _checked(columns[f"image_{n}"], n, kind) for n, kind in IMAGE_TYPES.items()}
-        kinds = MASK_TYPES if with_masks else {}
-        mask = {n: _checked(columns[f"mask_{n}"], n, kind) for n, kind in kinds.items()}
+        kinds = IMAGE_TYPES.items()
+        image: dict[str, Any] = {n: _checked(columns[f"image_{n}"], n, kind) for n, kind in kinds}
+        kinds = (MASK_TYPES if with_masks else {}).items()
+        mask = {n: _checked(columns[f"mask_{n}"], n, kind) for n, kind in kinds}
         if {len(column) for column in (*image.values(), *mask.values())} != {num_rows}:
             raise ValueError("properties of another number of images")
         return cls(**image, mask=MaskProperties(**mask) if with_masks else None)
@@ -131,7 +132,8 @@ class ImageProperties:
         """
         if not rows or len({row.mask is None for row in rows}) != 1:
             raise ValueError(f"expected files that all or none have masks, got {len(rows)}")
-        image = {n: np.array([row.image[n] for row in rows], t) for n, t in IMAGE_TYPES.items()}
+        types = IMAGE_TYPES.items()
+        image: dict[str, Any] = {n: np.array([row.image[n] for row in rows], t) for n, t in types}
         masks = [row.mask for row in rows if row.mask is not None]
         if not masks:
             return cls(**image)
