@@ -315,7 +315,7 @@ def test_classes_that_a_split_lacks_are_noted(protocol: str) -> None:
 )
 def test_mistakes_name_their_key(options: dict[str, Any], message: str) -> None:
     with pytest.raises(MedvisionError, match=f"^{re.escape(message)}$"):
-        apply(images(40), near_duplicates=alone(40), **options)
+        apply(images(40), twins=alone(40), **options)
 
 
 def test_twins_of_another_number_are_refused() -> None:

@@ -85,7 +85,7 @@ def build_task(
         "in_channels": data.in_channels,
         "eval_transforms": OmegaConf.to_container(cfg.data.eval_transforms, resolve=True),
         "threshold": fixed_threshold(cfg),
-        "value_range": None if data.value_range is None else list(data.value_range),
+        "value_range": data.reading.value_range and list(data.reading.value_range),
         "precision": plan.precision,
         "experiment": experiment,
         "dataset": data.name,
