@@ -27,7 +27,7 @@ def predictions(folder: Path, conventions: Any) -> SegmentationPredictions:
     return SegmentationPredictions(
         folder=folder,
         stage="test",
-        samples=SOURCE.samples(3),
+        samples=SOURCE.index().samples[:3],
         source=SOURCE,
         class_names=["background", "polyp"],
         conventions=conventions,
@@ -35,7 +35,7 @@ def predictions(folder: Path, conventions: Any) -> SegmentationPredictions:
 
 
 def batch(index: list[int]) -> Any:
-    samples = SOURCE.samples(3)
+    samples = SOURCE.index().samples[:3]
     ignored = np.full((16, 16), IGNORE_INDEX, np.uint8)
     targets = [ignored if row < 0 else SOURCE.read(samples[row])[1] for row in index]
     return {"target": torch.from_numpy(np.stack(targets)), "index": torch.tensor(index)}
@@ -53,7 +53,7 @@ def test_rows_that_pad_a_batch_are_scored_and_written_nowhere(tmp_path: Path, em
     padded.on_test_batch_end(stub, stub, torch.cat([logits[2:], padding]), batch([2, -1]), 1)
     padded.on_test_batch_end(stub, stub, padding, batch([-1]), 2)
     assert padded.rows == plain.rows
-    assert [row["path"] for row in padded.rows] == [s.path for s in SOURCE.samples(3)]
+    assert [row["path"] for row in padded.rows] == [s.path for s in SOURCE.index().samples[:3]]
     assert np.array_equal(padded.confusion, plain.confusion)
     assert np.array_equal(padded.histogram, plain.histogram)
     assert padded.conventions.counted == 3

@@ -412,7 +412,7 @@ def test_another_format_is_refused(make_folder: Callable[..., Path]) -> None:
 def test_facts_of_another_version_are_refused(make_folder: Callable[..., Path]) -> None:
     out = shards(make_folder(12)).out
     spoil_manifest(out, facts_format=99)
-    assert error_of(out).startswith("what the files told was kept by another version")
+    assert error_of(out).startswith("the stored file properties come from another version")
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_facts_of_another_version_are_refused(make_folder: Callable[..., Path]) 
         {"shards": [{"name": "shard-000000.tar", "num_bytes": -5, "sha256": "0" * 64}]},
         {"shards": 3},
         {"table": {"name": "/etc/passwd", "num_bytes": 5, "sha256": "0" * 64}},
-        {"task": "regression"},
+        {"reading": {"num_classes": None}},
         {"reading": {"num_classes": 2, "exec": "x"}},
         {"format": "1"},
         {"num_images": 13},
@@ -436,6 +436,12 @@ def test_a_manifest_that_cannot_be_true_is_refused(
     spoil_manifest(out, **changes)
     assert error_of(out).startswith("damaged shards: ")
     assert error_of(out).endswith(AGAIN)
+
+
+def test_shards_of_an_unknown_task_are_refused(make_folder: Callable[..., Path]) -> None:
+    out = shards(make_folder(12)).out
+    spoil_manifest(out, task="regression")
+    assert error_of(out).startswith("these are shards of a regression set")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b"null", b"[1]"])
