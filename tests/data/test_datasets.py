@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 from medvision.data.loading.datasets import (
     SampleDataset,
     collate,
+    start_worker,
 )
 from medvision.data.loading.sampler import PADDING, EpochSampler
 from medvision.data.loading.transforms import Transform
-from medvision.data.loading.workers import start_worker
 from medvision.data.samples import Sample
 from medvision.data.sources import PolypPhantoms
 from medvision.types import IGNORE_INDEX

@@ -9,8 +9,7 @@ import pytest
 
 from medvision.data.loading.sampler import EpochSampler
 from medvision.data.samples import Sample
-from medvision.data.splits.assign import SplitResult, draw_split
-from medvision.data.splits.protocols import apply_protocol
+from medvision.data.splits.assign import SplitResult, apply_protocol, draw_split
 from medvision.errors import MedvisionError
 
 SPLITS = ("train", "val", "test")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medvision.data.discovery.index import index_classification, index_segmentation
-from medvision.data.duplicates import candidates as look_alikes
+from medvision.data.duplicates import search as look_alikes
 from medvision.data.duplicates.search import (
     RELATIONS,
     NearDuplicates,

@@ -12,9 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from medvision.data import ClassificationData, SegmentationData, sources
-from medvision.data.pixel_cache import cache as pixel_cache
-from medvision.data.pixel_cache import store as pixel_store
+from medvision.data import ClassificationData, SegmentationData, pixel_cache, sources
 from medvision.data.shards.create import make_shards
 from medvision.errors import MedvisionError
 from medvision.run.config.store import CONF
@@ -228,7 +226,7 @@ def test_other_versions_of_what_decodes_find_nothing(
     opened(root).dataset("train")[0, 0]
     for name in ("FORMAT", "cv2.__version__", "PIL.__version__"):
         decoded.clear()
-        monkeypatch.setattr(f"medvision.data.pixel_cache.cache.{name}", "another")
+        monkeypatch.setattr(f"medvision.data.pixel_cache.{name}", "another")
         data = opened(root).dataset("train")
         assert (data[0, 0]["index"], len(decoded)) == (0, 2)
         assert (data[0, 0]["index"], len(decoded)) == (0, 2)
@@ -259,7 +257,7 @@ def test_a_full_disk_is_noted_before_the_training(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     half = 6 * (IMAGE + MASK + 36)
-    monkeypatch.setattr(pixel_store.PixelStore, "free_bytes", lambda self: half)
+    monkeypatch.setattr(pixel_cache.PixelStore, "free_bytes", lambda self: half)
     assert opened(make_folder(12)).notes[-1] == (
         f"only 6 of 12 decoded images fit on the disk of {cache}/pixels, every epoch decodes the"
         " others anew; free some space, or set MEDVISION_CACHE_DIR to another disk"

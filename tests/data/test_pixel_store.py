@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from medvision.data.pixel_cache import store as pixel_store
-from medvision.data.pixel_cache.store import (
+from medvision.data import pixel_cache
+from medvision.data.pixel_cache import (
     INDEX,
     KEY_BYTES,
     PIXELS,
@@ -278,7 +278,7 @@ def test_a_stopped_process_is_not_waited_for_without_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, other = filled(tmp_path, 1), store(tmp_path)
-    monkeypatch.setattr(pixel_store, "WAIT_S", 0.01)
+    monkeypatch.setattr(pixel_cache, "WAIT_S", 0.01)
     with other.alone(), pytest.raises(OSError, match=r"has held .*pixels for 0\.01 s"):
         made.keep(key(1), pixels(1))
     assert made.keep(key(1), pixels(1))

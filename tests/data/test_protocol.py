@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from medvision.data.samples import Sample
-from medvision.data.splits.assign import SplitResult
-from medvision.data.splits.protocols import PROTOCOLS, apply_protocol, join_groups
+from medvision.data.splits.assign import PROTOCOLS, SplitResult, apply_protocol, join_groups
 from medvision.errors import MedvisionError
 
 

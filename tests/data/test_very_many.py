@@ -12,9 +12,8 @@ import pytest
 
 from medvision.data.discovery.index import index_classification, index_segmentation
 from medvision.data.loading import workers as loader_process
-from medvision.data.loading.datasets import SampleDataset
+from medvision.data.loading.datasets import SampleDataset, start_worker
 from medvision.data.loading.transforms import Transform
-from medvision.data.loading.workers import start_worker
 from medvision.data.reading import Reading
 from medvision.data.sources import FolderSource
 from medvision.data.validation import validate as checks

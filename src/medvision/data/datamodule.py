@@ -16,17 +16,16 @@ from torch.utils.data import DataLoader
 from medvision.data.discovery.index import Index
 from medvision.data.download.download import fetch_for_training, is_absent
 from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
-from medvision.data.loading.datasets import SampleDataset, collate
+from medvision.data.loading.datasets import SampleDataset, collate, start_worker, workers_with_room
 from medvision.data.loading.sampler import EpochSampler, ShardSampler
 from medvision.data.loading.transforms import Transform
-from medvision.data.loading.workers import start_worker, workers_with_room
-from medvision.data.pixel_cache.cache import PixelCache
+from medvision.data.pixel_cache import PixelCache
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable
 from medvision.data.shards.location import place_of
 from medvision.data.sources import GIGABYTE, PhantomSource, Source, open_source
+from medvision.data.splits.assign import apply_protocol
 from medvision.data.splits.groups import GivenGroups, hash_groups
-from medvision.data.splits.protocols import apply_protocol
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.properties_cache import cache_folder
 from medvision.data.validation.validate import CheckResult, OnError

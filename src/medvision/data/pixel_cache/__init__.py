@@ -1,1 +1,0 @@
-"""Cache of decoded images on disk."""
