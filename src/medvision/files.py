@@ -13,8 +13,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from medvision.errors import MedvisionError
+
 MOST_BYTES = 16_000_000
 """A larger file of names and values is none of ours."""
+
+
+@contextmanager
+def file_errors(
+    what: str, where: object, *, hint: str = "check space and permissions", exit_code: int = 3
+) -> Iterator[None]:
+    """Report an `OSError` in the block as a `MedvisionError` with the reason of the system.
+
+    Args:
+        what: What could not be done, such as ``cannot write the results``.
+        where: File or folder it is about.
+        hint: What to do about it.
+        exit_code: 2 for wrong input, 3 for a failure while running.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise MedvisionError(
+            f"{what}: {error.strerror or error}",
+            where=str(where),
+            hint=hint,
+            exit_code=exit_code,
+        ) from error
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from faults import Ended, attempt
-from medvision.data.loading import workers as loader_process
+from medvision.data.loading import datasets as loader_process
 from medvision.data.loading.datasets import workers_with_room
 from medvision.run import main
 from medvision.run.processes.errors import described

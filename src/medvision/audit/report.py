@@ -18,7 +18,7 @@ from medvision.audit.memory import MemoryBaseline
 from medvision.data.duplicates.search import RELATIONS
 from medvision.data.readers.images import read_image, read_mask
 from medvision.errors import MedvisionError
-from medvision.files import write_atomically
+from medvision.files import file_errors, write_atomically
 from medvision.reports.audit import Gallery, PictureCase
 from medvision.reports.plots.overlays import TRUE_COLOR, draw_contours
 
@@ -270,17 +270,12 @@ def write_audit(audit: Audit, out: Path) -> list[Path]:
     )
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     files = {out / "audit.json": text, out / "audit.html": page}
-    try:
+    with file_errors(
+        "cannot write the audit", out, hint="name a folder that you may write to with --out"
+    ):
         out.mkdir(parents=True, exist_ok=True)
         for path, written in files.items():
             write_atomically(path, written)
-    except OSError as error:
-        raise MedvisionError(
-            f"cannot write the audit: {error.strerror}",
-            where=str(out),
-            hint="name a folder that you may write to with --out",
-            exit_code=3,
-        ) from error
     return list(files)
 
 

@@ -1,38 +1,42 @@
 """Verbs of the command and their arguments; heavy imports wait until a verb needs them."""
 
-import enum
+import functools
+import shlex
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from medvision.errors import MedvisionError
+from medvision.errors import MedvisionError, printable
 from medvision.types import RESEARCH_ONLY
 
 data_app = typer.Typer(help="Public data sets: what there is, getting one; shards of a folder.")
 
 
-class Kind(enum.StrEnum):
-    """What a folder of images is for."""
+GroupPattern = Annotated[
+    str | None, typer.Option(help=r"what names the patient in a path, as '(person\d+)_'")
+]
+MaskSuffix = Annotated[
+    str, typer.Option(help="what the names of masks have beyond those of images")
+]
+NumClasses = Annotated[
+    int, typer.Option(min=2, max=255, help="of the masks, the background included")
+]
+"""Options that several verbs have."""
 
-    segmentation = "segmentation"
-    classification = "classification"
-
-
-class OnError(enum.StrEnum):
-    """What becomes of files that cannot be used."""
-
-    fail = "fail"
-    skip = "skip"
+MEGABYTE = 10**6
 
 
 @data_app.command("list")
 def data_list() -> None:
     """Name, task, size, licence and home page of each set."""
-    from medvision.cli.screen import list_data
+    from medvision.console import say
+    from medvision.data.download.catalog import list_text
 
-    list_data()
+    for line in list_text().splitlines():
+        say(line)
 
 
 @data_app.command("download")
@@ -41,9 +45,14 @@ def data_download(
     root: Annotated[Path, typer.Option(metavar="DIR", help="new folder for the set")],
 ) -> None:
     """Fetch a set, check it and lay it out as medvision reads it."""
-    from medvision.cli.screen import download_data
+    from medvision.console import say
+    from medvision.data.download.catalog import find, text_of
+    from medvision.data.download.download import download
 
-    download_data(name, root=root)
+    for line in text_of(find(name)).splitlines():
+        say(line)
+    done = download(name, root, report=say)
+    say(f"{done.num_files} files in {done.root}; SHA-256 of the download {done.sha256}")
 
 
 @data_app.command(
@@ -56,18 +65,13 @@ def data_shard(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="class folders, or images + masks")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the shards, new or empty")],
     task: Annotated[
-        Kind | None, typer.Option(help="default: what the layout of the folder says")
+        Literal["segmentation", "classification"] | None,
+        typer.Option(help="default: what the layout of the folder says"),
     ] = None,
     shard_mb: Annotated[int, typer.Option(min=1, help="largest size of a shard, in MB")] = 256,
-    group_pattern: Annotated[
-        str | None, typer.Option(help=r"what names the patient in a path, as '(person\d+)_'")
-    ] = None,
-    mask_suffix: Annotated[
-        str, typer.Option(help="what the names of masks have beyond those of images")
-    ] = "",
-    num_classes: Annotated[
-        int, typer.Option(min=2, max=255, help="of the masks, the background included")
-    ] = 2,
+    group_pattern: GroupPattern = None,
+    mask_suffix: MaskSuffix = "",
+    num_classes: NumClasses = 2,
     color: Annotated[
         list[str] | None,
         typer.Option(metavar="R,G,B", help="colour of each class in the masks; give it for each"),
@@ -77,24 +81,49 @@ def data_shard(
         typer.Option(help="values of deeper than 8-bit files that become black and white"),
     ] = None,
     on_error: Annotated[
-        OnError, typer.Option(help="fail on an unusable file, or skip it and say so")
-    ] = OnError.fail,
+        Literal["fail", "skip"],
+        typer.Option(help="fail on an unusable file, or skip it and say so"),
+    ] = "fail",
 ) -> None:
-    """Hand the options on."""
-    from medvision.cli.screen import shard_on_screen
+    """Make shards of a folder, and say how many they are and how to train on them."""
+    from medvision.cli.screen import SHARD_OPTIONS, options_in_errors, with_options
+    from medvision.console import counted, progress_bar, say
+    from medvision.data.shards.create import make_shards
 
-    shard_on_screen(
-        root,
-        out,
-        task=None if task is None else task.value,
-        shard_mb=shard_mb,
-        group_pattern=group_pattern,
-        mask_suffix=mask_suffix,
-        num_classes=num_classes,
-        colors=color or [],
-        value_range=value_range,
-        on_error=on_error.value,
+    color_map = [_color(text) for text in color or []] or None
+    with progress_bar() as advance, options_in_errors(SHARD_OPTIONS):
+        made = make_shards(
+            root,
+            out,
+            task=task,
+            shard_bytes=shard_mb * MEGABYTE,
+            group_pattern=group_pattern,
+            mask_suffix=mask_suffix,
+            num_classes=num_classes if color_map is None else len(color_map),
+            color_map=color_map,
+            value_range=value_range,
+            on_error=on_error,
+            advance=advance,
+        )
+    manifest = made.manifest
+    for note in manifest.notes:
+        say(f"note: {with_options(note, SHARD_OPTIONS)}")
+    say(
+        f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.num_images, 'image')}"
+        f"{' with masks' if manifest.task == 'segmentation' else ''},"
+        f" {made.num_bytes / MEGABYTE:.1f} MB"
     )
+    say(f"train on them: python train.py experiment=NAME data.root={shlex.quote(str(made.out))}")
+
+
+def _color(text: str) -> tuple[int, int, int]:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(p.strip().isdecimal() and int(p) < 256 for p in parts):
+        raise MedvisionError(
+            f"{text} is no colour", where="--color", hint="give red,green,blue from 0 to 255"
+        )
+    red, green, blue = (int(part) for part in parts)
+    return red, green, blue
 
 
 app = typer.Typer(
@@ -111,19 +140,8 @@ INTERRUPTED = 130
 """Exit code that typer makes of Ctrl-C."""
 
 
-class Format(enum.StrEnum):
-    """What a model can be exported to."""
-
-    onnx = "onnx"
-    safetensors = "safetensors"
-
-
-class Split(enum.StrEnum):
-    """Which images are measured."""
-
-    test = "test"
-    val = "val"
-    all = "all"
+MOST_FAILURES = 20
+"""Unreadable files named one by one; the table of results names them all."""
 
 
 @app.callback(invoke_without_command=True)
@@ -165,13 +183,18 @@ def predict(
     ] = False,
 ) -> None:
     """Predict new images of any size: masks and overlays, or classes, and a table."""
-    from medvision.cli.screen import predict_on_screen
+    from medvision.console import counted, progress_bar, say
+    from medvision.hardware import keep_freed_memory
+    from medvision.inference import load_model, predict_files
 
     for path in images:
         _refuse_shards(path, "predict reads image files", hint="unpack them first: tar -xf SHARD")
-    raise typer.Exit(
-        predict_on_screen(
-            model,
+    keep_freed_memory()
+    loaded = load_model(model)
+    say(f"{loaded!r}")
+    with progress_bar(transient=False) as advance:
+        done = predict_files(
+            loaded,
             images,
             out=out,
             probabilities=probabilities,
@@ -180,8 +203,24 @@ def predict(
             explain=explain,
             batch_size=batch_size,
             overwrite=overwrite,
+            advance=functools.partial(advance, "predict"),
         )
+    for note in done.notes:
+        say(f"note: {note}")
+    rate = done.num_done / done.seconds if done.seconds else 0
+    say(f"{counted(done.num_done, 'image')} in {done.seconds:.1f} s, {rate:.1f} images/s")
+    say(RESEARCH_ONLY)
+    say(str(out))
+    if not done.failures:
+        return
+    total = done.num_done + len(done.failures)
+    for path, reason in done.failures[:MOST_FAILURES]:
+        sys.stderr.write(printable(f"not done: {path}: {reason}\n"))
+    sys.stderr.write(
+        f"error: {len(done.failures)} of {total} images could not be read"
+        f" ({out / 'predictions.csv'}, column error); mend or remove them\n"
     )
+    raise typer.Exit(1)
 
 
 @app.command()
@@ -191,7 +230,8 @@ def evaluate(
         Path | None, typer.Option(metavar="ROOT", help="another data set of the same kind")
     ] = None,
     split: Annotated[
-        Split | None, typer.Option(help="test, val or all; of another set without a split all")
+        Literal["test", "val", "all"] | None,
+        typer.Option(help="test, val or all; of another set without a split all"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="default: RUN/evaluation/...")] = None,
     conventions: Annotated[
@@ -203,31 +243,34 @@ def evaluate(
     ] = None,
 ) -> None:
     """Measure a finished run on its test images, or on another data set."""
-    from medvision.cli.screen import evaluate_on_screen
+    from medvision.run.evaluation.evaluate import evaluate_run
 
-    evaluate_on_screen(
-        run,
-        root=data,
-        split=None if split is None else split.value,
-        out=out,
-        conventions=conventions,
-        accelerator=accelerator,
+    summary = evaluate_run(
+        run, root=data, split=split, out=out, conventions=conventions, accelerator=accelerator
     )
+    if conventions and summary.get("conventions"):
+        from medvision.cli.screen import print_conventions
+
+        print_conventions(summary["conventions"])
 
 
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="a run folder or a .ckpt")],
-    format: Annotated[Format, typer.Option(help="what to write")],  # noqa: A002  the option's name
+    format: Annotated[  # noqa: A002  the option's name
+        Literal["onnx", "safetensors"], typer.Option(help="what to write")
+    ],
     out: Annotated[Path | None, typer.Option(help="default: beside the checkpoint")] = None,
     images: Annotated[
         list[Path] | None, typer.Option(help="images to check it on; default: test images")
     ] = None,
 ) -> None:
     """Write a model that other programs can run, checked against this one."""
-    from medvision.cli.screen import export_on_screen
+    from medvision.console import say
+    from medvision.export import default_name, export_model
 
-    export_on_screen(model, format=format.value, out=out, images=images or [])
+    out = out or default_name(model, format)
+    export_model(model, format=format, out=out, images=images or [], report=say)
 
 
 @app.command()
@@ -236,9 +279,11 @@ def compare(
     out: Annotated[Path, typer.Option(help="folder for the page and tables")] = Path("comparison"),
 ) -> None:
     """Say who is better on the same test images, by how much and how surely; one page."""
-    from medvision.cli.screen import compare_on_screen
+    from medvision.comparison import compare as comparing
+    from medvision.console import say
 
-    compare_on_screen(runs, out=out)
+    comparing.print_comparison(comparing.compare(runs, out=out))
+    say(str(out))
 
 
 @app.command()
@@ -251,35 +296,45 @@ def audit(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="default: audit/<name of ROOT>")
     ] = None,
-    group_pattern: Annotated[
-        str | None, typer.Option(help=r"what names the patient in a path, as '(person\d+)_'")
-    ] = None,
-    mask_suffix: Annotated[
-        str, typer.Option(help="what the names of masks have beyond those of images")
-    ] = "",
-    num_classes: Annotated[
-        int, typer.Option(min=2, max=255, help="of the masks, the background included")
-    ] = 2,
+    group_pattern: GroupPattern = None,
+    mask_suffix: MaskSuffix = "",
+    num_classes: NumClasses = 2,
 ) -> None:
     """Look for what makes scores untrue: duplicates, leaks, conflicts, shortcuts."""
-    from medvision.cli.screen import audit_on_screen
+    from medvision.audit import check
+    from medvision.audit.report import check_out, write_audit
+    from medvision.audit.scan import scan
+    from medvision.cli.screen import AUDIT_OPTIONS, options_in_errors, print_audit
+    from medvision.console import progress_bar, say
 
-    for path in (root, against) if against is not None else (root,):
+    roots = [root] if against is None else [root, against]
+    for path in roots:
         _refuse_shards(
             path,
             "the audit reads a folder of images",
             hint="audit the folder they were made of; a training on shards audits them itself",
         )
-    raise typer.Exit(
-        audit_on_screen(
-            root,
-            against=against,
-            out=out,
-            group_pattern=group_pattern,
-            mask_suffix=mask_suffix,
-            num_classes=num_classes,
-        )
-    )
+    started = time.perf_counter()
+    out = out or Path("audit") / (root.expanduser().resolve().name or "root")
+    check_out(out, [path.expanduser() for path in roots])
+    with progress_bar() as advance:
+        advance("read", 0, None)
+        with options_in_errors(AUDIT_OPTIONS):
+            data = scan(
+                root,
+                against=against,
+                group_pattern=group_pattern,
+                mask_suffix=mask_suffix,
+                num_classes=num_classes,
+                advance=functools.partial(advance, "read"),
+            )
+        advance("compare", 0, None)
+        found = check.audit(data, started=started)
+        files = write_audit(found, out)
+    print_audit(found)
+    for path in files:
+        say(str(path))
+    raise typer.Exit(found.exit_code)
 
 
 def _refuse_shards(path: Path, what: str, *, hint: str) -> None:

@@ -25,7 +25,7 @@ from medvision.comparison.runs import (
 )
 from medvision.comparison.verdicts import compare_pairs
 from medvision.errors import MedvisionError
-from medvision.files import write_atomically, write_table
+from medvision.files import file_errors, write_atomically, write_table
 from medvision.reports.verdicts import p_in_words, probability_in_words
 from medvision.scores import names_at
 
@@ -204,7 +204,9 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
         out=out,
     )
     content, page = comparison.to_dict(), _page(comparison)
-    try:
+    with file_errors(
+        "cannot write the comparison", out, hint="name a folder that you may write to with --out"
+    ):
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(content, indent=2, allow_nan=False, default=str)
         write_atomically(out / "comparison.json", text + "\n")
@@ -212,13 +214,6 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
         if comparison.pairs:
             write_table(out / "comparison_pairs.csv", table_of_pairs(groups, comparison.pairs))
         write_atomically(out / "comparison.html", page)
-    except OSError as error:
-        raise MedvisionError(
-            f"cannot write the comparison: {error.strerror}",
-            where=str(out),
-            hint="name a folder that you may write to with --out",
-            exit_code=3,
-        ) from error
     return comparison
 
 

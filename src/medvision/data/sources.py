@@ -34,7 +34,7 @@ from medvision.data.phantoms.brain import BRAIN_CLASSES, PHANTOM_BRAIN_VERSION, 
 from medvision.data.phantoms.brushes import phantom_label
 from medvision.data.phantoms.chest import CHEST_CLASSES, PHANTOM_CHEST_VERSION, draw_chest
 from medvision.data.phantoms.polyps import PHANTOM_VERSION, draw_polyp_scene
-from medvision.data.readers.decode import read_bytes
+from medvision.data.readers.decode import read_bytes, unreadable_named
 from medvision.data.readers.images import decode_image, decode_mask
 from medvision.data.reading import Reading
 from medvision.data.samples import Pixels, Sample, SampleTable, StringColumn, count_names
@@ -423,15 +423,8 @@ def _words(value: object) -> str:
 
 
 def _start_of(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(MAX_MANIFEST_BYTES + 1)
-    except OSError as fault:
-        raise MedvisionError(
-            f"cannot read the file: {fault.strerror or fault}",
-            where=str(path),
-            hint="check data.root",
-        ) from fault
+    with unreadable_named(path), path.open("rb") as stream:
+        return stream.read(MAX_MANIFEST_BYTES + 1)
 
 
 def _table(manifest: Manifest, opener: Opener, place: str) -> ShardTable:

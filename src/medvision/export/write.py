@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from medvision.errors import MedvisionError
-from medvision.files import atomic_path, write_atomically
+from medvision.files import atomic_path, file_errors, write_atomically
 from medvision.inference.load import METADATA_KEY, find_model
 from medvision.task_definition import task_of
 
@@ -89,7 +88,10 @@ def export_model(
     for note in inputs.notes:
         report(note)
     report(f"exporting {card.architecture}, {card.image_size} px, to {format}")
-    with _whole(out) as file:
+    with (
+        file_errors("cannot write the file", out),
+        atomic_path(out, keep_suffix=True) as file,
+    ):
         if format == "onnx":
             from medvision.export.formats import run_onnx, write_onnx
 
@@ -110,10 +112,8 @@ def export_model(
         from medvision.export.formats import sidecar
 
         beside = out.with_suffix(".json")
-        try:
+        with file_errors("cannot write the file", beside):
             write_atomically(beside, sidecar(card, out))
-        except OSError as error:
-            raise _cannot_write(beside, error) from error
     report(
         f"checked on {inputs.words}: logits differ by at most {found.logits:.1e} (largest logit"
         f" {found.largest_logit:.3g}), {found.same_percent:.3f} % of"
@@ -189,10 +189,8 @@ def _check_out(out: Path, format: Format) -> None:  # noqa: A002  the option's n
             where=str(beside),
             hint="name another file with --out",
         )
-    try:
+    with file_errors("cannot write the file", out):
         out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(out, error) from error
 
 
 def _is_ours(file: Path) -> bool:
@@ -200,22 +198,3 @@ def _is_ours(file: Path) -> bool:
         return METADATA_KEY in json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
-
-
-@contextlib.contextmanager
-def _whole(out: Path) -> Iterator[Path]:
-    """A temporary path that takes the name ``out``, unless something goes wrong."""
-    try:
-        with atomic_path(out, keep_suffix=True) as temporary:
-            yield temporary
-    except OSError as error:
-        raise _cannot_write(out, error) from error
-
-
-def _cannot_write(out: Path, error: OSError) -> MedvisionError:
-    return MedvisionError(
-        f"cannot write the file: {error.strerror or error}",
-        where=str(out),
-        hint="check space and permissions",
-        exit_code=3,
-    )

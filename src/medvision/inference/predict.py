@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medvision.data.readers.decode import read_bytes
 from medvision.errors import MedvisionError
-from medvision.files import atomic_path, write_atomically
+from medvision.files import atomic_path, file_errors, write_atomically
 from medvision.inference.inputs import Input, chunks, find_inputs
 from medvision.inference.model import Model
 from medvision.inference.model_card import ModelCard
@@ -196,7 +196,7 @@ def predict_files(
 
     started_s = time.perf_counter()
     failures: list[tuple[Path, str]] = []
-    try:
+    with file_errors("cannot write the results", out):
         with _new_table(out / "predictions.csv", outputs.columns) as table:
             done = 0
             most = _even_share(len(inputs), most=batch_size, threads=model.engine.threads)
@@ -207,13 +207,6 @@ def predict_files(
                 if advance is not None:
                     advance(done, len(inputs))
         outputs.write_grid(inputs)
-    except OSError as error:
-        raise MedvisionError(
-            f"cannot write the results: {error.strerror or error}",
-            where=str(out),
-            hint="check space and permissions",
-            exit_code=3,
-        ) from error
     return Predicted(
         num_done=len(inputs) - len(failures),
         failures=failures,
@@ -260,18 +253,12 @@ def _new_table(path: Path, columns: list[str]) -> Iterator[csv.DictWriter[str]]:
 
 
 def _make_folder(out: Path, *, overwrite: bool) -> None:
-    try:
+    with file_errors("cannot make the folder", out, hint="name one you may write to", exit_code=2):
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
             raise MedvisionError(
                 "exists and is not empty", where=str(out), hint="name a new folder, or --overwrite"
             )
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MedvisionError(
-            f"cannot make the folder: {error.strerror}",
-            where=str(out),
-            hint="name one you may write to",
-        ) from error
 
 
 def _explainer(model: Model) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from medvision.data.readers.dicom import SUFFIXES
 from medvision.data.samples import SampleTable
 from medvision.errors import MedvisionError, printable
+from medvision.files import file_errors
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | SUFFIXES
 SEGMENTATION_LAYOUT = (
@@ -144,15 +145,11 @@ def subfolders(folder: Path) -> list[Path]:
     Raises:
         MedvisionError: If the folder cannot be listed.
     """
-    try:
-        with os.scandir(folder) as entries:
-            inside = sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    except OSError as fault:
-        raise MedvisionError(
-            f"cannot list the folder: {fault.strerror}",
-            where=str(folder),
-            hint="check its permissions",
-        ) from fault
+    with (
+        file_errors("cannot list the folder", folder, hint="check its permissions", exit_code=2),
+        os.scandir(folder) as entries,
+    ):
+        inside = sorted(Path(entry.path) for entry in entries if entry.is_dir())
     kept = [p for p in inside if p.name[0] != "." and p.name.lower() not in _JUNK_FOLDERS]
     for path in kept:
         refuse_controls(path.name, where=str(folder))

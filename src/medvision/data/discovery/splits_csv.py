@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from medvision.data.discovery.folders import refuse_controls
 from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, StringColumn, split_name
 from medvision.errors import MedvisionError
-from medvision.files import write_atomically
+from medvision.files import file_errors, write_atomically
 
 COLUMNS = ("split", "path", "target", "group")
 
@@ -83,15 +83,8 @@ def write_splits(path: Path, samples: Iterable[Sample]) -> None:
         writer.writerows(zip(*columns, strict=True))
         text.flush()
         data = content.getvalue()
-    try:
+    with file_errors("cannot write the file", path):
         write_atomically(path, data)
-    except OSError as fault:
-        raise MedvisionError(
-            f"cannot write the file: {fault.strerror or fault}",
-            where=str(path),
-            hint="check space and permissions",
-            exit_code=3,
-        ) from fault
 
 
 def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:

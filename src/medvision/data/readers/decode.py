@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from medvision.data.readers.dicom import PREAMBLE, DicomPixels, decode_dicom, dicom_size, is_dicom
 from medvision.errors import MedvisionError
+from medvision.files import file_errors
 
 MAX_PIXELS = 100_000_000
 """A larger picture is refused before it is decoded: it would fill the memory."""
@@ -82,10 +84,13 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         MedvisionError: If the file is missing or cannot be read.
     """
-    try:
+    with unreadable_named(path):
         return path.read_bytes()
-    except OSError as fault:
-        raise _unreadable(fault, str(path)) from fault
+
+
+def unreadable_named(path: Path) -> AbstractContextManager[None]:
+    """Name a file of the data set that cannot be read in the block."""
+    return file_errors("cannot read the file", path, hint="check data.root", exit_code=2)
 
 
 def decode(data: bytes, *, where: str) -> Picture:
@@ -143,20 +148,17 @@ def image_size(path: Path) -> tuple[int, int]:
     Raises:
         MedvisionError: If the file cannot be read or is no JPEG, PNG, BMP, TIFF or DICOM picture.
     """
-    try:
-        with path.open("rb") as stream:
-            if is_dicom(stream.read(PREAMBLE)):
-                return dicom_size(stream, where=str(path), max_pixels=MAX_PIXELS)
-            stream.seek(0)
-            image = _open(stream, str(path))
-            if not isinstance(image, TiffImageFile):
-                width, height = image.size
-                return (width, height) if _exif_orientation(image) >= 5 else (height, width)
-            tags = image.tag_v2  # Pillow swaps the size of a turned TIFF only in newer releases
-            height, width = int(tags[_TIFF_HEIGHT]), int(tags[_TIFF_WIDTH])
-            return (width, height) if tags.get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
-    except OSError as fault:
-        raise _unreadable(fault, str(path)) from fault
+    with unreadable_named(path), path.open("rb") as stream:
+        if is_dicom(stream.read(PREAMBLE)):
+            return dicom_size(stream, where=str(path), max_pixels=MAX_PIXELS)
+        stream.seek(0)
+        image = _open(stream, str(path))
+        if not isinstance(image, TiffImageFile):
+            width, height = image.size
+            return (width, height) if _exif_orientation(image) >= 5 else (height, width)
+        tags = image.tag_v2  # Pillow swaps the size of a turned TIFF only in newer releases
+        height, width = int(tags[_TIFF_HEIGHT]), int(tags[_TIFF_WIDTH])
+        return (width, height) if tags.get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
 
 
 def samples(picture: Picture) -> NDArray[Any]:
@@ -272,8 +274,3 @@ def _over_black(rgba: NDArray[Any], *, opaque: int) -> NDArray[Any]:
 def _damaged(fault: Exception, where: str) -> MedvisionError:
     reason = str(fault) or type(fault).__name__
     return MedvisionError(f"damaged or unsupported picture: {reason}", where=where, hint=_REPLACE)
-
-
-def _unreadable(fault: OSError, where: str) -> MedvisionError:
-    reason = fault.strerror or str(fault)
-    return MedvisionError(f"cannot read the file: {reason}", where=where, hint="check data.root")

@@ -16,6 +16,7 @@ from medvision.data.shards.cache import ShardCache
 from medvision.data.shards.manifest import AGAIN, Part, damaged
 from medvision.data.shards.table import ShardTable
 from medvision.errors import MedvisionError
+from medvision.files import file_errors
 
 MAX_OPEN = 64
 """Shards that a process keeps open."""
@@ -37,12 +38,8 @@ class LocalFolder:
             MedvisionError: If it cannot be opened.
         """
         path = self.folder / part.name
-        try:
+        with file_errors("cannot read the file", path, hint=AGAIN, exit_code=2):
             return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-        except OSError as fault:
-            raise MedvisionError(
-                f"cannot read the file: {fault.strerror or fault}", where=str(path), hint=AGAIN
-            ) from fault
 
 
 Opener = LocalFolder | ShardCache

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError
-from medvision.files import write_json
+from medvision.files import file_errors, write_json
 from medvision.hardware.processes import num_cores
 
 if TYPE_CHECKING:
@@ -99,14 +99,13 @@ def make_jobs(folder: Path) -> None:
     Raises:
         MedvisionError: If it cannot be made.
     """
-    try:
+    with file_errors(
+        "cannot make the folder of the runs",
+        folder.parent,
+        hint="start in a folder you may write to",
+        exit_code=2,
+    ):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise MedvisionError(
-            f"cannot make the folder of the runs: {error.strerror}",
-            where=str(folder.parent),
-            hint="start in a folder you may write to",
-        ) from error
 
 
 def write_result(jobs: Path, number: int, result: JobResult) -> None:

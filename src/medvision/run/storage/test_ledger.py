@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medvision.errors import MedvisionError
+from medvision.files import file_errors
 from medvision.run.storage.run_folder import git_state
 
 LEDGER = Path("runs", "test_ledger.csv")
@@ -65,20 +66,13 @@ def note_test_evaluation(
         "value": "" if value is None else repr(float(value)),
         "run": run.as_posix(),
     }
-    try:
+    with file_errors("cannot note that the test split was evaluated", LEDGER):
         LEDGER.parent.mkdir(exist_ok=True)
         with _locked(LEDGER) as stream:
             content = stream.read()
             earlier = _parse(content)
             head = b"" if content else _csv(COLUMNS)
             _append(stream, head + _csv(line.values()), size=len(content))
-    except OSError as fault:
-        raise MedvisionError(
-            f"cannot note that the test split was evaluated: {fault.strerror or fault}",
-            where=str(LEDGER),
-            hint="check space and permissions",
-            exit_code=3,
-        ) from fault
     return 1 + sum(row["split_fingerprint"] == split_fingerprint for row in earlier)
 
 
