@@ -146,7 +146,7 @@ def _among_phantoms(drawn: str, scratch: Path, copies: int, seed: int) -> Plante
     root = scratch / drawn / "data"
     root.parent.mkdir()
     truth = plant(root, plan)
-    files = [root / name for name in list_images(root)[0] if "masks" not in name.parts]
+    files = [root / name for name in list_images(root)[0] if "masks" not in name.split("/")]
     row = {path.relative_to(root).as_posix(): k for k, path in enumerate(files)}
     source, change = np.full((2, len(files)), -1)
     family = np.arange(len(files))
@@ -170,7 +170,7 @@ def _among_phantoms(drawn: str, scratch: Path, copies: int, seed: int) -> Plante
 
 def _among_real(root: Path, scratch: Path, copies: int, seed: int) -> Planted:
     found, _ = list_images(root)
-    originals = [root / name for name in found if "masks" not in name.parts]
+    originals = [root / name for name in found if "masks" not in name.split("/")]
     facts = _read(originals)
     untouched = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     copies = min(copies, len(originals) // len(CHANGES))

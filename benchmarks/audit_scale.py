@@ -96,7 +96,7 @@ def measure(step: str, root: Path) -> dict[str, float]:
         spent = _now() - started
     else:
         from medvision.audit.check import audit
-        from medvision.audit.scan import scan as read_folder
+        from medvision.audit.dataset import scan as read_folder
 
         started = _now()
         result = audit(read_folder(root), started=time.perf_counter())

@@ -90,7 +90,6 @@ def bare_loop(overrides: list[str], steps: int) -> dict[str, float]:
         precision="auto",
         memory_format="auto",
         deterministic="auto",
-        network="dense",
     )
     train_with_quick_gradients(model)
     model.to(memory_format=torch.channels_last)

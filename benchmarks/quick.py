@@ -89,7 +89,6 @@ def _of_networks() -> list[tuple[str, float, float]]:
         precision="auto",
         memory_format="auto",
         deterministic="auto",
-        network="dense",
     )
     unet, lite0 = UNet(base_channels=16), TimmClassifier(name="tf_efficientnet_lite0")
     mask = (torch.rand(4, 1, 128, 128) > 0.5).float()

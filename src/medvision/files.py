@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medvision.errors import MedvisionError
 
@@ -40,6 +40,23 @@ def file_errors(
             hint=hint,
             exit_code=exit_code,
         ) from error
+
+
+def own_folder(kind: Literal["cache", "state"]) -> Path:
+    """Folder for what outlives runs, outside of data sets and run folders.
+
+    ``MEDVISION_CACHE_DIR``, ``XDG_CACHE_HOME/medvision`` or ``~/.cache/medvision``, and for
+    ``state`` the same with ``STATE`` and ``~/.local/state/medvision``.
+
+    Raises:
+        RuntimeError: If there is no home folder, and no variable names another one.
+    """
+    own, base = f"MEDVISION_{kind.upper()}_DIR", os.environ.get(f"XDG_{kind.upper()}_HOME", "")
+    if os.environ.get(own):
+        return Path(os.environ[own])
+    if Path(base).is_absolute():  # the XDG rules say to ignore a relative one
+        return Path(base) / "medvision"
+    return Path.home() / {"cache": ".cache", "state": ".local/state"}[kind] / "medvision"
 
 
 @contextmanager
@@ -180,6 +197,7 @@ def take_lock(path: Path, *, wait: bool) -> Callable[[], None] | None:
         return None
     except OSError as fault:
         if fault.errno not in _NO_LOCKS:
+            fault.filename = str(path)  # filelock has made it absolute
             raise
 
     def release() -> None:

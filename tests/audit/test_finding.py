@@ -9,7 +9,7 @@ from medvision.audit.dataset import AuditedSet
 from medvision.audit.finding import SEVERITIES, Finding, finding_about, some_of
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.images import image_findings, mask_findings
-from medvision.audit.shortcuts import shortcut_findings
+from medvision.audit.shortcuts import shortcut_findings, shortcut_scores
 
 MakeSet = Callable[..., AuditedSet]
 FINDERS = [
@@ -18,7 +18,7 @@ FINDERS = [
     image_findings,
     mask_findings,
     name_hint_findings,
-    shortcut_findings,
+    lambda data: shortcut_findings(shortcut_scores(data)),
 ]
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.audit.scan import scan
+from medvision.audit.dataset import scan
 from medvision.errors import MedvisionError
 
 MakeFolder = Callable[..., Path]

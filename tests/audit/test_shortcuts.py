@@ -46,7 +46,7 @@ def test_a_size_that_tells_the_class_is_found_and_noise_is_not(
     assert abs(scores["border"].balanced_accuracy - 0.5) < 0.1
     assert shortcuts.chance == 0.5
     assert {"file format", "JPEG quality", "bit depth and colour"} == set(shortcuts.constant)
-    (finding,) = shortcut_findings(data)
+    (finding,) = shortcut_findings(shortcut_scores(data))
     assert (finding.kind, finding.severity) == ("shortcuts", "warning")
     assert "1.00 (1.00 to 1.00) by size" in finding.text
     assert "border" not in finding.text
@@ -77,7 +77,7 @@ def test_each_family_is_asked_alone(
 def test_what_the_anatomy_may_cause_is_only_a_note(make_set: MakeSet) -> None:
     labels, targets = two_classes()
     data = make_set(COUNT, targets=targets, border=np.repeat(labels[:, None] * 50, 4, axis=1))
-    (finding,) = shortcut_findings(data)
+    (finding,) = shortcut_findings(shortcut_scores(data))
     assert finding.severity == "note"
     assert "what the images show may cause it too" in finding.advice
 
@@ -91,7 +91,7 @@ def test_noise_gives_no_finding(make_set: MakeSet, rng: np.random.Generator) -> 
         width=rng.integers(100, 900, COUNT),
         num_bytes=rng.integers(1000, 90000, COUNT),
     )
-    assert shortcut_findings(data) == []
+    assert shortcut_findings(shortcut_scores(data)) == []
 
 
 def test_files_all_alike_leave_nothing_to_ask(make_set: MakeSet) -> None:

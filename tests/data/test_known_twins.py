@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.audit.scan import scan
+from medvision.audit.dataset import scan
 from medvision.data.duplicates import search as known_twins
 
 

@@ -381,10 +381,10 @@ def test_a_damaged_record_is_decoded_and_written_again(
 def test_without_a_home_folder_nothing_is_kept_and_a_note_says_so(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_home() -> Path:
+    def no_home(kind: str) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("medvision.data.datamodule.cache_folder", no_home)
+    monkeypatch.setattr("medvision.data.datamodule.own_folder", no_home)
     data = opened(make_folder(12))
     assert data.pixels is None
     start = "decoded images cannot be kept (Could not determine home directory.)"

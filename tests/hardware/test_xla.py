@@ -38,7 +38,6 @@ def rehearsal() -> None:
         precision="auto",
         memory_format="auto",
         deterministic="auto",
-        network="dense",
     )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import medvision.models
 from medvision.errors import MedvisionError
-from medvision.models import UNet, count_parameters, is_depthwise, load_weights_strict
+from medvision.models import UNet, count_parameters, load_weights_strict
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 
@@ -53,19 +53,6 @@ def test_weights_of_another_model_are_counted_and_change_nothing(
 def test_parameters_are_counted_once_and_buffers_never() -> None:
     shared = nn.Linear(3, 2)
     assert count_parameters(nn.Sequential(shared, nn.BatchNorm1d(2), shared)) == 8 + 4
-
-
-@pytest.mark.parametrize(
-    ("layer", "depthwise"),
-    [
-        (nn.Conv2d(4, 4, 3), False),
-        (nn.Conv2d(4, 8, 3, groups=2), False),
-        (nn.Conv2d(1, 8, 3), False),
-        (nn.Conv2d(4, 8, 3, groups=4), True),
-    ],
-)
-def test_depthwise_is_one_group_per_channel(layer: nn.Module, depthwise: bool) -> None:
-    assert is_depthwise(nn.Sequential(layer)) is depthwise
 
 
 def test_networks_of_our_own_do_not_wait_for_smp_or_timm() -> None:

@@ -138,7 +138,7 @@ def test_a_network_of_tokens_has_no_feature_maps() -> None:
 def test_nothing_was_loaded_and_nothing_is_reported(name: str) -> None:
     model = shared(name)
     assert model.architecture
-    assert (model.loaded_weights.source, model.loaded_weights.num_tensors) == ("none", 0)
+    assert (model.loaded_weights.source, len(model.loaded_weights.taken)) == ("none", 0)
     assert model.loaded_weights.report() == []
 
 

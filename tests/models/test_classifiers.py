@@ -140,7 +140,7 @@ def test_packaged_weights_are_those_of_the_encoder() -> None:
     for name, tensor in encoder.model.state_dict().items():
         assert torch.equal(ours[name], tensor), name
     assert model.normalize.mean.unique().item() == 0.5
-    assert model.loaded_weights.num_tensors == 294
+    assert len(model.loaded_weights.taken) == 294
     assert model.name == "tf_efficientnet_lite0"
     assert model.architecture.startswith("tf_efficientnet_lite0 (packaged ImageNet weights, inst")
     assert model.note is not None

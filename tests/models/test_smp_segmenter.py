@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from medvision.errors import MedvisionError
-from medvision.models import SmpSegmenter, count_parameters, is_depthwise
+from medvision.models import SmpSegmenter, count_parameters
 
 SMALL = {
     "DPT": {"encoder": "tu-vit_tiny_patch16_224", "decoder_fusion_channels": 16},
@@ -32,11 +32,6 @@ def test_all_architectures_are_tried() -> None:
 def test_number_of_parameters_with_the_packaged_encoder() -> None:
     model = SmpSegmenter(encoder="tu-tf_efficientnet_lite0")
     assert count_parameters(model) == 5_198_161
-    assert is_depthwise(model)
-
-
-def test_resnet_is_not_depthwise() -> None:
-    assert not is_depthwise(SmpSegmenter(encoder="resnet18"))
 
 
 def test_logits_are_those_of_smp_itself() -> None:

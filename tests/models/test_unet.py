@@ -5,7 +5,7 @@ import torch
 
 from medvision.errors import MedvisionError
 from medvision.losses import CrossEntropy
-from medvision.models import UNet, count_parameters, is_depthwise
+from medvision.models import UNet, count_parameters
 
 
 def parameters_by_formula(base: int, in_channels: int, num_logits: int, batch_norm: bool) -> int:
@@ -89,10 +89,6 @@ def test_padding_does_not_reach_the_logits_of_a_size_that_fits() -> None:
 def test_impossible_widths_are_refused(base_channels: int) -> None:
     with pytest.raises(MedvisionError, match=r"\(model.base_channels\)"):
         UNet(base_channels=base_channels)
-
-
-def test_its_convolutions_are_dense() -> None:
-    assert not is_depthwise(UNet(base_channels=2))
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])

@@ -54,7 +54,7 @@ def test_packaged_weights_are_the_trained_ones() -> None:
     assert len(tensors) == 296
     model = SmpSegmenter(encoder=LITE0, weights="packaged")
     assert model.loaded_weights.source == "packaged"
-    assert model.loaded_weights.num_tensors == len(model.network.encoder.state_dict()) == 288
+    assert len(model.loaded_weights.taken) == len(model.network.encoder.state_dict()) == 288
     stem = model.network.encoder.model.conv_stem.weight
     assert torch.equal(stem, tensors[0])
     assert stem.std() > 0.7  # drawn at random it is below 0.1
@@ -81,7 +81,7 @@ def test_packaged_weights_fit_other_channels_and_shallow_encoders() -> None:
         decoder_channels=[16, 8, 8],
     )
     assert model.normalize.mean.flatten().tolist() == [0.5] * 4
-    assert model.loaded_weights.num_tensors == len(model.network.encoder.state_dict())
+    assert len(model.loaded_weights.taken) == len(model.network.encoder.state_dict())
 
 
 def test_packaged_weights_name_the_encoder_they_are_for() -> None:
@@ -128,7 +128,7 @@ def test_imagenet_uses_what_was_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert report.mean == (0.485, 0.456, 0.406)
     assert report.std == (0.229, 0.224, 0.225)
-    assert report.num_tensors == len(source.state_dict())
+    assert len(report.taken) == len(source.state_dict())
     assert torch.equal(target.model.conv1.weight, source.model.conv1.weight)
 
 
@@ -174,7 +174,7 @@ def test_files_of_any_layout_fill_the_encoder(
     path = saved(tmp_path / "weights.pt", content_of(source))
     model = SmpSegmenter(encoder=encoder, weights=path, architecture="FPN", num_classes=4)
     expected = source.network.encoder.state_dict()
-    assert model.loaded_weights.num_tensors == len(expected)
+    assert len(model.loaded_weights.taken) == len(expected)
     assert model.loaded_weights.source == path
     for name, tensor in model.network.encoder.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
@@ -218,14 +218,14 @@ def test_a_shallow_encoder_takes_the_first_stages_of_a_whole_one(name: str, tmp_
         encoder_depth=3,
         decoder_channels=[16, 8, 8],
     )
-    assert 0 < model.loaded_weights.num_tensors < len(source.state_dict()) / 2
+    assert 0 < len(model.loaded_weights.taken) < len(source.state_dict()) / 2
 
 
 def test_files_without_batch_counters_are_fine(tmp_path: Path) -> None:
     source = SmpSegmenter(encoder="resnet18").network.encoder.state_dict()
     old = {name: value for name, value in source.items() if "num_batches" not in name}
     model = SmpSegmenter(encoder="resnet18", weights=saved(tmp_path / "old.pt", old))
-    assert model.loaded_weights.num_tensors == len(old)
+    assert len(model.loaded_weights.taken) == len(old)
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_pixels_that_are_no_picture_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_predicting_loads_no_matplotlib_for_its_pictures() -> None:
     code = (
-        "import sys; from medvision.reports.plots import overlays, prediction_grid; "
+        "import sys; from medvision.reports.plots import overlays; "
         "print([name for name in ('matplotlib', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

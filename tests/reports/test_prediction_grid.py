@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from medvision.reports.plots import style
-from medvision.reports.plots.prediction_grid import num_columns, write_grid
+from medvision.reports.plots.overlays import num_columns, write_grid
 
 
 def picture(value: int = 90, *, size: tuple[int, ...] = (32, 40, 3)) -> np.ndarray:

@@ -22,7 +22,7 @@ from medvision.audit.finding import SEVERITIES, Finding, Severity
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
-from medvision.audit.shortcuts import Shortcuts, findings_of, shortcut_scores
+from medvision.audit.shortcuts import Shortcuts, shortcut_findings, shortcut_scores
 from medvision.console import counted
 from medvision.types import STAGES
 
@@ -257,7 +257,7 @@ def audit(data: AuditedSet, *, started: float) -> Audit:
         *mask_findings(data),
         *image_findings(data),
         *class_findings(data),
-        *([] if shortcuts is None else findings_of(shortcuts)),
+        *shortcut_findings(shortcuts),
         *name_hint_findings(data),
         *(Finding(kind="reading", severity="note", text=note, count=1) for note in data.notes),
     ]

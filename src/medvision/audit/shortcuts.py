@@ -133,14 +133,10 @@ def shortcut_scores(data: AuditedSet) -> Shortcuts | None:
     )
 
 
-def shortcut_findings(data: AuditedSet) -> list[Finding]:
+def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
     """Tell of file properties that alone predict the class, clearly above chance."""
-    shortcuts = shortcut_scores(data)
-    return [] if shortcuts is None else findings_of(shortcuts)
-
-
-def findings_of(shortcuts: Shortcuts) -> list[Finding]:
-    """Return what `shortcut_findings` would, from scores that are there already."""
+    if shortcuts is None:
+        return []
     single = [score for score in shortcuts.scores if score.predicts and score.features != _ALL]
     told = sorted(single, key=lambda score: -score.balanced_accuracy)
     if not told:

@@ -302,8 +302,8 @@ def audit(
 ) -> None:
     """Look for what makes scores untrue: duplicates, leaks, conflicts, shortcuts."""
     from medvision.audit import check
+    from medvision.audit.dataset import scan
     from medvision.audit.report import check_out, write_audit
-    from medvision.audit.scan import scan
     from medvision.cli.screen import AUDIT_OPTIONS, options_in_errors, print_audit
     from medvision.console import progress_bar, say
 

@@ -27,9 +27,9 @@ from medvision.data.sources import GIGABYTE, PhantomSource, Source, open_source
 from medvision.data.splits.assign import apply_protocol
 from medvision.data.splits.groups import GivenGroups, hash_groups
 from medvision.data.validation.properties import ImageProperties
-from medvision.data.validation.properties_cache import cache_folder
 from medvision.data.validation.validate import CheckResult, OnError
 from medvision.errors import MedvisionError
+from medvision.files import own_folder
 from medvision.types import STAGES, Batch, Stage
 
 
@@ -332,7 +332,7 @@ class ImageData(LightningDataModule, ABC):
         if self.root is None or not self.decoded_gb:
             return
         try:
-            folder = cache_folder() / "pixels"
+            folder = own_folder("cache") / "pixels"
         except RuntimeError as fault:  # no home folder
             self.notes.append(f"decoded images cannot be kept ({fault}); set MEDVISION_CACHE_DIR")
             return

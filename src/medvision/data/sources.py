@@ -52,7 +52,6 @@ from medvision.data.shards.table import DAMAGE, ShardTable, read_columns
 from medvision.data.splits.groups import group_by_pattern
 from medvision.data.validation import properties_cache
 from medvision.data.validation.properties import ImageProperties
-from medvision.data.validation.properties_cache import cache_folder
 from medvision.data.validation.validate import (
     CheckResult,
     OnError,
@@ -61,6 +60,7 @@ from medvision.data.validation.validate import (
     fingerprint,
 )
 from medvision.errors import MedvisionError
+from medvision.files import own_folder
 
 GIGABYTE = 10**9
 
@@ -161,7 +161,9 @@ def open_source(
         manifest = read_manifest(read_small(place), f"{place}/{MANIFEST}")
         cache_bytes = round(cache_gb * GIGABYTE)
         _check_cache(manifest, cache_bytes, window)
-        opener = ShardCache(address=place, folder=cache_folder() / "shards", max_bytes=cache_bytes)
+        opener = ShardCache(
+            address=place, folder=own_folder("cache") / "shards", max_bytes=cache_bytes
+        )
     if manifest.task != task:
         raise MedvisionError(
             f"these are shards of a {manifest.task} set",
@@ -237,14 +239,7 @@ class FolderSource(FileSource):
         super().__init__(**common)
         self.root, self.mask_suffix = root, mask_suffix
 
-    def index(
-        self,
-        *,
-        splits: Path | None = None,
-        group_pattern: str | None = None,
-        class_names: Sequence[str] | None = None,
-    ) -> Index:
-        given: dict[str, Any] = {"splits": splits, "group_pattern": group_pattern}
+    def index(self, *, class_names: Sequence[str] | None = None, **given: Any) -> Index:
         if self.reading.has_masks:
             return index_segmentation(self.root, mask_suffix=self.mask_suffix, **given)
         return index_classification(self.root, class_names=class_names, **given)

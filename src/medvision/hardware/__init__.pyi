@@ -11,7 +11,5 @@ from .plan import REHEARSAL as REHEARSAL
 from .plan import Plan as Plan
 from .plan import choose_plan as choose_plan
 from .xla import announce_host as announce_host
-from .xla import check_xla_devices as check_xla_devices
 from .xla import skip_slow_tpu_probe as skip_slow_tpu_probe
 from .xla import tpu_is_present as tpu_is_present
-from .xla import xla_options as xla_options

@@ -12,7 +12,6 @@ from medvision.errors import MedvisionError
 from medvision.hardware.xla import check_installed, choose_xla_cpu, tpu_is_present
 
 Chip = Literal["cpu_bf16", "cpu", "gpu_bf16", "gpu", "mps", "tpu"]
-Network = Literal["dense", "depthwise_encoder"]
 
 # U-Net (dense, base 16) and U-Net with EfficientNet-Lite0 (depthwise_encoder), 256 px, batch 8,
 # training images per second on 2 cores with AVX512-BF16, torch 2.9.1:
@@ -20,19 +19,13 @@ Network = Literal["dense", "depthwise_encoder"]
 #   dense              4.2          6.2            9.0         13.2
 #   depthwise_encoder  3.4          5.6            6.2          8.5
 # GPU and TPU rows follow the vendors' advice; no such machine was measured.
-PRECISION: dict[tuple[Chip, Network], str] = {
-    ("cpu_bf16", "dense"): "bf16-mixed",
-    ("cpu_bf16", "depthwise_encoder"): "bf16-mixed",
-    ("cpu", "dense"): "32-true",
-    ("cpu", "depthwise_encoder"): "32-true",
-    ("gpu_bf16", "dense"): "bf16-mixed",
-    ("gpu_bf16", "depthwise_encoder"): "bf16-mixed",
-    ("gpu", "dense"): "16-mixed",
-    ("gpu", "depthwise_encoder"): "16-mixed",
-    ("mps", "dense"): "32-true",
-    ("mps", "depthwise_encoder"): "32-true",
-    ("tpu", "dense"): "bf16-mixed",
-    ("tpu", "depthwise_encoder"): "bf16-mixed",
+PRECISION: dict[Chip, str] = {
+    "cpu_bf16": "bf16-mixed",
+    "cpu": "32-true",
+    "gpu_bf16": "bf16-mixed",
+    "gpu": "16-mixed",
+    "mps": "32-true",
+    "tpu": "bf16-mixed",
 }
 
 REHEARSAL = "tpu_rehearsal"
@@ -73,7 +66,6 @@ def choose_plan(
     precision: str | int,
     memory_format: str,
     deterministic: bool | str,
-    network: Network,
 ) -> Plan:
     """Resolve every ``auto`` for the hardware at hand.
 
@@ -82,13 +74,12 @@ def choose_plan(
         precision: ``auto`` or one of Lightning's.
         memory_format: ``auto``, ``channels_last`` or ``contiguous``.
         deterministic: ``auto`` or Lightning's flag.
-        network: Kind of network that will train.
 
     Raises:
         MedvisionError: If the accelerator is asked for and not there, or has no such precision.
     """
     chip = _find_chip(accelerator)
-    chosen = PRECISION[chip, network] if precision == "auto" else str(precision)
+    chosen = PRECISION[chip] if precision == "auto" else str(precision)
     kind = chip.split("_")[0]
     if kind == "tpu":
         chosen = "32-true" if chosen == "32" else chosen

@@ -11,7 +11,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from medvision.errors import MedvisionError, install_command
 from medvision.hardware.xla_trace import VARIABLE
@@ -96,17 +95,3 @@ def announce_host() -> None:
     number = tpu.worker_id()
     if number > 0:
         os.environ["NODE_RANK"] = str(number)
-
-
-def xla_options(*, rehearsal: bool, devices: int | str, precision: str) -> dict[str, Any]:
-    """Arguments of Lightning's trainer for a run on XLA; see ``xla_trainer``."""
-    from medvision.hardware import xla_trainer
-
-    return xla_trainer.trainer_options(rehearsal=rehearsal, devices=devices, precision=precision)
-
-
-def check_xla_devices(*, rehearsal: bool, devices: int | str) -> None:
-    """Raise ``MedvisionError`` unless this host has so many cores; see ``xla_trainer``."""
-    from medvision.hardware import xla_trainer
-
-    xla_trainer.count_devices(rehearsal=rehearsal, devices=devices)

@@ -82,7 +82,7 @@ class Outputs:
 
     def write_grid(self, inputs: Sequence[Input]) -> None:
         """Write the pictures kept, in the order of the inputs."""
-        from medvision.reports.plots.prediction_grid import write_grid
+        from medvision.reports.plots.overlays import write_grid
 
         kept = [self.grid[given.name] for given in inputs[:SHOWN] if given.name in self.grid]
         if kept:

@@ -46,7 +46,6 @@ class TorchEngine:
             precision="auto" if mixed else "32-true",
             memory_format="auto",
             deterministic=False,
-            network="dense",
         )
         self.precision = plan.precision
         self._dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(plan.precision)

@@ -1,6 +1,5 @@
 from .alexnet import AlexNet as AlexNet
 from .base import count_parameters as count_parameters
-from .base import is_depthwise as is_depthwise
 from .matching import LoadedWeights as LoadedWeights
 from .matching import load_weights_strict as load_weights_strict
 from .matching import read_tensors as read_tensors

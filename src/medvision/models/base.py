@@ -13,18 +13,6 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def is_depthwise(model: nn.Module) -> bool:
-    """Whether any convolution filters each channel alone, as in EfficientNet.
-
-    Such convolutions are bound by memory and gain little from bfloat16 in training.
-    """
-    return any(
-        module.groups == module.in_channels > 1
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d)
-    )
-
-
 def num_logits(num_classes: int) -> int:
     """Channels of the logits: one (that of class 1) for two classes, K for more."""
     if num_classes < 2:

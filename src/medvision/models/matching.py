@@ -131,11 +131,6 @@ class LoadedWeights:
     left: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
 
-    @property
-    def num_tensors(self) -> int:
-        """How many tensors were filled."""
-        return len(self.taken)
-
     def within(self, network: nn.Module, part: str) -> LoadedWeights:
         """Tell the same of a network of which only the submodule ``part`` was loaded."""
         if not self.taken:

@@ -41,13 +41,7 @@ class Scan:
     notes: list[str] = field(default_factory=list)
 
 
-def list_images(folder: Path) -> tuple[list[PurePosixPath], Counter[str]]:
-    """Return the image files below a folder as `image_names` does, as paths."""
-    names, others = image_names(folder)
-    return [PurePosixPath(name) for name in names], others
-
-
-def image_names(folder: Path) -> tuple[list[str], Counter[str]]:
+def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the image files below a folder, sorted, and the extensions of all other files.
 
     Hidden files and what Windows and macOS leave behind count as neither. Folders are listed, no
@@ -161,7 +155,7 @@ def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -
 
     None at all is a problem of the scan, files of other kinds are a note.
     """
-    files, others = image_names(folder)
+    files, others = list_images(folder)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not files:
         found = f", only {kinds}" if kinds else ""

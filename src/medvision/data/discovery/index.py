@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 
@@ -19,10 +20,11 @@ from medvision.data.discovery.folders import (
     SEGMENTATION_LAYOUT,
     Scan,
     missing_files,
+    subfolders,
 )
 from medvision.data.discovery.mask_folders import scan_segmentation
 from medvision.data.discovery.splits_csv import read_splits
-from medvision.data.samples import Sample, SampleTable, count_names
+from medvision.data.samples import Sample, SampleTable, count_names, split_name
 from medvision.data.splits.groups import group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
 
@@ -66,7 +68,7 @@ def index_segmentation(
     Raises:
         MedvisionError: If the folder, the csv or the pattern does not fit the above.
     """
-    root = _existing(root, SEGMENTATION_LAYOUT)
+    root = existing_folder(root, hint=f"check data.root: {SEGMENTATION_LAYOUT}")
     scan = scan_segmentation(root, mask_suffix=mask_suffix)
     listed = partial(_listed_with_masks, root, scan)
     samples, notes = _index(root, scan, listed, splits, group_pattern)
@@ -95,7 +97,7 @@ def index_classification(
     Raises:
         MedvisionError: If the folder, the csv, the pattern or the classes do not fit the above.
     """
-    root = _existing(root, CLASS_LAYOUT)
+    root = existing_folder(root, hint=f"check data.root: {CLASS_LAYOUT}")
     scan = scan_classes(root)
     listed = partial(_listed_with_classes, root, scan)
     samples, notes = _index(root, scan, listed, splits, group_pattern)
@@ -103,14 +105,33 @@ def index_classification(
     return Index(samples=samples, class_names=names, notes=notes)
 
 
-def _existing(root: Path, layout: str) -> Path:
+def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
+    """Return the data folder, without ``~``.
+
+    Raises:
+        MedvisionError: If there is none.
+    """
     root = root.expanduser()
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise MedvisionError(
-            f"the data folder {what}", where=str(root), hint=f"check data.root: {layout}"
-        )
+        raise MedvisionError(f"the data folder {what}", where=str(root), hint=hint)
     return root
+
+
+def task_in_csv(root: Path) -> Literal["segmentation", "classification"] | None:
+    """Task by the targets in ``ROOT/splits.csv``, files or names of classes; None without any."""
+    table = root / "splits.csv"
+    targets = [s.target for s in read_splits(table) if s.target] if table.is_file() else []
+    if not targets:
+        return None
+    is_file = PurePosixPath(targets[0]).suffix.lower() in IMAGE_SUFFIXES
+    return "segmentation" if is_file else "classification"
+
+
+def folder_names(root: Path) -> list[set[str]]:
+    """Names in lower case of the folders in the root, and in each of its folders of splits."""
+    places = [root, *(folder for folder in subfolders(root) if split_name(folder.name))]
+    return [{folder.name.lower() for folder in subfolders(place)} for place in places]
 
 
 def _index(

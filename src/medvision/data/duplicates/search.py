@@ -41,7 +41,8 @@ from scipy.sparse.csgraph import connected_components
 
 from medvision.data.duplicates.registration import overlay, warped
 from medvision.data.validation.properties import ImageProperties
-from medvision.data.validation.properties_cache import cache_folder, store
+from medvision.data.validation.properties_cache import store
+from medvision.files import own_folder
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -506,7 +507,7 @@ def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
     if len(facts) < _WORTH_KEEPING:
         return find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     try:
-        path = cache_folder() / f"twins-{_identity(facts)}.npz"
+        path = own_folder("cache") / f"twins-{_identity(facts)}.npz"
     except RuntimeError:  # no home folder
         return find_near_duplicates(facts.thumbnail, facts.pixel_hash)
     known = _read(path)

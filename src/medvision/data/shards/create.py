@@ -25,12 +25,11 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.discovery.folders import IMAGE_SUFFIXES, subfolders
-from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.discovery.index import existing_folder, folder_names, task_in_csv
 from medvision.data.readers.decode import read_bytes
 from medvision.data.readers.dicom import SUFFIXES
 from medvision.data.reading import Reading
-from medvision.data.samples import Sample, SampleTable, StringColumn, split_name
+from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.data.shards.location import holds_shards
 from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part
 from medvision.data.shards.table import SPLITS, ShardTable, write_columns
@@ -411,18 +410,8 @@ def task_of(root: Path) -> Task:
     Raises:
         MedvisionError: If the folder cannot be listed.
     """
-    table = root / "splits.csv"
-    targets = [s.target for s in read_splits(table) if s.target] if table.is_file() else []
-    if targets:
-        is_file = PurePosixPath(targets[0]).suffix.lower() in IMAGE_SUFFIXES
-        return "segmentation" if is_file else "classification"
-    inside = subfolders(root)
-    places = [root, *(folder for folder in inside if split_name(folder.name))]
-    for place in places:
-        names = {folder.name.lower() for folder in subfolders(place)}
-        if {"images", "masks"} <= names or names == {"images"}:
-            return "segmentation"
-    return "classification"
+    has_pairs = any({"images", "masks"} <= n or n == {"images"} for n in folder_names(root))
+    return task_in_csv(root) or ("segmentation" if has_pairs else "classification")
 
 
 def _two_folders(root: Path, out: Path) -> tuple[Path, Path]:
@@ -432,10 +421,7 @@ def _two_folders(root: Path, out: Path) -> tuple[Path, Path]:
             where=str(out),
             hint="name a folder, then copy it where it shall lie",
         )
-    root, out = root.expanduser(), out.expanduser()
-    if not root.is_dir():
-        what = "is not a folder" if root.exists() else "does not exist"
-        raise MedvisionError(f"the data folder {what}", where=str(root), hint="check the path")
+    root, out = existing_folder(root), out.expanduser()
     if holds_shards(root):
         raise MedvisionError(
             "the folder holds shards already", where=str(root), hint="train on it as it is"

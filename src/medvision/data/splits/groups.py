@@ -16,6 +16,7 @@ from typing import Self
 from medvision.data.readers.dicom import SUFFIXES, dicom_texts
 from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError
+from medvision.files import own_folder
 
 
 def group_by_pattern(samples: Sequence[Sample], pattern: str) -> tuple[SampleTable, list[str]]:
@@ -111,7 +112,7 @@ def _hashed(group: str, salt: bytes) -> str:
 
 def _salt() -> tuple[bytes, str | None]:
     try:
-        path = _state_dir() / "group_salt"
+        path = own_folder("state") / "group_salt"
         if not path.exists():
             _create(path)
         salt = path.read_bytes()
@@ -126,15 +127,6 @@ def _salt() -> tuple[bytes, str | None]:
         " groups in this run's files cannot be matched with those of other runs;"
         " set MEDVISION_STATE_DIR to a folder that can be written"
     )
-
-
-def _state_dir() -> Path:
-    own, state = os.environ.get("MEDVISION_STATE_DIR"), os.environ.get("XDG_STATE_HOME", "")
-    if own:
-        return Path(own)
-    if Path(state).is_absolute():  # the XDG rules say to ignore a relative one
-        return Path(state) / "medvision"
-    return Path.home() / ".local/state/medvision"
 
 
 def _create(path: Path) -> None:

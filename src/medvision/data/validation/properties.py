@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, get_args, get_type_hints
 
 import cv2
 import numpy as np
@@ -164,30 +164,13 @@ class FileProperties:
     mask: dict[str, Any] | None = None
 
 
-IMAGE_TYPES: dict[str, Any] = {
-    "pixel_hash": np.str_,
-    "thumbnail": np.uint8,
-    "height": np.int32,
-    "width": np.int32,
-    "num_bytes": np.int64,
-    "file_format": np.str_,
-    "bits": np.uint8,
-    "colour": np.bool_,
-    "jpeg_quality": np.int16,
-    "mean": np.float32,
-    "std": np.float32,
-    "low": np.uint8,
-    "high": np.uint8,
-    "border": np.float32,
-}
-MASK_TYPES: dict[str, Any] = {
-    "mask_hash": np.str_,
-    "thumbnail": np.uint8,
-    "foreground": np.float32,
-    "grey": np.float32,
-    "frame": np.float32,
-    "turned": np.bool_,
-}
+def _types(columns: type) -> dict[str, Any]:
+    """Type of the values in each column, by name."""
+    hints = {name: kind for name, kind in get_type_hints(columns).items() if name != "mask"}
+    return {name: get_args(get_args(kind)[1])[0] for name, kind in hints.items()}
+
+
+IMAGE_TYPES, MASK_TYPES = _types(ImageProperties), _types(MaskProperties)
 
 
 def image_properties(

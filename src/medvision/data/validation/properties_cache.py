@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample
 from medvision.data.validation.properties import FileProperties, ImageProperties
-from medvision.files import atomic_path
+from medvision.files import atomic_path, own_folder
 
 FORMAT = 2
 """Grows when a fact changes its meaning: older files are then read by nobody."""
@@ -75,7 +75,7 @@ class PropertiesCache:
             found = {self._key(sample): row for sample, row in samples}
             if not found or (self._rows is not None and found.keys() == self._rows.keys()):
                 return
-            store(cache_folder() / self._name, _columns(found))
+            store(own_folder("cache") / self._name, _columns(found))
         except (OSError, RuntimeError) as fault:  # RuntimeError: no home folder
             self.note = (
                 f"what the files told cannot be kept for the next start ({fault});"
@@ -85,7 +85,7 @@ class PropertiesCache:
     def _read(self) -> dict[str, Remembered]:
         """Nothing where there is no cache, or a damaged one: it is written anew."""
         try:
-            path = cache_folder() / self._name
+            path = own_folder("cache") / self._name
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
                 return _rows(
                     {name: stored[name] for name in stored.files}, with_masks=self._with_masks
@@ -106,20 +106,6 @@ class PropertiesCache:
             if stat.S_ISREG(state.st_mode):  # class names may be those of folders
                 parts += [state.st_size, state.st_mtime_ns]
         return json.dumps(parts)
-
-
-def cache_folder() -> Path:
-    """Where the cache lies.
-
-    Raises:
-        RuntimeError: If there is no home folder, and no variable names another one.
-    """
-    own, cache = os.environ.get("MEDVISION_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME", "")
-    if own:
-        return Path(own)
-    if Path(cache).is_absolute():  # the XDG rules say to ignore a relative one
-        return Path(cache) / "medvision"
-    return Path.home() / ".cache/medvision"
 
 
 def store(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:

@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -372,39 +372,27 @@ def check_files(
     """
     table = SampleTable.of(samples)
     scan = partial(scan_files, root, on_error=on_error, advance=advance)
-    found = _scan(root, table, reading, scan, max_decoded=max_decoded, max_headers=max_headers)
+    found, faults = _scan(
+        root, table, reading, scan, max_decoded=max_decoded, max_headers=max_headers
+    )
     if not reading.has_masks:
-        _refuse_lost_class(root, found)
-    notes = skip_notes(root, len(table), found.faults, with_class=not reading.has_masks)
-    notes += found.notes
+        _refuse_lost_class(root, found.samples, faults)
+    notes = skip_notes(root, len(table), faults, with_class=not reading.has_masks) + found.notes
     if found.properties is not None and found.properties.mask is not None:
-        notes += _mask_notes(found.usable, found.properties.mask)
-    return CheckResult(
-        samples=found.usable,
-        properties=found.properties,
-        skipped=[(sample.path, reason(root, fault)) for sample, fault in found.faults],
+        notes += _mask_notes(found.samples, found.properties.mask)
+    return replace(
+        found,
+        skipped=[(sample.path, reason(root, fault)) for sample, fault in faults],
         fingerprint=fingerprint(found.lines),
-        lines=found.lines,
         notes=notes,
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """What `CheckResult` holds, with the faults that are still to be reported."""
-
-    usable: SampleTable
-    properties: ImageProperties | None
-    lines: Sequence[str]
-    faults: Faults
-    notes: list[str]
-
-
-def _refuse_lost_class(root: Path, found: _Found) -> None:
-    lost = {sample.target for sample, _ in found.faults} - {*found.usable.targets.numbered()[0]}
+def _refuse_lost_class(root: Path, usable: SampleTable, faults: Faults) -> None:
+    lost = {sample.target for sample, _ in faults} - {*usable.targets.numbered()[0]}
     if lost:
         name = min(lost)
-        reasons = [reason(root, fault) for sample, fault in found.faults if sample.target == name]
+        reasons = [reason(root, fault) for sample, fault in faults if sample.target == name]
         raise MedvisionError(
             f"no image of the class {name} can be used: {count_names(reasons)}",
             where=str(root),
@@ -438,7 +426,7 @@ def _scan(
     *,
     max_decoded: int | None,
     max_headers: int,
-) -> _Found:
+) -> tuple[CheckResult, Faults]:
     """Take what is known from earlier, and decode the rest; of many files, read headers only."""
     cache = PropertiesCache(root, reading)
     chosen = None
@@ -472,13 +460,13 @@ def _scan(
     if decode_all and cache.note is not None:
         notes = [cache.note]
     properties = [found.properties for _, found in usable if found.properties is not None]
-    return _Found(
-        usable=SampleTable.of(sample for sample, _ in usable),
+    result = CheckResult(
+        samples=SampleTable.of(sample for sample, _ in usable),
         properties=ImageProperties.stack(properties) if len(properties) == len(usable) else None,
         lines=[finding.line for _, finding in usable],
-        faults=faults,
         notes=notes,
     )
+    return result, faults
 
 
 def _scan_sample(
@@ -487,7 +475,7 @@ def _scan_sample(
     rows: Sequence[int],
     reading: Reading,
     scan: Callable[..., Scanned],
-) -> _Found:
+) -> tuple[CheckResult, Faults]:
     """Read the headers of some rows of very many, and trust the names of the others."""
     usable, faults = scan(
         [samples[row] for row in rows],
@@ -498,10 +486,6 @@ def _scan_sample(
     if faults:
         bad = {sample.path for sample, _ in faults}
         kept = samples.select(np.array([path not in bad for path in samples.paths], bool))
-    return _Found(
-        usable=kept,
-        properties=None,
-        lines=NameLines(kept, {sample.path: finding.line for sample, finding in usable}),
-        faults=faults,
-        notes=[sample_note(len(samples), len(rows))],
-    )
+    lines = NameLines(kept, {sample.path: finding.line for sample, finding in usable})
+    notes = [sample_note(len(samples), len(rows))]
+    return CheckResult(samples=kept, lines=lines, notes=notes), faults

@@ -61,10 +61,10 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
         MedvisionError: If there are fewer devices or rows, or the device has no such batch norm.
     """
     if plan.xla:
-        from medvision.hardware import REHEARSAL, check_xla_devices  # with torch
+        from medvision.hardware import REHEARSAL, xla_trainer  # imports torch-xla
 
         rehearsal = plan.accelerator == REHEARSAL
-        check_xla_devices(rehearsal=rehearsal, devices=cfg.trainer.devices)
+        xla_trainer.count_devices(rehearsal=rehearsal, devices=cfg.trainer.devices)
         return
     per_host = _count_devices(cfg.trainer.devices, plan.accelerator)
     processes = per_host * int(cfg.trainer.num_nodes)

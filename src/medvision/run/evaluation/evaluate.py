@@ -22,7 +22,6 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
 )
 from medvision.inference import load_network
-from medvision.models import is_depthwise
 from medvision.reports.findings import findings
 from medvision.reports.run_page import write_report
 from medvision.run.evaluation.target import Split, Target, choose_target, describe_dataset
@@ -85,7 +84,7 @@ def evaluate_run(
     target = choose_target(run, root, split)
     if target.stage == "test":
         check_ledger()
-    plan, notes = _plan(run, network, accelerator)
+    plan, notes = _plan(run, accelerator)
     if plan.float32_first_layers:
         measure_first_layers_in_float32(network)
     task: Task = build(
@@ -210,15 +209,12 @@ def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
     )
 
 
-def _plan(
-    run: StoredRun, network: torch.nn.Module, accelerator: str | None
-) -> tuple[Plan, list[str]]:
+def _plan(run: StoredRun, accelerator: str | None) -> tuple[Plan, list[str]]:
     """Hardware plan of the run, or the nearest on this machine with a note on the difference."""
     trainer = run.cfg.trainer
     options: dict[str, Any] = {
         "memory_format": "auto" if accelerator else trainer.memory_format,
         "deterministic": trainer.deterministic,
-        "network": "depthwise_encoder" if is_depthwise(network) else "dense",
     }
     try:
         plan = choose_plan(

@@ -23,7 +23,7 @@ from medvision.data import ImageData
 from medvision.errors import MedvisionError, first_line
 from medvision.evaluation import Evaluation, Score
 from medvision.files import check_stored
-from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe, xla_options
+from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe
 from medvision.models import count_parameters, load_weights_strict
 from medvision.run.config.compatibility import fixed_threshold
 from medvision.run.processes.errors import machine_error
@@ -143,7 +143,9 @@ def build_trainer(
     interactive = sys.stderr.isatty()
     device: dict[str, Any] = {"accelerator": plan.accelerator, "precision": plan.precision}
     if plan.xla:
-        device = xla_options(
+        from medvision.hardware import xla_trainer  # imports torch-xla
+
+        device = xla_trainer.trainer_options(
             rehearsal=plan.accelerator == REHEARSAL,
             devices=options["devices"],
             precision=plan.precision,

@@ -24,7 +24,7 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
     train_with_quick_gradients,
 )
-from medvision.models import is_depthwise, with_normalization
+from medvision.models import with_normalization
 from medvision.run.config.compatibility import check_agreement, fill_in
 from medvision.run.config.processes import check_plan
 from medvision.run.storage.resume import State, check_same_data, find_state
@@ -80,7 +80,6 @@ def run_experiment(
         precision=cfg.trainer.precision,
         memory_format=cfg.trainer.memory_format,
         deterministic=cfg.trainer.deterministic,
-        network="depthwise_encoder" if is_depthwise(model) else "dense",
     )
     check_plan(cfg, plan, data)
     data.fixed_shapes = plan.xla
