@@ -8,7 +8,6 @@ from medvision.audit.dataset import AuditedSet
 from medvision.audit.shortcuts import (
     MAX_IMAGES,
     _folds,
-    findings_of,
     shortcut_findings,
     shortcut_scores,
 )
@@ -98,7 +97,7 @@ def test_files_all_alike_leave_nothing_to_ask(make_set: MakeSet) -> None:
     shortcuts = shortcut_scores(make_set(80, targets=two_classes(80)[1]))
     assert shortcuts is not None
     assert shortcuts.scores == ()
-    assert findings_of(shortcuts) == []
+    assert shortcut_findings(shortcuts) == []
 
 
 def test_copies_cannot_be_remembered(make_set: MakeSet, rng: np.random.Generator) -> None:

@@ -230,4 +230,4 @@ def test_the_measured_twins_of_the_public_sets(name: str) -> None:
     else:
         assert kinds["identical"] == 394  # 3264 files, 2870 pictures
         assert kinds["mirrored"] == kinds["rotated"] == 0
-        assert 259 <= crossing.test_images <= 275
+        assert 259 <= crossing[1] <= 275

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medvision.data.discovery.index import index_classification, index_segmentation
-from medvision.data.loading import workers as loader_process
+from medvision.data.loading import datasets as loader_process
 from medvision.data.loading.datasets import SampleDataset, start_worker
 from medvision.data.loading.transforms import Transform
 from medvision.data.reading import Reading

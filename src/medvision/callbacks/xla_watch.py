@@ -7,6 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from medvision.errors import MedvisionError
+from medvision.hardware import xla_trace
 from medvision.hardware.xla_trace import Trigger
 from medvision.types import Batch
 
@@ -54,12 +55,7 @@ class XlaWatch(Checkpoint):
         self._earlier: list[Trigger] = []
 
     HANDED_OVER: ClassVar = ("compilations_per_epoch", "fallbacks")
-
-    @property
-    def _xla(self) -> ModuleType:
-        from medvision.hardware import xla_trace as xla_counters
-
-        return xla_counters
+    _xla: ClassVar[ModuleType] = xla_trace
 
     def summary(self) -> dict[str, Any]:
         """What ``summary.json`` holds under ``xla``."""

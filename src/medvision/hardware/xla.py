@@ -1,7 +1,7 @@
 """Whether a TPU is there, and what a run on XLA needs before torch-xla starts.
 
-What needs torch-xla itself is in ``xla_trainer`` and ``xla_counters``: importing those takes
-seconds, and a CPU or GPU run never does.
+What needs torch-xla itself is in ``xla_trainer``: importing it takes seconds, and a CPU or GPU run
+never does.
 """
 
 import atexit

@@ -146,7 +146,7 @@ def _index(
     own = root / "splits.csv"
     if own.is_file():
         samples = listed(own)
-        left_out = _others(scan.images, samples.paths)
+        left_out = sorted(set(scan.images).difference(samples.paths))
         if left_out:
             notes.append(
                 f"splits.csv does not list {len(left_out)} images, which are left out:"
@@ -173,11 +173,6 @@ def _sound(scan: Scan) -> SampleTable:
     if scan.problems:
         raise scan.problems[0]
     return scan.samples
-
-
-def _others(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Names that are not among the known ones, sorted."""
-    return sorted(set(names).difference(known))
 
 
 def _listed_with_masks(root: Path, scan: Scan, table: Path) -> SampleTable:

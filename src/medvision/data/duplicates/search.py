@@ -28,10 +28,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +39,7 @@ from scipy.sparse.csgraph import connected_components
 
 from medvision.data.duplicates.registration import overlay, warped
 from medvision.data.validation.properties import ImageProperties
-from medvision.data.validation.properties_cache import store
+from medvision.data.validation.properties_cache import recall, store
 from medvision.files import own_folder
 
 Floats = NDArray[np.float32]
@@ -312,18 +310,6 @@ class NearDuplicates:
     relation: NDArray[np.uint8]
 
 
-class Crossing(NamedTuple):
-    """Groups and images on both sides of a split.
-
-    Attributes:
-        groups: Groups with images in train and in test.
-        test_images: Images of test that belong to one of them.
-    """
-
-    groups: int
-    test_images: int
-
-
 class _Found(NamedTuple):
     first: NDArray[np.int64]
     second: NDArray[np.int64]
@@ -392,7 +378,7 @@ def join(
     return joined.astype(np.int64)[groups]
 
 
-def count_crossing(components: ArrayLike, splits: Sequence[str]) -> Crossing:
+def count_crossing(components: ArrayLike, splits: Sequence[str]) -> tuple[int, int]:
     """Count the groups, and their test images, that a split has torn between train and test.
 
     Args:
@@ -404,7 +390,7 @@ def count_crossing(components: ArrayLike, splits: Sequence[str]) -> Crossing:
         raise ValueError(f"expected {numbers.shape} splits, got {names.shape}")
     tested = numbers[names == "test"]
     torn = np.isin(tested, numbers[names == "train"])
-    return Crossing(groups=len(np.unique(tested[torn])), test_images=int(torn.sum()))
+    return len(np.unique(tested[torn])), int(torn.sum())
 
 
 def _in_some_position(
@@ -510,12 +496,13 @@ def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
         path = own_folder("cache") / f"twins-{_identity(facts)}.npz"
     except RuntimeError:  # no home folder
         return find_near_duplicates(facts.thumbnail, facts.pixel_hash)
-    known = _read(path)
-    if known is None or len(known.groups) != len(facts):
-        known = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
-        with contextlib.suppress(OSError):
-            store(path, {field.name: getattr(known, field.name) for field in fields(known)})
-    return known
+    columns, names = recall(path), {field.name for field in fields(NearDuplicates)}
+    if columns.keys() == names and len(columns["groups"]) == len(facts):
+        return NearDuplicates(**columns)
+    found = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
+    with contextlib.suppress(OSError):
+        store(path, {name: getattr(found, name) for name in names})
+    return found
 
 
 def _identity(facts: ImageProperties) -> str:
@@ -523,14 +510,3 @@ def _identity(facts: ImageProperties) -> str:
     digest.update(facts.thumbnail.tobytes())
     digest.update("".join(facts.pixel_hash).encode())
     return digest.hexdigest()[:24]
-
-
-def _read(path: Path) -> NearDuplicates | None:
-    """Nothing where nothing is kept, or what is kept is damaged."""
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-            return NearDuplicates(
-                **{field.name: stored[field.name] for field in fields(NearDuplicates)}
-            )
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None

@@ -450,7 +450,7 @@ def _merged_note(
     found = "near-duplicates were not looked for"
     if near_duplicates is not None:
         splits = list(samples.splits)
-        crossing = count_crossing(near_duplicates, splits).test_images
+        crossing = count_crossing(near_duplicates, splits)[1]
         found = f"{crossing} of {splits.count('test')} test images have a near-duplicate in train"
     return (
         f"THE MERGED PROTOCOL LEAKS: it splits patients and near-duplicates apart; {found};"

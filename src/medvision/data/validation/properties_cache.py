@@ -85,12 +85,9 @@ class PropertiesCache:
     def _read(self) -> dict[str, Remembered]:
         """Nothing where there is no cache, or a damaged one: it is written anew."""
         try:
-            path = own_folder("cache") / self._name
-            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
-                return _rows(
-                    {name: stored[name] for name in stored.files}, with_masks=self._with_masks
-                )
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            columns = recall(own_folder("cache") / self._name)
+            return _rows(columns, with_masks=self._with_masks)
+        except (RuntimeError, ValueError, KeyError):
             return {}
 
     def _key(self, sample: Sample) -> str:
@@ -116,6 +113,15 @@ def store(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
         os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream,
     ):
         np.savez(stream, allow_pickle=False, **columns)
+
+
+def recall(path: Path) -> dict[str, NDArray[Any]]:
+    """Arrays that `store` wrote; none where nothing is kept, or what is kept is damaged."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
 
 
 def _columns(rows: Mapping[str, Remembered]) -> dict[str, NDArray[Any]]:
