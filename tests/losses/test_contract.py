@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
 from medvision.types import IGNORE_INDEX
 
-CONF = Path(__file__).parents[2] / "conf" / "loss"
-FOR_IMAGES = ("bce", "focal")
-NAMES = sorted(path.stem for path in CONF.rglob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf"
+FOR_IMAGES = ("bce", "bce_smooth", "focal")
+NAMES = sorted(path.stem for path in (CONF / "loss").glob("*.yaml"))
+
+
+@cache
+def composed(name: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", ["experiment=polyp_unet", f"loss={name}"])
 
 
 def make(name: str, num_classes: int) -> nn.Module:
-    loss = OmegaConf.load(CONF / f"{name}.yaml")
-    config = OmegaConf.create({"data": {"num_classes": num_classes}, "loss": loss})
+    config = composed(name).copy()
+    config.data.num_classes = num_classes
     return instantiate(config.loss)
 
 
@@ -105,14 +113,17 @@ def test_gradient_is_finite_when_all_pixels_are_of_one_class(
     assert logits.grad.isfinite().all()
 
 
-def test_a_perfect_prediction_costs_nothing(
-    loss: nn.Module, batch: tuple[Tensor, Tensor], num_classes: int
+def test_a_perfect_prediction_costs_what_smoothing_takes_and_nothing_else(
+    loss: nn.Module, batch: tuple[Tensor, Tensor], num_classes: int, name: str
 ) -> None:
     target = batch[1].long()
     labels = torch.nn.functional.one_hot(target, num_classes).movedim(-1, 1)
     logits = (labels[:, 1:] if num_classes == 2 else labels) * 200.0 - 100.0
-    assert loss(logits, target).item() == pytest.approx(0, abs=1e-6)
-    assert loss(-logits, target) > 0.5
+    # 5 % of each label is spread over all classes; the others are 100 away in one logit, else 200
+    share = 0.05 * (num_classes - 1) / num_classes if name == "bce_smooth" else 0
+    expected = share * (100 if num_classes == 2 else 200)
+    assert loss(logits, target).item() == pytest.approx(expected, abs=1e-6)
+    assert loss(-logits, target) > expected + 0.5
 
 
 def test_order_of_images_does_not_matter(loss: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
@@ -175,7 +186,7 @@ def test_mixed_labels_need_cross_entropy(name: str, num_classes: int) -> None:
     loss = make(name, num_classes)
     logits = torch.zeros(3, 1 if num_classes == 2 else num_classes)
     mixed = torch.full((3, num_classes), 1 / num_classes)
-    if name == "bce":
+    if name in ("bce", "bce_smooth"):
         assert loss(logits, mixed).item() == pytest.approx(math.log(num_classes))
     else:
         with pytest.raises(MedvisionError, match=r"MixUp and CutMix need loss=bce"):
