@@ -122,7 +122,7 @@ def test_a_perfect_prediction_costs_what_smoothing_takes_and_nothing_else(
     # 5 % of each label is spread over all classes; the others are 100 away in one logit, else 200
     share = 0.05 * (num_classes - 1) / num_classes if name == "bce_smooth" else 0
     expected = share * (100 if num_classes == 2 else 200)
-    assert loss(logits, target).item() == pytest.approx(expected, abs=1e-6)
+    assert loss(logits, target).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
     assert loss(-logits, target) > expected + 0.5
 
 
