@@ -36,6 +36,7 @@ def test_the_table_has_an_answer_for_every_chip() -> None:
 def test_a_cpu_uses_bf16_where_its_hardware_does(
     monkeypatch: pytest.MonkeyPatch, no_accelerator: None, has_bf16: bool, precision: str
 ) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     monkeypatch.setattr("medvision.hardware.plan._cpu_has_bf16", lambda: has_bf16)
     plan = choose_plan(**AUTO)
     assert plan.accelerator == "cpu"

@@ -65,7 +65,7 @@ def test_a_forked_process_does_not_keep_the_lock_of_one_that_was_killed(tmp_path
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(MedvisionError, match="in another process"):
+        with pytest.raises(MedvisionError, match="already in use by another process"):
             lock_folder(tmp_path)
         other.kill()
         other.wait()

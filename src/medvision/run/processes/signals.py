@@ -48,11 +48,16 @@ def after_the_step() -> Iterator[Callable[[], int | None]]:
     """
     _requests.may_wait, _requests.received = True, None
     try:
-        yield lambda: _requests.received
+        yield _received
         if _requests.received is not None:
             raise Stopped(_requests.received)
     finally:
         _requests.may_wait, _requests.received = False, None
+
+
+def _received() -> int | None:
+    """Number of the signal that waits; a module's function, so that callbacks can be pickled."""
+    return _requests.received
 
 
 @contextmanager
