@@ -9,6 +9,7 @@ import structure
 
 SRC = Path(__file__).parents[1] / "src"
 MODULES = structure.module_names(SRC)
+TASKS = ("classification", "segmentation")
 RANKS = [
     {"types", "errors", "files", "console", "scores", "registry", "task_definition"},
     {"data", "models", "losses", "metrics", "hardware", "reports"},
@@ -114,3 +115,33 @@ def test_modules_are_concepts_and_free_of_cycles() -> None:
     assert not {str(folder): size for folder, size in folders.items() if size > MOST_MODULES}
     drawers = {"utils", "util", "helpers", "misc", "common"}
     assert not [name for name in MODULES if drawers & set(name.split("."))]
+
+
+TASK_MODULES = {
+    "task_definition",
+    *(f"{package}.{task}" for package in ("data", "evaluation", "tasks") for task in TASKS),
+}
+"""Modules of the classes that a task consists of."""
+
+NAMES_OF_FOLDERS = {
+    "audit.dataset": "tells by its layout whether a folder holds classes or masks",
+    "cli.program": "an option of `data shard` says how a folder is to be read",
+    "data.discovery.index": "tells by splits.csv whether a folder holds classes or masks",
+    "data.download.catalog": "says for what each public set was published",
+    "data.shards.create": "writes into shards.json how the folder was read",
+}
+"""Modules that may name a task, because they tell what kind of files a folder holds."""
+
+
+def test_only_the_classes_of_a_task_know_its_name() -> None:
+    """A further task is a package of its own, so no other module may depend on a task's name."""
+    found = {
+        name
+        for name, _, path in own_modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in TASKS
+    }
+    assert found - TASK_MODULES == set(NAMES_OF_FOLDERS)
+    templates = SRC.glob("medvision/reports/templates/*.j2")
+    quoted = [f"{mark}{task}{mark}" for task in TASKS for mark in "'\""]
+    assert not [path.name for path in templates if any(q in path.read_text() for q in quoted)]

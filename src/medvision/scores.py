@@ -2,7 +2,8 @@
 
 A score is logged as ``stage/name``, that of one class as ``stage/name/class``, and its 95 %
 interval under its name with ``_ci95``; an interval is shown wherever its score is. To add a score,
-write its function in ``medvision.metrics`` and one row here. What a callback logs under a name that
+write its function in ``medvision.metrics`` and one row here; a further task names its rows in its
+``TaskDefinition``. What a callback logs under a name that
 has no row can be monitored like any other score, and is shown under "Other".
 """
 
@@ -12,6 +13,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
+
+from medvision.task_definition import task_names, task_of
 
 Place = Literal[
     "log",  # first columns of metrics.csv; the first of them in the line of each epoch
@@ -51,6 +54,7 @@ class Score:
         may_be_undefined: Whether images may lack that value; the mean leaves them out, and
             ``stage/name_undefined`` counts them.
         of_predicted_classes: Whether it counts predicted classes, and not probabilities.
+        chance: Value of guessing; None where it has none, or it is not worth a remark.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Score:
     per_image: bool = False
     may_be_undefined: bool = False
     of_predicted_classes: bool = False
+    chance: float | None = None
 
     @property
     def mode(self) -> Literal["max", "min"]:
@@ -267,6 +272,7 @@ CLASSIFICATION = (
         "image in which the positive one has the larger probability, equal ones half. "
         "Undefined where only one class occurs.",
         places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile", "checked"),
+        chance=0.5,
     ),
     Score(
         name="average_precision",
@@ -356,16 +362,14 @@ CLASSIFICATION = (
     ),
 )
 
-_TABLES = {"classification": CLASSIFICATION, "segmentation": SEGMENTATION}
-
 
 def scores_of(task: str) -> tuple[Score, ...]:
     """Scores of a task in the order in which they are shown, the loss last.
 
     Args:
-        task: Kind of the task; one that has no table has its loss only.
+        task: Kind of the task; one that is not defined has its loss only.
     """
-    return (*_TABLES.get(task, ()), LOSS)
+    return (*_rows(task), LOSS)
 
 
 def named_scores(task: str) -> dict[str, Score]:
@@ -373,16 +377,21 @@ def named_scores(task: str) -> dict[str, Score]:
     return {score.name: score for score in scores_of(task) if "hidden" not in score.places}
 
 
-def add_scores(task: str, scores: Sequence[Score]) -> None:
-    """Give a further task its table."""
-    _TABLES[task] = tuple(scores)
+def _rows(task: str | None) -> tuple[Score, ...]:
+    """Rows of a task, or of all of them; none where it is not defined."""
+    kinds = [kind for kind in task_names() if task in (None, kind)]
+    return tuple(row for kind in kinds for row in task_of(kind).load("scores"))
+
+
+def headline_of(task: str | None) -> str:
+    """Name of the score that stands for a run: its first headline, or the loss."""
+    return (*names_at("headline", task), LOSS.name)[0]
 
 
 def scores_at(place: Place, task: str | None = None) -> tuple[Score, ...]:
     """Scores that are shown in a place, the loss first; of all tasks, each name once, for None."""
-    rows = [row for kind in _TABLES if task in (None, kind) for row in _TABLES[kind]]
     found: dict[str, Score] = {}
-    for row in (LOSS, *rows):
+    for row in (LOSS, *_rows(task)):
         if place in row.places:
             found.setdefault(row.name, row)
     return tuple(found.values())
@@ -402,8 +411,12 @@ def score_named(name: str, task: str | None = None) -> Score | None:
     """
     parts = name.split("/")
     base = parts[1] if parts[0] in ("train", "val", "test") and parts[1:] else parts[0]
-    rows = [row for kind in _TABLES if task in (None, kind) for row in _TABLES[kind]]
-    return next((row for row in (*rows, LOSS) if row.name == base), None)
+    return next((row for row in (*_rows(task), LOSS) if row.name == base), None)
+
+
+def score_at_file_size(name: str, task: str) -> Score | None:
+    """The same score measured at the size of the files; None where there is none."""
+    return score_named(f"{name}_original", task)
 
 
 def mode_of(name: str) -> Literal["max", "min"]:

@@ -20,12 +20,10 @@ class TaskDefinition:
     Classes and functions are named as ``package.module:name`` and imported on first use.
 
     Attributes:
-        kind: Name of the task, as ``summary.json`` and ``data.task`` hold it.
-        data: Data module, an ``ImageData``.
-        module: LightningModule, a ``medvision.tasks.Task``.
+        kind: Name of the task, as ``summary.json``, ``ImageData.task`` and ``Task.kind`` hold it.
         evaluation: Scores, files and plots of a split, an ``Evaluation``.
-        headline: Score that stands for a run in the test ledger, without its split.
-        compared: Scores that a comparison of runs judges by default, without their split.
+        scores: Rows of its scores, a sequence of ``medvision.scores.Score``.
+        report: What only this task's ``report.html`` says, a ``TaskReport``.
         result: Prediction for one image, a ``Result``; None where ``medvision predict`` offers
             none.
         per_pixel: Whether the network answers for every pixel instead of for the whole image.
@@ -34,23 +32,21 @@ class TaskDefinition:
         losses: Choices of the config group ``loss`` that fit.
         folder_config: File of ``conf/data`` whose keys a run has that was made before they were
             there; None where there is no such file.
-        report: Sections that only this task's ``report.html`` has; None for none.
         min_classes: Fewest names in ``class_names`` of a model.
+        in_percent: Whether tables of several runs show scores between 0 and 1 in per cent.
     """
 
     kind: str
-    data: str
-    module: str
     evaluation: str
-    headline: str = "loss"
-    compared: tuple[str, ...] = ()
+    scores: str
+    report: str = "medvision.reports.task_report:TaskReport"
     result: str | None = None
     per_pixel: bool = False
     flips: tuple[tuple[int, ...], ...] = ((),)
     losses: tuple[str, ...] = ()
     folder_config: str | None = None
-    report: str | None = None
     min_classes: int = 1
+    in_percent: bool = False
 
     def load(self, part: str) -> Any:
         """Import the object that a field names.
@@ -83,31 +79,28 @@ _DEFINED = {
     definition.kind: definition
     for definition in (
         TaskDefinition(
-            kind="segmentation",
-            data="medvision.data:SegmentationData",
-            module="medvision.tasks:SegmentationTask",
-            evaluation="medvision.evaluation:SegmentationEvaluation",
-            headline="dice",
-            compared=("dice", "iou", "auroc"),
-            result="medvision.inference.results:SegmentationResult",
-            per_pixel=True,
-            flips=((), (0,), (1,), (0, 1)),
-            losses=("bce", "bce_dice", "dice", "focal", "jaccard", "tversky"),
-            folder_config="folder_segmentation",
-            min_classes=2,
-        ),
-        TaskDefinition(
             kind="classification",
-            data="medvision.data:ClassificationData",
-            module="medvision.tasks:ClassificationTask",
             evaluation="medvision.evaluation:ClassificationEvaluation",
-            headline="accuracy",
-            compared=("accuracy", "balanced_accuracy", "auroc"),
+            scores="medvision.scores:CLASSIFICATION",
+            report="medvision.reports.task_report:ClassificationReport",
             result="medvision.inference.results:ClassificationResult",
             # left to right only: few organs are ever seen upside down
             flips=((), (1,)),
-            losses=("bce", "focal"),
+            losses=("bce", "bce_smooth", "focal"),
             folder_config="folder_classification",
+            min_classes=2,
+            in_percent=True,
+        ),
+        TaskDefinition(
+            kind="segmentation",
+            evaluation="medvision.evaluation:SegmentationEvaluation",
+            scores="medvision.scores:SEGMENTATION",
+            report="medvision.reports.task_report:SegmentationReport",
+            result="medvision.inference.results:SegmentationResult",
+            per_pixel=True,
+            flips=((), (0,), (1,), (0, 1)),
+            losses=("bce", "bce_dice", "bce_smooth", "dice", "focal", "jaccard", "tversky"),
+            folder_config="folder_segmentation",
             min_classes=2,
         ),
     )
@@ -115,16 +108,16 @@ _DEFINED = {
 
 
 def define_task(definition: TaskDefinition) -> None:
-    """Make a task known, or replace a definition of the same package.
+    """Make a task known, or replace a definition with the same evaluation.
 
     Raises:
-        MedvisionError: If another package has defined a task of this name.
+        MedvisionError: If a task of this name is already defined.
     """
     known = _DEFINED.get(definition.kind)
-    if known is not None and known.module != definition.module:
+    if known is not None and known.evaluation != definition.evaluation:
         raise MedvisionError(
-            f"the task {definition.kind} is already defined, by {known.module}",
-            where=definition.module,
+            f"the task {definition.kind} is already defined, by {known.evaluation}",
+            where=definition.evaluation,
             hint="choose another name",
         )
     _DEFINED[definition.kind] = definition

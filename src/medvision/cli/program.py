@@ -110,7 +110,7 @@ def data_shard(
         say(f"note: {with_options(note, SHARD_OPTIONS)}")
     say(
         f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.num_images, 'image')}"
-        f"{' with masks' if manifest.task == 'segmentation' else ''},"
+        f"{' with masks' if manifest.has_masks else ''},"
         f" {made.num_bytes / MEGABYTE:.1f} MB"
     )
     say(f"train on them: python train.py experiment=NAME data.root={shlex.quote(str(made.out))}")

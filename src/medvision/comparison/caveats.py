@@ -5,6 +5,7 @@ from typing import Any
 
 from medvision.comparison.runs import FinishedRun, Group, Member
 from medvision.errors import MedvisionError
+from medvision.scores import score_at_file_size, scores_at
 
 MOST_NAMES = 3
 
@@ -245,9 +246,12 @@ def _sizes(groups: Sequence[Group]) -> list[str]:
         image_size,
         lambda size: "unknown" if size is None else f"{size} px",
     )
-    if groups[0].runs[0].task == "segmentation":
-        return [f"{note}; who is better is told by Dice at the size of the files" for note in found]
-    return found
+    task = groups[0].runs[0].task
+    leading = next((score for score in scores_at("comparison", task) if score.per_image), None)
+    if leading is None or score_at_file_size(leading.name, task) is None:
+        return found
+    told = f"who is better is told by {leading.title} at the size of the files"
+    return [f"{note}; {told}" for note in found]
 
 
 def _folds(groups: Sequence[Group]) -> list[str]:
@@ -260,7 +264,7 @@ def _folds(groups: Sequence[Group]) -> list[str]:
         planned = group.runs[0].settings.get("data.folds")
         missing = planned is not None and len(folds) < int(planned)
         note = f"{len(folds)}{f' of {planned}' * missing} folds are pooled in group {number}"
-        if group.runs[0].task == "classification":
+        if group.runs[0].classes:
             note += "; their AUROC ranks the probabilities of several models together"
         notes.append(note)
     return notes

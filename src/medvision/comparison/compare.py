@@ -27,7 +27,7 @@ from medvision.comparison.verdicts import compare_pairs
 from medvision.errors import MedvisionError
 from medvision.files import file_errors, write_atomically, write_table
 from medvision.reports.verdicts import p_in_words, probability_in_words
-from medvision.scores import names_at
+from medvision.scores import headline_of, names_at
 
 
 def content_of(
@@ -301,7 +301,7 @@ def _table(comparison: Comparison) -> Table:
 
 
 def _table_of_runs(comparison: Comparison) -> Table:
-    metric = f"test/{(*names_at('comparison', comparison.task), 'loss')[0]}"
+    metric = f"test/{headline_of(comparison.task)}"
     table = Table(box=box.MINIMAL, show_edge=False, padding=0)
     table.add_column("", justify="right")
     table.add_column("run", overflow="fold")

@@ -20,6 +20,7 @@ from medvision.errors import MedvisionError
 from medvision.reports.page import setting_in_words
 from medvision.reports.run_files import RunFiles
 from medvision.scores import names_at
+from medvision.task_definition import task_of
 from medvision.types import STAGES
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -65,7 +66,7 @@ class FinishedRun:
 
     @property
     def task(self) -> str:
-        """``classification`` or ``segmentation``."""
+        """Kind of the task."""
         return self.files.task
 
     @property
@@ -115,13 +116,21 @@ class FinishedRun:
         """A row per test image, as ``predictions_test.csv`` holds them."""
         return self.files.predictions
 
+    @cached_property
+    def classes(self) -> list[str]:
+        """Classes of images whose probability the run predicted; none where it predicts masks."""
+        prefix = "probability/"
+        names = self.tested[0] if self.tested else ()
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
     def roc(self) -> Points | None:
         """ROC of the test pixels, or of the test images: for several classes their macro mean.
 
         Returns:
             None where the run wrote none, or where it is undefined: no positives or no negatives.
         """
-        curves = self._image_roc() if self.task == "classification" else self._pixel_roc()
+        per_pixel = task_of(self.task).per_pixel
+        curves = self._pixel_roc() if per_pixel else self._image_roc()
         known = [curve for curve in curves if np.isfinite(curve).all()]
         if len(known) < 2:
             return known[0] if known else None
@@ -142,10 +151,9 @@ class FinishedRun:
         from medvision.metrics import roc_points
 
         path, rows = self.path / "predictions_test.csv", self.files.predictions
-        columns = [name for name in (rows[0] if rows else ()) if name.startswith("probability/")]
-        for column in columns[1:] if len(columns) == 2 else columns:
-            score = np.array([_number(path, row[column]) for row in rows], float)
-            positive = np.array([row["target"] == column.partition("/")[2] for row in rows])
+        for name in self.classes[1:] if len(self.classes) == 2 else self.classes:
+            score = np.array([_number(path, row[f"probability/{name}"]) for row in rows], float)
+            positive = np.array([row["target"] == name for row in rows])
             yield roc_points(score, positive)[:2]
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.comparison.caveats import image_size
-from medvision.comparison.runs import FinishedRun, Group, Member
+from medvision.comparison.runs import Group, Member
 from medvision.errors import MedvisionError
 from medvision.reports.verdicts import LEVEL, claim_of, sentence_of
+from medvision.scores import score_at_file_size, scores_at
 
 if TYPE_CHECKING:
     from medvision.metrics.paired import PairedDifference, PairedScore, SeedSpread
@@ -39,10 +40,10 @@ def read_pairs(groups: Sequence[Group]) -> PairedImages:
     """Match the predictions of all runs by image, and average those of each group over its seeds.
 
     Groups of images are those of the runs' splits.csv; images that any run keeps together stay
-    together here. Segmentations are compared by Dice and IoU of each image, at the size of the
-    files where the networks see different sizes. Classifiers are compared by accuracy and
-    balanced accuracy of the classes that they predicted, with the threshold that each has in use,
-    and by AUROC, for three or more classes the mean of each against the rest.
+    together here. Classifiers are compared by accuracy and balanced accuracy of the classes that
+    they predicted, with the threshold that each has in use, and by AUROC, for three or more classes
+    the mean of each against the rest. Others are compared by the scores that each image has, at the
+    size of the files where the networks see different sizes and the score has a value there.
 
     Args:
         groups: Which ``require_comparable`` accepted.
@@ -56,8 +57,7 @@ def read_pairs(groups: Sequence[Group]) -> PairedImages:
     paths = [row["path"] for run in first for row in run.tested]
     order = {path: place for place, path in enumerate(paths)}
     unit = units_of(_joined_groups(groups, order), len(paths))
-    task = groups[0].runs[0].task
-    read = _segmentations if task == "segmentation" else _classifications
+    read = _classified if groups[0].runs[0].classes else _measured
     scores, of_seeds = read(groups, order, unit)
     known = {name: score for name, score in scores.items() if not np.isnan(score.scores).any()}
     return PairedImages(
@@ -67,15 +67,20 @@ def read_pairs(groups: Sequence[Group]) -> PairedImages:
     )
 
 
-def _segmentations(
+def _measured(
     groups: Sequence[Group], order: Mapping[str, int], unit: NDArray[np.intp]
 ) -> tuple[dict[str, "PairedScore"], dict[str, list[list[float]]]]:
     from medvision.metrics.paired import mean_score
 
     sizes = {repr(image_size(run)) for group in groups for run in group.runs}
-    suffix = "_original" * (len(sizes) > 1)
+    task = groups[0].runs[0].task
     scores, of_seeds = {}, {}
-    for name in (f"dice{suffix}", f"iou{suffix}"):
+    for score in scores_at("comparison", task):
+        if not score.per_image:
+            continue
+        name = score.name
+        if len(sizes) > 1 and (at_file_size := score_at_file_size(name, task)) is not None:
+            name = at_file_size.name
         values = [[_numbers(member, name, order) for member in group.members] for group in groups]
         scores[name] = mean_score(np.stack([np.mean(of, axis=0) for of in values], axis=1), unit)
         undefined = np.isnan([value for of in values for value in of]).any(axis=0)
@@ -83,7 +88,7 @@ def _segmentations(
     return scores, of_seeds
 
 
-def _classifications(
+def _classified(
     groups: Sequence[Group], order: Mapping[str, int], unit: NDArray[np.intp]
 ) -> tuple[dict[str, "PairedScore"], dict[str, list[list[float]]]]:
     from medvision.metrics.paired import (
@@ -93,7 +98,7 @@ def _classifications(
         placements,
     )
 
-    classes = _classes(groups[0].runs[0])
+    classes = groups[0].runs[0].classes
     truth = _texts(groups[0].members[0], "target", order)
     target = np.array([classes.index(name) for name in truth])
     right, placed = [], []
@@ -123,11 +128,6 @@ def _classifications(
         for name, score in scores_of(list(answers), list(ranks)).items():
             of_seeds[name].append([float(value) for value in score.scores])
     return scores, of_seeds
-
-
-def _classes(run: FinishedRun) -> list[str]:
-    prefix = "probability/"
-    return [name.removeprefix(prefix) for name in run.tested[0] if name.startswith(prefix)]
 
 
 def _texts(member: Member, column: str, order: Mapping[str, int]) -> list[str]:

@@ -66,7 +66,7 @@ def tiles(audit: Mapping[str, Any]) -> list[Tile]:
         else:
             about = f"images in {whole(part['groups'])} groups"
             found.append(Tile(name=name, value=whole(part["images"]), about=about))
-    what = "classes" if audit["task"] == "classification" else "masks"
+    what = "classes" if audit["class_counts"] else "masks"
     found.append(
         Tile(name="Conflicts", value=whole(conflicts), about=f"pairs with contradicting {what}")
     )

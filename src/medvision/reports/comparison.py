@@ -25,6 +25,7 @@ from medvision.reports.plots.comparison import Drawn, color_of, draw_rocs, draw_
 from medvision.reports.plots.style import STYLE, History, save, short_name
 from medvision.reports.verdicts import p_in_words, probability_in_words
 from medvision.scores import LOSS, Score, is_interval, is_number, named_scores, names_at, scores_at
+from medvision.task_definition import task_of
 
 Group = Mapping[str, Any]
 """One of the groups of ``comparison.json``."""
@@ -522,7 +523,7 @@ def _mark(groups: Sequence[Group]) -> str:
 
 def _pictures(task: str, drawn: Sequence[Drawn], mark: str) -> dict[str, list[Picture]]:
     """The curves of validation, and the ROC where there is one."""
-    what = "images" if task == "classification" else "pixels"
+    what = "pixels" if task_of(task).per_pixel else "images"
     with mpl.rc_context(STYLE):
         curves = {
             score.title: draw_validation(drawn, metric=score.name, label=score.title, mark=mark)

@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from medvision.scores import names_at, score_named
+from medvision.scores import names_at, score_named, scores_of
+from medvision.task_definition import task_names, task_of
 
 MIN_GAP = 0.05
 """Training above validation by less is left alone: as much as two seeds of one recipe differ."""
@@ -45,8 +46,9 @@ class _Run:
         self.metrics: Mapping[str, Any] = summary.get("metrics") or {}
         self.dataset: Mapping[str, Any] = summary.get("dataset") or {}
         self.warnings: Sequence[str] = summary.get("warnings") or ()
-        self.task, self.sealed = summary.get("task"), bool(summary.get("sealed"))
-        self.headlines = names_at("checked", str(self.task))
+        self.task, self.sealed = str(summary.get("task")), bool(summary.get("sealed"))
+        self.per_pixel = self.task in task_names() and task_of(self.task).per_pixel
+        self.headlines = names_at("checked", self.task)
         self.history = history
         best = summary.get("best_epoch")  # counted from 0
         self.best = -1 if best is None else int(best)
@@ -59,7 +61,7 @@ class _Run:
 
     def title(self, name: str) -> str:
         """Name of a score within a sentence."""
-        found = score_named(name, str(self.task))
+        found = score_named(name, self.task)
         return name.replace("_", " ") if found is None else found.title
 
     def interval(self, name: str) -> tuple[float, float] | None:
@@ -150,7 +152,7 @@ def _few_images(run: _Run) -> list[str]:
 
 
 def _one_answer(run: _Run) -> list[str]:
-    if run.task == "segmentation":
+    if run.per_pixel:
         if run.score("test/recall") == 0:
             return ["the network finds no foreground pixel on the test images (recall 0)"]
         if run.score("test/specificity") == 0:
@@ -167,13 +169,24 @@ def _one_answer(run: _Run) -> list[str]:
 
 
 def _no_better_than_chance(run: _Run) -> list[str]:
-    ends = run.interval("test/auroc") if run.task == "classification" else None
-    if ends is None or ends[0] > 0.5:
-        return []
-    score = f"AUROC {_with_range(run, 'test/auroc')} on test is"
-    if ends[1] < 0.5:
-        return [f"{score} worse than guessing"]
-    return [f"{score} not shown to be better than guessing: the 95 % interval holds 0.5"]
+    found = []
+    for score in scores_of(run.task):
+        name, chance = f"test/{score.name}", score.chance
+        ends = run.interval(name)
+        if chance is None or ends is None:
+            continue
+        worst, best = sorted(ends, reverse=score.better == "lower")
+        sign = -1 if score.better == "lower" else 1
+        if sign * worst > sign * chance:
+            continue
+        said = f"{score.capitalized} {_with_range(run, name)} on test is"
+        if sign * best < sign * chance:
+            found.append(f"{said} worse than guessing")
+        else:
+            found.append(
+                f"{said} not shown to be better than guessing: the 95 % interval holds {chance:g}"
+            )
+    return found
 
 
 def _overfitting(run: _Run) -> list[str]:

@@ -158,26 +158,6 @@ def commands(run: RunFiles) -> list[str]:
     return found
 
 
-def outcome_of_images(run: RunFiles) -> str | None:
-    """How the scores spread over the test images, in a sentence; None where it is not known."""
-    rows = run.predictions
-    if run.task != "segmentation":
-        judged = [row for row in rows if row.get("target") and row.get("predicted")]
-        if not judged:
-            return None
-        wrong = sum(row["target"] != row["predicted"] for row in judged)
-        return f"{whole(wrong)} of {whole(len(judged))} images are predicted wrongly."
-    values = sorted(float(row["dice"]) for row in rows if row.get("dice"))
-    if len(values) < 10:  # a tenth of fewer is no image
-        return None
-    below = sum(value < 0.5 for value in values)
-    return (
-        f"Half of the images have a Dice of {values[len(values) // 2]:.3f} or more, nine in ten "
-        f"{values[len(values) // 10]:.3f} or more; {whole(below)} of {whole(len(values))} lie "
-        f"below 0.5."
-    )
-
-
 def _facts(caption: str, facts: Mapping[str, Any]) -> Table:
     """A table of two columns; facts without a value are left out."""
     rows = [

@@ -20,7 +20,6 @@ from medvision.reports.run_facts import (
     commands,
     data_counts,
     data_facts,
-    outcome_of_images,
     run_facts,
     set_name,
 )
@@ -29,26 +28,25 @@ from medvision.reports.score_tables import (
     STAGES,
     calibration_table,
     class_table,
-    images_of,
     key_numbers,
     lesion_table,
     operating_table,
     other_table,
     shown_scores,
 )
+from medvision.reports.task_report import TaskReport
 from medvision.reports.warnings import looks, twin_table
 from medvision.scores import (
     Score,
     is_interval,
     is_number,
-    named_scores,
     other_scores,
     scores_at,
     scores_of,
 )
+from medvision.task_definition import task_of
 
 UNFINISHED = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}
-MOST_NAMES = 4  # classes: more of them make no sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +56,12 @@ class Tile:
     name: str
     value: str
     ends: str
+
+
+def report_of(run: RunFiles) -> TaskReport:
+    """What the run's task adds to its report."""
+    report: TaskReport = task_of(run.task).load("report")()
+    return report
 
 
 def title(run: RunFiles) -> str:
@@ -83,7 +87,7 @@ def headline(run: RunFiles) -> str:
         history = f"trained on {whole(run.num_images['train'])} {kind} of {set_name(run)},"
     else:
         history = f"trained on {set_name(run)},"
-    result = _result(run)
+    result = report_of(run).result(run)
     status = str(run.summary.get("status", "finished"))
     if result is None:
         return f"{network}, {history} has no result yet: the run {UNFINISHED.get(status, status)}."
@@ -116,46 +120,6 @@ def parameters(count: float) -> str:
         if count >= size:
             return f"{count / size:.1f}{unit}"
     return whole(count)
-
-
-def _result(run: RunFiles) -> str | None:
-    """What the network does, with score and interval; None where nothing was measured."""
-    count = run.num_images.get(run.stage) or len(run.predictions)
-    images = f"images of {set_name(run)}" if run.external else images_of(run.stage)
-    shown = f"{whole(count)} {images}" if count else f"the {images}"
-    if run.task == "segmentation":
-        if "dice" not in _measured(run):
-            return None
-        foreground = _listed(run.class_names[1:]) or "the foreground"
-        return f"segments {foreground} in {shown} with a mean Dice of {_score(run, 'dice')}"
-    if "accuracy" not in _measured(run):
-        return None
-    names = _listed(run.class_names) or f"{len(run.class_names) or 'the'} classes"
-    text = f"tells {names} apart in {shown} with an accuracy of {_score(run, 'accuracy')}"
-    if is_number(run.metrics.get(f"{run.stage}/auroc")):
-        mean = "a mean" if len(run.class_names) > 2 else "an"
-        text += f" and {mean} AUROC of {_score(run, 'auroc')}"
-    return text
-
-
-def _measured(run: RunFiles) -> set[str]:
-    prefix = f"{run.stage}/"
-    return {name.removeprefix(prefix) for name in run.metrics if name.startswith(prefix)}
-
-
-def _score(run: RunFiles, name: str) -> str:
-    score = named_scores(run.task)[name]
-    value = run.metrics.get(f"{run.stage}/{name}")
-    ends = run.metrics.get(f"{run.stage}/{name}_ci95")
-    interval = f" (95 % interval {score.interval_text(ends)})" if is_interval(ends) else ""
-    return score.text(value) + interval
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Names as a list in words; empty where there are none or too many."""
-    if not 0 < len(names) <= MOST_NAMES:
-        return ""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 JUDGED = {
@@ -245,8 +209,12 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
     pictured = {*curves, *JUDGED, GRID}
     further = {name: name.replace("_", " ") for name in run.plots if name not in pictured}
     grid = {} if worst or typical else {GRID: "Some of the test images"}
+    own = report_of(run)
+    sections = own.sections(run)
     return {
-        "task": run.task,
+        "image_note": own.image_note,
+        "sections": sections,
+        "own_parts": [(part.anchor, part.title, True) for part in sections],
         "started": run.environment.get("started"),
         "title": title(run),
         "headline": headline(run),
@@ -271,7 +239,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "cases": {"worst": [*map(_shown, worst)], "typical": [*map(_shown, typical)]},
         "grid": _plots(run, grid),
         "others": _plots(run, further, captions=further),
-        "outcome": outcome_of_images(run),
+        "outcome": own.outcome(run),
         "definitions": _defined(run),
         "class_names": run.class_names,
         "terms": _terms(run),
@@ -321,7 +289,7 @@ def _terms(run: RunFiles) -> set[str]:
     heads = shown.head if shown is not None else ()
     points: Sequence[Mapping[str, Any]] = run.summary.get("operating_points") or []
     terms = {
-        "classes": run.task == "classification",
+        "classes": report_of(run).of_classes,
         "predictive": bool(points),
         "prevalence": bool(points) and "prevalence" in points[0],
         "interval": any(name.endswith("_ci95") for name in run.metrics),

@@ -30,6 +30,7 @@ from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_ev
 from medvision.run.training.build import build, measure, silence_libraries
 from medvision.run.training.data_audit import duplicates_in_training
 from medvision.run.training.results import print_scores
+from medvision.scores import headline_of
 from medvision.task_definition import task_of
 from medvision.tasks import Task
 
@@ -198,7 +199,7 @@ def _lasting(warnings: list[str], opened: bool) -> list[str]:
 
 def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
     """Add a line to the ledger; return how many this test split has now."""
-    metric = f"test/{task_of(target.data.task).headline}"
+    metric = f"test/{headline_of(target.data.task)}"
     value: Any = scores.get(metric)
     return note_test_evaluation(
         config=yaml.safe_load((run.path / "config.yaml").read_text()),

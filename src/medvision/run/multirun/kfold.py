@@ -27,7 +27,11 @@ Pooled = dict[str, tuple[float, float, float]]
 
 
 def pool_probabilities(
-    rows: Sequence[Mapping[str, str]], groups: Sequence[str], thresholds: Collection[float]
+    rows: Sequence[Mapping[str, str]],
+    groups: Sequence[str],
+    thresholds: Collection[float],
+    *,
+    task: str,
 ) -> Pooled:
     """Scores of classified images.
 
@@ -36,6 +40,7 @@ def pool_probabilities(
         groups: Group of each row; images of one group are resampled together.
         thresholds: Those of the runs. Where they differ, what depends on a threshold is counted
             from the class that each image was given.
+        task: Kind of the task.
 
     Returns:
         The scores of ``classification_scores``; ends are NaN where a score has no interval.
@@ -51,25 +56,26 @@ def pool_probabilities(
     others = _classified(probability, target, names, groups, 0.5)
 
     def counts_classes(name: str) -> bool:
-        score = score_named(name, "classification")
+        score = score_named(name, task)
         return score is not None and score.of_predicted_classes
 
     return {name: (decided if counts_classes(name) else others)[name] for name in others}
 
 
-def pool_images(rows: Sequence[Mapping[str, str]], groups: Sequence[str]) -> Pooled:
-    """Means over segmented images.
+def pool_images(rows: Sequence[Mapping[str, str]], groups: Sequence[str], *, task: str) -> Pooled:
+    """Means over images of the scores that each of them has.
 
     Args:
         rows: Of ``predictions_test.csv`` of every run.
         groups: Group of each row; images of one group are resampled together.
+        task: Kind of the task.
 
     Returns:
-        Dice and IoU in both sizes, of the foreground and of each class.
+        Such as Dice and IoU in both sizes, of the foreground and of each class.
     """
     pooled = {}
     for name in rows[0]:
-        score = score_named(name, "segmentation")
+        score = score_named(name, task)
         if score is None or not score.per_image:
             continue
         values = [float(row[name] or "nan") for row in rows]
@@ -252,14 +258,15 @@ def _pool(
     """Scores of all predictions together, by name, and what a reader should know of them."""
     rows = [row for part in predictions for row in part]
     groups = [samples[row["path"]].group or row["path"] for row in rows]
+    task = str(runs[0].summary["task"])
     if not any(name.startswith("probability/") for name in rows[0]):
-        return pool_images(rows, groups), []
+        return pool_images(rows, groups, task=task), []
     thresholds = {run.summary["threshold"] for run in runs}
     note = (
         f"AUROC, average precision and ECE pool the probabilities of {len(runs)} models as if they"
         " were on one scale; their mean over folds does not"
     )
-    return pool_probabilities(rows, groups, thresholds), [note]
+    return pool_probabilities(rows, groups, thresholds, task=task), [note]
 
 
 def _missing_folds(runs: Sequence[Run], num_folds: int) -> Iterable[str]:

@@ -68,7 +68,7 @@ class Group:
 
     @property
     def task(self) -> str | None:
-        """``classification`` or ``segmentation``; None where no run got as far as saying so."""
+        """Kind of the task; None where no run got as far as saying so."""
         return next((run.summary["task"] for run in self.runs if run.summary), None)
 
     @property

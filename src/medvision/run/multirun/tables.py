@@ -9,23 +9,24 @@ from rich.text import Text
 
 from medvision.run.multirun.kfold import CrossValidation, FoldScore
 from medvision.run.multirun.summary import Group
-from medvision.scores import names_at
+from medvision.scores import headline_of, names_at, score_named
+from medvision.task_definition import task_names, task_of
 from medvision.types import STAGES
 
 
 def print_multirun(groups: Sequence[Group], *, console: Console | None = None) -> None:
     """Print mean and spread of each group, then what each of its runs scored.
 
-    Scores are per cent for classification and lie in [0, 1] for segmentation; each task has its
-    own table. Those of sealed runs are of validation. Readable from 80 columns on.
+    Each task has its own table, in per cent where its definition says so. Scores of sealed runs are
+    those of validation. Readable from 80 columns on.
 
     Args:
         groups: From ``summarise``.
         console: Where to; the screen unless given.
     """
     console = console or Console()
-    known = next((group.task for group in groups if group.task), "classification")
-    for task in sorted({group.task or known for group in groups}):
+    known = next((group.task for group in groups if group.task), None)
+    for task in sorted({group.task or known for group in groups}, key=str):
         # a group that never started has no scores, so it may stand in any table
         members = [group for group in groups if (group.task or known) == task]
         if members:
@@ -51,11 +52,11 @@ def print_folds(found: Sequence[CrossValidation], *, console: Console | None = N
         console.print()
 
 
-def _table(task: str, groups: Sequence[Group]) -> Table:
+def _table(task: str | None, groups: Sequence[Group]) -> Table:
     sealed = any(group.sealed for group in groups)
     shown = _columns(task, sealed=sealed)
     table = Table(
-        title=f"{task}{_unit(task)}{', test sealed' * sealed}:"
+        title=f"{task or 'no run began'}{_unit(task)}{', test sealed' * sealed}:"
         " mean ± standard deviation over the runs",
         box=box.MINIMAL,
         show_edge=False,
@@ -66,32 +67,32 @@ def _table(task: str, groups: Sequence[Group]) -> Table:
     for name in shown:
         table.add_column(name.replace("/", "\n"), justify="right", no_wrap=True)
     for group in groups:
-        scores = (_words(task, *group.mean_and_std(name)) for name in shown)
+        scores = (_words(task, name, *group.mean_and_std(name)) for name in shown)
         table.add_row(_label(group), str(len(group.finished)), *scores)
     return table
 
 
-def _columns(task: str, *, sealed: bool) -> list[str]:
+def _columns(task: str | None, *, sealed: bool) -> list[str]:
     """The first headline of every split, the others of the last one."""
     first, *others = (*names_at("headline", task), "loss")[:2]
     stages = ("train", "val") if sealed else STAGES
     return [*(f"{stage}/{first}" for stage in stages), *(f"{stages[-1]}/{n}" for n in others)]
 
 
-def _table_of_runs(task: str, groups: Sequence[Group]) -> Table:
+def _table_of_runs(task: str | None, groups: Sequence[Group]) -> Table:
     stage = "val" if any(group.sealed for group in groups) else "test"
-    metric = f"{stage}/{(*names_at('headline', task), 'loss')[0]}"
+    metric = f"{stage}/{headline_of(task)}"
     table = Table(box=box.MINIMAL, show_edge=False, padding=0)
     table.add_column("experiment", overflow="fold")
     table.add_column(f"each run's {metric.replace('/', ' ')}")
     for group in groups:
-        values = (_words(task, value, None) for value in group.values(metric))
+        values = (_words(task, metric, value) for value in group.values(metric))
         table.add_row(Text(group.label), " ".join(values))
     return table
 
 
 def _table_of_folds(one: CrossValidation, *, name_seed: bool) -> Table:
-    task = one.group.task or "classification"
+    task = one.group.task
     seed = f", seed {one.seed}" * name_seed
     table = Table(
         title=Text(
@@ -106,15 +107,15 @@ def _table_of_folds(one: CrossValidation, *, name_seed: bool) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     for name in names_at("folds", task):
         if score := one.scores.get(f"test/{name}"):
-            table.add_row(f"test {name}", *_fold_words(task, score))
+            table.add_row(f"test {name}", *_fold_words(task, name, score))
     return table
 
 
-def _fold_words(task: str, score: FoldScore) -> tuple[str, str, str]:
-    low, high = _words(task, score.low, None), _words(task, score.high, None)
+def _fold_words(task: str | None, name: str, score: FoldScore) -> tuple[str, str, str]:
+    low, high = _words(task, name, score.low), _words(task, name, score.high)
     return (
-        _words(task, score.mean, score.std),
-        _words(task, score.pooled, None),
+        _words(task, name, score.mean, score.std),
+        _words(task, name, score.pooled),
         "-" if score.low is None else f"{low} - {high}",
     )
 
@@ -126,13 +127,19 @@ def _label(group: Group) -> Text:
     return label
 
 
-def _unit(task: str) -> str:
-    return ", per cent" if task == "classification" else ""
+def _unit(task: str | None) -> str:
+    return ", per cent" if _in_percent(task) else ""
 
 
-def _words(task: str, value: float | None, spread: float | None) -> str:
+def _in_percent(task: str | None) -> bool:
+    return task in task_names() and task_of(str(task)).in_percent
+
+
+def _words(task: str | None, name: str, value: float | None, spread: float | None = None) -> str:
     if value is None:
         return "-"
-    scale, digits = (100, 2) if task == "classification" else (1, 4)
+    score = score_named(name, task)
+    scaled = _in_percent(task) and score is not None and score.bounded
+    scale, digits = (100, 2) if scaled else (1, 4)
     words = f"{scale * value:.{digits}f}"
     return words if spread is None else f"{words} ± {scale * spread:.{digits}f}"

@@ -35,6 +35,7 @@ from medvision.run.training.build import build, build_task, measure, silence_lib
 from medvision.run.training.data_audit import DataAudit, audit_training, notes_with
 from medvision.run.training.fit import fit
 from medvision.run.training.results import finish, finish_pruned, first_summary, greet
+from medvision.scores import headline_of
 from medvision.task_definition import task_of
 from medvision.types import Stage
 
@@ -133,9 +134,10 @@ def run_experiment(
         return finish_pruned(folder, summary, fitted=fitted)
     best = torch.load(fitted.best.best_path, map_location="cpu", weights_only=True)
     task.load_state_dict(best["state_dict"])
-    definition = task_of(data.task)
-    evaluation: Evaluation = definition.load("evaluation").of_run(
-        folder=folder.path, data=data, options=config["task"]
+    evaluation: Evaluation = (
+        task_of(data.task)
+        .load("evaluation")
+        .of_run(folder=folder.path, data=data, options=config["task"])
     )
     evaluation.near_duplicates = None if audited is None else audited.near_duplicates
     scores: dict[str, Score] = {}
@@ -144,7 +146,7 @@ def run_experiment(
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
     _keep_threshold(fitted.best.best_path, evaluation.threshold)
-    headline = f"test/{definition.headline}"
+    headline = f"test/{headline_of(data.task)}"
     if headline in scores:
         value: Any = scores[headline]
         summary["test_evaluations"] = note_test_evaluation(
