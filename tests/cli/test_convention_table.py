@@ -3,12 +3,9 @@ import io
 import numpy as np
 from rich.console import Console
 
+from convention_tables import conventions_of_maps
 from medvision.cli.screen import Rows, convention_table, convention_words
-from medvision.metrics.conventions import (
-    SegmentationConventions,
-    classification_conventions,
-    conventions_of_maps,
-)
+from medvision.metrics.conventions import SegmentationConventions, classification_conventions
 
 
 def printed(rows: Rows) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from medvision.metrics.intervals import group_numbers
 from medvision.metrics.paired import (
     PairedDifference,
     auroc_score,
@@ -13,7 +14,6 @@ from medvision.metrics.paired import (
     mean_score,
     paired_differences,
     placements,
-    units_of,
 )
 
 
@@ -21,7 +21,7 @@ def compared(
     a: object, b: object, groups: tuple[object, ...] = (), **settings: int
 ) -> PairedDifference:
     values = np.stack([np.asarray(a, float), np.asarray(b, float)], axis=1)
-    score = mean_score(values, units_of(groups, len(values)))
+    score = mean_score(values, group_numbers(groups or None, len(values)))
     return paired_differences({"dice": score}, [(0, 1)], **settings)["dice"][0]
 
 

@@ -161,7 +161,8 @@ def test_wrong_arguments_are_named() -> None:
 
 def test_intervals_and_conventions_need_no_torch() -> None:
     program = (
-        "import sys; from medvision.metrics import bootstrap_mean_interval, dice_by_convention; "
+        "import sys; from medvision.metrics import bootstrap_mean_interval; "
+        "from medvision.metrics.conventions import SegmentationConventions; "
         "print('torch' in sys.modules)"
     )
     done = subprocess.run(

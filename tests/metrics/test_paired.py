@@ -5,13 +5,12 @@ import pytest
 from numpy.typing import NDArray
 
 from medvision.metrics.classification import ClassifiedImages
+from medvision.metrics.intervals import group_numbers, resampled_scores
 from medvision.metrics.paired import (
     auroc_score,
     balanced_accuracy_score,
     mean_score,
     placements,
-    resampled_scores,
-    units_of,
 )
 
 SIZE = 40
@@ -86,12 +85,12 @@ def test_an_image_that_one_leaves_undefined_counts_for_none() -> None:
 
 
 def test_groups_weigh_by_their_images() -> None:
-    unit = units_of(["p", "p", "q"], 3)
+    unit = group_numbers(["p", "p", "q"], 3)
     score = mean_score([[0.0], [0.3], [0.9]], unit)
     assert unit.tolist() == [0, 0, 1]
     assert score.parts[:, 0] == pytest.approx([0.1, 0.3])
     assert score.resampled(np.array([[2.0, 0.0], [1.0, 1.0]]))[:, 0] == pytest.approx([0.15, 0.4])
-    assert units_of([], 3).tolist() == [0, 1, 2]
+    assert group_numbers(None, 3).tolist() == [0, 1, 2]
 
 
 def test_a_score_without_anything_to_count_is_undefined() -> None:
@@ -104,7 +103,12 @@ def test_a_score_without_anything_to_count_is_undefined() -> None:
 def test_all_scores_meet_the_same_resamples() -> None:
     values = np.random.default_rng(4).random((20, 1))
     scores = {"a": mean_score(values, np.arange(20)), "b": mean_score(1 - values, np.arange(20))}
-    found = resampled_scores(scores, num_resamples=50, rng=np.random.default_rng(0))
+    found = resampled_scores(
+        lambda times: {name: score.resampled(times) for name, score in scores.items()},
+        20,
+        50,
+        np.random.default_rng(0),
+    )
     assert found["a"] + found["b"] == pytest.approx(np.ones((50, 1)))
 
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 import yaml
 
+from convention_tables import dice_by_convention
 from medvision.data.phantoms.polyps import draw_polyp_scene
-from medvision.metrics import dice_by_convention
 from medvision.run import main
 
 

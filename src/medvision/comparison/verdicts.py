@@ -1,6 +1,6 @@
 """Paired comparison of groups of runs, image by image."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -51,12 +51,12 @@ def read_pairs(groups: Sequence[Group]) -> PairedImages:
     Raises:
         MedvisionError: If a table lacks a column or holds no number where one belongs.
     """
-    from medvision.metrics.paired import units_of
+    from medvision.metrics.intervals import group_numbers
 
     first = groups[0].members[0]
     paths = [row["path"] for run in first for row in run.tested]
     order = {path: place for place, path in enumerate(paths)}
-    unit = units_of(_joined_groups(groups, order), len(paths))
+    unit = group_numbers(_joined_groups(groups, order), len(paths))
     read = _classified if groups[0].runs[0].classes else _measured
     scores, of_seeds = read(groups, order, unit)
     known = {name: score for name, score in scores.items() if not np.isnan(score.scores).any()}
@@ -155,8 +155,8 @@ def _numbers(member: Member, column: str, order: Mapping[str, int]) -> Floats:
         ) from error
 
 
-def _joined_groups(groups: Sequence[Group], order: Mapping[str, int]) -> list[Hashable]:
-    """The group of each image; nothing where every image is its own.
+def _joined_groups(groups: Sequence[Group], order: Mapping[str, int]) -> list[int] | None:
+    """The group of each image; None where every image is its own.
 
     Two runs may know other groups, for each joins near-duplicates that it found: a chain of
     either makes one group.
@@ -164,7 +164,7 @@ def _joined_groups(groups: Sequence[Group], order: Mapping[str, int]) -> list[Ha
     known = {tuple(_groups_of(member, order)): None for group in groups for member in group.members}
     partitions = [names for names in known if any(names)]
     if not partitions:
-        return []
+        return None
     leader = list(range(len(order)))
 
     def root(place: int) -> int:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvision.metrics.calibration import Calibration
 from medvision.metrics.classification import ClassifiedImages
-from medvision.metrics.intervals import numbered, percentile_interval, resample_counts
+from medvision.metrics.intervals import (
+    Floats,
+    Groups,
+    Interval,
+    group_numbers,
+    percentile_interval,
+    resampled_scores,
+)
 
 EXACT = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auroc")
 """Scores with an exact interval where they are 0 or 1, and a bootstrap says nothing."""
-
-Score = Callable[[NDArray[np.number] | None], dict[str, NDArray[np.float64]]]
-"""Gives every score of weighted images, (R,) each, for weights (R, N)."""
 
 
 def classification_intervals(
@@ -24,11 +28,11 @@ def classification_intervals(
     *,
     class_names: Sequence[str],
     threshold: float = 0.5,
-    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    groups: Groups = None,
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     r"""Expanded percentile bootstrap intervals of ``classification_scores``.
 
     Images are resampled with replacement, with ``groups`` whole groups are, and every score is
@@ -75,7 +79,7 @@ def classification_intervals(
         Limits, Biometrika 1934
     """
     images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
-    group = _numbers(groups, len(images))
+    group = group_numbers(groups, len(images))
     behind = _images_behind(images, group)
     return _intervals(images.scores, group, behind, confidence, num_resamples, seed)
 
@@ -84,11 +88,11 @@ def calibration_intervals(
     probability: ArrayLike,
     target: ArrayLike,
     *,
-    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    groups: Groups = None,
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
-) -> dict[str, tuple[float, float]]:
+) -> dict[str, Interval]:
     """The intervals of ``ece`` and ``brier`` alone, as ``classification_intervals`` has them.
 
     Args:
@@ -100,37 +104,39 @@ def calibration_intervals(
         seed: Equal seeds give equal intervals, and the resamples of the other function.
     """
     images = Calibration(np.asarray(probability, np.float64), np.asarray(target, np.int64))
-    group = _numbers(groups, len(images))
+    group = group_numbers(groups, len(images))
     behind = dict.fromkeys(("ece", "brier"), len(np.unique(group)))
     return _intervals(images.scores, group, behind, confidence, num_resamples, seed)
 
 
-def _numbers(
-    groups: Sequence[Hashable] | NDArray[np.generic] | None, num_images: int
-) -> NDArray[np.intp]:
-    """The number of the group of each image, (N,); without groups each is its own."""
-    if groups is not None and len(groups) != num_images:
-        raise ValueError(f"expected {num_images} groups, got {len(groups)}")
-    return np.arange(num_images) if groups is None else numbered(groups)
-
-
 def _intervals(
-    score: Score,
+    scores: Callable[[Floats | None], dict[str, Floats]],
     group: NDArray[np.intp],
-    behind: dict[str, int],
+    behind: Mapping[str, int],
     confidence: float,
     num_resamples: int,
     seed: int,
-) -> dict[str, tuple[float, float]]:
-    """Low and high end of every score that ``behind`` names, with the images it rests on."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-    if len(group) == 0:
+) -> dict[str, Interval]:
+    """Low and high end of every score.
+
+    Args:
+        scores: Gives every score of weighted images, (R,), for weights (R, N).
+        group: Number of the group of each image, (N,).
+        behind: Images, or groups, that each score rests on.
+        confidence: Wished coverage, in (0, 1).
+        num_resamples: Number of resamples.
+        seed: Equal seeds give equal intervals.
+    """
+    if not len(group):
         return {name: (float("nan"), float("nan")) for name in behind}
-    resampled = _resampled_scores(
-        score, group, tuple(behind), num_resamples, np.random.default_rng(seed)
+    resampled = resampled_scores(
+        lambda times: scores(times[:, group]),
+        int(group.max()) + 1,
+        num_resamples,
+        np.random.default_rng(seed),
+        width=len(group),
     )
-    observed = score(None)
+    observed = scores(None)
     intervals = {}
     for name, values in resampled.items():
         kind, value = name.split("/")[0], float(observed[name][0])
@@ -146,23 +152,6 @@ def _intervals(
             ends = np.clip([low, high], 0, 2 if kind == "brier" else 1)
             intervals[name] = (float(ends[0]), float(ends[1]))
     return intervals
-
-
-def _resampled_scores(
-    score: Score,
-    group: NDArray[np.intp],
-    names: Sequence[str],
-    num_resamples: int,
-    rng: np.random.Generator,
-) -> dict[str, NDArray[np.float64]]:
-    """The named scores of every resample of the groups, (R,) each."""
-    num_groups = int(group.max()) + 1
-    parts: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    for counts in resample_counts(num_groups, num_resamples, rng, width=len(group)):
-        scores = score(counts[:, group])
-        for name, part in parts.items():
-            part.append(scores[name])
-    return {name: np.concatenate(part) for name, part in parts.items()}
 
 
 def _images_behind(images: ClassifiedImages, group: NDArray[np.intp]) -> dict[str, int]:
@@ -202,7 +191,7 @@ def _images_behind(images: ClassifiedImages, group: NDArray[np.intp]) -> dict[st
     return behind
 
 
-def _all_or_none(value: float, size: int, confidence: float) -> tuple[float, float]:
+def _all_or_none(value: float, size: int, confidence: float) -> Interval:
     """Clopper-Pearson interval of a proportion of 0 or 1 in ``size`` trials."""
     bound = ((1 - confidence) / 2) ** (1 / size)
     return (bound, 1.0) if value == 1 else (0.0, 1 - bound)

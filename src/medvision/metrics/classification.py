@@ -111,8 +111,8 @@ class ClassifiedImages:
         two = len(self.class_names) == 2
         return {
             "accuracy": accuracy,
-            "balanced_accuracy": _mean_defined(by_class["recall"]),
-            **{name: v[:, 1] if two else _mean_defined(v) for name, v in by_class.items()},
+            "balanced_accuracy": mean_over_defined(by_class["recall"]),
+            **{name: v[:, 1] if two else mean_over_defined(v) for name, v in by_class.items()},
             **self._calibration.scores(times),
             **{
                 f"{score}/{name}": values[:, k]
@@ -160,11 +160,11 @@ def classification_scores(
     return scores | {name: float(count) for name, count in images.confusion().items()}
 
 
-def _mean_defined(values: Floats) -> Floats:
-    """Mean over the classes that are not NaN, (R,) of (R, K); NaN without any."""
+def mean_over_defined(values: Floats) -> Floats:
+    """Mean over the last axis of what is not NaN; NaN without any."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0).sum(axis=1) / defined.sum(axis=1)
+        return np.asarray(np.where(defined, values, 0).sum(axis=-1) / defined.sum(axis=-1))
 
 
 def _check(

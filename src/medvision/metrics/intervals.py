@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 Interval = tuple[float, float]
+Floats = NDArray[np.float64]
+
+Groups = Sequence[Hashable] | NDArray[np.generic] | None
+"""Group of each image, such as its patient; without any each image is its own."""
 
 _CHUNK = 2**20  # draws held in memory at once
 
@@ -17,7 +21,7 @@ _CHUNK = 2**20  # draws held in memory at once
 def bootstrap_mean_interval(
     values: ArrayLike,
     *,
-    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    groups: Groups = None,
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
@@ -52,38 +56,37 @@ def bootstrap_mean_interval(
         https://arxiv.org/abs/1411.5279
     """
     numbers = np.asarray(values, dtype=np.float64).ravel()
-    if groups is not None and len(groups) != len(numbers):
-        raise ValueError(f"expected {len(numbers)} groups, got {len(groups)}")
+    group = group_numbers(groups, len(numbers))
     if np.isinf(numbers).any():
         raise ValueError("expected finite values or NaN, got an infinite one")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-
     known = ~np.isnan(numbers)
     kept = numbers[known]
-    if kept.size == 0:
+    if not kept.size:
         return float("nan"), float("nan")
-    if kept.min() == kept.max():
-        return float(kept[0]), float(kept[0])
-    sums: NDArray[np.float64] = kept
-    counts: NDArray[np.intp] | None = None
-    if groups is not None:
-        names = [group for group, keep in zip(groups, known, strict=True) if keep]
-        row_of_value = numbered(names)
-        sums = np.bincount(row_of_value, weights=kept).astype(np.float64)
-        counts = np.bincount(row_of_value)
-    if len(sums) == 1:
-        return float(kept.mean()), float(kept.mean())
-
-    means = _resampled_means(sums, counts, num_resamples, np.random.default_rng(seed))
-    tail = expanded_tail(len(sums), confidence)
-    ends = np.quantile(means, [tail, 1 - tail])
-    low, high = ends.clip(kept.min(), kept.max())  # sums of a resample may round beyond
+    row = group_numbers(group[known], kept.size)
+    sums, counts = np.bincount(row, weights=kept), np.bincount(row)
+    ends = np.full(2, kept.mean())
+    if len(sums) > 1 and kept.min() < kept.max():
+        rng = np.random.default_rng(seed)
+        means = [
+            sums[draws].sum(axis=1) / (len(sums) if groups is None else counts[draws].sum(axis=1))
+            for draws in resamples(len(sums), num_resamples, rng)
+        ]
+        ends = np.array(percentile_interval(np.concatenate(means), len(sums), confidence))
+    low, high = ends.clip(kept.min(), kept.max())  # sums may round beyond
     return float(low), float(high)
 
 
-def numbered(groups: Sequence[Hashable] | NDArray[np.generic]) -> NDArray[np.intp]:
-    """Replace every group by its number, in order of first appearance."""
+def group_numbers(groups: Groups, num_images: int) -> NDArray[np.intp]:
+    """Number of the group of each image, (N,), in order of first appearance.
+
+    Raises:
+        ValueError: If there is not a group for each image.
+    """
+    if groups is None:
+        return np.arange(num_images)
+    if len(groups) != num_images:
+        raise ValueError(f"expected {num_images} groups, got {len(groups)}")
     rows = {group: row for row, group in enumerate(dict.fromkeys(groups))}
     return np.array([rows[group] for group in groups], dtype=np.intp)
 
@@ -95,7 +98,12 @@ def expanded_tail(size: int, confidence: float) -> float:
         size: n, samples (or groups) behind the score. One alone says nothing about its spread:
             nothing is left out then.
         confidence: Wished coverage, in (0, 1).
+
+    Raises:
+        ValueError: If ``confidence`` is not in (0, 1).
     """
+    if not 0 < confidence < 1:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
     if size < 2:
         return 0.0
     quantile = special.stdtrit(size - 1, (1 - confidence) / 2)
@@ -118,18 +126,32 @@ def resamples(
         yield rng.integers(size, size=(min(chunk, num_resamples - start), size))
 
 
-def resample_counts(
-    size: int, num_resamples: int, rng: np.random.Generator, *, width: int | None = None
-) -> Iterator[NDArray[np.int64]]:
-    """How often each row is drawn in each resample, (R, size); arguments as for ``resamples``."""
+def resampled_scores(
+    scores: Callable[[Floats], Mapping[str, Floats]],
+    size: int,
+    num_resamples: int,
+    rng: np.random.Generator,
+    *,
+    width: int | None = None,
+) -> dict[str, Floats]:
+    """Every score of every resample, (R, ...) each.
+
+    Args:
+        scores: Gives every score, (R, ...), for how often each row is drawn, (R, size).
+        size: As for ``resamples``, and so are the others.
+        num_resamples: Number of resamples in all.
+        rng: Where the draws come from.
+        width: Values that ``scores`` holds per resample.
+    """
+    parts = []
     for draws in resamples(size, num_resamples, rng, width=width):
         cells = draws + size * np.arange(len(draws))[:, None]  # one row of counts each
-        yield np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape)
+        times = np.bincount(cells.ravel(), minlength=cells.size).reshape(cells.shape)
+        parts.append(scores(times.astype(np.float64)))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def percentile_interval(
-    values: NDArray[np.float64], size: int, confidence: float
-) -> tuple[float, float]:
+def percentile_interval(values: Floats, size: int, confidence: float) -> Interval:
     """Expanded percentiles of the resampled values that are not NaN; NaN where none is.
 
     Args:
@@ -143,20 +165,6 @@ def percentile_interval(
     tail = expanded_tail(size, confidence)
     low, high = np.quantile(defined, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _resampled_means(
-    sums: NDArray[np.float64],
-    counts: NDArray[np.intp] | None,
-    num_resamples: int,
-    rng: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Mean of each resample of the groups; without counts every group is one value."""
-    means = []
-    for draws in resamples(len(sums), num_resamples, rng):
-        total = sums[draws].sum(axis=1)
-        means.append(total / (len(sums) if counts is None else counts[draws].sum(axis=1)))
-    return np.concatenate(means)
 
 
 def wilson_interval(successes: float, trials: float, *, confidence: float = 0.95) -> Interval:

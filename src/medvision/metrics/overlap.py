@@ -10,9 +10,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import Metric
-
-from medvision.metrics import curves
 
 NUM_BINS = 256
 """Bins of the foreground probability: the values of an 8-bit probability map."""
@@ -173,6 +172,53 @@ def iou_score(overlap: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
     return (overlap.float() + EPSILON) / ((predicted + labelled - overlap).float() + EPSILON)
 
 
+def roc_curve(histogram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rates of false and true positives at every threshold, from the strictest down.
+
+    Scores within one bin are tied, so the curve is exact for scores rounded down to the bin.
+    Counts are added as integers and divided as float32, which keeps every value within 1e-6 on
+    devices without float64.
+
+    Args:
+        histogram: Counts of negatives and positives, int64 (2, B): column b those with a score in
+            [b/B, (b+1)/B), the last one with 1 as well.
+
+    Returns:
+        False positive rate, true positive rate and threshold, each float32 (B + 1,): from (0, 0)
+        at threshold 1, where nothing is predicted, to (1, 1) at threshold 0, where everything is.
+        A rate without anything to count is NaN.
+    """
+    if histogram.ndim != 2 or len(histogram) != 2:
+        raise ValueError(f"expected a histogram of shape (2, B), got {tuple(histogram.shape)}")
+    num_bins = histogram.shape[1]
+    false_positives, true_positives = F.pad(histogram.flip(1).cumsum(1), (1, 0)).float()
+    threshold = torch.arange(num_bins, -1, -1, dtype=torch.float32, device=histogram.device)
+    return (
+        false_positives / false_positives[-1],
+        true_positives / true_positives[-1],
+        threshold / num_bins,
+    )
+
+
+def auroc(histogram: Tensor) -> Tensor:
+    """Area under the ROC curve, by trapezoids.
+
+    Equal to the share of (negative, positive) pairs in which the positive scores higher, pairs
+    in one bin counting half.
+
+    Args:
+        histogram: Counts of negatives and positives, as for ``roc_curve``.
+
+    Returns:
+        A float32 scalar in [0, 1]; NaN unless both classes are present.
+    """
+    _, true_positive_rate, _ = roc_curve(histogram)
+    # widths from the counts themselves: differences of rounded rates would lose digits
+    widths = histogram[0].flip(0).float() / histogram[0].sum().float()
+    area = (widths * (true_positive_rate[1:] + true_positive_rate[:-1]) / 2).sum()
+    return area.clamp(max=1)
+
+
 def per_image_scores(
     logits: Tensor, target: Tensor, *, class_names: Sequence[str] = ()
 ) -> dict[str, Tensor]:
@@ -287,7 +333,7 @@ class SegmentationScores(Metric):
             "precision": _mean_defined((overlap.float() / predicted.float())[1:]),
             "recall": _mean_defined((overlap.float() / labelled.float())[1:]),
             "specificity": _mean_defined((correct_rejections / (total - labelled).float())[1:]),
-            "auroc": curves.auroc(self.histogram),
+            "auroc": auroc(self.histogram),
         }
         if len(self.class_names) > 2:
             for name, class_dice, class_iou in zip(self.class_names[1:], dice, iou, strict=True):
@@ -301,7 +347,7 @@ class SegmentationScores(Metric):
             should_sync=self._to_sync,
             should_unsync=self._should_unsync,
         ):
-            return curves.roc_curve(self.histogram)
+            return roc_curve(self.histogram)
 
     def _means(self, sums: Tensor) -> Tensor:
         return sums.float() / _FIXED_POINT / self.num_images.float()

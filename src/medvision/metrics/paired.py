@@ -22,17 +22,17 @@ References:
 from __future__ import annotations
 
 import statistics
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from medvision.metrics.intervals import expanded_tail, numbered, resample_counts
+from medvision.metrics.intervals import Floats, Interval, percentile_interval, resampled_scores
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 Stratum = tuple[Bools, Floats]
@@ -185,28 +185,6 @@ def placements(score: Floats, positive: Bools) -> Floats:
     return found
 
 
-def units_of(groups: Sequence[Hashable], num_images: int) -> NDArray[np.intp]:
-    """Number the groups in order of first appearance; without any each image is a unit.
-
-    Args:
-        groups: The group of each image, or empty.
-        num_images: N.
-    """
-    return numbered(groups) if len(groups) else np.arange(num_images)
-
-
-def resampled_scores(
-    scores: Mapping[str, PairedScore], *, num_resamples: int, rng: np.random.Generator
-) -> dict[str, Floats]:
-    """All scores of all contenders on the same resamples of the units, (R, M) each."""
-    size = next(iter(scores.values())).counts.shape[1]
-    parts: dict[str, list[Floats]] = {name: [] for name in scores}
-    for times in resample_counts(size, num_resamples, rng):
-        for name, score in scores.items():
-            parts[name].append(score.resampled(times.astype(np.float64)))
-    return {name: np.concatenate(part) for name, part in parts.items()}
-
-
 NUM_RESAMPLES = 4000
 NUM_PERMUTATIONS = 9999  # the smallest p is then 0.0001
 _ALL_UP_TO = 13  # units: 8192 exchanges are all there are, and are all made
@@ -237,7 +215,7 @@ class PairedDifference:
     a: float
     b: float
     difference: float
-    interval: tuple[float, float] | None
+    interval: Interval | None
     p_value: float
     num_permutations: int
     probability_better: float | None
@@ -308,7 +286,12 @@ def paired_differences(
     if undefined:
         raise ValueError(f"expected scores that are defined, got NaN for {', '.join(undefined)}")
     rngs = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)]
-    resampled = resampled_scores(scores, num_resamples=num_resamples, rng=rngs[0])
+    resampled = resampled_scores(
+        lambda times: {name: score.resampled(times) for name, score in scores.items()},
+        next(iter(scores.values())).counts.shape[1],
+        num_resamples,
+        rngs[0],
+    )
     exchanged = _exchange(scores, pairs, num_permutations, rngs[1])
     return {
         name: [
@@ -334,12 +317,11 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Exchanged:
+class _Exchanged(NamedTuple):
     """p, the number of exchanges, and the difference among the exchanged units of each."""
 
     p_value: float
-    count: int
+    num_exchanges: int
     among: Floats
 
 
@@ -360,8 +342,9 @@ def _difference(
     if known and alike:
         interval = tail ** (1 / score.behind) - 1, 1 - tail ** (1 / score.behind)
     elif known:
-        resampling = np.quantile(spread, [t := expanded_tail(score.behind, confidence), 1 - t])
-        interval = _wider(resampling, _percentiles(exchanged.among, tail))
+        one = percentile_interval(spread, score.behind, confidence)
+        other = _percentiles(exchanged.among, tail)
+        interval = min(one[0], other[0]), max(one[1], other[1])
     error = float(spread.std() * np.sqrt(score.behind / (score.behind - 1))) if known else None
     return PairedDifference(
         a=a,
@@ -369,7 +352,7 @@ def _difference(
         difference=0.0 if alike else b - a,
         interval=interval,
         p_value=exchanged.p_value,
-        num_permutations=exchanged.count,
+        num_permutations=exchanged.num_exchanges,
         probability_better=_probability_better(spread, score.behind) if known else None,
         standard_error=error,
         images_needed=_images_needed(b - a, error, score.num_images),
@@ -379,14 +362,11 @@ def _difference(
     )
 
 
-def _percentiles(values: Floats, tail: float) -> Floats:
+def _percentiles(values: Floats, tail: float) -> Interval:
     """The values with at most a share ``tail`` at and beyond them; the outermost of too few."""
     beyond = max(int(tail * (len(values) + 1)), 1)
-    return np.sort(values)[[beyond - 1, -beyond]]
-
-
-def _wider(one: Floats, other: Floats) -> tuple[float, float]:
-    return float(min(one[0], other[0])), float(max(one[1], other[1]))
+    low, high = np.sort(values)[[beyond - 1, -beyond]]
+    return float(low), float(high)
 
 
 def _probability_better(spread: Floats, behind: int) -> float:
@@ -426,7 +406,7 @@ def _exchange(
         some = kept < 1 - _ROUNDING  # not where no unit that counts was exchanged
         yield _Exchanged(
             p_value=count / exchanges if all_there_are else (1 + count) / (1 + exchanges),
-            count=exchanges,
+            num_exchanges=exchanges,
             among=(total[column] - swapped[some]) / (1 - kept[some]),
         )
 
@@ -457,7 +437,7 @@ class SeedSpread:
     std_a: float | None
     std_b: float | None
     standard_error: float | None
-    interval: tuple[float, float] | None
+    interval: Interval | None
 
 
 def seed_spread(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> SeedSpread:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medvision.metrics.conventions import EPSILON
-from medvision.metrics.intervals import numbered, percentile_interval, resample_counts
+from medvision.metrics.classification import mean_over_defined
+from medvision.metrics.conventions import EPSILON, dice_and_iou
+from medvision.metrics.intervals import (
+    Floats,
+    Groups,
+    group_numbers,
+    percentile_interval,
+    resampled_scores,
+)
 
 
 def pooled_score_intervals(
     confusion: ArrayLike,
     histogram: ArrayLike,
     *,
-    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    groups: Groups = None,
     confidence: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
@@ -61,25 +66,34 @@ def pooled_score_intervals(
     """
     pixels, bins = _counts(confusion, "confusion"), _counts(histogram, "histogram")
     _check(pixels, bins)
-    if groups is not None and len(groups) != len(pixels):
-        raise ValueError(f"expected {len(pixels)} groups, got {len(groups)}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
-
+    group = group_numbers(groups, len(pixels))
     counted: NDArray[np.bool_] = pixels.sum((1, 2)) > 0
     pixels, bins = pixels[counted], bins[counted]
+    if not len(pixels):
+        scores = pooled_scores(pixels.sum(0), bins.sum(0))
+        return {name: (float(value), float(value)) for name, value in scores.items()}
+    # as float64, which BLAS multiplies: sums of counts are exact below 2**53, in any order
+    rows = [counts.reshape(len(counts), -1) for counts in (pixels, bins)]
+    flat, cut = np.concatenate(rows, axis=1, dtype=np.float64), pixels[0].size
     if groups is not None:
-        row = numbered([group for group, keep in zip(groups, counted, strict=True) if keep])
-        pixels, bins = _group_sums(pixels, row), _group_sums(bins, row)
+        row = group_numbers(group[counted], len(pixels))
+        flat, images = np.zeros((row.max() + 1, flat.shape[1])), flat
+        np.add.at(flat, row, images)
 
-    resampled = _resampled_scores(pixels, bins, num_resamples, np.random.default_rng(seed))
+    def scores_of(times: Floats) -> dict[str, Floats]:
+        sums = times @ flat
+        return pooled_scores(
+            sums[:, :cut].reshape(-1, *pixels.shape[1:]), sums[:, cut:].reshape(-1, *bins.shape[1:])
+        )
+
+    size, rng = len(flat), np.random.default_rng(seed)
+    resampled = resampled_scores(scores_of, size, num_resamples, rng, width=size + flat.shape[1])
     return {
-        name: percentile_interval(values, len(pixels), confidence)
-        for name, values in resampled.items()
+        name: percentile_interval(values, size, confidence) for name, values in resampled.items()
     }
 
 
-def pooled_scores(confusion: ArrayLike, histogram: ArrayLike) -> dict[str, NDArray[np.float64]]:
+def pooled_scores(confusion: ArrayLike, histogram: ArrayLike) -> dict[str, Floats]:
     """The scores of ``SegmentationScores`` that are pooled over pixels, in float64.
 
     Args:
@@ -94,70 +108,26 @@ def pooled_scores(confusion: ArrayLike, histogram: ArrayLike) -> dict[str, NDArr
     overlap = np.diagonal(pixels, axis1=-2, axis2=-1)
     predicted, labelled, total = pixels.sum(-2), pixels.sum(-1), pixels.sum((-2, -1))
     rest = total[..., None] - labelled
-    either = predicted + labelled
-    dice = (2 * overlap + EPSILON) / (either + EPSILON)
-    iou = (overlap + EPSILON) / (either - overlap + EPSILON)
-    return {
-        "dice_global": np.where(total > 0, dice[..., 1:].mean(-1), np.nan),
-        "iou_global": np.where(total > 0, iou[..., 1:].mean(-1), np.nan),
-        "accuracy": _ratio(overlap.sum(-1), total),
-        "precision": _foreground_mean(_ratio(overlap, predicted)),
-        "recall": _foreground_mean(_ratio(overlap, labelled)),
-        "specificity": _foreground_mean(_ratio(rest - predicted + overlap, rest)),
-        "auroc": _auroc(np.asarray(histogram, dtype=np.float64)),
-    }
+    dice, iou = dice_and_iou(overlap, predicted, labelled, smooth=EPSILON)[..., 1:].mean(-1)
+    with np.errstate(invalid="ignore"):  # 0/0 is NaN: undefined
+        return {
+            "dice_global": np.where(total > 0, dice, np.nan),
+            "iou_global": np.where(total > 0, iou, np.nan),
+            "accuracy": overlap.sum(-1) / total,
+            "precision": mean_over_defined((overlap / predicted)[..., 1:]),
+            "recall": mean_over_defined((overlap / labelled)[..., 1:]),
+            "specificity": mean_over_defined(((rest - predicted + overlap) / rest)[..., 1:]),
+            "auroc": _auroc(np.asarray(histogram, dtype=np.float64)),
+        }
 
 
-def _resampled_scores(
-    pixels: NDArray[np.int64],
-    bins: NDArray[np.int64],
-    num_resamples: int,
-    rng: np.random.Generator,
-) -> dict[str, NDArray[np.float64]]:
-    """The scores of every resample of the rows, (R,) each; those of no rows, once."""
-    size = len(pixels)
-    if size == 0:
-        return {name: x[None] for name, x in pooled_scores(pixels.sum(0), bins.sum(0)).items()}
-    # as float64, which BLAS multiplies: sums of counts are exact below 2**53, in any order
-    flat = np.concatenate([pixels.reshape(size, -1), bins.reshape(size, -1)], axis=1, dtype=float)
-    cut = pixels[0].size
-    parts = []
-    for weights in resample_counts(size, num_resamples, rng, width=size + flat.shape[1]):
-        sums = weights.astype(np.float64) @ flat
-        parts.append(
-            pooled_scores(
-                sums[:, :cut].reshape(-1, *pixels.shape[1:]),
-                sums[:, cut:].reshape(-1, *bins.shape[1:]),
-            )
-        )
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _auroc(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
+def _auroc(histogram: Floats) -> Floats:
     """Share of (negative, positive) pairs in which the positive is higher, ties counting half."""
     negatives, positives = histogram[..., 0, :], histogram[..., 1, :]
     num_negatives, num_positives = negatives.sum(-1), positives.sum(-1)
     higher = num_positives[..., None] - positives.cumsum(-1)
     won = (negatives * (higher + positives / 2)).sum(-1)
-    return np.minimum(_ratio(won, num_negatives * num_positives), 1)
-
-
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``part / whole``, NaN where the whole is 0."""
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
-
-
-def _foreground_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the classes but the first for which values (..., K) are defined, NaN without."""
-    defined = ~np.isnan(values[..., 1:])
-    return _ratio(np.where(defined, values[..., 1:], 0).sum(-1), defined.sum(-1).astype(float))
-
-
-def _group_sums(counts: NDArray[np.int64], row: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Sum of the counts (N, ...) of each group, where ``row`` is the number of its group."""
-    sums = np.zeros((len(np.unique(row)), *counts.shape[1:]), dtype=np.int64)
-    np.add.at(sums, row, counts)
-    return sums
+    return np.minimum(won / (num_negatives * num_positives), 1)
 
 
 def _counts(values: ArrayLike, name: str) -> NDArray[np.int64]:

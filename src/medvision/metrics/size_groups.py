@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medvision.metrics.intervals import bootstrap_mean_interval
+from medvision.metrics.intervals import Groups, bootstrap_mean_interval
 
 NAMES = {1: ("medium",), 2: ("small", "large"), 3: ("small", "medium", "large")}
 """Names of the groups, by how many there are."""
@@ -21,7 +21,7 @@ def size_groups(
     rows: Sequence[Mapping[str, Any]],
     *,
     foreground_share: ArrayLike,
-    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    groups: Groups = None,
 ) -> list[dict[str, Any]]:
     """Mean scores of images without a lesion, and of thirds of the others by lesion size.
 
@@ -112,9 +112,7 @@ def _score(row: Mapping[str, Any], name: str) -> float:
     return number if np.isfinite(number) else float("nan")
 
 
-def _mean(
-    name: str, values: NDArray[np.float64], groups: Sequence[Hashable] | None
-) -> dict[str, Any]:
+def _mean(name: str, values: NDArray[np.float64], groups: Groups) -> dict[str, Any]:
     """Mean and interval of the defined values."""
     defined = values[~np.isnan(values)]
     if not len(defined):

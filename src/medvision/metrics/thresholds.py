@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,8 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from medvision.errors import MedvisionError
 from medvision.metrics.intervals import (
+    Floats,
+    Groups,
     effective_trials,
-    numbered,
+    group_numbers,
     ratio_interval,
     wilson_interval,
 )
@@ -21,7 +22,12 @@ from medvision.metrics.ranking import counts_at_least
 SENSITIVITY = 0.95
 """Default sensitivity, high enough to rule out a disease."""
 
-RULES = ("validation", "youden", "sensitivity")
+RULES = {
+    "validation": "of the thresholds within one standard error of the best balanced accuracy on the"
+    " validation images the one nearest 0.5",
+    "youden": "the threshold of the best Youden's J on the validation images",
+    "sensitivity": "the largest threshold that finds {:g} % of the positive validation images",
+}
 """By which a threshold can be chosen on validation images, named before they are seen."""
 
 
@@ -51,23 +57,14 @@ def threshold_by_rule(
         MedvisionError: If the images are all of one class.
         ValueError: If an argument is not of that kind.
     """
+    if rule not in RULES:
+        raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule}")
     images = probability_of_positive, target
-    if rule == "validation":
-        return choose_threshold(*images, standard_errors=1), (
-            "of the thresholds within one standard error of the best balanced accuracy on the"
-            " validation images the one nearest 0.5"
-        )
-    if rule == "youden":
-        return choose_threshold(*images), (
-            "the threshold of the best Youden's J on the validation images"
-        )
     if rule == "sensitivity":
         found = threshold_at_sensitivity(*images, sensitivity=sensitivity)
-        return found, (
-            f"the largest threshold that finds {100 * sensitivity:g} % of the positive validation"
-            " images"
-        )
-    raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule}")
+    else:
+        found = choose_threshold(*images, standard_errors=int(rule == "validation"))
+    return found, RULES[rule].format(100 * sensitivity)
 
 
 def choose_threshold(
@@ -114,9 +111,7 @@ def choose_threshold(
     false_positives, true_positives, distinct = counts_at_least(probability, labels == 1)
     # a cut below each distinct probability, and one above them all: there nothing is predicted
     edges = np.concatenate([[0.0], distinct, [1.0] if distinct[-1] < 1 else []])
-    below, above = edges[:-1], edges[1:]
-    threshold = below + (above - below) / 2
-    threshold = np.where(threshold > below, threshold, above)  # neighbours without a float between
+    threshold = _half_way(edges[:-1], edges[1:])
     # J times both counts, an exact integer, so that equally good cuts are seen as equal
     num_negatives, num_positives = false_positives[0], true_positives[0]
     sizes = num_positives, num_negatives
@@ -162,9 +157,13 @@ def threshold_at_sensitivity(
         )
     _, positives, distinct = counts_at_least(probability, labels == 1)
     cut = np.flatnonzero(positives / positives[0] >= sensitivity)[-1]
-    below, above = float(distinct[cut - 1]) if cut else 0.0, float(distinct[cut])
-    threshold = below + (above - below) / 2
-    return threshold if threshold > below else above  # neighbours without a float between
+    return float(_half_way(distinct[cut - 1] if cut else 0.0, distinct[cut]))
+
+
+def _half_way(below: Floats | float, above: Floats) -> Floats:
+    """Threshold between two neighbours; the upper one where there is no float between them."""
+    middle = below + (above - below) / 2
+    return np.where(middle > below, middle, above)
 
 
 def _variance(right: float, of: float) -> float:
@@ -204,7 +203,7 @@ def operating_points(
     chosen_on: Literal["val", "fixed"],
     sensitivity: float = SENSITIVITY,
     prevalence: float | None = None,
-    groups: Sequence[Hashable] | NDArray[np.generic] | None = None,
+    groups: Groups = None,
 ) -> list[dict[str, Any]]:
     r"""Measure on the test images the threshold in use and two chosen on the validation images.
 
@@ -252,9 +251,7 @@ def operating_points(
         raise ValueError(f"expected a threshold in [0, 1], got {threshold_in_use}")
     if prevalence is not None and not 0 < prevalence < 1:
         raise ValueError(f"expected a prevalence between 0 and 1, got {prevalence}")
-    if groups is not None and len(groups) != len(labels):
-        raise ValueError(f"expected {len(labels)} groups, got {len(groups)}")
-    group = np.arange(len(labels)) if groups is None else numbered(groups)
+    group = group_numbers(groups, len(labels))
     points: list[tuple[str, float, str]] = [("in use", float(threshold_in_use), chosen_on)]
     if len(np.unique(val_labels)) == 2:
         youden = choose_threshold(val_probability, val_labels, standard_errors=0)
