@@ -11,7 +11,7 @@ from medvision.callbacks import EpochLog, Pruning
 from medvision.errors import MedvisionError
 from medvision.search.definition import Definition
 from medvision.search.space import Key, Numbers
-from medvision.search.study import Ending, Study
+from medvision.search.study import Study, Trial
 
 MODULE: Any = None
 DEFINITION = Definition(
@@ -35,7 +35,7 @@ def study(tmp_path: Path) -> Study:
     number = study.add(DEFINITION, {"lr": 0.1})
     for epoch in range(3):
         study.report(number, epoch, 0.5)
-    study.end(number, Ending(state="complete", value=0.5))
+    study.end(Trial(number=number, values={}, state="complete", value=0.5))
     study.add(DEFINITION, {"lr": 0.2})
     return study
 

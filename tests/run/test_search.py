@@ -20,7 +20,7 @@ from medvision.run import main
 from medvision.run.config.store import CONF
 from medvision.run.multirun.jobs import JOBS, JobResult, read_results, write_result
 from medvision.run.search.runner import run_search
-from medvision.run.search.settings import Settings, read_overrides, read_settings
+from medvision.run.search.settings import Settings, read_overrides, read_settings, text_of
 
 LR = "optimizer.lr=tag(log,interval(1e-5,1e-1))"
 COMMAND = ("sweep=random", "experiment=polyp_unet", "sweep.name=a", LR, "loss=bce,dice")
@@ -127,7 +127,7 @@ def test_the_best_config_is_an_experiment_that_composes_to_what_the_trial_had() 
         place = f"hydra.searchpath=[file://{FOLDER.absolute()}]"
         found = compose("train", overrides=["experiment=a_best", place])
         one = [f"optimizer.lr={best['optimizer.lr']}", f"loss={best['loss']}"]
-        trial = compose("train", overrides=[*settings.given.fixed_texts, *one])
+        trial = compose("train", overrides=[*settings.fixed_texts, *one])
     assert found == trial
 
 
@@ -316,8 +316,8 @@ def test_what_varies_and_what_is_fixed_is_read_from_the_command() -> None:
         "~callbacks.x",
     ]
     with hydra_of(*COMMAND) as (_, loader):
-        given = read_overrides(command, loader)
-    assert {key.given: key.values.described() for key in given.keys} == {
+        keys, fixed, own = read_overrides(command, loader)
+    assert {key.given: key.values.described() for key in keys} == {
         "optimizer.lr": "0.1 to 1",
         "a": "1 to 9, whole",
         "+b": "1 to 64, whole, log",
@@ -326,8 +326,12 @@ def test_what_varies_and_what_is_fixed_is_read_from_the_command() -> None:
         "loss": "bce, dice",
         "scheduler": "constant, cosine, plateau",
     }
-    assert given.fixed_texts == ["experiment=polyp_unet", "data.batch_size=2", "~callbacks.x"]
-    assert given.own == ("sweep=tpe", "sweep.seed=3", "sweep.num_trials=4")
+    assert [text_of(override) for override in fixed] == [
+        "experiment=polyp_unet",
+        "data.batch_size=2",
+        "~callbacks.x",
+    ]
+    assert own == ("sweep=tpe", "sweep.seed=3", "sweep.num_trials=4")
 
 
 def test_results_of_jobs_come_back_by_number(tmp_path: Path) -> None:

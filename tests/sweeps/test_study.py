@@ -15,7 +15,7 @@ from medvision.errors import MedvisionError
 from medvision.search.definition import Definition, check_name
 from medvision.search.proposals import propose
 from medvision.search.space import Key, Numbers, Options
-from medvision.search.study import JOURNAL, Ending, Study, alone, best_of, importance_of
+from medvision.search.study import JOURNAL, Study, Trial, alone, best_of, importance_of
 
 LR = Key(name="lr", given="lr", values=Numbers(low=1e-5, high=1e-1, log=True))
 WIDTH = Key(name="width", given="+width", values=Options(options=("8", "16", "32")))
@@ -41,6 +41,10 @@ def objective(values: dict[str, Any]) -> float:
     return float(values.get("lr", 0.0)) + int(values.get("width", 8)) / 100
 
 
+def end(study: Study, number: int, state: Any, value: float | None, **facts: Any) -> None:
+    study.end(Trial(number=number, values={}, state=state, value=value, **facts))
+
+
 def run(folder: Path, wanted: Definition, count: int) -> Study:
     """Search until so many trials are complete."""
     study = Study.of(folder) or Study.begin(folder, wanted)
@@ -49,7 +53,7 @@ def run(folder: Path, wanted: Definition, count: int) -> Study:
         if values is None:
             break
         number = study.add(wanted, values)
-        study.end(number, Ending(state="complete", value=objective(dict(values))))
+        end(study, number, "complete", objective(dict(values)))
     return study
 
 
@@ -109,8 +113,7 @@ def test_the_search_leaves_a_region_in_which_trials_fail(tmp_path: Path) -> None
         assert values is not None
         number = study.add(wanted, values)
         failed = float(values["lr"]) > 1e-3
-        ending = Ending(state="failed") if failed else Ending(state="complete", value=0.5)
-        study.end(number, ending)
+        end(study, number, *(("failed", None) if failed else ("complete", 0.5)))
     states = [trial.state for trial in study.trials()]
     assert states[:10].count("failed") >= 4
     assert states[15:].count("failed") <= 3
@@ -121,7 +124,7 @@ def test_an_epoch_is_reported_once_and_nothing_after_the_end(tmp_path: Path) -> 
     number = study.add(definition(), {"lr": 1e-3, "width": "8"})
     study.report(number, 0, 0.5)
     study.report(number, 0, 0.7)
-    study.end(number, Ending(state="pruned", value=0.5, facts={"epochs": 1, "max_epochs": 3}))
+    end(study, number, "pruned", 0.5, epochs=1, max_epochs=3)
     study.report(number, 1, 0.9)
     (trial,) = study.trials()
     assert trial.by_epoch == {0: 0.5}
@@ -133,7 +136,7 @@ def test_below_the_median_of_the_complete_trials_is_hopeless(tmp_path: Path) -> 
     for value in (0.4, 0.6):
         number = study.add(definition(), {"lr": value / 10, "width": "8"})
         study.report(number, 1, value)
-        study.end(number, Ending(state="complete", value=value))
+        end(study, number, "complete", value)
 
     def hopeless(epoch: int, value: float, **changes: int) -> bool:
         number = study.add(definition(), {"lr": 1e-4, "width": "8"})
@@ -245,7 +248,7 @@ def test_importance_finds_the_key_that_counts(tmp_path: Path) -> None:
         values = propose(definition(sampler="random"), study.frozen())
         assert values is not None
         number = study.add(definition(), values)
-        study.end(number, Ending(state="complete", value=float(int(values["width"]))))
+        end(study, number, "complete", float(int(values["width"])))
     found = importance_of(study)
     assert found.num_trials == 20
     assert found.shares["width"] > 0.9
@@ -265,7 +268,7 @@ def test_importance_says_why_there_is_none(
     study = Study.begin(tmp_path, definition())
     for place, value in enumerate(values):
         number = study.add(definition(), {"lr": 1e-3 + place / 100, "width": "8"})
-        study.end(number, Ending(state="complete", value=value))
+        end(study, number, "complete", value)
     found = importance_of(study)
     assert (dict(found.shares), found.reason) == ({}, reason)
 
@@ -274,7 +277,7 @@ def test_the_best_is_the_first_of_equals_and_never_a_pruned_one(tmp_path: Path) 
     study = Study.begin(tmp_path, definition())
     for value, state in ((0.5, "complete"), (0.5, "complete"), (0.9, "pruned")):
         number = study.add(definition(), {"lr": 1e-3, "width": "8"})
-        study.end(number, Ending(state=state, value=value))  # type: ignore[arg-type]
+        end(study, number, state, value)
     best = best_of(study.trials(), "max")
     assert best is not None
     assert best.number == 0

@@ -1,7 +1,5 @@
 """One row per epoch: in metrics.csv and on the screen."""
 
-import csv
-import io
 import math
 import time
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from typing import Any, ClassVar
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from medvision.files import write_atomically
+from medvision.files import write_table
 from medvision.scores import names_at, other_scores
 
 NUM_SHOWN = 4
@@ -42,7 +40,7 @@ class EpochLog(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started_s = time.perf_counter()
         if self.rows and trainer.is_global_zero:  # no row of what is trained again from here on
-            write_atomically(self.path, _to_csv(self.rows))
+            write_table(self.path, self.rows)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started_s = time.perf_counter()
@@ -57,7 +55,7 @@ class EpochLog(Checkpoint):
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows = [old for old in self.rows if old["epoch"] != row["epoch"]] + [row]
         if trainer.is_global_zero:
-            write_atomically(self.path, _to_csv(self.rows))
+            write_table(self.path, self.rows)
             trainer.print(self._line(row, self._task(pl_module), trainer.max_epochs))
 
     def state_dict(self) -> dict[str, Any]:
@@ -92,12 +90,3 @@ def _column_order(first: Sequence[str], name: str) -> tuple[int, str, bool]:
     """Order columns: the first scores first, each with train before val."""
     stage, _, metric = name.partition("/")
     return (first.index(metric) if metric in first else len(first), metric, stage != "train")
-
-
-def _to_csv(rows: list[dict[str, float | int | None]]) -> str:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

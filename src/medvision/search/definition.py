@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from medvision.errors import MedvisionError
-from medvision.search.space import Key, plain
+from medvision.search.space import Key
 
 Mode = Literal["max", "min"]
 DIRECTIONS: Mapping[Mode, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
@@ -61,7 +61,7 @@ class Definition:
         """As it is stored with the search."""
         return {
             **{name: getattr(self, name) for name in SETTINGS},
-            "searched": dict(plain(self.keys)),
+            "searched": {key.given: key.values.plain() for key in self.keys},
             "fixed": dict(sorted(self.fixed.items())),
         }
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 
-SAMPLERS = ("tpe", "random", "grid")
 ATTEMPTS = 32
 """How often a proposal that was tried before is drawn again."""
 

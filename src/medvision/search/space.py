@@ -6,7 +6,7 @@ Nothing heavy is imported here: optuna loads where a distribution is asked for.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice, product
@@ -176,8 +176,3 @@ def grid(keys: Sequence[Key]) -> list[dict[str, Value]]:
             f"the grid has {size} points", where="sweep=grid", hint="take sweep=random or sweep=tpe"
         )
     return [dict(zip(axes, point, strict=True)) for point in islice(product(*axes.values()), size)]
-
-
-def plain(keys: Sequence[Key]) -> Mapping[str, Any]:
-    """All keys as they stand in files."""
-    return {key.given: key.values.plain() for key in keys}

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from medvision.errors import MedvisionError
-from medvision.search.definition import DIRECTIONS, Definition, Mode
+from medvision.files import locked
+from medvision.search.definition import DIRECTIONS, Definition
 from medvision.search.space import Value, distributions
 
 if TYPE_CHECKING:
+    import optuna
     from optuna.storages.journal import JournalStorage
     from optuna.trial import FrozenTrial
 
@@ -87,38 +89,27 @@ def open_journal(folder: Path) -> JournalStorage:
 def alone(folder: Path) -> Iterator[None]:
     """Be the only process that leads the search of this folder.
 
-    The lock belongs to this process alone, not to the loaders it forks: those may outlive it by
-    seconds.
-
     Raises:
         MedvisionError: If another process leads it.
     """
-    file = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with locked(folder / LOCK, wait=False) as is_free:
+        if not is_free:
             raise MedvisionError(
                 "another process is at work on this search",
                 where=str(folder),
                 hint="wait for it, or give this one another sweep.name",
-            ) from error
+            )
         yield
-    finally:
-        os.close(file)
 
 
 def _drop_torn_line(path: Path) -> None:
     with path.open("r+b") as file:
-        end = file.seek(0, os.SEEK_END)
-        if end == 0:
+        if (end := file.seek(0, os.SEEK_END)) == 0:
             return
         file.seek(end - 1)
-        if file.read(1) == b"\n":
-            return
-        file.seek(0)
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 State = Literal["running", "complete", "pruned", "failed"]
@@ -162,21 +153,6 @@ class Trial:
         return {**vars(self), "values": dict(self.values), "by_epoch": dict(self.by_epoch)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How a trial ended, as its run folder tells it.
-
-    Attributes:
-        state: ``complete``, ``pruned`` or ``failed``.
-        value: The metric; None where it failed.
-        facts: Of `Trial`: ``epochs``, ``max_epochs``, ``seconds``, ``best_epoch``, ``error``.
-    """
-
-    state: State
-    value: float | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-
 def best_of(trials: list[Trial], mode: str) -> Trial | None:
     """The complete trial with the best value, the first of several; None where there is none."""
     known = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
@@ -188,28 +164,33 @@ def best_of(trials: list[Trial], mode: str) -> Trial | None:
 
 NAME = "search"
 FACTS = ("epochs", "max_epochs", "seconds", "best_epoch", "error")
+"""What is stored with a trial that has ended."""
+
+STATES: Mapping[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
+"""How a trial ended, by optuna's name of it."""
 
 
 class Study:
     """The journal of a search, read and written as plain values.
 
     Args:
-        storage: An open journal.
-        number: Of the study in it.
+        study: As optuna has it.
+        storage: The journal that it is in.
     """
 
-    def __init__(self, storage: JournalStorage, number: int) -> None:
-        self._storage, self._number = storage, number
+    def __init__(self, study: optuna.Study, storage: JournalStorage) -> None:
+        self.optuna, self._storage, self._number = study, storage, study._study_id
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
         """The study in this folder; None where none was begun."""
+        import optuna
+
         storage = open_journal(folder)
         try:
-            number = storage.get_study_id_from_name(NAME)
+            return cls(optuna.load_study(study_name=NAME, storage=storage), storage)
         except KeyError:
             return None
-        return cls(storage, number)
 
     @classmethod
     def begin(cls, folder: Path, definition: Definition) -> Self:
@@ -219,30 +200,25 @@ class Study:
             folder: Exists.
             definition: Stored with it.
         """
-        from optuna.study import StudyDirection
+        import optuna
 
-        storage = open_journal(folder)
-        direction = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-        number = storage.create_new_study([direction[definition.mode]], study_name=NAME)
-        storage.set_study_user_attr(number, "definition", definition.plain())
-        return cls(storage, number)
+        storage, direction = open_journal(folder), DIRECTIONS[definition.mode]
+        study = optuna.create_study(study_name=NAME, storage=storage, direction=direction)
+        study.set_user_attr("definition", definition.plain())
+        return cls(study, storage)
 
     @property
     def definition(self) -> dict[str, Any] | None:
         """What was stored; None where the process was killed before it could."""
-        return self._storage.get_study_user_attrs(self._number).get("definition")
+        return self.optuna.user_attrs.get("definition")
 
-    @property
-    def mode(self) -> Mode:
-        """Whether large or small values are good."""
-        from optuna.study import StudyDirection
-
-        (direction,) = self._storage.get_study_directions(self._number)
-        return "max" if direction == StudyDirection.MAXIMIZE else "min"
+    def frozen(self) -> list[FrozenTrial]:
+        """The trials as optuna has them, by number."""
+        return self._storage.get_all_trials(self._number)
 
     def trials(self) -> list[Trial]:
         """All of them by number."""
-        return [_plain(trial) for trial in self._storage.get_all_trials(self._number)]
+        return [_plain(trial) for trial in self.frozen()]
 
     def add(self, definition: Definition, values: Mapping[str, Value]) -> int:
         """Note that a trial with these values starts; return its number."""
@@ -272,41 +248,30 @@ class Study:
         import optuna
 
         pruner = optuna.pruners.MedianPruner(startup_trials, warmup_epochs)
-        study = optuna.load_study(study_name=NAME, storage=self._storage, pruner=pruner)
-        return pruner.prune(study, self._storage.get_trial(self._id(number)))
+        return pruner.prune(self.optuna, self._storage.get_trial(self._id(number)))
 
-    def end(self, number: int, ending: Ending) -> None:
+    def end(self, trial: Trial) -> None:
         """Note how a trial ended; the state goes last, for it can be written once only."""
         from optuna.trial import TrialState
 
-        trial = self._id(number)
+        number = self._id(trial.number)
         for name in FACTS:
-            if ending.facts.get(name) is not None:
-                self._storage.set_trial_user_attr(trial, name, ending.facts[name])
-        state = {
-            "complete": TrialState.COMPLETE,
-            "pruned": TrialState.PRUNED,
-            "failed": TrialState.FAIL,
-        }[ending.state]
-        values = None if ending.value is None else [ending.value]
-        self._storage.set_trial_state_values(trial, state, values)
-
-    def frozen(self) -> list[FrozenTrial]:
-        """The trials as optuna has them, by number."""
-        return self._storage.get_all_trials(self._number)
+            if getattr(trial, name) is not None:
+                self._storage.set_trial_user_attr(number, name, getattr(trial, name))
+        state = next(name for name, known in STATES.items() if known == trial.state)
+        values = None if trial.value is None else [trial.value]
+        self._storage.set_trial_state_values(number, TrialState[state], values)
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._number, number)
 
 
 def _plain(trial: FrozenTrial) -> Trial:
-    states: dict[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    state = states.get(trial.state.name, "running")
     known = trial.values[0] if trial.values else None
     facts = {name: trial.user_attrs[name] for name in FACTS if name in trial.user_attrs}
     return Trial(
         number=trial.number,
-        state=state,
+        state=STATES.get(trial.state.name, "running"),
         values=dict(trial.params),
         value=known if known is not None and math.isfinite(known) else None,
         by_epoch=dict(sorted(trial.intermediate_values.items())),
@@ -344,26 +309,21 @@ def importance_of(study: Study) -> Importance:
         Hutter, Hoos, Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance,
         ICML 2014, http://proceedings.mlr.press/v32/hutter14.html
     """
-    import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+    from optuna.trial import TrialState
 
-    complete = [
-        trial
-        for trial in study.frozen()
-        if trial.state == optuna.trial.TrialState.COMPLETE and trial.value is not None
-    ]
-    count = len(complete)
-    varied = {name for trial in complete for name, d in trial.distributions.items()}
-    if count < FEWEST:
-        reason = f"{count} of the trials came to their end, and it takes {FEWEST}"
-        return Importance(shares={}, num_trials=count, reason=reason)
-    if len({trial.value for trial in complete}) == 1:
-        return Importance(shares={}, num_trials=count, reason="all trials have the same value")
-    if all(d.single() for trial in complete for d in trial.distributions.values()):
-        return Importance(shares={}, num_trials=count, reason="no key has more than one value")
-    copy = optuna.create_study(direction=DIRECTIONS[study.mode])
-    copy.add_trials(complete)
-    found = get_param_importances(copy, evaluator=FanovaImportanceEvaluator(seed=0))
-    shares = {name: float(share) for name, share in found.items()}
-    shares |= dict.fromkeys(sorted(varied - shares.keys()), 0.0)
-    return Importance(shares=shares, num_trials=count)
+    complete = [trial for trial in study.frozen() if trial.state == TrialState.COMPLETE]
+    reason, shares = "", {}
+    if len(complete) < FEWEST:
+        reason = f"{len(complete)} of the trials came to their end, and it takes {FEWEST}"
+    elif len({trial.value for trial in complete}) == 1:
+        reason = "all trials have the same value"
+    elif all(values.single() for trial in complete for values in trial.distributions.values()):
+        reason = "no key has more than one value"
+    else:
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        found = get_param_importances(study.optuna, evaluator=evaluator)
+        varied = sorted({name for trial in complete for name in trial.distributions})
+        shares = {name: float(share) for name, share in found.items()}
+        shares |= dict.fromkeys((name for name in varied if name not in shares), 0.0)
+    return Importance(shares=shares, num_trials=len(complete), reason=reason)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from medvision.comparison.runs import mean_and_std
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample
+from medvision.files import write_table
 from medvision.metrics import (
     bootstrap_mean_interval,
     classification_intervals,
     classification_scores,
     mean_defined,
 )
-from medvision.run.multirun.summary import Group, Run, metrics_of, write_rows
+from medvision.run.multirun.summary import Group, Run, metrics_of
 from medvision.scores import score_named
 
 Pooled = dict[str, tuple[float, float, float]]
@@ -197,9 +198,9 @@ def write_folds(base: Path, groups: Sequence[Group]) -> list[CrossValidation]:
     ]
     predictions = [{**_names(one), **row} for one in found for row in one.predictions]
     if scores:
-        write_rows(base / "kfold_summary.csv", scores)
+        write_table(base / "kfold_summary.csv", scores)
     if predictions:
-        write_rows(base / "kfold_predictions.csv", predictions)
+        write_table(base / "kfold_predictions.csv", predictions)
     return found
 
 

@@ -1,7 +1,5 @@
 """Several runs of one command: what they scored together, as tables in files."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medvision.comparison.runs import marks_of, mean_and_std, ordered_metrics, plain_scores
-from medvision.files import write_atomically
+from medvision.files import write_table
 
 REPEATED = ("seed", "data.fold")
 """What differs between runs that count as the same: they share a mean."""
@@ -133,8 +131,8 @@ def write_multirun(
     """
     runs = _read(run_dirs, overrides)
     groups, metrics = _group(runs), metrics_of(runs)
-    write_rows(base / "multirun_summary.csv", [_group_row(group, metrics) for group in groups])
-    write_rows(base / "multirun_runs.csv", [_run_row(run) for run in runs])
+    write_table(base / "multirun_summary.csv", [_group_row(group, metrics) for group in groups])
+    write_table(base / "multirun_runs.csv", [_run_row(run) for run in runs])
     return groups
 
 
@@ -214,13 +212,3 @@ def _run_row(run: Run) -> dict[str, Any]:
         "protocol": run.summary.get("dataset", {}).get("protocol"),
         **run.scores,
     }
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of unlike keys as one csv; what a row does not have is a blank cell."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue())

@@ -3,7 +3,6 @@
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +10,23 @@ import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from medvision.console import say
-from medvision.files import write_atomically
-from medvision.run.multirun.summary import write_rows
+from medvision.files import write_atomically, write_table
 from medvision.run.search.settings import Settings, text_of
 from medvision.search.definition import Definition
 from medvision.search.space import Value
 from medvision.search.study import METHOD, Study, Trial, best_of, importance_of
 
-PACKAGE = "# @package _global_\n#\n"
 
-
-@dataclass
-class _Parts:
-    """An experiment in the making.
-
-    Attributes:
-        groups: Options by group.
-        values: Nested values.
-        rest: Overrides that a file cannot hold.
-    """
-
-    groups: dict[str, str]
-    values: dict[str, Any]
-    rest: list[str]
-
-
-def experiment_name(settings: Settings) -> str:
-    """What the file of the best trial is called."""
-    return f"{settings.name}_best"
-
-
-def write_best(settings: Settings, trial: Trial, trials: Sequence[Trial], loader: Any) -> Path:
+def write_best(
+    settings: Settings, trial: Trial, trials: Sequence[Trial], loader: ConfigLoader
+) -> str:
     """Write ``experiment/<name>_best.yaml`` into the folder of the search.
 
     Args:
@@ -56,70 +34,49 @@ def write_best(settings: Settings, trial: Trial, trials: Sequence[Trial], loader
         trial: The best one.
         trials: All of them.
         loader: Of Hydra; knows the config groups.
+
+    Returns:
+        The command that trains the best config, and tests it.
     """
-    parts = _sorted(_overrides(settings, trial), loader)
-    path = settings.folder / "experiment" / f"{experiment_name(settings)}.yaml"
-    path.parent.mkdir(exist_ok=True)
-    defaults: list[Any] = [settings.definition.experiment]
-    defaults += [{f"override /{group}": option} for group, option in parts.groups.items()]
-    content = {"defaults": [*defaults, "_self_"], **parts.values}
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
-    write_atomically(path, PACKAGE + _header(settings, trial, trials, parts.rest) + text)
-    return path
-
-
-def command_of_best(settings: Settings, rest: Sequence[str] = ()) -> str:
-    """What trains the best config, and tests it."""
-    where = f"--config-dir {shlex.quote(str(settings.folder))}"
-    given = shlex.join([f"experiment={experiment_name(settings)}", *rest])
-    return f"python train.py {where} {given}"
-
-
-def _overrides(settings: Settings, trial: Trial) -> list[Override]:
-    """The fixed overrides, and the values of the trial."""
-    own = [key.override(trial.values[key.name]) for key in settings.definition.keys]
-    fixed = [o for o in settings.given.fixed if o.key_or_group != "experiment"]
-    return [*fixed, *OverridesParser.create().parse_overrides(own)]
-
-
-def _sorted(overrides: Sequence[Override], loader: ConfigLoader) -> _Parts:
-    parts = _Parts(groups={}, values={}, rest=[])
-    for override in overrides:
+    definition = settings.definition
+    own = OverridesParser.create().parse_overrides(
+        [key.override(trial.values[key.name]) for key in definition.keys]
+    )
+    defaults: list[Any] = [definition.experiment]
+    values = OmegaConf.create({})
+    rest = []  # what a file cannot hold
+    for override in (*settings.fixed, *own):
         key, value = override.key_or_group, override.value()
         is_group = loader.get_group_options(key, results_filter=ObjectType.CONFIG) != []
         plain = override.package is None and not override.is_delete()
+        if key == "experiment":
+            continue
         if is_group and plain and isinstance(value, str) and not override.is_add():
-            parts.groups[key] = value
+            defaults.append({f"override /{key}": value})
         elif is_group or not plain:
-            parts.rest.append(text_of(override))
+            rest.append(text_of(override))
         else:
-            _put(parts.values, key.split("."), value)
-    return parts
-
-
-def _put(values: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    *parents, last = path
-    for name in parents:
-        inner = values.setdefault(name, {})
-        if not isinstance(inner, dict):
-            inner = values[name] = {}
-        values = inner
-    values[last] = value
-
-
-def _header(settings: Settings, trial: Trial, trials: Sequence[Trial], rest: Sequence[str]) -> str:
-    definition = settings.definition
-    ended = sum(one.ended for one in trials)
-    epoch = (
-        "" if trial.best_epoch is None else f" at epoch {trial.best_epoch + 1} of {trial.epochs}"
-    )
-    lines = [
-        f"The best of {ended} trials of the search {settings.name}: trial {trial.number}.",
-        f"  command   {command_of_best(settings, rest)}",
+            OmegaConf.update(values, key, value, merge=False, force_add=True)
+    nested: Any = OmegaConf.to_container(values)
+    content = {"defaults": [*defaults, "_self_"], **nested}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
+    path = settings.folder / "experiment" / f"{settings.name}_best.yaml"
+    path.parent.mkdir(exist_ok=True)
+    given = shlex.join([f"experiment={path.stem}", *rest])
+    command = f"python train.py --config-dir {shlex.quote(str(settings.folder))} {given}"
+    best, of = trial.best_epoch, trial.epochs
+    epoch = "" if best is None else f" at epoch {best + 1} of {of}"
+    header = [
+        "@package _global_",
+        "",
+        f"The best of {sum(one.ended for one in trials)} trials of the search {settings.name}:"
+        f" trial {trial.number}.",
+        f"  command   {command}",
         f"  value     {definition.metric} {trial.value}{epoch}; the best of many, so it is",
         "            optimistic. The search did not touch the test split, this command does",
     ]
-    return "".join(f"# {line}\n" for line in lines)
+    write_atomically(path, "".join(f"# {line}".rstrip() + "\n" for line in header) + text)
+    return command
 
 
 TRIALS = "trials.csv"
@@ -140,22 +97,23 @@ def write_trials(settings: Settings, study: Study) -> None:
         }
         for trial in study.trials()
     ]
-    write_rows(settings.folder / TRIALS, rows)
+    write_table(settings.folder / TRIALS, rows)
 
 
-def write_search(settings: Settings, study: Study, loader: ConfigLoader) -> Path | None:
-    """Write the table, the page and the best config.
+def end_search(settings: Settings, study: Study, loader: ConfigLoader) -> None:
+    """Write the table, the page and the best config; print the best trials and what to do next.
 
-    Returns:
-        The experiment file of the best config; None where no trial is complete.
+    Args:
+        settings: Of the search.
+        study: Some of its trials have ended.
+        loader: Of Hydra; knows the config groups.
     """
     from medvision.reports.sweep import sweep_page
 
     write_trials(settings, study)
     trials = study.trials()
     best = best_of(trials, settings.definition.mode)
-    path = None if best is None else write_best(settings, best, trials, loader)
-    importance = importance_of(study)
+    command = None if best is None else write_best(settings, best, trials, loader)
     content: dict[str, Any] = {
         "name": settings.name,
         "folder": str(settings.folder),
@@ -167,12 +125,22 @@ def write_search(settings: Settings, study: Study, loader: ConfigLoader) -> Path
         ],
         "trials": [trial.plain() for trial in trials],
         "best": None if best is None else best.number,
-        "command": None if best is None else command_of_best(settings),
-        "importance": {"method": METHOD, **vars(importance)},
+        "command": command,
+        "importance": {"method": METHOD, **vars(importance_of(study))},
         "notes": notes_of(settings.folder, [trial.number for trial in trials]),
     }
     write_atomically(settings.folder / PAGE, sweep_page(content))
-    return path
+    Console().print(_table(settings, trials))
+    if best is not None:
+        say(
+            "validation values of a search are optimistic: each best is picked from many;"
+            " the test split was not touched"
+        )
+        say(f"train the best one, and test it: {command}")
+        run = settings.folder / str(best.number)
+        say(f"or test its weights as they are: medvision evaluate {run}")
+    say(f"{settings.folder / PAGE}")
+    say(str(settings.folder))
 
 
 def notes_of(folder: Path, numbers: list[int]) -> list[str]:
@@ -215,43 +183,6 @@ def ending_line(trial: Trial, trials: Sequence[Trial], definition: Definition) -
     value = "undefined" if trial.value is None else f"{trial.value:.4f}"
     how = f" pruned after {trial.epochs} epochs:" if trial.state == "pruned" else ""
     return f"trial {trial.number}{how} {definition.metric} {value}{known}"
-
-
-def print_end(
-    settings: Settings,
-    trials: Sequence[Trial],
-    experiment: Path | None,
-    *,
-    console: Console | None = None,
-) -> None:
-    """Print the best trials, how to train the best one again, and where the search lies.
-
-    Args:
-        settings: Of the search.
-        trials: All of them.
-        experiment: The file with the best config; None where there is none.
-        console: Where to; the screen unless given.
-    """
-    console = console or Console()
-    definition = settings.definition
-    console.print(_table(settings, trials))
-    if experiment is not None:
-        say(
-            "validation values of a search are optimistic: each best is picked from many;"
-            " the test split was not touched",
-            console=console,
-        )
-        say(
-            f"train the best one, and test it: python train.py --config-dir {settings.folder}"
-            f" experiment={experiment.stem}",
-            console=console,
-        )
-    best = best_of(list(trials), definition.mode)
-    if best is not None:
-        run = settings.folder / str(best.number)
-        say(f"or test its weights as they are: medvision evaluate {run}", console=console)
-    say(f"{settings.folder / 'sweep.html'}", console=console)
-    say(str(settings.folder), console=console)
 
 
 def ranked(trials: Sequence[Trial], mode: str) -> list[Trial]:

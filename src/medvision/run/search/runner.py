@@ -4,11 +4,11 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from medvision.console import say
-from medvision.errors import MedvisionError, Stopped
+from medvision.errors import MedvisionError, Stopped, first_line
+from medvision.files import read_plain
 from medvision.hardware.processes import place_of
 from medvision.run.config.hydra_errors import nearest
 from medvision.run.multirun.jobs import (
@@ -33,10 +34,9 @@ from medvision.run.multirun.jobs import (
 )
 from medvision.run.search.report import (
     TRIALS,
+    end_search,
     ending_line,
-    print_end,
     trial_line,
-    write_search,
     write_trials,
 )
 from medvision.run.search.settings import ROOT, Settings, read_settings
@@ -48,7 +48,7 @@ from medvision.run.training.job import Job, run_job
 from medvision.search.definition import Definition
 from medvision.search.proposals import propose
 from medvision.search.space import Numbers, Options, Value
-from medvision.search.study import JOURNAL, LOCK, Ending, Study, Trial, alone, best_of
+from medvision.search.study import JOURNAL, LOCK, Study, Trial, alone, best_of
 
 SILENT = "its process ended without a word, as a killed one does: look at the memory it needed"
 
@@ -99,78 +99,52 @@ def _job_of(cfg: DictConfig, experiment: str, run: Path) -> Job | None:
     )
 
 
-def ending_of(base: Path, number: int, definition: Definition) -> Ending | None:
-    """How a trial ended; None where it has not, or its process was stopped or killed.
+def ending_of(
+    base: Path, trial: Trial, definition: Definition, *, silent: str | None = None
+) -> Trial | None:
+    """A trial with what its run folder says of its end; None where it has not ended.
 
     Args:
         base: Folder of the search.
-        number: Of the trial.
+        trial: As it was proposed.
         definition: Says which metric counts.
+        silent: Why it failed, where its process ended without a word; None where that is no end.
     """
-    run, said = base / str(number), read_result(base / JOBS, number)
-    summary = _summary(run)
-    status = summary.get("status")
-    if status in ("finished", "pruned"):
-        facts = _facts(run, summary)
-        rows = _values(run, definition.metric)
-        if status == "pruned":
-            return Ending(state="pruned", value=_best(rows, definition.mode), facts=facts)
-        value = rows.get(int(summary["best_epoch"]))
-        if value is not None:
-            return Ending(state="complete", value=value, facts=facts)
-        return Ending(state="failed", facts={**facts, "error": _missing(run, definition.metric)})
-    if said is not None and said.code not in (0, *STOPPED):
-        facts = {**_facts(run, summary), "error": said.error or SILENT}
-        return Ending(state="failed", facts=facts)
-    return None
+    run, said = base / str(trial.number), read_result(base / JOBS, trial.number)
+    summary, config = (_read(run / name) for name in ("summary.json", "config.yaml"))
+    metric, rows = definition.metric, read_history(run)
+    known = {int(row["epoch"] or 0): row.get(metric) for row in rows}
+    values = {epoch: v for epoch, v in known.items() if v is not None and math.isfinite(v)}
+    trial = replace(
+        trial,
+        epochs=len(rows),
+        max_epochs=config.get("trainer", {}).get("max_epochs"),
+        seconds=summary.get("timing", {}).get("fit_s"),
+        best_epoch=summary.get("best_epoch"),
+    )
+    if summary.get("status") == "pruned":
+        best = max if definition.mode == "max" else min
+        return replace(trial, state="pruned", value=best(values.values(), default=None))
+    if summary.get("status") == "finished":
+        if trial.best_epoch in values:
+            return replace(trial, state="complete", value=values[trial.best_epoch])
+        logged = [name for name in (rows[0] if rows else ()) if "/" in name]
+        error: str | None = f"{metric} is undefined at the best epoch (sweep.metric)"
+        if metric not in logged:
+            hint = nearest(metric, logged)
+            error = f"no logged value is called {metric} (sweep.metric); {hint}"
+    elif said is not None and said.code not in (0, *STOPPED):
+        error = said.error or SILENT
+    else:
+        error = silent
+    return None if error is None else replace(trial, state="failed", error=error)
 
 
-def silent_ending(base: Path, number: int, cause: str | None) -> Ending:
-    """Of a trial whose process was killed."""
-    run = base / str(number)
-    return Ending(state="failed", facts={**_facts(run, _summary(run)), "error": cause or SILENT})
+def _read(path: Path) -> dict[str, Any]:
+    return read_plain(path) if path.exists() else {}
 
 
-def _summary(run: Path) -> dict[str, Any]:
-    path = run / "summary.json"
-    return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _facts(run: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What the run folder says of epochs and time."""
-    rows = read_history(run)
-    config = run / "config.yaml"
-    asked = yaml.safe_load(config.read_text()) if config.exists() else {}
-    return {
-        "epochs": len(rows),
-        "max_epochs": asked.get("trainer", {}).get("max_epochs"),
-        "seconds": summary.get("timing", {}).get("fit_s"),
-        "best_epoch": summary.get("best_epoch"),
-    }
-
-
-def _values(run: Path, metric: str) -> dict[int, float]:
-    """The metric by epoch, where it is defined."""
-    known = {int(row["epoch"] or 0): row.get(metric) for row in read_history(run)}
-    return {epoch: v for epoch, v in known.items() if v is not None and math.isfinite(v)}
-
-
-def _best(values: Mapping[int, float], mode: str) -> float | None:
-    if not values:
-        return None
-    return max(values.values()) if mode == "max" else min(values.values())
-
-
-def _missing(run: Path, metric: str) -> str:
-    """Why a finished run has no value."""
-    columns = [name for row in read_history(run)[:1] for name in row]
-    if metric in columns:
-        return f"{metric} is undefined at the best epoch (sweep.metric)"
-    logged = [name for name in columns if "/" in name]
-    return f"no logged value is called {metric} (sweep.metric); {nearest(metric, logged)}"
-
-
-Start = Callable[[Sequence[Sequence[str]], int], None]
+Start = Callable[[Sequence[Sequence[str]], int], object]
 """Starts runs with these overrides each, waits for their ends; the number is of the first."""
 
 WRONG_INPUT = 2
@@ -180,10 +154,10 @@ MOST_SILENT = 2
 
 def overrides_of(settings: Settings, trial: Trial) -> list[str]:
     """What starts a trial, as a command line has it."""
-    definition, given = settings.definition, settings.given
+    definition = settings.definition
     return [
-        *given.fixed_texts,
-        *given.own,
+        *settings.fixed_texts,
+        *settings.own,
         f"sweep.name={settings.name}",
         f"sweep.metric={definition.metric}",
         f"sweep.mode={definition.mode}",
@@ -251,8 +225,7 @@ class Leader:
         except (MedvisionError, HydraException, OmegaConfBaseException):
             raise
         except Exception as error:  # a worker was killed, or a cluster refused
-            lines = str(error).strip().splitlines() or [""]
-            cause = f"{type(error).__name__}: {lines[0]}"
+            cause = f"{type(error).__name__}: {first_line(error)}"
             if not any(has_begun(self.settings.folder / JOBS, t.number) for t in batch):
                 raise MedvisionError(
                     f"no trial could be started: {cause}", where="hydra/launcher", exit_code=3
@@ -260,8 +233,9 @@ class Leader:
             return cause
         return None
 
-    def _ending(self, trial: Trial) -> Ending | None:
-        return ending_of(self.settings.folder, trial.number, self.settings.definition)
+    def _ending(self, trial: Trial, *, silent: str | None = None) -> Trial | None:
+        settings = self.settings
+        return ending_of(settings.folder, trial, settings.definition, silent=silent)
 
     def _note(self, trial: Trial, cause: str | None, *, is_first: bool) -> None:
         """Write down how a trial ended, unless it is to be started again."""
@@ -273,11 +247,12 @@ class Leader:
             self.silent[trial.number] = self.silent.get(trial.number, 0) + 1
             if self.silent[trial.number] < MOST_SILENT:
                 return
-            ending = silent_ending(self.settings.folder, trial.number, cause)
+            ending = self._ending(trial, silent=cause or SILENT)
+        assert ending is not None
         if ending.state == "failed" and is_first and self._is_of_all_trials(said):
             drop_result(self.settings.folder / JOBS, trial.number)  # it may be mended by then
-            raise MedvisionError(str(ending.facts["error"]))
-        self.study.end(trial.number, ending)
+            raise MedvisionError(str(ending.error))
+        self.study.end(ending)
         drop_result(self.settings.folder / JOBS, trial.number)
 
     def _is_of_all_trials(self, said: JobResult | None) -> bool:
@@ -326,12 +301,12 @@ def search(
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=hydra_context, task_function=task_function, config=config
     )
-
-    def start(overrides: Sequence[Sequence[str]], first: int) -> None:
-        launcher.launch(overrides, initial_job_idx=first)
-
     say(start_line((SEARCH,)))
-    run_search(settings, start=start, loader=loader)
+    run_search(
+        settings,
+        start=lambda overrides, first: launcher.launch(overrides, initial_job_idx=first),
+        loader=loader,
+    )
 
 
 def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> None:
@@ -351,10 +326,15 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
     with alone(folder):
         study, is_new = _open(settings)
         leader = Leader(settings, study, start)
+
+        def end() -> None:
+            if any(trial.ended for trial in study.trials()):
+                end_search(settings, study, loader)
+
         try:
             leader.lead()
         except Stopped:
-            _end(settings, study, loader)
+            end()
             say(f"stopped; the same command continues the search: {folder}")
             raise
         except MedvisionError:
@@ -363,7 +343,7 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
                 (folder / LOCK).unlink(missing_ok=True)
                 drop_empty(folder, *list(folder.parents)[:2])
             raise
-        _end(settings, study, loader)
+        end()
         if best_of(study.trials(), settings.definition.mode) is None:
             raise MedvisionError(
                 "no trial came to its end",
@@ -441,9 +421,3 @@ def _forget(folder: Path, study: Study) -> None:
     shutil.rmtree(folder / JOBS, ignore_errors=True)
     for name in (JOURNAL, TRIALS):
         (folder / name).unlink(missing_ok=True)
-
-
-def _end(settings: Settings, study: Study, loader: ConfigLoader) -> None:
-    """Write and show what there is."""
-    if any(trial.ended for trial in study.trials()):
-        print_end(settings, study.trials(), write_search(settings, study, loader))

@@ -14,12 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from medvision.errors import MedvisionError
 from medvision.run.config import schema as check
-from medvision.run.config.hydra_errors import nearest
 from medvision.run.config.store import run_name
 from medvision.run.storage.test_seal import SEARCH
 from medvision.scores import mode_of, score_named
 from medvision.search.definition import Definition, Mode, check_name
-from medvision.search.proposals import SAMPLERS
 from medvision.search.space import Key, Numbers, Options
 
 NOT_SEARCHED = (SEARCH, "run_dir", "resume", "experiment")
@@ -29,34 +27,18 @@ SET_FOR_TRIALS = tuple(f"{SEARCH}.{key}" for key in ("name", "metric", "mode", "
 """Keys that the search gives each of its trials."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """A search as its command line has it.
-
-    Attributes:
-        keys: What varies, in the order of the command.
-        fixed: The other overrides, each key once, the last one winning, without those of the
-            search itself.
-        own: Those of the search, but for its name and the number of a trial, as a command line
-            has them.
-    """
-
-    keys: tuple[Key, ...]
-    fixed: tuple[Override, ...]
-    own: tuple[str, ...]
-
-    @property
-    def fixed_texts(self) -> list[str]:
-        """The fixed overrides as a command line has them."""
-        return [text_of(override) for override in self.fixed]
-
-
-def read_overrides(arguments: Sequence[str], loader: ConfigLoader) -> Given:
+def read_overrides(
+    arguments: Sequence[str], loader: ConfigLoader
+) -> tuple[tuple[Key, ...], tuple[Override, ...], tuple[str, ...]]:
     """Sort the overrides of a search.
 
     Args:
         arguments: All of them, as Hydra reads them.
         loader: Knows the options of config groups.
+
+    Returns:
+        What varies, what is fixed, and what is said of the search itself, as `Settings` has them;
+        of each key the last override counts.
 
     Raises:
         MedvisionError: If nothing varies, or something that cannot.
@@ -81,7 +63,7 @@ def read_overrides(arguments: Sequence[str], loader: ConfigLoader) -> Given:
             where="command line",
             hint="give a key a range, such as 'optimizer.lr=tag(log,interval(1e-5,1e-2))'",
         )
-    return Given(keys=tuple(keys), fixed=tuple(fixed), own=tuple(own))
+    return tuple(keys), tuple(fixed), tuple(own)
 
 
 def text_of(override: Override) -> str:
@@ -125,11 +107,12 @@ def _values(override: Override) -> Numbers | Options:
     sweep: Any = override.value()
     tags = set(getattr(sweep, "tags", ()))
     if isinstance(sweep, IntervalSweep):
-        log = _is_log(tags)
+        if tags - {"log"}:
+            raise ValueError(f"no tag is called {', '.join(sorted(tags - {'log'}))}, but log is")
         if sweep.start is None or sweep.end is None:
             raise ValueError("an interval has two ends")
         whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
-        return Numbers(low=sweep.start, high=sweep.end, whole=whole, log=log)
+        return Numbers(low=sweep.start, high=sweep.end, whole=whole, log=bool(tags))
     if tags:
         raise ValueError(f"{', '.join(sorted(tags))} is no tag of choices and ranges")
     if isinstance(sweep, RangeSweep):
@@ -140,36 +123,19 @@ def _values(override: Override) -> Numbers | Options:
     return Options(options=options)
 
 
-def _is_log(tags: set[str]) -> bool:
-    if tags - {"log"}:
-        raise ValueError(f"no tag is called {', '.join(sorted(tags - {'log'}))}, but log is")
-    return bool(tags)
-
-
 def _range(sweep: RangeSweep) -> Numbers:
-    whole = all(isinstance(end, int) for end in (sweep.start, sweep.stop, sweep.step))
     # as decimals: range(0.1,0.4,0.1) has three points, and in floats it would have four
-    points = [Decimal(str(point)) for point in _points(sweep)]
-    if not points:
+    start, stop, step = (Decimal(str(end)) for end in (sweep.start, sweep.stop, sweep.step))
+    count = 0 if step == 0 else math.ceil((stop - start) / step)
+    if count <= 0:
         raise ValueError("the range is empty")
-    step = Decimal(str(abs(sweep.step)))
-    low, high = min(points), max(points)
-    if whole:
-        return Numbers(low=int(low), high=int(high), whole=True, step=int(step))
-    return Numbers(low=float(low), high=float(high), step=float(step))
-
-
-def _points(sweep: RangeSweep) -> list[Decimal]:
-    start, stop = Decimal(str(sweep.start)), Decimal(str(sweep.stop))
-    step = Decimal(str(sweep.step))
-    if step == 0 or (stop - start) / step <= 0:
-        return []
-    count = math.ceil((stop - start) / step)
-    return [start + number * step for number in range(count)]
+    low, high = sorted((start, start + (count - 1) * step))
+    if all(isinstance(end, int) for end in (sweep.start, sweep.stop, sweep.step)):
+        return Numbers(low=int(low), high=int(high), whole=True, step=int(abs(step)))
+    return Numbers(low=float(low), high=float(high), step=float(abs(step)))
 
 
 ROOT = Path("runs", "sweep")
-PRUNERS = ("median", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +144,9 @@ class Settings:
 
     Attributes:
         definition: What makes it the search it is.
-        given: Its overrides.
+        fixed: The overrides that hold for all trials, without those of the search itself.
+        own: Those of the search, but for its name and the number of a trial, as a command line
+            has them.
         name: Of its folder.
         num_trials: How many are to end.
         jobs: How many are started at a time.
@@ -186,11 +154,17 @@ class Settings:
     """
 
     definition: Definition
-    given: Given
+    fixed: tuple[Override, ...]
+    own: tuple[str, ...]
     name: str
     num_trials: int
     jobs: int
     launcher: str
+
+    @property
+    def fixed_texts(self) -> list[str]:
+        """The fixed overrides as a command line has them."""
+        return [text_of(override) for override in self.fixed]
 
     @property
     def folder(self) -> Path:
@@ -209,8 +183,9 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
     Raises:
         MedvisionError: If something cannot be.
     """
-    check.check_values(config, part="sweep.")
-    given = read_overrides(arguments, loader)
+    for part in ("sweep.", "checkpoint."):
+        check.check_values(config, part=part)
+    keys, fixed, own = read_overrides(arguments, loader)
     sweep: dict[str, Any] = dict(OmegaConf.to_container(config.sweep, resolve=True))  # type: ignore[arg-type]
     experiment = config.hydra.runtime.choices.get("experiment")
     if experiment is None or OmegaConf.is_missing(config.hydra.runtime.choices, "experiment"):
@@ -220,13 +195,17 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
     metric, mode = _goal(sweep, config)
     definition = Definition(
         experiment=str(experiment),
-        keys=given.keys,
-        fixed=_by_key(given),
+        keys=keys,
+        fixed={
+            override.get_key_element(): text_of(override).partition("=")[2]
+            for override in fixed
+            if override.get_key_element() != "experiment"
+        },
         metric=metric,
         mode=mode,
-        sampler=_one_of(sweep, "sampler", SAMPLERS),
+        sampler=sweep["sampler"],
         seed=sweep["seed"],
-        pruner=_one_of(sweep, "pruner", PRUNERS),
+        pruner=sweep["pruner"],
         startup_trials=sweep["startup_trials"],
         warmup_epochs=sweep["warmup_epochs"],
     )
@@ -235,63 +214,33 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
     name = drawn if sweep["name"] is None else str(sweep["name"])
     check_name(name)
     launcher = str(config.hydra.launcher._target_)
+    if sweep["jobs"] > 1 and launcher.endswith(".BasicLauncher"):
+        raise MedvisionError(
+            f"{sweep['jobs']} trials at a time need a launcher that starts them in parallel",
+            where="sweep.jobs",
+            hint="add hydra/launcher=joblib, or ray or submitit_slurm for several machines",
+        )
     return Settings(
         definition=definition,
-        given=given,
+        fixed=fixed,
+        own=own,
         name=name,
         num_trials=sweep["num_trials"],
-        jobs=_jobs(sweep, launcher),
+        jobs=sweep["jobs"],
         launcher=launcher,
     )
 
 
 def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
     """The metric and its good end."""
-    mode = sweep["mode"]
-    metric = str(config.checkpoint.monitor if sweep["metric"] is None else sweep["metric"])
-    check.check_metric(metric, where="sweep.metric", may_not="decide anything")
+    metric, mode = sweep["metric"], sweep["mode"]
+    if metric is None:
+        metric, mode = config.checkpoint.monitor, mode or config.checkpoint.mode
+    check.check_metric(str(metric), where="sweep.metric", may_not="decide anything")
     if mode is None and sweep["metric"] is not None and score_named(metric) is None:
         raise MedvisionError(
             f"whether {metric} is to be large or small is not said",
             where="sweep.mode",
             hint="add sweep.mode=max or sweep.mode=min",
         )
-    if mode is None:
-        own = config.checkpoint.mode if sweep["metric"] is None else None
-        mode = own or mode_of(metric)
-    if mode not in ("max", "min"):
-        raise MedvisionError(
-            f"expected max or min, got {mode}", where="sweep.mode", hint="change it"
-        )
-    return metric, "max" if mode == "max" else "min"
-
-
-def _by_key(given: Given) -> dict[str, str]:
-    """Fixed overrides as the definition keeps them, without the experiment."""
-    return {
-        override.get_key_element(): text_of(override).partition("=")[2]
-        for override in given.fixed
-        if override.get_key_element() != "experiment"
-    }
-
-
-def _one_of(sweep: dict[str, Any], key: str, choices: Sequence[str]) -> str:
-    value = str(sweep[key])
-    if value not in choices:
-        raise MedvisionError(
-            f"expected one of {', '.join(choices)}, got {value}",
-            where=f"sweep.{key}",
-            hint=nearest(value, list(choices)),
-        )
-    return value
-
-
-def _jobs(sweep: dict[str, Any], launcher: str) -> int:
-    jobs: int = sweep["jobs"]
-    if jobs > 1 and launcher.endswith(".BasicLauncher"):
-        raise MedvisionError(
-            f"{jobs} trials at a time need a launcher that starts them in parallel",
-            where="sweep.jobs",
-            hint="add hydra/launcher=joblib, or ray or submitit_slurm for several machines",
-        )
-    return jobs
+    return str(metric), mode or mode_of(str(metric))
