@@ -2,13 +2,12 @@
 
 from medvision.callbacks.checkpoints import BestAndLast, FiniteLoss, Interruption
 from medvision.callbacks.finetuning import Finetuning
-from medvision.callbacks.fork_state_transfer import Handover
 from medvision.callbacks.lazy_tensorboard import LateTensorBoard
 from medvision.callbacks.metrics_csv import EpochLog
 from medvision.callbacks.predictions import ClassProbabilities, Outputs, SegmentationPredictions
 from medvision.callbacks.progress import Progress, Throughput
 from medvision.callbacks.pruning import Pruning
-from medvision.callbacks.resume_state import ExactState
+from medvision.callbacks.resume_state import ExactState, Handover
 from medvision.callbacks.xla_watch import XlaWatch
 
 __all__ = [

@@ -1,20 +1,25 @@
-"""What a checkpoint needs beyond Lightning's own, so that a continued fit is the same fit.
+"""State that outlives a process: in a checkpoint, and from a forked process to its parent.
 
-Lightning 2.6 keeps no random numbers and no sums of the epoch's metrics; of its own counters it
-takes a checkpoint from the end of an epoch for one whose epoch is still to be finished, and skips
-the schedule of the first epoch that goes on.
+A continued fit is the same fit. Lightning 2.6 keeps no random numbers and no sums of the epoch's
+metrics; of its own counters it takes a checkpoint from the end of an epoch for one whose epoch is
+still to be finished, and skips the schedule of the first epoch that goes on.
 """
 
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.loops.progress import _ProcessedTracker
 from torch import Tensor
 from torchmetrics import Metric
 
 from medvision.data import ImageData
+from medvision.files import write_json
 from medvision.hardware import random_state, set_random_state
 
 KEY = "continuation"
@@ -180,3 +185,42 @@ def _of_all_processes(own: dict[str, Any], world_size: int) -> list[dict[str, An
     gathered: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(gathered, own)
     return gathered
+
+
+class Handover(Checkpoint):
+    """Write what the other callbacks know when a fit has ended, for another process to take over.
+
+    Where Lightning forks the processes of a fit (all cores of a TPU), the callbacks that counted
+    and chose are copies in those processes; what they know is lost with them. A ``Checkpoint`` by
+    Lightning's order only: the last to see the end.
+
+    Args:
+        folder: Run folder; the file in it lives until it is taken over.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".handover.json"
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            known = {
+                name: {attribute: getattr(callback, attribute) for attribute in attributes}
+                for name, callback, attributes in _givers(callbacks)
+            }
+            write_json(self.path, known)
+
+    def take_over(self, callbacks: Iterable[Callback]) -> None:
+        """Set what the callbacks of another process knew in these, and remove the file."""
+        known = json.loads(self.path.read_text())
+        for name, callback, _ in _givers(callbacks):
+            for attribute, value in known[name].items():
+                setattr(callback, attribute, value)
+        self.path.unlink()
+
+
+def _givers(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback, Sequence[str]]]:
+    """Name of each callback that hands something over, itself, and the attributes that it names."""
+    for callback in callbacks:
+        if attributes := getattr(callback, "HANDED_OVER", ()):
+            yield type(callback).__name__, callback, attributes

@@ -4,14 +4,16 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from medvision.console import say
+from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, FinishedRun, Score
 from medvision.files import write_atomically, write_json
@@ -24,15 +26,112 @@ from medvision.hardware import (
 from medvision.inference import load_network
 from medvision.reports.findings import findings
 from medvision.reports.run_page import write_report
-from medvision.run.evaluation.target import Split, Target, choose_target, describe_dataset
 from medvision.run.storage.saved_run import StoredRun, largest_difference
 from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
 from medvision.run.training.build import build, measure, silence_libraries
 from medvision.run.training.data_audit import duplicates_in_training
-from medvision.run.training.results import print_scores
+from medvision.run.training.results import describe_dataset, print_scores
 from medvision.scores import headline_of
 from medvision.task_definition import task_of
 from medvision.tasks import Task
+from medvision.types import Stage
+
+Split = Literal["test", "val", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Data and split that are measured.
+
+    Attributes:
+        data: Opened, its tables filled.
+        stage: Which of its tables.
+        split: What was asked for.
+        external: Whether it is another data set than the run's own.
+        name: For the folder of the results.
+    """
+
+    data: ImageData
+    stage: Stage
+    split: Split
+    external: bool
+    name: str
+
+
+def choose_target(run: StoredRun, root: Path | None, split: Split | None) -> Target:
+    """Open the data to measure on.
+
+    Args:
+        run: The finished run.
+        root: Another data set; None, or the run's own set in another place, for the stored split.
+        split: ``test`` or ``val``; of another data set also ``all``, which is what it is where
+            the set has no test split of its own.
+
+    Raises:
+        MedvisionError: If the data is gone, or has no such split.
+    """
+    if root is None:
+        return _own(run, build(run.cfg.data), split)
+    root = root.expanduser()
+    if not root.is_dir():
+        raise MedvisionError(f"{root} is not a folder", where="--data", hint="check the path")
+    data = _open_at(run.cfg, root)
+    samples = data.gather()
+    if data.fingerprint == run.summary["dataset"]["fingerprint"]:  # the same set, moved
+        return _own(run, _open_at(run.cfg, root), split)
+    given = {sample.split for sample in samples} - {""}
+    wanted = split or ("test" if "test" in given else "all")
+    chosen = [s for s in samples if wanted in ("all", s.split)]
+    if not chosen:
+        raise MedvisionError(
+            f"the data set has no {wanted} split",
+            where=str(root),
+            hint="leave --split out to measure on all of it",
+        )
+    data.restore([replace(sample, split="test") for sample in chosen])
+    return Target(data=data, stage="test", split=wanted, external=True, name=root.resolve().name)
+
+
+def _dataset(run: StoredRun, target: Target) -> dict[str, Any]:
+    """Description of the measured data for ``summary.json``."""
+    if not target.external:
+        return run.summary["dataset"]
+    counts = target.data.class_counts()
+    classes = {} if counts is None else {"class_counts": {"test": counts["test"]}}
+    return {**describe_dataset(target.data), "name": target.name, **classes}
+
+
+def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
+    stage: Literal["val", "test"] = "val" if split == "val" else "test"
+    if split == "all":
+        raise MedvisionError(
+            "all images of a run are mostly those it was trained on",
+            where="--split",
+            hint="use test or val",
+        )
+    data.restore(run.splits)
+    if not data.tables[stage]:
+        raise MedvisionError(
+            f"the run has no {stage} images", where=str(run.path), hint="use --data ROOT"
+        )
+    missing = data.missing_files(stage)
+    if missing:
+        total = len(data.tables[stage]) * (1 + data.has_masks)
+        raise MedvisionError(
+            f"{len(missing)} of {total} files of the split are gone, such as {missing[0]}",
+            where=str(data.root),
+            hint="give the folder where the data set lies now with --data ROOT",
+        )
+    return Target(data=data, stage=stage, split=stage, external=False, name=stage)
+
+
+def _open_at(cfg: DictConfig, root: Path) -> ImageData:
+    """The run's kind of data at another place, with a split of its own."""
+    node = OmegaConf.merge(cfg.data, {"root": str(root), "splits": None})
+    if "protocol" in node:
+        node.protocol = "official"
+    return build(node)
+
 
 SAME = 1e-6
 """Up to this difference a figure counts as reproduced."""
@@ -99,7 +198,9 @@ def evaluate_run(
         folder = Path(scratch) / "results"
         (folder / "plots").mkdir(parents=True)
         summary = _measure(run, target, plan, task, folder, notes, conventions=conventions)
-        _replace(out, folder)
+        if out.exists():  # of an earlier evaluation, removed with the scratch folder
+            out.rename(folder.with_name("earlier"))
+        folder.rename(out)
     if not target.external and target.stage == "test":
         write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
     print_scores(summary)
@@ -145,7 +246,7 @@ def _measure(
     opened = stage == "test" and bool(run.summary.get("sealed"))
     summary = {
         **_kept(run, target),
-        "dataset": describe_dataset(run, target),
+        "dataset": _dataset(run, target),
         "metrics": scores if target.external else {**stored, **scores},
         "precision": plan.precision,
         "device": plan.accelerator,
@@ -261,13 +362,6 @@ def _check_out(out: Path | None) -> None:
         earlier = False
     if not earlier:
         raise MedvisionError("exists and is not empty", where=str(out), hint="name a new folder")
-
-
-def _replace(out: Path, folder: Path) -> None:
-    """Replace an earlier folder, which is removed with the scratch folder."""
-    if out.exists():
-        out.rename(folder.with_name("earlier"))
-    folder.rename(out)
 
 
 def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  the task calls it with them

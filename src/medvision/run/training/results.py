@@ -36,14 +36,7 @@ def first_summary(
         "seed": seed,
         "status": "running",
         "task": data.task,
-        "dataset": {
-            "name": data.name,
-            "synthetic": data.synthetic,
-            "fingerprint": data.fingerprint,
-            "test_fingerprint": data.split_fingerprint("test"),
-            "num_images": {stage: len(data.tables[stage]) for stage in STAGES},
-            **_protocol(data),
-        },
+        "dataset": {**describe_dataset(data), **_protocol(data)},
         "model": {
             "name": getattr(model, "architecture", type(model).__name__),
             "num_parameters": count_parameters(model),
@@ -58,6 +51,17 @@ def first_summary(
         "precision": plan.precision,
         "device": plan.accelerator,
         "warnings": [*data.notes, *_unlike_asked(model)],
+    }
+
+
+def describe_dataset(data: ImageData) -> dict[str, Any]:
+    """What identifies the data, and how many images each split has."""
+    return {
+        "name": data.name,
+        "synthetic": data.synthetic,
+        "fingerprint": data.fingerprint,
+        "test_fingerprint": data.split_fingerprint("test"),
+        "num_images": {stage: len(data.tables[stage]) for stage in STAGES},
     }
 
 
