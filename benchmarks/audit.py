@@ -38,7 +38,7 @@ from synthetic_faults.plan import Plan, copies_of_each
 from medvision.data.discovery.folders import list_images
 from medvision.data.duplicates.search import RELATIONS, find_near_duplicates
 from medvision.data.readers.decode import decode, read_bytes
-from medvision.data.validation.properties import FileProperties, ImageProperties, image_properties
+from medvision.data.validation.properties import ImageProperties, Row, image_properties, row_of
 
 TARGETS = {
     "resized": 0.99,
@@ -201,8 +201,8 @@ def _among_real(root: Path, scratch: Path, copies: int, seed: int) -> Planted:
 
 
 def _read(files: Sequence[Path]) -> ImageProperties:
-    def look(path: Path) -> FileProperties:
-        return FileProperties(image_properties(decode(read_bytes(path), where=str(path))))
+    def look(path: Path) -> Row:
+        return row_of(image_properties(decode(read_bytes(path), where=str(path))))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return ImageProperties.stack(list(pool.map(look, files)))

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medvision.audit.dataset import AuditedSet, join_properties
+from medvision.audit.dataset import AuditedSet
+from medvision.data.validation.properties import ImageProperties
 
 MakeSet = Callable[..., AuditedSet]
 
@@ -50,7 +51,7 @@ def test_tables_of_different_lengths_are_refused(make_set: MakeSet) -> None:
 
 def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:
     one, other = make_set(2, height=[10, 20]).properties, make_set(1, height=30).properties
-    joined = join_properties([one, other])
+    joined = ImageProperties.joined([one, other])
     assert len(joined) == 3
     assert joined.height.tolist() == [10, 20, 30]
     assert joined.mask is not None
@@ -60,4 +61,4 @@ def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:
 
 def test_tables_with_and_without_masks_do_not_join(make_set: MakeSet) -> None:
     with pytest.raises(ValueError, match="all or none have masks, got 2"):
-        join_properties([make_set(1).properties, make_set(1, targets=["a"]).properties])
+        ImageProperties.joined([make_set(1).properties, make_set(1, targets=["a"]).properties])

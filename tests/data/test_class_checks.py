@@ -73,7 +73,7 @@ def test_skipped_images_are_counted_by_split_and_class(root: Path) -> None:
         "2 of the skipped images belong to the given val or test split:"
         " scores are not comparable with those on the whole split",
     ]
-    assert len(result.samples) == len(facts(result)) == len(result.lines) == 5
+    assert len(result.samples) == len(facts(result)) == len(list(result.lines())) == 5
 
 
 def test_skipping_does_not_empty_a_class(root: Path) -> None:

@@ -12,11 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.discovery.class_folders import CLASS_LAYOUT, scan_classes
-from medvision.data.discovery.folders import (
-    SEGMENTATION_LAYOUT,
-    Scan,
-    subfolders,
-)
+from medvision.data.discovery.folders import SEGMENTATION_LAYOUT, Scan, subfolders
 from medvision.data.discovery.index import (
     existing_folder,
     folder_names,
@@ -139,23 +135,6 @@ class AuditedSet(ListedSet):
         """Properties of the masks of a set that has them."""
         assert self.properties.mask is not None
         return self.properties.mask
-
-
-def join_properties(parts: Sequence[ImageProperties]) -> ImageProperties:
-    """The rows of several tables below each other.
-
-    Raises:
-        ValueError: If there are none, or only some have masks.
-    """
-    masks = [part.mask for part in parts if part.mask is not None]
-    if not parts or len(masks) not in (0, len(parts)):
-        raise ValueError(f"expected tables that all or none have masks, got {len(parts)}")
-    columns = [part.to_columns() for part in parts]
-    return ImageProperties.from_columns(
-        {name: np.concatenate([each[name] for each in columns]) for name in columns[0]},
-        num_rows=sum(map(len, parts)),
-        with_masks=bool(masks),
-    )
 
 
 Task = Literal["classification", "segmentation"]
@@ -316,7 +295,7 @@ def _read(folder: Folder, num_classes: int, advance: Advance | None) -> CheckRes
 def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int) -> AuditedSet:
     samples = [sample for check in checks for sample in check.samples]
     names = {sample.target for sample in samples if folders[0].task == "classification"}
-    properties = join_properties([c.properties for c in checks if c.properties is not None])
+    properties = ImageProperties.joined([c.properties for c in checks if c.properties is not None])
     faults, notes = [], []
     for folder, check in zip(folders, checks, strict=True):
         place = "" if len(folders) == 1 else f"{folder.root.name}/"

@@ -141,7 +141,7 @@ class ImageData(LightningDataModule, ABC):
         self.notes: list[str] = []
         self.fingerprint, self.fixed_shapes = "", False
         self.completed_epochs, self.completed_batches = 0, 0
-        self._lines: Sequence[str] = []
+        self._checked = CheckResult(samples=self.samples)
         self.pixels: PixelCache | None = None
 
     @property
@@ -263,7 +263,7 @@ class ImageData(LightningDataModule, ABC):
         Known after ``prepare`` and ``gather``. Files read by header alone count by their size.
         """
         paths = {sample.path for sample in self.tables[stage]}
-        chosen = [line for line in self._lines if line.partition("\0")[0] in paths]
+        chosen = [line for line in self._checked.lines() if line.partition("\0")[0] in paths]
         if len(chosen) != len(paths):  # phantoms: drawn from what the fingerprint names
             chosen = [f"{self.fingerprint}\0{path}" for path in paths]
         return hashlib.sha256("\n".join(sorted(chosen)).encode()).hexdigest()
@@ -320,7 +320,7 @@ class ImageData(LightningDataModule, ABC):
 
     def _take_over(self, checked: CheckResult) -> CheckResult:
         found = checked.properties
-        self.properties, self._lines = found, checked.lines
+        self.properties, self._checked = found, checked
         self.near_duplicates = None if found is None else near_duplicates_of(found)
         self.given_groups = GivenGroups.of(checked.samples)
         return checked

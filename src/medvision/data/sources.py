@@ -37,7 +37,7 @@ from medvision.data.phantoms.polyps import PHANTOM_VERSION, draw_polyp_scene
 from medvision.data.readers.decode import read_bytes, unreadable_named
 from medvision.data.readers.images import decode_image, decode_mask
 from medvision.data.reading import Reading
-from medvision.data.samples import Pixels, Sample, SampleTable, StringColumn, count_names
+from medvision.data.samples import Pixels, Sample, SampleTable, count_names
 from medvision.data.shards.cache import ShardCache
 from medvision.data.shards.location import holds_shards, read_small
 from medvision.data.shards.manifest import (
@@ -316,15 +316,14 @@ class ShardSource(FileSource):
         rows = table.rows_of(given.paths)
         there = self._are_there(given, rows)
         given, rows = given.select(there), rows[there]
-        columns = zip(given.paths, given.targets, table.content.select(rows), strict=True)
-        lines = StringColumn.of(f"{path}\0{name}{rest}" for path, name, rest in columns)
+        contents = table.content.select(rows)
         if self.manifest.facts is not None:
             self._refuse_other_reading()
         return CheckResult(
             samples=given,
             properties=None if self._properties is None else self._properties.take(rows),
-            fingerprint=fingerprint(lines),
-            lines=lines,
+            fingerprint=fingerprint(given, contents),
+            contents=contents,
         )
 
     def missing(self, samples: Sequence[Sample]) -> list[str]:

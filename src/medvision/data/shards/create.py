@@ -156,10 +156,7 @@ class CheckedFolder:
         split = np.array([SPLITS.index(sample.split) for sample in samples], np.uint8)
         shard = np.zeros(len(samples), np.int32)
         start, size = (np.zeros((len(samples), num_files), np.int64) for _ in range(2))
-        contents = [
-            line.removeprefix(f"{sample.path}\0{sample.target}")
-            for sample, line in zip(samples, self.checked.lines, strict=True)
-        ]
+        contents = self.checked.contents or StringColumn.of([])
         with ShardWriter(folder, shard_bytes=shard_bytes) as writer:
             last = 0
             for done, row in enumerate(_order(split)):
@@ -177,7 +174,7 @@ class CheckedFolder:
             path=StringColumn.of(sample.path for sample in samples),
             target=StringColumn.of(sample.target for sample in samples),
             group=StringColumn.of(sample.group for sample in samples),
-            content=StringColumn.of(contents),
+            content=contents,
             split=split,
             shard=shard,
             start=start,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self, get_args, get_type_hints
 
 import cv2
@@ -14,6 +14,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from medvision.data.readers.decode import Picture, samples
 from medvision.data.readers.images import as_bytes
+from medvision.errors import MedvisionError
 
 THUMBNAIL_PX = 48
 """Height and width of thumbnails: the scale at which twins are told from look-alikes."""
@@ -45,10 +46,6 @@ class MaskProperties:
     grey: NDArray[np.float32]
     frame: NDArray[np.float32]
     turned: NDArray[np.bool_]
-
-    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
-        """These rows, in this order."""
-        return type(self)(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +92,7 @@ class ImageProperties:
 
     def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
         """These rows, in this order."""
-        kept = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "mask"}
-        return type(self)(**kept, mask=None if self.mask is None else self.mask.take(rows))
+        return self._of({name: column[rows] for name, column in self.to_columns().items()})
 
     def to_columns(self) -> dict[str, NDArray[Any]]:
         """Plain arrays, which load without unpickling."""
@@ -115,53 +111,60 @@ class ImageProperties:
             ValueError: If a column is of another length, shape or type.
             KeyError: If one is missing.
         """
-        kinds = IMAGE_TYPES.items()
-        image: dict[str, Any] = {n: _checked(columns[f"image_{n}"], n, kind) for n, kind in kinds}
-        kinds = (MASK_TYPES if with_masks else {}).items()
-        mask = {n: _checked(columns[f"mask_{n}"], n, kind) for n, kind in kinds}
-        if {len(column) for column in (*image.values(), *mask.values())} != {num_rows}:
+        names = [name for name in _TYPES if with_masks or name.startswith("image_")]
+        found = {name: _checked(columns[name], name) for name in names}
+        if {len(column) for column in found.values()} != {num_rows}:
             raise ValueError("properties of another number of images")
-        return cls(**image, mask=MaskProperties(**mask) if with_masks else None)
+        return cls._of(found)
 
     @classmethod
-    def stack(cls, rows: Sequence[FileProperties]) -> Self:
+    def joined(cls, tables: Sequence[Self]) -> Self:
+        """The rows of several tables below each other.
+
+        Raises:
+            ValueError: If there are none, or only some have masks.
+        """
+        parts = [table.to_columns() for table in tables]
+        if len({len(columns) for columns in parts}) != 1:
+            raise ValueError(f"expected tables that all or none have masks, got {len(tables)}")
+        return cls._of({n: np.concatenate([columns[n] for columns in parts]) for n in parts[0]})
+
+    @classmethod
+    def stack(cls, rows: Sequence[Row]) -> Self:
         """Columns from one row per file.
 
         Raises:
             ValueError: If there are none, or only some have a mask.
         """
-        if not rows or len({row.mask is None for row in rows}) != 1:
+        if len({len(row) for row in rows}) != 1:
             raise ValueError(f"expected files that all or none have masks, got {len(rows)}")
-        types = IMAGE_TYPES.items()
-        image: dict[str, Any] = {n: np.array([row.image[n] for row in rows], t) for n, t in types}
-        masks = [row.mask for row in rows if row.mask is not None]
-        if not masks:
-            return cls(**image)
-        mask = {n: np.array([row[n] for row in masks], t) for n, t in MASK_TYPES.items()}
-        return cls(**image, mask=MaskProperties(**mask))
+        return cls._of({name: np.array([r[name] for r in rows], _TYPES[name]) for name in rows[0]})
 
-    def row(self, number: int) -> FileProperties:
-        """One row, as `stack` takes it."""
-        mask = self.mask
-        return FileProperties(
-            {name: getattr(self, name)[number] for name in IMAGE_TYPES},
-            None if mask is None else {name: getattr(mask, name)[number] for name in MASK_TYPES},
+    @classmethod
+    def _of(cls, columns: Mapping[str, NDArray[Any]]) -> Self:
+        image, mask = (
+            {n.removeprefix(start): c for n, c in columns.items() if n.startswith(start)}
+            for start in ("image_", "mask_")
         )
+        return cls(**image, mask=MaskProperties(**mask) if mask else None)
 
 
-def _checked(column: NDArray[Any], name: str, kind: Any) -> NDArray[Any]:
-    inside = {"thumbnail": (THUMBNAIL_PX, THUMBNAIL_PX), "border": (4,)}.get(name, ())
-    if column.dtype.kind != np.dtype(kind).kind or column.shape[1:] != inside:
-        raise ValueError(f"properties {name} of another kind")
+def _checked(column: NDArray[Any], name: str) -> NDArray[Any]:
+    kind, own = np.dtype(_TYPES[name]).kind, name.partition("_")[2]
+    inside = {"thumbnail": (THUMBNAIL_PX, THUMBNAIL_PX), "border": (4,)}.get(own, ())
+    if column.dtype.kind != kind or column.shape[1:] != inside:
+        raise ValueError(f"properties {own} of another kind")
     return np.asarray(column)
 
 
-@dataclass(frozen=True, slots=True)
-class FileProperties:
-    """One row: what an image tells, and its mask where it has one, by the name of the column."""
+Row = Mapping[str, Any]
+"""What the files of one sample tell, by the names of `ImageProperties.to_columns`."""
 
-    image: dict[str, Any]
-    mask: dict[str, Any] | None = None
+
+def row_of(image: Mapping[str, Any], mask: Mapping[str, Any] | None = None) -> Row:
+    """What `image_properties` and, where there is a mask, `mask_properties` gave, as one row."""
+    named = {f"image_{name}": value for name, value in image.items()}
+    return named | {f"mask_{name}": value for name, value in (mask or {}).items()}
 
 
 def _types(columns: type) -> dict[str, Any]:
@@ -171,6 +174,22 @@ def _types(columns: type) -> dict[str, Any]:
 
 
 IMAGE_TYPES, MASK_TYPES = _types(ImageProperties), _types(MaskProperties)
+_TYPES = row_of(IMAGE_TYPES, MASK_TYPES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspected:
+    """One sample: what its files tell, or why it cannot be used.
+
+    Attributes:
+        content: Ends its line of the fingerprint: a NUL and the SHA-256 of each file, or its size.
+        properties: Of its files; None where only headers were read.
+        fault: What is wrong with them.
+    """
+
+    content: str = ""
+    properties: Row | None = None
+    fault: MedvisionError | None = None
 
 
 def image_properties(

@@ -13,7 +13,6 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,11 @@ from numpy.typing import NDArray
 
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample
-from medvision.data.validation.properties import FileProperties, ImageProperties
+from medvision.data.validation.properties import ImageProperties, Inspected, Row
 from medvision.files import atomic_path, own_folder
 
 FORMAT = 2
 """Grows when a fact changes its meaning: older files are then read by nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """One sample: the line of its fingerprint and the properties of its files."""
-
-    line: str
-    properties: FileProperties
 
 
 class PropertiesCache:
@@ -43,50 +34,58 @@ class PropertiesCache:
     Args:
         root: The folder of the data set.
         reading: How the files are read.
-
-    Attributes:
-        note: Why nothing is kept, in words; None while all is well.
     """
 
     def __init__(self, root: Path, reading: Reading) -> None:
         self.root, self._with_masks = root, reading.has_masks
-        self.note: str | None = None
         options: list[tuple[str, Any]] = [("value_range", reading.value_range)]
         if reading.has_masks:
             options += [("color_map", reading.color_map), ("masks", reading.num_classes)]
         words = repr((FORMAT, str(root.resolve()), sorted(options)))
         self._name = f"facts-{hashlib.sha256(words.encode()).hexdigest()[:24]}.npz"
-        self._rows: dict[str, Remembered] | None = None
+        self._rows: dict[str, tuple[str, Row]] | None = None
 
-    def known(self, sample: Sample) -> Remembered | None:
+    def known(self, sample: Sample) -> Inspected | None:
         """What is remembered about a sample whose files have not changed since."""
         if self._rows is None:
             self._rows = self._read()
         if not self._rows:
             return None
         try:
-            return self._rows.get(self._key(sample))
-        except OSError:  # gone or unreadable: whoever reads it says so
+            line, properties = self._rows[self._key(sample)]
+        except (OSError, KeyError):  # a file that is gone is told by whoever reads it
             return None
+        content = line.removeprefix(f"{sample.path}\0{sample.target}")
+        return Inspected(content=content, properties=properties)
 
-    def keep(self, samples: Iterable[tuple[Sample, Remembered]]) -> None:
-        """Write these rows in the place of all others; where that fails, ``note`` says why."""
+    def keep(self, samples: Iterable[tuple[Sample, Inspected]]) -> list[str]:
+        """Write these rows in the place of all others; a note says why where that fails."""
         try:
-            found = {self._key(sample): row for sample, row in samples}
+            found = {self._key(sample): (sample, row) for sample, row in samples}
             if not found or (self._rows is not None and found.keys() == self._rows.keys()):
-                return
-            store(own_folder("cache") / self._name, _columns(found))
+                return []
+            lines = [f"{s.path}\0{s.target}{row.content}" for s, row in found.values()]
+            rows = [row.properties for _, row in found.values() if row.properties is not None]
+            texts = {"keys": _text(list(found)), "lines": _text(lines)}
+            columns = ImageProperties.stack(rows).to_columns()
+            store(own_folder("cache") / self._name, {**texts, **columns})
         except (OSError, RuntimeError) as fault:  # RuntimeError: no home folder
-            self.note = (
+            return [
                 f"what the files told cannot be kept for the next start ({fault});"
                 " set MEDVISION_CACHE_DIR to a folder that can be written"
-            )
+            ]
+        return []
 
-    def _read(self) -> dict[str, Remembered]:
+    def _read(self) -> dict[str, tuple[str, Row]]:
         """Nothing where there is no cache, or a damaged one: it is written anew."""
         try:
-            columns = recall(own_folder("cache") / self._name)
-            return _rows(columns, with_masks=self._with_masks)
+            stored = recall(own_folder("cache") / self._name)
+            keys, lines = (json.loads(stored[name].tobytes()) for name in ("keys", "lines"))
+            columns = ImageProperties.from_columns(
+                stored, num_rows=len(keys), with_masks=self._with_masks
+            ).to_columns()
+            rows = ({name: column[k] for name, column in columns.items()} for k in range(len(keys)))
+            return dict(zip(keys, zip(lines, rows, strict=True), strict=True))
         except (RuntimeError, ValueError, KeyError):
             return {}
 
@@ -122,21 +121,6 @@ def recall(path: Path) -> dict[str, NDArray[Any]]:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}
-
-
-def _columns(rows: Mapping[str, Remembered]) -> dict[str, NDArray[Any]]:
-    """The rows as plain arrays, which load without unpickling anything."""
-    kept = list(rows.values())
-    about = ImageProperties.stack([row.properties for row in kept])
-    texts = {"keys": _text(list(rows)), "lines": _text([row.line for row in kept])}
-    return {**texts, **about.to_columns()}
-
-
-def _rows(columns: Mapping[str, Any], *, with_masks: bool) -> dict[str, Remembered]:
-    keys, lines = (json.loads(columns[name].tobytes()) for name in ("keys", "lines"))
-    about = ImageProperties.from_columns(columns, num_rows=len(keys), with_masks=with_masks)
-    texts = zip(keys, lines, strict=True)
-    return {key: Remembered(line, about.row(row)) for row, (key, line) in enumerate(texts)}
 
 
 def _text(lines: list[str]) -> NDArray[np.uint8]:

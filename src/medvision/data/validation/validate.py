@@ -7,26 +7,25 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 
 from medvision.data.readers.decode import Picture, decode, image_size, read_bytes
 from medvision.data.readers.masks import class_indices
 from medvision.data.reading import Reading
-from medvision.data.samples import Sample, SampleTable, count_names
+from medvision.data.samples import Sample, SampleTable, StringColumn, count_names
 from medvision.data.validation.properties import (
-    FileProperties,
     ImageProperties,
+    Inspected,
     MaskProperties,
     image_properties,
     mask_properties,
+    row_of,
 )
-from medvision.data.validation.properties_cache import PropertiesCache, Remembered
+from medvision.data.validation.properties_cache import PropertiesCache
 from medvision.errors import MedvisionError
 
 _MAX_WORKERS = 8
@@ -35,68 +34,19 @@ _IN_PARTS, _PART = 10_000, 32  # of so many samples a thread takes a few at a ti
 OnError = Literal["fail", "skip"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One sample: its line of the fingerprint and the properties of its files, or its fault."""
-
-    line: str = ""
-    properties: FileProperties | None = None
-    fault: MedvisionError | None = None
-
-
 Faults = list[tuple[Sample, MedvisionError]]
-Scanned = tuple[list[tuple[Sample, Finding]], Faults]
 
 Advance = Callable[[int, int], None]
 """Told how many of how many samples are done."""
 
 
-def scan_files(
-    root: Path,
-    samples: Sequence[Sample],
-    inspect: Callable[[Sample], Finding],
-    *,
-    on_error: OnError,
-    advance: Advance | None = None,
-    out_of: int | None = None,
-) -> Scanned:
-    """Return the usable samples with what was found, and the others with their faults.
-
-    Args:
-        root: The folder that paths are relative to.
-        samples: What to inspect.
-        inspect: Inspects one.
-        on_error: Whether a fault is an error, or the sample left out.
-        advance: Told of the progress.
-        out_of: Size of the set that the samples were drawn from; None: they are all of it.
-
-    Raises:
-        MedvisionError: For all faults together where ``on_error`` is ``fail`` or no sample is
-            usable, or for one that is about a config key.
-    """
-    if on_error not in ("fail", "skip"):
-        raise MedvisionError(
-            f"expected fail or skip, got {on_error}", where="data.on_error", hint="use one of them"
-        )
-    findings = _in_threads(inspect, samples, advance)
-    faults = [(s, f.fault) for s, f in zip(samples, findings, strict=True) if f.fault]
-    told = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
-    if told:  # about a config key, not about the files
-        raise told
-    if faults and (on_error == "fail" or len(faults) == len(samples)):
-        raise _one_error(root, faults, len(samples), out_of)
-    return [(s, f) for s, f in zip(samples, findings, strict=True) if not f.fault], faults
-
-
 def _in_threads(
-    inspect: Callable[[Sample], Finding],
-    samples: Sequence[Sample],
-    advance: Advance | None,
-) -> list[Finding]:
+    inspect: Callable[[Sample], Inspected], samples: Sequence[Sample], advance: Advance | None
+) -> list[Inspected]:
     """Decoding releases the lock of the interpreter, so threads share the work."""
     workers = min(_MAX_WORKERS, os.cpu_count() or 1)
     pool = ThreadPoolExecutor(workers)
-    findings: list[Finding] = []
+    findings: list[Inspected] = []
     at_once = 1 if len(samples) < _IN_PARTS else _PART
     parts = [samples[start : start + at_once] for start in range(0, len(samples), at_once)]
     try:
@@ -110,18 +60,30 @@ def _in_threads(
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
 
 
-def _one_error(root: Path, faults: Faults, total: int, out_of: int | None) -> MedvisionError:
+def _refuse(root: Path, faults: Faults, looked_at: int, total: int, on_error: OnError) -> None:
+    """Raise for all faults together where they are errors or no sample is left.
+
+    A fault about a config key is raised alone: it is not about the files.
+    """
+    told = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
+    if told:
+        raise told
+    if not faults or (on_error == "skip" and len(faults) < looked_at):
+        return
     if len(faults) == 1:
-        return faults[0][1]
+        raise faults[0][1]
     reasons = [reason(root, fault) for _, fault in faults]
     hints = Counter(fault.hint for _, fault in faults)
     hint = "mend or remove them, or set data.on_error=skip"
-    if len(hints) == 1 and len(faults) == total:  # not the files: what was said about them
+    if len(hints) == 1 and len(faults) == looked_at:  # not the files: what was said about them
         hint = next(iter(hints)) or hint
-    looked_at = f"{total}" if out_of is None else f"the {total} (of {out_of})"
-    seen = "" if out_of is None else " that were looked at"
-    return MedvisionError(
-        f"{len(faults)} of {looked_at} images{seen} cannot be used: {count_names(reasons)}",
+    of = (
+        f"{total} images"
+        if looked_at == total
+        else (f"the {looked_at} (of {total}) images that were looked at")
+    )
+    raise MedvisionError(
+        f"{len(faults)} of {of} cannot be used: {count_names(reasons)}",
         where=str(root),
         hint=hint,
     )
@@ -133,58 +95,21 @@ def reason(root: Path, fault: MedvisionError) -> str:
     return f"{name}: {fault.what}"
 
 
-def fingerprint(lines: Sequence[str]) -> str:
-    """Return the SHA-256 of the sorted lines."""
+def fingerprint(samples: SampleTable, contents: StringColumn) -> str:
+    """Return the SHA-256 of the sorted lines, each path, target and content of a sample."""
+    lines = _lines(samples, contents)
     digest = hashlib.sha256()
-    in_order = all(one <= other for one, other in pairwise(lines))
-    for line in lines if in_order else sorted(lines):
+    for line in lines if samples.paths.ascends() else sorted(lines):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
 
 
-class NameLines(Sequence[str]):
-    """The lines of a fingerprint that knows most files by name only, made when they are read.
-
-    Args:
-        samples: The usable ones.
-        known: Lines of those whose headers were read, by path.
-    """
-
-    def __init__(self, samples: SampleTable, known: Mapping[str, str]) -> None:
-        self._samples, self._known = samples, known
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> NameLines: ...
-    def __getitem__(self, row: int | slice) -> str | NameLines:
-        if isinstance(row, slice):
-            return NameLines(self._samples[row], self._known)
-        sample = self._samples[row]
-        return self._known.get(sample.path) or f"{sample.path}\0{sample.target}"
-
-    def __iter__(self) -> Iterator[str]:
-        known = self._known
-        for path, target in zip(self._samples.paths, self._samples.targets, strict=True):
-            yield known.get(path) or f"{path}\0{target}"
+def _lines(samples: SampleTable, contents: StringColumn) -> Iterator[str]:
+    columns = zip(samples.paths, samples.targets, contents, strict=True)
+    return (f"{path}\0{target}{content}" for path, target, content in columns)
 
 
-def drawn_rows(total: int, number: int) -> list[int]:
-    """Rows to look at of very many: the same ones for the same total, ascending."""
-    drawn = np.random.default_rng(0).choice(total, min(number, total), replace=False)
-    return sorted(drawn.tolist())
-
-
-def skip_notes(
-    root: Path,
-    total: int,
-    faults: Faults,
-    *,
-    with_class: bool,
-) -> list[str]:
+def _skip_notes(root: Path, total: int, faults: Faults, *, with_class: bool) -> list[str]:
     """Say how many samples of which split, and of which class, are left out, and why."""
     if not faults:
         return []
@@ -205,27 +130,24 @@ def skip_notes(
     return notes
 
 
-def header_note(total: int) -> str:
-    """Say that no content was read."""
+def _header_note(total: int, looked_at: int) -> str:
+    """Say that no content was read, or hardly any file opened."""
+    if looked_at == total:
+        return (
+            f"{total} images are many: only their headers were read before the start;"
+            " the fingerprint holds file sizes, not contents, and near-duplicates were not looked"
+            " for; `medvision audit` reads them once, and later starts know what it found"
+        )
     return (
-        f"{total} images are many: only their headers were read before the start;"
-        " the fingerprint holds file sizes, not contents, and near-duplicates were not looked for;"
-        " `medvision audit` reads them once, and later starts know what it found"
+        f"{total} images are very many: the headers of {looked_at} of them, drawn by chance, were"
+        " read before the start; a broken file shows when it is read, which ends the run with its"
+        " name (data.on_error=skip cannot leave it out); the fingerprint holds names, and sizes of"
+        f" the {looked_at} files only; near-duplicates were not looked for; `medvision audit` reads"
+        " them all"
     )
 
 
-def sample_note(total: int, number: int) -> str:
-    """Say that hardly any file was opened."""
-    return (
-        f"{total} images are very many: the headers of {number} of them, drawn by chance, were read"
-        " before the start; a broken file shows when it is read, which ends the run with its name"
-        " (data.on_error=skip cannot leave it out); the fingerprint holds names, and sizes of the"
-        f" {number} files only; near-duplicates were not looked for; `medvision audit` reads them"
-        " all"
-    )
-
-
-def inspect_files(root: Path, sample: Sample, reading: Reading) -> Finding:
+def inspect_files(root: Path, sample: Sample, reading: Reading) -> Inspected:
     """Decode an image, and its mask if it has one, as `read_image` and `read_mask` do."""
     path = root / sample.path
     contents, mask = [], None
@@ -238,10 +160,9 @@ def inspect_files(root: Path, sample: Sample, reading: Reading) -> Finding:
         if reading.has_masks:
             mask = _inspect_mask(root / sample.target, contents[1], sample, picture, image, reading)
     except MedvisionError as fault:
-        return Finding(fault=fault)
+        return Inspected(fault=fault)
     hashes = (hashlib.sha256(content).hexdigest() for content in contents)
-    line = "\0".join((sample.path, sample.target, *hashes))
-    return Finding(line=line, properties=FileProperties(image, mask))
+    return Inspected(content="\0".join(("", *hashes)), properties=row_of(image, mask))
 
 
 def _inspect_mask(
@@ -262,7 +183,7 @@ def _inspect_mask(
     return mask_properties(indices, mask, binary=binary, turned=turned)
 
 
-def read_headers(root: Path, sample: Sample, reading: Reading) -> Finding:
+def read_headers(root: Path, sample: Sample, reading: Reading) -> Inspected:
     """Read the header of an image, and of its mask if it has one."""
     paths = [root / sample.path, *([root / sample.target] if reading.has_masks else [])]
     try:
@@ -270,9 +191,9 @@ def read_headers(root: Path, sample: Sample, reading: Reading) -> Finding:
         for mask in masks:
             compare_sizes(sample, image, mask, str(paths[1]))
     except MedvisionError as fault:
-        return Finding(fault=fault)
+        return Inspected(fault=fault)
     sizes = (str(path.stat().st_size) for path in paths)
-    return Finding(line="\0".join((sample.path, sample.target, *sizes)))
+    return Inspected(content="\0".join(("", *sizes)))
 
 
 def compare_sizes(
@@ -329,7 +250,8 @@ class CheckResult:
         fingerprint: SHA-256 over the sorted paths and contents of the usable samples; over
             paths and file sizes where only headers were read, and without the sizes of those files
             whose headers were not.
-        lines: What the fingerprint is made of, a line for each sample.
+        contents: What the line of each sample in the fingerprint has behind path and target; None
+            for phantoms.
         notes: What a reader should know.
     """
 
@@ -337,8 +259,12 @@ class CheckResult:
     properties: ImageProperties | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
     fingerprint: str = ""
-    lines: Sequence[str] = ()
+    contents: StringColumn | None = None
     notes: list[str] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """What the fingerprint is made of, a line for each sample; none for phantoms."""
+        return iter(()) if self.contents is None else _lines(self.samples, self.contents)
 
 
 def check_files(
@@ -370,22 +296,65 @@ def check_files(
         MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, if none can, or
             if none of a class can.
     """
-    table = SampleTable.of(samples)
-    scan = partial(scan_files, root, on_error=on_error, advance=advance)
-    found, faults = _scan(
-        root, table, reading, scan, max_decoded=max_decoded, max_headers=max_headers
-    )
+    if on_error not in ("fail", "skip"):
+        raise MedvisionError(
+            f"expected fail or skip, got {on_error}", where="data.on_error", hint="use one of them"
+        )
+    table, cache = SampleTable.of(samples), PropertiesCache(root, reading)
+    looked_at, known = _what_to_read(table, cache, max_decoded=max_decoded, max_headers=max_headers)
+
+    def inspect(sample: Sample) -> Inspected:
+        if known is None:
+            return read_headers(root, sample, reading)
+        return known.get(sample.path) or inspect_files(root, sample, reading)
+
+    pairs = list(zip(looked_at, _in_threads(inspect, looked_at, advance), strict=True))
+    faults = [(sample, found.fault) for sample, found in pairs if found.fault is not None]
+    _refuse(root, faults, len(looked_at), len(table), on_error)
+    usable = {sample.path: found for sample, found in pairs if found.fault is None}
+    if faults:
+        bad = {sample.path for sample, _ in faults}
+        table = table.select(np.array([path not in bad for path in table.paths], bool))
     if not reading.has_masks:
-        _refuse_lost_class(root, found.samples, faults)
-    notes = skip_notes(root, len(table), faults, with_class=not reading.has_masks) + found.notes
-    if found.properties is not None and found.properties.mask is not None:
-        notes += _mask_notes(found.samples, found.properties.mask)
-    return replace(
-        found,
+        _refuse_lost_class(root, table, faults)
+    notes = _skip_notes(root, len(samples), faults, with_class=not reading.has_masks)
+    if known is None:
+        notes.append(_header_note(len(samples), len(looked_at)))
+    elif len(known) < len(looked_at):
+        notes += cache.keep((sample, found) for sample, found in pairs if found.fault is None)
+    rows = [found.properties for found in usable.values() if found.properties is not None]
+    properties = None if known is None else ImageProperties.stack(rows)
+    if properties is not None and properties.mask is not None:
+        notes += _mask_notes(table, properties.mask)
+    found_in = (usable[path].content if path in usable else "" for path in table.paths)
+    contents = StringColumn.of(found_in)
+    return CheckResult(
+        samples=table,
+        properties=properties,
         skipped=[(sample.path, reason(root, fault)) for sample, fault in faults],
-        fingerprint=fingerprint(found.lines),
+        fingerprint=fingerprint(table, contents),
+        contents=contents,
         notes=notes,
     )
+
+
+def _what_to_read(
+    samples: SampleTable, cache: PropertiesCache, *, max_decoded: int | None, max_headers: int
+) -> tuple[list[Sample], dict[str, Inspected] | None]:
+    """Samples to look at, and what is known of some, by path; None: their headers are read."""
+    drawn: list[Sample] = []
+    if max_decoded is not None and len(samples) > max_headers:
+        number = min(NUM_SAMPLED, len(samples))
+        rows = np.random.default_rng(0).choice(len(samples), number, replace=False)
+        drawn = list(samples.select(np.sort(rows)))  # the same ones at every start
+        known = [cache.known(sample) is not None for sample in drawn]
+        if sum(known) <= len(known) / 2:  # then it cannot pay to ask about all of them
+            return drawn, None
+    every = list(samples)
+    remembered = {s.path: found for s in every if (found := cache.known(s)) is not None}
+    if max_decoded is None or len(every) - len(remembered) <= max_decoded:
+        return every, remembered
+    return drawn or every, None
 
 
 def _refuse_lost_class(root: Path, usable: SampleTable, faults: Faults) -> None:
@@ -416,76 +385,3 @@ def _mask_notes(samples: SampleTable, masks: MaskProperties) -> list[str]:
         )
         notes.append(f"{which}: {names}; look whether they lie over each other")
     return notes
-
-
-def _scan(
-    root: Path,
-    samples: SampleTable,
-    reading: Reading,
-    scan: Callable[..., Scanned],
-    *,
-    max_decoded: int | None,
-    max_headers: int,
-) -> tuple[CheckResult, Faults]:
-    """Take what is known from earlier, and decode the rest; of many files, read headers only."""
-    cache = PropertiesCache(root, reading)
-    chosen = None
-    if max_decoded is not None and len(samples) > max_headers:
-        chosen = drawn_rows(len(samples), NUM_SAMPLED)
-        known = [cache.known(samples[row]) is not None for row in chosen]
-        if sum(known) <= len(known) / 2:  # then it cannot pay to ask about all of them
-            return _scan_sample(root, samples, chosen, reading, scan)
-    rows = list(samples)  # keep references: what is known about each is keyed by id()
-    remembered = {id(s): found for s in rows if (found := cache.known(s)) is not None}
-    decode_all = max_decoded is None or len(rows) - len(remembered) <= max_decoded
-    if not decode_all and chosen is not None:
-        return _scan_sample(root, samples, chosen, reading, scan)
-
-    def find(sample: Sample) -> Finding:
-        if not decode_all:
-            return read_headers(root, sample, reading)
-        known = remembered.get(id(sample))
-        if known is not None:
-            return Finding(line=known.line, properties=known.properties)
-        return inspect_files(root, sample, reading)
-
-    usable, faults = scan(rows, find)
-    notes = [] if decode_all else [header_note(len(rows))]
-    if decode_all and len(remembered) < len(rows):
-        cache.keep(
-            (sample, Remembered(found.line, found.properties))
-            for sample, found in usable
-            if found.properties is not None
-        )
-    if decode_all and cache.note is not None:
-        notes = [cache.note]
-    properties = [found.properties for _, found in usable if found.properties is not None]
-    result = CheckResult(
-        samples=SampleTable.of(sample for sample, _ in usable),
-        properties=ImageProperties.stack(properties) if len(properties) == len(usable) else None,
-        lines=[finding.line for _, finding in usable],
-        notes=notes,
-    )
-    return result, faults
-
-
-def _scan_sample(
-    root: Path,
-    samples: SampleTable,
-    rows: Sequence[int],
-    reading: Reading,
-    scan: Callable[..., Scanned],
-) -> tuple[CheckResult, Faults]:
-    """Read the headers of some rows of very many, and trust the names of the others."""
-    usable, faults = scan(
-        [samples[row] for row in rows],
-        lambda sample: read_headers(root, sample, reading),
-        out_of=len(samples),
-    )
-    kept = samples
-    if faults:
-        bad = {sample.path for sample, _ in faults}
-        kept = samples.select(np.array([path not in bad for path in samples.paths], bool))
-    lines = NameLines(kept, {sample.path: finding.line for sample, finding in usable})
-    notes = [sample_note(len(samples), len(rows))]
-    return CheckResult(samples=kept, lines=lines, notes=notes), faults
