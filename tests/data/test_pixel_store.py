@@ -18,7 +18,6 @@ from medvision.data.pixel_cache import (
     KEY_BYTES,
     PIXELS,
     TAIL_BYTES,
-    PixelPlaces,
     PixelStore,
 )
 
@@ -318,16 +317,3 @@ def test_forked_and_pickled_stores_open_the_files_for_themselves(tmp_path: Path)
     answers.close()
     del made
     assert num_open() == before
-
-
-def test_places_of_keys_are_those_of_a_dict() -> None:
-    rng = np.random.default_rng(0)
-    places, plain = PixelPlaces(), {}
-    for size in (0, 1, 3, 900, 200, 5000, 1, 700, 1, 1, 2500, 40):
-        keys = [rng.bytes(KEY_BYTES) for _ in range(size)]
-        plain |= {k: len(plain) + n for n, k in enumerate(keys)}
-        places.add(b"".join(keys))
-        assert places.count == len(plain)
-    assert all(places.find(k) == place for k, place in plain.items())
-    assert places.find(rng.bytes(KEY_BYTES)) is None
-    assert places.find(b"\xff" * KEY_BYTES) is None

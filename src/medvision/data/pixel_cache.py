@@ -61,58 +61,20 @@ TAIL_BYTES = KEY_BYTES + 4
 PIXELS, INDEX = ".pixels", ".index"
 
 
-class PixelPlaces:
-    """Numbers of keys, counted from 0 in the order in which they are added.
-
-    A key takes 12 bytes; in a dict it would take ten times as much, in every process. Keys are told
-    apart by their first 8 bytes: whoever finds one makes sure of the rest.
+class PixelFiles:
+    """The two files of a store, open in one process, which is then known to use them.
 
     Attributes:
-        count: Of all keys.
+        places: Number of each key that the index is known to hold, by the key.
+        count: Of keys that were read.
     """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._halves: NDArray[np.uint64] = np.zeros(0, np.uint64)  # ascending
-        self._places: NDArray[np.uint32] = np.zeros(0, np.uint32)
-        self._recent: dict[int, int] = {}
-
-    def add(self, keys: bytes) -> None:
-        """Add whole keys, one after another."""
-        halves = np.frombuffer(keys, np.uint64)[::2]
-        places = np.arange(self.count, self.count + len(halves), dtype=np.uint32)
-        self.count += len(halves)
-        if len(self._recent) + len(halves) <= 1024 + len(self._halves) // 8:
-            self._recent.update(zip(halves.tolist(), places.tolist(), strict=True))
-            return
-        recent = np.fromiter(self._recent.keys(), np.uint64, len(self._recent))
-        before = np.fromiter(self._recent.values(), np.uint32, len(self._recent))
-        halves = np.concatenate([self._halves, recent, halves])
-        order = np.argsort(halves, kind="stable")
-        self._halves = halves[order]
-        self._places = np.concatenate([self._places, before, places])[order]
-        self._recent = {}
-
-    def find(self, key: bytes) -> int | None:
-        """Number of a key, or None."""
-        half = np.frombuffer(key, np.uint64, 1)[0]
-        recent = self._recent.get(int(half))
-        if recent is not None:
-            return recent
-        at = int(self._halves.searchsorted(half))
-        if at == len(self._halves) or self._halves[at] != half:
-            return None
-        return int(self._places[at])
-
-
-class PixelFiles:
-    """The two files of a store, open in one process, which is then known to use them."""
 
     def __init__(self, path: Path, num_bytes: int) -> None:
         import fcntl
 
         self.process, self.num_bytes, self.stride = os.getpid(), num_bytes, num_bytes + TAIL_BYTES
-        self.places = PixelPlaces()
+        self.places: dict[bytes, int] = {}
+        self.count = 0
         self.path = path.with_name(path.name + PIXELS)
         self._numbers: list[int] = []
         for suffix in (PIXELS, INDEX):
@@ -138,22 +100,24 @@ class PixelFiles:
 
     def find(self, key: bytes) -> int | None:
         """Number of the record with a key, looked for once more where others may have added it."""
-        place = self.places.find(key)
-        if place is None and self._look_again():
-            place = self.places.find(key)
-        return place
+        if key not in self.places:
+            self.look_again()
+        return self.places.get(key)
 
-    def _look_again(self) -> bool:
-        """Read what the index has gained, and say whether it has changed."""
+    def look_again(self) -> None:
+        """Read what the index has gained, all of it where it was cut."""
         count = os.fstat(self.index).st_size // KEY_BYTES
-        if count == self.places.count:
-            return False
-        if count < self.places.count:  # cut by whoever mended it
-            self.places = PixelPlaces()
-        start = self.places.count
-        keys = os.pread(self.index, (count - start) * KEY_BYTES, start * KEY_BYTES)
-        self.places.add(keys[: len(keys) // KEY_BYTES * KEY_BYTES])
-        return True
+        if count < self.count:  # by whoever mended it
+            self.forget()
+        start = self.count * KEY_BYTES
+        keys = os.pread(self.index, count * KEY_BYTES - start, start)
+        for at in range(0, len(keys) - KEY_BYTES + 1, KEY_BYTES):
+            self.places[keys[at : at + KEY_BYTES]] = self.count
+            self.count += 1
+
+    def forget(self) -> None:
+        """Read the whole index again when a key is looked for."""
+        self.places, self.count = {}, 0
 
     def read(self, place: int, key: bytes) -> NDArray[np.uint8] | None:
         """Pixels of a record, or None if it is not whole, or that of another key."""
@@ -171,14 +135,14 @@ class PixelFiles:
             os.ftruncate(self.pixels, count * self.stride)
         if num_keys != count * KEY_BYTES:
             os.ftruncate(self.index, count * KEY_BYTES)
-        self._look_again()
+        self.look_again()
 
     def append(self, key: bytes, pixels: NDArray[np.uint8]) -> None:
         """Add a record, its key last: without it nobody looks for the record."""
-        place = self.places.count
+        place = self.count
         self.write(place, key, pixels)
         _write(self.index, key, place * KEY_BYTES)
-        self._look_again()
+        self.look_again()
 
     def write(self, place: int, key: bytes, pixels: NDArray[np.uint8]) -> None:
         record = np.empty(self.stride, np.uint8)
@@ -247,11 +211,7 @@ class PixelStore:
         self._may_begin_anew = True
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("folder", "name", "num_bytes", "max_bytes", "num_needed")
-        return {name: getattr(self, name) for name in names}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        return {**self.__dict__, "_files": None}
 
     @property
     def bytes_each(self) -> int:
@@ -264,13 +224,16 @@ class PixelStore:
         Raises:
             OSError: If the files cannot be opened or read.
         """
-        files = self._opened()
+        files = self._current()
+        if files is None:
+            with self.alone():
+                files = self._open()
         place = files.find(key)
         if place is None:
             return None
         pixels = files.read(place, key)
         if pixels is None:
-            files.places = PixelPlaces()  # the index may have been mended too
+            files.forget()  # the index may have been mended too
         return pixels
 
     def keep(self, key: bytes, pixels: NDArray[np.uint8]) -> bool:
@@ -279,7 +242,6 @@ class PixelStore:
         Raises:
             OSError: If they cannot be written.
         """
-        self._opened()
         with self.alone():
             files = self._current()
             if files is None or not files.are_at_their_path():  # renamed: NFS removes so
@@ -330,13 +292,6 @@ class PixelStore:
         """Bytes of all stores of the folder."""
         return sum(num_bytes for _, num_bytes in self._stores().values())
 
-    def _opened(self) -> PixelFiles:
-        files = self._current()
-        if files is None:
-            with self.alone():
-                files = self._open()
-        return files
-
     def _current(self) -> PixelFiles | None:
         """The files, if this process has opened them and nobody has removed them."""
         files = self._files
@@ -365,7 +320,7 @@ class PixelStore:
 
     def _begin_anew(self, files: PixelFiles) -> bool:
         """Remove a full store that must hold records of no use; once, for others may share it."""
-        if not self._may_begin_anew or files.places.count < self.num_needed:
+        if not self._may_begin_anew or files.count < self.num_needed:
             return False
         self._may_begin_anew = False
         remove(self.folder / self.name)
