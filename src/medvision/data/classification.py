@@ -113,7 +113,6 @@ class ClassificationData(ImageData):
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             **common,
-            reading=self.reading,
         )
         self.class_names = source.class_names
         return source

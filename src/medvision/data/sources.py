@@ -10,8 +10,7 @@ import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from operator import eq
 from pathlib import Path, PurePosixPath
@@ -405,11 +404,7 @@ class ShardSource(FileSource):
             raise damaged(f"{part.name}: {fault}", place) from fault
 
 
-_OPTIONS = {
-    "num_classes": "--num-classes",
-    "color_map": "--color",
-    "value_range": "--value-range",
-}
+_OPTIONS = {"num_classes": "--num-classes", "color_map": "--color", "value_range": "--value-range"}
 
 
 def _words(value: object) -> str:
@@ -471,8 +466,7 @@ class PhantomSource(Source):
     def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:  # noqa: ARG002
         return CheckResult(samples=SampleTable.of(samples), fingerprint=self.fingerprint)
 
-    @staticmethod
-    def number_of(sample: Sample) -> int:
+    def number_of(self, sample: Sample) -> int:
         """Number of the picture of a sample."""
         return int(PurePosixPath(sample.path).stem.rsplit("_", 1)[1])
 
@@ -481,12 +475,12 @@ class PolypPhantoms(PhantomSource):
     """Colonoscopy-like scenes with the masks of their polyps.
 
     Args:
-        **common: As for `PhantomSource`, without name and version.
+        **common: As for `PhantomSource`, without name, version and reading.
     """
 
-    def __init__(self, *, reading: Reading | None = None, **common: Any) -> None:
-        reading = reading or Reading(num_classes=2)
-        super().__init__(name="phantom", version=PHANTOM_VERSION, reading=reading, **common)
+    def __init__(self, **common: Any) -> None:
+        common |= {"name": "phantom", "version": PHANTOM_VERSION}
+        super().__init__(reading=Reading(num_classes=2), **common)
 
     def index(self, **_: Any) -> Index:
         names = [f"phantom_{index:06d}.png" for index in range(self.num_images)]
@@ -500,40 +494,22 @@ class PolypPhantoms(PhantomSource):
         return image, mask
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClassPhantomKind:
-    """An embedded set of classes.
-
-    Attributes:
-        draw: Draws picture and class of given numbers in grey.
-        class_names: The classes that it draws.
-        version: Of the code that draws.
-    """
-
-    draw: Callable[..., NDArray[np.uint8]]
-    class_names: tuple[str, ...]
-    version: int
-
-
-CLASS_PHANTOMS = {
-    "chest": ClassPhantomKind(
-        draw=draw_chest, class_names=CHEST_CLASSES, version=PHANTOM_CHEST_VERSION
-    ),
-    "brain": ClassPhantomKind(
-        draw=draw_brain, class_names=BRAIN_CLASSES, version=PHANTOM_BRAIN_VERSION
-    ),
+_CLASS_PHANTOMS = {
+    "chest": (draw_chest, CHEST_CLASSES, PHANTOM_CHEST_VERSION),
+    "brain": (draw_brain, BRAIN_CLASSES, PHANTOM_BRAIN_VERSION),
 }
+"""What draws a picture of a class in grey, the classes, and the version of the code that draws."""
 
 
 class ClassPhantoms(PhantomSource):
     """Pictures of classes, split class by class so that a handful has every class in each split.
 
     Args:
-        kind: Key of ``CLASS_PHANTOMS``.
+        kind: ``chest`` or ``brain``.
         class_names: Order of the classes; None takes that of the kind.
         val_fraction: Share of validation.
         test_fraction: Share of test.
-        **common: As for `PhantomSource`, without name and version.
+        **common: As for `PhantomSource`, without name, version and reading.
     """
 
     def __init__(
@@ -545,20 +521,20 @@ class ClassPhantoms(PhantomSource):
         test_fraction: float,
         **common: Any,
     ) -> None:
-        self.kind = CLASS_PHANTOMS[kind]
-        super().__init__(name=f"{kind} phantom", version=self.kind.version, **common)
+        self.draw, self.drawn_names, version = _CLASS_PHANTOMS[kind]
+        super().__init__(name=f"{kind} phantom", version=version, reading=Reading(), **common)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
-        self.class_names = list(class_names or self.kind.class_names)
-        if sorted(self.class_names) != sorted(self.kind.class_names):
+        self.class_names = list(class_names or self.drawn_names)
+        if sorted(self.class_names) != sorted(self.drawn_names):
             raise MedvisionError(
-                f"the phantoms are of {', '.join(self.kind.class_names)},"
+                f"the phantoms are of {', '.join(self.drawn_names)},"
                 f" not of {', '.join(self.class_names)}",
                 where="data.class_names",
                 hint="give data.root",
             )
 
     def index(self, **_: Any) -> Index:
-        names, count = self.kind.class_names, self.num_images
+        names, count = self.drawn_names, self.num_images
         targets = [names[phantom_label(k, len(names), self.seed)] for k in range(count)]
         sizes, seen, samples = Counter(targets), Counter[str](), []
         for number, target in enumerate(targets):
@@ -574,6 +550,6 @@ class ClassPhantoms(PhantomSource):
         return Index(samples=SampleTable.of(samples), notes=[], class_names=self.class_names)
 
     def read(self, sample: Sample) -> Pixels:
-        label = self.kind.class_names.index(PurePosixPath(sample.path).parent.name)
-        image = self.kind.draw(self.number_of(sample), label, size_px=self.size_px, seed=self.seed)
+        label = self.drawn_names.index(PurePosixPath(sample.path).parent.name)
+        image = self.draw(self.number_of(sample), label, size_px=self.size_px, seed=self.seed)
         return np.repeat(image[..., None], self.channels, axis=2), None
