@@ -288,6 +288,19 @@ class SampleTable(Sequence[Sample]):
         return cls(**dict(zip(_COLUMNS, columns, strict=True)))
 
     @classmethod
+    def of_split_files(
+        cls, paths: Iterable[str], targets: Iterable[str], split: str
+    ) -> SampleTable:
+        """The table of images of one split, or of none, without groups."""
+        names = StringColumn.of(paths)
+        return cls(
+            paths=names,
+            targets=StringColumn.of(targets),
+            groups=StringColumn.blank(len(names)),
+            splits=StringColumn.coded([split], np.zeros(len(names), np.uint8)),
+        )
+
+    @classmethod
     def joined(cls, tables: Iterable[Sequence[Sample]]) -> SampleTable:
         """The rows of several tables, one below the other."""
         parts = [cls.of(table) for table in tables]

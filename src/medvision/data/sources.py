@@ -24,6 +24,7 @@ from medvision.data.discovery.class_folders import order_classes
 from medvision.data.discovery.folders import Scan, missing_files
 from medvision.data.discovery.index import (
     Index,
+    fill_targets,
     index_classification,
     index_segmentation,
     keep_splits,
@@ -359,11 +360,7 @@ class ShardSource(FileSource):
 
     def _keep_splits(self, splits: Path, samples: SampleTable) -> tuple[SampleTable, list[str]]:
         """Keep the splits of an earlier run for the samples of the table."""
-        rows = read_splits(splits)
-        if rows.targets.equal("").any():
-            own = dict(zip(samples.paths, samples.targets, strict=True))
-            pairs = zip(rows.paths, rows.targets, strict=True)
-            rows = rows.with_column(targets=[target or own.get(path, "") for path, target in pairs])
+        rows = fill_targets(read_splits(splits), samples)
         missing = self.missing(rows)
         if missing:
             raise MedvisionError(

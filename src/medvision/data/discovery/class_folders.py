@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from medvision.data.discovery.folders import IMAGE_SUFFIXES, Scan, images_in, subfolders
-from medvision.data.samples import Sample, SampleTable, StringColumn, count_names, split_name
+from medvision.data.discovery.folders import Scan, images_in, is_image, subfolders
+from medvision.data.samples import Sample, SampleTable, count_names, split_name
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
 
@@ -81,34 +81,25 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[S
     classes = subfolders(folder)
     names = {path.name.lower() for path in classes}
     if not classes:
-        scan.problems.append(
-            MedvisionError("no class folders", where=str(folder), hint=CLASS_LAYOUT)
-        )
+        scan.problem("no class folders", folder, CLASS_LAYOUT)
     elif {"images", "masks"} <= names:
-        scan.problems.append(
-            MedvisionError(
-                "images and masks are the folders of a segmentation set, not classes",
-                where=str(folder),
-                hint="choose an experiment of segmentation, or another data.root",
-            )
+        scan.problem(
+            "images and masks are the folders of a segmentation set, not classes",
+            folder,
+            "choose an experiment of segmentation, or another data.root",
         )
     for path in classes:
         inside = [deeper.name for deeper in subfolders(path) if split_name(deeper.name)]
         if inside:  # read as one class, it would mix train and test
-            scan.problems.append(
-                MedvisionError(
-                    f"{path.name} holds folders of splits ({', '.join(inside)}), so it is no class",
-                    where=str(folder),
-                    hint=f"did you mean data.root={path}? {CLASS_LAYOUT}",
-                )
+            scan.problem(
+                f"{path.name} holds folders of splits ({', '.join(inside)}), so it is no class",
+                folder,
+                f"did you mean data.root={path}? {CLASS_LAYOUT}",
             )
         files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
-        start, same = path.relative_to(root).as_posix(), np.zeros(len(files), np.uint8)
-        yield SampleTable(
-            paths=StringColumn.of(f"{start}/{file}" for file in files),
-            targets=StringColumn.coded([path.name], same),
-            groups=StringColumn.blank(len(files)),
-            splits=StringColumn.coded([split], same),
+        start = path.relative_to(root).as_posix()
+        yield SampleTable.of_split_files(
+            (f"{start}/{file}" for file in files), [path.name] * len(files), split
         )
 
 
@@ -116,20 +107,11 @@ def _refuse_strays(scan: Scan, folder: Path) -> None:
     """Tell of images that lie beside class folders or splits, so that nobody knows their class."""
     with os.scandir(folder) as entries:
         strays = sorted(
-            entry.name
-            for entry in entries
-            if PurePosixPath(entry.name).suffix.lower() in IMAGE_SUFFIXES
-            and entry.name[0] != "."
-            and entry.is_file()
+            e.name for e in entries if is_image(e.name) and e.name[0] != "." and e.is_file()
         )
     if strays:
-        scan.problems.append(
-            MedvisionError(
-                f"{len(strays)} images lie in no class folder: {count_names(strays)}",
-                where=str(folder),
-                hint=f"move or remove them: {CLASS_LAYOUT}",
-            )
-        )
+        what = f"{len(strays)} images lie in no class folder: {count_names(strays)}"
+        scan.problem(what, folder, f"move or remove them: {CLASS_LAYOUT}")
 
 
 def _deeper(root: Path) -> str | None:

@@ -40,6 +40,20 @@ class Scan:
     problems: list[MedvisionError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def problem(self, what: str, where: Path, hint: str) -> None:
+        """Note why images cannot be used, as an error says it."""
+        self.problems.append(MedvisionError(what, where=str(where), hint=hint))
+
+    def refuse_problems(self) -> None:
+        """Raise the first problem."""
+        if self.problems:
+            raise self.problems[0]
+
+
+def is_image(path: str) -> bool:
+    """Whether a file is named as an image."""
+    return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
+
 
 def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the image files below a folder, sorted, and the extensions of all other files.
@@ -159,13 +173,8 @@ def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not files:
         found = f", only {kinds}" if kinds else ""
-        scan.problems.append(
-            MedvisionError(
-                f"no {what} in the folder{found}",
-                where=str(folder),
-                hint=f"{layout}; files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
-            )
-        )
+        hint = f"{layout}; files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)"
+        scan.problem(f"no {what} in the folder{found}", folder, hint)
     elif kinds:
         scan.notes.append(f"other files in {folder.relative_to(root)} were left out: {kinds}")
     return files

@@ -6,9 +6,9 @@ after splits. Samples without one have an empty split and are drawn later.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -16,16 +16,16 @@ import numpy as np
 
 from medvision.data.discovery.class_folders import CLASS_LAYOUT, order_classes, scan_classes
 from medvision.data.discovery.folders import (
-    IMAGE_SUFFIXES,
     SEGMENTATION_LAYOUT,
     Scan,
+    is_image,
     missing_files,
     subfolders,
 )
 from medvision.data.discovery.mask_folders import scan_segmentation
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample, SampleTable, count_names, split_name
-from medvision.data.splits.groups import group_by_patient, group_by_pattern
+from medvision.data.splits.groups import GivenGroups, group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
 
 
@@ -70,8 +70,7 @@ def index_segmentation(
     """
     root = existing_folder(root, hint=f"check data.root: {SEGMENTATION_LAYOUT}")
     scan = scan_segmentation(root, mask_suffix=mask_suffix)
-    listed = partial(_listed_with_masks, root, scan)
-    samples, notes = _index(root, scan, listed, splits, group_pattern)
+    samples, notes = _index(root, scan, splits, group_pattern, with_masks=True)
     return Index(samples=samples, notes=notes)
 
 
@@ -98,9 +97,7 @@ def index_classification(
         MedvisionError: If the folder, the csv, the pattern or the classes do not fit the above.
     """
     root = existing_folder(root, hint=f"check data.root: {CLASS_LAYOUT}")
-    scan = scan_classes(root)
-    listed = partial(_listed_with_classes, root, scan)
-    samples, notes = _index(root, scan, listed, splits, group_pattern)
+    samples, notes = _index(root, scan_classes(root), splits, group_pattern, with_masks=False)
     names = order_classes(root, samples, class_names)
     return Index(samples=samples, class_names=names, notes=notes)
 
@@ -124,8 +121,7 @@ def task_in_csv(root: Path) -> Literal["segmentation", "classification"] | None:
     targets = [s.target for s in read_splits(table) if s.target] if table.is_file() else []
     if not targets:
         return None
-    is_file = PurePosixPath(targets[0]).suffix.lower() in IMAGE_SUFFIXES
-    return "segmentation" if is_file else "classification"
+    return "segmentation" if is_image(targets[0]) else "classification"
 
 
 def folder_names(root: Path) -> list[set[str]]:
@@ -135,17 +131,12 @@ def folder_names(root: Path) -> list[set[str]]:
 
 
 def _index(
-    root: Path,
-    scan: Scan,
-    listed: Callable[[Path], SampleTable],
-    splits: Path | None,
-    group_pattern: str | None,
+    root: Path, scan: Scan, splits: Path | None, group_pattern: str | None, *, with_masks: bool
 ) -> tuple[SampleTable, list[str]]:
     """Return what the csv files list, or else the folders hold; by path, with notes."""
-    notes: list[str] = []
-    own = root / "splits.csv"
+    samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
     if own.is_file():
-        samples = listed(own)
+        samples, notes = _listed(root, scan, own, with_masks), []
         left_out = sorted(set(scan.images).difference(samples.paths))
         if left_out:
             notes.append(
@@ -153,63 +144,55 @@ def _index(
                 f" {count_names(left_out)}"
             )
     elif splits is None:
-        samples, notes = _sound(scan), scan.notes
-    else:
-        samples, notes = scan.samples, scan.notes
+        scan.refuse_problems()
     if group_pattern is None:
-        samples, patient_notes = group_by_patient(root, samples)
-        notes = notes + patient_notes
+        samples, more = group_by_patient(root, samples)
+        notes = notes + more
     if splits is not None:
         table = splits.expanduser()
-        samples, kept_notes = keep_splits(table, listed(table), scan, samples, own.is_file())
-        notes = notes + kept_notes
+        rows = _listed(root, scan, table, with_masks)
+        samples, more = keep_splits(table, rows, scan, samples, own.is_file())
+        notes = notes + more
     if group_pattern is not None:
-        samples, pattern_notes = group_by_pattern(samples, group_pattern)
-        notes = notes + pattern_notes
+        samples, more = group_by_pattern(samples, group_pattern)
+        notes = notes + more
     return samples.by_path(), notes
 
 
-def _sound(scan: Scan) -> SampleTable:
-    if scan.problems:
-        raise scan.problems[0]
-    return scan.samples
+def _listed(root: Path, scan: Scan, table: Path, with_masks: bool) -> SampleTable:
+    """Return the samples of a csv, with masks of the same stem where it names none.
 
-
-def _listed_with_masks(root: Path, scan: Scan, table: Path) -> SampleTable:
-    """Return the samples of a csv, masks matched by stem where it names none."""
-    samples = _filled(read_splits(table), scan.samples, lambda _: "")
-    pairs = zip(samples.paths, samples.targets, strict=True)
-    names = (name for pair in pairs for name in pair if name)
-    _must_exist(root, table, {*scan.images, *scan.samples.targets}, names)
-    without_mask = _blank(samples)
-    if without_mask:
+    For classes, those in whose folder the images lie.
+    """
+    known = scan.samples
+    if not with_masks and (scan.problems or len(known.targets.numbered()[0]) < 2):
+        known = SampleTable.of([])  # those are no classes
+    samples = fill_targets(read_splits(table), known, by_folder=not with_masks)
+    names = chain.from_iterable(zip(samples.paths, samples.targets, strict=True))
+    listed = filter(None, names) if with_masks else samples.paths
+    seen = {*scan.images, *(scan.samples.targets if with_masks else ())}
+    missing = missing_files(root, (name for name in listed if name not in seen))
+    if missing:
         raise MedvisionError(
-            f"{len(without_mask)} of {len(samples)} images have no mask:"
-            f" {count_names(without_mask)}",
+            f"{len(missing)} listed files do not exist below {root}: {count_names(missing)}",
             where=str(table),
-            hint="add the column target, or masks with the stems of the images",
+            hint="check data.root, or remove their lines",
         )
-    return samples
-
-
-def _listed_with_classes(root: Path, scan: Scan, table: Path) -> SampleTable:
-    """Return the samples of a csv, named after their folder where it names no class."""
-    in_folders = scan.samples
-    if scan.problems or len(in_folders.targets.numbered()[0]) < 2:  # those are no classes
-        in_folders = SampleTable.of([])
-    samples = _filled(read_splits(table), in_folders, lambda path: PurePosixPath(path).parent.name)
-    _must_exist(root, table, set(scan.images), samples.paths)
-    unnamed = _blank(samples)
-    if unnamed:
+    without = list(samples.paths.select(samples.targets.equal("")))
+    if without:
         raise MedvisionError(
-            f"{len(unnamed)} of {len(samples)} images have no class: {count_names(unnamed)}",
+            f"{len(without)} of {len(samples)} images have no {'mask' if with_masks else 'class'}:"
+            f" {count_names(without)}",
             where=str(table),
-            hint="add the column target, or put the images into folders of their classes",
+            hint="add the column target, or masks with the stems of the images"
+            if with_masks
+            else "add the column target, or put the images into folders of their classes",
         )
-    names, number = samples.targets.numbered()
-    masks = [k for k, name in enumerate(names) if PurePosixPath(name).suffix in IMAGE_SUFFIXES]
-    if masks:
-        first = samples.targets[int(np.isin(number, masks).argmax())]
+    if with_masks:
+        return samples
+    files = {name for name in samples.targets.numbered()[0] if is_image(name)}
+    if files:
+        first = next(name for name in samples.targets if name in files)
         raise MedvisionError(
             f"expected names of classes in the column target, got files such as {first}",
             where=str(table),
@@ -218,31 +201,23 @@ def _listed_with_classes(root: Path, scan: Scan, table: Path) -> SampleTable:
     return samples
 
 
-def _filled(rows: SampleTable, known: SampleTable, otherwise: Callable[[str], str]) -> SampleTable:
-    """Give the rows without a target that of the known samples."""
+def fill_targets(rows: SampleTable, known: SampleTable, *, by_folder: bool = False) -> SampleTable:
+    """Give the rows without a target that of the known samples, or else the name of their folder.
+
+    Args:
+        rows: Of a csv.
+        known: Samples that are there.
+        by_folder: Take the folder's name for what is not known.
+    """
     if not rows.targets.equal("").any():
         return rows
     targets = dict(zip(known.paths, known.targets, strict=True))
     columns = zip(rows.paths, rows.targets, strict=True)
-    return rows.with_column(
-        targets=(target or targets.get(path) or otherwise(path) for path, target in columns)
-    )
-
-
-def _blank(samples: SampleTable) -> list[str]:
-    """Paths of the samples without a target."""
-    return list(samples.paths.select(samples.targets.equal("")))
-
-
-def _must_exist(root: Path, table: Path, seen: set[str], names: Iterable[str]) -> None:
-    """Refuse names of files that are not there: folders are listed, no file is asked for alone."""
-    missing = missing_files(root, (name for name in names if name not in seen))
-    if missing:
-        raise MedvisionError(
-            f"{len(missing)} listed files do not exist below {root}: {count_names(missing)}",
-            where=str(table),
-            hint="check data.root, or remove their lines",
-        )
+    filled = (target or targets.get(path, "") for path, target in columns)
+    if by_folder:
+        pairs = zip(rows.paths, filled, strict=True)
+        filled = (target or PurePosixPath(path).parent.name for path, target in pairs)
+    return rows.with_column(targets=filled)
 
 
 def keep_splits(
@@ -260,14 +235,12 @@ def keep_splits(
     listed, there = SampleTable.of(rows), SampleTable.of(known)
     kept = set(listed.paths)
     if not has_csv and any(image not in kept for image in scan.images):
-        _sound(scan)  # images that join must fit; for the listed ones the csv has the word
+        scan.refuse_problems()  # images that join must fit; of the listed ones the csv decides
     # A run folder holds hashed groups: where the data's own csv names them, its names count.
-    own = ((p, group) for p, group in zip(there.paths, there.groups, strict=True) if group)
-    groups = dict(own)
-    columns = list(zip(listed.paths, listed.groups, strict=True)) if groups else []
-    samples = (
-        listed.with_column(groups=[groups.get(p, g) for p, g in columns]) if groups else listed
-    )
+    samples, groups = listed, GivenGroups.of(there)
+    if groups:
+        columns = zip(listed.paths, listed.groups, strict=True)
+        samples = listed.with_column(groups=(groups.get(p, g) for p, g in columns))
     added = there.select(np.array([path not in kept for path in there.paths], bool))
     if not len(added):
         return samples, []

@@ -18,7 +18,6 @@ from medvision.data.samples import (
     split_name,
     without_suffix,
 )
-from medvision.errors import MedvisionError
 
 
 def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
@@ -30,17 +29,11 @@ def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
     scan = Scan()
     folders = _folders(root, scan)
     if not folders:
-        scan.problems.append(
-            MedvisionError("no folder of images", where=str(root), hint=SEGMENTATION_LAYOUT)
-        )
+        scan.problem("no folder of images", root, SEGMENTATION_LAYOUT)
     tables, found = [], []
     for split, images, masks in folders:
         if masks is None:
-            scan.problems.append(
-                MedvisionError(
-                    "no folder masks beside images", where=str(images), hint=SEGMENTATION_LAYOUT
-                )
-            )
+            scan.problem("no folder masks beside images", images, SEGMENTATION_LAYOUT)
         paired, every_image = _pair(root, scan, split, images, masks, mask_suffix)
         tables.append(paired)
         found.append(every_image)
@@ -95,23 +88,20 @@ def _pair(
             targets.append(mask)
     if without_mask and masks:
         names = [f"{of_images}/{file}" for file in without_mask]
-        scan.problems.append(
-            MedvisionError(
-                f"{len(without_mask)} of {num_stems} images have no mask: {count_names(names)}",
-                where=str(masks),
-                hint=_suffix_hint(map(_stem, image_files[:5]), mask_of)
-                or "a mask has the stem of its image: add the masks, or remove the images",
-            )
+        scan.problem(
+            f"{len(without_mask)} of {num_stems} images have no mask: {count_names(names)}",
+            masks,
+            _suffix_hint(map(_stem, image_files[:5]), mask_of)
+            or "a mask has the stem of its image: add the masks, or remove the images",
         )
     if mask_of and masks and image_files:
         left = [name for stem, file in mask_of.items() for name in mask_twins.get(stem, [file])]
         orphans = sorted(f"{of_masks}/{file}" for file in left)
         scan.notes.append(f"{len(orphans)} masks have no image: {count_names(orphans)}")
-    samples = SampleTable(
-        paths=StringColumn.of(f"{of_images}/{file}" for file in paired),
-        targets=StringColumn.of(f"{of_masks}/{file}" for file in targets),
-        groups=StringColumn.blank(len(paired)),
-        splits=StringColumn.coded([split], np.zeros(len(paired), np.uint8)),
+    samples = SampleTable.of_split_files(
+        (f"{of_images}/{file}" for file in paired),
+        (f"{of_masks}/{file}" for file in targets),
+        split,
     )
     if len(paired) == len(image_files):
         return samples, samples.paths
@@ -132,13 +122,8 @@ def _files(
     inside = folder.relative_to(root).as_posix()
     told = [" and ".join(f"{inside}/{n}" for n in names) for names in twins.values()]
     if told:
-        scan.problems.append(
-            MedvisionError(
-                f"{len(told)} times the same stem: {count_names(told)}",
-                where=str(folder),
-                hint=f"keep one of the {what} of each stem",
-            )
-        )
+        told_of = f"{len(told)} times the same stem: {count_names(told)}"
+        scan.problem(told_of, folder, f"keep one of the {what} of each stem")
     return files, twins
 
 
