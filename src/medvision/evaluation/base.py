@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pytorch_lightning import Callback
@@ -100,8 +99,6 @@ Score = float | list[float] | None
 
 NUM_WORST, NUM_TYPICAL = 12, 6
 """Test images that a report shows."""
-
-SHOWN_PX = 480
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,13 +219,3 @@ def interval_or_none(interval: tuple[float, float]) -> list[float] | None:
     """Both ends, or None where one is undefined."""
     low, high = (or_none(end) for end in interval)
     return None if low is None or high is None else [low, high]
-
-
-def shrunk(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image (H, W, C) for a page: RGB, its longer side at most ``SHOWN_PX``."""
-    scale = SHOWN_PX / max(image.shape[:2])
-    if scale < 1:
-        height, width = (max(1, round(scale * side)) for side in image.shape[:2])
-        small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        image = small.reshape(height, width, image.shape[2]).astype(np.uint8, copy=False)
-    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image

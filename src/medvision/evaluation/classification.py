@@ -19,7 +19,6 @@ from medvision.evaluation.base import (
     Tested,
     interval_or_none,
     or_none,
-    shrunk,
 )
 from medvision.files import write_table
 from medvision.metrics import (
@@ -37,6 +36,7 @@ from medvision.metrics import (
 from medvision.metrics.calibration import Calibration
 from medvision.metrics.conventions import classification_conventions
 from medvision.metrics.thresholds import SENSITIVITY, operating_points
+from medvision.reports.plots.overlays import shrunk
 from medvision.reports.run_page import Case
 from medvision.scores import names_at
 from medvision.types import Stage
@@ -44,6 +44,8 @@ from medvision.types import Stage
 Groups = Sequence[Hashable] | None
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+SHOWN_PX = 480  # longer side of a test image in the report
 
 
 def read_class_predictions(path: Path, class_names: Sequence[str]) -> tuple[Floats, Ints]:
@@ -392,10 +394,11 @@ class ClassificationEvaluation(Evaluation):
         caption = f"predicted {predicted} {100 * record[f'probability/{predicted}']:.1f} %"
         if predicted != true:
             caption += f", true {true} {100 * record[f'probability/{true}']:.1f} %"
+        picture = shrunk(self.data.read_file(record["path"]), SHOWN_PX)
         return Case(
             title=record["path"],
             caption=caption,
-            picture=shrunk(self.data.read_file(record["path"])),
+            picture=np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture,
             wrong=predicted != true,
         )
 

@@ -261,6 +261,28 @@ def compare(
     return found
 
 
+def judge(found: Comparison, *, exact: bool, where: str) -> None:
+    """Refuse a file that computes something else.
+
+    Raises:
+        MedvisionError: If the differences are above tolerance; above 0 where ``exact``.
+    """
+    if found.logits == 0 or (found.holds and not exact):
+        return
+    allowed = (
+        "none is allowed"
+        if exact
+        else f"{LOGIT_TOLERANCE * found.largest_logit:.1e} and {PROBABILITY_TOLERANCE} are allowed"
+    )
+    raise MedvisionError(
+        f"the exported network differs from PyTorch, in logits by up to {found.logits:.1e}, in"
+        f" probabilities by up to {found.probability:.1e}; {allowed}",
+        where=where,
+        hint="no file was written; other versions of torch and onnxruntime may agree",
+        exit_code=3,
+    )
+
+
 def _larger(so_far: float, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     """Maximum of both, which NaN is and stays."""
     with np.errstate(invalid="ignore"):  # infinity minus infinity

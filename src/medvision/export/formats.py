@@ -6,8 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from importlib.util import find_spec
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 import medvision
-from medvision.errors import MedvisionError, first_line, install_command
+from medvision.errors import MedvisionError, first_line
 from medvision.export.check import Outputs, Runner, WithProbability, in_float32
 from medvision.inference.engine import LOGITS, OnnxEngine
 from medvision.inference.load import METADATA_KEY, load_network
@@ -33,23 +32,6 @@ IMAGE, PROBABILITY = "image", "probability"
 
 LARGEST_BYTES = 2**31 - 2**20
 """Largest size of an ONNX file, less a little for the graph."""
-
-PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-
-
-def require_onnx() -> None:
-    """Make sure that what exporting needs is there, before anything is loaded.
-
-    Raises:
-        MedvisionError: If a package is missing.
-    """
-    missing = [name for name in PACKAGES if find_spec(name) is None]
-    if missing:
-        raise MedvisionError(
-            f"{' and '.join(missing)} is not installed",
-            where="--format onnx",
-            hint=f"run: {install_command('onnx')}",
-        )
 
 
 def write_onnx(network: nn.Module, card: ModelCard, file: Path) -> None:
@@ -75,8 +57,9 @@ def write_onnx(network: nn.Module, card: ModelCard, file: Path) -> None:
     proto = _to_proto(network, card)
     _drop_metadata(proto.graph)
     del proto.metadata_props[:]
-    values = {METADATA_KEY: json.dumps(card.to_dict(), ensure_ascii=False), **describe(card)}
-    _add_metadata(proto, values)
+    for key, value in {METADATA_KEY: _json(card.to_dict()), **describe(card)}.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
     proto.producer_name, proto.producer_version = "medvision", medvision.__version__
     proto.doc_string = RESEARCH_ONLY
     file.write_bytes(proto.SerializeToString())
@@ -163,12 +146,6 @@ def _drop_metadata(graph: Any) -> None:
                 _drop_metadata(attribute.g)
 
 
-def _add_metadata(proto: Any, values: Mapping[str, str]) -> None:
-    for key, value in values.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = key, value
-
-
 def write_safetensors(network: nn.Module, card: ModelCard, file: Path) -> None:
     """Write the tensors under the network's own names, with the card in the header.
 
@@ -180,7 +157,7 @@ def write_safetensors(network: nn.Module, card: ModelCard, file: Path) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(card.to_dict(), ensure_ascii=False)}
+    metadata = {"format": "pt", METADATA_KEY: _json(card.to_dict())}
     content = save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata)
     file.write_bytes(content)  # not by their function, whose errors of the disk are its own
 
@@ -230,76 +207,60 @@ def describe(card: ModelCard) -> dict[str, str]:
     Returns:
         Text by key, lists as JSON; the metadata of an ONNX file holds nothing but text.
     """
+    size, names = card.image_size, card.class_names
+    colour = "RGB" if card.in_channels == 3 else "grey"
+    two, per_pixel = card.num_classes == 2, task_of(card.task).per_pixel
+    pixels = f", {size}, {size}" if per_pixel else ""
+    channels, whose = (1, f"of {names[1]}") if two else (len(names), "of each class in order")
+    chosen = (
+        f"{names[1]} where sigmoid(logit) >= {card.threshold:g}, else {names[0]}"
+        if two
+        else f"{'of ' * per_pixel}the class with the largest logit"
+    )
+    enlarged = (
+        "enlarge the logits bilinearly (between pixel centres, OpenCV INTER_LINEAR) to the height"
+        " and width of the image; every pixel is then "
+    )
     return {
         "task": card.task,
         "architecture": card.architecture,
-        "class_names": json.dumps(card.class_names, ensure_ascii=False),
-        "image_size": str(card.image_size),
+        "class_names": _json(names),
+        "image_size": str(size),
         "in_channels": str(card.in_channels),
-        "mean": json.dumps(card.mean),
-        "std": json.dumps(card.std),
+        "mean": _json(card.mean),
+        "std": _json(card.std),
         "threshold": str(card.threshold),
-        "input": _input(card),
+        "input": f"image: uint8 (N, {card.in_channels}, {size}, {size}), {colour}, 0-255; resize to"
+        f" {size} x {size}: area when shrinking, bilinear when growing",
         "preprocessing": _preprocessing(card),
         "normalisation": "inside the network: (image / 255 - mean) / std",
-        "output": _output(card),
-        "postprocessing": _postprocessing(card),
+        "output": f"logits: float32 (N, {channels}{pixels}) {whose}; probability: the same shape,"
+        f" {'sigmoid' if two else 'softmax over the classes'} of the logits",
+        "postprocessing": enlarged * per_pixel + chosen,
         "medvision_version": medvision.__version__,
         "notice": RESEARCH_ONLY,
     }
 
 
-def _input(card: ModelCard) -> str:
-    size = card.image_size
-    colour = "RGB" if card.in_channels == 3 else "grey"
-    return (
-        f"image: uint8 (N, {card.in_channels}, {size}, {size}), {colour}, 0-255; resize to"
-        f" {size} x {size}: area when shrinking, bilinear when growing"
-    )
-
-
 def _preprocessing(card: ModelCard) -> str:
-    size = card.image_size
-    steps = ["turn as the EXIF orientation says", "lay transparent pixels over black"]
-    if card.in_channels == 1:
-        steps.append("colours become grey by 0.299 R + 0.587 G + 0.114 B")
-    else:
-        steps.append("grey becomes three equal channels")
-    if card.value_range is None:
-        steps.append("of more than 8 bits: the smallest value of the image is 0, the largest 255")
-    else:
-        low, high = card.value_range
-        steps.append(f"of more than 8 bits: {low:g} is 0 and {high:g} is 255, others are clipped")
-    steps.append(
+    size, deep = card.image_size, "of more than 8 bits:"
+    steps = [
+        "turn as the EXIF orientation says",
+        "lay transparent pixels over black",
+        "colours become grey by 0.299 R + 0.587 G + 0.114 B"
+        if card.in_channels == 1
+        else "grey becomes three equal channels",
+        f"{deep} the smallest value of the image is 0, the largest 255"
+        if card.value_range is None
+        else f"{deep} {card.value_range[0]:g} is 0 and {card.value_range[1]:g} is 255, others are"
+        " clipped",
         f"resize to {size} x {size} without keeping the aspect: OpenCV INTER_AREA where height"
-        f" and width are both above {size}, else INTER_LINEAR"
-    )
+        f" and width are both above {size}, else INTER_LINEAR",
+    ]
     if card.eval_transforms:
-        steps.append(f"then albumentations {json.dumps(card.eval_transforms, ensure_ascii=False)}")
+        steps.append(f"then albumentations {_json(card.eval_transforms)}")
     return "; ".join(steps)
 
 
-def _output(card: ModelCard) -> str:
-    two = card.num_classes == 2
-    channels = 1 if two else card.num_classes
-    pixels = f", {card.image_size}, {card.image_size}" if task_of(card.task).per_pixel else ""
-    whose = f"of {card.class_names[1]}" if two else "of each class in order"
-    formula = "sigmoid" if two else "softmax over the classes"
-    return (
-        f"logits: float32 (N, {channels}{pixels}) {whose}; probability: the same shape,"
-        f" {formula} of the logits"
-    )
-
-
-def _postprocessing(card: ModelCard) -> str:
-    other, chosen = card.class_names[0], card.class_names[1]
-    two = f"{chosen} where sigmoid(logit) >= {card.threshold:g}, else {other}"
-    if task_of(card.task).per_pixel:
-        enlarged = (
-            "enlarge the logits bilinearly (between pixel centres, OpenCV INTER_LINEAR) to the"
-            " height and width of the image; every pixel is then "
-        )
-        if card.num_classes == 2:
-            return enlarged + two
-        return enlarged + "of the class with the largest logit"
-    return two if card.num_classes == 2 else "the class with the largest logit"
+def _json(values: Any) -> str:
+    return json.dumps(values, ensure_ascii=False)

@@ -57,17 +57,14 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
         MedvisionError: If it cannot be read, or is no model of this package.
     """
     file = find_model(Path(path))
-    tensors, metadata = _read_safetensors(file) if _is_safetensors(file) else _read_checkpoint(file)
+    read = _read_safetensors if file.suffix == ".safetensors" else _read_checkpoint
+    tensors, metadata = read(file)
     card = ModelCard.from_dict(metadata, where=str(file))
     from medvision.models import load_weights_strict
 
     network = build_network(card.name, card.arguments, where=str(file))
     load_weights_strict(network, tensors, where=str(file))
     return network.eval(), card
-
-
-def _is_safetensors(file: Path) -> bool:
-    return file.suffix == ".safetensors"
 
 
 def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Any]:

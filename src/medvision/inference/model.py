@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.loading.transforms import Transform
-from medvision.data.readers.images import decode_image, read_image
+from medvision.data.readers.decode import read_bytes
+from medvision.data.readers.images import decode_image
 from medvision.errors import MedvisionError
 from medvision.inference.engine import Engine, OnnxEngine
 from medvision.inference.load import find_model, load_network
@@ -89,12 +90,9 @@ class Model:
         Raises:
             MedvisionError: If the file cannot be read, or the array is of another kind.
         """
-        options: dict[str, Any] = {
-            "channels": self.card.in_channels,
-            "value_range": self.card.value_range,
-        }
         if isinstance(image, (str, Path)):
-            return read_image(Path(image).expanduser(), **options)
+            path = Path(image).expanduser()
+            return self.decode(read_bytes(path), where=str(path))
         pixels = np.asarray(image)
         grey = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 1)
         if pixels.dtype != np.uint8 or not (grey or (pixels.ndim == 3 and pixels.shape[2] == 3)):

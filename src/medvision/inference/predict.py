@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,15 +24,13 @@ from medvision.inference.inputs import Input, chunks, find_inputs
 from medvision.inference.model import Model
 from medvision.inference.model_card import ModelCard
 from medvision.inference.results import ClassificationResult, Image, Result
+from medvision.reports.plots.overlays import encode_png, heat_overlay, shrunk, write_grid
 from medvision.task_definition import task_of
 
 SHOWN = 24
 """Images in the grid of results."""
 
 THUMBNAIL_PX = 224
-
-Explain = Callable[[Sequence[Image], Sequence[int]], NDArray[np.float32]]
-"""Heat maps (N, S, S) in [0, 1] of prepared images and class indices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +59,6 @@ class Outputs:
 
     def write(self, given: Input, result: Result, place: int) -> dict[str, Any]:
         """Write the pictures of a result, or keep its image for the grid; return its row."""
-        from medvision.reports.plots.overlays import encode_png
-
         row = result.row()
         wanted = {"overlays": self.overlays, "probabilities": self.probabilities}
         for kind, picture in result.pictures(**wanted).items():
@@ -71,19 +66,15 @@ class Outputs:
             if kind == "masks":
                 row["mask"] = f"masks/{given.name}.png"
         if result.title is not None and place < SHOWN:
-            self.grid[given.name] = (_thumbnail(result.image), result.title)
+            self.grid[given.name] = (shrunk(result.image, THUMBNAIL_PX), result.title)
         return row
 
     def write_heat(self, given: Input, image: Image, heat: NDArray[np.float32]) -> None:
         """Write what the network looked at, beside the image."""
-        from medvision.reports.plots.overlays import encode_png, heat_overlay
-
         self._write("explanations", given, encode_png(heat_overlay(image, heat)))
 
     def write_grid(self, inputs: Sequence[Input]) -> None:
         """Write the pictures kept, in the order of the inputs."""
-        from medvision.reports.plots.overlays import write_grid
-
         kept = [self.grid[given.name] for given in inputs[:SHOWN] if given.name in self.grid]
         if kept:
             note = f"the first {len(kept)} of {len(inputs)} images" if len(inputs) > SHOWN else ""
@@ -94,15 +85,6 @@ class Outputs:
         path = self.folder / kind / f"{given.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, png)
-
-
-def _thumbnail(image: Image) -> Image:
-    scale = THUMBNAIL_PX / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return small.reshape(size[1], size[0], image.shape[2]).astype(np.uint8, copy=False)
 
 
 BATCH_SIZE = 8
@@ -164,7 +146,7 @@ def predict_files(
     Raises:
         MedvisionError: If the inputs or the folder cannot be used, or the disk refuses.
     """
-    explained = _explainer(model) if explain else None
+    heat_maps = _explainer(model) if explain else None
     inputs, notes = find_inputs(given)
     _make_folder(out, overwrite=overwrite)
     outputs = Outputs(folder=out, card=model.card, overlays=overlays, probabilities=probabilities)
@@ -188,8 +170,10 @@ def predict_files(
         results = model.predict_batch([image for *_, image in readable], tta=tta)
         for (row, each, _), result in zip(readable, results, strict=True):
             row |= outputs.write(each, result, places[each.name])
-        if explained is not None:
-            _explain(model, outputs, explained, readable, results)
+        if heat_maps is not None:
+            heats = heat_maps([image for *_, image in readable], results)
+            for (_, each, image), heat in zip(readable, heats, strict=True):
+                outputs.write_heat(each, image, heat)
         for row, *_ in readable:
             row["time_s"] = round((time.perf_counter() - started_s) / len(readable), 6)
         return rows
@@ -261,8 +245,10 @@ def _make_folder(out: Path, *, overwrite: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
 
 
-def _explainer(model: Model) -> Callable[..., Any]:
-    """Grad-CAM of the model's network, one batch at a time."""
+def _explainer(
+    model: Model,
+) -> Callable[[Sequence[Image], Sequence[Result]], NDArray[np.float32]]:
+    """Grad-CAM (N, S, S) of the predicted classes, one batch at a time."""
     network = getattr(model.engine, "network", None)
     result: type[Result] = task_of(model.card.task).load("result")
     if network is None or not issubclass(result, ClassificationResult):
@@ -274,23 +260,12 @@ def _explainer(model: Model) -> Callable[..., Any]:
     from medvision.inference.explain import explain
 
     turn = threading.Lock()  # hooks and gradients belong to one batch
+    names = model.card.class_names
 
-    def maps(images: Any, classes: Sequence[int]) -> Any:
+    def maps(images: Sequence[Image], results: Sequence[Result]) -> NDArray[np.float32]:
+        chosen = [names.index(r.predicted) for r in results if isinstance(r, ClassificationResult)]
+        prepared = np.stack([model.prepare(image) for image in images])
         with turn:
-            return explain(network, images, classes, num_classes=model.card.num_classes)
+            return explain(network, prepared, chosen, num_classes=len(names))
 
     return maps
-
-
-def _explain(
-    model: Model,
-    outputs: Outputs,
-    explained: Callable[..., Any],
-    readable: Sequence[tuple[Row, Input, Image]],
-    results: Sequence[Result],
-) -> None:
-    names = model.card.class_names
-    chosen = [names.index(r.predicted) for r in results if isinstance(r, ClassificationResult)]
-    images = np.stack([model.prepare(image) for *_, image in readable])
-    for (_, given, image), heat in zip(readable, explained(images, chosen), strict=True):
-        outputs.write_heat(given, image, heat)

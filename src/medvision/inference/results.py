@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.inference.model_card import ModelCard
+from medvision.reports.plots.overlays import draw_overlay
 
 Image = NDArray[np.uint8]
 """(H, W, C) in [0, 255], C is 1 (grey) or 3 (RGB)."""
@@ -145,8 +146,6 @@ class SegmentationResult(Result):
 
     def overlay(self) -> Image:
         """The image, and beside it the image with the contours of the mask, RGB (H, 2 W, 3)."""
-        from medvision.reports.plots.overlays import draw_overlay
-
         return draw_overlay(self.image, self.mask)
 
 

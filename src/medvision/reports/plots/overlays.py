@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -187,7 +186,9 @@ def write_grid(
             axes.set_axis_off()
             axes.set_anchor("N")  # the titles of a row stand at one height
         for axes, picture, title in zip(cells, pictures, titles, strict=False):
-            axes.imshow(_shrunk(picture), cmap="gray", vmin=0, vmax=255)
+            small = shrunk(picture, SIDE_PX)
+            shown = small[..., 0] if small.shape[2] == 1 else small
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
             short = [short_name(line, length=LONGEST_LINE) for line in title.splitlines()]
             axes.set_title("\n".join(short), fontsize=9)
         if note:
@@ -200,10 +201,11 @@ def num_columns(count: int) -> int:
     return count if count <= 6 else min((6, 5, 4), key=lambda columns: -count % columns)
 
 
-def _shrunk(picture: NDArray[np.uint8]) -> NDArray[Any]:
-    """At most ``SIDE_PX`` high and wide; (H, W) where it is grey."""
-    grey = picture[..., 0] if picture.shape[2] == 1 else picture
-    height, width = grey.shape[:2]
-    factor = min(1, SIDE_PX / max(height, width))
-    size_px = max(1, round(width * factor)), max(1, round(height * factor))
-    return cv2.resize(grey, size_px, interpolation=cv2.INTER_AREA)
+def shrunk(picture: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
+    """The picture (H, W, C), at most that high and wide."""
+    scale = side_px / max(picture.shape[:2])
+    if scale >= 1:
+        return picture
+    height, width = (max(1, round(scale * side)) for side in picture.shape[:2])
+    small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+    return small.reshape(height, width, picture.shape[2]).astype(np.uint8, copy=False)
