@@ -28,6 +28,12 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.fixture
+def small(small: tuple[str, ...]) -> tuple[str, ...]:
+    """Small runs that read with loader processes, as a user's do."""
+    return tuple(override for override in small if not override.startswith("data.num_workers"))
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))

@@ -1,6 +1,8 @@
 """Base of all data sets: three tables of samples, and the loaders that serve them."""
 
 import hashlib
+import multiprocessing
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
@@ -31,6 +33,9 @@ from medvision.data.validation.validate import CheckResult, OnError
 from medvision.errors import MedvisionError
 from medvision.files import own_folder
 from medvision.types import STAGES, Batch, Stage
+
+PROCESSES = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+"""How loader processes start. A launcher may have set another way, joblib's fails in DataLoader."""
 
 
 class ImageData(LightningDataModule, ABC):
@@ -365,6 +370,7 @@ class ImageData(LightningDataModule, ABC):
             collate_fn=collate,
             drop_last=stage == "train" and len(sampler) >= self.batch_size,
             worker_init_fn=start_worker,
+            multiprocessing_context=PROCESSES if self.num_workers else None,
             persistent_workers=self.num_workers > 0,
             generator=torch.Generator() if had_seed else None,
         )
