@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,100 +64,78 @@ def _entries(cfg: DictConfig, pattern: re.Pattern[str]) -> Iterator[tuple[str, A
 
 def _check(target: str, *, where: str) -> None:
     package, *names = target.split(".")
-    place = _package(package)
-    if place is None:
+    spec = _find(package)
+    if spec is None:
         raise MedvisionError(
             f"there is no package {package}", where=where, hint="install it, or mend the name"
         )
-    module = package
     for name in names:
-        inside = place.below(name)
+        inside = _inside(spec, name)
         if inside is None:
-            known = place.names()
+            known = _names(spec)
             if known is not None and name not in known:
                 alike = [k for k in known if k[:1].isupper() == name[:1].isupper() and k[0] != "_"]
                 hint = did_you_mean(name, sorted(alike), otherwise="mend the name")
-                raise MedvisionError(f"{module} has no {name}", where=where, hint=hint)
+                raise MedvisionError(f"{spec.name} has no {name}", where=where, hint=hint)
             return  # what is inside a class is its own business
-        place, module = inside, f"{module}.{name}"
+        spec = inside
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a module lies.
-
-    Attributes:
-        source: Its text; None where it has none in Python.
-        folders: Of a package.
-    """
-
-    source: Path | None
-    folders: tuple[Path, ...]
-
-    def below(self, name: str) -> _Place | None:
-        """A module of the package; None where it has none of that name."""
-        paths = [folder / name for folder in self.folders]
-        folders = tuple(path for path in paths if path.is_dir())
-        files = [p / "__init__.py" for p in paths] + [p.with_name(f"{name}.py") for p in paths]
-        source = next((file for file in files if file.is_file()), None)
-        binary = any(True for path in paths for _ in path.parent.glob(f"{name}.*"))
-        return _Place(source, folders) if source or folders or binary else None
-
-    def names(self) -> set[str] | None:
-        """What the module defines at its top, under whatever condition; None if more is possible.
-
-        What all of another module is imported from counts as defined here.
-        """
-        if self.source is None:
-            return None
-        text = self.source.read_text(encoding="utf-8", errors="replace")
-        stub = self.source.with_suffix(".pyi")
-        if "attach_stub(" in text and stub.is_file():  # its names load on first use
-            text = stub.read_text(encoding="utf-8", errors="replace")
-        elif _MAKES_NAMES.search(text):
-            return None
-        try:
-            nodes: list[ast.AST] = [*ast.parse(text).body]
-        except SyntaxError:  # the import will say so
-            return None
-        names: set[str] = set()
-        while nodes:
-            node = nodes.pop()
-            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                names.add(node.name)
-                continue
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.add(node.id)
-            if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
-                more = None if node.level else _module(node.module or "")
-                others = None if more is None else more.names()
-                if others is None:
-                    return None
-                names |= others
-            nodes.extend(ast.iter_child_nodes(node))
-        return names
-
-
-def _package(name: str) -> _Place | None:
+def _find(name: str) -> ModuleSpec | None:
+    """Find a module without importing it, or any package that it is in."""
+    package, *parts = name.split(".")
     try:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(package)
     except ValueError:  # it was made, not found
-        return _Place(None, ())
-    if spec is None:
+        return ModuleSpec(package, None)
+    for part in parts:
+        spec = None if spec is None else _inside(spec, part)
+    return spec
+
+
+def _inside(package: ModuleSpec, name: str) -> ModuleSpec | None:
+    """A module of a package; None where it has none of that name."""
+    finders: Any = map(pkgutil.get_importer, package.submodule_search_locations or ())
+    found = (finder.find_spec(f"{package.name}.{name}") for finder in finders if finder)
+    return next(filter(None, found), None)
+
+
+def _names(module: ModuleSpec) -> set[str] | None:
+    """What a module defines at its top, under whatever condition; None if more is possible.
+
+    What all of another module is imported from counts as defined here.
+    """
+    source = Path(module.origin or "")
+    if source.suffix != ".py":
         return None
-    source = Path(spec.origin or "")
-    folders = tuple(Path(folder) for folder in spec.submodule_search_locations or ())
-    return _Place(source if source.suffix == ".py" else None, folders)
-
-
-def _module(name: str) -> _Place | None:
-    package, *names = name.split(".")
-    place = _package(package)
-    for part in names:
-        place = None if place is None else place.below(part)
-    return place
+    text = source.read_text(encoding="utf-8", errors="replace")
+    stub = source.with_suffix(".pyi")
+    if "attach_stub(" in text and stub.is_file():  # its names load on first use
+        text = stub.read_text(encoding="utf-8", errors="replace")
+    elif _MAKES_NAMES.search(text):
+        return None
+    try:
+        nodes: list[ast.AST] = [*ast.parse(text).body]
+    except SyntaxError:  # the import will say so
+        return None
+    names: set[str] = set()
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+            continue
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            more = None if node.level else _find(node.module or "")
+            others = None if more is None else _names(more)
+            if others is None:
+                return None
+            names |= others
+        nodes.extend(ast.iter_child_nodes(node))
+    return names
 
 
 class Rule(NamedTuple):
