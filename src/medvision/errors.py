@@ -18,19 +18,30 @@ class MedvisionError(Exception):
         where: The file or config key it is about.
         hint: What to do about it.
         exit_code: 2 for wrong input, config or usage; 3 for a failure while running.
+        trace: Traceback of an error that nobody foresaw.
     """
 
     def __init__(
-        self, what: str, *, where: str | None = None, hint: str | None = None, exit_code: int = 2
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        exit_code: int = 2,
+        trace: str | None = None,
     ) -> None:
         self.what, self.where, self.hint, self.exit_code = what, where, hint, exit_code
-        line = what
-        if where is not None:
-            in_one_line = where.replace("\n", "\\n")  # a file name may hold a line break
+        self.trace = trace
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        line = self.what
+        if self.where is not None:
+            in_one_line = self.where.replace("\n", "\\n")  # a file name may hold a line break
             line += f" ({in_one_line})"
-        if hint is not None:
-            line += f"; {hint}"
-        super().__init__(printable(" ".join(line.split())))
+        if self.hint is not None:
+            line += f"; {self.hint}"
+        return printable(" ".join(line.split()))
 
 
 class Stopped(BaseException):

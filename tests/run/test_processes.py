@@ -18,11 +18,12 @@ from medvision.hardware.processes import Place
 from medvision.run import main
 from medvision.run.config.processes import check_plan, check_processes
 from medvision.run.multirun.jobs import JobResult, own_environment
+from medvision.run.processes import errors
 from medvision.run.processes import failure_board as notices
 from medvision.run.processes import launcher as launch
 from medvision.run.processes import launcher as watch
 from medvision.run.processes.errors import described, report
-from medvision.run.processes.failure_board import Board, Notice, ProcessError, first_cause
+from medvision.run.processes.failure_board import Board, ProcessError, first_cause
 from medvision.run.processes.launcher import PROGRAM, Launcher, relaunch_command
 from medvision.run.storage.run_folder import RunFolder
 from medvision.run.training.job import Job
@@ -169,9 +170,9 @@ def test_each_run_of_a_command_meets_at_a_port_of_its_own(
     assert dict(os.environ) == outside
 
 
-def notice(name: str, what: str = "a", *, posted_s: float = 1.0, **changes: Any) -> Notice:
+def notice(name: str, what: str = "a", *, posted_s: float = 1.0, **changes: Any) -> ProcessError:
     fields: dict[str, Any] = {"where": None, "hint": None, "exit_code": 3, "trace": None}
-    return Notice(name=name, what=what, posted_s=posted_s, **{**fields, **changes})
+    return ProcessError(name=name, what=what, posted_s=posted_s, **{**fields, **changes})
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,9 @@ def notice(name: str, what: str = "a", *, posted_s: float = 1.0, **changes: Any)
         ),
     ],
 )
-def test_an_error_of_one_process_names_it(own: Notice, others: list[Notice], line: str) -> None:
+def test_an_error_of_one_process_names_it(
+    own: ProcessError, others: list[ProcessError], line: str
+) -> None:
     assert str(first_cause(own, others)) == line
 
 
@@ -206,8 +209,8 @@ def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Board:
     """A board of two torchrun processes on this host, the first one asking."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(notices, "PEERS_S", 0.2)
-    monkeypatch.setattr(notices, "SAID_S", 0.2)
+    monkeypatch.setattr(errors, "PEERS_S", 0.2)
+    monkeypatch.setattr(errors, "SAID_S", 0.2)
     as_torchrun(monkeypatch, rank=0)
     made = Board.here()
     assert made is not None
@@ -269,7 +272,7 @@ def test_a_process_that_this_program_started_leaves_the_word_to_it(
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert report(described(ZeroDivisionError("division by zero"))) == 3
     assert capsys.readouterr().err == ""
-    (told,) = Board(tmp_path).notices()
+    (told,) = Board(tmp_path).errors()
     assert (told.name, told.what) == ("process 3", "ZeroDivisionError: division by zero")
     assert told.trace is not None
     assert list(tmp_path.iterdir()) == [tmp_path / "failed.1.json"]
@@ -283,8 +286,8 @@ def test_the_first_process_of_another_host_names_it(
     assert capsys.readouterr().err == "error: no such file (x) [host 1]\n"
 
 
-def notice_of(error: MedvisionError, name: str) -> Notice:
-    return Notice.of(error, name=name)
+def notice_of(error: MedvisionError, name: str) -> ProcessError:
+    return ProcessError.of(error, name=name)
 
 
 SLURM = {

@@ -76,8 +76,7 @@ class Stub:
             code, error = (0, None) if self.code is None else self.code(given)
             if code == 0:
                 write_run(number, [0.1, float(given["optimizer.lr"]), 0.05])
-            errors = [] if error is None else [error]
-            write_result(FOLDER / JOBS, number, JobResult.of(code, None, errors))
+            write_result(FOLDER / JOBS, number, JobResult.of(code, None, error))
 
 
 def write_run(number: int, dice: Sequence[float], *, status: str = "finished") -> None:

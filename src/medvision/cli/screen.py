@@ -115,12 +115,10 @@ def options_in_errors(options: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except MedvisionError as error:
-        where, hint = (
-            None if text is None else with_options(text, options)
-            for text in (error.where, error.hint)
-        )
-        what = with_options(error.what, options)
-        raise MedvisionError(what, where=where, hint=hint, exit_code=error.exit_code) from error
+        error.what = with_options(error.what, options)
+        error.where = error.where and with_options(error.where, options)
+        error.hint = error.hint and with_options(error.hint, options)
+        raise
 
 
 def with_options(text: str, options: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,11 +86,11 @@ class JobResult:
     told: bool = False
 
     @classmethod
-    def of(cls, code: int, run: Path | None, errors: Sequence[MedvisionError]) -> JobResult:
-        """Take the last error for the reason."""
-        if not errors:
+    def of(cls, code: int, run: Path | None, error: MedvisionError | None) -> JobResult:
+        """Of a job that the error ended, if there was one."""
+        if error is None:
             return cls(code=code, run=run)
-        return cls(code=code, run=run, error=str(errors[-1]), where=errors[-1].where)
+        return cls(code=code, run=run, error=str(error), where=error.where)
 
 
 def make_jobs(folder: Path) -> None:

@@ -8,17 +8,22 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medvision.errors import MedvisionError
+from medvision.files import write_atomically
+from medvision.hardware.processes import place_of
+from medvision.run.processes.failure_board import (
+    PEERS_S,
+    SAID_S,
+    Board,
+    ProcessError,
+    first_cause,
+    wait_until,
+)
 
 if TYPE_CHECKING:
-    from medvision.hardware.processes import Place
-    from medvision.run.processes.failure_board import Board
     from medvision.run.storage.run_folder import RunFolder
 
 
@@ -41,14 +46,13 @@ _DISK = {
     errno.EACCES: ("permission denied", "check the permissions"),
     errno.EPERM: ("the system forbids it", "check the permissions"),
 }
-_HANDLES = "too many open files"
-_FEWER = "raise the limit (ulimit -n 65536) or lower data.num_workers"
+_FULL = _DISK[errno.ENOSPC][0]
+_HANDLES = ("too many open files", "raise the limit (ulimit -n 65536) or lower data.num_workers")
 _MEMORY = ("out of memory", "lower data.batch_size or data.image_size")
 _DIED = (
     "a process that reads images has died",
     "if it lacked memory, or shared memory (/dev/shm): lower data.num_workers",
 )
-_GRAVE = (_HANDLES, _MEMORY[0], _DISK[errno.ENOSPC][0])
 _SHARED = (
     "a process that reads images found no shared memory left",
     "data.num_workers=0 needs none; in a container, docker run --shm-size=1g gives more",
@@ -60,11 +64,11 @@ class MachineError(MedvisionError):
 
     Args:
         what: What went wrong.
-        where: The file it is about.
         hint: What to do about it.
+        where: The file it is about.
     """
 
-    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+    def __init__(self, what: str, hint: str, *, where: str | None = None) -> None:
         super().__init__(what, where=where, hint=hint, exit_code=3)
 
 
@@ -78,7 +82,9 @@ def machine_error(error: BaseException) -> MachineError | None:
     first = error.__cause__ or error.__context__
     if found is None and first is not None and not isinstance(error, MedvisionError):
         below = machine_error(first)
-        return below if below is not None and below.what in _GRAVE else None
+        return (
+            below if below is not None and below.what in (_HANDLES[0], _MEMORY[0], _FULL) else None
+        )
     return found
 
 
@@ -87,19 +93,19 @@ def _machine_error(error: BaseException) -> MachineError | None:
     if _IN_LOADER in text:  # torch puts a whole traceback into the message
         text = text.strip().rsplit("\n", 1)[-1]
     if "Too many open files" in text:
-        return MachineError(_HANDLES, hint=_FEWER)
+        return MachineError(*_HANDLES)
     if isinstance(error, RuntimeError | OSError) and _NO_SHARED_MEMORY.search(text):
-        return MachineError(_SHARED[0], hint=_SHARED[1])
+        return MachineError(*_SHARED)
     if _is_of_memory(error, text):
-        return MachineError(_MEMORY[0], hint=_MEMORY[1])
+        return MachineError(*_MEMORY)
     died = isinstance(error, RuntimeError) and "DataLoader worker (pid" in text
     if died or (isinstance(error, ConnectionError | EOFError) and _is_of_loader(error)):
-        return MachineError(_DIED[0], hint=_DIED[1])
+        return MachineError(*_DIED)
     if isinstance(error, RuntimeError) and _WRITER.search(text):
         below = error.__context__  # torch's own words hide what the disk said
         if isinstance(below, OSError) and (found := _of_disk(below, str(below))) is not None:
             return found
-        return MachineError("a file could not be written to its end", hint="free some space")
+        return MachineError("a file could not be written to its end", "free some space")
     return _of_disk(error, text)
 
 
@@ -131,35 +137,16 @@ def _of_disk(error: BaseException, text: str) -> MachineError | None:
         number = int(found[1]) if found else None
     if number not in _DISK:
         return None
-    what, hint = _DISK[number]
-    name = error.filename2 or error.filename
-    where = None if name is None or isinstance(name, int) else _final(os.fsdecode(name))
-    return MachineError(what, where=where, hint=hint)
-
-
-def _final(name: str) -> str:
-    """The name that a file would have had, of the one under which it was being written."""
-    path = Path(name)
-    found = _TEMPORARY.match(path.name)
-    return str(path.with_name(found[1])) if found else name
+    name, where = error.filename2 or error.filename, None
+    if name is not None and not isinstance(name, int):
+        path = Path(os.fsdecode(name))
+        found = _TEMPORARY.match(path.name)
+        where = str(path.with_name(found[1]) if found else path)
+    return MachineError(*_DISK[number], where=where)
 
 
 _BROKEN = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo")
 _OF_CONNECTIONS = ("DistBackendError", "DistNetworkError", "DistStoreError")
-
-
-class UnforeseenError(MedvisionError):
-    """What no room foresaw, with its traceback.
-
-    Args:
-        what: What went wrong, in one line.
-        hint: What to do about it.
-        trace: The traceback.
-    """
-
-    def __init__(self, what: str, *, hint: str | None, trace: str) -> None:
-        super().__init__(what, hint=hint, exit_code=3)
-        self.trace: str | None = trace
 
 
 def described(error: Exception) -> MedvisionError:
@@ -177,140 +164,85 @@ def described(error: Exception) -> MedvisionError:
     if _is_broken_connection(error):
         what = f"the connection to another process of the run broke: {line}"
         hint = "see what that process said"
-    return UnforeseenError(what, hint=hint, trace="".join(traceback.format_exception(error)))
+    trace = "".join(traceback.format_exception(error))
+    return MedvisionError(what, hint=hint, exit_code=3, trace=trace)
 
 
 def with_way_on(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
     """Add how to continue a run that the machine ended, where it has begun."""
     if folder is None or not folder.exists:
         return error
-    if not folder.path.is_dir() and isinstance(error, UnforeseenError | MachineError):
+    is_machine = isinstance(error, MachineError)
+    if not folder.path.is_dir() and (is_machine or error.trace is not None):
         what = "the run folder was taken away while the run was on"
-        return MachineError(what, where=str(folder.path), hint="start the run again")
-    if not isinstance(error, MachineError) or not (folder.path / "summary.json").exists():
-        return error
-    way = f"then continue with python train.py resume={shlex.quote(str(folder.path))}"
-    hint = way if error.hint is None else f"{error.hint}; {way}"
-    return MachineError(error.what, where=error.where, hint=hint)
+        return MachineError(what, "start the run again", where=str(folder.path))
+    if is_machine and (folder.path / "summary.json").exists():
+        way = f"then continue with python train.py resume={shlex.quote(str(folder.path))}"
+        error.hint = f"{error.hint}; {way}"
+    return error
 
 
-def report(error: Exception, folder: RunFolder | None = None) -> int:
+def report(error: Exception, folder: RunFolder | None = None, *, quiet: bool = False) -> int:
     """Say in one line what is wrong, unless another process does; return the exit code.
 
     Args:
         error: What is wrong.
         folder: Where a traceback goes, where this process has made it.
+        quiet: Print nothing: whoever reads the result of the job does.
     """
-    from medvision.hardware.processes import place_of
-    from medvision.run.processes.failure_board import Board, Notice, ProcessError
-
     failure = described(error)
     try:
-        place = place_of(os.environ)
-        board = Board.here()
+        place, board = place_of(os.environ), Board.here()
     except MedvisionError as fault:  # the environment itself is wrong
         say(fault, folder)
         return fault.exit_code
-    notice = Notice.of(failure, name=place.name)
-    if board is not None:
-        board.post(place, notice)
-        if place.started_by == "medvision":  # the first process reads it
-            return failure.exit_code
-        if place.local_rank > 0:
-            _leave_to_first(board, ProcessError(notice), folder)
-            return failure.exit_code
-        return _speak_for_all(board, place, failure, folder)
-    say(failure if place.is_first else ProcessError(notice), folder)
-    return failure.exit_code
-
-
-def say(error: MedvisionError, folder: RunFolder | None) -> None:
-    """Print the line, and keep a traceback that comes with it."""
-    if os.environ.get("MEDVISION_DEBUG") == "1":
-        traceback.print_exception(error)
-    line = _with_traceback(error, folder)
-    for said in _listeners:
-        said.append(line)
-    if not _quiet:
-        sys.stderr.write(f"error: {line}\n")
-        sys.stderr.flush()
-
-
-_listeners: list[list[MedvisionError]] = []
-_quiet: list[bool] = []
-
-
-@contextmanager
-def overheard(*, quiet: bool = False) -> Iterator[list[MedvisionError]]:
-    """Keep what is said inside.
-
-    Args:
-        quiet: Print nothing: the one who listens does.
-
-    Yields:
-        The errors, in the order in which they are said.
-    """
-    said: list[MedvisionError] = []
-    _listeners.append(said)
-    _quiet.extend([True] * quiet)
-    try:
-        yield said
-    finally:
-        _listeners[:] = [other for other in _listeners if other is not said]
-        del _quiet[len(_quiet) - quiet :]
-
-
-def _leave_to_first(board: Board, error: MedvisionError, folder: RunFolder | None) -> None:
-    """Let the first process of this host say it; where it does not, as it waits, say it here."""
-    from medvision.run.processes.failure_board import SAID_S, wait_until
-
-    # The first process takes the board away when it has spoken and everybody has told.
-    if not wait_until(lambda: board.is_told or not board.folder.exists(), timeout_s=SAID_S):
-        say(error, folder)
-        board.tell()
-
-
-def _speak_for_all(
-    board: Board, place: Place, error: MedvisionError, folder: RunFolder | None
-) -> int:
-    """Say what went wrong first on this host, once the others have had time to tell."""
-    from medvision.run.processes.failure_board import PEERS_S, Notice, first_cause, wait_until
-
+    own = ProcessError.of(failure, name=place.name)
+    if board is None:
+        say(failure if place.is_first else own, folder, quiet=quiet)
+        return failure.exit_code
+    board.post(place, own)
+    if place.started_by == "medvision":  # the first process reads it
+        return failure.exit_code
+    if place.local_rank > 0:
+        # The first process of this host says it, and takes the board away when everybody has told;
+        # where it does not, as it waits, this one does.
+        told = wait_until(lambda: board.is_told or not board.folder.exists(), timeout_s=SAID_S)
+        if not told:
+            say(own, folder)
+            board.tell()
+        return failure.exit_code
     expected = place.num_local or place.num_processes or 2
-    together = wait_until(lambda: len(board.notices()) >= expected, timeout_s=PEERS_S)
-    own, *others = sorted(board.notices(), key=lambda notice: notice.name != place.name)
-    cause = first_cause(own, others)
-    if cause is None and not place.is_first:
-        cause = first_cause(Notice.of(error, name=place.name), [])
+    together = wait_until(lambda: len(board.errors()) >= expected, timeout_s=PEERS_S)
+    others = [other for other in board.errors() if other.name != place.name]
+    cause = first_cause(own, others) or (failure if place.is_first else own)
     if not board.is_told:
-        say(cause or error, folder)
+        say(cause, folder)
     if together:
         board.remove()
     else:
         board.tell()
-    return (cause or error).exit_code
+    return cause.exit_code
 
 
-def _with_traceback(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
-    """The error with the place of its traceback, written there, if it has one."""
-    from medvision.files import write_atomically
-    from medvision.run.processes.failure_board import ProcessError
-
-    trace: str | None = getattr(error, "trace", None)
-    if trace is None:
-        return error
-    where = Path("medvision_traceback.txt")
-    if folder is not None and folder.exists:
-        where = folder.path / "traceback.txt"
-    kept = f"the traceback is in {where}"
-    try:
-        write_atomically(where, trace)
-    except OSError as fault:  # the line is what counts
-        kept = f"the traceback could not be written ({fault.strerror}): MEDVISION_DEBUG=1 prints it"
-    hint = "; ".join([*([error.hint] if error.hint else []), kept])
-    if isinstance(error, ProcessError):
-        return ProcessError(replace(error.notice, hint=hint, trace=None))
-    return MedvisionError(error.what, where=error.where, hint=hint, exit_code=error.exit_code)
+def say(error: MedvisionError, folder: RunFolder | None, *, quiet: bool = False) -> None:
+    """Print the line, and keep a traceback that comes with it, where the line then says."""
+    if os.environ.get("MEDVISION_DEBUG") == "1":
+        traceback.print_exception(error)
+    if error.trace is not None:
+        where = Path("medvision_traceback.txt")
+        if folder is not None and folder.exists:
+            where = folder.path / "traceback.txt"
+        kept = f"the traceback is in {where}"
+        try:
+            write_atomically(where, error.trace)
+        except OSError as fault:  # the line is what counts
+            kept = f"the traceback could not be written ({fault.strerror}):"
+            kept += " MEDVISION_DEBUG=1 prints it"
+        error.hint = kept if error.hint is None else f"{error.hint}; {kept}"
+        error.trace = None
+    if not quiet:
+        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.flush()
 
 
 def _from_worker(message: str) -> str | None:

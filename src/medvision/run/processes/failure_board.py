@@ -8,9 +8,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from medvision.errors import MedvisionError
 from medvision.files import write_atomically
@@ -30,58 +29,28 @@ SAID_S = 15.0
 OLD_S = 60.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Notice:
-    """Why a process failed.
+class ProcessError(MedvisionError):
+    """An error with the process that had it, which its line ends in.
 
-    Attributes:
+    Args:
         name: Of the process.
-        what, where, hint, exit_code: Of the error.
-        trace: Its traceback, where nobody foresaw it.
         posted_s: ``time.time()`` when it failed.
+        **error: Of the error.
     """
 
-    name: str
-    what: str
-    where: str | None
-    hint: str | None
-    exit_code: int
-    trace: str | None
-    posted_s: float
+    def __init__(self, *, name: str, posted_s: float, **error: Any) -> None:
+        super().__init__(**error)
+        self.name, self.posted_s = name, posted_s
 
     @classmethod
     def of(cls, error: MedvisionError, *, name: str) -> Self:
-        """What an error says."""
-        return cls(
-            name=name,
-            what=error.what,
-            where=error.where,
-            hint=error.hint,
-            exit_code=error.exit_code,
-            trace=getattr(error, "trace", None),
-            posted_s=time.time(),
-        )
-
-    def says_the_same(self, other: "Notice") -> bool:
-        """Whether both tell of one error."""
-        return (self.what, self.where) == (other.what, other.where)
-
-
-class ProcessError(MedvisionError):
-    """An error that not every process had: its line ends in the process that had it.
-
-    Args:
-        notice: What that process said.
-    """
-
-    def __init__(self, notice: Notice) -> None:
-        super().__init__(
-            notice.what, where=notice.where, hint=notice.hint, exit_code=notice.exit_code
-        )
-        self.notice, self.trace = notice, notice.trace
+        """The error of a process that has just failed."""
+        fields = ("what", "where", "hint", "exit_code", "trace")
+        known = {field: getattr(error, field) for field in fields}
+        return cls(name=name, posted_s=time.time(), **known)
 
     def __str__(self) -> str:
-        return f"{super().__str__()} [{self.notice.name}]"
+        return f"{super().__str__()} [{self.name}]"
 
 
 class Board:
@@ -109,14 +78,15 @@ class Board:
         digest = hashlib.sha256(words.encode()).hexdigest()[:16]
         return cls(Path(tempfile.gettempdir(), f"medvision-processes-{digest}"))
 
-    def post(self, place: Place, notice: Notice) -> None:
+    def post(self, place: Place, error: ProcessError) -> None:
         """Tell the others that this process failed, and why."""
-        self._write(f"failed.{place.local_rank}.json", json.dumps(asdict(notice)))
+        self._write(f"failed.{place.local_rank}.json", json.dumps(vars(error)))
 
-    def notices(self) -> list[Notice]:
+    def errors(self) -> list[ProcessError]:
         """What failed so far, the first failure first."""
-        found = [Notice(**json.loads(path.read_text())) for path in self._glob("failed.*.json")]
-        return sorted(found, key=lambda notice: notice.posted_s)
+        files = self._glob("failed.*.json")
+        found = [ProcessError(**json.loads(path.read_text())) for path in files]
+        return sorted(found, key=lambda error: error.posted_s)
 
     def arrive(self, place: Place) -> None:
         """Tell the first process that this one has come as far as the fit."""
@@ -170,14 +140,13 @@ def wait_until(holds: Callable[[], bool], *, timeout_s: float) -> bool:
     return True
 
 
-def first_cause(own: Notice, others: Sequence[Notice]) -> MedvisionError | None:
+def first_cause(own: ProcessError, others: Sequence[ProcessError]) -> ProcessError | None:
     """The error of the process that failed first; None where all failed alike.
 
     Args:
         own: Of the process that asks.
         others: Of the others.
     """
-    notices = sorted([own, *others], key=lambda notice: notice.posted_s)
-    if others and all(notice.says_the_same(own) for notice in notices):
+    if others and all((own.what, own.where) == (other.what, other.where) for other in others):
         return None
-    return ProcessError(notices[0])
+    return min([own, *others], key=lambda error: error.posted_s)

@@ -30,7 +30,6 @@ from medvision.run.processes.failure_board import (
     BOARD_VARIABLE,
     PEERS_S,
     Board,
-    Notice,
     ProcessError,
     first_cause,
     wait_until,
@@ -215,7 +214,7 @@ class Launcher(_SubprocessScriptLauncher):
             )
 
         def has_ended() -> bool:
-            return any(p.poll() is not None for p in self.procs) or bool(board.notices())
+            return any(p.poll() is not None for p in self.procs) or bool(board.errors())
 
         wait_until(
             lambda: board.num_arrived() == len(self.procs) or has_ended(), timeout_s=float("inf")
@@ -235,30 +234,29 @@ class Launcher(_SubprocessScriptLauncher):
         """Whether another process of this host has failed, or the first one has said so."""
         if self.procs:
             failed = any(process.poll() not in (None, 0) for process in self.procs)
-            return failed or (self.board is not None and bool(self.board.notices()))
+            return failed or (self.board is not None and bool(self.board.errors()))
         if self.board is None or self.place.started_by == "medvision":
             return False
-        return bool(self.board.notices()) if self.place.local_rank == 0 else self.board.is_told
+        return bool(self.board.errors()) if self.place.local_rank == 0 else self.board.is_told
 
     def _cause(self, fault: Exception) -> MedvisionError:
         """The failure that came first, of whichever process; called where this one failed."""
         assert self.board is not None
         board = self.board
         wait_until(lambda: self._all_told(board), timeout_s=PEERS_S)
-        others = [*self._unexplained(board), *board.notices()]
+        others = [*self._unexplained(board), *board.errors()]
         if isinstance(fault, _DiedEarlyError):
-            return ProcessError(others[0]) if others else fault
+            return others[0] if others else fault
         error = described(fault)
-        own = Notice.of(error, name=self.place.name)
-        return first_cause(own, others) or error
+        return first_cause(ProcessError.of(error, name=self.place.name), others) or error
 
     def _all_told(self, board: Board) -> bool:
         running = sum(process.poll() is None for process in self.procs)
-        return running == 0 or len(board.notices()) == len(self.procs)
+        return running == 0 or len(board.errors()) == len(self.procs)
 
-    def _unexplained(self, board: Board) -> list[Notice]:
-        """Notices for processes that ended without a word, as one that was killed does."""
-        told, found = {notice.name for notice in board.notices()}, []
+    def _unexplained(self, board: Board) -> list[ProcessError]:
+        """Errors of processes that ended without a word, as one that was killed does."""
+        told, found = {error.name for error in board.errors()}, []
         for number, process in enumerate(self.procs, start=1):
             name = f"process {self.place.node_rank * self.num_processes + number}"
             if process.poll() in (None, 0) or name in told:
@@ -272,7 +270,7 @@ class Launcher(_SubprocessScriptLauncher):
                 what = f"a process was ended by {signal.Signals(-code).name}"
                 hint = "if that was the system for lack of memory: lower data.batch_size or"
                 hint += " data.num_workers"
-            found.append(Notice.of(MedvisionError(what, hint=hint, exit_code=3), name=name))
+            found.append(ProcessError.of(MedvisionError(what, hint=hint, exit_code=3), name=name))
         return found
 
     def _take_over(self) -> NoReturn:
@@ -280,8 +278,7 @@ class Launcher(_SubprocessScriptLauncher):
         assert self.board is not None
         if self.place.local_rank > 0:  # the first process has said why
             os._exit(FAILED)
-        notices = [*self._unexplained(self.board), *self.board.notices()]
-        cause = self.cause or ProcessError(notices[0])
+        cause = self.cause or [*self._unexplained(self.board), *self.board.errors()][0]
         if not self.board.is_told:
             say(cause, self.folder)
             self.board.tell()

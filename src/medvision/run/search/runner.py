@@ -71,7 +71,7 @@ def run_trial(cfg: DictConfig, experiment: str, *, is_here: bool) -> int:
             job = _job_of(cfg, experiment, run)
             result = JobResult(code=0, run=run) if job is None else run_job(job)
         except MedvisionError as error:
-            result = JobResult.of(error.exit_code, run, [error])
+            result = JobResult.of(error.exit_code, run, error)
         except Stopped as error:
             result, stopped = JobResult(code=error.exit_code, run=run), error
         write_result(folder / JOBS, number, result)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from medvision.errors import MedvisionError, Stopped
 from medvision.run.config.schema import check_config
 from medvision.run.multirun.jobs import JobResult
-from medvision.run.processes.errors import described, overheard, report, with_way_on
+from medvision.run.processes.errors import described, report, with_way_on
 from medvision.run.quick_imports import gc_pause
 from medvision.run.training.trial import trial_of
 
@@ -55,39 +55,38 @@ def run_job(job: Job) -> JobResult:
     folder: RunFolder | None = None
     started_s = next(_BEGINNINGS, time.perf_counter())
     is_trial = trial_of(job.cfg) is not None  # its search continues it
-    with overheard(quiet=job.is_quiet) as errors:
-        try:
-            check_config(job.cfg)
-            folder = job.folder()
-            with gc_pause():  # torch and Lightning: seconds
-                from medvision.run.training.experiment import run_experiment
+    failure: MedvisionError | None = None
+    try:
+        check_config(job.cfg)
+        folder = job.folder()
+        with gc_pause():  # torch and Lightning: seconds
+            from medvision.run.training.experiment import run_experiment
 
-            summary = run_experiment(
-                job.cfg,
-                experiment=job.experiment,
-                folder=folder,
-                started_s=started_s,
-                sealed_by=job.sealed_by,
-            )
-            code, status = 0, "pruned" if summary["status"] == "pruned" else "finished"
-        except MedvisionError as error:
-            code, status = report(error, folder), "failed"
-        except Exception as error:
-            failure = described(error)
-            code = report(failure if is_trial else with_way_on(failure, folder), folder)
-            status = "failed"
-        except (Stopped, KeyboardInterrupt):
-            if folder is not None and folder.exists and not is_trial:
-                path = shlex.quote(str(folder.path))
-                sys.stdout.write(f"to continue: python train.py resume={path}\n")
-            _close(folder, "interrupted")
-            raise
+        summary = run_experiment(
+            job.cfg,
+            experiment=job.experiment,
+            folder=folder,
+            started_s=started_s,
+            sealed_by=job.sealed_by,
+        )
+        code, status = 0, "pruned" if summary["status"] == "pruned" else "finished"
+    except Exception as error:
+        failure = described(error)
+        if not is_trial:
+            failure = with_way_on(failure, folder)
+        code, status = report(failure, folder, quiet=job.is_quiet), "failed"
+    except (Stopped, KeyboardInterrupt):
+        if folder is not None and folder.exists and not is_trial:
+            path = shlex.quote(str(folder.path))
+            sys.stdout.write(f"to continue: python train.py resume={path}\n")
+        _close(folder, "interrupted")
+        raise
     run = folder.path if folder is not None and (folder.exists or folder.reopened) else None
     if folder is not None and folder.reopened and code == 2:
         folder.release()  # it did not continue, and stays what it was
     else:
         _close(folder, status)
-    return JobResult.of(code, run, errors)
+    return JobResult.of(code, run, failure)
 
 
 def _close(folder: RunFolder | None, status: str) -> None:
