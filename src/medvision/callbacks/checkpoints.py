@@ -38,6 +38,7 @@ class BestAndLast(Checkpoint):
             says, and for the largest of a score that has no row there.
 
     Attributes:
+        best_path: Where the best epoch is kept.
         best_epoch: Epoch in ``best.ckpt``, counted from 0; None before the first.
         best_value: Its monitored value; None where best fell back to last.
         last_epoch: Last epoch that has ended.
@@ -50,27 +51,14 @@ class BestAndLast(Checkpoint):
         self, *, dirpath: str, monitor: str, mode: Literal["max", "min"] | None = None
     ) -> None:
         self.folder = Path(dirpath) / "checkpoints"
+        self.best_path, self.last_path = self.folder / "best.ckpt", self.folder / "last.ckpt"
+        self.previous_path = self.folder / "previous.ckpt"  # the state before the last
         self.monitor, self.mode = monitor, mode or mode_of(monitor)
         self.best_epoch: int | None = None
         self.best_value: float | None = None
         self.last_epoch: int | None = None
         self.warning: str | None = None
         self._record: tuple[int | None, float | None] | None = None
-
-    @property
-    def best_path(self) -> Path:
-        """Where the best epoch is kept."""
-        return self.folder / "best.ckpt"
-
-    @property
-    def last_path(self) -> Path:
-        """Where the last state is kept."""
-        return self.folder / "last.ckpt"
-
-    @property
-    def previous_path(self) -> Path:
-        """Where the state before the last is kept."""
-        return self.folder / "previous.ckpt"
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         value = trainer.callback_metrics.get(self.monitor)

@@ -43,13 +43,7 @@ class Finetuning(Callback):
                 hint="use callbacks=default, or trainer.strategy=ddp",
             )
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._freeze_or_not(trainer, pl_module)  # in the middle of an epoch, none is started
-
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._freeze_or_not(trainer, pl_module)
-
-    def _freeze_or_not(self, trainer: Trainer, pl_module: LightningModule) -> None:
         modules = backbone_modules(_model_of(pl_module))
         was_frozen = self._is_frozen
         if trainer.current_epoch < self.frozen_epochs:
@@ -64,6 +58,8 @@ class Finetuning(Callback):
             self._is_frozen = False
         if self._is_frozen != was_frozen:
             _wrap_again(trainer, pl_module)
+
+    on_train_start = on_train_epoch_start  # in the middle of an epoch, none is started
 
 
 def _wrap_again(trainer: Trainer, task: LightningModule) -> None:

@@ -83,16 +83,14 @@ class SegmentationPredictions(Callback):
     ) -> None:
         self._write(outputs, batch)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
-    ) -> None:
-        self._write(outputs, batch)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(pl_module)
+        metrics = getattr(pl_module, f"{self.stage}_metrics")
+        self.roc = tuple(curve.double().cpu().numpy() for curve in metrics.roc())
+        write_table(self.folder / f"predictions_{self.stage}.csv", self.rows)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._finish(pl_module)
+    on_test_epoch_end = on_validation_epoch_end
 
     def _write(self, logits: torch.Tensor, batch: Batch) -> None:
         logits, target = logits.float().cpu(), batch["target"].cpu()
@@ -144,11 +142,6 @@ class SegmentationPredictions(Callback):
     def _score(self, logits: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
         return per_image_scores(logits, target, class_names=self.class_names)
 
-    def _finish(self, task: LightningModule) -> None:
-        metrics = getattr(task, f"{self.stage}_metrics")
-        self.roc = tuple(curve.double().cpu().numpy() for curve in metrics.roc())
-        write_table(self.folder / f"predictions_{self.stage}.csv", self.rows)
-
 
 def _png_names(samples: Sequence[Sample]) -> list[str]:
     """A PNG name for each sample below its images folder; no two samples share one."""
@@ -199,10 +192,7 @@ class Outputs(Callback):
     ) -> None:
         self._keep(outputs, batch)
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
-    ) -> None:
-        self._keep(outputs, batch)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def _keep(self, logits: torch.Tensor, batch: Batch) -> NDArray[np.bool_]:
         """Keep the rows of a batch that are no padding, and return which they are."""

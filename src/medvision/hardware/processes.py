@@ -68,60 +68,48 @@ class Place:
         return self.started_by not in ("user", "medvision")
 
 
+_VARIABLES: Mapping[Starter, tuple[str, str, str, str, str]] = {
+    "user": ("", "", "NODE_RANK", "", ""),
+    "medvision": (RANK_VARIABLE, "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", ""),
+    "torchrun": ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"),
+    "slurm": (
+        "SLURM_PROCID",
+        "SLURM_LOCALID",
+        "SLURM_NODEID",
+        "SLURM_NTASKS",
+        "SLURM_NTASKS_PER_NODE",
+    ),
+    "other": ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", ""),
+}
+"""Who says what: number among all, on its host, of its host; how many there are, and on a host."""
+
+
 def place_of(environment: Mapping[str, str]) -> Place:
     """Find out which process has this environment.
 
     Raises:
         MedvisionError: If a variable that a launcher sets holds no number.
     """
-
-    def number(*names: str) -> int | None:
-        """The first of these variables that is set."""
-        for name in names:
-            if name in environment:
-                return _number(name, environment[name])
-        return None
-
-    local_rank, node_rank = number("LOCAL_RANK") or 0, number("NODE_RANK", "GROUP_RANK") or 0
+    starter: Starter = "user"
     if RANK_VARIABLE in environment:
-        return Place(
-            started_by="medvision",
-            rank=number(RANK_VARIABLE),
-            local_rank=local_rank,
-            node_rank=node_rank,
-            num_processes=number("WORLD_SIZE"),
-        )
-    if "TORCHELASTIC_RUN_ID" in environment:
-        return Place(
-            started_by="torchrun",
-            rank=number("RANK"),
-            local_rank=local_rank,
-            node_rank=number("GROUP_RANK") or 0,
-            num_processes=number("WORLD_SIZE"),
-            num_local=number("LOCAL_WORLD_SIZE"),
-        )
-    if srun_is_used(environment):
-        return Place(
-            started_by="slurm",
-            rank=number("SLURM_PROCID") or 0,
-            local_rank=number("SLURM_LOCALID") or 0,
-            node_rank=number("SLURM_NODEID") or 0,
-            num_processes=number("SLURM_NTASKS"),
-            num_local=number("SLURM_NTASKS_PER_NODE"),
-        )
-    first = local_rank == node_rank == 0
-    if "LOCAL_RANK" in environment:
-        rank = number("RANK")
-        if rank is None and node_rank == 0:
-            rank = local_rank
-        return Place(
-            started_by="other",
-            rank=rank,
-            local_rank=local_rank,
-            node_rank=node_rank,
-            num_processes=number("WORLD_SIZE"),
-        )
-    return Place(started_by="user", rank=0 if first else None, node_rank=node_rank)
+        starter = "medvision"
+    elif "TORCHELASTIC_RUN_ID" in environment:
+        starter = "torchrun"
+    elif srun_is_used(environment):
+        starter = "slurm"
+    elif "LOCAL_RANK" in environment:
+        starter = "other"
+    numbers = {name: _number(name, environment) for name in ("GROUP_RANK", *_VARIABLES[starter])}
+    rank, local_rank, host, num_processes, num_local = map(numbers.get, _VARIABLES[starter])
+    node_rank = host if host is not None else numbers["GROUP_RANK"] or 0
+    return Place(
+        started_by=starter,
+        rank=local_rank or 0 if rank is None and node_rank == 0 else rank,
+        local_rank=local_rank or 0,
+        node_rank=node_rank,
+        num_processes=num_processes,
+        num_local=num_local,
+    )
 
 
 def end_with_parent() -> None:
@@ -142,11 +130,12 @@ def srun_is_used(environment: Mapping[str, str]) -> bool:
     return "SLURM_NTASKS" in environment and not interactive
 
 
-def _number(name: str, value: str) -> int:
-    if not value.strip().isdecimal():
+def _number(name: str, environment: Mapping[str, str]) -> int | None:
+    value = environment.get(name)
+    if value is not None and not value.strip().isdecimal():
         raise MedvisionError(
             f"expected a number, got {value!r}",
             where=name,
             hint=f"unset it, unless a launcher of several processes set it: env -u {name}",
         )
-    return int(value)
+    return None if value is None else int(value)

@@ -156,8 +156,15 @@ class _Device:
     """What both strategies do beyond Lightning's."""
 
     root_device: torch.device
+    global_rank: int
     lightning_module: LightningModule
     optimizers: list[Optimizer]
+
+    def setup(self, trainer: Any) -> None:
+        super().setup(trainer)  # type: ignore[misc]
+        # dropout from the run's seed, in every process another sequence
+        seed = (torch.initial_seed() + self.global_rank) % 2**31
+        xm.set_rng_state(seed, str(self.root_device))
 
     def process_dataloader(self, dataloader: Any) -> DeviceLoader:
         if isinstance(dataloader, DeviceLoader):
@@ -208,19 +215,9 @@ def _ended(outputs: Any) -> Any:
 class OneXlaDevice(_Device, SingleDeviceXLAStrategy):
     """One core."""
 
-    @override
-    def setup(self, trainer: Any) -> None:
-        super().setup(trainer)
-        seed_device(self.root_device, rank=0)
-
 
 class AllXlaDevices(_Device, XLAStrategy):
     """Every core of this host, a process each, and with them those of a pod's other hosts."""
-
-    @override
-    def setup(self, trainer: Any) -> None:
-        super().setup(trainer)
-        seed_device(self.root_device, rank=self.global_rank)
 
 
 def count_devices(*, rehearsal: bool, devices: int | str) -> int:
@@ -282,11 +279,6 @@ def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> d
         "precision": None,
         "plugins": [MixedBfloat16() if mixed else XLAPrecision("32-true")],
     }
-
-
-def seed_device(device: torch.device, *, rank: int) -> None:
-    """Draw dropout from the run's seed, in every process another sequence."""
-    xm.set_rng_state((torch.initial_seed() + rank) % 2**31, str(device))
 
 
 def wait_for_device() -> None:

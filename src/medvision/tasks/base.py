@@ -61,7 +61,7 @@ def sync_through(trainer: Trainer, module: nn.Module) -> None:
     for metric in module.modules():
         if isinstance(metric, Metric):
             metric.dist_sync_fn = gather
-            metric.distributed_available_fn = _yes if several else _no
+            metric.distributed_available_fn = partial(bool, several)  # can be pickled
 
 
 def _gather(
@@ -77,14 +77,6 @@ def _gather(
     """
     together = all_gather(state.unsqueeze(0))
     return list(together.reshape(world_size, *state.shape).unbind())
-
-
-def _yes() -> bool:
-    return True
-
-
-def _no() -> bool:
-    return False
 
 
 Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]

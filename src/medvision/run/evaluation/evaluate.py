@@ -26,7 +26,7 @@ from medvision.hardware import (
 from medvision.inference import load_network
 from medvision.reports.findings import findings
 from medvision.reports.run_page import write_report
-from medvision.run.storage.saved_run import StoredRun, largest_difference
+from medvision.run.storage.saved_run import StoredRun, largest_difference, read_history
 from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
 from medvision.run.training.build import build, measure, silence_libraries
 from medvision.run.training.data_audit import duplicates_in_training
@@ -239,7 +239,7 @@ def _measure(
         data.read_again()
         evaluation.near_duplicates = duplicates_in_training(data)
     scores = measure(run.cfg, plan, task, data, evaluation, stage)
-    history = [] if target.external else run.history()
+    history = [] if target.external else read_history(run.path)
     evaluation.plot(history)
     stored = run.summary["metrics"]
     count, difference, where = largest_difference({} if target.external else stored, scores)

@@ -82,9 +82,8 @@ def machine_error(error: BaseException) -> MachineError | None:
     first = error.__cause__ or error.__context__
     if found is None and first is not None and not isinstance(error, MedvisionError):
         below = machine_error(first)
-        return (
-            below if below is not None and below.what in (_HANDLES[0], _MEMORY[0], _FULL) else None
-        )
+        if below is not None and below.what in (_HANDLES[0], _MEMORY[0], _FULL):
+            return below
     return found
 
 
@@ -120,12 +119,10 @@ def _is_of_memory(error: BaseException, text: str) -> bool:
 
 def _is_of_loader(error: BaseException) -> bool:
     """Whether it was raised as a batch was fetched from another process."""
-    trace = error.__traceback__
-    while trace is not None:
-        if "torch/utils/data" in Path(trace.tb_frame.f_code.co_filename).as_posix():
-            return True
-        trace = trace.tb_next
-    return False
+    return any(
+        "torch/utils/data" in Path(frame.f_code.co_filename).as_posix()
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def _of_disk(error: BaseException, text: str) -> MachineError | None:

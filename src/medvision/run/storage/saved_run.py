@@ -86,10 +86,6 @@ class StoredRun:
 
         return read_splits(self.path / "splits.csv")
 
-    def history(self) -> list[dict[str, float | int | None]]:
-        """A row per epoch, as metrics.csv holds them; none where the file is not there."""
-        return read_history(self.path)
-
 
 def read_history(run: Path) -> list[dict[str, float | int | None]]:
     """A row per epoch, as metrics.csv of a run folder holds them; none where there is no file."""

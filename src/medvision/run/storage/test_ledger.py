@@ -7,14 +7,13 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
 from medvision.errors import MedvisionError
-from medvision.files import file_errors
+from medvision.files import file_errors, locked
 from medvision.run.storage.run_folder import git_state
 
 LEDGER = Path("runs", "test_ledger.csv")
@@ -68,7 +67,9 @@ def note_test_evaluation(
     }
     with file_errors("cannot note that the test split was evaluated", LEDGER):
         LEDGER.parent.mkdir(exist_ok=True)
-        with _locked(LEDGER) as stream:
+        lock = LEDGER.with_name(".test_ledger.lock")
+        with locked(lock), LEDGER.open("a+b", buffering=0) as stream:
+            stream.seek(0)
             content = stream.read()
             earlier = _parse(content)
             head = b"" if content else _csv(COLUMNS)
@@ -118,18 +119,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
     text = json.dumps(kept(config, ""), sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to read it and write at its end, while no other process does."""
-    with path.open("a+b", buffering=0) as stream:
-        if os.name == "posix":  # elsewhere one line is one write to the end, without a lock
-            import fcntl  # filelock locks files of its own, this is the data itself
-
-            fcntl.flock(stream, fcntl.LOCK_EX)  # released when the file is closed
-        stream.seek(0)
-        yield stream
 
 
 def _append(stream: IO[bytes], line: bytes, *, size: int) -> None:

@@ -31,7 +31,7 @@ def sealed(overrides: Sequence[str]) -> tuple[str, ...]:
         OverrideParseException: If one of them cannot be read.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return tuple(dict.fromkeys(_key(override) for override in parsed if _chooses(override)))
+    return tuple(dict.fromkeys(override.key_or_group for override in parsed if _chooses(override)))
 
 
 def searches(overrides: Iterable[str]) -> bool:
@@ -69,17 +69,13 @@ def sealed_note(keys: Sequence[str], run: Path) -> str:
 
 
 def _chooses(override: Override) -> bool:
-    if _key(override).partition(".")[0] == SEARCH:
+    if override.key_or_group.partition(".")[0] == SEARCH:
         return not override.is_delete() and override.value() != NONE
     if not override.is_sweep_override():
         return False
     values = getattr(override.value(), "list", None) or []
     nested = any(isinstance(value, dict | list) for value in values)
-    return nested or override.package is not None or _key(override) not in OPEN
-
-
-def _key(override: Override) -> str:
-    return override.key_or_group
+    return nested or override.package is not None or override.key_or_group not in OPEN
 
 
 def _does(keys: Sequence[str]) -> str:
