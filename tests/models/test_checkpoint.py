@@ -81,6 +81,7 @@ PARAMETERS = {
     "smp_unet_lite0": 5_198_161,
     "simple_cnn": 4_788_289,
     "alexnet": 57_007_937,
+    "alexnet_2012": 56_872_321,
     "timm_classifier": 11_177_025,
     "efficientnet_b0": 4_008_829,
     "efficientnet_b0_packaged": 4_008_829,  # weights decide that Lite0 is built, and are left out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
         **{"in_channels": 3, "image_size": 32, "base_channels": 8, **kwargs}
     ),
     "alexnet": AlexNet,
+    "alexnet_2012": partial(AlexNet, version=2012),
     # timm starts the end of each residual branch at 0, and its gradient with it
     "resnet18": lambda **kwargs: TimmClassifier(name="resnet18", zero_init_last=False, **kwargs),
     "lite0": lambda **kwargs: TimmClassifier(name="tf_efficientnet_lite0", **kwargs),

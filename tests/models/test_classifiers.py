@@ -55,6 +55,30 @@ def test_alexnet_is_that_of_torchvision() -> None:
         assert torch.equal(model(image), plain((image - 0.5) / 0.5))
 
 
+def test_alexnet_of_2012_has_the_layers_of_the_paper() -> None:
+    """Caffe's bvlc_alexnet, the same network, has 60,965,224 parameters."""
+    model = AlexNet(num_classes=1000, version=2012)
+    assert count_parameters(model) == 60_965_224
+    normalize = model.network.features[2]
+    maps = torch.rand(1, 96, 1, 1) * 9
+    squares = torch.nn.functional.pad(maps[0, :, 0, 0] ** 2, (2, 2)).unfold(0, 5, 1).sum(dim=1)
+    torch.testing.assert_close(
+        normalize(maps)[0, :, 0, 0], maps[0, :, 0, 0] / (2 + 1e-4 * squares) ** 0.75
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"version": 2013}, r"no AlexNet of 2013 \(model.version\); use 2012 or 2014"),
+        ({"version": 2012, "weights": "imagenet"}, "not one of none: imagenet"),
+    ],
+)
+def test_alexnet_names_the_key_of_a_wrong_argument(options: Any, message: str) -> None:
+    with pytest.raises(MedvisionError, match=message):
+        AlexNet(**options)
+
+
 def test_imagenet_weights_of_alexnet_are_those_of_torchvision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,14 +1,17 @@
-"""AlexNet, as torchvision has it, with pooling that compiles for every input size."""
+"""AlexNet of 2014, as torchvision has it, and of 2012; pooling compiles for every input size."""
 
 from __future__ import annotations
 
 import socket
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.models.base import check_dropout, num_logits, pad_to_multiple
 from medvision.models.matching import Statistic
 from medvision.models.normalize import Normalize
@@ -55,16 +58,57 @@ SMALLEST_PX = 63
 IMAGENET = torchvision.models.AlexNet_Weights.IMAGENET1K_V1
 
 
+Version = Literal[2012, 2014]
+
+
+def _features_2012(in_channels: int) -> nn.Sequential:
+    """Convolutions of 2012: local response normalisation, half of them in two groups.
+
+    Weights are drawn from N(0, 0.01), biases are 1 in the second, fourth and fifth layer. The
+    paper sums the squares of 5 channels with a factor of 1e-4; PyTorch averages them.
+    """
+    normalize = partial(nn.LocalResponseNorm, 5, alpha=5e-4, beta=0.75, k=2.0)
+    features = nn.Sequential(
+        nn.Conv2d(in_channels, 96, kernel_size=11, stride=4, padding=2),
+        nn.ReLU(inplace=True),
+        normalize(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.Conv2d(96, 256, kernel_size=5, padding=2, groups=2),
+        nn.ReLU(inplace=True),
+        normalize(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.Conv2d(256, 384, kernel_size=3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(384, 384, kernel_size=3, padding=1, groups=2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(384, 256, kernel_size=3, padding=1, groups=2),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+    )
+    for layer in features:
+        if isinstance(layer, nn.Conv2d):
+            _draw(layer, bias=float(layer.groups == 2))
+    return features
+
+
+def _draw(layer: nn.Conv2d | nn.Linear, *, bias: float) -> None:
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]  # these layers have one
+
+
 class AlexNet(nn.Module):
     """Five convolutions and three dense layers, behind an average over 6x6 fields.
 
     Smaller images than 63 pixels are padded, so any size goes in; 224 pixels is what it was
     made for, and 150 serves small sets. For RGB images and two classes it has 57,007,937
-    parameters.
+    parameters, in the version of 2012 56,872,321.
 
     Args:
         in_channels: Channels of the images.
         num_classes: K.
+        version: ``2014``, torchvision's, or ``2012``: 96 instead of 64 channels in the first
+            layer, local response normalisation, grouped convolutions, and the initialisation of
+            the paper. Pretrained weights exist for 2014 only.
         weights: ``none``, ``imagenet`` (a download of 233 MB, RGB summed for grey images), or a
             file: a state dict or a checkpoint of a run. The last layer is left out where the
             number of classes differs.
@@ -82,6 +126,8 @@ class AlexNet(nn.Module):
     References:
         Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014,
         https://arxiv.org/abs/1404.5997
+        Krizhevsky, Sutskever, Hinton, ImageNet classification with deep convolutional neural
+        networks, 2012, https://papers.nips.cc/paper/4824
     """
 
     architecture = "AlexNet"
@@ -92,24 +138,35 @@ class AlexNet(nn.Module):
         *,
         in_channels: int = 3,
         num_classes: int = 2,
+        version: Version = 2014,
         weights: str = "none",
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
         check_dropout(dropout)
+        if version not in get_args(Version):
+            raise MedvisionError(
+                f"there is no AlexNet of {version}",
+                where="model.version",
+                hint=f"use {' or '.join(map(str, get_args(Version)))}",
+            )
         self.in_channels = in_channels
         self.num_classes = num_classes
         network = torchvision.models.AlexNet(num_classes=num_logits(num_classes), dropout=dropout)
         network.avgpool = AveragePool(network.avgpool.output_size[0])
-        if in_channels != network.features[0].in_channels:
+        if version == 2012:
+            network.features = _features_2012(in_channels)
+            for layer in network.classifier:
+                if isinstance(layer, nn.Linear):
+                    _draw(layer, bias=float(layer is not network.classifier[-1]))
+        elif in_channels != network.features[0].in_channels:
             network.features[0] = nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=2)
+        fetch = partial(downloaded, _fetch, name="AlexNet", hint="use a file or none")
         self.loaded_weights = load_weights(
             network,
             weights=weights,
             in_channels=in_channels,
-            sources={
-                "imagenet": lambda: downloaded(_fetch, name="AlexNet", hint="use a file or none")
-            },
+            sources={"imagenet": fetch} if version == 2014 else {},
             unstated=_statistics,
             hint="give weights of torchvision's AlexNet, or of a run that trained it",
             head=("classifier.6",),
