@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import pickle
 from dataclasses import replace
@@ -6,7 +7,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from medvision.data.samples import Sample, SampleTable, without_suffix
-from medvision.data.splits.assign import draw_groups, uniform
+from medvision.data.splits.assign import draw_groups
 
 SAMPLES = [
     Sample(path="b/2.png", target="b", split="val"),
@@ -59,6 +60,12 @@ def test_paths_lose_their_extension_as_pathlib_takes_it() -> None:
             except ValueError:  # no file name
                 continue
             assert without_suffix(path) == expected
+
+
+def uniform(seed: int, group: str) -> float:
+    """The number u in [0, 1] that decides where a group goes."""
+    digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def test_groups_are_numbered_and_drawn_as_each_alone() -> None:

@@ -49,7 +49,7 @@ def draw_groups(samples: SampleTable, *, seed: int) -> Groups:
     """
     drawn = bytearray()
     for key in samples.group_keys():
-        drawn += _digest(seed, key)[:16]
+        drawn += hashlib.sha256(f"{seed}\0{key}".encode()).digest()[:16]
     high, low = np.frombuffer(drawn, ">u8").astype(np.uint64).reshape(-1, 2).T
     order = np.lexsort((low, high))  # stable: the first of equal ones comes first
     high, low = high[order], low[order]
@@ -58,15 +58,6 @@ def draw_groups(samples: SampleTable, *, seed: int) -> Groups:
     of_sample = np.empty(len(order), np.intp)
     of_sample[order] = np.cumsum(new) - 1
     return Groups(of_sample=of_sample, first=order[new], u=high[new] / np.float64(2**64))
-
-
-def uniform(seed: int, group: str) -> float:
-    """Return the number u in [0, 1] that decides where a group goes."""
-    return int.from_bytes(_digest(seed, group)[:8], "big") / 2**64
-
-
-def _digest(seed: int, group: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{group}".encode()).digest()
 
 
 _KEYS = "data.val_fraction, data.test_fraction"
@@ -101,8 +92,17 @@ class _Places:
     split: NDArray[np.uint8]
     movable: NDArray[np.bool_]
 
-    def move_nearest(self, spare: NDArray[np.intp], split: str, interval: Interval) -> None:
-        """Move that of the spare groups into a split whose u is nearest to its interval."""
+    def spare(self, own: NDArray[np.intp], split: str) -> NDArray[np.intp] | None:
+        """Those of some groups that their splits can spare; None where the split holds one."""
+        held = np.bincount(self.split[own], minlength=len(_NAMES))
+        if held[_CODE[split]]:
+            return None
+        return own[self.movable[own] & (held[self.split[own]] > 1)]
+
+    def move_nearest(
+        self, spare: NDArray[np.intp], split: str, interval: Interval, *, lacking: str
+    ) -> str:
+        """Move that of the spare groups whose u is nearest to the interval; return a note."""
         low, high = interval
         u = self.groups.u[spare]
         distance = np.maximum(np.maximum(low - u, u - high), 0.0)
@@ -111,6 +111,11 @@ class _Places:
             near.tolist(), key=lambda group: self.samples[int(self.groups.first[group])].group_key
         )
         self.split[nearest] = _CODE[split]
+        return (
+            f"{split} would have {lacking}, so one group was moved into it;"
+            " a set this small may be split anew when files are added:"
+            " keep this split with data.splits=RUN/splits.csv"
+        )
 
 
 def draw_split(
@@ -201,23 +206,20 @@ def _codes(splits: StringColumn) -> NDArray[np.intp]:
     return np.array([_CODE[name] for name in names], np.intp)[number]
 
 
+_STRATA = ("empty", "small", "medium", "large")
+
+
 def foreground_strata(shares: Sequence[float]) -> list[str]:
     """Sort foreground shares in [0, 1] into ``empty`` and the thirds of all others.
 
     Returns:
         ``empty``, ``small``, ``medium`` or ``large`` for each share.
     """
-    filled = [share for share in shares if share > 0]
-    if not filled:
-        return ["empty"] * len(shares)
-    low, high = np.quantile(filled, [1 / 3, 2 / 3])
-
-    def stratum(share: float) -> str:
-        if share <= 0:
-            return "empty"
-        return "small" if share <= low else "medium" if share <= high else "large"
-
-    return [stratum(share) for share in shares]
+    values = np.array(shares)
+    filled = values[values > 0]
+    low, high = np.quantile(filled, [1 / 3, 2 / 3]) if len(filled) else (0, 0)
+    ranks = np.where(values > 0, 1 + (values > low) + (values > high), 0)
+    return [_STRATA[rank] for rank in ranks.tolist()]
 
 
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
@@ -233,24 +235,18 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
 
 def _fill_empty(places: _Places, wanted: Mapping[str, Interval]) -> list[str]:
     """Move the nearest group into each wanted split that is empty, and say so."""
-    notes = []
+    notes, every = [], np.arange(len(places.groups))
     for split, interval in wanted.items():
-        held = np.bincount(places.split, minlength=len(_NAMES))
-        if held[_CODE[split]]:
+        spare = places.spare(every, split)
+        if spare is None:
             continue
-        spare = np.flatnonzero(places.movable & (held[places.split] > 1))
         if not len(spare):
             raise MedvisionError(
                 f"no space for a split: {len(places.groups)} groups, none is free for {split}",
                 where=_KEYS,
                 hint="add images, or set the fraction of a split you can do without to 0",
             )
-        places.move_nearest(spare, split, interval)
-        notes.append(
-            f"{split} would have been empty, so one group was moved into it;"
-            " a set this small may be split anew when files are added:"
-            " keep this split with data.splits=RUN/splits.csv"
-        )
+        notes.append(places.move_nearest(spare, split, interval, lacking="been empty"))
     return notes
 
 
@@ -261,21 +257,14 @@ def _fill_strata(
     wanted: Mapping[str, Interval],
 ) -> list[str]:
     """Move the nearest group of each stratum that a held-out split lacks into it, and say so."""
-    groups = places.groups
-    members = [np.unique(groups.of_sample[of_sample == k]) for k in range(len(names))]
+    of_group = places.groups.of_sample
+    members = [np.unique(of_group[of_sample == k]) for k in range(len(names))]
     notes = []
     for split, interval in wanted.items():
         for name, own in zip(names, members, strict=True):
-            held = np.bincount(places.split[own], minlength=len(_NAMES))
-            spare = own[places.movable[own] & (held[places.split[own]] > 1)]
-            if split == "train" or held[_CODE[split]] or not len(spare):
-                continue
-            places.move_nearest(spare, split, interval)
-            notes.append(
-                f"{split} would have held no {name}, so one group was moved into it;"
-                " a set this small may be split anew when files are added:"
-                " keep this split with data.splits=RUN/splits.csv"
-            )
+            spare = None if split == "train" else places.spare(own, split)
+            if spare is not None and len(spare):
+                notes.append(places.move_nearest(spare, split, interval, lacking=f"held no {name}"))
     return notes
 
 

@@ -10,6 +10,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -133,13 +134,11 @@ def _create(path: Path) -> None:
     """Make the salt whole or not at all; of two processes that try, the first one's stays."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(secrets.token_bytes(_NUM_BYTES))
-        path.hardlink_to(partial)
-    except FileExistsError:
-        pass
+        partial.touch(mode=0o600, exist_ok=False)
+        partial.write_bytes(secrets.token_bytes(_NUM_BYTES))
+        with suppress(FileExistsError):
+            path.hardlink_to(partial)
     finally:
         partial.unlink(missing_ok=True)
 
