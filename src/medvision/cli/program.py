@@ -52,7 +52,8 @@ def data_download(
     for line in text_of(find(name)).splitlines():
         say(line)
     done = download(name, root, report=say)
-    say(f"{done.num_files} files in {done.root}; SHA-256 of the download {done.sha256}")
+    where = root.expanduser()
+    say(f"{done['num_files']} files in {where}; SHA-256 of the download {done['sha256']}")
 
 
 @data_app.command(

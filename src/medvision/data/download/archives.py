@@ -13,7 +13,7 @@ import tarfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,7 +44,76 @@ class Limits:
     depth: int = 2
 
 
-LIMITS = Limits()
+class _Member(NamedTuple):
+    """One entry of a zip or tar archive."""
+
+    name: str
+    is_file: bool
+    is_folder: bool
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+CHUNK_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
+"""Longest extended header of a tar member: tarfile reads it into memory."""
+
+_EXTENDED = (
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)
+
+_COMPRESSED: Mapping[bytes, Callable[..., IO[bytes]]] = {
+    b"\x1f\x8b": gzip.open,  # type: ignore[dict-item]
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
+
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    EOFError,
+    ValueError,  # what zipfile and tarfile make of nonsense in a header
+    NotImplementedError,  # a compression that zipfile does not know
+)
+
+
+def unpack(archive: Path, folder: Path, *, limits: Limits = Limits()) -> int:
+    """Unpack a zip or tar archive and every archive inside it.
+
+    What an archive ``a/b.zip`` inside holds goes to ``a/b.zip.unpacked/`` in its place. Files
+    are streamed; their permissions and times are left behind.
+
+    Args:
+        archive: Zip, tar, tar.gz, tar.bz2 or tar.xz, whatever its name.
+        folder: Made for it; must not exist.
+        limits: What is refused as a bomb.
+
+    Returns:
+        Number of files.
+
+    Raises:
+        MedvisionError: If the archive is damaged, or holds an absolute path, ``..``, a drive, a
+            link, a device, an encrypted entry, two names that differ by case only, or more than
+            the limits allow. ``folder`` is removed then.
+        FileExistsError: If ``folder`` exists.
+    """
+    extraction = _Extraction(archive, limits)
+    folder.mkdir()
+    try:
+        extraction.unpack(archive, folder, depth=0)
+        return sum(1 for path in folder.rglob("*") if path.is_file())
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
 
 
 class _Extraction:
@@ -70,22 +139,75 @@ class _Extraction:
         if total_bytes > max(limits.ratio_from_bytes, limits.ratio * self.archive_bytes):
             raise self.refuse(f"the archive unpacks to more than {limits.ratio} times its size")
 
-    def checked(self, members: Iterable[_Member], folder: Path) -> Iterator[tuple[_Member, Path]]:
-        """Yield the members of an archive with their safe places below a folder."""
+    def unpack(self, archive: Path, folder: Path, *, depth: int) -> None:
+        """Unpack an archive into a folder, and in their places those inside it."""
+        try:
+            with archive.open("rb") as start:
+                is_zip = start.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+            self.write(self._of_zip(archive) if is_zip else _of_tar(archive), folder)
+        except _DAMAGE as fault:
+            reason = str(fault) or type(fault).__name__
+            raise self.refuse(f"cannot read the archive: {reason}", inside=archive.name) from fault
+        except OSError as fault:
+            if fault.errno is not None:  # the disk's; those of gzip and bz2 have no number
+                raise
+            raise self.refuse(f"cannot read the archive: {fault}", inside=archive.name) from fault
+        for inner in sorted(path for path in folder.rglob("*") if _is_archive(path)):
+            if depth >= self.limits.depth:
+                what = f"archives lie more than {self.limits.depth} deep in each other"
+                raise self.refuse(what, inside=inner.name)
+            target = inner.with_name(f"{inner.name}.unpacked")
+            if target.exists():
+                raise self.refuse("the archive holds a name twice", inside=target.name)
+            target.mkdir()
+            self.unpack(inner, target, depth=depth + 1)
+            inner.unlink()
+
+    def _of_zip(self, archive: Path) -> Iterator[_Member]:
+        with zipfile.ZipFile(archive) as opened:
+            entries = opened.infolist()
+            self.judge(self.bytes + sum(info.file_size for info in entries))
+            for info in entries:
+                if info.flag_bits & 1:
+                    raise self.refuse("the archive is encrypted", inside=info.filename)
+                is_plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
+                yield _Member(
+                    info.orig_filename,
+                    is_file=is_plain and not info.is_dir(),
+                    is_folder=is_plain and info.is_dir(),
+                    size=info.file_size,
+                    open=partial(opened.open, info),
+                )
+
+    def write(self, members: Iterable[_Member], folder: Path) -> None:
+        """Stream members to disk; what they say of their own size is not believed."""
         seen: dict[str, tuple[str, bool]] = {}
         for member in members:
-            self.entries += 1
-            if self.entries > self.limits.entries:
-                raise self.refuse(f"the archive holds more than {self.limits.entries} entries")
-            if not (member.is_file or member.is_folder):
-                raise self.refuse("the archive holds a link or a device", inside=member.name)
             parts = self._parts(member)
             for length in range(1, len(parts) + 1):
                 is_folder = member.is_folder or length < len(parts)
                 self._meet(seen, "/".join(parts[:length]), is_folder=is_folder, inside=member.name)
-            yield member, folder.joinpath(*parts)
+            target = folder.joinpath(*parts)
+            if member.is_folder:
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as source, target.open("xb") as file:
+                while chunk := source.read(CHUNK_BYTES):
+                    self.bytes += len(chunk)
+                    self.judge(self.bytes)
+                    file.write(chunk)
+                written = file.tell()
+            if written != member.size:
+                raise EOFError(f"{target.name} is cut short")
 
     def _parts(self, member: _Member) -> list[str]:
+        """Count a member, and return the parts of its place below the folder."""
+        self.entries += 1
+        if self.entries > self.limits.entries:
+            raise self.refuse(f"the archive holds more than {self.limits.entries} entries")
+        if not (member.is_file or member.is_folder):
+            raise self.refuse("the archive holds a link or a device", inside=member.name)
         plain = member.name.replace("\\", "/")
         parts = [part for part in plain.split("/") if part not in ("", ".")]
         usable = all(ord(letter) >= 32 for letter in plain) and len(parts) <= MAX_PARTS
@@ -111,119 +233,6 @@ class _Extraction:
         if not is_new and not (is_folder and was_folder):
             raise self.refuse("the archive holds a name twice", inside=inside)
 
-    def write(self, members: Iterable[tuple[_Member, Path]]) -> None:
-        """Stream members to disk; what they say of their own size is not believed."""
-        for member, target in members:
-            if member.is_folder:
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with member.open() as source, target.open("xb") as file:
-                while chunk := source.read(CHUNK_BYTES):
-                    self.bytes += len(chunk)
-                    self.judge(self.bytes)
-                    file.write(chunk)
-                written = file.tell()
-            if written != member.size:
-                raise EOFError(f"{target.name} is cut short")
-
-
-class _Member(NamedTuple):
-    """One entry of a zip or tar archive."""
-
-    name: str
-    is_file: bool
-    is_folder: bool
-    size: int
-    open: Callable[[], IO[bytes]]
-
-
-CHUNK_BYTES = 1 << 20
-MAX_HEADER_BYTES = 1 << 20
-"""Longest extended header of a tar member: tarfile reads it into memory."""
-
-_EXTENDED = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-
-_DAMAGE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    EOFError,
-    ValueError,  # what zipfile and tarfile make of nonsense in a header
-    NotImplementedError,  # a compression that zipfile does not know
-)
-
-
-def unpack(archive: Path, folder: Path, *, limits: Limits = LIMITS) -> int:
-    """Unpack a zip or tar archive and every archive inside it.
-
-    What an archive ``a/b.zip`` inside holds goes to ``a/b.zip.unpacked/`` in its place. Files
-    are streamed; their permissions and times are left behind.
-
-    Args:
-        archive: Zip, tar, tar.gz, tar.bz2 or tar.xz, whatever its name.
-        folder: Made for it; must not exist.
-        limits: What is refused as a bomb.
-
-    Returns:
-        Number of files.
-
-    Raises:
-        MedvisionError: If the archive is damaged, or holds an absolute path, ``..``, a drive, a
-            link, a device, an encrypted entry, two names that differ by case only, or more than
-            the limits allow. ``folder`` is removed then.
-        FileExistsError: If ``folder`` exists.
-    """
-    extraction = _Extraction(archive, limits)
-    folder.mkdir()
-    try:
-        _unpack(archive, folder, extraction, depth=0)
-        return sum(1 for path in folder.rglob("*") if path.is_file())
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
-
-
-def _unpack(archive: Path, folder: Path, extraction: _Extraction, *, depth: int) -> None:
-    try:
-        with archive.open("rb") as start:
-            is_zip = start.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
-        if is_zip:
-            _unzip(archive, folder, extraction)
-        else:
-            _untar(archive, folder, extraction)
-    except _DAMAGE as fault:
-        reason = str(fault) or type(fault).__name__
-        raise extraction.refuse(
-            f"cannot read the archive: {reason}", inside=archive.name
-        ) from fault
-    except OSError as fault:
-        if fault.errno is not None:  # the disk's; those of gzip and bz2 have no number
-            raise
-        raise extraction.refuse(f"cannot read the archive: {fault}", inside=archive.name) from fault
-    for inner in sorted(path for path in folder.rglob("*") if _is_archive(path)):
-        if depth >= extraction.limits.depth:
-            raise extraction.refuse(
-                f"archives lie more than {extraction.limits.depth} deep in each other",
-                inside=inner.name,
-            )
-        target = inner.with_name(f"{inner.name}.unpacked")
-        if target.exists():
-            raise extraction.refuse("the archive holds a name twice", inside=target.name)
-        target.mkdir()
-        _unpack(inner, target, extraction, depth=depth + 1)
-        inner.unlink()
-
 
 def _is_archive(path: Path) -> bool:
     """Whether a file is named as an archive; what macOS leaves beside each file is none."""
@@ -231,47 +240,22 @@ def _is_archive(path: Path) -> bool:
     return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file() and not hidden
 
 
-def _unzip(archive: Path, folder: Path, extraction: _Extraction) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        entries = opened.infolist()
-        for info in entries:
-            if info.flag_bits & 1:
-                raise extraction.refuse("the archive is encrypted", inside=info.filename)
-        extraction.judge(extraction.bytes + sum(info.file_size for info in entries))
-        members = []
-        for info in entries:
-            is_plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
-            is_file, is_folder = is_plain and not info.is_dir(), is_plain and info.is_dir()
-            content = partial(opened.open, info)
-            members.append(_Member(info.orig_filename, is_file, is_folder, info.file_size, content))
-        # all of them before the first is written
-        extraction.write(list(extraction.checked(members, folder)))
-
-
-def _untar(archive: Path, folder: Path, extraction: _Extraction) -> None:
+def _of_tar(archive: Path) -> Iterator[_Member]:
+    with archive.open("rb") as start:
+        magic = start.read(6)
+    decompressed = next((how for mark, how in _COMPRESSED.items() if magic.startswith(mark)), open)
     with (
-        _decompressed(archive) as stream,
+        decompressed(archive, "rb") as stream,
         tarfile.open(fileobj=stream, mode="r|", tarinfo=_BoundedHeader) as opened,
     ):
-        # a stream is read once, so each is checked as it comes
-        members = (
-            _Member(
+        for info in opened:
+            yield _Member(
                 info.name,
                 is_file=info.isreg() and not info.issparse(),
                 is_folder=info.isdir(),
                 size=info.size,
-                open=partial(_content, opened, info),
+                open=partial(opened.extractfile, info),  # type: ignore[arg-type]  # of a file
             )
-            for info in opened
-        )
-        extraction.write(extraction.checked(members, folder))
-
-
-def _content(opened: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    content = opened.extractfile(info)
-    if content is None:
-        raise tarfile.ReadError(f"{info.name} has no content")
-    return content
 
 
 class _BoundedHeader(tarfile.TarInfo):
@@ -288,15 +272,3 @@ class _BoundedHeader(tarfile.TarInfo):
         if member.type in _EXTENDED and member.size > MAX_HEADER_BYTES:
             raise tarfile.StreamError(f"a header of {member.size} bytes")
         return member
-
-
-def _decompressed(archive: Path) -> IO[bytes]:
-    with archive.open("rb") as start:
-        magic = start.read(6)
-    if magic.startswith(b"\x1f\x8b"):
-        return gzip.open(archive, "rb")  # type: ignore[return-value]
-    if magic.startswith(b"BZh"):
-        return bz2.open(archive, "rb")
-    if magic == b"\xfd7zXZ\x00":
-        return lzma.open(archive, "rb")
-    return archive.open("rb")

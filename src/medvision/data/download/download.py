@@ -267,21 +267,6 @@ SOURCE_FILE = "SOURCE.json"
 """Beside the images: where they came from, under which terms."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Downloaded:
-    """A data set that lies in its folder.
-
-    Attributes:
-        root: The folder.
-        sha256: Of the archive it came in.
-        num_files: Images, with the masks.
-    """
-
-    root: Path
-    sha256: str
-    num_files: int
-
-
 def fetch_for_training(name: str, root: Path, *, task: str) -> None:
     """Download the set that a config names into the folder that is not there yet, and say so.
 
@@ -306,12 +291,8 @@ def is_absent(root: Path) -> bool:
 
 
 def download(
-    dataset: DataSet | str,
-    root: Path,
-    *,
-    report: Callable[[str], None] = say,
-    wait: bool = False,
-) -> Downloaded:
+    dataset: DataSet | str, root: Path, *, report: Callable[[str], None] = say, wait: bool = False
+) -> dict[str, Any]:
     """Fetch a public data set into a folder, in the layout that medvision reads.
 
     What is being fetched lies in a hidden folder beside ``root``; a cut download goes on there
@@ -325,7 +306,7 @@ def download(
         wait: Where another process is at it, wait for it instead of failing.
 
     Returns:
-        What lies in ``root``.
+        What ``SOURCE_FILE`` in ``root`` says, such as ``num_files`` and ``sha256``.
 
     Raises:
         MedvisionError: If the set is unknown or needs an account, ``root`` holds something else,
@@ -348,7 +329,10 @@ def download(
         with _workplace(dataset, root.resolve(), wait=wait) as work:
             if not is_absent(root):  # the process that this one waited for has done it
                 return _finished(dataset, root, lambda _: None)
-            report(announcement(dataset, root))
+            report(
+                f"downloading {dataset.title} ({dataset.size}, licence: {dataset.licence})"
+                f" from {dataset.url} into {root}"
+            )
             return _download(dataset, dataset.url, root, work, report)
     except OSError as fault:
         raise MedvisionError(
@@ -359,16 +343,8 @@ def download(
         ) from fault
 
 
-def announcement(dataset: DataSet, root: Path) -> str:
-    """What is about to be downloaded, from where, under which terms, and where to."""
-    return (
-        f"downloading {dataset.title} ({dataset.size}, licence: {dataset.licence})"
-        f" from {dataset.url} into {root}"
-    )
-
-
-def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> Downloaded:
-    """The set that is there already.
+def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    """What is recorded of the set that is there already.
 
     Raises:
         MedvisionError: If it is another one, incomplete, or something unknown.
@@ -378,8 +354,8 @@ def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> Do
     if not source.is_file():
         raise MedvisionError("the folder is not empty", where=str(root), hint=hint)
     try:
-        known = json.loads(source.read_text())
-        name, sha256, num_files = known["name"], str(known["sha256"]), int(known["num_files"])
+        known: dict[str, Any] = json.loads(source.read_text())
+        name, num_files = known["name"], int(known["num_files"])
     except (ValueError, KeyError, TypeError) as fault:
         raise MedvisionError("cannot read the file", where=str(source), hint=hint) from fault
     if name != dataset.name:
@@ -394,7 +370,7 @@ def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> Do
             hint="remove the folder to download it again",
         )
     report(f"{dataset.title} is in {root} already: {num_files} files, nothing to download")
-    return Downloaded(root=root, sha256=sha256, num_files=num_files)
+    return known
 
 
 @contextmanager
@@ -430,7 +406,7 @@ def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
 
 def _download(
     dataset: DataSet, url: str, root: Path, work: Path, report: Callable[[str], None]
-) -> Downloaded:
+) -> dict[str, Any]:
     archive, sha256 = _fetch(dataset, url, work)
     if dataset.checksum is None:
         report(f"no checksum is published; SHA-256 {sha256} is recorded in {SOURCE_FILE}")
@@ -443,7 +419,9 @@ def _download(
     try:
         unpack(archive, unpacked)
         num_files = arrange(unpacked, arranged, dataset.layout)
-        _write_source(dataset, arranged, sha256=sha256, size_bytes=size_bytes, num_files=num_files)
+        source = _source(dataset, sha256=sha256, size_bytes=size_bytes, num_files=num_files)
+        text = json.dumps(source, indent=2, ensure_ascii=False)
+        write_atomically(arranged / SOURCE_FILE, f"{text}\n")
         place = root.resolve()
         if place.exists():
             place.rmdir()
@@ -459,7 +437,7 @@ def _download(
     if num_files != dataset.num_images + masks:
         report(f"expected {dataset.num_images + masks} files, found {num_files}")
     report(f"{dataset.title} is in {root}: {num_files} files; cite {dataset.citation}")
-    return Downloaded(root=root, sha256=sha256, num_files=num_files)
+    return source
 
 
 def _fetch(dataset: DataSet, url: str, work: Path) -> tuple[Path, str]:
@@ -490,21 +468,16 @@ def _fetch(dataset: DataSet, url: str, work: Path) -> tuple[Path, str]:
     return path, pooch.file_hash(str(path), alg="sha256")
 
 
-def _write_source(
-    dataset: DataSet, folder: Path, *, sha256: str, size_bytes: int, num_files: int
-) -> None:
-    source = {
+def _source(dataset: DataSet, **archive: Any) -> dict[str, Any]:
+    """What ``SOURCE_FILE`` says."""
+    return {
         "name": dataset.name,
         "title": dataset.title,
         "url": dataset.url,
-        "sha256": sha256,
-        "size_bytes": size_bytes,
-        "num_files": num_files,
+        **archive,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "licence": dataset.licence,
         "citation": dataset.citation,
         "home_page": dataset.home_page,
         "note": dataset.note,
     }
-    text = json.dumps(source, indent=2, ensure_ascii=False)
-    write_atomically(folder / SOURCE_FILE, f"{text}\n")
