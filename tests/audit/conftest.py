@@ -9,7 +9,7 @@ import pytest
 
 from medvision.audit.dataset import AuditedSet
 from medvision.data.duplicates.search import NearDuplicates
-from medvision.data.samples import Sample
+from medvision.data.samples import Sample, SampleTable
 from medvision.data.validation.properties import (
     IMAGE_TYPES,
     MASK_TYPES,
@@ -73,7 +73,7 @@ def set_of(
         name="set",
         task="classification" if targets else "segmentation",
         roots=(Path("set"),),
-        samples=tuple(Sample(path=p, target=t, split=s, group=g) for p, t, s, g in rows),
+        samples=SampleTable.of(Sample(path=p, target=t, split=s, group=g) for p, t, s, g in rows),
         origin=np.zeros(count, np.int8),
         class_names=tuple(sorted(set(targets or ()))),
         properties=ImageProperties(**_columns(values, IMAGE_TYPES, count), mask=about),

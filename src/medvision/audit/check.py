@@ -24,6 +24,7 @@ from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
 from medvision.audit.shortcuts import Shortcuts, shortcut_findings, shortcut_scores
 from medvision.console import counted
+from medvision.data.duplicates.search import THRESHOLD
 from medvision.types import STAGES
 
 _GROUPED = "data.protocol=grouped draws a split that keeps them together"
@@ -202,7 +203,7 @@ class Audit:
             "unusable": [{"path": path, "reason": reason} for path, reason in data.faults],
             "notes": list(data.notes),
             "settings": {
-                "threshold": data.threshold,
+                "threshold": THRESHOLD,
                 "thumbnail_px": int(data.properties.thumbnail.shape[1]),
                 "against": len(data.roots) > 1,
             },

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,11 +21,11 @@ from medvision.data.discovery.index import (
     task_in_csv,
 )
 from medvision.data.discovery.mask_folders import scan_segmentation
-from medvision.data.duplicates.search import THRESHOLD, NearDuplicates, near_duplicates_of
+from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.reading import Reading
-from medvision.data.samples import Sample, SampleTable, count_names
+from medvision.data.samples import SampleTable, StringColumn, count_names
 from medvision.data.validation.properties import ImageProperties, MaskProperties
-from medvision.data.validation.validate import CheckResult, check_files
+from medvision.data.validation.validate import check_files
 from medvision.errors import MedvisionError
 
 
@@ -45,7 +45,7 @@ class ListedSet:
     name: str
     task: Literal["classification", "segmentation"]
     roots: tuple[Path, ...]
-    samples: Sequence[Sample]
+    samples: SampleTable
     origin: NDArray[np.int8]
     class_names: tuple[str, ...]
 
@@ -55,7 +55,7 @@ class ListedSet:
     @property
     def splits(self) -> NDArray[np.str_]:
         """Split of each sample, ``""`` where none was given, (N,)."""
-        names, number = SampleTable.of(self.samples).splits.numbered()
+        names, number = self.samples.splits.numbered()
         return np.array(names, np.str_)[number]
 
     @property
@@ -69,28 +69,24 @@ class ListedSet:
         if not self.has_classes:
             return np.full(len(self), -1, np.int64)
         index = {name: number for number, name in enumerate(self.class_names)}
-        names, number = SampleTable.of(self.samples).targets.numbered()
+        names, number = self.samples.targets.numbered()
         return np.array([index[name] for name in names], np.int64)[number]
 
     def file(self, row: int) -> Path:
         """Where the image of a row lies."""
-        return self.roots[int(self.origin[row])] / self.samples[row].path
+        return self.roots[int(self.origin[row])] / self.samples.paths[row]
 
     def mask_file(self, row: int) -> Path:
         """Where the mask of a row lies; for segmentation."""
-        return self.roots[int(self.origin[row])] / self.samples[row].target
+        return self.roots[int(self.origin[row])] / self.samples.targets[row]
 
     def shown(self, row: int) -> str:
         """Path of a row's image below its root; of two roots, with the name of the root."""
-        return self.shown_path(self.samples[row].path, origin=int(self.origin[row]))
-
-    def shown_path(self, path: str, *, origin: int) -> str:
-        """A path below a root as `shown` writes it."""
+        path = self.samples.paths[row]
         if len(self.roots) == 1:
             return path
-        names = [root.name for root in self.roots]
-        root = self.roots[origin]
-        return f"{root.name if len(set(names)) > 1 else root.as_posix()}/{path}"
+        root, distinct = self.roots[int(self.origin[row])], len({r.name for r in self.roots}) > 1
+        return f"{root.name if distinct else root.as_posix()}/{path}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +98,6 @@ class AuditedSet(ListedSet):
         near_duplicates: Images that show the same picture, by the same rows.
         faults: Path and reason of each file that cannot be used.
         notes: What a reader should know of how the folder was read.
-        threshold: Correlation from which two images count as twins.
         num_classes: Of the masks, the background included.
     """
 
@@ -110,7 +105,6 @@ class AuditedSet(ListedSet):
     near_duplicates: NearDuplicates
     faults: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
-    threshold: float = THRESHOLD
     num_classes: int = 2
 
     def __post_init__(self) -> None:
@@ -155,7 +149,7 @@ class Folder:
 
     root: Path
     task: Task
-    samples: Sequence[Sample]
+    samples: SampleTable
     faults: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -195,14 +189,38 @@ def scan(
                 hint="give two folders of one kind",
             )
         for folder, split in zip(folders, ("train", "test"), strict=True):
-            folder.samples = [replace(sample, split=split) for sample in folder.samples]
+            given = StringColumn.coded([split], np.zeros(len(folder.samples), np.uint8))
+            folder.samples = folder.samples.with_column(splits=given)
+    reading = Reading(num_classes=num_classes if folders[0].task == "segmentation" else None)
     done, total = 0, sum(len(folder.samples) for folder in folders)
-    checks = []
+    checks, faults, notes = [], [], []
     for folder in folders:
         told = None if advance is None else partial(_told, advance, done, total)
-        checks.append(_read(folder, num_classes, told))
+        check = check_files(
+            folder.root, folder.samples, reading, on_error="skip", max_decoded=None, advance=told
+        )
+        place = "" if against is None else f"{folder.root.name}/"
+        skipped = [(path, text.removeprefix(f"{path}: ")) for path, text in check.skipped]
+        faults += [(place + path, reason) for path, reason in [*folder.faults, *skipped]]
+        notes += folder.notes if check.skipped else [*folder.notes, *check.notes]
+        checks.append(check)
         done += len(folder.samples)
-    return _audited(folders, checks, num_classes)
+    samples = SampleTable.joined(check.samples for check in checks)
+    names = [] if reading.has_masks else samples.targets.numbered()[0]
+    properties = ImageProperties.joined([c.properties for c in checks if c.properties is not None])
+    return AuditedSet(
+        name=" against ".join(folder.root.resolve().name for folder in folders),
+        task=folders[0].task,
+        roots=tuple(roots),
+        samples=samples,
+        origin=np.repeat(np.arange(len(folders)), [len(c.samples) for c in checks]).astype(np.int8),
+        class_names=tuple(sorted(names, key=lambda name: (name.casefold(), name))),
+        properties=properties,
+        near_duplicates=near_duplicates_of(properties),  # a training on the same files recalls them
+        faults=tuple(faults),
+        notes=tuple(notes),
+        num_classes=num_classes,
+    )
 
 
 def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> Folder:
@@ -282,40 +300,6 @@ def _two_roots(root: Path, against: Path) -> list[Path]:
             "the two folders share files", where=str(against), hint="give folders that lie apart"
         )
     return roots
-
-
-def _read(folder: Folder, num_classes: int, advance: Advance | None) -> CheckResult:
-    """Decode what was not decoded before."""
-    reading = Reading(num_classes=num_classes if folder.task == "segmentation" else None)
-    return check_files(
-        folder.root, folder.samples, reading, on_error="skip", max_decoded=None, advance=advance
-    )
-
-
-def _audited(folders: list[Folder], checks: list[CheckResult], num_classes: int) -> AuditedSet:
-    samples = [sample for check in checks for sample in check.samples]
-    names = {sample.target for sample in samples if folders[0].task == "classification"}
-    properties = ImageProperties.joined([c.properties for c in checks if c.properties is not None])
-    faults, notes = [], []
-    for folder, check in zip(folders, checks, strict=True):
-        place = "" if len(folders) == 1 else f"{folder.root.name}/"
-        skipped = [(path, text.removeprefix(f"{path}: ")) for path, text in check.skipped]
-        faults += [(place + path, reason) for path, reason in [*folder.faults, *skipped]]
-        notes += folder.notes if check.skipped else [*folder.notes, *check.notes]
-    return AuditedSet(
-        name=" against ".join(folder.root.resolve().name for folder in folders),
-        task=folders[0].task,
-        roots=tuple(folder.root for folder in folders),
-        samples=tuple(samples),
-        origin=np.repeat(np.arange(len(folders)), [len(c.samples) for c in checks]).astype(np.int8),
-        class_names=tuple(sorted(names, key=lambda name: (name.casefold(), name))),
-        properties=properties,
-        near_duplicates=near_duplicates_of(properties),  # a training on the same files recalls them
-        faults=tuple(faults),
-        notes=tuple(notes),
-        threshold=THRESHOLD,
-        num_classes=num_classes,
-    )
 
 
 def _below(root: Path, where: str | None) -> str:

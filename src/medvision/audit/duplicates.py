@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet
-from medvision.data.duplicates.search import RELATIONS
+from medvision.data.duplicates.search import RELATIONS, THRESHOLD
 
 MASK_DICE = 0.7
 """Masks of two images of the same picture contradict each other below this Dice of thumbnails;
@@ -126,7 +126,7 @@ def duplicate_numbers(data: AuditedSet, found: Duplicates) -> dict[str, Any]:
         "exact_duplicates": _numbers(data, found.exact),
         "near_duplicates": {
             **_numbers(data, found.near),
-            "threshold": data.threshold,
+            "threshold": THRESHOLD,
             "pairs_by_relation": dict(zip(RELATIONS, counts.tolist(), strict=True)),
             "pairs_across_splits": [pair_record(data, pair) for pair in crossing],
         },
@@ -140,12 +140,12 @@ def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
     """A pair as audit.json writes it."""
     record: dict[str, Any] = {
         "files": [data.shown(row) for row in pair.rows],
-        "splits": [data.samples[row].split for row in pair.rows],
+        "splits": [data.samples.splits[row] for row in pair.rows],
         "relation": pair.relation,
         "similarity": round(pair.similarity, 4),
     }
     if data.has_classes:
-        record["labels"] = [data.samples[row].target for row in pair.rows]
+        record["labels"] = [data.samples.targets[row] for row in pair.rows]
     elif pair.relation in COMPARABLE:
         record["mask_dice"] = round(shared_foreground(data, *pair.rows), 4)
     return record
@@ -223,7 +223,7 @@ def _heads(data: AuditedSet, kinds: NDArray[np.str_], rows: list[int]) -> list[i
     """The first of these rows in each split and of each kind."""
     heads: dict[tuple[str, str], int] = {}
     for row in rows:
-        heads.setdefault((data.samples[row].split, str(kinds[row])), row)
+        heads.setdefault((data.samples.splits[row], str(kinds[row])), row)
     return list(heads.values())
 
 
@@ -259,7 +259,7 @@ def _kinds(data: AuditedSet) -> NDArray[np.str_]:
     """What must agree between equal images: the class, or the whole mask."""
     if data.has_masks:
         return data.masks.mask_hash
-    return np.array([sample.target for sample in data.samples], np.str_)
+    return np.array(list(data.samples.targets), np.str_)
 
 
 def _contradict(data: AuditedSet, kinds: NDArray[np.str_], pair: Pair) -> bool:
@@ -275,7 +275,7 @@ def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
     told: set[tuple[int, frozenset[str]]] = set()
     kept = []
     for pair in pairs:
-        targets = frozenset(data.samples[row].target for row in pair.rows if data.has_classes)
+        targets = frozenset(data.samples.targets[row] for row in pair.rows if data.has_classes)
         if not any((row, targets) in told for row in pair.rows):
             told |= {(row, targets) for row in pair.rows}
             kept.append(pair)

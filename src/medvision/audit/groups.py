@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from medvision.audit.dataset import ListedSet
 from medvision.audit.finding import Finding, finding_about
-from medvision.data.samples import SampleTable
 from medvision.types import STAGES
 
 
@@ -23,7 +22,7 @@ def group_findings(data: ListedSet) -> list[Finding]:
     they are counted, and only files are named, those of test first.
     """
     splits = data.splits
-    names = SampleTable.of(data.samples).groups
+    names = data.samples.groups
     known = np.flatnonzero(~names.equal("") & np.isin(splits, STAGES))
     if not len(known):
         return []
@@ -240,13 +239,11 @@ def name_hint_findings(data: ListedSet) -> list[Finding]:
     Only images without a group are looked at. Each hint proposes a ``data.group_pattern``; it is a
     question, never a leak: numbers may start again in every class, split or data set.
     """
-    alone = np.flatnonzero([not sample.group for sample in data.samples])
+    alone = np.flatnonzero(data.samples.groups.equal(""))
     if len(alone) < max(2, MIN_SHARE * len(data)):
         return []
-    paths = [data.samples[row].path for row in alone.tolist()]
-    classes = [data.samples[row].target for row in alone.tolist()]
-    if not data.has_classes:
-        classes = [""] * len(alone)
+    paths = list(data.samples.paths.select(alone))
+    classes = list(data.samples.targets.select(alone)) if data.has_classes else [""] * len(alone)
     findings: list[Finding] = []
     told = np.zeros(len(alone), bool)
     for pattern in [*word_patterns(paths), *prefix_patterns(paths, classes)]:

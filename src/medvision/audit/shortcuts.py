@@ -174,12 +174,10 @@ def _labels(data: AuditedSet) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 def _groups(data: AuditedSet) -> NDArray[np.int64]:
     """Groups of twins, joined where they share a given group."""
     groups = np.asarray(data.near_duplicates.groups, np.int64)
-    named = np.flatnonzero([bool(sample.group) for sample in data.samples])
-    if not len(named):
-        return groups
-    names = np.array([data.samples[row].group for row in named.tolist()], np.str_)
-    _, first, which = np.unique(names, return_index=True, return_inverse=True)
-    return join(groups, groups[named], groups[named[first]][which])
+    named = np.flatnonzero(~data.samples.groups.equal(""))
+    number = data.samples.groups.select(named).numbered()[1]
+    first = np.unique(number, return_index=True)[1]
+    return join(groups, groups[named], groups[named[first]][number])
 
 
 def _families(data: AuditedSet) -> dict[str, NDArray[np.float64]]:
