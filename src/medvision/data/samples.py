@@ -55,8 +55,8 @@ class StringColumn(Sequence[str]):
         stores = {(id(part._text), id(part._ends)) for part in parts}
         if len(stores) != 1:
             return cls.of(chain.from_iterable(parts))
-        codes = [np.arange(len(p)) if p._codes is None else p._codes for p in parts]
-        return cls(parts[0]._text, parts[0]._ends, np.concatenate(codes))
+        codes = np.concatenate([part._which() for part in parts])
+        return cls(parts[0]._text, parts[0]._ends, codes)
 
     @classmethod
     def coded(cls, names: Sequence[str], codes: NDArray[np.integer]) -> StringColumn:
@@ -89,24 +89,16 @@ class StringColumn(Sequence[str]):
         return self._text[int(self._ends[code]) : int(self._ends[code + 1])]
 
     def __iter__(self) -> Iterator[str]:
-        if self._codes is None:
-            return self._stored()
-        if len(self._ends) <= _MAX_REPEATED + 1:
-            return self._repeated()
-        return self._chosen(self._codes)
+        return self._stored() if self._codes is None else self._coded(self._codes)
 
     def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> StringColumn:
         """The rows of these numbers, or where a mask (N,) is true; what is stored is shared."""
-        codes = np.arange(len(self)) if self._codes is None else self._codes
-        chosen = codes[rows]
-        return StringColumn(
-            self._text, self._ends, chosen.astype(np.min_scalar_type(len(self._ends)))
-        )
+        codes = self._which()[rows].astype(np.min_scalar_type(len(self._ends)))
+        return StringColumn(self._text, self._ends, codes)
 
     def numbered(self) -> tuple[list[str], NDArray[np.intp]]:
         """The different texts, sorted, and which of them each row is, (N,)."""
-        stored = list(self._stored())
-        codes = np.arange(len(self)) if self._codes is None else self._codes
+        stored, codes = list(self._stored()), self._which()
         used = np.flatnonzero(np.bincount(codes, minlength=len(stored)))
         names = sorted({stored[place] for place in used.tolist()})
         number = {name: place for place, name in enumerate(names)}
@@ -135,23 +127,21 @@ class StringColumn(Sequence[str]):
             for one, other in pairwise(ends):
                 yield text[one:other]
 
-    def _repeated(self) -> Iterator[str]:
-        stored = list(self._stored())
-        for codes in self._chunks(self._codes):
-            yield from map(stored.__getitem__, codes.tolist())
-
-    def _chosen(self, codes: NDArray[np.integer]) -> Iterator[str]:
+    def _coded(self, codes: NDArray[np.integer]) -> Iterator[str]:
         text, ends = self._text, self._ends
-        for chunk in self._chunks(codes):
+        few = list(self._stored()) if len(ends) <= _MAX_REPEATED + 1 else None
+        for start in range(0, len(codes), CHUNK):
+            chunk = codes[start : start + CHUNK]
+            if few is not None:
+                yield from map(few.__getitem__, chunk.tolist())
+                continue
             starts, stops = ends[chunk].tolist(), ends[chunk.astype(np.int64) + 1].tolist()
             for one, other in zip(starts, stops, strict=True):
                 yield text[one:other]
 
-    @staticmethod
-    def _chunks(codes: NDArray[np.integer] | None) -> Iterator[NDArray[np.integer]]:
-        for start in range(0, 0 if codes is None else len(codes), CHUNK):
-            assert codes is not None
-            yield codes[start : start + CHUNK]
+    def _which(self) -> NDArray[np.integer]:
+        """Which of the stored strings each row is, (N,)."""
+        return np.arange(len(self)) if self._codes is None else self._codes
 
 
 class _ColumnWriter:
@@ -342,12 +332,7 @@ class SampleTable(Sequence[Sample]):
 
     def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> SampleTable:
         """The rows of these numbers, or where a mask (N,) is true."""
-        return SampleTable(
-            paths=self.paths.select(rows),
-            targets=self.targets.select(rows),
-            groups=self.groups.select(rows),
-            splits=self.splits.select(rows),
-        )
+        return SampleTable(**{name: getattr(self, name).select(rows) for name in _COLUMNS})
 
     def of_split(self, split: str) -> SampleTable:
         """The samples of one split, in their order."""
