@@ -199,12 +199,17 @@ def _improved(a: Floats, b: Floats, place: Floats) -> Floats:
 
 def _contrast(sample: Floats, b: Floats, inside: Floats) -> Floats:
     """How much stronger the contrast of the samples is, (P, 1, 1)."""
-    count = inside.sum((1, 2), keepdims=True).clip(1)
-    centred = (sample - (sample * inside).sum((1, 2), keepdims=True) / count) * inside
-    other = (b - (b * inside).sum((1, 2), keepdims=True) / count) * inside
-    power = (other**2).sum((1, 2), keepdims=True)
-    found: Floats = (centred * other).sum((1, 2), keepdims=True) / power.clip(1e-6)
+    first, second = _centred(sample, inside), _centred(b, inside)
+    power = (second**2).sum((1, 2), keepdims=True)
+    found: Floats = (first * second).sum((1, 2), keepdims=True) / power.clip(1e-6)
     return found.clip(0.2, 5)
+
+
+def _centred(values: Floats, inside: Floats) -> Floats:
+    """Values less their mean, 0 outside."""
+    count = inside.sum((1, 2), keepdims=True).clip(1)
+    centred: Floats = (values - (values * inside).sum((1, 2), keepdims=True) / count) * inside
+    return centred
 
 
 def _in_one_tone(a: Floats, b: Floats, inside: Floats) -> tuple[Floats, Floats]:
@@ -232,13 +237,7 @@ def _in_one_tone(a: Floats, b: Floats, inside: Floats) -> tuple[Floats, Floats]:
 
 
 def _correlation(sample: Floats, b: Floats, inside: Floats) -> Floats:
-    count = inside.sum((1, 2)).clip(1)
-
-    def centred(values: Floats) -> Floats:
-        means = (values * inside).sum((1, 2)) / count
-        return (values - means[:, None, None]) * inside
-
-    first, second = centred(sample), centred(b)
+    first, second = _centred(sample, inside), _centred(b, inside)
     power = (first**2).sum((1, 2)) * (second**2).sum((1, 2))
     found: Floats = (first * second).sum((1, 2)) / np.sqrt(power.clip(1e-6))
     return found

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -51,6 +51,7 @@ COEFFICIENTS = 16
 MAX_CUT = 0.1
 """Share of each side that a cut may remove."""
 
+_NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
 _BLOCK = 1024  # rows compared at once, with 8 times as many others: 32 MiB of distances
 _INVARIANT = 10  # coefficients along each axis that are compared in any position
 _METRIC_SIZE = 32
@@ -60,11 +61,8 @@ _SPREAD_FROM = 4000
 _CUTS = 4500  # learnt from: fewer than there are coefficients would fit anything
 
 
-class Pairs(NamedTuple):
-    """Rows of pairs, (P,) each, the first smaller than the second."""
-
-    first: Rows
-    second: Rows
+Pairs = tuple[Rows, Rows]
+"""Rows of pairs, (P,) each, the first smaller than the second."""
 
 
 def unit_vectors(thumbnails: NDArray[np.uint8]) -> Floats:
@@ -101,7 +99,7 @@ def near_in_any_position(waves: Floats, *, squared: float, most: int = 64) -> Pa
     8192: then the nearest are kept, which chains of twins connect all the same.
 
     Args:
-        waves: From `coefficients`.
+        waves: From `coefficients`, none of a constant thumbnail.
         squared: Of the distance of unit vectors: 2 - 2 r for a correlation r.
         most: Pairs of one image with those of a block.
     """
@@ -115,34 +113,44 @@ def near_in_any_position(waves: Floats, *, squared: float, most: int = 64) -> Pa
         ),
         axis=1,
     )
-    alive = np.flatnonzero(np.einsum("nij,nij->n", waves, waves) > 0)
-    if not len(alive):
-        return Pairs(alive, alive)
-    first, second = _within(features[alive], squared, most)
-    return Pairs(alive[first], alive[second])
+    norms = np.einsum("nd,nd->n", features, features)
+    found = [_NO_PAIRS]
+    for start in range(0, len(features), _BLOCK):
+        block = features[start : start + _BLOCK]
+        for other in range(start, len(features), 8 * _BLOCK):
+            columns = features[other : other + 8 * _BLOCK]
+            distance = block @ columns.T
+            distance *= -2
+            distance += norms[start : start + _BLOCK, None]
+            distance += norms[other : other + 8 * _BLOCK]
+            i, j = np.nonzero(distance <= squared + 1e-5)  # rounding
+            ahead = j + other > i + start
+            i, j = i[ahead], j[ahead]
+            order = _closest(i, distance[i, j], most=most)
+            found.append((i[order] + start, j[order] + other))
+    return _together(found)
 
 
 def perhaps_cut(thumbnails: NDArray[np.uint8], waves: Floats, *, most: int = 8) -> Pairs:
     """Pairs of which one may be a cut of the other: the nearest of each image that are near enough.
 
     Args:
-        thumbnails: uint8 (N, S, S).
+        thumbnails: uint8 (N, S, S), none constant.
         waves: Their `coefficients`.
         most: Candidates of one image.
     """
-    alive = np.flatnonzero(np.einsum("nij,nij->n", waves, waves) > 0)
-    if len(alive) <= 64:  # too few to learn from, and few enough to look at all
-        rows = np.triu_indices(len(alive), 1)
-        return Pairs(alive[rows[0]], alive[rows[1]])
-    metric, reach = _metric(thumbnails[alive], waves[alive])
-    full = waves[alive].reshape(len(alive), -1) @ metric
+    if len(thumbnails) <= 64:  # too few to learn from, and few enough to look at all
+        return np.triu_indices(len(thumbnails), 1)
+    metric, reach = _metric(thumbnails, waves)
+    full = waves.reshape(len(waves), -1) @ metric
+    place = np.tile(np.array([1 - MAX_CUT / 2, 0] * 2, np.float32), (len(thumbnails), 1))
+    middles = _cut_waves(thumbnails, place).astype(np.float32) @ metric
     pairs = []
-    # the middle of an image is nearer to its cuts than all of it is
-    for query in (full, _middles(thumbnails[alive]) @ metric):
+    for query in (full, middles):  # the middle of an image is nearer to its cuts than all of it is
         first, second = _nearest(query, full, reach, most)
         pairs.append(np.stack((np.minimum(first, second), np.maximum(first, second))))
-    found = np.unique(np.concatenate(pairs, axis=1), axis=1)
-    return Pairs(alive[found[0]], alive[found[1]])
+    first, second = np.unique(np.concatenate(pairs, axis=1), axis=1)
+    return first, second
 
 
 def _metric(thumbnails: NDArray[np.uint8], waves: Floats) -> tuple[Floats, float]:
@@ -171,11 +179,6 @@ def _metric(thumbnails: NDArray[np.uint8], waves: Floats) -> tuple[Floats, float
     return metric.astype(np.float32), _REACH * float(np.quantile(lengths, 0.995))
 
 
-def _middles(thumbnails: NDArray[np.uint8]) -> Floats:
-    place = np.tile(np.array([1 - MAX_CUT / 2, 0] * 2, np.float32), (len(thumbnails), 1))
-    return _cut_waves(thumbnails, place).astype(np.float32)
-
-
 def _tones(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
     """Grey levels (N, 256) that replace 0 to 255: brighter, darker, bent, half of them as is."""
     levels = np.arange(256) / 255
@@ -201,30 +204,10 @@ def _cut_waves(
     return np.concatenate(found)
 
 
-def _within(features: Floats, squared: float, most: int) -> Pairs:
-    """Pairs of rows within a squared distance."""
-    norms = np.einsum("nd,nd->n", features, features)
-    found: list[tuple[Rows, Rows]] = []
-    for start in range(0, len(features), _BLOCK):
-        block = features[start : start + _BLOCK]
-        for other in range(start, len(features), 8 * _BLOCK):
-            columns = features[other : other + 8 * _BLOCK]
-            distance = block @ columns.T
-            distance *= -2
-            distance += norms[start : start + _BLOCK, None]
-            distance += norms[other : other + 8 * _BLOCK]
-            i, j = np.nonzero(distance <= squared + 1e-5)  # rounding
-            ahead = j + other > i + start
-            i, j = i[ahead], j[ahead]
-            i, j = _closest(i, j, distance[i, j], most)
-            found.append((i + start, j + other))
-    return Pairs(*(np.concatenate(rows) for rows in zip(*found, strict=True)))
-
-
 def _nearest(queries: Floats, features: Floats, reach: float, most: int) -> Pairs:
     """For each query the nearest rows but its own, at most ``most`` and within ``reach``."""
     norms = np.einsum("nd,nd->n", features, features)
-    found: list[tuple[Rows, Rows]] = []
+    found = [_NO_PAIRS]
     for start in range(0, len(queries), _BLOCK):
         block = queries[start : start + _BLOCK]
         own = np.einsum("nd,nd->n", block, block)
@@ -243,27 +226,27 @@ def _nearest(queries: Floats, features: Floats, reach: float, most: int) -> Pair
             kept = i + start != j + other
             rows, columns = np.append(rows, i[kept]), np.append(columns, j[kept] + other)
             distances = np.append(distances, value[kept])
-            order = _order_of_closest(rows, distances, most)
+            order = _closest(rows, distances, most=most)
             rows, columns, distances = rows[order], columns[order], distances[order]
             full = np.flatnonzero(np.bincount(rows, minlength=len(block)) == most)
             farthest = np.full(len(block), -np.inf, np.float32)
             np.maximum.at(farthest, rows, distances)
             limit[full] = farthest[full]
         found.append((rows + start, columns))
-    return Pairs(*(np.concatenate(rows) for rows in zip(*found, strict=True)))
+    return _together(found)
 
 
-def _closest(i: Rows, j: Rows, distance: Floats, most: int) -> Pairs:
-    order = _order_of_closest(i, distance, most)
-    return Pairs(i[order], j[order])
-
-
-def _order_of_closest(rows: Rows, distances: Floats, most: int) -> Rows:
-    """Places of the ``most`` smallest distances of each row."""
-    order = np.lexsort((distances, rows))
+def _closest(rows: Rows, *keys: NDArray[Any], most: int) -> NDArray[np.intp]:
+    """Places of the ``most`` smallest keys of each row; of several keys the last one decides."""
+    order = np.lexsort((*keys, rows))
     ranked = rows[order]
     rank = np.arange(len(ranked)) - np.searchsorted(ranked, ranked)
     return order[rank < most]
+
+
+def _together(parts: Iterable[Pairs]) -> Pairs:
+    first, second = (np.concatenate(rows) for rows in zip(*parts, strict=True))
+    return first, second
 
 
 THRESHOLD = 0.99
@@ -285,7 +268,7 @@ _RELATION_OF = {  # an odd number of exchanges is a mirror image, an even one a 
 }
 _WHOLE = 3  # weight of the whole overlay beside its windows
 _CUT = 0.02  # stretch or shift from which on a picture counts as cut
-_CHUNK = 8192  # pairs whose thumbnails are held at once
+_CHUNK = 8192
 _MOST = 16  # pairs kept of one image with later ones
 
 
@@ -351,12 +334,14 @@ def find_near_duplicates(
     )
     rows = np.unique(original)
     waves = coefficients(thumbnails[rows])
+    alive = np.einsum("nij,nij->n", waves, waves) > 0
+    rows, waves = rows[alive], waves[alive]
     near = _in_some_position(thumbnails[rows], waves, threshold)
     cut = _cut(thumbnails[rows], waves, near, threshold)
-    found = _together(
-        alike, *(f._replace(first=rows[f.first], second=rows[f.second]) for f in (near, cut))
-    )
-    kept = _strongest(found)
+    placed = (f._replace(first=rows[f.first], second=rows[f.second]) for f in (near, cut))
+    found = _all_of(alike, *placed)
+    kept = _closest(found.first, found.second, -found.similarity, most=_MOST)
+    kept = kept[np.lexsort((found.second[kept], found.first[kept]))]
     return NearDuplicates(
         groups=join(np.arange(len(thumbnails)), found.first, found.second),
         first=found.first[kept],
@@ -398,11 +383,8 @@ def _in_some_position(
 ) -> _Found:
     """Twins as they are, mirrored or turned."""
     squared = 2 - 2 * threshold
-    candidates = near_in_any_position(waves, squared=squared)
     parts = []
-    for start in range(0, len(candidates.first), _CHUNK):
-        first = candidates.first[start : start + _CHUNK]
-        second = candidates.second[start : start + _CHUNK]
+    for first, second in _chunks(near_in_any_position(waves, squared=squared)):
         similarity = np.full(len(first), -1, np.float32)
         relation = np.ones(len(first), np.uint8)
         for position in _POSITIONS:
@@ -416,21 +398,18 @@ def _in_some_position(
             relation[near[better]] = _RELATION_OF[position]
         kept = similarity >= np.float32(threshold - 1e-6)  # rounding
         parts.append(_Found(first[kept], second[kept], similarity[kept].clip(0, 1), relation[kept]))
-    return _together(*parts)
+    return _all_of(*parts)
 
 
 def _cut(
     thumbnails: NDArray[np.uint8], waves: NDArray[np.float32], known: _Found, threshold: float
 ) -> _Found:
     """Twins of which one is a cut of the other, among those not known to be twins."""
-    candidates = perhaps_cut(thumbnails, waves)
+    lower, higher = perhaps_cut(thumbnails, waves)
     size = len(thumbnails)
-    new = ~np.isin(candidates.first * size + candidates.second, known.first * size + known.second)
-    candidates = Pairs(candidates.first[new], candidates.second[new])
+    new = ~np.isin(lower * size + higher, known.first * size + known.second)
     parts = []
-    for start in range(0, len(candidates.first), _CHUNK):
-        first = candidates.first[start : start + _CHUNK]
-        second = candidates.second[start : start + _CHUNK]
+    for first, second in _chunks((lower[new], higher[new])):
         fit = overlay(thumbnails[first], thumbnails[second])
         moved = (np.abs(fit.stretch - 1) > _CUT) | (np.abs(fit.shift) > _CUT)
         relation = np.where(moved.any(axis=1), _CROPPED, _SAME).astype(np.uint8)
@@ -439,22 +418,19 @@ def _cut(
         parts.append(
             _Found(first[kept], second[kept], fit.similarity[kept].clip(0, 1), relation[kept])
         )
-    return _together(*parts)
+    return _all_of(*parts)
 
 
-def _together(*parts: _Found) -> _Found:
-    empty = _Found(
-        np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32), np.empty(0, np.uint8)
-    )
+def _chunks(pairs: Pairs) -> Iterator[Pairs]:
+    """A few thousand pairs at a time: their thumbnails are held at once."""
+    first, second = pairs
+    for start in range(0, len(first), _CHUNK):
+        yield first[start : start + _CHUNK], second[start : start + _CHUNK]
+
+
+def _all_of(*parts: _Found) -> _Found:
+    empty = _Found(*_NO_PAIRS, np.empty(0, np.float32), np.empty(0, np.uint8))
     return _Found(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))
-
-
-def _strongest(found: _Found) -> NDArray[np.intp]:
-    """Places of the most similar pairs of each first image, in the order of the images."""
-    order = np.lexsort((found.second, -found.similarity, found.first))
-    ranked = found.first[order]
-    kept = order[np.arange(len(order)) - np.searchsorted(ranked, ranked) < _MOST]
-    return kept[np.lexsort((found.second[kept], found.first[kept]))]
 
 
 def _turned(images: NDArray[Any], position: tuple[bool, bool, bool]) -> NDArray[Any]:
@@ -490,18 +466,17 @@ def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
 
     Where they cannot be kept they are found again the next time; the cache of facts says why.
     """
-    if len(facts) < _WORTH_KEEPING:
-        return find_near_duplicates(facts.thumbnail, facts.pixel_hash)
-    try:
-        path = own_folder("cache") / f"twins-{_identity(facts)}.npz"
-    except RuntimeError:  # no home folder
-        return find_near_duplicates(facts.thumbnail, facts.pixel_hash)
-    columns, names = recall(path), {field.name for field in fields(NearDuplicates)}
+    path, names = None, {field.name for field in fields(NearDuplicates)}
+    if len(facts) >= _WORTH_KEEPING:
+        with contextlib.suppress(RuntimeError):  # no home folder
+            path = own_folder("cache") / f"twins-{_identity(facts)}.npz"
+    columns = {} if path is None else recall(path)
     if columns.keys() == names and len(columns["groups"]) == len(facts):
         return NearDuplicates(**columns)
     found = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
-    with contextlib.suppress(OSError):
-        store(path, {name: getattr(found, name) for name in names})
+    if path is not None:
+        with contextlib.suppress(OSError):
+            store(path, {name: getattr(found, name) for name in names})
     return found
 
 
