@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,8 +19,6 @@ from medvision.run.config.store import CONF, help_text, run_name
 from medvision.run.multirun.jobs import (
     JOBS,
     JobResult,
-    Origin,
-    at_home,
     forget_jobs,
     make_jobs,
     own_environment,
@@ -95,7 +94,9 @@ def run_command(arguments: Sequence[str]) -> int:
     sys.argv = [sys.argv[0], *arguments]
     command = Command(
         overrides=tuple(map(quote_text, overrides)),
-        origin=Origin.here(),
+        process=os.getpid(),
+        folder=Path.cwd(),
+        argv=tuple(sys.argv),
         place=place,
         jobs=None if base is None else base / f"{JOBS}_{os.getpid()}",
     )
@@ -121,13 +122,24 @@ def run_command(arguments: Sequence[str]) -> int:
     return max(codes, default=0)
 
 
+SHARE_A_HOST = ("JoblibLauncher", "LocalLauncher")
+"""Launchers whose processes share the cores of one machine; others give each its own."""
+
+END_WITH_STARTER = ("JoblibLauncher", "RayLauncher")
+"""Launchers whose processes are of no use once the one that started them is gone: no queues."""
+
+_watched = threading.Event()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A command for one run or several; goes with each run to the process that runs it.
 
     Attributes:
         overrides: As given, quoted for Hydra.
-        origin: The process that the command was given to.
+        process: Number of the process that it was given to in the system.
+        folder: Where that one works: relative paths begin there.
+        argv: Command line of that one.
         place: The place of that process among those of its run.
         jobs: Where several runs leave their results; None for a single run, and for a search,
             which has a folder of its own for them.
@@ -135,10 +147,17 @@ class Command:
     """
 
     overrides: tuple[str, ...]
-    origin: Origin
+    process: int
+    folder: Path
+    argv: tuple[str, ...]
     place: Place
     jobs: Path | None
     codes: list[int] = field(default_factory=list)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this is the process that it was given to."""
+        return os.getpid() == self.process
 
     def run(self, cfg: DictConfig) -> int:
         """Run one composed config, in whatever process; return its exit code."""
@@ -146,17 +165,16 @@ class Command:
         from omegaconf import OmegaConf
 
         from medvision.run.storage.run_folder import RunFolder
-        from medvision.run.storage.test_seal import start_line
+        from medvision.run.storage.test_seal import is_trial, start_line
         from medvision.run.training.job import Job, run_job
-        from medvision.run.training.trial import is_trial
 
         hydra_cfg: Any = HydraConfig.get()
         experiment = str(hydra_cfg.runtime.choices["experiment"])
         number = int(OmegaConf.select(hydra_cfg, "job.num", default=0) or 0)
         share = int(OmegaConf.select(cfg, "sweep.jobs", default=1))
-        base, is_here = None if self.jobs is None else self.jobs.parent, self.origin.is_here
+        base, is_here = None if self.jobs is None else self.jobs.parent, self.is_here
         with (
-            at_home(self.origin, launcher=str(hydra_cfg.launcher._target_), share=share),
+            self._at_home(launcher=str(hydra_cfg.launcher._target_), share=share),
             own_environment(self.place, number=number),
         ):
             keys = self._sealed_by()
@@ -188,6 +206,39 @@ class Command:
                 write_result(self.jobs, number, result)
         self.codes.append(result.code)
         return result.code
+
+    @contextmanager
+    def _at_home(self, *, launcher: str, share: int) -> Iterator[None]:
+        """Let a process that a launcher started work as the one that the command was given to.
+
+        It works in the same folder, handles signals, takes its share of the cores, and ends when
+        the one that started it has ended: a search that was killed leaves nothing behind that
+        trains.
+
+        Args:
+            launcher: Class that started this process.
+            share: How many such processes share the cores of this machine.
+        """
+        if self.is_here:
+            yield
+            return
+        from medvision.hardware.processes import end_with_parent, num_cores
+        from medvision.run.processes.signals import handle_signals
+
+        os.environ["HYDRA_FULL_ERROR"] = "1"
+        if self.folder.is_dir():
+            os.chdir(self.folder)
+        sys.argv = list(self.argv)
+        launcher = launcher.rpartition(".")[2]
+        if launcher in END_WITH_STARTER and not _watched.is_set():
+            _watched.set()
+            end_with_parent()
+        if share > 1 and launcher in SHARE_A_HOST and "OMP_NUM_THREADS" not in os.environ:
+            import torch
+
+            torch.set_num_threads(max(1, num_cores() // share))
+        with handle_signals():
+            yield
 
     def _sealed_by(self) -> tuple[str, ...]:
         """Keys that the command varies; a further process of a run sees that run alone."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError
 from medvision.files import file_errors, write_json
-from medvision.hardware.processes import num_cores
 
 if TYPE_CHECKING:
     from medvision.hardware.processes import Place
@@ -30,39 +27,6 @@ BEGUN = "begun"
 
 STOPPED = (130, 143)
 """Exit codes of what a signal ended."""
-
-SHARE_A_HOST = ("JoblibLauncher", "LocalLauncher")
-"""Launchers whose processes share the cores of one machine; others give each its own."""
-
-END_WITH_STARTER = ("JoblibLauncher", "RayLauncher")
-"""Launchers whose processes are of no use once the one that started them is gone: no queues."""
-
-_watched = threading.Event()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """The process that a command was given to, as the runs that it starts must know it.
-
-    Attributes:
-        process: Its number in the system.
-        folder: Where it works: relative paths of the command begin there.
-        argv: Its command line.
-    """
-
-    process: int
-    folder: Path
-    argv: tuple[str, ...]
-
-    @classmethod
-    def here(cls) -> Origin:
-        """Of this process."""
-        return cls(process=os.getpid(), folder=Path.cwd(), argv=tuple(sys.argv))
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this is that process."""
-        return os.getpid() == self.process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,41 +141,6 @@ def alone_with(jobs: Path, number: int) -> Iterator[None]:
         yield
     finally:
         unlock()
-
-
-@contextmanager
-def at_home(origin: Origin, *, launcher: str, share: int) -> Iterator[None]:
-    """Let a process that a launcher started work as the one that the command was given to.
-
-    It works in the same folder, handles signals, takes its share of the cores, and ends when the
-    one that started it has ended: a search that was killed leaves nothing behind that trains.
-
-    Args:
-        origin: Of the command.
-        launcher: Class that started this process.
-        share: How many such processes share the cores of this machine.
-    """
-    if origin.is_here:
-        yield
-        return
-    from medvision.run.processes.signals import handle_signals
-
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    if origin.folder.is_dir():
-        os.chdir(origin.folder)
-    sys.argv = list(origin.argv)
-    if launcher.rpartition(".")[2] in END_WITH_STARTER and not _watched.is_set():
-        from medvision.hardware.processes import end_with_parent
-
-        _watched.set()
-        end_with_parent()
-    shares = share > 1 and launcher.rpartition(".")[2] in SHARE_A_HOST
-    if shares and "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(max(1, num_cores() // share))
-    with handle_signals():
-        yield
 
 
 @contextmanager

@@ -5,6 +5,9 @@ from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from medvision.errors import MedvisionError
 
 OPEN = ("seed", "experiment", "data", "data.root", "data.protocol", "data.fold")
 """Keys that a command may vary and test all the same: nothing is tuned by them."""
@@ -41,6 +44,23 @@ def searches(overrides: Iterable[str]) -> bool:
         overrides: Of the whole command, as they were given.
     """
     return any(o.startswith(f"{SEARCH}=") and o != f"{SEARCH}={NONE}" for o in overrides)
+
+
+def trial_of(cfg: DictConfig) -> int | None:
+    """Number of the trial that a config is of; None where it is of none."""
+    number = OmegaConf.select(cfg, f"{SEARCH}.trial")
+    return None if number is None else int(number)
+
+
+def is_trial(cfg: DictConfig) -> bool:
+    """Whether a config is that of a trial.
+
+    Raises:
+        MedvisionError: If it asks for a search, and is run alone.
+    """
+    if trial_of(cfg) is None and OmegaConf.select(cfg, f"{SEARCH}.sampler") is not None:
+        raise MedvisionError("the experiment asks for a search", where="sweep", hint="add -m")
+    return trial_of(cfg) is not None
 
 
 def start_line(keys: Sequence[str]) -> str:

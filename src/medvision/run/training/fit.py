@@ -31,8 +31,9 @@ from medvision.run.processes.launcher import Launcher, supervise
 from medvision.run.processes.signals import after_the_step, default_signals
 from medvision.run.storage.resume import State
 from medvision.run.storage.run_folder import RunFolder
+from medvision.run.storage.test_seal import trial_of
 from medvision.run.training.build import build, build_trainer
-from medvision.run.training.trial import pruning_of
+from medvision.search.study import JOURNAL
 from medvision.tasks import Task
 
 C = TypeVar("C", bound=Callback)
@@ -101,7 +102,19 @@ def fit(
         checkpoint = state.path
     watch = XlaWatch(strict=plan.accelerator == REHEARSAL) if plan.xla else None
     callbacks += [ExactState()] if watch is None else [ExactState(), watch]
-    callbacks += pruning_of(cfg, folder, _only(callbacks, EpochLog))
+    search = folder.path.parent
+    if trial_of(cfg) is not None and (search / JOURNAL).exists():
+        callbacks.append(
+            Pruning(
+                folder=search,
+                trial=int(cfg.sweep.trial),
+                metric=str(cfg.sweep.metric),
+                pruner=cfg.sweep.pruner,
+                startup_trials=int(cfg.sweep.startup_trials),
+                warmup_epochs=int(cfg.sweep.warmup_epochs),
+                epoch_log=_only(callbacks, EpochLog),
+            )
+        )
     logger: Logger | None = build(cfg.logger)
     with after_the_step() as asked:
         callbacks.append(

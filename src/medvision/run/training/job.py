@@ -14,7 +14,7 @@ from medvision.run.config.schema import check_config
 from medvision.run.multirun.jobs import JobResult
 from medvision.run.processes.errors import described, report, with_way_on
 from medvision.run.quick_imports import gc_pause
-from medvision.run.training.trial import trial_of
+from medvision.run.storage.test_seal import trial_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
