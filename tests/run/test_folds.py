@@ -24,7 +24,7 @@ from medvision.run.multirun.kfold import (
     pool_probabilities,
     write_folds,
 )
-from medvision.run.multirun.summary import summarise, write_multirun
+from medvision.run.multirun.summary import summarise
 from medvision.run.multirun.tables import print_folds
 
 CLASSES = ("no", "yes")
@@ -127,7 +127,7 @@ def test_folds_share_a_row_with_their_mean_and_spread(
     tmp_path: Path, make: Callable[..., Any]
 ) -> None:
     made = together(*(make(fold) for fold in range(3)))
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert (row["runs"], row["seeds"], row["folds"]) == ("3", "0 0 0", "0 1 2")
     assert row["overrides"] == "data.protocol=kfold"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from medvision.run.multirun.summary import summarise, write_multirun
+from medvision.run.multirun.summary import summarise
 from medvision.run.multirun.tables import print_multirun
 
 Made = tuple[list[Path], list[list[str]]]
@@ -80,7 +80,7 @@ def test_mean_and_sample_deviation_by_hand(three: Made) -> None:
 
 
 def test_the_seeds_of_one_experiment_share_a_row(tmp_path: Path, three: Made) -> None:
-    write_multirun(tmp_path, *three)
+    summarise(*three, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert list(row) == [
         "experiment",
@@ -102,7 +102,7 @@ def test_the_files_hold_exactly_what_the_summaries_hold(
 ) -> None:
     values = [1 / 3, 0.1 + 0.2, 2 / 7]
     made = together(*(make(seed, {"test/auroc": value}) for seed, value in enumerate(values)))
-    (group,) = write_multirun(tmp_path, *made)
+    (group,) = summarise(*made, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert [float(value) for value in row["test/auroc_runs"].split()] == values
     assert (float(row["test/auroc_mean"]), float(row["test/auroc_std"])) == group.mean_and_std(
@@ -115,7 +115,7 @@ def test_the_files_hold_exactly_what_the_summaries_hold(
 
 def test_one_run_has_a_mean_and_no_deviation(tmp_path: Path, make: Callable[..., Any]) -> None:
     made = together(make(7, {"test/accuracy": 0.5}))
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert (row["test/accuracy_mean"], row["test/accuracy_std"]) == ("0.5", "")
     assert screen(made).count("50.00") == 2  # in both tables
@@ -131,7 +131,7 @@ def test_runs_that_did_not_finish_are_counted_and_not_averaged(
         (tmp_path / "never_made", ["experiment=brain", "seed=2"]),
         (None, ["experiment=brain", "seed=three"]),
     )
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert (row["runs"], row["failed"], row["seeds"]) == ("1", "3", "0")
     assert row["test/accuracy_runs"] == "0.9"
@@ -145,7 +145,7 @@ def test_a_group_without_a_finished_run_keeps_its_row(
     tmp_path: Path, make: Callable[..., Any]
 ) -> None:
     made = together(make(0, {"test/accuracy": 0.9}), (None, ["experiment=chest", "seed=0"]))
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     rows = rows_of(tmp_path / "multirun_summary.csv")
     assert [(row["experiment"], row["runs"], row["failed"]) for row in rows] == [
         ("brain", "1", "0"),
@@ -157,7 +157,7 @@ def test_a_group_without_a_finished_run_keeps_its_row(
 
 def test_nothing_but_failures_still_makes_a_table(tmp_path: Path) -> None:
     made = together((None, ["experiment=brain", "seed=0"]))
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     assert rows_of(tmp_path / "multirun_summary.csv")[0]["failed"] == "1"
     assert "1 failed" in screen(made)
 
@@ -182,7 +182,7 @@ def test_an_override_that_every_run_shares_is_not_in_the_label(
         make(0, {}, more=("trainer=cpu",)), make(0, {}, experiment="chest", more=("trainer=cpu",))
     )
     assert [group.label for group in summarise(*made)] == ["brain", "chest"]
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     rows = rows_of(tmp_path / "multirun_summary.csv")
     assert [row["overrides"] for row in rows] == ["trainer=cpu", "trainer=cpu"]
 
@@ -191,11 +191,11 @@ def test_an_undefined_value_is_left_out_of_the_mean_and_shown_as_a_dash(
     tmp_path: Path, make: Callable[..., Any]
 ) -> None:
     made = together(*(make(seed, {"test/auroc": v}) for seed, v in enumerate((0.5, None, 0.75))))
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert (row["test/auroc_mean"], row["test/auroc_runs"]) == ("0.625", "0.5 - 0.75")
     undefined = together(make(0, {"test/auroc": None}))
-    write_multirun(tmp_path, *undefined)
+    summarise(*undefined, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert (row["test/auroc_mean"], row["test/auroc_runs"]) == ("", "-")
 
@@ -213,7 +213,7 @@ def test_the_headline_comes_first_and_intervals_and_confusions_stay_out(
         "test/auroc_ci95": None,
         "train/accuracy": 0.99,
     }
-    write_multirun(tmp_path, *together(make(0, metrics)))
+    summarise(*together(make(0, metrics)), base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
     assert [name.removesuffix("_mean") for name in row if name.endswith("_mean")] == [
         "train/accuracy",
@@ -246,7 +246,7 @@ def test_columns_of_one_task_are_blank_for_the_other(
         make(0, {"test/accuracy": 0.5}),
         make(0, {"test/dice": 0.5}, experiment="polyp", task="segmentation"),
     )
-    write_multirun(tmp_path, *made)
+    summarise(*made, base=tmp_path)
     brain, polyp = rows_of(tmp_path / "multirun_summary.csv")
     assert (brain["test/dice_mean"], polyp["test/accuracy_mean"]) == ("", "")
 
@@ -259,7 +259,7 @@ def test_phantoms_and_the_protocol_that_leaks_are_marked(
         make(0, {}, experiment="chest", protocol="merged"),
         make(0, {}, experiment="polyp", protocol=None),
     )
-    groups = write_multirun(tmp_path, *made)
+    groups = summarise(*made, base=tmp_path)
     assert [group.marks for group in groups] == [" (synthetic data)", " (merged protocol)", ""]
     runs = rows_of(tmp_path / "multirun_runs.csv")
     assert [run["protocol"] for run in runs] == ["official", "merged", ""]

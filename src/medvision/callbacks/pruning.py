@@ -67,27 +67,21 @@ class Pruning(Checkpoint):
 
     def _ask(self, trainer: Trainer) -> None:
         """Report what is not reported yet, and stop where that is hopeless."""
-        hopeless = False
-        if trainer.is_global_zero:
-            hopeless = self._is_hopeless(self._report(), trainer.max_epochs)
+        hopeless = trainer.is_global_zero and self._is_hopeless(trainer.max_epochs)
         if trainer.strategy.broadcast(hopeless):
             self.pruned = True
             trainer.should_stop = True
 
-    def _report(self) -> int | None:
-        """Tell the study; return the last epoch that it knows, where its value is defined."""
+    def _is_hopeless(self, max_epochs: int | None) -> bool:
+        """Tell the study of all epochs; whether it calls the run hopeless after the last one."""
         study = self._open()
         for row in self.epoch_log.rows:
             epoch, value = int(row["epoch"] or 0), row.get(self.metric)
             if value is not None:
                 study.report(self.trial, epoch, float(value))
-        last = self.epoch_log.rows[-1]
-        return None if last.get(self.metric) is None else int(last["epoch"] or 0)
-
-    def _is_hopeless(self, epoch: int | None, max_epochs: int | None) -> bool:
-        if self.pruner == "none" or epoch is None or epoch + 1 == max_epochs:
+        if self.pruner == "none" or value is None or epoch + 1 == max_epochs:
             return False
-        return self._open().is_hopeless(
+        return study.is_hopeless(
             self.trial, startup_trials=self.startup_trials, warmup_epochs=self.warmup_epochs
         )
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from medvision.console import counted
 from medvision.errors import MedvisionError
 from medvision.hardware import xla_trace
 from medvision.hardware.xla_trace import Trigger
@@ -171,16 +172,14 @@ class XlaWatch(Checkpoint):
         self.compilations_per_epoch.append(count)
         triggers, self._earlier = [*self._earlier, *self._xla.take_triggers()], []
         step, self._compiled_in = self._compiled_in, None
+        done = f"epoch {trainer.current_epoch + 1} compiled {counted(count, 'graph')}"
         if self.strict:
-            trainer.print(
-                f"xla: epoch {trainer.current_epoch + 1} compiled {_graphs(count)};"
-                f" fell back: {_listed(self.fallbacks)}"
-            )
+            trainer.print(f"xla: {done}; fell back: {_listed(self.fallbacks)}")
         if count and self._steps_before >= WARM_STEPS:
             places = [t.place for t in triggers if t.kind == "compilation" and t.place]
             self._stall(
-                f"epoch {trainer.current_epoch + 1} compiled {_graphs(count)} again, first in"
-                f" {step or 'its end'}: what is computed differs from the first epoch",
+                f"{done} again, first in {step or 'its end'}: what is computed differs from the"
+                " first epoch",
                 where=places[-1] if places else SOMEWHERE,
                 hint="look for a shape, a branch or a number of Python that changes between steps",
             )
@@ -188,10 +187,6 @@ class XlaWatch(Checkpoint):
     def _stall(self, what: str, *, where: str, hint: str) -> None:
         if self.strict:
             raise MedvisionError(what, where=where, hint=hint, exit_code=FOUND_SOMETHING)
-
-
-def _graphs(count: int) -> str:
-    return "1 graph" if count == 1 else f"{count} graphs"
 
 
 def _listed(fallbacks: dict[str, int]) -> str:

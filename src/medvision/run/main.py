@@ -298,7 +298,7 @@ def _place() -> Place:
 def _gather(base: Path, jobs: Path) -> list[int]:
     """Write and show what the runs of a command scored together; return their exit codes."""
     from medvision.run.multirun.kfold import write_folds
-    from medvision.run.multirun.summary import write_multirun
+    from medvision.run.multirun.summary import summarise
     from medvision.run.multirun.tables import print_folds, print_multirun
 
     results = read_results(jobs)
@@ -309,7 +309,7 @@ def _gather(base: Path, jobs: Path) -> list[int]:
     run_dirs = [result.run for result in results]
     if any(run_dirs):
         base.mkdir(parents=True, exist_ok=True)  # run_dir may have sent the runs elsewhere
-        groups = write_multirun(base, run_dirs, [result.overrides for result in results])
+        groups = summarise(run_dirs, [result.overrides for result in results], base=base)
         print_multirun(groups)
         print_folds(write_folds(base, groups))
         sys.stdout.write(f"{base}\n")

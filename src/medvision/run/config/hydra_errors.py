@@ -3,7 +3,7 @@
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -175,7 +175,7 @@ def _known_keys(arguments: Sequence[str]) -> list[str]:
         return groups()
     container: Any = OmegaConf.to_container(cfg, resolve=False)
     del container["hydra"]
-    return list(_flatten(container))
+    return [key for key, _ in keys_of(container)]
 
 
 def _choices(arguments: Sequence[str]) -> list[str]:
@@ -193,9 +193,11 @@ def _composed(overrides: Sequence[str]) -> DictConfig | None:
             return None
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Full names of all keys."""
-    for name, value in node.items():
-        yield f"{prefix}{name}"
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
+def keys_of(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Full name and value of every key in plain values, however deep."""
+    inside = node.items() if isinstance(node, dict) else ()
+    for key, value in enumerate(node) if isinstance(node, list) else inside:
+        full = f"{path}.{key}".lstrip(".")
+        if isinstance(key, str):
+            yield full, value
+        yield from keys_of(value, full)

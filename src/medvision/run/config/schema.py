@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from medvision.data.download.catalog import find, needs_account
 from medvision.data.shards.location import check_address, place_of
 from medvision.errors import MedvisionError, did_you_mean, install_command
-from medvision.run.config.hydra_errors import nearest
+from medvision.run.config.hydra_errors import keys_of, nearest
 from medvision.run.config.processes import check_processes
 from medvision.scores import names_at
 
@@ -50,16 +50,9 @@ def check_targets(cfg: DictConfig) -> None:
 
 def _entries(cfg: DictConfig, pattern: re.Pattern[str]) -> Iterator[tuple[str, Any]]:
     """Full name and unresolved value of every key whose last part fits, wherever it is."""
-
-    def walk(node: Any, path: str) -> Iterator[tuple[str, Any]]:
-        inside = node.items() if isinstance(node, dict) else ()
-        for key, value in enumerate(node) if isinstance(node, list) else inside:
-            full = f"{path}.{key}".lstrip(".")
-            if isinstance(key, str) and pattern.search(key):
-                yield full, value
-            yield from walk(value, full)
-
-    yield from walk(OmegaConf.to_container(cfg, resolve=False), "")
+    for key, value in keys_of(OmegaConf.to_container(cfg, resolve=False)):
+        if pattern.search(key.rpartition(".")[2]):
+            yield key, value
 
 
 def _check(target: str, *, where: str) -> None:

@@ -1,11 +1,12 @@
 """Cross-validation: scores of all folds of one command, averaged and pooled."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,8 +105,7 @@ def _if_any(groups: Sequence[str]) -> Sequence[str] | None:
     return groups if len(set(groups)) < len(groups) else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class FoldScore:
+class FoldScore(NamedTuple):
     """One score over the folds; None where it is undefined or not pooled.
 
     Attributes:
@@ -192,7 +192,7 @@ def write_folds(base: Path, groups: Sequence[Group]) -> list[CrossValidation]:
     """
     found = cross_validate(groups)
     scores = [
-        {**_names(one), "folds": one.num_finished, "metric": metric, **vars(score)}
+        {**_names(one), "folds": one.num_finished, "metric": metric, **score._asdict()}
         for one in found
         for metric, score in one.scores.items()
     ]
@@ -219,20 +219,16 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
     predictions = [_predictions(run) for run in finished]
     num_folds = int(finished[0].summary["dataset"]["folds"])
     faults = [*_missing_folds(runs, num_folds), *_not_once(samples, predictions)]
-    pooled: dict[str, tuple[float, float, float]] = {}
+    pooled: Pooled = {}
     notes = [f"nothing is pooled: {fault}" for fault in faults]
     if not faults:
         pooled, notes = _pool(finished, predictions, samples)
     scores = {}
     for metric in (name for name in metrics_of(finished) if name.startswith("test/")):
-        mean, std = mean_and_std(run.scores.get(metric) for run in finished)
-        score, low, high = pooled.get(metric.removeprefix("test/"), 3 * (float("nan"),))
+        together = pooled.get(metric.removeprefix("test/"), ())
         scores[metric] = FoldScore(
-            mean=mean,
-            std=std,
-            pooled=_known(score),
-            low=_known(low),
-            high=_known(high),
+            *mean_and_std(run.scores.get(metric) for run in finished),
+            *(None if math.isnan(value) else value for value in together),
         )
     rows = [
         {"fold": run.fold, "run": _file(run).name, **row}
@@ -255,7 +251,7 @@ def _pool(
     runs: Sequence[Run],
     predictions: Sequence[Sequence[Mapping[str, str]]],
     samples: Mapping[str, Sample],
-) -> tuple[dict[str, tuple[float, float, float]], list[str]]:
+) -> tuple[Pooled, list[str]]:
     """Scores of all predictions together, by name, and what a reader should know of them."""
     rows = [row for part in predictions for row in part]
     groups = [samples[row["path"]].group or row["path"] for row in rows]
@@ -304,7 +300,3 @@ def _predictions(run: Run) -> list[dict[str, str]]:
 def _file(run: Run, name: str = "") -> Path:
     assert run.path is not None, "a finished run has a folder"
     return run.path / name
-
-
-def _known(value: float) -> float | None:
-    return None if value != value else value

@@ -93,13 +93,23 @@ class Group:
         return mean_and_std(self.values(metric))
 
 
-def summarise(run_dirs: Sequence[Path | None], overrides: Sequence[Sequence[str]]) -> list[Group]:
+def summarise(
+    run_dirs: Sequence[Path | None],
+    overrides: Sequence[Sequence[str]],
+    *,
+    base: Path | None = None,
+) -> list[Group]:
     """Read the runs and group them by experiment and by every override but seed and fold.
+
+    Into ``base`` go ``multirun_summary.csv``, a row per group, and ``multirun_runs.csv``, a row per
+    run. An undefined value is a blank cell, and ``-`` where the values of several runs share one.
+    Numbers are written in full: reading them gives what ``summary.json`` holds.
 
     Args:
         run_dirs: Folder of each run; None, or a folder without ``summary.json``, where a run
             ended early: it counts as failed.
         overrides: What the command set for each run, as ``key=value``.
+        base: Folder of the command; None writes nothing.
 
     Returns:
         A group for each combination, in the order of the command.
@@ -107,39 +117,22 @@ def summarise(run_dirs: Sequence[Path | None], overrides: Sequence[Sequence[str]
     Raises:
         ValueError: If there are not as many lists of overrides as runs.
     """
-    return _group(_read(run_dirs, overrides))
-
-
-def write_multirun(
-    base: Path, run_dirs: Sequence[Path | None], overrides: Sequence[Sequence[str]]
-) -> list[Group]:
-    """Write ``multirun_summary.csv``, a row per group, and ``multirun_runs.csv``, a row per run.
-
-    An undefined value is a blank cell, and ``-`` where the values of several runs share one.
-    Numbers are written in full: reading them gives what ``summary.json`` holds.
-
-    Args:
-        base: Folder of the command.
-        run_dirs: As in ``summarise``.
-        overrides: As in ``summarise``.
-
-    Returns:
-        The groups, as ``summarise`` gives them.
-
-    Raises:
-        ValueError: If there are not as many lists of overrides as runs.
-    """
-    runs = _read(run_dirs, overrides)
-    groups, metrics = _group(runs), metrics_of(runs)
-    write_table(base / "multirun_summary.csv", [_group_row(group, metrics) for group in groups])
-    write_table(base / "multirun_runs.csv", [_run_row(run) for run in runs])
-    return groups
-
-
-def _read(run_dirs: Sequence[Path | None], overrides: Sequence[Sequence[str]]) -> list[Run]:
     if len(run_dirs) != len(overrides):
         raise ValueError(f"expected overrides of {len(run_dirs)} runs, got {len(overrides)}")
-    return [_read_run(path, given) for path, given in zip(run_dirs, overrides, strict=True)]
+    runs = [_read_run(path, given) for path, given in zip(run_dirs, overrides, strict=True)]
+    shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
+    members: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        members.setdefault((run.experiment, *run.overrides), []).append(run)
+    groups = [
+        Group(label=" ".join([name, *(o for o in own if o not in shared)]), runs=tuple(alike))
+        for (name, *own), alike in members.items()
+    ]
+    if base is not None:
+        metrics = metrics_of(runs)
+        write_table(base / "multirun_summary.csv", [_group_row(group, metrics) for group in groups])
+        write_table(base / "multirun_runs.csv", [_run_row(run) for run in runs])
+    return groups
 
 
 def _read_run(path: Path | None, overrides: Sequence[str]) -> Run:
@@ -156,20 +149,6 @@ def _read_run(path: Path | None, overrides: Sequence[str]) -> Run:
         overrides=tuple(o for o, (key, _) in given.items() if key not in ("experiment", *REPEATED)),
         summary=summary,
     )
-
-
-def _group(runs: Sequence[Run]) -> list[Group]:
-    shared = set.intersection(*(set(run.overrides) for run in runs)) if runs else set()
-    groups: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        groups.setdefault((run.experiment, *run.overrides), []).append(run)
-    return [
-        Group(
-            label=" ".join([experiment, *(o for o in overrides if o not in shared)]),
-            runs=tuple(members),
-        )
-        for (experiment, *overrides), members in groups.items()
-    ]
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:

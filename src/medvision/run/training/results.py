@@ -50,7 +50,7 @@ def first_summary(
         "timing": {},
         "precision": plan.precision,
         "device": plan.accelerator,
-        "warnings": [*data.notes, *_unlike_asked(model)],
+        "warnings": [*data.notes, *filter(None, [getattr(model, "note", None)])],
     }
 
 
@@ -80,12 +80,6 @@ def _weights(model: nn.Module) -> dict[str, Any]:
         return {}
     kept = {"source": loaded.source, "taken": len(loaded.taken)}
     return {"weights": {**kept, "left": list(loaded.left), "unused": len(loaded.unused)}}
-
-
-def _unlike_asked(model: nn.Module) -> list[str]:
-    """That another network was built than the one asked for, where it was."""
-    note = getattr(model, "note", None)
-    return [] if note is None else [note]
 
 
 def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, Any]) -> None:
