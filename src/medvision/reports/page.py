@@ -200,7 +200,8 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, day=day)
+    environment.filters.update(number=number, interval=interval, day=day, whole=whole)
+    environment.globals.update(plain=PLAIN, dash=NOT_MEASURED)
     environment.tests.update(a_number=is_number, an_interval=is_interval)
     return environment
 

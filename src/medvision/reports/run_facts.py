@@ -1,14 +1,13 @@
-"""What was trained on which data, with what and for how long, as tables of text."""
+"""What was trained on which data, with what and for how long, in words; what is unknown is None."""
 
 import shlex
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from medvision.reports.page import Row, Table, whole
+from medvision.reports.page import whole
 from medvision.reports.run_files import RunFiles
-from medvision.reports.score_tables import STAGES
-from medvision.reports.warnings import audit_fact
 from medvision.scores import is_number
 
 PROTOCOLS = {
@@ -31,57 +30,33 @@ def set_name(run: RunFiles) -> str:
     return folder if name in UNNAMED else f"{name} ({folder})"
 
 
-def data_facts(run: RunFiles) -> Table:
+def data_facts(run: RunFiles) -> dict[str, Any]:
     """Where the images came from and how they were split."""
     dataset, data = run.dataset, run.config.get("data")
     data = data if isinstance(data, dict) else {}
     evaluated: Mapping[str, Any] = run.summary.get("evaluated") or {}
     protocol = dataset.get("protocol")
     size = data.get("image_size")
-    facts = {
+    return {
         "Data set": set_name(run),
         "Synthetic": "yes, drawn by code" if dataset.get("synthetic") else "no",
         "Folder": run.root,
         "Evaluated": _evaluated(evaluated),
         "Protocol": PROTOCOLS.get(str(protocol), protocol),
         "Groups": groups(run),
-        "Audit": audit_fact(run),
+        "Audit": _audit(run.summary.get("audit") or {}),
         "Size for the network": f"{size} x {size} px" if is_number(size) else size,
         "Fingerprint": dataset.get("fingerprint"),
     }
-    return _facts("The data", facts)
 
 
-def data_counts(run: RunFiles) -> Table | None:
-    """Images of each split, by class where there are classes; None where nothing is known."""
-    by_class: Mapping[str, Mapping[str, int]] = run.dataset.get("class_counts") or {}
-    splits = [split for split in STAGES if run.num_images.get(split) is not None]
-    if run.external:  # every image of the other set is tested
-        splits = [split for split in splits if run.num_images[split]]
-    if not splits:
-        return None
-    names = run.class_names if by_class else []
+def groups_by_split(run: RunFiles, splits: Sequence[str]) -> dict[str, int]:
+    """How many groups each split holds; empty where none are known."""
     found = {
         split: {row["group"] for row in run.splits if row["split"] == split and row.get("group")}
         for split in splits
     }
-    grouped = any(found.values())
-    rows = [
-        Row(
-            name=STAGES[split] + ", sealed" * (run.sealed and split == "test"),
-            cells=[
-                *(whole(by_class.get(split, {}).get(name, 0)) for name in names),
-                whole(run.num_images[split]),
-                *([whole(len(found[split]))] if grouped else []),
-            ],
-        )
-        for split in splits
-    ]
-    return Table(
-        caption="Images in each split",
-        head=["Split", *names, "All" if names else "Images", *(["Groups"] if grouped else [])],
-        rows=rows,
-    )
+    return {split: len(names) for split, names in found.items()} if any(found.values()) else {}
 
 
 def groups(run: RunFiles) -> str | None:
@@ -107,7 +82,7 @@ def groups(run: RunFiles) -> str | None:
     )
 
 
-def run_facts(run: RunFiles) -> Table:
+def run_facts(run: RunFiles) -> dict[str, Any]:
     """What was trained, for how long, on what, and with which program."""
     summary, found = run.summary, run.environment
     model: Mapping[str, Any] = summary.get("model") or {}
@@ -118,7 +93,7 @@ def run_facts(run: RunFiles) -> Table:
     weights: Mapping[str, Any] = model.get("weights") or {}
     count, speed = model.get("num_parameters"), timing.get("train_images_per_s")
     peak, memory = timing.get("peak_memory_mb"), hardware.get("memory_mb")
-    facts = {
+    return {
         "Network": f"{model.get('name')}, {whole(count)} parameters" if count else None,
         "Weights to start from": _weights(weights),
         "Epochs": _epochs(summary),
@@ -143,7 +118,6 @@ def run_facts(run: RunFiles) -> Table:
         "Source": _source(git),
         "Started": str(found.get("started") or "").replace("T", " ", 1),
     }
-    return _facts("The run", facts)
 
 
 def commands(run: RunFiles) -> list[str]:
@@ -158,14 +132,16 @@ def commands(run: RunFiles) -> list[str]:
     return found
 
 
-def _facts(caption: str, facts: Mapping[str, Any]) -> Table:
-    """A table of two columns; facts without a value are left out."""
-    rows = [
-        Row(name=name, cells=[str(value)])
-        for name, value in facts.items()
-        if value is not None and value != ""
-    ]
-    return Table(caption=caption, head=[], rows=rows)
+def _audit(audit: Mapping[str, Any]) -> str | None:
+    """How thoroughly the data were audited and what was found, in a line; None if not at all."""
+    if not audit:
+        return None
+    if audit.get("mode") == "skip":
+        return "left out, by choice"
+    counts = Counter(str(finding.get("severity")) for finding in audit.get("findings") or [])
+    told = [f"{whole(n)} {kind}{'s' * (n > 1)}" for kind, n in counts.items() if kind != "note"]
+    extent = "complete" if audit.get("complete") else "the cheap checks only"
+    return f"{extent}; {', '.join(told) or 'nothing found'}"
 
 
 def _evaluated(evaluated: Mapping[str, Any]) -> str | None:

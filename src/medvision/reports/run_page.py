@@ -9,37 +9,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.files import write_atomically
-from medvision.reports.page import (
-    Picture,
-    jpeg_picture,
-    png_picture,
-    render,
-    whole,
-)
+from medvision.reports.page import Picture, jpeg_picture, png_picture, render, whole
 from medvision.reports.run_facts import (
     commands,
-    data_counts,
     data_facts,
+    groups_by_split,
     run_facts,
     set_name,
 )
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import (
     STAGES,
-    calibration_table,
-    class_table,
-    key_numbers,
-    lesion_table,
-    operating_table,
-    other_table,
+    TWINS,
+    images_of,
+    key_stages,
+    scores_in,
+    scores_of_classes,
+    share_in_words,
     shown_scores,
+    stages_with,
 )
-from medvision.reports.task_report import TaskReport
-from medvision.reports.warnings import looks, twin_table
+from medvision.reports.task_report import TaskReport, listed
 from medvision.scores import (
     Score,
-    is_interval,
     is_number,
+    named_scores,
     other_scores,
     scores_at,
     scores_of,
@@ -47,15 +41,6 @@ from medvision.scores import (
 from medvision.task_definition import task_of
 
 UNFINISHED = {"running": "is still running", "interrupted": "was interrupted", "failed": "failed"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """One large number: what it is called, its value and its interval, empty without one."""
-
-    name: str
-    value: str
-    ends: str
 
 
 def report_of(run: RunFiles) -> TaskReport:
@@ -95,23 +80,19 @@ def headline(run: RunFiles) -> str:
     return f"{network}, {history} {result}.{late}"
 
 
-def tiles(run: RunFiles) -> list[Tile]:
-    """The few scores that matter most."""
+def tiles(run: RunFiles) -> list[tuple[Score, float, Any]]:
+    """The few scores that matter most, with value and interval."""
     classes = "tile of two classes" if len(run.class_names) == 2 else "tile of many classes"
-    found = []
-    for score in scores_of(run.task):
-        value = run.metrics.get(f"{run.stage}/{score.name}")
-        ends = run.metrics.get(f"{run.stage}/{score.name}_ci95")
-        if {"tile", classes}.isdisjoint(score.places) or not is_number(value):
-            continue
-        found.append(
-            Tile(
-                name=score.capitalized,
-                value=f"{score.text(value)} {score.unit}".strip(),
-                ends=score.interval_text(ends) if is_interval(ends) else "",
-            )
-        )
-    return found
+    found = [
+        (score, run.metrics.get(f"{run.stage}/{score.name}"))
+        for score in scores_of(run.task)
+        if not {"tile", classes}.isdisjoint(score.places)
+    ]
+    return [
+        (score, value, run.metrics.get(f"{run.stage}/{score.name}_ci95"))
+        for score, value in found
+        if is_number(value)
+    ]
 
 
 def parameters(count: float) -> str:
@@ -123,25 +104,31 @@ def parameters(count: float) -> str:
 
 
 JUDGED = {
-    "roc": "Sensitivity against 1 - specificity at every threshold. The dotted line is chance.",
-    "precision_recall": "Precision against recall at every threshold. Dotted: share of the class, "
-    "which is the precision of chance.",
-    "calibration": "How often the network is right against how sure it is; bars on the dotted line "
-    "would be calibrated. Below, the images in each bin.",
-    "confusion": "Images by true and by predicted class.",
+    "roc": (
+        "ROC",
+        "ROC curve",
+        "Sensitivity against 1 - specificity at every threshold. The dotted line is chance.",
+    ),
+    "precision_recall": (
+        "precision-recall",
+        "Precision-recall curve",
+        "Precision against recall at every threshold. Dotted: share of the class, which is the "
+        "precision of chance.",
+    ),
+    "calibration": (
+        "calibration",
+        "Calibration diagram",
+        "How often the network is right against how sure it is; bars on the dotted line would be "
+        "calibrated. Below, the images in each bin.",
+    ),
+    "confusion": (
+        "confusion",
+        "Confusion matrix",
+        "Images by true and by predicted class.",
+    ),
 }
-ALTERNATIVES = {
-    "roc": "ROC curve",
-    "precision_recall": "Precision-recall curve",
-    "calibration": "Calibration diagram",
-    "confusion": "Confusion matrix",
-}
-TITLES = {
-    "roc": "ROC",
-    "precision_recall": "precision-recall",
-    "calibration": "calibration",
-    "confusion": "confusion",
-}
+"""Pictures that judge the test images: name in a title, text for those who see none, caption."""
+
 GRID = "test_images"
 
 
@@ -160,16 +147,6 @@ class Case:
     caption: str
     picture: NDArray[np.uint8]
     wrong: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownCase:
-    """A case whose picture is ready for the page."""
-
-    title: str
-    caption: str
-    picture: Picture
-    wrong: bool
 
 
 def write_report(
@@ -205,94 +182,102 @@ def write_report(
 
 def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -> Mapping[str, Any]:
     """What the template shows; a part that is empty makes no section."""
-    curves = {score.name: f"{score.capitalized} by epoch" for score in scores_at("curve", run.task)}
+    summary, own = run.summary, report_of(run)
+    sections = own.sections(run)
+    curves = {s.name: (f"{s.capitalized} by epoch", "") for s in scores_at("curve", run.task)}
+    judged = {name: texts for name, texts in JUDGED.items() if name in run.plots}
     pictured = {*curves, *JUDGED, GRID}
     further = {name: name.replace("_", " ") for name in run.plots if name not in pictured}
-    grid = {} if worst or typical else {GRID: "Some of the test images"}
-    own = report_of(run)
-    sections = own.sections(run)
+    stages, others = key_stages(run), other_scores(run.metrics, run.task)
+    other_stages = stages_with(run, [score.name for score in others], STAGES)
+    lesion_sizes, points = (summary.get(k) or [] for k in ("lesion_sizes", "operating_points"))
+    twins, fitted = (summary.get(key) or {} for key in ("twins", "calibration"))
+    twin_scores = scores_in(run, [twins.get(part) or {} for part in TWINS])
+    baselines = [(twins.get("memory_baseline") or {}).get(part) or {} for part in TWINS]
+    remembered = {score.name for score in scores_in(run, baselines)}
+    calibrated = stages_with(run, ["ece_calibrated"], dict.fromkeys((run.stage, "val")))
+    scored_classes, class_scores = scores_of_classes(run)
+    class_counts = run.dataset.get("class_counts") or {}
+    splits = [stage for stage in STAGES if run.num_images.get(stage) is not None]
+    if run.external:  # every image of the other set is tested
+        splits = [split for split in splits if run.num_images[split]]
     return {
-        "image_note": own.image_note,
+        "run": run,
+        "scores": named_scores(run.task),
+        "own": own,
         "sections": sections,
         "own_parts": [(part.anchor, part.title, True) for part in sections],
-        "started": run.environment.get("started"),
         "title": title(run),
         "headline": headline(run),
-        "audit": run.summary.get("audit") or {},
-        "sealed": run.sealed,
-        "dataset": run.dataset,
+        "audit": summary.get("audit") or {},
         "tiles": tiles(run),
-        "key_numbers": key_numbers(run),
-        "looks": looks(run),
-        "other_table": other_table(run),
-        "twin_table": twin_table(run),
-        "warnings": [str(warning) for warning in run.summary.get("warnings") or []],
+        "stages": stages,
+        "stage_titles": STAGES,
+        "stage_heads": [STAGES[stage] for stage in stages],
+        "images_of": images_of,
+        "shown": shown_scores(run),
+        "looks": summary.get("test_evaluations"),
+        "others": others,
+        "other_stages": other_stages,
+        "other_heads": [STAGES[stage] for stage in other_stages],
+        "twins": twins,
+        "twin_scores": twin_scores,
+        "remembered": remembered,
+        "twin_heads": [
+            head
+            for score in twin_scores
+            for head in (
+                score.heading,
+                *[f"{score.heading} of the memory baseline"] * (score.name in remembered),
+            )
+        ],
+        "warnings": summary.get("warnings") or [],
         "data_facts": data_facts(run),
-        "data_counts": data_counts(run),
-        "detail_tables": [t for t in (lesion_table(run), class_table(run)) if t is not None],
-        "detail_title": "By lesion size" if run.summary.get("lesion_sizes") else "By class",
-        "calibration_table": calibration_table(run),
-        "operating_table": operating_table(run),
+        "splits": splits,
+        "class_counts": class_counts,
+        "counted_classes": [*run.class_names] if class_counts else [],
+        "groups_in": groups_by_split(run, splits),
+        "lesion_sizes": lesion_sizes,
+        "lesion_scores": scores_in(run, lesion_sizes),
+        "share_in_words": share_in_words,
+        "class_scores": class_scores,
+        "scored_classes": scored_classes,
+        "fitted": fitted,
+        "calibrated": calibrated if is_number(fitted.get("temperature")) else [],
+        "calibrated_heads": [
+            f"{STAGES[stage]}, {when}" for stage in calibrated for when in ("before", "after")
+        ],
+        "points": points,
         "curves": _plots(run, curves),
-        "judged": _plots(run, ALTERNATIVES, captions=JUDGED),
-        "judged_title": _listed_title([name for name in JUDGED if name in run.plots]),
-        "cases": {"worst": [*map(_shown, worst)], "typical": [*map(_shown, typical)]},
-        "grid": _plots(run, grid),
-        "others": _plots(run, further, captions=further),
+        "judged": _plots(run, {name: texts[1:] for name, texts in judged.items()}),
+        "judged_title": _listed_title([title for title, *_ in judged.values()]),
+        "worst": [*map(_shown, worst)],
+        "typical": [*map(_shown, typical)],
+        "grid": [] if worst or typical else _plots(run, {GRID: ("Some of the test images", "")}),
         "outcome": own.outcome(run),
-        "definitions": _defined(run),
-        "class_names": run.class_names,
-        "terms": _terms(run),
+        "further": _plots(run, {name: (words, words) for name, words in further.items()}),
+        "definitions": [*shown_scores(run).values(), *others],
+        "has_intervals": any(name.endswith("_ci95") for name in run.metrics),
         "run_facts": run_facts(run),
         "commands": commands(run),
-        "config": run.config_text,
     }
 
 
-def _plots(
-    run: RunFiles, names: Mapping[str, str], *, captions: Mapping[str, str] | None = None
-) -> list[Picture]:
+def _plots(run: RunFiles, texts: Mapping[str, tuple[str, ...]]) -> list[Picture]:
     """The plots of these names that there are, each with its text for those who see none."""
-    captions = captions or {}
     return [
-        png_picture(run.plots[name], alt=alt, caption=captions.get(name, ""))
-        for name, alt in names.items()
+        png_picture(run.plots[name], alt=alt, caption=caption)
+        for name, (alt, caption) in texts.items()
         if name in run.plots
     ]
 
 
-def _listed_title(names: Sequence[str]) -> str:
+def _listed_title(titles: Sequence[str]) -> str:
     """Title of the section with the pictures that judge the test images."""
-    shown = [TITLES[name] for name in names]
-    text = ", ".join(shown[:-1]) + " and " + shown[-1] if len(shown) > 1 else "".join(shown)
+    text = listed(titles)
     return text[:1].upper() + text[1:]
 
 
-def _shown(case: Case) -> ShownCase:
-    alt = f"Test image {case.title}: {case.caption}"
-    return ShownCase(
-        title=case.title,
-        caption=case.caption,
-        picture=jpeg_picture(case.picture, alt=alt),
-        wrong=case.wrong,
-    )
-
-
-def _defined(run: RunFiles) -> list[Score]:
-    """Every score on the page."""
-    return [*shown_scores(run).values(), *other_scores(run.metrics, run.task)]
-
-
-def _terms(run: RunFiles) -> set[str]:
-    """What else on the page the template defines."""
-    shown = key_numbers(run)
-    heads = shown.head if shown is not None else ()
-    points: Sequence[Mapping[str, Any]] = run.summary.get("operating_points") or []
-    terms = {
-        "classes": report_of(run).of_classes,
-        "predictive": bool(points),
-        "prevalence": bool(points) and "prevalence" in points[0],
-        "interval": any(name.endswith("_ci95") for name in run.metrics),
-        "train": STAGES["train"] in heads,
-    }
-    return {name for name, there in terms.items() if there}
+def _shown(case: Case) -> tuple[Case, Picture]:
+    """A case and its picture as the page holds it."""
+    return case, jpeg_picture(case.picture, alt=f"Test image {case.title}: {case.caption}")

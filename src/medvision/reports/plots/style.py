@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib as mpl
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from medvision.files import atomic_path
+from medvision.reports.page import Picture, png_picture
 from medvision.scores import Score, scores_at
 
 # Paul Tol's bright scheme: colour-blind safe
@@ -56,6 +58,13 @@ def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
         # a class may have a name in a script that the font lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
+
+
+def figure_picture(figure: Figure, *, alt: str) -> Picture:
+    """The figure as a picture inside a page."""
+    with TemporaryDirectory() as folder:
+        save(figure, Path(folder) / "picture.png")
+        return png_picture(Path(folder) / "picture.png", alt=alt)
 
 
 History = Sequence[Mapping[str, float | int | None]]
