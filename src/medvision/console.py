@@ -12,23 +12,22 @@ from typing import TYPE_CHECKING
 from medvision.errors import printable
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    pass
 
 Advance = Callable[[str, int, int | None], None]
 """Shows that of a named step so much is done, of a total where one is known."""
 
 
-def say(text: str, *, console: Console | None = None) -> None:
+def say(text: str) -> None:
     """Print one line: not wrapped, no markup, line breaks and control characters escaped.
 
     Args:
         text: The line; names of files and classes may hold anything.
-        console: Where to print; stdout by default.
     """
     from rich.console import Console
 
     in_one_line = printable(text).replace("\n", "\\n")
-    (console or Console()).print(in_one_line, highlight=False, soft_wrap=True, markup=False)
+    Console().print(in_one_line, highlight=False, soft_wrap=True, markup=False)
 
 
 def counted(number: int, noun: str) -> str:

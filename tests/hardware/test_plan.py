@@ -43,7 +43,7 @@ def test_a_cpu_uses_bf16_where_its_hardware_does(
     assert plan.precision == precision
     assert plan.channels_last
     assert plan.fused_optimizer
-    assert plan.quick_gradients is has_bf16
+    assert plan.cpu_bf16 is has_bf16
     assert plan.deterministic is False
 
 
@@ -96,8 +96,7 @@ def test_a_rehearsal_plans_what_a_tpu_does(monkeypatch: pytest.MonkeyPatch) -> N
     assert rehearsal.precision == "bf16-mixed"
     assert not rehearsal.channels_last
     assert not rehearsal.fused_optimizer
-    assert not rehearsal.quick_gradients
-    assert not rehearsal.float32_first_layers
+    assert not rehearsal.cpu_bf16
     assert rehearsal.deterministic is False
 
 

@@ -45,8 +45,8 @@ class Plan:
         channels_last: Whether convolutions keep channels innermost.
         deterministic: Lightning's flag.
         fused_optimizer: Whether the optimizer's update is one kernel.
-        quick_gradients: Whether `train_with_quick_gradients` pays.
-        float32_first_layers: Whether `measure_first_layers_in_float32` pays.
+        cpu_bf16: Whether a CPU computes in bfloat16, so that `train_with_quick_gradients` and
+            `measure_first_layers_in_float32` pay.
         xla: Whether XLA compiles the steps, so that every batch must have one shape.
     """
 
@@ -55,8 +55,7 @@ class Plan:
     channels_last: bool
     deterministic: bool | Literal["warn"]
     fused_optimizer: bool
-    quick_gradients: bool
-    float32_first_layers: bool
+    cpu_bf16: bool
     xla: bool
 
 
@@ -101,8 +100,7 @@ def choose_plan(
         deterministic="warn" if deterministic == "warn" else bool(deterministic),
         # A gradient scaler, which fp16 needs, wants to see the gradients before the update.
         fused_optimizer=kind in ("cpu", "gpu") and chosen != "16-mixed",
-        quick_gradients=kind == "cpu" and chosen == "bf16-mixed",
-        float32_first_layers=kind == "cpu" and chosen == "bf16-mixed",
+        cpu_bf16=kind == "cpu" and chosen == "bf16-mixed",
         xla=kind == "tpu",
     )
 

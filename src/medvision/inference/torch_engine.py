@@ -53,7 +53,7 @@ class TorchEngine:
         self._turn: AbstractContextManager[Any] = (
             threading.Lock() if on_gpu else contextlib.nullcontext()
         )
-        if plan.float32_first_layers:
+        if plan.cpu_bf16:
             measure_first_layers_in_float32(network)
         network = network.eval().requires_grad_(False).to(self.device)
         if plan.channels_last:

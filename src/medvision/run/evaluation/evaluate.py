@@ -185,7 +185,7 @@ def evaluate_run(
     if target.stage == "test":
         check_ledger()
     plan, notes = _plan(run, accelerator)
-    if plan.float32_first_layers:
+    if plan.cpu_bf16:
         measure_first_layers_in_float32(network)
     task: Task = build(
         run.cfg.task, model=network, loss=build(run.cfg.loss), optimizer=_no_optimizer

@@ -1,6 +1,7 @@
 """Start and watch the further processes of a run, and report the first failure."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -40,14 +41,7 @@ PROGRAM = ("-c", "import sys; from medvision.run import main; sys.exit(main(sys.
 """Starts the same program where no command line did, as in a notebook or a test."""
 
 FLAGS = ("config_dir", "config_name", "config_path")
-OF_SEVERAL_RUNS = (
-    "hydra.mode",
-    "hydra/sweeper",
-    "hydra.sweeper",
-    "hydra.sweep",
-    "hydra/launcher",
-    "hydra.launcher",
-)
+OF_SEVERAL_RUNS = re.compile(r"[+~]*hydra(\.mode|\.sweep|[./](sweeper|launcher))([.@=]|$)")
 """What Hydra is told about several runs: the processes of one of them do not need it."""
 
 
@@ -68,7 +62,7 @@ def relaunch_command() -> tuple[list[str], Path]:
         if getattr(options, name)
     ]
     given_to: Any = OmegaConf.to_container(cfg.overrides, resolve=False)  # ${seed} stays itself
-    kept = [override for override in given_to["hydra"] if not _is_of_several_runs(override)]
+    kept = [override for override in given_to["hydra"] if not OF_SEVERAL_RUNS.match(override)]
     command = [*_program(given), *flags, *given_to["task"], *kept]
     return command, Path(get_original_cwd())
 
@@ -79,11 +73,6 @@ def _program(given: Sequence[str]) -> list[str]:
     if [quote_text(argument) for argument in sys.orig_argv[front:]] == list(given):
         return [sys.executable, *sys.orig_argv[1:front]]
     return [sys.executable, *PROGRAM]
-
-
-def _is_of_several_runs(override: str) -> bool:
-    key = override.lstrip("+~").partition("=")[0]
-    return any(key == name or key.startswith((f"{name}.", f"{name}@")) for name in OF_SEVERAL_RUNS)
 
 
 LOOK_S = 0.5

@@ -32,7 +32,7 @@ from medvision.run.storage.run_folder import RunFolder, is_further_process
 from medvision.run.storage.test_ledger import check_ledger, note_test_evaluation
 from medvision.run.storage.test_seal import sealed_note
 from medvision.run.training.build import build, build_task, measure, silence_libraries
-from medvision.run.training.data_audit import DataAudit, audit_training, notes_with
+from medvision.run.training.data_audit import audit_training, notes_with
 from medvision.run.training.fit import fit
 from medvision.run.training.results import finish, finish_pruned, first_summary, greet
 from medvision.scores import headline_of
@@ -86,9 +86,8 @@ def run_experiment(
     data.fixed_shapes = plan.xla
     if plan.accelerator == "tpu":
         announce_host()
-    if plan.quick_gradients:
+    if plan.cpu_bf16:
         train_with_quick_gradients(model)
-    if plan.float32_first_layers:
         measure_first_layers_in_float32(model)
     state = find_state(folder.path) if folder.reopened else None
     checkpoint = None
@@ -100,18 +99,20 @@ def run_experiment(
         check_ledger()
 
     if state is None:
-        summary = _create_folder(
-            cfg,
-            plan,
-            folder,
-            experiment=experiment,
-            model=model,
-            data=data,
-            audited=audited,
-            sealed_by=sealed_by,
-        )
+        summary = _create_folder(cfg, plan, folder, experiment, model, data)
+        if audited is not None:
+            summary["audit"] = audited.summary
+        if sealed_by:
+            summary |= {"sealed": True, "sealed_by": list(sealed_by)}
     else:
-        summary = _reopen_folder(folder, data, model, state)
+        summary = _reopen_folder(folder, data, state)
+    if folder.exists:
+        folder.write_summary(summary)
+        greet(folder.path, data, model, summary)
+        if state is not None:
+            say(f"continuing {state.words}")
+    if summary.get("sealed"):  # said once already, before the first run
+        summary["warnings"].append(sealed_note(summary["sealed_by"], folder.path))
     config = {"experiment": experiment, **_plain(cfg)}
 
     fitted = fit(
@@ -179,68 +180,15 @@ def _create_folder(
     cfg: DictConfig,
     plan: Plan,
     folder: RunFolder,
-    *,
     experiment: str,
     model: nn.Module,
     data: ImageData,
-    audited: DataAudit | None,
-    sealed_by: Sequence[str],
 ) -> dict[str, Any]:
-    """Make the folder of a run, and write what is known before its first step."""
-    folder.create()
-    _store_resolved(cfg, plan, folder, data)
-    splits = data.table_of_splits()
-    summary = first_summary(experiment, cfg.seed, data, model, plan)
-    if audited is not None:
-        summary["audit"] = audited.summary
-    if sealed_by:
-        summary |= {"sealed": True, "sealed_by": list(sealed_by)}
-    if folder.exists:
-        folder.write_config({"experiment": experiment, **_plain(cfg)})
-        folder.write_environment(describe_hardware())
-        write_splits(folder.path / "splits.csv", splits)
-        folder.write_summary(summary)
-        greet(folder.path, data, model, summary)
-    if sealed_by:  # said once already, before the first run
-        summary["warnings"].append(sealed_note(sealed_by, folder.path))
-    return summary
+    """Make the folder of a run; return what its summary says before the first step.
 
-
-def _reopen_folder(
-    folder: RunFolder, data: ImageData, model: nn.Module, state: State
-) -> dict[str, Any]:
-    """What an interrupted run had written, once its data are what they were.
-
-    Raises:
-        MedvisionError: If they are not.
+    What ``auto`` resolved to goes into the config, so that the stored one repeats the run.
     """
-    summary = folder.read_summary()
-    check_same_data(folder.path, data, summary)
-    if folder.exists:
-        differs = folder.note_part(describe_hardware())
-        if differs:
-            state.notes.append(
-                f"the run continues with {'; '.join(differs)}: its numbers may differ from those of"
-                " a run that was never stopped"
-            )
-        summary = {**summary, "status": "running"}
-        summary["warnings"] = [*summary["warnings"], *state.notes]
-        folder.write_summary(summary)
-        greet(folder.path, data, model, summary)
-        say(f"continuing {state.words}")
-        if summary.get("sealed"):
-            summary["warnings"].append(sealed_note(summary["sealed_by"], folder.path))
-    return summary
-
-
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain types."""
-    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
-    return resolved
-
-
-def _store_resolved(cfg: DictConfig, plan: Plan, folder: RunFolder, data: ImageData) -> None:
-    """Write what ``auto`` resolved to into the config, so that the stored one repeats the run."""
+    folder.create()
     with open_dict(cfg):
         cfg.run_dir = str(folder.path)
         cfg.trainer.accelerator = plan.accelerator
@@ -249,3 +197,31 @@ def _store_resolved(cfg: DictConfig, plan: Plan, folder: RunFolder, data: ImageD
         cfg.trainer.deterministic = plan.deterministic
         if not data.tables["val"]:
             cfg.trainer.limit_val_batches = 0
+    splits = data.table_of_splits()
+    if folder.exists:
+        folder.write_config({"experiment": experiment, **_plain(cfg)})
+        folder.write_environment(describe_hardware())
+        write_splits(folder.path / "splits.csv", splits)
+    return first_summary(experiment, cfg.seed, data, model, plan)
+
+
+def _reopen_folder(folder: RunFolder, data: ImageData, state: State) -> dict[str, Any]:
+    """What an interrupted run had written, once its data are what they were.
+
+    Raises:
+        MedvisionError: If they are not.
+    """
+    summary = folder.read_summary()
+    check_same_data(folder.path, data, summary)
+    if folder.exists and (differs := folder.note_part(describe_hardware())):
+        state.notes.append(
+            f"the run continues with {'; '.join(differs)}: its numbers may differ from those of a"
+            " run that was never stopped"
+        )
+    return {**summary, "status": "running", "warnings": [*summary["warnings"], *state.notes]}
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    """The resolved config as plain types."""
+    resolved: Any = OmegaConf.to_container(cfg, resolve=True)
+    return resolved
