@@ -21,7 +21,7 @@ from medvision.run import main
 from medvision.run.multirun.kfold import (
     CrossValidation,
     cross_validate,
-    pool_probabilities,
+    pool,
     write_folds,
 )
 from medvision.run.multirun.summary import summarise
@@ -157,9 +157,7 @@ def test_each_image_keeps_the_class_that_its_own_fold_gave_it() -> None:
         {key: str(value) for key, value in classified(i, thresholds[i % 2]).items()}
         for i in range(12)
     ]
-    pooled = pool_probabilities(
-        rows, [row["path"] for row in rows], {0.2, 0.8}, task="classification"
-    )
+    pooled = pool(rows, [row["path"] for row in rows], {0.2, 0.8}, task="classification")
     right = [row["target"] == row["predicted"] for row in rows]
     assert pooled["accuracy"][0] == pytest.approx(np.mean(right))
     p = np.array([[1 - probability(i), probability(i)] for i in range(12)])

@@ -49,14 +49,15 @@ class EpochLog(Checkpoint):
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         values.pop("lr", None)  # float32 there; the optimizer knows it exactly
         row: dict[str, float | int | None] = {"epoch": trainer.current_epoch}
-        first = names_at("log", self._task(pl_module))
+        task = getattr(pl_module, "kind", None)  # of a Task
+        first = names_at("log", task)
         for name in sorted(values, key=partial(_column_order, first)):
             row[name] = values[name] if math.isfinite(values[name]) else None
         row["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self.rows = [old for old in self.rows if old["epoch"] != row["epoch"]] + [row]
         if trainer.is_global_zero:
             write_table(self.path, self.rows)
-            trainer.print(self._line(row, self._task(pl_module), trainer.max_epochs))
+            trainer.print(self._line(row, task, trainer.max_epochs))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -79,11 +80,6 @@ class EpochLog(Checkpoint):
                 parts.append(f"{stage} " + " ".join(words))
         parts.append(f"{time.perf_counter() - self._started_s:.0f} s")
         return "  ".join(parts)
-
-    @staticmethod
-    def _task(pl_module: LightningModule) -> str | None:
-        """Kind of task; None for a module that is not a ``Task``."""
-        return getattr(pl_module, "kind", None)
 
 
 def _column_order(first: Sequence[str], name: str) -> tuple[int, str, bool]:

@@ -100,7 +100,7 @@ class SegmentationPredictions(Callback):
             return
         if not real.all():
             logits, target, index = logits[real], target[real], index[real]
-        scores = self._score(logits, target)
+        scores = per_image_scores(logits, target, class_names=self.class_names)
         probability = foreground_probability(logits)
         self._confusion.append(pixel_confusion(logits, target).numpy())
         ignored = target >= len(self.class_names)
@@ -125,7 +125,8 @@ class SegmentationPredictions(Callback):
         """Scores of logits (K, S, S) against a mask (H, W), at its size."""
         enlarged = enlarge(logits, (mask.shape[0], mask.shape[1]))
         planes = torch.from_numpy(np.atleast_3d(enlarged)).permute(2, 0, 1)[None]
-        scores = self._score(planes, torch.from_numpy(mask)[None])
+        target = torch.from_numpy(mask)[None]
+        scores = per_image_scores(planes, target, class_names=self.class_names)
         found = {f"{name}_original": float(value) for name, value in scores.items()}
         if self.surface:
             found |= surface_distances(
@@ -138,9 +139,6 @@ class SegmentationPredictions(Callback):
         num_labelled = max(1, int(np.count_nonzero(labelled)))
         lesion_px = int(np.count_nonzero(mask[labelled]))
         return {**found, "lesion_percent": 100 * lesion_px / num_labelled}
-
-    def _score(self, logits: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        return per_image_scores(logits, target, class_names=self.class_names)
 
 
 def _png_names(samples: Sequence[Sample]) -> list[str]:

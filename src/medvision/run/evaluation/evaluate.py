@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medvision.console import say
 from medvision.data import ImageData
+from medvision.data.discovery.splits_csv import read_splits
 from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, FinishedRun, Score
 from medvision.files import write_atomically, write_json
@@ -109,7 +110,7 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
             where="--split",
             hint="use test or val",
         )
-    data.restore(run.splits)
+    data.restore(read_splits(run.path / "splits.csv"))
     if not data.tables[stage]:
         raise MedvisionError(
             f"the run has no {stage} images", where=str(run.path), hint="use --data ROOT"
@@ -140,9 +141,6 @@ OPENED = (
     "the test split of this run was sealed and is open now: from here on none of its"
     " hyper-parameters may be changed by what it shows"
 )
-
-OF_THE_OWN_DATA = ("audit", "twins")
-"""Keys of a summary that are about the run's own images, not about those of another data set."""
 
 
 def evaluate_run(
@@ -288,8 +286,7 @@ def _measure(
 
 def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
     """The part of the run's own summary that holds for these images too."""
-    gone = {"sealed"} if target.stage == "test" else set()
-    gone |= set(OF_THE_OWN_DATA) if target.external else set()
+    gone = ["sealed"] * (target.stage == "test") + ["audit", "twins"] * target.external
     return {key: value for key, value in run.summary.items() if key not in gone}
 
 

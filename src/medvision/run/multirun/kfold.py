@@ -28,26 +28,36 @@ Pooled = dict[str, tuple[float, float, float]]
 """Score, low and high end of its 95 % interval, by name; NaN where undefined."""
 
 
-def pool_probabilities(
+def pool(
     rows: Sequence[Mapping[str, str]],
-    groups: Sequence[str],
+    groups: Sequence[str] | None,
     thresholds: Collection[float],
     *,
     task: str,
 ) -> Pooled:
-    """Scores of classified images.
+    """Scores of all images together.
+
+    Of classes those of ``classification_scores``. Otherwise means over images of the scores that
+    each of them has, such as Dice and IoU in both sizes, of the foreground and of each class.
 
     Args:
         rows: Of ``predictions_test.csv`` of every run.
-        groups: Group of each row; images of one group are resampled together.
+        groups: Group of each row; images of one group are resampled together. None where each is
+            alone.
         thresholds: Those of the runs. Where they differ, what depends on a threshold is counted
             from the class that each image was given.
         task: Kind of the task.
-
-    Returns:
-        The scores of ``classification_scores``; ends are NaN where a score has no interval.
     """
     names = [name.partition("/")[2] for name in rows[0] if name.startswith("probability/")]
+    if not names:
+        pooled = {}
+        for name in rows[0]:
+            score = score_named(name, task)
+            if score is not None and score.per_image:
+                values = [float(row[name] or "nan") for row in rows]
+                interval = bootstrap_mean_interval(values, groups=groups)
+                pooled[name] = (mean_defined(values)[0], *interval)
+        return pooled
     probability = np.array([[float(row[f"probability/{name}"]) for name in names] for row in rows])
     index = {name: number for number, name in enumerate(names)}
     target = np.array([index[row["target"]] for row in rows])
@@ -64,45 +74,18 @@ def pool_probabilities(
     return {name: (decided if counts_classes(name) else others)[name] for name in others}
 
 
-def pool_images(rows: Sequence[Mapping[str, str]], groups: Sequence[str], *, task: str) -> Pooled:
-    """Means over images of the scores that each of them has.
-
-    Args:
-        rows: Of ``predictions_test.csv`` of every run.
-        groups: Group of each row; images of one group are resampled together.
-        task: Kind of the task.
-
-    Returns:
-        Such as Dice and IoU in both sizes, of the foreground and of each class.
-    """
-    pooled = {}
-    for name in rows[0]:
-        score = score_named(name, task)
-        if score is None or not score.per_image:
-            continue
-        values = [float(row[name] or "nan") for row in rows]
-        low, high = bootstrap_mean_interval(values, groups=_if_any(groups))
-        pooled[name] = (mean_defined(values)[0], low, high)
-    return pooled
-
-
 def _classified(
     probability: NDArray[np.float64],
     target: NDArray[np.int64],
     names: Sequence[str],
-    groups: Sequence[str],
+    groups: Sequence[str] | None,
     threshold: float,
 ) -> Pooled:
     options: dict[str, Any] = {"class_names": names, "threshold": threshold}
     scores = classification_scores(probability, target, **options)
-    intervals = classification_intervals(probability, target, groups=_if_any(groups), **options)
+    intervals = classification_intervals(probability, target, groups=groups, **options)
     unknown = (float("nan"), float("nan"))
     return {name: (score, *intervals.get(name, unknown)) for name, score in scores.items()}
-
-
-def _if_any(groups: Sequence[str]) -> Sequence[str] | None:
-    """The groups, where any holds more than one image."""
-    return groups if len(set(groups)) < len(groups) else None
 
 
 class FoldScore(NamedTuple):
@@ -222,7 +205,19 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
     pooled: Pooled = {}
     notes = [f"nothing is pooled: {fault}" for fault in faults]
     if not faults:
-        pooled, notes = _pool(finished, predictions, samples)
+        tested = [row for part in predictions for row in part]
+        groups = [samples[row["path"]].group or row["path"] for row in tested]
+        pooled = pool(
+            tested,
+            groups if len(set(groups)) < len(groups) else None,
+            {run.summary.get("threshold", 0.5) for run in finished},
+            task=str(finished[0].summary["task"]),
+        )
+        if any(name.startswith("probability/") for name in tested[0]):
+            notes = [
+                f"AUROC, average precision and ECE pool the probabilities of {len(finished)} models"
+                " as if they were on one scale; their mean over folds does not"
+            ]
     scores = {}
     for metric in (name for name in metrics_of(finished) if name.startswith("test/")):
         together = pooled.get(metric.removeprefix("test/"), ())
@@ -245,25 +240,6 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
         predictions=[] if faults else rows,
         notes=tuple(notes),
     )
-
-
-def _pool(
-    runs: Sequence[Run],
-    predictions: Sequence[Sequence[Mapping[str, str]]],
-    samples: Mapping[str, Sample],
-) -> tuple[Pooled, list[str]]:
-    """Scores of all predictions together, by name, and what a reader should know of them."""
-    rows = [row for part in predictions for row in part]
-    groups = [samples[row["path"]].group or row["path"] for row in rows]
-    task = str(runs[0].summary["task"])
-    if not any(name.startswith("probability/") for name in rows[0]):
-        return pool_images(rows, groups, task=task), []
-    thresholds = {run.summary["threshold"] for run in runs}
-    note = (
-        f"AUROC, average precision and ECE pool the probabilities of {len(runs)} models as if they"
-        " were on one scale; their mean over folds does not"
-    )
-    return pool_probabilities(rows, groups, thresholds, task=task), [note]
 
 
 def _missing_folds(runs: Sequence[Run], num_folds: int) -> Iterable[str]:

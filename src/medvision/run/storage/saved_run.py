@@ -20,7 +20,7 @@ from medvision.run.config.store import CONF
 from medvision.task_definition import task_names, task_of
 
 if TYPE_CHECKING:
-    from medvision.data.samples import Sample  # with NumPy
+    pass  # with NumPy
 
 MEASURED = ("data", "loss", "task", "trainer")
 """Parts of the config that measuring needs."""
@@ -52,7 +52,9 @@ class StoredRun:
         try:
             summary, config = (read_plain(path / name) for name in ("summary.json", "config.yaml"))
             defaults = _later_keys(str(summary.get("task")))
-            config["data"] = {**defaults, **_mapping(config, "data")}
+            if not isinstance(config.get("data"), dict):
+                raise ValueError("config.yaml holds no data")
+            config["data"] = {**defaults, **config["data"]}
             cfg = as_config(config)
             (path / "checkpoints" / "best.ckpt").stat()
         except (OSError, ValueError) as error:
@@ -78,13 +80,6 @@ class StoredRun:
                 hint="measure it in Python, where its class is known",
             )
         return cls(path=path, cfg=cfg, summary=summary)
-
-    @property
-    def splits(self) -> Sequence[Sample]:
-        """Every sample with its split and hashed group."""
-        from medvision.data.discovery.splits_csv import read_splits  # with NumPy
-
-        return read_splits(self.path / "splits.csv")
 
 
 def read_history(run: Path) -> list[dict[str, float | int | None]]:
@@ -135,18 +130,6 @@ def as_config(values: dict[str, Any]) -> DictConfig:
         return DictConfig(values)
     except OmegaConfBaseException as fault:
         raise ValueError(f"config.yaml: {fault}") from fault
-
-
-def _mapping(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """A part of the config.
-
-    Raises:
-        ValueError: If it is missing or something else.
-    """
-    part = config.get(key)
-    if not isinstance(part, dict):
-        raise ValueError(f"config.yaml holds no {key}")
-    return part
 
 
 def _later_keys(task: str) -> dict[str, Any]:
