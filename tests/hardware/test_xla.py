@@ -145,7 +145,8 @@ def options(cores, **given):
     class Accelerator(xla_trainer.RehearsalAccelerator):
         auto_device_count = staticmethod(lambda: cores)
     Accelerator.__qualname__ = "XLAAccelerator"
-    xla_trainer.XLAAccelerator, xla_trainer._use_one_chip = Accelerator, lambda: told.update(one=1)
+    xla_trainer.XLAAccelerator = Accelerator
+    xla_trainer.tpu.configure_one_chip_topology = lambda: told.update(one=1)
     xla_trainer.XLAAccelerator.__module__ = xla_trainer.__name__
     try:
         made = trainer_options(**{"rehearsal": False, "precision": "bf16-mixed", **given})

@@ -5,6 +5,7 @@ import platform
 import random
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,11 @@ def wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "xla":
-        from medvision.hardware.xla_trainer import wait_for_device  # imports torch-xla
+        import torch_xla
+        import torch_xla.core.xla_model as xm
 
-        wait_for_device()
+        torch_xla.sync()
+        xm.wait_device_ops()
 
 
 def peak_memory_mb(device: str) -> float:
@@ -43,11 +46,11 @@ def peak_memory_mb(device: str) -> float:
         device: ``cpu``, ``cuda``, ``xla`` or another of torch's device types.
     """
     if device == "xla":
-        from medvision.hardware.xla_trainer import peak_device_memory_mb  # imports torch-xla
+        import torch_xla
+        import torch_xla.core.xla_model as xm
 
-        on_device = peak_device_memory_mb()
-        if on_device is not None:
-            return on_device
+        with suppress(RuntimeError, KeyError):  # XLA's CPU backend does not tell
+            return xm.get_memory_info(torch_xla.device())["peak_bytes_used"] / 2**20
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere

@@ -3,6 +3,7 @@
 Asked before torch is imported, and in Lightning's order: torchrun, SLURM, another launcher, nobody.
 """
 
+import functools
 import os
 import threading
 import time
@@ -112,6 +113,7 @@ def place_of(environment: Mapping[str, str]) -> Place:
     )
 
 
+@functools.cache  # once is enough
 def end_with_parent() -> None:
     """From now on, end this process when the one that started it has ended, however it did."""
     parent = os.getppid()

@@ -19,6 +19,7 @@ from pytorch_lightning.strategies.single_xla import SingleDeviceXLAStrategy
 from pytorch_lightning.strategies.xla import XLAStrategy
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
+from torch_xla._internal import tpu
 from torch_xla.distributed.parallel_loader import MpDeviceLoader, ParallelLoader, PerDeviceLoader
 from typing_extensions import override
 
@@ -259,8 +260,8 @@ def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> d
     wanted = count_devices(rehearsal=rehearsal, devices=devices)
     strategy: Strategy
     if wanted == 1:
-        if not rehearsal:
-            _use_one_chip()
+        if not rehearsal:  # leave the other chips alone, and do not wait for the hosts of a pod
+            tpu.configure_one_chip_topology()
         strategy = OneXlaDevice(device=0)
     else:
         if torch_xla._XLAC._xla_runtime_is_initialized():
@@ -279,25 +280,3 @@ def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> d
         "precision": None,
         "plugins": [MixedBfloat16() if mixed else XLAPrecision("32-true")],
     }
-
-
-def wait_for_device() -> None:
-    """Return when everything that was sent to the device is done."""
-    torch_xla.sync()
-    xm.wait_device_ops()
-
-
-def peak_device_memory_mb() -> float | None:
-    """Largest memory use of the device so far in MB, or None where the backend does not tell."""
-    try:
-        info = xm.get_memory_info(torch_xla.device())
-    except RuntimeError:  # not implemented, as by XLA's CPU backend
-        return None
-    return info["peak_bytes_used"] / 2**20 if "peak_bytes_used" in info else None
-
-
-def _use_one_chip() -> None:
-    """Leave the other chips of the host alone, and do not wait for the other hosts of a pod."""
-    from torch_xla._internal import tpu
-
-    tpu.configure_one_chip_topology()

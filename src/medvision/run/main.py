@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError, Stopped
+from medvision.files import file_errors
 from medvision.run.config.store import CONF, help_text, run_name
 from medvision.run.multirun.jobs import (
     JOBS,
     JobResult,
     forget_jobs,
-    make_jobs,
     own_environment,
     read_results,
     write_result,
@@ -128,8 +127,6 @@ SHARE_A_HOST = ("JoblibLauncher", "LocalLauncher")
 END_WITH_STARTER = ("JoblibLauncher", "RayLauncher")
 """Launchers whose processes are of no use once the one that started them is gone: no queues."""
 
-_watched = threading.Event()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -230,8 +227,7 @@ class Command:
             os.chdir(self.folder)
         sys.argv = list(self.argv)
         launcher = launcher.rpartition(".")[2]
-        if launcher in END_WITH_STARTER and not _watched.is_set():
-            _watched.set()
+        if launcher in END_WITH_STARTER:
             end_with_parent()
         if share > 1 and launcher in SHARE_A_HOST and "OMP_NUM_THREADS" not in os.environ:
             import torch
@@ -323,7 +319,9 @@ def _scratch(jobs: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(scratch)
         return
-    make_jobs(jobs)
+    hint = "start in a folder you may write to"
+    with file_errors("cannot make the folder of the runs", jobs.parent, hint=hint, exit_code=2):
+        jobs.mkdir(parents=True, exist_ok=True)
     try:
         yield jobs.absolute()
     finally:

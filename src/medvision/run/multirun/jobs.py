@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, write_json
+from medvision.files import write_json
 
 if TYPE_CHECKING:
     from medvision.hardware.processes import Place
@@ -55,21 +55,6 @@ class JobResult:
         if error is None:
             return cls(code=code, run=run)
         return cls(code=code, run=run, error=str(error), where=error.where)
-
-
-def make_jobs(folder: Path) -> None:
-    """Make the folder in which jobs leave word, before any starts.
-
-    Raises:
-        MedvisionError: If it cannot be made.
-    """
-    with file_errors(
-        "cannot make the folder of the runs",
-        folder.parent,
-        hint="start in a folder you may write to",
-        exit_code=2,
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
 
 
 def write_result(jobs: Path, number: int, result: JobResult) -> None:
