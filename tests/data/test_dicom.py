@@ -28,8 +28,8 @@ from pydicom.uid import (
 
 from medvision.data.discovery.index import index_classification
 from medvision.data.discovery.splits_csv import write_splits
-from medvision.data.readers.decode import decode
-from medvision.data.readers.images import image_size, read_image, read_mask
+from medvision.data.readers.decode import decode, image_size
+from medvision.data.readers.images import read_image, read_mask
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample
 from medvision.data.shards.create import make_shards

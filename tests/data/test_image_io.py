@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from medvision.data.readers.decode import MAX_PIXELS
-from medvision.data.readers.images import image_size, read_image
+from medvision.data.readers.decode import MAX_PIXELS, image_size
+from medvision.data.readers.images import read_image
 from medvision.errors import MedvisionError
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)

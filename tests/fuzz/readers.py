@@ -31,7 +31,8 @@ with atheris.instrument_imports(include=["medvision", "PIL", "pydicom"]):
     from PIL import Image
 
     from medvision.data.discovery.splits_csv import read_splits
-    from medvision.data.readers.images import decode_image, decode_mask, image_size
+    from medvision.data.readers.decode import image_size
+    from medvision.data.readers.images import decode_image, decode_mask
     from medvision.data.reading import Reading
     from medvision.data.samples import Sample
     from medvision.data.validation.validate import inspect_files

@@ -27,7 +27,7 @@ from medvision.data.samples import Sample, SampleTable
 from medvision.data.shards.location import place_of
 from medvision.data.sources import GIGABYTE, PhantomSource, Source, open_source
 from medvision.data.splits.assign import apply_protocol
-from medvision.data.splits.groups import GivenGroups, hash_groups
+from medvision.data.splits.groups import given_groups, hash_groups
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.validate import CheckResult, OnError
 from medvision.errors import MedvisionError
@@ -48,7 +48,7 @@ class ImageData(LightningDataModule, ABC):
         notes: What the user should know.
         fingerprint: Of all the files.
         samples: All of them with their splits, after ``prepare``.
-        given_groups: Group that csv or pattern gave each path, near-duplicates not joined to it.
+        given_groups: Group that csv or pattern gave a path, near-duplicates not joined to it.
         properties: Of their files, a row for each; None for phantoms and where only headers were
             read.
         near_duplicates: Which of them show the same picture; None where ``properties`` is.
@@ -273,10 +273,6 @@ class ImageData(LightningDataModule, ABC):
             chosen = [f"{self.fingerprint}\0{path}" for path in paths]
         return hashlib.sha256("\n".join(sorted(chosen)).encode()).hexdigest()
 
-    def missing_files(self, stage: Stage) -> list[str]:
-        """Names of the images and masks of a restored split that are gone."""
-        return self.source.missing(self.tables[stage])
-
     def given_root(self) -> Path | str:
         """The root; a `MedvisionError` where none is given."""
         if self.root is None:
@@ -327,7 +323,7 @@ class ImageData(LightningDataModule, ABC):
         found = checked.properties
         self.properties, self._checked = found, checked
         self.near_duplicates = None if found is None else near_duplicates_of(found)
-        self.given_groups = GivenGroups.of(checked.samples)
+        self.given_groups = given_groups(checked.samples)
         return checked
 
     def _deal(self, samples: Sequence[Sample]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medvision.data.discovery.folders import list_images
-from medvision.data.readers.images import image_size
+from medvision.data.readers.decode import image_size
 from medvision.errors import MedvisionError
 
 MAX_PIXELS_AT_ONCE = 16_000_000

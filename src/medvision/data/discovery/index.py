@@ -25,7 +25,7 @@ from medvision.data.discovery.folders import (
 from medvision.data.discovery.mask_folders import scan_segmentation
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample, SampleTable, count_names, split_name
-from medvision.data.splits.groups import GivenGroups, group_by_patient, group_by_pattern
+from medvision.data.splits.groups import given_groups, group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
 
 
@@ -237,7 +237,7 @@ def keep_splits(
     if not has_csv and any(image not in kept for image in scan.images):
         scan.refuse_problems()  # images that join must fit; of the listed ones the csv decides
     # A run folder holds hashed groups: where the data's own csv names them, its names count.
-    samples, groups = listed, GivenGroups.of(there)
+    samples, groups = listed, given_groups(there)
     if groups:
         columns = zip(listed.paths, listed.groups, strict=True)
         samples = listed.with_column(groups=(groups.get(p, g) for p, g in columns))

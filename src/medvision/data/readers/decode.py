@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,22 +113,16 @@ def decode(data: bytes, *, where: str) -> Picture:
             file_format="DICOM",
         )
     image = _open(io.BytesIO(data), where)
-    try:
-        frames = int(getattr(image, "n_frames", 1))
-        bits = _bits(image, data)
+    with _damage_named(where):
+        bits, frames = _bits(image, data), int(getattr(image, "n_frames", 1))
         lossy = isinstance(image, JpegImageFile) or image.info.get("compression") in _LOSSY
-    except Exception as fault:  # Pillow raises nearly anything on damaged files
-        raise _damaged(fault, where) from fault
-    if frames > 1:
-        raise MedvisionError(
-            f"the file holds {frames} pictures", where=where, hint="store each in its own file"
-        )
-    try:
+        if frames > 1:
+            raise MedvisionError(
+                f"the file holds {frames} pictures", where=where, hint="store each in its own file"
+            )
         if isinstance(image, JpegImageFile) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
             raise ValueError("truncated, no end mark")  # zeros would decode to grey
         image.load()
-    except Exception as fault:  # Pillow raises nearly anything on damaged files
-        raise _damaged(fault, where) from fault
     orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
     return Picture(
         image=image,
@@ -174,7 +169,7 @@ def samples(picture: Picture) -> NDArray[Any]:
     image = picture.image
     if isinstance(image, DicomPixels):
         return image.values
-    try:
+    with _damage_named(picture.where):
         if picture.bits > 8 and (image.mode.startswith("I") or image.mode == "F"):
             values = np.asarray(image)
         elif picture.bits > 8:
@@ -187,8 +182,6 @@ def samples(picture: Picture) -> NDArray[Any]:
             values = np.asarray(image)
         else:
             values = np.asarray(image.convert("RGB"))
-    except Exception as fault:  # neither library promises which
-        raise _damaged(fault, picture.where) from fault
     return upright(values, picture.orientation)
 
 
@@ -215,11 +208,9 @@ def _open(stream: BinaryIO, where: str) -> ImageFile:
             where=where,
             hint="convert it or remove it",
         )
-    try:
+    with _damage_named(where):
         image = plugin(stream)
         width, height = image.size
-    except Exception as fault:  # Pillow raises nearly anything on damaged files
-        raise _damaged(fault, where) from fault
     if width * height > MAX_PIXELS:
         raise MedvisionError(
             f"{width} x {height} pixels are more than {MAX_PIXELS // 1_000_000} million",
@@ -271,6 +262,14 @@ def _over_black(rgba: NDArray[Any], *, opaque: int) -> NDArray[Any]:
     return blended.astype(rgba.dtype)
 
 
-def _damaged(fault: Exception, where: str) -> MedvisionError:
-    reason = str(fault) or type(fault).__name__
-    return MedvisionError(f"damaged or unsupported picture: {reason}", where=where, hint=_REPLACE)
+@contextmanager
+def _damage_named(where: str) -> Iterator[None]:
+    """Put into one line what Pillow and OpenCV raise on damaged files: nearly anything."""
+    try:
+        yield
+    except MedvisionError:
+        raise
+    except Exception as fault:
+        reason = str(fault) or type(fault).__name__
+        what = f"damaged or unsupported picture: {reason}"
+        raise MedvisionError(what, where=where, hint=_REPLACE) from fault

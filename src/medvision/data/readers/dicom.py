@@ -13,7 +13,7 @@ import logging
 import struct
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -38,23 +38,13 @@ class DicomPixels:
     values: NDArray[Any]
     bits: int
     lossy: bool
-    window: tuple[float, float] | None
-    display: NDArray[np.uint8] | None
-    inverted: bool
+    window: tuple[float, float] | None = None
+    display: NDArray[np.uint8] | None = None
+    inverted: bool = False
 
 
-def as_grey(
-    header: Any, stored: NDArray[Any], *, bits: int, lossy: bool, inverted: bool
-) -> DicomPixels:
-    """Put stored values through the modality transform, and find how they are shown.
-
-    Args:
-        header: The data set.
-        stored: (H, W) as they stand in the file.
-        bits: As in `DicomPixels`.
-        lossy: As in `DicomPixels`.
-        inverted: As in `DicomPixels`.
-    """
+def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> DicomPixels:
+    """Put stored values (H, W) through the modality transform, and find how they are shown."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     values = np.asarray(apply_modality_lut(stored, header))
@@ -71,9 +61,7 @@ def as_grey(
         values = values.astype(np.int32)
     if window is None and display is None and (bits > 8 or values is not stored):
         window = _range(header, stored, values)
-    return DicomPixels(
-        values=values, bits=bits, lossy=lossy, window=window, display=display, inverted=inverted
-    )
+    return DicomPixels(values=values, bits=bits, lossy=lossy, window=window, display=display)
 
 
 def _window(header: Any) -> tuple[float, float] | None:
@@ -171,34 +159,29 @@ def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
             of several frames, or of colours that are not grey or RGB.
     """
     with _told(where):
-        return _decode(data, where, max_pixels)
-
-
-def _decode(data: bytes, where: str, max_pixels: int) -> DicomPixels:
-    header = _read(io.BytesIO(data), _PIXELS, where, pixels=True)
-    height, width = _checked_size(header, where, max_pixels)
-    before = _read(io.BytesIO(data), _SIZE, where)  # what is known without the pixels
-    if (before.get("Rows"), before.get("Columns")) != (height, width):
-        raise _damaged(ValueError("it states its size again behind its pixels"), where)
-    kind = str(header.get("PhotometricInterpretation", ""))
-    if kind not in _GREY and kind != "RGB" and not kind.startswith("YBR"):
-        raise MedvisionError(
-            f"DICOM pictures of the kind {kind[:20] or 'unknown'!r} are not read",
-            where=where,
-            hint="convert it to grey or RGB",
-        )
-    values = _pixels(header, where)
-    if values.shape[:2] != (height, width) or values.ndim not in (2, 3):
-        raise _damaged(ValueError(f"pixels of shape {values.shape}"), where)
-    bits = int(header.get("BitsStored", 8))
-    lossy = header.file_meta.TransferSyntaxUID.is_compressed and _may_be_lossy(header)
-    if kind not in _GREY:
-        if values.dtype != np.uint8:
-            raise _damaged(ValueError(f"{bits}-bit colours"), where)
-        return DicomPixels(
-            values=values, bits=8, lossy=lossy, window=None, display=None, inverted=False
-        )
-    return as_grey(header, values, bits=bits, lossy=lossy, inverted=kind == "MONOCHROME1")
+        header = _read(io.BytesIO(data), _PIXELS, where, pixels=True)
+        height, width = _checked_size(header, where, max_pixels)
+        before = _read(io.BytesIO(data), _SIZE, where)  # what is known without the pixels
+        if (before.get("Rows"), before.get("Columns")) != (height, width):
+            raise ValueError("it states its size again behind its pixels")
+        kind = str(header.get("PhotometricInterpretation", ""))
+        if kind not in _GREY and kind != "RGB" and not kind.startswith("YBR"):
+            raise MedvisionError(
+                f"DICOM pictures of the kind {kind[:20] or 'unknown'!r} are not read",
+                where=where,
+                hint="convert it to grey or RGB",
+            )
+        values = _pixels(header, where)
+        if values.shape[:2] != (height, width) or values.ndim not in (2, 3):
+            raise ValueError(f"pixels of shape {values.shape}")
+        bits = int(header.get("BitsStored", 8))
+        lossy = header.file_meta.TransferSyntaxUID.is_compressed and _may_be_lossy(header)
+        if kind not in _GREY:
+            if values.dtype != np.uint8:
+                raise ValueError(f"{bits}-bit colours")
+            return DicomPixels(values=values, bits=8, lossy=lossy)
+        shown = _as_grey(header, values, bits=bits, lossy=lossy)
+        return replace(shown, inverted=kind == "MONOCHROME1")
 
 
 def _pixels(header: Any, where: str) -> NDArray[Any]:
@@ -255,7 +238,7 @@ def _may_be_lossy(header: Any) -> bool:
 
 def _checked_size(header: Any, where: str, max_pixels: int) -> tuple[int, int]:
     if "Rows" not in header or "Columns" not in header:
-        raise _damaged(ValueError("it holds no picture"), where)
+        raise ValueError("it holds no picture")
     height, width = int(header.Rows), int(header.Columns)
     frames = int(header.get("NumberOfFrames") or 1)
     if frames > 1:
@@ -265,7 +248,7 @@ def _checked_size(header: Any, where: str, max_pixels: int) -> tuple[int, int]:
             hint="store each frame in its own file",
         )
     if height < 1 or width < 1:
-        raise _damaged(ValueError(f"{width} x {height} pixels"), where)
+        raise ValueError(f"{width} x {height} pixels")
     if height * width > max_pixels:
         raise MedvisionError(
             f"{width} x {height} pixels are more than {max_pixels // 1_000_000} million",
@@ -305,22 +288,16 @@ def _told(where: str) -> Iterator[None]:
         yield
     except MedvisionError:
         raise
-    except Exception as fault:
-        raise _damaged(fault, where) from fault
     except BaseException as fault:
-        if type(fault).__name__ != "PanicException":  # of a plugin in Rust, and no Exception
-            raise
-        raise _damaged(RuntimeError(str(fault)), where) from fault
+        if not isinstance(fault, Exception) and type(fault).__name__ != "PanicException":
+            raise  # a panic is of a plugin in Rust
+        words = " ".join(str(fault).split()) or type(fault).__name__
+        raise MedvisionError(
+            f"damaged or unsupported DICOM file: {words[:_MOST_WORDS]}",
+            where=where,
+            hint="replace the file or remove it",
+        ) from fault
 
 
 def _behind_the_meta_group(tag: Any, *_: Any) -> bool:
     return tag >> 16 != 2
-
-
-def _damaged(fault: Exception, where: str) -> MedvisionError:
-    words = " ".join(str(fault).split()) or type(fault).__name__
-    return MedvisionError(
-        f"damaged or unsupported DICOM file: {words[:_MOST_WORDS]}",
-        where=where,
-        hint="replace the file or remove it",
-    )

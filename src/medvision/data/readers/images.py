@@ -15,9 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.readers.decode import Picture, decode, read_bytes, samples
-from medvision.data.readers.decode import (
-    image_size as image_size,  # read from here beside the others
-)
 from medvision.data.readers.dicom import DicomPixels
 from medvision.data.readers.masks import class_indices
 from medvision.errors import MedvisionError

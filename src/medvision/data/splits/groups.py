@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Self
 
 from medvision.data.readers.dicom import SUFFIXES, dicom_texts
 from medvision.data.samples import Sample, SampleTable, StringColumn
@@ -62,20 +61,12 @@ def group_by_pattern(samples: Sequence[Sample], pattern: str) -> tuple[SampleTab
     return table.with_column(groups=(group or own for group, own in columns)), notes
 
 
-class GivenGroups(dict[str, str]):
-    """Group of each path; only the named ones take space, all others are blank."""
-
-    @classmethod
-    def of(cls, samples: Sequence[Sample]) -> Self:
-        """The groups of these samples."""
-        table = SampleTable.of(samples)
-        if not any(table.groups.numbered()[0]):
-            return cls()
-        named = ~table.groups.equal("")
-        return cls(zip(table.paths.select(named), table.groups.select(named), strict=True))
-
-    def __missing__(self, path: str) -> str:
-        return ""
+def given_groups(samples: SampleTable) -> dict[str, str]:
+    """Group of each path that has one."""
+    if not any(samples.groups.numbered()[0]):
+        return {}
+    named = ~samples.groups.equal("")
+    return dict(zip(samples.paths.select(named), samples.groups.select(named), strict=True))
 
 
 _NUM_BYTES = 32

@@ -115,7 +115,7 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
         raise MedvisionError(
             f"the run has no {stage} images", where=str(run.path), hint="use --data ROOT"
         )
-    missing = data.missing_files(stage)
+    missing = data.source.missing(data.tables[stage])
     if missing:
         total = len(data.tables[stage]) * (1 + data.has_masks)
         raise MedvisionError(

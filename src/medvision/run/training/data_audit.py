@@ -171,11 +171,12 @@ def _told(finding: Finding) -> str:
 def _listed(data: ImageData) -> dict[str, Any]:
     names = () if data.has_masks else tuple(data.class_names)
     samples = SampleTable.of(data.samples)
+    groups = (data.given_groups.get(path, "") for path in samples.paths)
     return {
         "name": data.name,
         "task": data.task,
         "roots": (data.given_root(),),
-        "samples": samples.with_column(groups=map(data.given_groups.__getitem__, samples.paths)),
+        "samples": samples.with_column(groups=groups),
         "origin": np.zeros(len(data.samples), np.int8),
         "class_names": names,
     }
