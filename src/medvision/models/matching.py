@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -124,9 +124,9 @@ class LoadedWeights:
         unused: Tensors of the source that nothing took, under the names they have there.
     """
 
-    source: str
-    mean: Statistic
-    std: Statistic
+    source: str = ""
+    mean: Statistic = ()
+    std: Statistic = ()
     taken: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
@@ -198,14 +198,6 @@ STATISTICS = (".normalize.mean", ".normalize.std")
 """How names of mean and std end in our own files, which no layer takes."""
 
 
-class Filled(NamedTuple):
-    """Names of tensors: taken and left by the network (with reasons), unused in the file."""
-
-    taken: tuple[str, ...]
-    left: tuple[str, ...]
-    unused: tuple[str, ...]
-
-
 def fill(
     network: nn.Module,
     tensors: Mapping[str, Tensor],
@@ -215,7 +207,7 @@ def fill(
     hint: str,
     head: Sequence[str] = (),
     final: Sequence[str] = (),
-) -> Filled:
+) -> LoadedWeights:
     """Copy what a file holds into every tensor of a network, but for whole layers named here.
 
     Args:
@@ -226,6 +218,9 @@ def fill(
         hint: What to do about weights of another architecture.
         head: Layers that may be absent, or of another shape; they are then left as they are.
         final: Layers that may be absent as a whole, if most of the backbone is there.
+
+    Returns:
+        What was filled, without source, mean and std.
 
     Raises:
         MedvisionError: If these are not weights of this network; it is then unchanged.
@@ -275,7 +270,7 @@ def fill(
     # smp's encoders override the method to rename other people's files; these names are its own.
     nn.Module.load_state_dict(network, {**wanted, **{name: found[name] for name in taken}})
     used = {keys[name] for name in taken}
-    return Filled(
+    return LoadedWeights(
         taken=tuple(taken),
         left=tuple(f"{name}: {reason}" for name, reason in left.items()),
         unused=tuple(

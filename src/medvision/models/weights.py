@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ def load_weights(
         head=head,
         final=final,
     )
-    return LoadedWeights(source=weights, mean=mean, std=std, **filled._asdict())
+    return replace(filled, source=weights, mean=mean, std=std)
 
 
 def load_encoder_weights(
