@@ -8,11 +8,10 @@ import io
 import re
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medvision.data.discovery.folders import refuse_controls
-from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, StringColumn, split_name
+from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, split_name
 from medvision.errors import MedvisionError
 from medvision.files import file_errors, write_atomically
 
@@ -35,37 +34,28 @@ def read_splits(path: Path) -> SampleTable:
     samples = SampleTable.of_rows(_read(path, lines))
     if not len(samples):
         raise MedvisionError("the file lists no image", where=str(path), hint="add lines to it")
-    if not samples.paths.ascends():
-        _refuse_repeated(path, samples.paths, lines)
+    seen: dict[str, int] = {}
+    for name, line in () if samples.paths.ascends() else zip(samples.paths, lines, strict=True):
+        if seen.setdefault(name, line) != line:
+            raise MedvisionError(
+                f"{name} is listed twice, first in line {seen[name]}",
+                where=f"{path}, line {line}",
+                hint="keep one of the lines",
+            )
     return samples
 
 
 def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield path, target, group and split of each row, and note its line."""
     for line, (split, image, target, group) in _rows(path):
         lines.append(line)
-        if not image:
-            raise MedvisionError(
-                "the column path is blank", where=f"{path}, line {line}", hint="fill it in"
-            )
         try:
+            if not image:
+                raise MedvisionError("the column path is blank", hint="fill it in")
             yield _relative(image), _relative(target), group, _split(split)
         except MedvisionError as fault:
             where = f"{path}, line {line}"
             raise MedvisionError(fault.what, where=where, hint=fault.hint) from fault
-
-
-def _refuse_repeated(path: Path, images: StringColumn, lines: array[int]) -> None:
-    in_order = images.sorted_rows()
-    names = images.select(in_order)
-    again = [k + 1 for k, (one, other) in enumerate(pairwise(names)) if one == other]
-    if again:  # equal ones are in the order of their lines
-        place = min(again, key=lambda k: lines[int(in_order[k])])
-        first, second = (lines[int(in_order[k])] for k in (place - 1, place))
-        raise MedvisionError(
-            f"{names[place]} is listed twice, first in line {first}",
-            where=f"{path}, line {second}",
-            hint="keep one of the lines",
-        )
 
 
 def write_splits(path: Path, samples: Iterable[Sample]) -> None:
@@ -153,8 +143,7 @@ def _relative(text: str) -> str:
     path = PurePosixPath(text.replace("\\", "/"))
     if path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
         raise MedvisionError(
-            f"{text} leaves the data folder",
-            hint="give paths relative to data.root, without ..",
+            f"{text} leaves the data folder", hint="give paths relative to data.root, without .."
         )
     return str(path) if text else ""
 
