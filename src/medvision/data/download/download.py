@@ -37,6 +37,10 @@ class CutConnectionError(Exception):
     """The server stopped before the end."""
 
 
+def _failed(what: str, where: object, hint: str) -> MedvisionError:
+    return MedvisionError(what, where=str(where), hint=hint, exit_code=3)
+
+
 @dataclass(kw_only=True)
 class Resuming:
     """Downloader for pooch that keeps what has arrived in ``part`` and asks for the rest.
@@ -69,12 +73,8 @@ class Resuming:
                 reason = str(fault)
         else:
             kept = self.part.stat().st_size if self.part.exists() else 0
-            raise MedvisionError(
-                f"the connection was cut {ATTEMPTS} times: {reason}",
-                where=url,
-                hint=f"{kept / 1e6:.1f} MB are kept: run the same command again to go on",
-                exit_code=3,
-            )
+            hint = f"{kept / 1e6:.1f} MB are kept: run the same command again to go on"
+            raise _failed(f"the connection was cut {ATTEMPTS} times: {reason}", url, hint)
         self.part.replace(output_file)
         self._state_file.unlink(missing_ok=True)
 
@@ -98,20 +98,16 @@ class Resuming:
             cut = isinstance(fault, (requests.ConnectionError, requests.Timeout))
             if cut and not first:
                 raise CutConnectionError(_reason(fault)) from fault
-            host = urlsplit(url).hostname
-            raise MedvisionError(
-                f"{f'no network, or {host} does not answer' if cut else 'cannot fetch the file'}:"
-                f" {_reason(fault)}",
-                where=url,
-                hint=f"connect and run it again, or see {self.home_page}",
-                exit_code=3,
-            ) from fault
+            absent = f"no network, or {urlsplit(url).hostname} does not answer"
+            what = f"{absent if cut else 'cannot fetch the file'}: {_reason(fault)}"
+            hint = f"connect and run it again, or see {self.home_page}"
+            raise _failed(what, url, hint) from fault
         with response:
             self._refuse_answer(response, url)
-            total = _total(response)
+            first_byte, total = _extent(response)
             if response.status_code == 206:
                 known = (state.get("validator"), state.get("total"), have)
-                if known != (_validator(response), total, _first_byte(response)):
+                if known != (_validator(response), total, first_byte):
                     self._state_file.unlink(missing_ok=True)
                     raise CutConnectionError("the file has changed on the server")
             else:
@@ -135,30 +131,18 @@ class Resuming:
         if response.status_code in (416, 429, 500, 502, 503, 504):
             raise CutConnectionError(f"the server answers {status}")
         if response.status_code not in (200, 206):
-            raise MedvisionError(
-                f"the server answers {status}",
-                where=url,
-                hint=f"see {self.home_page}: the file may have moved, or ask for a browser",
-                exit_code=3,
-            )
+            hint = f"see {self.home_page}: the file may have moved, or ask for a browser"
+            raise _failed(f"the server answers {status}", url, hint)
         if url.startswith("https:") and not response.url.startswith("https:"):
-            raise MedvisionError(
-                "the server leads to an unprotected address",
-                where=response.url,
-                hint=f"see {self.home_page}",
-                exit_code=3,
-            )
+            what = "the server leads to an unprotected address"
+            raise _failed(what, response.url, f"see {self.home_page}")
 
     def _take(self, response: Response, url: str, have: int, total: int | None) -> None:
         """Add the body of an answer to what is there, or put it in its place."""
         free = shutil.disk_usage(self.part.parent).free
         if total is not None and free < 2 * total - have:  # the archive, and what comes out of it
-            raise MedvisionError(
-                f"{2 * total / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free",
-                where=str(self.part.parent),
-                hint="free some, or give another folder",
-                exit_code=3,
-            )
+            what = f"{2 * total / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+            raise _failed(what, self.part.parent, "free some, or give another folder")
         with (
             self.part.open("ab" if have else "wb") as file,
             progress_bar(of_bytes=True, transient=False) as advance,
@@ -180,18 +164,14 @@ def _validator(response: Response) -> str:
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
-def _total(response: Response) -> int | None:
-    """Bytes of the whole file, where the server says so."""
+def _extent(response: Response) -> tuple[int | None, int | None]:
+    """First byte that is sent, and bytes of the whole file, as far as the server says so."""
     if response.status_code == 206:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
+        found = re.match(r"bytes (\d+)-\d+/(\d*)", response.headers.get("Content-Range", ""))
+        first, total = found.groups() if found else ("", "")
     else:
-        total = response.headers.get("Content-Length", "")
-    return int(total) if total.isdecimal() else None
-
-
-def _first_byte(response: Response) -> int | None:
-    first = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return int(first[1]) if first else None
+        first, total = "0", response.headers.get("Content-Length", "")
+    return (int(first) if first else None, int(total) if total.isdecimal() else None)
 
 
 def _reason(fault: BaseException) -> str:
@@ -260,7 +240,7 @@ def _folder_called(unpacked: Path, wanted: str) -> Path:
 
 def _unlike(what: str, where: Path) -> MedvisionError:
     hint = "its publisher has changed it: unpack it by hand, and give the folder as data.root"
-    return MedvisionError(what, where=str(where), hint=hint, exit_code=3)
+    return _failed(what, where, hint)
 
 
 SOURCE_FILE = "SOURCE.json"
@@ -386,12 +366,8 @@ def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
     try:
         with locked(work.with_name(f"{work.name}.lock"), wait=wait) as is_ours:
             if not is_ours:
-                raise MedvisionError(
-                    f"another process is downloading {dataset.title}",
-                    where=str(root),
-                    hint="wait for it",
-                    exit_code=3,
-                )
+                what = f"another process is downloading {dataset.title}"
+                raise _failed(what, root, "wait for it")
             work.mkdir(exist_ok=True)
             try:
                 yield work
@@ -458,12 +434,11 @@ def _fetch(dataset: DataSet, url: str, work: Path) -> tuple[Path, str]:
         found = pooch.file_hash(str(path), alg=algorithm)
         if found != expected:
             path.unlink()
-            raise MedvisionError(
+            raise _failed(
                 f"the file has another {algorithm} than published: expected {expected},"
                 f" found {found}; it was removed",
-                where=url,
-                hint=f"run it again; if that does not help, see {dataset.home_page}",
-                exit_code=3,
+                url,
+                f"run it again; if that does not help, see {dataset.home_page}",
             )
     return path, pooch.file_hash(str(path), alg="sha256")
 
