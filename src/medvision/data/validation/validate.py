@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from medvision.data.readers.decode import Picture, decode, image_size, read_bytes
+from medvision.data.readers.decode import decode, image_size, read_bytes
 from medvision.data.readers.masks import class_indices
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable, StringColumn, count_names
@@ -44,8 +44,7 @@ def _in_threads(
     inspect: Callable[[Sample], Inspected], samples: Sequence[Sample], advance: Advance | None
 ) -> list[Inspected]:
     """Decoding releases the lock of the interpreter, so threads share the work."""
-    workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-    pool = ThreadPoolExecutor(workers)
+    pool = ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1))
     findings: list[Inspected] = []
     at_once = 1 if len(samples) < _IN_PARTS else _PART
     parts = [samples[start : start + at_once] for start in range(0, len(samples), at_once)]
@@ -77,11 +76,9 @@ def _refuse(root: Path, faults: Faults, looked_at: int, total: int, on_error: On
     hint = "mend or remove them, or set data.on_error=skip"
     if len(hints) == 1 and len(faults) == looked_at:  # not the files: what was said about them
         hint = next(iter(hints)) or hint
-    of = (
-        f"{total} images"
-        if looked_at == total
-        else (f"the {looked_at} (of {total}) images that were looked at")
-    )
+    of = f"{total} images"
+    if looked_at < total:
+        of = f"the {looked_at} (of {total}) images that were looked at"
     raise MedvisionError(
         f"{len(faults)} of {of} cannot be used: {count_names(reasons)}",
         where=str(root),
@@ -149,38 +146,27 @@ def _header_note(total: int, looked_at: int) -> str:
 
 def inspect_files(root: Path, sample: Sample, reading: Reading) -> Inspected:
     """Decode an image, and its mask if it has one, as `read_image` and `read_mask` do."""
-    path = root / sample.path
+    path, mask_path = root / sample.path, root / sample.target
     contents, mask = [], None
     try:
         contents.append(read_bytes(path))
         if reading.has_masks:
-            contents.append(read_bytes(root / sample.target))
+            contents.append(read_bytes(mask_path))
         picture = decode(contents[0], where=str(path))
         image = image_properties(picture, value_range=reading.value_range)
-        if reading.has_masks:
-            mask = _inspect_mask(root / sample.target, contents[1], sample, picture, image, reading)
+        if reading.num_classes is not None:
+            classes, colours = reading.num_classes, reading.color_map
+            drawn = decode(contents[1], where=str(mask_path))
+            indices = class_indices(drawn, num_classes=classes, color_map=colours)
+            turned = picture.orientation != drawn.orientation
+            size = (image["height"], image["width"])
+            compare_sizes(sample, size, indices.shape, str(mask_path), turned=turned)
+            binary = classes == 2 and colours is None
+            mask = mask_properties(indices, drawn, binary=binary, turned=turned)
     except MedvisionError as fault:
         return Inspected(fault=fault)
     hashes = (hashlib.sha256(content).hexdigest() for content in contents)
     return Inspected(content="\0".join(("", *hashes)), properties=row_of(image, mask))
-
-
-def _inspect_mask(
-    path: Path,
-    content: bytes,
-    sample: Sample,
-    picture: Picture,
-    image: Mapping[str, Any],
-    reading: Reading,
-) -> dict[str, Any]:
-    assert reading.num_classes is not None  # whoever calls has looked
-    mask = decode(content, where=str(path))
-    indices = class_indices(mask, num_classes=reading.num_classes, color_map=reading.color_map)
-    turned = picture.orientation != mask.orientation
-    size = (image["height"], image["width"])
-    compare_sizes(sample, size, indices.shape, str(path), turned=turned)
-    binary = reading.num_classes == 2 and reading.color_map is None
-    return mask_properties(indices, mask, binary=binary, turned=turned)
 
 
 def read_headers(root: Path, sample: Sample, reading: Reading) -> Inspected:
