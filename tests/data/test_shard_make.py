@@ -53,7 +53,7 @@ def assert_same(plain: ImageData, packed: ImageData) -> None:
     assert list(packed.table_of_splits()) == list(plain.table_of_splits())
     for stage in STAGES:
         assert packed.split_fingerprint(stage) == plain.split_fingerprint(stage)
-        assert packed.missing_files(stage) == []
+        assert packed.source.missing(packed.tables[stage]) == []
     assert plain.properties is not None
     assert packed.properties is not None
     columns = [(plain.properties, packed.properties)]
@@ -159,7 +159,7 @@ def test_a_restored_split_reads_from_shards(make_folder: Callable[..., Path]) ->
     assert again.split_fingerprint("test") == plain.split_fingerprint("test")
     gone = replace(plain.tables["test"][0], path="images/gone.png")
     again.restore([gone, *plain.tables["train"]])
-    assert again.missing_files("test") == ["images/gone.png", gone.target]
+    assert again.source.missing(again.tables["test"]) == ["images/gone.png", gone.target]
     with pytest.raises(MedvisionError, match=r"images/gone\.png is not in the shards") as caught:
         next(iter(again.test_dataloader()))
     assert str(caught.value) == (

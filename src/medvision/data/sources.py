@@ -101,7 +101,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
+    def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:
         """Check the files of samples, or recall what a check found.
 
         Raises:
@@ -116,11 +116,11 @@ class Source(ABC):
             MedvisionError: If a file cannot be read.
         """
 
-    def missing(self, samples: Sequence[Sample]) -> list[str]:  # noqa: ARG002  phantoms lack none
+    def missing(self, samples: SampleTable) -> list[str]:  # noqa: ARG002  phantoms lack none
         """Names of the images and masks that are gone."""
         return []
 
-    def shards_of(self, samples: Sequence[Sample]) -> NDArray[np.integer] | None:  # noqa: ARG002
+    def shards_of(self, samples: SampleTable) -> NDArray[np.integer] | None:  # noqa: ARG002
         """Number of the shard of each sample where only a few shards are read at a time."""
         return None
 
@@ -244,14 +244,12 @@ class FolderSource(FileSource):
             return index_segmentation(self.root, mask_suffix=self.mask_suffix, **given)
         return index_classification(self.root, class_names=class_names, **given)
 
-    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:
+    def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:
         return check_files(self.root, samples, self.reading, on_error=on_error)
 
-    def missing(self, samples: Sequence[Sample]) -> list[str]:
-        table = SampleTable.of(samples)
-        return missing_files(
-            self.root, [*table.paths, *(table.targets if self.reading.has_masks else ())]
-        )
+    def missing(self, samples: SampleTable) -> list[str]:
+        targets = samples.targets if self.reading.has_masks else ()
+        return missing_files(self.root, [*samples.paths, *targets])
 
     def where(self, name: str) -> str:
         return str(self.root / name)
@@ -304,7 +302,7 @@ class ShardSource(FileSource):
         names = order_classes(Path(self.stored.place), samples, class_names)
         return Index(samples=samples, notes=notes, class_names=names)
 
-    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:  # noqa: ARG002
+    def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:  # noqa: ARG002
         """Recall what the check of the files found when the shards were made.
 
         Samples that are not in the shards, or there with another mask, are left out.
@@ -312,10 +310,10 @@ class ShardSource(FileSource):
         Raises:
             MedvisionError: If files were checked as they are not read now.
         """
-        given, table = SampleTable.of(samples), self.stored.table
-        rows = table.rows_of(given.paths)
-        there = self._are_there(given, rows)
-        given, rows = given.select(there), rows[there]
+        table = self.stored.table
+        rows = table.rows_of(samples.paths)
+        there = self._are_there(samples, rows)
+        given, rows = samples.select(there), rows[there]
         contents = table.content.select(rows)
         if self.manifest.facts is not None:
             self._refuse_other_reading()
@@ -326,19 +324,18 @@ class ShardSource(FileSource):
             contents=contents,
         )
 
-    def missing(self, samples: Sequence[Sample]) -> list[str]:
-        table = SampleTable.of(samples)
-        rows = self.stored.table.rows_of(table.paths)
-        lost = list(table.paths.select(rows < 0))
+    def missing(self, samples: SampleTable) -> list[str]:
+        rows = self.stored.table.rows_of(samples.paths)
+        lost = list(samples.paths.select(rows < 0))
         if self.reading.has_masks:
-            lost += table.targets.select(~self._are_there(table, rows))
+            lost += samples.targets.select(~self._are_there(samples, rows))
         return lost
 
-    def shards_of(self, samples: Sequence[Sample]) -> NDArray[np.integer] | None:
+    def shards_of(self, samples: SampleTable) -> NDArray[np.integer] | None:
         if self.window is None or len(self.manifest.shards) <= self.window:
             return None
         table = self.stored.table
-        return table.shard[table.rows_of(SampleTable.of(samples).paths)]
+        return table.shard[table.rows_of(samples.paths)]
 
     def where(self, name: str) -> str:
         return self.stored.where(name)
@@ -460,8 +457,8 @@ class PhantomSource(Source):
         identity = f"{name} {version} {seed} {size_px} {num_images}"
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
 
-    def check(self, samples: Sequence[Sample], *, on_error: OnError) -> CheckResult:  # noqa: ARG002
-        return CheckResult(samples=SampleTable.of(samples), fingerprint=self.fingerprint)
+    def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:  # noqa: ARG002
+        return CheckResult(samples=samples, fingerprint=self.fingerprint)
 
     def number_of(self, sample: Sample) -> int:
         """Number of the picture of a sample."""

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from medvision.data.discovery.folders import Scan, images_in, is_image, subfolders
-from medvision.data.samples import Sample, SampleTable, count_names, split_name
+from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
 
@@ -46,9 +46,7 @@ def scan_classes(root: Path) -> Scan:
     return scan
 
 
-def order_classes(
-    root: Path, samples: Sequence[Sample], class_names: Sequence[str] | None
-) -> list[str]:
+def order_classes(root: Path, samples: SampleTable, class_names: Sequence[str] | None) -> list[str]:
     """Return the class names in the order of their indices, once they fit the samples.
 
     The order is that of ``class_names``, or the alphabet's, whatever the case.
@@ -57,8 +55,7 @@ def order_classes(
         MedvisionError: If there is one class only, two have nearly the same name, val or test
             holds one that train does not, or ``class_names`` does not list each once.
     """
-    table = SampleTable.of(samples)
-    names = table.targets.numbered()[0]
+    names = samples.targets.numbered()[0]
     found = sorted(names, key=lambda name: (name.casefold(), name))
     if len(found) == 1:
         raise MedvisionError(
@@ -71,7 +68,7 @@ def order_classes(
             hint=CLASS_LAYOUT,
         )
     _refuse_alike(root, found)
-    _refuse_untrained(root, table)
+    _refuse_untrained(root, samples)
     return found if class_names is None else _chosen(class_names, found)
 
 

@@ -24,7 +24,7 @@ from medvision.data.discovery.folders import (
 )
 from medvision.data.discovery.mask_folders import scan_segmentation
 from medvision.data.discovery.splits_csv import read_splits
-from medvision.data.samples import Sample, SampleTable, count_names, split_name
+from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.data.splits.groups import given_groups, group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
 
@@ -221,18 +221,17 @@ def fill_targets(rows: SampleTable, known: SampleTable, *, by_folder: bool = Fal
 
 
 def keep_splits(
-    table: Path, rows: Sequence[Sample], scan: Scan, known: Sequence[Sample], has_csv: bool
+    table: Path, listed: SampleTable, scan: Scan, there: SampleTable, has_csv: bool
 ) -> tuple[SampleTable, list[str]]:
     """Keep the splits of an earlier run for the samples that are there now.
 
     Args:
         table: The csv, for messages.
-        rows: What it lists.
+        listed: What it lists.
         scan: What the folders hold.
-        known: The samples that are there.
+        there: The samples that are there.
         has_csv: Whether the data set lists its samples itself.
     """
-    listed, there = SampleTable.of(rows), SampleTable.of(known)
     kept = set(listed.paths)
     if not has_csv and any(image not in kept for image in scan.images):
         scan.refuse_problems()  # images that join must fit; of the listed ones the csv decides

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from medvision.errors import MedvisionError
 from medvision.files import own_folder
 
 
-def group_by_pattern(samples: Sequence[Sample], pattern: str) -> tuple[SampleTable, list[str]]:
+def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, list[str]]:
     """Return the samples with the groups that a pattern captures, and notes.
 
     Where it matches nothing a sample keeps its own group.
@@ -41,24 +41,23 @@ def group_by_pattern(samples: Sequence[Sample], pattern: str) -> tuple[SampleTab
             where="data.group_pattern",
             hint=r"put the part that names the group in brackets, as in '(person\d+)_'",
         )
-    table = SampleTable.of(samples)
-    matches = map(expression.search, table.paths)
+    matches = map(expression.search, samples.paths)
     found = StringColumn.of(match.group(1) or "" if match else "" for match in matches)
     unmatched = int(found.equal("").sum())
-    if unmatched == len(table):
+    if unmatched == len(samples):
         raise MedvisionError(
-            f"{pattern} matches no image, the first being {table.paths[0]}",
+            f"{pattern} matches no image, the first being {samples.paths[0]}",
             where="data.group_pattern",
             hint="it is searched in the path below data.root",
         )
     notes = []
     if unmatched:
         notes.append(
-            f"data.group_pattern does not match {unmatched} of {len(table)} images,"
+            f"data.group_pattern does not match {unmatched} of {len(samples)} images,"
             " which are groups of their own unless a csv names theirs"
         )
-    columns = zip(found, table.groups, strict=True)
-    return table.with_column(groups=(group or own for group, own in columns)), notes
+    columns = zip(found, samples.groups, strict=True)
+    return samples.with_column(groups=(group or own for group, own in columns)), notes
 
 
 def given_groups(samples: SampleTable) -> dict[str, str]:
@@ -144,7 +143,7 @@ _AT_ONCE = 64
 _MAX_WORKERS = 8
 
 
-def group_by_patient(root: Path, samples: Sequence[Sample]) -> tuple[SampleTable, list[str]]:
+def group_by_patient(root: Path, samples: SampleTable) -> tuple[SampleTable, list[str]]:
     """Return the samples with the patients of DICOM files as groups, and notes.
 
     Groups that a csv or a pattern gave stay. What is returned is a salted hash already: no
@@ -154,21 +153,20 @@ def group_by_patient(root: Path, samples: Sequence[Sample]) -> tuple[SampleTable
         root: The data folder.
         samples: Of it; only files named ``.dcm`` or ``.dicom`` are opened.
     """
-    table = SampleTable.of(samples)
     rows = [
         row
-        for row, (path, group) in enumerate(zip(table.paths, table.groups, strict=True))
+        for row, (path, group) in enumerate(zip(samples.paths, samples.groups, strict=True))
         if not group and PurePosixPath(path).suffix.lower() in SUFFIXES
     ]
     if not rows:
-        return table, []
-    paths = [root / table.paths[row] for row in rows]
+        return samples, []
+    paths = [root / samples.paths[row] for row in rows]
     with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1)) as pool:
         patients = list(pool.map(_patient, paths, chunksize=_AT_ONCE))
     counts = Counter(patients)
     unnamed = counts.pop("", 0)
-    if len(counts) == 1 and len(rows) == len(table) > 1 and not unnamed:
-        return table, [
+    if len(counts) == 1 and len(rows) == len(samples) > 1 and not unnamed:
+        return samples, [
             f"all {len(rows)} DICOM files name the same patient, as files do whose patients were"
             " made unknown: they cannot be kept apart by patient; name the groups in a csv or"
             " with data.group_pattern"
@@ -185,10 +183,10 @@ def group_by_patient(root: Path, samples: Sequence[Sample]) -> tuple[SampleTable
             " unless a csv names theirs"
         )
     hashed = dict(zip(counts, hash_names(counts), strict=True))
-    groups = list(table.groups)
+    groups = list(samples.groups)
     for row, patient in zip(rows, patients, strict=True):
         groups[row] = hashed.get(patient, "")
-    return table.with_column(groups=groups), notes
+    return samples.with_column(groups=groups), notes
 
 
 def _patient(path: Path) -> str:

@@ -17,7 +17,6 @@ from medvision.audit.finding import Finding
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.memory import memory_baseline
 from medvision.data import ImageData
-from medvision.data.samples import SampleTable
 from medvision.errors import MedvisionError
 from medvision.evaluation.base import DuplicatesInTraining
 
@@ -139,7 +138,7 @@ def _runs_of_names(seen: ListedSet) -> ListedSet:
         return seen
     starts = np.linspace(0, len(seen) - MAX_NAMES // NAME_RUNS, NAME_RUNS).astype(np.int64)
     rows = np.unique(starts[:, None] + np.arange(MAX_NAMES // NAME_RUNS))
-    samples = SampleTable.of(seen.samples).by_path().select(rows)
+    samples = seen.samples.by_path().select(rows)
     return replace(seen, samples=samples, origin=seen.origin[rows])
 
 
@@ -170,13 +169,12 @@ def _told(finding: Finding) -> str:
 
 def _listed(data: ImageData) -> dict[str, Any]:
     names = () if data.has_masks else tuple(data.class_names)
-    samples = SampleTable.of(data.samples)
-    groups = (data.given_groups.get(path, "") for path in samples.paths)
+    groups = (data.given_groups.get(path, "") for path in data.samples.paths)
     return {
         "name": data.name,
         "task": data.task,
         "roots": (data.given_root(),),
-        "samples": samples.with_column(groups=groups),
+        "samples": data.samples.with_column(groups=groups),
         "origin": np.zeros(len(data.samples), np.int8),
         "class_names": names,
     }
