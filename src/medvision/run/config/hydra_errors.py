@@ -1,6 +1,5 @@
 """Say in one line what Hydra found wrong."""
 
-import difflib
 import importlib.util
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from medvision.errors import MedvisionError, first_line
+from medvision.errors import MedvisionError, did_you_mean, first_line
 from medvision.run.config.store import CONF, groups, options
 from medvision.task_definition import task_names, task_of
 
@@ -86,10 +85,9 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """A hint with the valid name most like ``name``, or with all of them."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"choose from {', '.join(names)}" if len(names) <= 12 else "see python train.py --help"
+    few = len(names) <= 12
+    everything = f"choose from {', '.join(names)}" if few else "see python train.py --help"
+    return did_you_mean(name, names, otherwise=everything)
 
 
 def _explain_option(error: MissingConfigException, arguments: Sequence[str]) -> MedvisionError:
