@@ -36,7 +36,7 @@ def require_comparable(groups: Sequence[Group]) -> None:
             lambda drawn: "drawn" if drawn else "real",
         ),
         *_unlike(runs, "the protocols differ", lambda run: run.protocol, str),
-        *_unlike(runs, "the classes differ", lambda run: tuple(run.files.class_names), ", ".join),
+        *_unlike(runs, "the classes differ", lambda run: tuple(run.class_names), ", ".join),
         *_unlike(
             runs,
             "the scores are defined differently (metric_definitions)",
@@ -82,17 +82,17 @@ def names(members: Sequence[int | str]) -> str:
 
 
 def _require_predictions(run: FinishedRun) -> None:
-    if run.files.sealed:
+    if run.sealed:
         raise MedvisionError(
             "the test images of this run are sealed, because it chose hyper-parameters: it has"
             " no test predictions",
-            where=str(run.path),
+            where=str(run.folder),
             hint="train the chosen setting once more outside the search and compare that run",
         )
-    if run.test_images is None:
+    if not run.predictions:
         raise MedvisionError(
             "the run has no test predictions",
-            where=str(run.path),
+            where=str(run.folder),
             hint="compare runs that tested their best checkpoint",
         )
 
@@ -107,10 +107,8 @@ def _unlike(
     found: dict[Any, list[str]] = {}
     for run in runs:
         found.setdefault(value_of(run), []).append(run.name)
-    if len(found) < 2:
-        return []
     told = (f"{words(value)} in {names(which)}" for value, which in found.items())
-    return [f"{what}: {', '.join(told)}"]
+    return [f"{what}: {', '.join(told)}"] if len(found) > 1 else []
 
 
 def _fingerprint(run: FinishedRun) -> str:
@@ -125,10 +123,8 @@ def _require_one_test_set(groups: Sequence[Group]) -> None:
         others = _images(member)
         if images != others:
             raise _other_images(first, images, member, others)
-        if _contents(first) != _contents(member) and None not in (
-            *_contents(first),
-            *_contents(member),
-        ):
+        contents = _contents(first), _contents(member)
+        if contents[0] != contents[1] and None not in (*contents[0], *contents[1]):
             raise MedvisionError(
                 "cannot compare: the test images have the same names and other contents"
                 f" (test_fingerprint) in {_name(first)} and in {_name(member)}",
@@ -143,12 +139,12 @@ def _images(member: Member) -> Keys:
     Raises:
         MedvisionError: If an image is tested twice.
     """
-    rows = [(row["path"], row.get("target", "")) for run in member for row in run.tested]
+    rows = [(row["path"], row.get("target", "")) for run in member for row in run.predictions]
     if len({path for path, _ in rows}) < len(rows):
         many = len(rows) - len({path for path, _ in rows})
         raise MedvisionError(
             f"{many} test images come twice in the predictions of {_name(member)}",
-            where=str(member[0].path / "predictions_test.csv"),
+            where=str(member[0].folder / "predictions_test.csv"),
             hint="test every image once",
         )
     return frozenset(rows)
@@ -191,8 +187,10 @@ def doubts(groups: Sequence[Group]) -> list[str]:
         the merged protocol, another image size, pooled and missing folds, groups of one seed, and
         seeds that a group holds twice.
     """
+    runs = [run for group in groups for run in group.runs]
+    drawn = "every image is drawn by code; scores on them say nothing about patients"
     return [
-        *_synthetic(groups),
+        *([drawn] if any(run.dataset.get("synthetic") for run in runs) else []),
         *_differing(
             groups,
             "the test images are the same, but the data differ",
@@ -218,15 +216,8 @@ def _differing(
     words: Callable[[Any], str],
 ) -> list[str]:
     found = sides(groups, value_of)
-    if len(found) < 2:
-        return []
-    return [f"{what}: " + "; ".join(f"{words(v)} in {names(which)}" for v, which in found.items())]
-
-
-def _synthetic(groups: Sequence[Group]) -> list[str]:
-    if not any(run.dataset.get("synthetic") for group in groups for run in group.runs):
-        return []
-    return ["every image is drawn by code; scores on them say nothing about patients"]
+    told = (f"{words(value)} in {names(which)}" for value, which in found.items())
+    return [f"{what}: {'; '.join(told)}"] if len(found) > 1 else []
 
 
 def _merged(groups: Sequence[Group]) -> list[str]:

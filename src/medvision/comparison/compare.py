@@ -1,7 +1,5 @@
 """Compare finished runs: mean and spread over seeds, as files and as a page."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,33 +28,6 @@ from medvision.reports.verdicts import p_in_words, probability_in_words
 from medvision.scores import headline_of, names_at
 
 
-def content_of(
-    groups: Sequence[Group], pairs: Sequence[Mapping[str, Any]], notes: Sequence[str]
-) -> dict[str, Any]:
-    """What ``comparison.json`` holds: plain values, None where something is undefined."""
-    names = metrics_of(groups)
-    first = groups[0]
-    return {
-        "task": first.runs[0].task,
-        "pairs": list(pairs),
-        "groups": [
-            {
-                "label": group.label,
-                "experiment": group.runs[0].experiment,
-                "marks": group.marks.strip(),
-                "size": group.size,
-                "num_runs": len(group.runs),
-                "seeds": group.seeds,
-                "runs": [_run(run) for run in group.runs],
-                "metrics": {name: _metric(group, first, name) for name in names},
-            }
-            for group in groups
-        ],
-        "differing_settings": differing_settings([group.runs[0] for group in groups]),
-        "notes": list(notes),
-    }
-
-
 def table_of_pairs(
     groups: Sequence[Group], pairs: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
@@ -64,22 +35,18 @@ def table_of_pairs(
     rows = []
     for pair in pairs:
         for name, found in pair["metrics"].items():
-            low, high = found["ci95"] or (None, None)
             seeds = found["seeds"]
+            low, high = found["ci95"] or (None, None)
             seeds_low, seeds_high = seeds["ci95"] or (None, None)
             rows.append(
                 {
                     "group_a": groups[pair["a"] - 1].label,
                     "group_b": groups[pair["b"] - 1].label,
                     "metric": f"test/{name}",
-                    "a": found["a"],
-                    "b": found["b"],
-                    "difference": found["difference"],
+                    **{key: found[key] for key in ("a", "b", "difference")},
                     "ci95_low": low,
                     "ci95_high": high,
-                    "p": found["p"],
-                    "p_holm": found["p_holm"],
-                    "p_holm_all": found["p_holm_all"],
+                    **{key: found[key] for key in ("p", "p_holm", "p_holm_all")},
                     "probability_b_better": found["probability_b_better"],
                     "images": found["num_images"],
                     "units": found["num_units"],
@@ -96,16 +63,14 @@ def table_of_pairs(
 
 
 def _run(run: FinishedRun) -> dict[str, Any]:
+    model = run.summary.get("model", {})
     return {
-        "path": str(run.path),
+        "path": str(run.folder),
         "name": run.name,
         "seed": run.seed,
-        "model": run.summary.get("model", {}).get("name"),
-        "num_parameters": run.summary.get("model", {}).get("num_parameters"),
-        "best_epoch": run.summary.get("best_epoch"),
-        "epochs": run.summary.get("epochs"),
-        "device": run.summary.get("device"),
-        "precision": run.summary.get("precision"),
+        "model": model.get("name"),
+        "num_parameters": model.get("num_parameters"),
+        **{key: run.summary.get(key) for key in ("best_epoch", "epochs", "device", "precision")},
         "warnings": list(run.summary.get("warnings", [])),
     }
 
@@ -124,8 +89,8 @@ def _metric(group: Group, first: Group, name: str) -> dict[str, Any]:
     }
 
 
-def table_of_groups(groups: Sequence[Group]) -> str:
-    """A row per group; an undefined value is a blank cell, and ``-`` among those of the runs."""
+def table_of_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """Rows of ``comparison.csv``: one for every group; among values of runs ``-`` is undefined."""
     rows = []
     for group in groups:
         row: dict[str, Any] = {
@@ -139,11 +104,7 @@ def table_of_groups(groups: Sequence[Group]) -> str:
             values = group.values(name)
             row[f"{name}_runs"] = " ".join("-" if v is None else repr(v) for v in values)
         rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +137,26 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """What ``comparison.json`` holds: plain values, None where something is undefined."""
-        return content_of(self.groups, self.pairs, self.notes)
+        names = metrics_of(self.groups)
+        return {
+            "task": self.task,
+            "pairs": list(self.pairs),
+            "groups": [
+                {
+                    "label": group.label,
+                    "experiment": group.runs[0].experiment,
+                    "marks": group.marks.strip(),
+                    "size": group.size,
+                    "num_runs": len(group.runs),
+                    "seeds": group.seeds,
+                    "runs": [_run(run) for run in group.runs],
+                    "metrics": {name: _metric(group, self.groups[0], name) for name in names},
+                }
+                for group in self.groups
+            ],
+            "differing_settings": differing_settings([group.runs[0] for group in self.groups]),
+            "notes": list(self.notes),
+        }
 
 
 def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
@@ -210,7 +190,7 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(content, indent=2, allow_nan=False, default=str)
         write_atomically(out / "comparison.json", text + "\n")
-        write_atomically(out / "comparison.csv", table_of_groups(groups))
+        write_table(out / "comparison.csv", table_of_groups(groups))
         if comparison.pairs:
             write_table(out / "comparison_pairs.csv", table_of_pairs(groups, comparison.pairs))
         write_atomically(out / "comparison.html", page)
@@ -261,7 +241,7 @@ def _read(paths: Sequence[Path]) -> list[FinishedRun]:
         )
     tasks = {run.task: run for run in reversed(runs)}
     if len(tasks) > 1:
-        words = ", ".join(f"{task} in {run.path}" for task, run in reversed(tasks.items()))
+        words = ", ".join(f"{task} in {run.folder}" for task, run in reversed(tasks.items()))
         raise MedvisionError(
             f"runs of different tasks cannot be compared: {words}",
             where="RUN",
@@ -280,19 +260,24 @@ def _page(comparison: Comparison) -> str:
     return comparison_page(comparison.to_dict(), histories=histories, roc=roc)
 
 
-def _table(comparison: Comparison) -> Table:
-    table = Table(
-        title="test: mean ± standard deviation over seeds",
-        box=box.MINIMAL,
-        show_edge=False,
-        padding=0,  # so that three scores with their spread leave 80 columns room for a name
-    )
-    table.add_column("", justify="right")
-    table.add_column("group", overflow="fold")
-    table.add_column("seeds", justify="right")
-    names = names_at("comparison", comparison.task)
+def _new_table(names: Sequence[str], left: str, **options: Any) -> Table:
+    """A narrow table: columns of numbers but for one of names, which is folded."""
+    table = Table(box=box.MINIMAL, show_edge=False, padding=0, **options)
     for name in names:
-        table.add_column(name.replace("_", "\n"), justify="right", no_wrap=True)
+        if name == left:
+            table.add_column(name, overflow="fold")
+        else:
+            table.add_column(name, justify="right", no_wrap=bool(name))
+    return table
+
+
+def _table(comparison: Comparison) -> Table:
+    names = names_at("comparison", comparison.task)
+    table = _new_table(
+        ["", "group", "seeds", *(name.replace("_", "\n") for name in names)],
+        "group",
+        title="test: mean ± standard deviation over seeds",
+    )
     for number, group in enumerate(comparison.groups, start=1):
         scores = (_words(*group.mean_and_std(f"test/{name}")) for name in names)
         size = str(len(set(group.seeds)))
@@ -302,12 +287,8 @@ def _table(comparison: Comparison) -> Table:
 
 def _table_of_runs(comparison: Comparison) -> Table:
     metric = f"test/{headline_of(comparison.task)}"
-    table = Table(box=box.MINIMAL, show_edge=False, padding=0)
-    table.add_column("", justify="right")
-    table.add_column("run", overflow="fold")
-    table.add_column("seed", justify="right")
-    table.add_column(metric.replace("/", " "), justify="right")
-    table.add_column("95 % interval", justify="right", no_wrap=True)
+    heads = ["", "run", "seed", metric.replace("/", " "), "95 % interval"]
+    table = _new_table(heads, "run")
     for number, group in enumerate(comparison.groups, start=1):
         for run in group.runs:
             ends = run.interval(metric)
@@ -319,20 +300,14 @@ def _table_of_runs(comparison: Comparison) -> Table:
 
 def _table_of_pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
     """Those with the first group; their headline in full."""
-    several = len(pairs) > 1
+    holm = ["Holm p"] * (len(pairs) > 1)
     exchanges = next(iter(pairs[0]["metrics"].values()))["num_permutations"]
-    table = Table(
+    table = _new_table(
+        ["", "score", "difference", "95 % interval", "p", *holm, "probability\nof better"],
+        "score",
         title="test: difference to group 1, same images",
         caption=f"p of {exchanges:,} exchanges",
-        box=box.MINIMAL,
-        show_edge=False,
-        padding=0,
     )
-    table.add_column("", justify="right")
-    table.add_column("score", overflow="fold")
-    for name in ("difference", "95 % interval", "p", *(["Holm p"] * several)):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("probability\nof better", justify="right", no_wrap=True)
     for pair in pairs:
         for name, found in pair["metrics"].items():
             ends = found["ci95"]
@@ -340,7 +315,7 @@ def _table_of_pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
                 f"{found['difference']:+.3f}",
                 "-" if ends is None else f"{ends[0]:+.3f} to {ends[1]:+.3f}",
                 p_in_words(found["p"]),
-                *([p_in_words(found["p_holm"])] * several),
+                *(p_in_words(found["p_holm"]) for _ in holm),
                 probability_in_words(found["probability_b_better"]),
             ]
             table.add_row(str(pair["b"]), name.replace("_", " "), *cells)

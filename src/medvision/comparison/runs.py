@@ -30,29 +30,13 @@ EpochRow = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinishedRun:
-    """What one run folder tells.
-
-    Attributes:
-        path: The folder, as it was named.
-        files: What it holds.
-        settings: Its config, a value for each dotted key, without seeds and with the run folder
-            written as ``<run_dir>``: equal for runs that differ in their seed only.
-    """
-
-    path: Path
-    files: RunFiles
-    settings: Mapping[str, Any]
+class FinishedRun(RunFiles):
+    """What the folder of a finished run tells."""
 
     @property
     def name(self) -> str:
         """The folder and the one that it lies in: the experiment, or the command, and the time."""
-        return "/".join(self.path.resolve().parts[-2:])
-
-    @property
-    def summary(self) -> Mapping[str, Any]:
-        """What ``summary.json`` holds."""
-        return self.files.summary
+        return "/".join(self.folder.resolve().parts[-2:])
 
     @property
     def experiment(self) -> str:
@@ -64,15 +48,10 @@ class FinishedRun:
         """Seed of weights, order and augmentation."""
         return int(self.summary["seed"])
 
-    @property
-    def task(self) -> str:
-        """Kind of the task."""
-        return self.files.task
-
-    @property
-    def dataset(self) -> Mapping[str, Any]:
-        """What the summary says about the data."""
-        return self.files.dataset
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Its config as ``settings_of``: equal for runs that differ in their seed only."""
+        return settings_of(self.config)
 
     @property
     def protocol(self) -> str | None:
@@ -89,17 +68,17 @@ class FinishedRun:
     @cached_property
     def scores(self) -> dict[str, float | None]:
         """Every metric but the intervals, by name; None where it is undefined."""
-        return plain_scores(self.files.metrics)
+        return plain_scores(self.metrics)
 
     def interval(self, metric: str) -> list[float] | None:
         """The 95 % interval of a metric over test images; None where there is none."""
-        ends: list[float] | None = self.files.metrics.get(f"{metric}_ci95")
+        ends: list[float] | None = self.metrics.get(f"{metric}_ci95")
         return ends
 
     @cached_property
     def history(self) -> list[EpochRow]:
         """A row per epoch, as metrics.csv holds them; None where a value is undefined."""
-        path = self.path / "metrics.csv"
+        path = self.folder / "metrics.csv"
         numbers = [
             {name: _number(path, cell) for name, cell in row.items()}
             for row in _rows(path, "epoch")
@@ -107,20 +86,10 @@ class FinishedRun:
         return [{**row, "epoch": int(row["epoch"] or 0)} for row in numbers]
 
     @cached_property
-    def test_images(self) -> frozenset[str] | None:
-        """Paths of the images that were tested; None where the run tested none."""
-        return frozenset(row["path"] for row in self.tested) or None
-
-    @property
-    def tested(self) -> Sequence[Mapping[str, str]]:
-        """A row per test image, as ``predictions_test.csv`` holds them."""
-        return self.files.predictions
-
-    @cached_property
     def classes(self) -> list[str]:
         """Classes of images whose probability the run predicted; none where it predicts masks."""
         prefix = "probability/"
-        names = self.tested[0] if self.tested else ()
+        names = self.predictions[0] if self.predictions else ()
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def roc(self) -> Points | None:
@@ -139,7 +108,7 @@ class FinishedRun:
         return macro_mean(known)
 
     def _pixel_roc(self) -> Iterator[Points]:
-        path = self.path / "roc_test.csv"
+        path = self.folder / "roc_test.csv"
         if path.is_file():  # runs of older versions have none
             rows = _rows(path, "false_positive_rate", "true_positive_rate")
             yield (
@@ -150,7 +119,7 @@ class FinishedRun:
     def _image_roc(self) -> Iterator[Points]:
         from medvision.metrics import roc_points
 
-        path, rows = self.path / "predictions_test.csv", self.files.predictions
+        path, rows = self.folder / "predictions_test.csv", self.predictions
         for name in self.classes[1:] if len(self.classes) == 2 else self.classes:
             score = np.array([_number(path, row[f"probability/{name}"]) for row in rows], float)
             positive = np.array([row["target"] == name for row in rows])
@@ -165,8 +134,8 @@ def read_run(path: Path) -> FinishedRun:
     """
     if not (path / "summary.json").is_file():
         raise _no_run(path, "summary.json")
-    files = RunFiles.read(path)
-    if "evaluated" in files.summary:
+    run = FinishedRun.read(path)
+    if "evaluated" in run.summary:
         raise MedvisionError(
             "this folder holds an evaluation, not a run",
             where=str(path),
@@ -174,21 +143,21 @@ def read_run(path: Path) -> FinishedRun:
         )
     if not (path / "config.yaml").is_file():
         raise _no_run(path, "config.yaml")
-    missing = {"experiment", "seed", "status", "task", "metrics"} - set(files.summary)
+    missing = {"experiment", "seed", "status", "task", "metrics"} - set(run.summary)
     if missing:
         raise MedvisionError(
             f"summary.json lacks {', '.join(sorted(missing))}",
             where=str(path),
             hint="name a folder that training wrote",
         )
-    status = files.summary["status"]
+    status = run.summary["status"]
     if status != "finished":
         raise MedvisionError(
             f"the run has not finished: its status is {status}",
             where=str(path),
             hint=f"go on with it by resume={path}",
         )
-    return FinishedRun(path=path, files=files, settings=settings_of(files.config))
+    return run
 
 
 def _no_run(path: Path, name: str) -> MedvisionError:

@@ -51,12 +51,9 @@ def read_pairs(groups: Sequence[Group]) -> PairedImages:
     Raises:
         MedvisionError: If a table lacks a column or holds no number where one belongs.
     """
-    from medvision.metrics.intervals import group_numbers
-
-    first = groups[0].members[0]
-    paths = [row["path"] for run in first for row in run.tested]
+    paths = [row["path"] for run in groups[0].members[0] for row in run.predictions]
     order = {path: place for place, path in enumerate(paths)}
-    unit = group_numbers(_joined_groups(groups, order), len(paths))
+    unit = _units(groups, order)
     read = _classified if groups[0].runs[0].classes else _measured
     scores, of_seeds = read(groups, order, unit)
     known = {name: score for name, score in scores.items() if not np.isnan(score.scores).any()}
@@ -134,11 +131,11 @@ def _texts(member: Member, column: str, order: Mapping[str, int]) -> list[str]:
     """A column of all test images of a run, or of its folds, in one order."""
     found = [""] * len(order)
     for run in member:
-        if column not in run.tested[0]:
+        if column not in run.predictions[0]:
             raise MedvisionError(
-                f"there is no column {column}", where=str(run.path / "predictions_test.csv")
+                f"there is no column {column}", where=str(run.folder / "predictions_test.csv")
             )
-        for row in run.tested:
+        for row in run.predictions:
             found[order[row["path"]]] = row[column]
     return found
 
@@ -151,41 +148,38 @@ def _numbers(member: Member, column: str, order: Mapping[str, int]) -> Floats:
     except ValueError as error:
         raise MedvisionError(
             f"expected numbers in column {column}: {error}",
-            where=str(member[0].path / "predictions_test.csv"),
+            where=str(member[0].folder / "predictions_test.csv"),
         ) from error
 
 
-def _joined_groups(groups: Sequence[Group], order: Mapping[str, int]) -> list[int] | None:
-    """The group of each image; None where every image is its own.
+def _units(groups: Sequence[Group], order: Mapping[str, int]) -> NDArray[np.intp]:
+    """Number of the unit of each image, (N,); where no groups are known each is its own.
 
     Two runs may know other groups, for each joins near-duplicates that it found: a chain of
-    either makes one group.
+    either makes one unit.
     """
-    known = {tuple(_groups_of(member, order)): None for group in groups for member in group.members}
-    partitions = [names for names in known if any(names)]
-    if not partitions:
-        return None
-    leader = list(range(len(order)))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(place: int) -> int:
-        while leader[place] != place:
-            leader[place] = leader[leader[place]]
-            place = leader[place]
-        return place
-
-    for of_images in partitions:
-        first: dict[str, int] = {}
-        for place, name in enumerate(of_images):
-            if name:
-                leader[root(place)] = root(first.setdefault(name, place))
-    return [root(place) for place in range(len(order))]
+    known = {tuple(_groups_of(member, order)) for group in groups for member in group.members}
+    first: dict[tuple[int, str], int] = {}  # image of each group
+    joined = [
+        (place, first.setdefault((number, name), place))
+        for number, names in enumerate(known)
+        for place, name in enumerate(names)
+        if name
+    ]
+    ends = np.array(joined, dtype=np.intp).reshape(-1, 2).T
+    shape = len(order), len(order)
+    graph = coo_array((np.ones(len(joined), bool), (ends[0], ends[1])), shape=shape)
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
 
 
 def _groups_of(member: Member, order: Mapping[str, int]) -> Iterable[str]:
     found = [""] * len(order)
     for run in member:
-        own = {row["path"] for row in run.tested}
-        for row in run.files.splits:
+        own = {row["path"] for row in run.predictions}
+        for row in run.splits:
             if row.get("split") == "test" and row["path"] in own:
                 found[order[row["path"]]] = row.get("group") or ""
     return found
@@ -261,12 +255,14 @@ def _metrics(
         of_first = holm_adjusted([difference.p_value for difference in found[:num_first]])
         of_all = holm_adjusted([difference.p_value for difference in found])
         metrics[name] = [
-            _metric(
-                difference,
-                seed_spread(*(_seed_values(groups[g], images.of_seeds[name][g]) for g in pair)),
-                of_first[row] if row < num_first else None,
-                of_all[row],
-            )
+            {
+                **_plain(difference),
+                "p_holm": of_first[row] if row < num_first else None,
+                "p_holm_all": of_all[row],
+                "seeds": _plain(
+                    seed_spread(*(_seed_values(groups[g], images.of_seeds[name][g]) for g in pair))
+                ),
+            }
             for row, (difference, pair) in enumerate(zip(found, pairs, strict=True))
         ]
     return metrics
@@ -277,30 +273,15 @@ def _seed_values(group: Group, values: Sequence[float]) -> Sequence[float]:
     return values[:1] if group.repeated_seeds else values
 
 
-def _metric(
-    found: "PairedDifference", seeds: "SeedSpread", p_holm: float | None, p_holm_all: float
-) -> dict[str, Any]:
+NAMES = {"p_value": "p", "interval": "ci95", "probability_better": "probability_b_better"}
+"""Names in ``comparison.json``, where they are others than those of ``PairedDifference``."""
+
+
+def _plain(found: "PairedDifference | SeedSpread") -> dict[str, Any]:
+    """The fields by their names in ``comparison.json``, intervals as lists."""
     return {
-        "a": found.a,
-        "b": found.b,
-        "difference": found.difference,
-        "ci95": None if found.interval is None else list(found.interval),
-        "p": found.p_value,
-        "p_holm": p_holm,
-        "p_holm_all": p_holm_all,
-        "num_permutations": found.num_permutations,
-        "probability_b_better": found.probability_better,
-        "standard_error": found.standard_error,
-        "images_needed": found.images_needed,
-        "num_images": found.num_images,
-        "num_units": found.num_units,
-        "alike": found.alike,
-        "seeds": {
-            "std_a": seeds.std_a,
-            "std_b": seeds.std_b,
-            "standard_error": seeds.standard_error,
-            "ci95": None if seeds.interval is None else list(seeds.interval),
-        },
+        NAMES.get(name, name): list(value) if isinstance(value, tuple) else value
+        for name, value in vars(found).items()
     }
 
 

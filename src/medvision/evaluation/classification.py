@@ -36,7 +36,7 @@ from medvision.metrics import (
 from medvision.metrics.calibration import Calibration
 from medvision.metrics.conventions import classification_conventions
 from medvision.metrics.thresholds import SENSITIVITY, operating_points
-from medvision.reports.plots.overlays import shrunk
+from medvision.reports.plots.overlays import as_rgb, shrunk
 from medvision.reports.run_page import Case
 from medvision.scores import names_at
 from medvision.types import Stage
@@ -394,11 +394,10 @@ class ClassificationEvaluation(Evaluation):
         caption = f"predicted {predicted} {100 * record[f'probability/{predicted}']:.1f} %"
         if predicted != true:
             caption += f", true {true} {100 * record[f'probability/{true}']:.1f} %"
-        picture = shrunk(self.data.read_file(record["path"]), SHOWN_PX)
         return Case(
             title=record["path"],
             caption=caption,
-            picture=np.repeat(picture, 3, axis=2) if picture.shape[2] == 1 else picture,
+            picture=as_rgb(shrunk(self.data.read_file(record["path"]), SHOWN_PX)),
             wrong=predicted != true,
         )
 

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from medvision.reports.page import NOT_MEASURED, Picture, render, setting_in_words
 from medvision.reports.plots.classification import Points
-from medvision.reports.plots.comparison import Drawn, color_of, draw_rocs, draw_validation
-from medvision.reports.plots.style import STYLE, History, figure_picture, short_name
+from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
+from medvision.reports.plots.style import STYLE, History, figure_picture, line_look, short_name
 from medvision.reports.verdicts import p_in_words, probability_in_words
 from medvision.scores import LOSS, Score, is_interval, is_number, named_scores, names_at, scores_at
 from medvision.task_definition import task_of
@@ -110,7 +110,7 @@ def draw_differences(
     for axes, name in zip(panels, names, strict=True):
         axes.axvline(0, color="grey", linewidth=1)
         for row, pair in enumerate(shown):
-            found, color = pair["metrics"][name], color_of(pair["b"] - 1)
+            found, color = pair["metrics"][name], line_look(pair["b"] - 1)["color"]
             if found["ci95"]:
                 axes.plot(found["ci95"], [row, row], color=color, linewidth=2.2)
             axes.plot(found["difference"], row, "o", color=color, markersize=6)
@@ -195,7 +195,7 @@ def comparison_page(
         warnings=_warnings(groups),
         scores=scores,
         definitions=[score for name, score in scores.items() if name in told],
-        color_of=color_of,
+        line_look=line_look,
         p_in_words=p_in_words,
         probability_in_words=probability_in_words,
     )

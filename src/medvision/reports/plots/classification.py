@@ -11,13 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from medvision.reports.plots.overlays import as_rgb
 from medvision.reports.plots.style import (
-    CLASS_COLORS,
     PHOTO_DPI,
     STYLE,
+    draw_chance,
+    line_look,
+    new_axes,
     save,
     short_name,
     title_mark,
+    to_unit_square,
 )
 from medvision.types import IGNORE_INDEX
 
@@ -76,8 +80,7 @@ def draw_images(
     for axes in cells[len(chosen) :]:
         axes.set_axis_off()
     for axes, row in zip(cells, chosen, strict=False):
-        image = read(rows[row]["path"])
-        axes.imshow(np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image)
+        axes.imshow(as_rgb(read(rows[row]["path"])))
         axes.set(xticks=[], yticks=[])
         right = predicted[row] == target[row]
         axes.spines[:].set(visible=not right, color=WRONG_COLOR, linewidth=3)
@@ -250,7 +253,7 @@ def draw_roc(
 ) -> Figure:
     """ROC of each class against the rest and their mean; for two classes the threshold in use."""
     figure, axes = _square(class_names)
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    draw_chance(axes, f"ROC of test images{mark}")
     defined = []
     for name, look in _lines(class_names):
         known, text = told(scores.get(f"auroc/{name}"))
@@ -271,7 +274,6 @@ def draw_roc(
         curve = macro_mean(defined) if defined else NOTHING
         text = told(scores.get("auroc"))[1]
         axes.plot(*curve, color="black", linewidth=2, label=f"AUC {text}  macro mean")
-    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=f"ROC of test images{mark}")
     _legend(figure)
     return figure
 
@@ -308,9 +310,9 @@ def draw_precision_recall(
         axes.axhline(share, color=look["color"], linewidth=1, linestyle=":")
     alone = f" {prevalence[1]:.3f}" if len(class_names) == 2 else ""
     axes.plot(*NOTHING, color="grey", linewidth=1, linestyle=":", label=f"prevalence{alone}")
-    axes.set(
-        xlabel="recall", ylabel="precision", title=f"Precision and recall of test images{mark}"
-    )
+    title = f"Precision and recall of test images{mark}"
+    axes.set(xlabel="recall", ylabel="precision", title=title)
+    to_unit_square(axes)
     _legend(figure)
     return figure
 
@@ -321,8 +323,7 @@ def draw_confusion(
     """Heat map of counts and per cent of the true class: rows true, columns predicted."""
     num_classes = len(class_names)
     side = float(np.clip(0.85 * num_classes, 2.6, 11))
-    figure = Figure(figsize=(side + 2.2, side + 1.9), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = new_axes(side + 2.2, side + 1.9)
     images = confusion.sum(axis=1, keepdims=True)
     share = confusion / np.maximum(images, 1)
     picture = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -345,17 +346,13 @@ def draw_confusion(
 
 
 def _square(class_names: Sequence[str]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5, 5.5 + 0.2 * len(class_names)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
-    return figure, axes
+    return new_axes(5, 5.5 + 0.2 * len(class_names))
 
 
 def _lines(class_names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each class that has a curve, and how its line looks; colours return with another dash."""
+    """Each class that has a curve, and how its line looks."""
     for number, name in enumerate(class_names if len(class_names) > 2 else class_names[1:]):
-        dash = ("-", "--", "-.")[number // len(CLASS_COLORS) % 3]
-        yield name, {"color": CLASS_COLORS[number % len(CLASS_COLORS)], "linestyle": dash}
+        yield name, line_look(number)
 
 
 def _legend(figure: Figure) -> None:

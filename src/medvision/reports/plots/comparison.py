@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from medvision.reports.plots.classification import Points, macro_mean
-from medvision.reports.plots.style import CLASS_COLORS, History
+from medvision.reports.plots.style import History, draw_chance, line_look, new_axes
 
 LEGEND_LENGTH = 52  # characters of a name that fit below a picture
 
@@ -49,7 +49,7 @@ def draw_validation(groups: Sequence[Drawn], *, metric: str, label: str, mark: s
     """
     figure, axes = _canvas(groups, width=6, height=3.6)
     for number, group in enumerate(groups):
-        look = _look(number)
+        look: Any = line_look(number)
         lines = [_points(history, f"val/{metric}") for history in group.histories]
         for line in lines:
             axes.plot([*line], [*line.values()], marker="o", **look, **_of_one_run(group))
@@ -79,44 +79,24 @@ def draw_rocs(groups: Sequence[Drawn], *, what: str, mark: str) -> Figure:
     """
     drawn = [bool(group.roc) for group in groups]
     figure, axes = _canvas(list(compress(groups, drawn)), width=5.6, height=5.2)
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    draw_chance(axes, f"ROC of test {what}{mark}")
     for number, group in enumerate(groups):
         if not group.roc:
             continue
-        look = _look(number)
+        look: Any = line_look(number)
         for curve in group.roc:
             axes.plot(*curve, **look, **_of_one_run(group))
         if group.has_spread:
             axes.plot(*macro_mean(group.roc), **look, linewidth=2.2)
         name = _cut(group.name, LEGEND_LENGTH - 16)
         _name(axes, look, f"AUC {group.auroc}  {name} ({group.size})")
-    axes.set(
-        xlabel="1 - specificity",
-        ylabel="sensitivity",
-        title=f"ROC of test {what}{mark}",
-        xlim=(-0.01, 1.01),
-        ylim=(-0.01, 1.01),
-        aspect="equal",
-    )
     figure.legend(loc="outside lower left", fontsize=9)
     return figure
 
 
 def _canvas(groups: Sequence[Drawn], *, width: float, height: float) -> tuple[Figure, Axes]:
     """A figure with room for the legend below, in inches."""
-    figure = Figure(figsize=(width, height + 0.2 * len(groups)), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def color_of(number: int) -> str:
-    """Colour of the group with this number, from 0."""
-    return CLASS_COLORS[number % len(CLASS_COLORS)]
-
-
-def _look(number: int) -> dict[str, Any]:
-    """Colours return with another dash."""
-    dash = ("-", "--", "-.")[number // len(CLASS_COLORS) % 3]
-    return {"color": color_of(number), "linestyle": dash}
+    return new_axes(width, height + 0.2 * len(groups))
 
 
 def _of_one_run(group: Drawn) -> dict[str, Any]:

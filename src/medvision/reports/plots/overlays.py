@@ -201,6 +201,11 @@ def num_columns(count: int) -> int:
     return count if count <= 6 else min((6, 5, 4), key=lambda columns: -count % columns)
 
 
+def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image (H, W, 1) or (H, W, 3) in three channels."""
+    return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+
+
 def shrunk(picture: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
     """The picture (H, W, C), at most that high and wide."""
     scale = side_px / max(picture.shape[:2])

@@ -6,13 +6,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from medvision.reports.plots.overlays import PREDICTED_COLOR, TRUE_COLOR, draw_contours
-from medvision.reports.plots.style import PHOTO_DPI, STYLE, save, title_mark
+from medvision.reports.plots.overlays import PREDICTED_COLOR, TRUE_COLOR, as_rgb, draw_contours
+from medvision.reports.plots.style import PHOTO_DPI, STYLE, draw_chance, new_axes, save, title_mark
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Image (H, W, C) and mask (H, W) of a sample's path and target."""
@@ -54,18 +53,9 @@ def draw_roc(
     mark: str,
 ) -> Figure:
     """ROC of the foreground probability over all test pixels."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    figure, axes = new_axes(5, 5)
+    draw_chance(axes, f"ROC of test pixels{mark}")
     axes.plot(false_positive_rate, true_positive_rate, color="#4477aa", label=f"AUROC {auroc:.4f}")
-    axes.set(
-        xlabel="1 - specificity",
-        ylabel="sensitivity",
-        title=f"ROC of test pixels{mark}",
-        xlim=(-0.01, 1.01),
-        ylim=(-0.01, 1.01),
-        aspect="equal",
-    )
     axes.legend(loc="lower right")
     return figure
 
@@ -113,7 +103,7 @@ def _draw_sample(
     image, mask = read(row["path"], row["target"])
     probability = np.asarray(Image.open(folder / row["predicted"]))
     true, predicted = np.asarray(mask > 0), np.asarray(probability >= 128)
-    colored = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+    colored = as_rgb(image)
     contours = np.array(colored, order="C")
     draw_contours(contours, [(true, TRUE_COLOR), (predicted, PREDICTED_COLOR)])
     pictures: tuple[NDArray[Any], ...] = (colored, true, predicted, contours)
@@ -122,9 +112,6 @@ def _draw_sample(
         axes.imshow(picture, **flat)
     name = Path(row["path"]).name
     name = name if len(name) <= 22 else f"{name[:19]}..."
-    _title(cells[0], f"{title} {name}".strip())
-    _title(cells[3], f"Dice {row['dice']:.3f}  IoU {row['iou']:.3f}", right=True)
-
-
-def _title(axes: Axes, text: str, *, right: bool = False) -> None:
-    axes.set_title(text, fontsize=8, loc="right" if right else "left")
+    cells[0].set_title(f"{title} {name}".strip(), fontsize=8, loc="left")
+    scores = f"Dice {row['dice']:.3f}  IoU {row['iou']:.3f}"
+    cells[3].set_title(scores, fontsize=8, loc="right")

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -37,6 +38,30 @@ def title_mark(*, synthetic: bool, protocol: str | None = None) -> str:
     if len(marks) > 1:  # both do not fit beside a title
         return "\n" + " ".join(marks)
     return "".join(f" {mark}" for mark in marks)
+
+
+def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that size in inches, and its one pair of axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def to_unit_square(axes: Axes) -> None:
+    """Both axes from 0 to 1, with room for lines along their ends."""
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+
+
+def draw_chance(axes: Axes, title: str) -> None:
+    """Make axes those of a ROC, with the diagonal of chance."""
+    axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
+    to_unit_square(axes)
+
+
+def line_look(number: int) -> dict[str, str]:
+    """Colour and dash of the line with this number, from 0; colours return with another dash."""
+    dash = ("-", "--", "-.")[number // len(CLASS_COLORS) % 3]
+    return {"color": CLASS_COLORS[number % len(CLASS_COLORS)], "linestyle": dash}
 
 
 def short_name(name: str, *, length: int = 24) -> str:
@@ -92,8 +117,7 @@ def write_curves(
 
 def draw_curve(history: History, *, score: Score, mark: str) -> Figure:
     """Training and validation value of every epoch, the best validation epoch marked."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = new_axes(6, 4)
     for stage, color in STAGE_COLORS.items():
         points = [(row["epoch"], row.get(f"{stage}/{score.name}")) for row in history]
         known = [(int(e or 0) + 1, v) for e, v in points if v is not None]

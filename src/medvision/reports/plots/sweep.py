@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from medvision.reports.plots.style import short_name
+from medvision.reports.plots.style import new_axes, short_name
 
 Trial = Mapping[str, Any]
 Key = Mapping[str, Any]
@@ -28,8 +28,7 @@ SPREAD = 0.18
 
 def draw_history(trials: Sequence[Trial], *, metric: str, mode: str) -> Figure:
     """Value of every trial in the order of their numbers, and the best so far as a line."""
-    figure = Figure(figsize=(7.5, 3.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = new_axes(7.5, 3.6)
     complete = _of(trials, "complete")
     pruned = [trial for trial in _of(trials, "pruned") if trial["value"] is not None]
     numbers = [trial["number"] for trial in complete]
@@ -59,8 +58,7 @@ def draw_history(trials: Sequence[Trial], *, metric: str, mode: str) -> Figure:
 
 def draw_importance(shares: Mapping[str, float]) -> Figure:
     """Share of the variance of the metric that each key explains, the largest on top."""
-    figure = Figure(figsize=(7.5, 0.8 + 0.36 * len(shares)), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = new_axes(7.5, 0.8 + 0.36 * len(shares))
     names = [short_name(name, length=34) for name in shares][::-1]
     values = [*shares.values()][::-1]
     axes.barh(names, values, color=BLUE, height=0.6)
@@ -83,8 +81,7 @@ def draw_parallel(
     if not shown:
         return None
     keys = keys[:MOST_KEYS]
-    figure = Figure(figsize=(max(7.5, 1.5 * (len(keys) + 1)), 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = new_axes(max(7.5, 1.5 * (len(keys) + 1)), 4.2)
     values = np.array([trial["value"] for trial in shown])
     low, high = float(values.min()), float(values.max())
     colors = ScalarMappable(Normalize(low, high if high > low else low + 1), COLORS)
