@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from medvision.errors import MedvisionError
+from medvision.reports.page import Table
 from medvision.reports.run_page import Case, write_report
+from medvision.reports.task_report import Section, SegmentationReport
 
 Write = Callable[..., Path]
 
@@ -447,3 +449,16 @@ def test_every_score_on_the_page_is_defined_on_it(full_run: Path) -> None:
     defined = {f"#{attributes['id']}" for attributes in page.all("dt")}
     assert leads <= defined
     assert {"#define-accuracy", "#define-auroc", "#define-recall"} <= leads
+
+
+def test_a_task_adds_sections_of_its_own(
+    write_run: Callable[..., Path], segmentation: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = Table(caption="Lesions", head=["size", "count"], rows=[["small", "<3>"]], note="All.")
+    own = Section(title="By scanner", text="What each scanner gave.", tables=[table])
+    monkeypatch.setattr(SegmentationReport, "sections", lambda *_: [own])
+    text = report(write_run(segmentation))
+    assert "own-by-scanner" in sections(text)
+    assert "<p>What each scanner gave.</p>" in text
+    assert '<th scope="row">small</th>' in text
+    assert "<td>&lt;3&gt;</td>" in text

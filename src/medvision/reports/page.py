@@ -40,45 +40,13 @@ class Picture:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A number as text with its interval, which a table writes below it."""
-
-    value: str
-    ends: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of a table.
-
-    Attributes:
-        name: Text of the first column.
-        cells: What the others hold.
-        anchor: Id on the page that the name leads to.
-        bar: A value in [0, 1] and its interval, drawn on a scale behind the last cell.
-        strong: Whether the line stands out.
-    """
-
-    name: str
-    cells: Sequence[str | Measured]
-    anchor: str = ""
-    bar: tuple[float | None, Sequence[float] | None] | None = None
-    strong: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; ``head`` names every column, the first too, or is empty for a list of facts."""
+    """A table of text; ``head`` names every column, and the first one names its lines."""
 
     caption: str
     head: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[Sequence[str]]
     note: str = ""
-
-    @property
-    def has_bars(self) -> bool:
-        """Whether any line has a bar."""
-        return any(row.bar is not None for row in self.rows)
 
 
 PLAIN = Score(name="", title="", definition="")
@@ -92,19 +60,6 @@ def number(value: float | None) -> str:
 def interval(ends: Sequence[float | None] | None) -> str:
     """Low and high end with three decimals, or ``undefined``."""
     return PLAIN.interval_text(ends) if is_interval(ends) else UNDEFINED
-
-
-def measured(value: float | None, ends: Any, score: Score = PLAIN) -> str | Measured:
-    """A value of a score, with its interval where both ends are defined."""
-    text = score.text(value)
-    return Measured(value=text, ends=score.interval_text(ends)) if is_interval(ends) else text
-
-
-def measured_in(values: Mapping[str, Any], name: str, score: Score) -> str | Measured:
-    """A value among others, with its interval; a dash where it was not measured."""
-    if name not in values:
-        return NOT_MEASURED
-    return measured(values[name], values.get(f"{name}_ci95"), score)
 
 
 def whole(value: float | None) -> str:
