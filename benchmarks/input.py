@@ -137,15 +137,14 @@ def _measure(folder: Path, name: str) -> None:
 
 def _loader(folder: Path, *, decoded_gb: float) -> Any:
     import torch
-    from omegaconf import OmegaConf
 
     from medvision.data import SegmentationData
     from medvision.data.discovery.index import index_segmentation
-    from medvision.run.config.store import CONF
+    from medvision.run.config.store import keys_of
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "folder_segmentation.yaml"))
+    config: Any = keys_of("data", "folder_segmentation")
     config.pop("_target_")
     turn = {"HorizontalFlip": {"p": 0.5}, "Rotate": {"limit": DEGREES, "p": 1.0}}
     changes: dict[str, Any] = {"root": str(folder), "seed": 0, "num_workers": 0}

@@ -27,12 +27,11 @@ from typing import Any
 
 import cv2
 import torch
-from omegaconf import OmegaConf
 
 from medvision.data import SegmentationData
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.data.shards.create import make_shards
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 
 KINDS = ("plain", "shards", "http cold", "http warm", "plain dropped", "shards dropped")
 MEGABYTE = 10**6
@@ -104,7 +103,7 @@ def _alone(root: str, workers: int, size_px: int, cache: str) -> tuple[float, fl
 def _measure(answers: Any, root: str, workers: int, size_px: int, cache: str) -> None:
     """Put images per second, and milliseconds of a core for each, into the queue."""
     os.environ["MEDVISION_CACHE_DIR"] = cache
-    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "folder_segmentation.yaml"))
+    config: Any = keys_of("data", "folder_segmentation")
     config.pop("_target_")
     changes = {"root": root, "seed": 0, "image_size": size_px, "num_workers": workers}
     data = SegmentationData(**{**config, **changes})

@@ -1,6 +1,7 @@
 """Every shipped configuration is composed and run: the files users run, not twins of them."""
 
 import json
+import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ from medvision.data import ImageData
 from medvision.run.config.schema import check_config, check_targets
 from medvision.run.config.store import CONF, groups, help_text, options, run_name
 from medvision.run.training.build import build
+from medvision.task_definition import task_names, task_of
 from medvision.tasks import Task
 
 EXPERIMENTS = options("experiment")
@@ -36,6 +38,7 @@ def test_the_collector_finds_every_file() -> None:
     files = {path for path in CONF.rglob("*.yaml") if path != CONF / "train.yaml"}
     found = {CONF / group / f"{name}.yaml" for group, name in OPTIONS}
     found |= {CONF / "experiment" / f"{name}.yaml" for name in EXPERIMENTS}
+    found |= {CONF / "data" / "base" / "folder.yaml"}  # what every data set starts from
     found |= {CONF / "hydra" / group / f"{name}.yaml" for group, name in OF_HYDRA}
     assert found == files
     assert {"polyp_unet", "polyp_unet_lite0"} <= set(EXPERIMENTS)
@@ -93,6 +96,23 @@ def targets_of(node: object) -> list[str]:
 
 
 LOSSES, SCHEDULES = options("loss"), options("scheduler")
+
+
+@pytest.mark.parametrize("kind", task_names())
+def test_the_definition_of_a_task_lists_every_loss_that_fits(kind: str) -> None:
+    fitting = []
+    for name in LOSSES:
+        cfg = OmegaConf.create(composed(f"experiment={kind}", f"loss={name}", "data.num_classes=2"))
+        cfg.data.class_names = cfg.task.class_names = ["no", "yes"]
+        cfg.task.pop("mixing", None)  # soft labels are for cross-entropy only
+        task: Task = build(cfg.task, model=nn.Identity(), loss=build(cfg.loss), optimizer=None)
+        try:
+            losses = [float(task.loss(*example)) for example in task.loss_examples()]
+        except Exception:  # whatever a loss raises that is for other targets
+            continue
+        assert all(map(math.isfinite, losses)), name
+        fitting.append(name)
+    assert list(task_of(kind).losses) == fitting
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,14 @@
 """What may be built because a file names it."""
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from medvision.registry import Purpose, may_build
+from medvision import registry
+from medvision.errors import MedvisionError
+from medvision.registry import Purpose, check_classes, may_build, trust
 
 
 @pytest.mark.parametrize(
@@ -31,3 +37,70 @@ from medvision.registry import Purpose, may_build
 def test_a_class_is_allowed_from_one_purpose_on(name: str, first: Purpose | None) -> None:
     allowed = [purpose for purpose in Purpose if may_build(name, purpose)]
     assert allowed == [purpose for purpose in Purpose if first is not None and purpose >= first]
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package that defines a class, imports another one, and tells when it is imported."""
+    package = tmp_path / "own_package"
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        "from os import system\nfrom pathlib import Path\n"
+        "from own_package.parts import Net\nPath(__file__).with_name('imported').touch()\n"
+    )
+    (package / "parts.py").write_text("class Net: ...\nLIMIT = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_TRUSTED", set())
+    yield package
+    for name in ("own_package", "own_package.parts"):
+        sys.modules.pop(name, None)
+
+
+def test_a_package_is_trusted_by_name_with_what_it_defines_itself(own: Path) -> None:
+    names = ["own_package.Net", "own_package.parts.Net"]
+    assert not any(may_build(name, Purpose.RESUME) for name in names)
+    assert not (own / "imported").exists()
+    trust(["own_package"])
+    assert (own / "imported").exists()
+    assert all(may_build(name, Purpose.PREDICT) for name in names)
+    for name in (
+        "own_package.system",
+        "own_package.Path",
+        "own_package.parts",
+        "own_package.parts.LIMIT",
+        "own_package.Net.mro",
+        "own_package.missing.Net",
+        "own_packages.Net",
+        "os.system",
+    ):
+        assert not may_build(name, Purpose.RESUME)
+
+
+@pytest.mark.parametrize(
+    ("package", "why"),
+    [
+        ("os", "os is a part of Python, whose functions no file may call"),
+        ("importlib.util", "importlib.util is a part of Python"),
+        ("no_such_package", "no_such_package cannot be imported: No module named"),
+        ("a-b", "a-b is not the name of a package"),
+        ("", " is not the name of a package"),
+    ],
+)
+def test_what_cannot_be_trusted_is_said(package: str, why: str) -> None:
+    with pytest.raises(MedvisionError) as error:
+        trust([package])
+    assert error.value.what.startswith(why)
+    assert error.value.where == "trust"
+
+
+def test_a_refused_class_is_named_with_the_way_to_trust_it() -> None:
+    config = {"loss": {"_target_": "my_package.losses.Loss"}}
+    with pytest.raises(MedvisionError, match=r"names my_package\.losses\.Loss") as error:
+        check_classes(config, Purpose.EVALUATE, where="run", hint="none")
+    assert error.value.hint == (
+        "if you know the package my_package and trust it, add --trust my_package"
+    )
+    config["loss"]["_target_"] = "os.system"
+    with pytest.raises(MedvisionError, match=r"names os\.system") as error:
+        check_classes(config, Purpose.EVALUATE, where="run", hint="none")
+    assert error.value.hint == "none"

@@ -1,13 +1,15 @@
 """Which classes may be built again because a file names them; no other one is ever imported.
 
-A run folder, a checkpoint or an export may come from anywhere.
+A run folder, a checkpoint or an export may come from anywhere. Classes of other packages are built
+where the user trusts the package by name.
 """
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
@@ -44,28 +46,85 @@ BUILT_IN: tuple[tuple[Purpose, str], ...] = (
 """Full names, as patterns, and the first purpose that allows them."""
 
 
+_TRUSTED: set[str] = set()
+"""Packages that the user trusts; they are imported."""
+
+
+def trust(packages: Iterable[str]) -> None:
+    """Import packages, and let files name the classes and functions that they define.
+
+    What a package does when it is imported, such as defining a task, has happened afterwards.
+
+    Args:
+        packages: Names of packages or modules, such as ``own_parts``.
+
+    Raises:
+        MedvisionError: If one cannot be imported, or is of Python itself.
+    """
+    for package in packages:
+        if not all(part.isidentifier() for part in package.split(".")):
+            raise _not_trusted(package, "is not the name of a package")
+        if package.partition(".")[0] in sys.stdlib_module_names:
+            raise _not_trusted(package, "is a part of Python, whose functions no file may call")
+        try:
+            importlib.import_module(package)
+        except Exception as error:  # whatever it does when it is imported
+            raise _not_trusted(package, f"cannot be imported: {first_line(error)}") from error
+        _TRUSTED.add(package)
+
+
+def _not_trusted(package: str, why: str) -> MedvisionError:
+    return MedvisionError(
+        f"{package[:80]} {why}",
+        where="trust",
+        hint="name an installed package, or one on PYTHONPATH",
+    )
+
+
 def may_build(name: str, purpose: Purpose) -> bool:
     """Whether a class that a file names may be imported and built.
-
-    Packages that a user trusts belong here, beside the built-in classes.
 
     Args:
         name: In full, such as ``medvision.models.UNet``.
         purpose: What it is built for.
     """
-    return any(
+    return _is_of_trusted(name) or any(
         first <= purpose and re.fullmatch(pattern, name) is not None for first, pattern in BUILT_IN
     )
 
 
-def check_classes(config: Any, purpose: Purpose, *, where: str, hint: str) -> None:
+def _is_of_trusted(name: str) -> bool:
+    """Whether a trusted package defines it: what the package imports from elsewhere is not its."""
+    module, _, last = name.rpartition(".")
+    if not any(f"{name}.".startswith(f"{package}.") for package in _TRUSTED):
+        return False
+    try:
+        found = getattr(importlib.import_module(module), last)
+    except (ImportError, AttributeError):
+        return False
+    home = f"{getattr(found, '__module__', None)}."
+    return callable(found) and any(home.startswith(f"{package}.") for package in _TRUSTED)
+
+
+def _way_to_trust(name: str, option: str) -> str | None:
+    """How a user lets a file name a class, in words; None where no trust is possible."""
+    package = name.partition(".")[0]
+    if package in sys.stdlib_module_names or not package.isidentifier():
+        return None
+    return f"if you know the package {package} and trust it, add {option}{package}"
+
+
+def check_classes(
+    config: Any, purpose: Purpose, *, where: str, hint: str, option: str = "--trust "
+) -> None:
     """Check every class that a config, or a part of it, names under ``_target_``.
 
     Args:
         config: Plain values, as read from a file.
         purpose: What they are built for.
         where: The file, for messages.
-        hint: What to do without that class.
+        hint: What to do where no package can be trusted for it.
+        option: How the command is told to trust a package.
 
     Raises:
         MedvisionError: If one may not be built.
@@ -75,7 +134,7 @@ def check_classes(config: Any, purpose: Purpose, *, where: str, hint: str) -> No
             raise MedvisionError(
                 f"the config of the run names {name}, which is not built from a file",
                 where=where,
-                hint=hint,
+                hint=_way_to_trust(name, option) or hint,
             )
 
 
@@ -104,7 +163,7 @@ def build_network(name: str, arguments: Mapping[str, Any], *, where: str) -> nn.
         raise MedvisionError(
             f"the file names the network {name[:80]}, which is not one of {known}",
             where=where,
-            hint="load it in Python, where its class is known",
+            hint=_way_to_trust(name, "--trust ") or "load it in Python, where its class is known",
         )
     package, _, network = name.rpartition(".")
     options = dict(arguments)

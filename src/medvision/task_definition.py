@@ -32,7 +32,7 @@ class TaskDefinition:
         losses: Choices of the config group ``loss`` that fit.
         folder_config: File of ``conf/data`` whose keys a run has that was made before they were
             there; None where there is no such file.
-        min_classes: Fewest names in ``class_names`` of a model.
+        min_classes: Fewest names in ``class_names`` of a model; 0 where there need be none.
         in_percent: Whether tables of several runs show scores between 0 and 1 in per cent.
     """
 
@@ -45,7 +45,7 @@ class TaskDefinition:
     flips: tuple[tuple[int, ...], ...] = ((),)
     losses: tuple[str, ...] = ()
     folder_config: str | None = None
-    min_classes: int = 1
+    min_classes: int = 0
     in_percent: bool = False
 
     def load(self, part: str) -> Any:
@@ -134,7 +134,7 @@ def task_of(kind: str) -> TaskDefinition:
             f"unknown task {kind[:40]!r}",
             where="task",
             hint=did_you_mean(
-                kind, _DEFINED, otherwise="import the package that defines it, or use a known one"
+                kind, _DEFINED, otherwise="name the package that defines it with --trust PACKAGE"
             ),
         )
     return _DEFINED[kind]

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medvision.audit.check import NOT_JUDGED, audit
 from medvision.audit.dataset import AuditedSet
+from medvision.data.samples import StringColumn
 from medvision.data.validation.properties import ImageProperties
 
 MakeSet = Callable[..., AuditedSet]
@@ -45,8 +47,24 @@ def test_tables_of_different_lengths_are_refused(make_set: MakeSet) -> None:
         replace(data, samples=data.samples[:2])
     with pytest.raises(ValueError, match="expected either masks or classes"):
         replace(data, class_names=("a", "b"))
-    with pytest.raises(ValueError, match="expected either masks or classes"):
-        replace(data, properties=replace(data.properties, mask=None))
+
+
+def test_of_targets_that_are_neither_masks_nor_classes_only_equal_pixels_are_compared(
+    make_set: MakeSet,
+) -> None:
+    numbers = StringColumn.of(["1.5", "2.5", "3.5"])
+    data = make_set(3, pixel_hash=["same", "same", "other"], twins=[0, 0, 2])
+    data = replace(
+        data,
+        samples=data.samples.with_column(targets=numbers),
+        properties=replace(data.properties, mask=None),
+    )
+    found = audit(data, started=0.0)
+    assert [pair.rows for pair in found.duplicates.conflicts] == [(0, 1)]
+    assert found.memory is None
+    assert found.shortcuts is None
+    (told,) = (finding for finding in found.findings if finding.kind == NOT_JUDGED)
+    assert told.severity == "note"
 
 
 def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:

@@ -5,18 +5,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from medvision.data import SegmentationData
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.errors import MedvisionError
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 from medvision.types import STAGES
 
 
 def module(**changes: Any) -> SegmentationData:
     """The shipped configuration, small, as a data module."""
-    shipped = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "folder_segmentation.yaml"))
+    shipped = keys_of("data", "folder_segmentation")
     shipped.pop("_target_")
     small = {"seed": 0, "image_size": 32, "num_images": 40, "batch_size": 4, "num_workers": 0}
     return SegmentationData(**{**shipped, **small, **changes})

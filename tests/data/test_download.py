@@ -29,7 +29,7 @@ from medvision.data.download.catalog import CATALOG, DataSet
 from medvision.data.download.download import SOURCE_FILE, download, is_absent
 from medvision.errors import MedvisionError
 from medvision.run.config.schema import check_config
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 
 
 @dataclass
@@ -512,7 +512,7 @@ def training(
     monkeypatch.setattr("medvision.data.download.catalog.CATALOG", sets)
 
     def make(**changes: Any) -> SegmentationData:
-        shipped = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "folder_segmentation.yaml"))
+        shipped = keys_of("data", "folder_segmentation")
         del shipped["_target_"]
         small = {"seed": 0, "image_size": 32, "batch_size": 4, "num_workers": 0}
         named = {"root": str(tmp_path / "data/small"), "download": "small_set"}

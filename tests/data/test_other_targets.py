@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +16,7 @@ from torchmetrics import MeanMetric
 from medvision.data import ClassificationData
 from medvision.data.loading.datasets import SampleDataset
 from medvision.data.samples import SampleTable
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 from medvision.tasks import Task
 from medvision.types import IGNORE_INDEX
 
@@ -35,7 +34,7 @@ class Labels(ClassificationData):
 
 def prepared(count: int, *, fixed_shapes: bool) -> Labels:
     """Phantoms of the shipped configuration, ``count`` of them for validation."""
-    shipped: Any = OmegaConf.to_container(OmegaConf.load(CONF / "data/folder_classification.yaml"))
+    shipped: Any = keys_of("data", "folder_classification")
     shipped.pop("_target_")
     small = {"seed": 0, "image_size": 16, "batch_size": 4, "num_workers": 0, "num_images": 40}
     data = Labels(**{**shipped, **small, "val_fraction": 0.5})

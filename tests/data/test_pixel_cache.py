@@ -10,12 +10,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from medvision.data import ClassificationData, SegmentationData, pixel_cache, sources
 from medvision.data.shards.create import make_shards
 from medvision.errors import MedvisionError
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 from medvision.types import STAGES
 
 FLIPS = {"HorizontalFlip": {"p": 0.5}, "RandomBrightnessContrast": {"p": 0.5}}
@@ -33,7 +32,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def opened(root: Path | str, task: str = "segmentation", **changes: Any) -> Any:
     """A prepared data module of the shipped configuration, small."""
-    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "data" / f"folder_{task}.yaml"))
+    config: Any = keys_of("data", f"folder_{task}")
     config.pop("_target_")
     small = {"seed": 0, "image_size": 32, "batch_size": 4, "num_workers": 0}
     kind = SegmentationData if task == "segmentation" else ClassificationData
@@ -320,7 +319,7 @@ def test_nothing_is_kept_of_phantoms_and_of_no_bytes(
     make_folder: Callable[..., Path], cache: Path
 ) -> None:
     off = opened(make_folder(12), decoded_gb=0)
-    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "data/folder_segmentation.yaml"))
+    config: Any = keys_of("data", "folder_segmentation")
     config.pop("_target_")
     small = {"seed": 0, "image_size": 32, "num_images": 12, "num_workers": 0}
     phantoms = SegmentationData(**{**config, **small})
@@ -339,7 +338,7 @@ def test_a_restored_split_uses_what_the_training_kept(
     for row in range(len(first.tables["test"])):
         first.dataset("test")[0, row]
     decoded.clear()
-    config: Any = OmegaConf.to_container(OmegaConf.load(CONF / "data/folder_segmentation.yaml"))
+    config: Any = keys_of("data", "folder_segmentation")
     config.pop("_target_")
     again = SegmentationData(**{**config, "root": str(root), "seed": 0, "image_size": 32})
     again.restore(first.samples)

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.data.discovery.index import index_segmentation
@@ -21,7 +20,7 @@ from medvision.data.shards import create as shard_store
 from medvision.data.shards.create import Made, make_shards, task_of
 from medvision.data.validation.validate import check_files
 from medvision.errors import MedvisionError
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 from medvision.types import STAGES
 
 MODULES = {"segmentation": SegmentationData, "classification": ClassificationData}
@@ -29,7 +28,7 @@ MODULES = {"segmentation": SegmentationData, "classification": ClassificationDat
 
 def module(task: str, root: Path | str, **changes: Any) -> ImageData:
     """The shipped configuration, small, as a data module."""
-    shipped = OmegaConf.to_container(OmegaConf.load(CONF / "data" / f"folder_{task}.yaml"))
+    shipped = keys_of("data", f"folder_{task}")
     shipped.pop("_target_")
     small = {"seed": 0, "image_size": 32, "batch_size": 4, "num_workers": 0}
     return MODULES[task](**{**shipped, "root": str(root), **small, **changes})

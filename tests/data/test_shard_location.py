@@ -26,7 +26,7 @@ from medvision.data.shards.manifest import Part
 from medvision.data.sources import ShardSource
 from medvision.errors import MedvisionError
 from medvision.run.config.schema import _check_paths
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 from medvision.types import STAGES
 
 
@@ -103,7 +103,7 @@ def served(site: Site, make_folder: Callable[..., Path]) -> Site:
 
 
 def prepared(root: Path | str, **changes: Any) -> SegmentationData:
-    shipped = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "folder_segmentation.yaml"))
+    shipped = keys_of("data", "folder_segmentation")
     shipped.pop("_target_")
     small = {"seed": 0, "image_size": 32, "batch_size": 4, "num_workers": 0}
     data = SegmentationData(**{**shipped, "root": str(root), **small, **changes})

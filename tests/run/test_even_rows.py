@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from medvision.callbacks import ClassProbabilities, SegmentationPredictions
 from medvision.data import ClassificationData, ImageData, SegmentationData
 from medvision.losses import CrossEntropy
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 from medvision.tasks import ClassificationTask, SegmentationTask, Task
 
 SMALL = {"seed": 0, "image_size": 16, "batch_size": 4, "num_workers": 0, "val_fraction": 0.5}
@@ -27,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
 def data_of(kind: str, count: int) -> ImageData:
     """Phantoms of the shipped configuration, ``count`` of them for validation."""
-    shipped: Any = OmegaConf.to_container(OmegaConf.load(CONF / "data" / f"folder_{kind}.yaml"))
+    shipped: Any = keys_of("data", f"folder_{kind}")
     shipped.pop("_target_")
     make = SegmentationData if kind == "segmentation" else ClassificationData
     data: ImageData = make(**{**shipped, **SMALL, "num_images": 40})

@@ -379,6 +379,19 @@ def test_a_class_that_is_not_ours_is_not_built(
     assert not Path("made").exists()
 
 
+def test_a_package_that_the_config_trusts_is_not_imported(
+    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stopped / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["trust"] = "evil_package"
+    path.write_text(yaml.safe_dump(config))
+    (stopped.parent / "evil_package.py").write_text("open('made', 'w')")
+    monkeypatch.syspath_prepend(stopped.parent)
+    assert main(["resume=run"]) == 0
+    assert not (stopped.parent / "made").exists()
+
+
 def test_other_data_are_refused(
     go: Callable,
     at_step: Callable,

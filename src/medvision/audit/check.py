@@ -41,6 +41,26 @@ def duplicate_findings(data: AuditedSet, found: Duplicates) -> list[Finding]:
     return [*_conflicts(data, found), *_repeated(data, found), *chain(*across)]
 
 
+NOT_JUDGED = "targets_not_judged"
+"""Kind of the finding that some checks need targets of another kind."""
+
+
+def not_judged(data: AuditedSet) -> list[Finding]:
+    """Tell which checks are left out, of images with neither a class nor a mask."""
+    if data.has_classes or data.has_masks:
+        return []
+    return [
+        Finding(
+            kind=NOT_JUDGED,
+            severity="note",
+            text="the targets are neither classes nor masks: they were compared between identical"
+            " images only, and neither what a nearest neighbour scores nor whether properties of"
+            " the files tell the target was measured",
+            count=len(data),
+        )
+    ]
+
+
 def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator[Finding]:
     pairs = found.crossing[of, into]
     equal = [pair for pair in pairs if pair.relation == "identical"]
@@ -66,7 +86,7 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
 
 
 def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
-    what = "classes" if data.has_classes else "masks"
+    what = data.targets_in_words
     for kind, words, pairs in (
         ("exact", "identical", [p for p in found.conflicts if p.relation == "identical"]),
         ("near", "nearly identical", [p for p in found.conflicts if p.relation != "identical"]),
@@ -76,7 +96,7 @@ def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
         is_near_mask = kind == "near" and what == "masks"
         below = f", with a Dice below {MASK_DICE}" if is_near_mask else ""
         yield Finding(
-            kind=f"{'label' if what == 'classes' else 'mask'}_conflicts_{kind}",
+            kind=f"{'mask' if data.has_masks else 'label'}_conflicts_{kind}",
             severity="conflict",
             text=f"{counted(len(pairs), 'pair')} of {words} images"
             f" {_verb(pairs, 'has', 'have')} contradicting {what}{below}",
@@ -253,6 +273,7 @@ def audit(data: AuditedSet, *, started: float) -> Audit:
     duplicates = find_duplicates(data)
     shortcuts = shortcut_scores(data)
     findings = [
+        *not_judged(data),
         *duplicate_findings(data, duplicates),
         *group_findings(data),
         *mask_findings(data),

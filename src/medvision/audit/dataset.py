@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,10 +18,12 @@ from medvision.data.discovery.index import (
     existing_folder,
     folder_names,
     index_classification,
+    index_listed,
     index_segmentation,
     task_in_csv,
 )
 from medvision.data.discovery.mask_folders import scan_segmentation
+from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.reading import Reading
 from medvision.data.samples import SampleTable, StringColumn, count_names
@@ -35,15 +38,15 @@ class ListedSet:
 
     Attributes:
         name: What the screen and the page call it.
-        task: What the images are for.
+        task: What the images are for, or ``numbers`` where a table gives each some.
         roots: The folder, or two of them: the first is then train and the second test.
         samples: N usable samples; their splits are empty where none was given.
         origin: Index into ``roots`` of each sample, integers (N,).
-        class_names: Of a classification set, by class index; empty for segmentation.
+        class_names: By class index; empty where images have no class.
     """
 
     name: str
-    task: Literal["classification", "segmentation"]
+    task: str
     roots: tuple[Path, ...]
     samples: SampleTable
     origin: NDArray[np.int8]
@@ -116,7 +119,7 @@ class AuditedSet(ListedSet):
         }
         if len(set(lengths.values())) > 1:
             raise ValueError(f"expected as many rows of each, got {lengths}")
-        if self.has_masks == self.has_classes:
+        if self.has_masks and self.has_classes:
             raise ValueError(f"expected either masks or classes, for {self.task}")
 
     @property
@@ -125,13 +128,18 @@ class AuditedSet(ListedSet):
         return self.properties.mask is not None
 
     @property
+    def targets_in_words(self) -> str:
+        """What each image has: a class, a mask, or a target that the audit cannot read."""
+        return "classes" if self.has_classes else "masks" if self.has_masks else "targets"
+
+    @property
     def masks(self) -> MaskProperties:
         """Properties of the masks of a set that has them."""
         assert self.properties.mask is not None
         return self.properties.mask
 
 
-Task = Literal["classification", "segmentation"]
+Task = Literal["classification", "segmentation", "numbers"]
 Advance = Callable[[int, int], None]
 
 
@@ -206,7 +214,7 @@ def scan(
         checks.append(check)
         done += len(folder.samples)
     samples = SampleTable.joined(check.samples for check in checks)
-    names = [] if reading.has_masks else samples.targets.numbered()[0]
+    names = samples.targets.numbered()[0] if folders[0].task == "classification" else []
     properties = ImageProperties.joined([c.properties for c in checks if c.properties is not None])
     return AuditedSet(
         name=" against ".join(folder.root.resolve().name for folder in folders),
@@ -235,6 +243,9 @@ def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> F
         if task == "segmentation":
             masks = index_segmentation(root, mask_suffix=mask_suffix, group_pattern=group_pattern)
             samples, more = masks.samples, masks.notes
+        elif task == "numbers":
+            listed = index_listed(root, group_pattern=group_pattern)
+            samples, more = listed.samples, listed.notes
         else:
             classes = index_classification(root, group_pattern=group_pattern)
             samples, more = classes.samples, classes.notes
@@ -250,10 +261,10 @@ def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> F
 
 
 def _task(root: Path) -> tuple[Task, list[str]]:
-    """Whether the folder holds masks or classes, and a note where it might be either."""
+    """Whether the folder holds masks, classes or numbers, and a note where it might be either."""
     listed = task_in_csv(root)
     if listed is not None:
-        return listed, []
+        return ("numbers" if _are_numbers(root / "splits.csv") else listed), []
     names = folder_names(root)
     classes = _scan(root, "classification", "")
     if any({"images", "masks"} <= found for found in names):
@@ -273,6 +284,14 @@ def _task(root: Path) -> tuple[Task, list[str]]:
 
 
 _PAIR = ("images", "masks")
+_NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?([\s;,]+[-+]?[\d.]+(e[-+]?\d+)?)*", re.IGNORECASE)
+
+
+def _are_numbers(table: Path) -> bool:
+    """Whether the targets of a csv are measurements: whole numbers alone may name classes."""
+    names, _ = read_splits(table).targets.numbered()
+    names = [name for name in names if name]
+    return all(map(_NUMBERS.fullmatch, names)) and not all(map(str.isdecimal, names))
 
 
 def _scan(root: Path, task: Task, mask_suffix: str) -> Scan:

@@ -101,9 +101,9 @@ class Duplicates:
 def find_duplicates(data: AuditedSet) -> Duplicates:
     """Look for images that are there more than once.
 
-    Targets contradict each other where classes differ; where masks of equal pixels differ at all;
-    and where masks of the same picture in the same place have a Dice below ``MASK_DICE``. Masks
-    of mirrored, rotated and cropped copies are not compared.
+    Targets contradict each other where classes differ; where masks, or any other targets, of equal
+    pixels differ at all; and where masks of the same picture in the same place have a Dice below
+    ``MASK_DICE``. Masks of mirrored, rotated and cropped copies are not compared.
     """
     _, first, which = np.unique(data.properties.pixel_hash, return_index=True, return_inverse=True)
     exact = Copies(groups=first[which].astype(np.int64), splits=data.splits)
@@ -146,7 +146,7 @@ def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
     }
     if data.has_classes:
         record["labels"] = [data.samples.targets[row] for row in pair.rows]
-    elif pair.relation in COMPARABLE:
+    elif data.has_masks and pair.relation in COMPARABLE:
         record["mask_dice"] = round(shared_foreground(data, *pair.rows), 4)
     return record
 
@@ -256,7 +256,7 @@ def _correlation(data: AuditedSet, one: int, other: int) -> float:
 
 
 def _kinds(data: AuditedSet) -> NDArray[np.str_]:
-    """What must agree between equal images: the class, or the whole mask."""
+    """What must agree between equal images: the whole mask, the class or any other target."""
     if data.has_masks:
         return data.masks.mask_hash
     return np.array(list(data.samples.targets), np.str_)
@@ -267,6 +267,8 @@ def _contradict(data: AuditedSet, kinds: NDArray[np.str_], pair: Pair) -> bool:
         return False
     if data.has_classes or pair.relation == "identical":
         return True
+    if not data.has_masks:
+        return False
     return pair.relation in COMPARABLE and shared_foreground(data, *pair.rows) < MASK_DICE
 
 

@@ -101,8 +101,11 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         data: The set; of test images beyond ``MAX_QUERIES`` every k-th is asked.
 
     Returns:
-        None where no image has another one to learn from.
+        None where no image has another one to learn from, or there are neither classes nor
+        masks.
     """
+    if not data.has_classes and not data.has_masks:
+        return None
     splits = data.splits
     asked, known = np.flatnonzero(splits == "test"), np.flatnonzero(splits == "train")
     protocol: Protocol = "test split" if len(asked) and len(known) else "leave one out"

@@ -63,7 +63,7 @@ def pair_galleries(audit: Audit) -> list[Gallery]:
         return Gallery(title=title, note=note, cases=cases, hidden=len(pairs) - len(shown))
 
     shown = found.conflicts[:MAX_CONFLICTS]
-    title = f"With contradicting {'masks' if data.has_masks else 'classes'}"
+    title = f"With contradicting {data.targets_in_words}"
     galleries = [gallery(title, green, shown, found.conflicts, wrong=True)]
     left = MAX_PAIRS - len(shown)
     for (of, into), pairs in found.crossing.items():

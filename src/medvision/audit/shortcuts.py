@@ -97,8 +97,11 @@ def shortcut_scores(data: AuditedSet) -> Shortcuts | None:
     Segmentation sets are asked whether a mask has any foreground. Equal sets give equal scores.
 
     Returns:
-        The scores, or None where fewer than two classes have ``MIN_CLASS_IMAGES`` images.
+        The scores, or None where fewer than two classes have ``MIN_CLASS_IMAGES`` images, or
+        there are neither classes nor masks.
     """
+    if not data.has_classes and not data.has_masks:
+        return None
     labels, names = _labels(data)
     enough = np.flatnonzero(np.bincount(labels, minlength=len(names)) >= MIN_CLASS_IMAGES)
     if len(enough) < 2:

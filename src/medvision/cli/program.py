@@ -165,6 +165,27 @@ def train(
     raise typer.Exit(train_main(arguments or []))
 
 
+def _trust(packages: list[str] | None) -> list[str] | None:
+    """Let the run name classes of these packages."""
+    from medvision.registry import trust
+
+    trust(packages or [])
+    return packages
+
+
+Trust = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        metavar="PACKAGE",
+        callback=_trust,
+        is_eager=True,
+        expose_value=False,
+        help="a package of yours, whose classes the run may name; may be given again",
+    ),
+]
+
+
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="run, .ckpt, .onnx, ...")],
@@ -182,6 +203,7 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="write into a folder that holds something")
     ] = False,
+    trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
     """Predict new images of any size: masks and overlays, or classes, and a table."""
     from medvision.console import counted, progress_bar, say
@@ -242,6 +264,7 @@ def evaluate(
     accelerator: Annotated[
         str | None, typer.Option(help="cpu, gpu, tpu or tpu_rehearsal; default: the run's own")
     ] = None,
+    trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
     """Measure a finished run on its test images, or on another data set."""
     from medvision.run.evaluation.evaluate import evaluate_run
@@ -265,6 +288,7 @@ def export(
     images: Annotated[
         list[Path] | None, typer.Option(help="images to check it on; default: test images")
     ] = None,
+    trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
     """Write a model that other programs can run, checked against this one."""
     from medvision.console import say
@@ -278,6 +302,7 @@ def export(
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...")],
     out: Annotated[Path, typer.Option(help="folder for the page and tables")] = Path("comparison"),
+    trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
     """Say who is better on the same test images, by how much and how surely; one page."""
     from medvision.comparison import compare as comparing

@@ -168,7 +168,7 @@ def _no_run(path: Path, name: str) -> MedvisionError:
     )
 
 
-NO_SETTINGS = (("run_dir",), ("resume",), ("checkpoint", "every_minutes"))
+NO_SETTINGS = (("run_dir",), ("resume",), ("trust",), ("checkpoint", "every_minutes"))
 """Keys of a config that change nothing in what is learned."""
 
 

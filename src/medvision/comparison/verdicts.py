@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medvision.comparison.caveats import image_size
 from medvision.comparison.runs import Group, Member
 from medvision.errors import MedvisionError
-from medvision.reports.verdicts import LEVEL, claim_of, sentence_of
+from medvision.reports.verdicts import LEVEL, a_scored_better, claim_of, sentence_of
 from medvision.scores import score_at_file_size, scores_at
 
 if TYPE_CHECKING:
@@ -79,7 +79,12 @@ def _measured(
         if len(sizes) > 1 and (at_file_size := score_at_file_size(name, task)) is not None:
             name = at_file_size.name
         values = [[_numbers(member, name, order) for member in group.members] for group in groups]
-        scores[name] = mean_score(np.stack([np.mean(of, axis=0) for of in values], axis=1), unit)
+        scores[name] = mean_score(
+            np.stack([np.mean(of, axis=0) for of in values], axis=1),
+            unit,
+            lower_is_better=score.better == "lower",
+            in_unit_interval=score.bounded,
+        )
         undefined = np.isnan([value for of in values for value in of]).any(axis=0)
         of_seeds[name] = [[float(v[~undefined].mean()) for v in of] for of in values]
     return scores, of_seeds
@@ -219,7 +224,7 @@ def compare_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
     images = read_pairs(groups)
     found = list(combinations(range(len(groups)), 2))  # those with the first group lead
     metrics = _metrics(groups, images, found)
-    names = _names(groups)
+    names, task = _names(groups), groups[0].runs[0].task
     pairs = []
     for row, (a, b) in enumerate(found):
         pair: dict[str, Any] = {
@@ -231,12 +236,11 @@ def compare_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
             "headline": next(iter(metrics), None),
             "metrics": {name: of_pairs[row] for name, of_pairs in metrics.items()},
         }
-        pair["verdict"], pair["winner"] = _verdict(pair)
+        pair["verdict"], pair["winner"] = _verdict(pair, task)
         synthetic = any(run.dataset.get("synthetic") for run in groups[a].runs)
-        pair["claim"] = claim_of(pair, (names[a], names[b]))
-        pair["sentence"] = sentence_of(
-            pair, (names[a], names[b]), task=groups[0].runs[0].task, synthetic=synthetic
-        )
+        between = (names[a], names[b])
+        pair["claim"] = claim_of(pair, between, task=task)
+        pair["sentence"] = sentence_of(pair, between, task=task, synthetic=synthetic)
         pairs.append(pair)
     return pairs
 
@@ -285,16 +289,16 @@ def _plain(found: "PairedDifference | SeedSpread") -> dict[str, Any]:
     }
 
 
-def _verdict(pair: dict[str, Any]) -> tuple[str, int | None]:
+def _verdict(pair: dict[str, Any], task: str) -> tuple[str, int | None]:
     found = pair["metrics"].get(pair["headline"])
-    if found is None or found["ci95"] is None:
+    if found is None or found["probability_b_better"] is None:
         return "unknown", None
     if found["alike"]:
         return "alike", None
     p = found["p_holm_all"] if found["p_holm"] is None else found["p_holm"]
     if p >= LEVEL or not _apart(found["ci95"]):
         return "no_winner", None
-    winner = pair["b"] if found["difference"] > 0 else pair["a"]
+    winner = pair["a"] if a_scored_better(pair, task) else pair["b"]
     ends = found["seeds"]["ci95"]
     if ends is None:
         return "better_model", winner

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.datamodule import ImageData
-from medvision.data.discovery.index import Index
+from medvision.data.discovery.index import Index, index_classification
 from medvision.data.samples import Sample, SampleTable
 from medvision.data.sources import ClassPhantoms, PhantomSource
 from medvision.data.validation.validate import CheckResult
@@ -74,7 +74,7 @@ class ClassificationData(ImageData):
 
     def gather(self) -> SampleTable:
         root, known = self.given_root(), list(self.class_names)
-        index = self._index(class_names=None)
+        index = self.index(class_names=None)
         unknown = [name for name in index.class_names if name not in known]
         if known and unknown:
             raise MedvisionError(
@@ -103,10 +103,13 @@ class ClassificationData(ImageData):
         indices = {name: index for index, name in enumerate(self.class_names)}
         return np.array([indices[name] for name in names], np.uint8)[number]
 
-    def _balance_by(self) -> NDArray[np.uint8] | None:
+    def listing(self) -> Callable[..., Index]:
+        return index_classification
+
+    def balance_by(self) -> NDArray[np.uint8] | None:
         return self.targets_of(self.tables["train"]) if self.sampler == "balanced" else None
 
-    def _phantoms(self, **common: Any) -> PhantomSource:
+    def phantoms(self, **common: Any) -> PhantomSource:
         source = ClassPhantoms(
             kind=self.phantom,
             class_names=self.class_names,
@@ -117,11 +120,11 @@ class ClassificationData(ImageData):
         self.class_names = source.class_names
         return source
 
-    def _stratify_by(self, checked: CheckResult) -> Sequence[str]:
+    def stratify_by(self, checked: CheckResult) -> Sequence[str]:
         return checked.samples.targets
 
-    def _index(self, *, class_names: Sequence[str] | None) -> Index:
-        index = super()._index(class_names=class_names)
+    def index(self, *, class_names: Sequence[str] | None) -> Index:
+        index = super().index(class_names=class_names)
         usual = self.usual_group_pattern
         known = any(index.samples.groups.numbered()[0])
         if self.synthetic or usual is None or self.group_pattern is not None or known:

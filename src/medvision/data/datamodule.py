@@ -3,8 +3,7 @@
 import hashlib
 import multiprocessing
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from medvision.data.discovery.index import Index
+from medvision.data.discovery.index import Index, index_listed
 from medvision.data.download.download import fetch_for_training, is_absent
 from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.loading.datasets import SampleDataset, collate, start_worker, workers_with_room
@@ -38,10 +37,12 @@ PROCESSES = multiprocessing.get_context("fork" if sys.platform == "linux" else "
 """How loader processes start. A launcher may have set another way, joblib's fails in DataLoader."""
 
 
-class ImageData(LightningDataModule, ABC):
+class ImageData(LightningDataModule):
     """Images of a folder, of shards, or an embedded phantom set, in three splits.
 
-    ``prepare`` finds, checks and splits everything before training starts.
+    ``prepare`` finds, checks and splits everything before training starts. A further task derives
+    from this class: it sets ``task`` and defines ``targets_of``; where the data set is not listed
+    in a splits.csv it defines ``listing``, and where there are phantoms ``phantoms``.
 
     Attributes:
         tables: The samples of each split.
@@ -87,8 +88,7 @@ class ImageData(LightningDataModule, ABC):
     """
 
     task: ClassVar[str]
-    class_names: list[str]
-    mask_suffix = ""
+    """Kind of the task that learns from it."""
 
     def __init__(
         self,
@@ -138,6 +138,7 @@ class ImageData(LightningDataModule, ABC):
         test = make(transforms=eval_transforms, key="data.eval_transforms", deterministic=True)
         self.transforms = {"train": train, "val": test, "test": test}
         self.reading = Reading(value_range=value_range)
+        self.class_names: list[str] = []
         self.tables: dict[Stage, SampleTable] = {}
         self.samples = SampleTable.of([])
         self.given_groups: Mapping[str, str] = {}
@@ -168,7 +169,7 @@ class ImageData(LightningDataModule, ABC):
                 not fit the config.
         """
         if self.root is None:
-            return self._phantoms(
+            return self.phantoms(
                 channels=self.in_channels,
                 size_px=self.image_size,
                 seed=self.split_seed,
@@ -179,7 +180,7 @@ class ImageData(LightningDataModule, ABC):
             task=self.task,
             channels=self.in_channels,
             reading=self.reading,
-            mask_suffix=self.mask_suffix,
+            listing=self.listing(),
             cache_gb=self.cache_gb,
             window=self.shuffle_shards,
         )
@@ -192,7 +193,7 @@ class ImageData(LightningDataModule, ABC):
         """
         if self.download is not None and isinstance(self.root, Path) and is_absent(self.root):
             fetch_for_training(self.download, self.root, task=self.task)
-        index = self._index(class_names=self.class_names or None)
+        index = self.index(class_names=self.class_names or None)
         checked = self._check(index)
         self.class_names = index.class_names or self.class_names
         groups = None if self.near_duplicates is None else self.near_duplicates.groups
@@ -205,7 +206,7 @@ class ImageData(LightningDataModule, ABC):
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             near_duplicates=range(len(checked.samples)) if self.synthetic else groups,
-            stratify_by=self._stratify_by(checked),
+            stratify_by=self.stratify_by(checked),
             every_stratum=not self.has_masks,
             keep=self.splits is not None,
         )
@@ -236,7 +237,7 @@ class ImageData(LightningDataModule, ABC):
             MedvisionError: If there is no ``root``, or the folder or a file cannot be used.
         """
         self.given_root()
-        return self._check(self._index(class_names=None)).samples
+        return self._check(self.index(class_names=None)).samples
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader("train")
@@ -295,19 +296,34 @@ class ImageData(LightningDataModule, ABC):
         found = [groups[row["path"]] or row["path"] for row in rows]
         return found if len(set(found)) < len(found) else None
 
-    @abstractmethod
-    def _phantoms(self, **common: Any) -> PhantomSource:
-        """The embedded set, given the arguments that all of them take."""
+    def listing(self) -> Callable[..., Index]:
+        """The function that lists the samples of a folder, as `FolderSource` calls it."""
+        return index_listed
 
-    @abstractmethod
-    def _stratify_by(self, checked: CheckResult) -> Sequence[str] | None:
+    def phantoms(self, **common: Any) -> PhantomSource:  # noqa: ARG002  none by default
+        """The embedded set, given the arguments that all of them take.
+
+        Raises:
+            MedvisionError: If there is none.
+        """
+        raise MedvisionError(
+            f"{self.task} has no phantoms", where="data.root", hint="give the folder of a data set"
+        )
+
+    def stratify_by(self, checked: CheckResult) -> Sequence[str] | None:  # noqa: ARG002
         """Stratum of each sample, whose shares a split should keep; None: unknown."""
+        return None
 
-    def _balance_by(self) -> NDArray[np.integer] | None:
+    def balance_by(self) -> NDArray[np.integer] | None:
         """Class of each training row, where the sampler is to draw evenly from them."""
         return None
 
-    def _index(self, *, class_names: Sequence[str] | None) -> Index:
+    def index(self, *, class_names: Sequence[str] | None) -> Index:
+        """List the samples of the source, each with the split and group that it was given.
+
+        Args:
+            class_names: The classes in their order, where they are known.
+        """
         return self.source.index(
             splits=self.splits, group_pattern=self.group_pattern, class_names=class_names
         )
@@ -378,7 +394,7 @@ class ImageData(LightningDataModule, ABC):
             "shuffle": stage == "train",
             "rank": 0 if self.trainer is None else self.trainer.global_rank,
             "num_processes": 1 if self.trainer is None else self.trainer.world_size,
-            "balance_by": self._balance_by() if stage == "train" else None,
+            "balance_by": self.balance_by() if stage == "train" else None,
             "pad_to": self.batch_size if self.fixed_shapes else 1,
         }
         shards, window = self.source.shards_of(self.tables[stage]), self.shuffle_shards

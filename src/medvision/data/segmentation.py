@@ -1,12 +1,14 @@
 """Images with masks, split and checked, as Lightning loads them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.datamodule import ImageData
+from medvision.data.discovery.index import Index, index_segmentation
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample
 from medvision.data.sources import PhantomSource, PolypPhantoms
@@ -68,7 +70,13 @@ class SegmentationData(ImageData):
         assert mask is not None  # every sample has one
         return image, mask
 
-    def _phantoms(self, **common: Any) -> PhantomSource:
+    def listing(self) -> Callable[..., Index]:
+        return partial(index_segmentation, mask_suffix=self.mask_suffix)
+
+    def index(self, *, class_names: Sequence[str] | None) -> Index:  # noqa: ARG002  masks have numbers
+        return super().index(class_names=None)
+
+    def phantoms(self, **common: Any) -> PhantomSource:
         if len(self.class_names) != 2:
             raise MedvisionError(
                 f"the phantoms have 2 classes, not {len(self.class_names)}",
@@ -77,6 +85,6 @@ class SegmentationData(ImageData):
             )
         return PolypPhantoms(**common)
 
-    def _stratify_by(self, checked: CheckResult) -> list[str] | None:
+    def stratify_by(self, checked: CheckResult) -> list[str] | None:
         masks = None if checked.properties is None else checked.properties.mask
         return None if masks is None else foreground_strata(masks.foreground.tolist())

@@ -10,7 +10,7 @@ import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from operator import eq
 from pathlib import Path, PurePosixPath
@@ -25,8 +25,7 @@ from medvision.data.discovery.folders import Scan, missing_files
 from medvision.data.discovery.index import (
     Index,
     fill_targets,
-    index_classification,
-    index_segmentation,
+    index_listed,
     keep_splits,
 )
 from medvision.data.discovery.splits_csv import read_splits
@@ -131,7 +130,7 @@ def open_source(
     task: str,
     channels: int,
     reading: Reading,
-    mask_suffix: str,
+    listing: Callable[..., Index],
     cache_gb: float,
     window: int | None,
 ) -> FileSource:
@@ -142,7 +141,7 @@ def open_source(
         task: What the samples are wanted for.
         channels: C of the images.
         reading: How files are read.
-        mask_suffix: What the name of a mask adds to the name of its image.
+        listing: Lists the samples of a folder.
         cache_gb: Of the local copies of all shards that come from addresses; gigabytes.
         window: Shards of an address that are mixed with each other; None: all.
 
@@ -151,7 +150,7 @@ def open_source(
             larger cache.
     """
     if isinstance(place, Path) and not holds_shards(place):
-        return FolderSource(place, mask_suffix=mask_suffix, channels=channels, reading=reading)
+        return FolderSource(place, listing=listing, channels=channels, reading=reading)
     opener: Opener
     if isinstance(place, Path):
         where, opener = place / MANIFEST, LocalFolder(folder=place)
@@ -231,18 +230,22 @@ class FolderSource(FileSource):
 
     Args:
         root: The folder.
-        mask_suffix: What the name of a mask adds to the name of its image.
+        listing: Lists its samples, such as `index_classification`. Called with the root and the
+            arguments of `Source.index`, ``class_names`` only where they are known. It goes to
+            the loader processes, so it must be one that can be pickled.
         **common: As for `Source`.
     """
 
-    def __init__(self, root: Path, *, mask_suffix: str = "", **common: Any) -> None:
+    def __init__(
+        self, root: Path, *, listing: Callable[..., Index] = index_listed, **common: Any
+    ) -> None:
         super().__init__(**common)
-        self.root, self.mask_suffix = root, mask_suffix
+        self.root, self.listing = root, listing
 
     def index(self, *, class_names: Sequence[str] | None = None, **given: Any) -> Index:
-        if self.reading.has_masks:
-            return index_segmentation(self.root, mask_suffix=self.mask_suffix, **given)
-        return index_classification(self.root, class_names=class_names, **given)
+        if class_names is not None:
+            given["class_names"] = class_names
+        return self.listing(self.root, **given)
 
     def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:
         return check_files(self.root, samples, self.reading, on_error=on_error)

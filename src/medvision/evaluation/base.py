@@ -47,12 +47,12 @@ class DuplicatesInTraining:
     Attributes:
         duplicate_of: Path of a test image, and of the training image that is most like it.
         recalled: Score of the nearest training image for each test image, by its path.
-        metric: What that score is.
+        metric: What that score is; None where recalling has no score.
     """
 
     duplicate_of: Mapping[str, str]
     recalled: Mapping[str, float]
-    metric: Literal["accuracy", "dice"]
+    metric: Literal["accuracy", "dice"] | None
 
     def table(self, tested: Tested) -> dict[str, Any]:
         """Scores of both kinds of test images, and of recalling.
@@ -78,6 +78,8 @@ class DuplicatesInTraining:
     def _recalled(
         self, paths: Sequence[str], groups: Sequence[Hashable] | None
     ) -> dict[str, float | list[float] | None]:
+        if self.metric is None:
+            return {}
         values = [self.recalled[path] for path in paths if path in self.recalled]
         if len(values) < len(paths) or not values:
             return {self.metric: None, f"{self.metric}_ci95": None}
@@ -129,11 +131,12 @@ class Evaluation(ABC):
         near_duplicates: Which test images have a near-duplicate in training; None where none has,
             or it is unknown.
         threshold: Probability from which the foreground, or the second of two classes, is
-            predicted.
+            predicted; None where no probability is.
     """
 
     def __init__(self, *, folder: Path) -> None:
-        self.folder, self.threshold = folder, 0.5
+        self.folder = folder
+        self.threshold: float | None = None
         self.notes: list[str] = []
         self.with_conventions = False
         self.near_duplicates: DuplicatesInTraining | None = None

@@ -261,7 +261,7 @@ class ClassificationEvaluation(Evaluation):
             seen.probability,
             seen.target,
             class_names=self.data.class_names,
-            threshold=self.threshold,
+            threshold=self.choices.threshold,
         )
 
     def details(self) -> dict[str, Any]:
@@ -274,7 +274,7 @@ class ClassificationEvaluation(Evaluation):
             val_target,
             test.probability[:, 1],
             test.target,
-            threshold_in_use=self.threshold,
+            threshold_in_use=self.choices.threshold,
             chosen_on=self.choices.chosen_on,
             sensitivity=self.choices.sensitivity,
             prevalence=self.prevalence,
@@ -306,7 +306,7 @@ class ClassificationEvaluation(Evaluation):
             target: Class indices (N,).
             groups: Group of each image, or None where none are known.
         """
-        options: Any = {"class_names": self.data.class_names, "threshold": self.threshold}
+        options: Any = {"class_names": self.data.class_names, "threshold": self.choices.threshold}
         found = classification_scores(probability, target, **options)
         intervals = classification_intervals(probability, target, groups=groups, **options)
         return {name: or_none(value) for name, value in found.items()} | {
@@ -364,7 +364,7 @@ class ClassificationEvaluation(Evaluation):
             probability=probability,
             target=target,
             class_names=names,
-            threshold=self.threshold,
+            threshold=self.choices.threshold,
             rows=self._rows("test", test),
             read=self.data.read_file,
             roc={name: roc[:2] for name, (roc, _) in curves.items()},
@@ -419,7 +419,7 @@ class ClassificationEvaluation(Evaluation):
     def _predicted(self, probability: NDArray[np.float64]) -> NDArray[np.int64]:
         """Class index of each image (N,), of probabilities (N, K)."""
         if probability.shape[1] == 2:
-            return (probability[:, 1] >= self.threshold).astype(np.int64)
+            return (probability[:, 1] >= self.choices.threshold).astype(np.int64)
         return probability.argmax(axis=1)
 
 

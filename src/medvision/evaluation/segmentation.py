@@ -45,6 +45,7 @@ class SegmentationEvaluation(Evaluation):
         surface: bool = False,
     ) -> None:
         super().__init__(folder=folder)
+        self.threshold = 0.5
         self.data, self.surface = data, surface
         self._counted: SegmentationConventions | None = None
         self._watched: dict[Stage, SegmentationPredictions] = {}

@@ -87,6 +87,7 @@ def export_model(
     from medvision.inference import load_model, load_network
 
     network, card = load_network(model)
+    task_of(card.task).load("result")  # without one the file could not be checked
     inputs = check.choose_inputs(source, card, given=images)
     for note in inputs.notes:
         report(note)

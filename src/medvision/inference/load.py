@@ -48,7 +48,8 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
     """Build the network of a run folder, a checkpoint or a safetensors export.
 
     Args:
-        path: Nothing in the file is executed; only networks of ``medvision.models`` are built.
+        path: Nothing in the file is executed; only networks of ``medvision.models`` are
+            built, and those of packages that the user trusts.
 
     Returns:
         The network in evaluation mode, in float32 on the CPU, and its card.
@@ -60,9 +61,10 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
     read = _read_safetensors if file.suffix == ".safetensors" else _read_checkpoint
     tensors, metadata = read(file)
     card = ModelCard.from_dict(metadata, where=str(file))
-    from medvision.models import load_weights_strict
+    from medvision.models import load_weights_strict, with_normalization
 
     network = build_network(card.name, card.arguments, where=str(file))
+    network = with_normalization(network, in_channels=card.in_channels)
     load_weights_strict(network, tensors, where=str(file))
     return network.eval(), card
 

@@ -52,10 +52,14 @@ class Model:
         card: What the model file says about its use.
         engine: Runs the network.
         source: The file.
+
+    Raises:
+        MedvisionError: If the task of the model makes nothing of a single image.
     """
 
     def __init__(self, *, card: ModelCard, engine: Engine, source: Path) -> None:
         self.card, self.engine, self.source = card, engine, source
+        self.result: type[Result] = task_of(card.task).load("result")
 
     def __repr__(self) -> str:
         card = self.card
@@ -81,7 +85,7 @@ class Model:
         """Predict images that ``read`` gave, in one pass of the network."""
         batch = np.stack([self.prepare(image) for image in images])
         logits = self._logits(batch, tta=tta)
-        make = task_of(self.card.task).load("result").from_logits
+        make = self.result.from_logits
         return [make(image, own, self.card) for image, own in zip(images, logits, strict=True)]
 
     def read(self, image: Any) -> Image:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import NamedTuple
 
@@ -51,6 +51,8 @@ class PairedScore:
         terms: The term of each stratum, (S,).
         num_images: How many images count.
         behind: Units on which the score rests: those of its smallest stratum.
+        lower_is_better: Whether the best scores are the small ones.
+        in_unit_interval: Whether the score of an image lies in [0, 1].
     """
 
     scores: Floats
@@ -60,6 +62,8 @@ class PairedScore:
     terms: NDArray[np.intp]
     num_images: int
     behind: int
+    lower_is_better: bool = False
+    in_unit_interval: bool = True
 
     @classmethod
     def of(cls, terms: Sequence[Sequence[Stratum]], unit: NDArray[np.intp]) -> PairedScore:
@@ -118,17 +122,26 @@ class PairedScore:
             return np.where(defined, total, 0).sum(axis=0) / defined.sum(axis=0)
 
 
-def mean_score(values: ArrayLike, unit: NDArray[np.intp]) -> PairedScore:
+def mean_score(
+    values: ArrayLike,
+    unit: NDArray[np.intp],
+    *,
+    lower_is_better: bool = False,
+    in_unit_interval: bool = True,
+) -> PairedScore:
     """A mean over images, such as Dice.
 
     Args:
         values: One number per image and contender, (N, M); an image that is NaN (undefined) for
             any of them counts for none.
         unit: Number of the unit of each image, (N,).
+        lower_is_better: As for `PairedScore`.
+        in_unit_interval: As for `PairedScore`.
     """
     numbers = np.asarray(values, dtype=np.float64)
     known: Bools = np.asarray(~np.isnan(numbers).any(axis=1))
-    return PairedScore.of([[(known, numbers)]], unit)
+    score = PairedScore.of([[(known, numbers)]], unit)
+    return replace(score, lower_is_better=lower_is_better, in_unit_interval=in_unit_interval)
 
 
 def balanced_accuracy_score(
@@ -246,7 +259,7 @@ def paired_differences(
     out 0 only where p is small. Where no unit differs both show no spread although there is
     doubt: at most a share :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1 each,
     and the interval reaches that far to either side. One unit says nothing of others: there is no
-    interval then.
+    interval then, and none where no unit differs and scores have no bounds.
 
     p: each unit's parts in the two scores are exchanged or not, at random, and the difference
     counts where it lies as far from 0 as the observed one or farther; p = (1 + count) / (1 +
@@ -339,9 +352,9 @@ def _difference(
     known = score.behind > 1 and len(spread) > 0
     tail = (1 - confidence) / 2
     interval = None
-    if known and alike:
+    if known and alike and score.in_unit_interval:
         interval = tail ** (1 / score.behind) - 1, 1 - tail ** (1 / score.behind)
-    elif known:
+    elif known and not alike:
         one = percentile_interval(spread, score.behind, confidence)
         other = _percentiles(exchanged.among, tail)
         interval = min(one[0], other[0]), max(one[1], other[1])
@@ -353,7 +366,11 @@ def _difference(
         interval=interval,
         p_value=exchanged.p_value,
         num_permutations=exchanged.num_exchanges,
-        probability_better=_probability_better(spread, score.behind) if known else None,
+        probability_better=_probability_better(
+            -spread if score.lower_is_better else spread, score.behind
+        )
+        if known
+        else None,
         standard_error=error,
         images_needed=_images_needed(b - a, error, score.num_images),
         num_images=score.num_images,

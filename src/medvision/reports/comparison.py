@@ -114,6 +114,8 @@ def draw_differences(
             if found["ci95"]:
                 axes.plot(found["ci95"], [row, row], color=color, linewidth=2.2)
             axes.plot(found["difference"], row, "o", color=color, markersize=6)
+        if scores[name].better == "lower":
+            axes.invert_xaxis()  # better is to the right in every panel
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel=f"difference in {scores[name].title}", ylim=(len(shown) - 0.4, -0.6))
     panels[0].set_yticks(
@@ -276,7 +278,7 @@ def _drawn(
             name=f"{number} {group['label']}",
             size=str(group["size"]),
             has_spread=len(set(group["seeds"])) == group["num_runs"] > 1,
-            auroc=mean_in_words(group, "auroc", scores["auroc"]),
+            auroc=mean_in_words(group, "auroc", scores["auroc"]) if "auroc" in scores else "",
             histories=histories[number - 1],
             roc=[curve for curve in roc[number - 1] if curve is not None],
         )

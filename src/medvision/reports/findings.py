@@ -64,6 +64,17 @@ class _Run:
         found = score_named(name, self.task)
         return name.replace("_", " ") if found is None else found.title
 
+    def sign(self, name: str) -> int:
+        """1 for a score that improves upwards, -1 for one that improves downwards."""
+        found = score_named(name, self.task)
+        return -1 if found is not None and found.better == "lower" else 1
+
+    def gain(self, name: str, value: float, other: float) -> float:
+        """By how much a value is better than another; as a share where scores are unbounded."""
+        found = score_named(name, self.task)
+        scale = 1.0 if found is None or found.bounded else abs(other) or 1.0
+        return self.sign(name) * (value - other) / scale
+
     def interval(self, name: str) -> tuple[float, float] | None:
         """Low and high end; None where it is undefined or shows no spread."""
         low, high = (_number(end) for end in self.metrics.get(f"{name}_ci95") or (None, None))
@@ -175,8 +186,8 @@ def _no_better_than_chance(run: _Run) -> list[str]:
         ends = run.interval(name)
         if chance is None or ends is None:
             continue
-        worst, best = sorted(ends, reverse=score.better == "lower")
-        sign = -1 if score.better == "lower" else 1
+        sign = run.sign(name)
+        worst, best = sorted(ends, reverse=sign < 0)
         if sign * worst > sign * chance:
             continue
         said = f"{score.capitalized} {_with_range(run, name)} on test is"
@@ -195,11 +206,13 @@ def _overfitting(run: _Run) -> list[str]:
         if train is None or val is None:
             continue
         ends, score = run.interval(f"val/{name}"), run.score(f"val/{name}")
-        chance = 0.0 if ends is None or score is None else ends[1] - score
-        if train - val >= max(MIN_GAP, chance):
+        best = None if ends is None else max(ends, key=lambda end: run.sign(name) * end)
+        chance = 0.0 if best is None or score is None else run.gain(name, best, score)
+        if run.gain(name, train, val) >= max(MIN_GAP, chance):
             return [
                 f"{run.title(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
-                f" the network fits its training images better than new ones, by {train - val:.3f}"
+                " the network fits its training images better than new ones, by"
+                f" {abs(train - val):.3f}"
             ]
     return []
 
@@ -234,10 +247,14 @@ def _unfinished(run: _Run) -> list[str]:
     for name in run.headlines:
         values = run.epochs(f"val/{name}")
         last = values.pop(run.best, None)
-        if last is not None and values and last - max(values.values()) >= MIN_LATE_GAIN:
+        if last is None or not values:
+            continue
+        before = max(values.values(), key=lambda value: run.sign(name) * value)
+        if run.gain(name, last, before) >= MIN_LATE_GAIN:
+            most = "most" if run.sign(name) > 0 else "least"
             return [
                 f"the best epoch is the last one, {len(run.history)}, with {run.title(name)}"
-                f" {last:.3f} on val after at most {max(values.values()):.3f} before:"
+                f" {last:.3f} on val after at {most} {before:.3f} before:"
                 " training may not have converged"
             ]
     return []
@@ -253,8 +270,9 @@ def _unlike_validation(run: _Run) -> list[str]:
             f"{run.title(name)} is {_with_range(run, f'val/{name}')} on val"
             f" and {_with_range(run, f'test/{name}')} on test"
         )
-        falls += [sentence] if val[0] > test[1] else []
-        rises += [sentence] if test[0] > val[1] else []
+        below, above = test[1] < val[0], test[0] > val[1]
+        falls += [sentence] if (below if run.sign(name) > 0 else above) else []
+        rises += [sentence] if (above if run.sign(name) > 0 else below) else []
     found = []
     if falls:
         found.append(

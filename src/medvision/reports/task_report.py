@@ -54,7 +54,8 @@ class TaskReport:
         """
         for score in scores_at("headline", run.task):
             if measured(run, score.name):
-                return f"reaches {score.title} {score_of(run, score.name)} in {images(run)}"
+                value = score_of(run, score.name)
+                return f"reaches {article(score.title)} of {value} on {images(run)}"
         return None
 
     def outcome(self, run: RunFiles) -> str | None:

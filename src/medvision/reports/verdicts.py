@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import floor, log10
 from typing import Any
 
-from medvision.scores import named_scores
+from medvision.scores import named_scores, score_named
 
 Pair = Mapping[str, Any]
 """One of the pairs of ``comparison.json``."""
@@ -12,15 +12,16 @@ Pair = Mapping[str, Any]
 LEVEL = 0.05  # below it p speaks against chance
 
 
-def claim_of(pair: Pair, names: Sequence[str]) -> str:
+def claim_of(pair: Pair, names: Sequence[str], *, task: str) -> str:
     """Who is better, without the numbers, and without a full stop.
 
     Args:
         pair: With verdict and winner.
         names: Of A and B.
+        task: Kind of the task.
     """
     a, b = names
-    first, second = (a, b) if _turned_around(pair) else (b, a)
+    first, second = (a, b) if a_scored_better(pair, task) else (b, a)
     return {
         "better": f"{_capital(first)} is better than {second}",
         "better_model": f"The trained model of {first} is better than that of {second}",
@@ -37,10 +38,10 @@ def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool 
     Args:
         pair: With verdict and winner.
         names: Of A and B.
-        task: ``classification`` or ``segmentation``.
+        task: Kind of the task.
         synthetic: Whether the images are drawn by code.
     """
-    claim, headline, verdict = claim_of(pair, names), pair["headline"], pair["verdict"]
+    claim, headline, verdict = claim_of(pair, names, task=task), pair["headline"], pair["verdict"]
     if headline is None:
         return f"{claim}: no score is defined."
     found, score = pair["metrics"][headline], named_scores(task)[headline].title
@@ -52,11 +53,12 @@ def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool 
     if verdict == "alike":
         images = f"{found['num_images']:,} test images"
         return f"{claim}: {score} {found['a']:.3f} for both, the same on each of {images}."
-    numbers = _numbers(pair, names, score, synthetic=synthetic)
-    return f"{claim}: {numbers}.{_doubt(pair, names)}"
+    turned = a_scored_better(pair, task)
+    numbers = _numbers(pair, names, score, turned=turned, synthetic=synthetic)
+    return f"{claim}: {numbers}.{_doubt(pair, names, turned=turned)}"
 
 
-def _doubt(pair: Pair, names: Sequence[str]) -> str:
+def _doubt(pair: Pair, names: Sequence[str], *, turned: bool) -> str:
     """What keeps a verdict from being more, or less."""
     found, verdict = pair["metrics"][pair["headline"]], pair["verdict"]
     counts = f"{pair['num_seeds'][0]} and {pair['num_seeds'][1]}"
@@ -69,7 +71,7 @@ def _doubt(pair: Pair, names: Sequence[str]) -> str:
         unknown = _unknown_spread(pair, found, names)
         return f" This compares trained models, not methods: {unknown}."
     if verdict == "better_within_seeds":
-        low, high = _turned(found["seeds"]["ci95"], turned=_turned_around(pair))
+        low, high = _turned(found["seeds"]["ci95"], turned=turned)
         return (
             f" Between the methods there is no winner: over the seeds ({counts}) the difference "
             f"lies between {low:+.3f} and {high:+.3f}, so other seeds may turn it around."
@@ -99,9 +101,9 @@ def about(count: int) -> str:
     return f"{round(count, -digits):,}"
 
 
-def _numbers(pair: Pair, names: Sequence[str], score: str, *, synthetic: bool) -> str:
+def _numbers(pair: Pair, names: Sequence[str], score: str, *, turned: bool, synthetic: bool) -> str:
     """From the side of the one that scored better."""
-    found, turned = pair["metrics"][pair["headline"]], _turned_around(pair)
+    found = pair["metrics"][pair["headline"]]
     first, values = names[not turned], (found["b"], found["a"])
     difference, chance = found["difference"], found["probability_b_better"]
     if turned:
@@ -120,10 +122,12 @@ def _numbers(pair: Pair, names: Sequence[str], score: str, *, synthetic: bool) -
     )
 
 
-def _turned_around(pair: Pair) -> bool:
+def a_scored_better(pair: Pair, task: str) -> bool:
     """Whether A scored better, so that A is named first."""
-    found = pair["metrics"].get(pair["headline"])
-    return found is not None and found["difference"] < 0
+    found, score = pair["metrics"].get(pair["headline"]), score_named(str(pair["headline"]), task)
+    if found is None or score is None:
+        return False
+    return bool(found["difference"] > 0 if score.better == "lower" else found["difference"] < 0)
 
 
 def _unknown_spread(pair: Pair, found: Mapping[str, Any], names: Sequence[str]) -> str:

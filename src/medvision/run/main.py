@@ -161,10 +161,13 @@ class Command:
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import OmegaConf
 
+        from medvision.registry import trust
+        from medvision.run.config.schema import trusted_packages
         from medvision.run.storage.run_folder import RunFolder
         from medvision.run.storage.test_seal import is_trial, start_line
         from medvision.run.training.job import Job, run_job
 
+        trust(trusted := trusted_packages(cfg))
         hydra_cfg: Any = HydraConfig.get()
         experiment = str(hydra_cfg.runtime.choices["experiment"])
         number = int(OmegaConf.select(hydra_cfg, "job.num", default=0) or 0)
@@ -199,7 +202,9 @@ class Command:
             if self.jobs is not None:
                 # As they were given: ${seed} makes no group of its own of each seed.
                 given: Any = OmegaConf.to_container(hydra_cfg.overrides, resolve=False)
-                result = replace(result, overrides=tuple(given["task"]), told=is_here)
+                result = replace(
+                    result, overrides=tuple(given["task"]), trusted=trusted, told=is_here
+                )
                 write_result(self.jobs, number, result)
         self.codes.append(result.code)
         return result.code
@@ -259,12 +264,16 @@ def resume_run(arguments: Sequence[str]) -> int:
     """Continue the run that ``resume=`` names; return the exit code."""
     from omegaconf import OmegaConf
 
+    from medvision.registry import trust
+    from medvision.run.config.schema import trusted_packages
     from medvision.run.storage.resume import InterruptedRun, read_arguments
     from medvision.run.storage.run_folder import RunFolder
     from medvision.run.training.job import Job, run_job
 
     place = _place()
     path, changes = read_arguments(arguments)
+    given = OmegaConf.create({"trust": changes.pop("trust", None)})  # never what the run says
+    trust(trusted_packages(given))
     run = InterruptedRun.read(path)
     if run.is_over:
         sys.stdout.write(f"{path}: {run.summary['status']} already, nothing is left to do\n")
@@ -293,6 +302,7 @@ def _place() -> Place:
 
 def _gather(base: Path, jobs: Path) -> list[int]:
     """Write and show what the runs of a command scored together; return their exit codes."""
+    from medvision.registry import trust
     from medvision.run.multirun.kfold import write_folds
     from medvision.run.multirun.summary import summarise
     from medvision.run.multirun.tables import print_folds, print_multirun
@@ -302,6 +312,7 @@ def _gather(base: Path, jobs: Path) -> list[int]:
     for result in results:
         if result.error is not None and not result.told:
             sys.stderr.write(f"error: {result.error}\n")
+    trust({package for result in results for package in result.trusted})  # they define tasks
     run_dirs = [result.run for result in results]
     if any(run_dirs):
         base.mkdir(parents=True, exist_ok=True)  # run_dir may have sent the runs elsewhere

@@ -19,6 +19,7 @@ from medvision.data.discovery.folders import (
     SEGMENTATION_LAYOUT,
     Scan,
     is_image,
+    list_images,
     missing_files,
     subfolders,
 )
@@ -27,6 +28,15 @@ from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.data.splits.groups import given_groups, group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
+
+Targets = Literal["masks", "classes", "texts"]
+_ONE = {"masks": "mask", "classes": "class", "texts": "target"}
+_OR_ELSE = {
+    "masks": ", or masks with the stems of the images",
+    "classes": ", or put the images into folders of their classes",
+    "texts": ", or remove their lines",
+}
+LISTED_LAYOUT = "expected ROOT/splits.csv with the columns path and target"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +80,7 @@ def index_segmentation(
     """
     root = existing_folder(root, hint=f"check data.root: {SEGMENTATION_LAYOUT}")
     scan = scan_segmentation(root, mask_suffix=mask_suffix)
-    samples, notes = _index(root, scan, splits, group_pattern, with_masks=True)
+    samples, notes = _index(root, scan, splits, group_pattern, targets="masks")
     return Index(samples=samples, notes=notes)
 
 
@@ -97,9 +107,34 @@ def index_classification(
         MedvisionError: If the folder, the csv, the pattern or the classes do not fit the above.
     """
     root = existing_folder(root, hint=f"check data.root: {CLASS_LAYOUT}")
-    samples, notes = _index(root, scan_classes(root), splits, group_pattern, with_masks=False)
+    samples, notes = _index(root, scan_classes(root), splits, group_pattern, targets="classes")
     names = order_classes(root, samples, class_names)
     return Index(samples=samples, class_names=names, notes=notes)
+
+
+def index_listed(
+    root: Path, *, splits: Path | None = None, group_pattern: str | None = None
+) -> Index:
+    """List the images of ``ROOT/splits.csv`` with what its column ``target`` says, as text.
+
+    For targets that are neither masks nor classes, such as numbers. The rest is as for
+    `index_segmentation`.
+
+    Args:
+        root: The data folder.
+        splits: As for `index_segmentation`; a blank target is taken from ``ROOT/splits.csv``.
+        group_pattern: As for `index_segmentation`.
+
+    Raises:
+        MedvisionError: If the folder, a csv or the pattern does not fit the above.
+    """
+    root = existing_folder(root, hint=f"check data.root: {LISTED_LAYOUT}")
+    own = root / "splits.csv"
+    if not own.is_file():
+        raise MedvisionError("there is no splits.csv", where=str(root), hint=LISTED_LAYOUT)
+    scan = Scan(images=list_images(root)[0], samples=read_splits(own))
+    samples, notes = _index(root, scan, splits, group_pattern, targets="texts")
+    return Index(samples=samples, notes=notes)
 
 
 def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
@@ -131,12 +166,12 @@ def folder_names(root: Path) -> list[set[str]]:
 
 
 def _index(
-    root: Path, scan: Scan, splits: Path | None, group_pattern: str | None, *, with_masks: bool
+    root: Path, scan: Scan, splits: Path | None, group_pattern: str | None, *, targets: Targets
 ) -> tuple[SampleTable, list[str]]:
     """Return what the csv files list, or else the folders hold; by path, with notes."""
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
     if own.is_file():
-        samples, notes = _listed(root, scan, own, with_masks), []
+        samples, notes = _listed(root, scan, own, targets), []
         left_out = sorted(set(scan.images).difference(samples.paths))
         if left_out:
             notes.append(
@@ -150,7 +185,7 @@ def _index(
         notes = notes + more
     if splits is not None:
         table = splits.expanduser()
-        rows = _listed(root, scan, table, with_masks)
+        rows = _listed(root, scan, table, targets)
         samples, more = keep_splits(table, rows, scan, samples, own.is_file())
         notes = notes + more
     if group_pattern is not None:
@@ -159,15 +194,15 @@ def _index(
     return samples.by_path(), notes
 
 
-def _listed(root: Path, scan: Scan, table: Path, with_masks: bool) -> SampleTable:
+def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTable:
     """Return the samples of a csv, with masks of the same stem where it names none.
 
     For classes, those in whose folder the images lie.
     """
-    known = scan.samples
-    if not with_masks and (scan.problems or len(known.targets.numbered()[0]) < 2):
+    known, with_masks, with_classes = scan.samples, targets == "masks", targets == "classes"
+    if with_classes and (scan.problems or len(known.targets.numbered()[0]) < 2):
         known = SampleTable.of([])  # those are no classes
-    samples = fill_targets(read_splits(table), known, by_folder=not with_masks)
+    samples = fill_targets(read_splits(table), known, by_folder=with_classes)
     names = chain.from_iterable(zip(samples.paths, samples.targets, strict=True))
     listed = filter(None, names) if with_masks else samples.paths
     seen = {*scan.images, *(scan.samples.targets if with_masks else ())}
@@ -181,14 +216,12 @@ def _listed(root: Path, scan: Scan, table: Path, with_masks: bool) -> SampleTabl
     without = list(samples.paths.select(samples.targets.equal("")))
     if without:
         raise MedvisionError(
-            f"{len(without)} of {len(samples)} images have no {'mask' if with_masks else 'class'}:"
+            f"{len(without)} of {len(samples)} images have no {_ONE[targets]}:"
             f" {count_names(without)}",
             where=str(table),
-            hint="add the column target, or masks with the stems of the images"
-            if with_masks
-            else "add the column target, or put the images into folders of their classes",
+            hint=f"add the column target{_OR_ELSE[targets]}",
         )
-    if with_masks:
+    if not with_classes:
         return samples
     files = {name for name in samples.targets.numbered()[0] if is_image(name)}
     if files:

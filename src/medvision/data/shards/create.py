@@ -25,7 +25,13 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.discovery.index import existing_folder, folder_names, task_in_csv
+from medvision.data.discovery.index import (
+    existing_folder,
+    folder_names,
+    index_classification,
+    index_segmentation,
+    task_in_csv,
+)
 from medvision.data.readers.decode import read_bytes
 from medvision.data.readers.dicom import SUFFIXES
 from medvision.data.reading import Reading
@@ -33,7 +39,6 @@ from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.data.shards.location import holds_shards
 from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part
 from medvision.data.shards.table import SPLITS, ShardTable, write_columns
-from medvision.data.sources import FolderSource
 from medvision.data.validation import properties_cache
 from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
@@ -361,8 +366,10 @@ def make_shards(
         color_map=color_map if has_masks else None,  # type: ignore[arg-type]  # it makes tuples
         value_range=value_range,
     )
-    index = FolderSource(root, mask_suffix=mask_suffix, channels=3, reading=reading).index(
-        group_pattern=group_pattern
+    index = (
+        index_segmentation(root, mask_suffix=mask_suffix, group_pattern=group_pattern)
+        if has_masks
+        else index_classification(root, group_pattern=group_pattern)
     )
     checked = check_files(
         root,

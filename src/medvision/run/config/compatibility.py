@@ -19,6 +19,8 @@ from medvision.types import STAGES, Stage
 def fill_in(cfg: DictConfig, data: ImageData) -> None:
     """Write into the config what only the data knows: classes, and weights of a balanced loss.
 
+    Classes are written where the config of the data has keys for them.
+
     A monitor without a mode is given the one of its score. Mixing that mixes nothing is left out.
 
     Raises:
@@ -27,8 +29,12 @@ def fill_in(cfg: DictConfig, data: ImageData) -> None:
     with open_dict(cfg):
         if cfg.checkpoint.mode is None:
             cfg.checkpoint.mode = mode_of(str(cfg.checkpoint.monitor))
-        cfg.data.num_classes = len(data.class_names)
-        cfg.data.class_names = list(data.class_names)
+        for key, value in (
+            ("num_classes", len(data.class_names)),
+            ("class_names", list(data.class_names)),
+        ):
+            if key in cfg.data:
+                cfg.data[key] = value
         if OmegaConf.select(cfg, "loss.class_weights") == "balanced":
             counts = data.class_counts()
             if counts is None:

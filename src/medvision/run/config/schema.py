@@ -6,7 +6,7 @@ import ast
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +56,9 @@ def _entries(cfg: DictConfig, pattern: re.Pattern[str]) -> Iterator[tuple[str, A
 
 
 def _check(target: str, *, where: str) -> None:
+    if target == "???":
+        hint = f"set {where}, or choose an option that names one"
+        raise MedvisionError("no class is named", where=where, hint=hint)
     package, *names = target.split(".")
     spec = _find(package)
     if spec is None:
@@ -183,9 +186,15 @@ PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "1
 MOST_LOADERS = 256
 """More processes that read images than that would only fight for the machine."""
 
+_NAMES = Rule(
+    lambda v: isinstance(v, Sequence) and all(isinstance(name, str) for name in v),
+    "a name or a list of names",
+)
+
 SCHEMA: dict[str, Rule] = {
     "seed": _integer(0, 2**32 - 1),
     "audit": _one_of("warn", "strict", "skip"),
+    "trust": _NAMES | _NULL,
     "checkpoint.mode": _one_of("max", "min") | _NULL,
     "checkpoint.every_minutes": _POSITIVE | _NULL,
     "data.image_size": _integer(16, 8192),
@@ -262,6 +271,17 @@ CHOOSES = re.compile("(^|_)(monitor|objective|metric)s?$")
 
 EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 """Loggers, and the package of each, which is an extra of the same name."""
+
+
+def trusted_packages(config: DictConfig) -> tuple[str, ...]:
+    """Packages that ``trust`` names, one or a list of them.
+
+    Raises:
+        MedvisionError: If it is something else.
+    """
+    check_values(config, part="trust")
+    given = OmegaConf.select(config, "trust")
+    return (given,) if isinstance(given, str) else tuple(given or ())
 
 
 def check_config(cfg: DictConfig) -> None:

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 
 def _find_conf() -> Path:
@@ -35,6 +36,17 @@ Common keys
 
 Every key of a choice:  python train.py experiment=NAME --cfg job
 """
+
+
+def keys_of(group: str, option: str) -> dict[str, Any]:
+    """Keys and unresolved values of an option, with those of the options that it starts from."""
+    import yaml  # help_text() waits for nothing
+
+    own = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    found: dict[str, Any] = {}
+    for base in own.pop("defaults", ()):
+        found |= {} if base == "_self_" else keys_of(group, base)
+    return {**found, **own}
 
 
 def options(group: str) -> list[str]:

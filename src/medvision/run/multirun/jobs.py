@@ -39,6 +39,7 @@ class JobResult:
         error: What went wrong, in one line.
         where: File or key that this is about.
         overrides: What the command set for it.
+        trusted: Packages that may define its classes.
         told: Whether the line was printed where the user sees it.
     """
 
@@ -47,6 +48,7 @@ class JobResult:
     error: str | None = None
     where: str | None = None
     overrides: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()
     told: bool = False
 
     @classmethod
@@ -78,8 +80,8 @@ def read_result(jobs: Path, number: int) -> JobResult | None:
         return None
     content: dict[str, Any] = json.loads(path.read_text())
     run = content.pop("run")
-    overrides = tuple(content.pop("overrides"))
-    return JobResult(run=None if run is None else Path(run), overrides=overrides, **content)
+    content |= {name: tuple(content[name]) for name in ("overrides", "trusted")}
+    return JobResult(run=None if run is None else Path(run), **content)
 
 
 def drop_result(jobs: Path, number: int) -> None:

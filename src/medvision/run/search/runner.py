@@ -20,7 +20,9 @@ from medvision.console import say
 from medvision.errors import MedvisionError, Stopped, first_line
 from medvision.files import read_plain
 from medvision.hardware.processes import place_of
+from medvision.registry import trust
 from medvision.run.config.hydra_errors import nearest
+from medvision.run.config.schema import trusted_packages
 from medvision.run.multirun.jobs import (
     JOBS,
     STOPPED,
@@ -294,6 +296,7 @@ def search(
             hint=f"start it once, with trainer.devices={place.num_processes}",
         )
     loader = hydra_context.config_loader
+    trust(trusted_packages(config))  # a package may define the score that is searched by
     settings = read_settings(arguments, config, loader)
     for overrides in _alternatives(settings):
         loader.load_sweep_config(config, overrides)

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 KEPT_FILES = ("config.yaml", "splits.csv", "summary.json")
 """What a run has written before its first step."""
 
-MAY_CHANGE = ("data.root", "data.num_workers", "data.decoded_gb")
-"""Keys that may be given beside ``resume``: where the data lie, who reads them, what is kept."""
+MAY_CHANGE = ("data.root", "data.num_workers", "data.decoded_gb", "trust")
+"""Keys that may be given beside ``resume``: where the data lie, who reads them, what is kept, and
+which packages may define classes."""
 
 OVER = ("finished", "pruned")
 
@@ -150,6 +151,7 @@ class InterruptedRun:
             Purpose.RESUME,
             where=str(path / "config.yaml"),
             hint="start a new run, with ckpt_path=RUN/checkpoints/last.ckpt",
+            option="trust=",
         )
         return cls(path=path, experiment=experiment, cfg=cfg, summary=summary)
 

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medvision.errors import MedvisionError, first_line
 from medvision.files import read_plain
 from medvision.registry import Purpose, check_classes
-from medvision.run.config.store import CONF
+from medvision.run.config.store import keys_of
 from medvision.task_definition import task_names, task_of
 
 if TYPE_CHECKING:
@@ -139,9 +138,11 @@ def _later_keys(task: str) -> dict[str, Any]:
         ValueError: If there is no such task.
     """
     if task not in task_names():
-        raise ValueError(f"summary.json names the task {task[:40]!r}")
+        raise ValueError(
+            f"summary.json names the task {task[:40]!r}, which --trust PACKAGE may define"
+        )
     file = task_of(task).folder_config
     if file is None:
         return {}
-    defaults = yaml.safe_load((CONF / "data" / f"{file}.yaml").read_text())
-    return {key: value for key, value in defaults.items() if "${" not in str(value)}
+    keys = keys_of("data", file)
+    return {key: value for key, value in keys.items() if "${" not in str(value)}

@@ -22,7 +22,7 @@ LEDGER = Path("runs", "test_ledger.csv")
 COLUMNS = ("time", "git_sha", "config_hash", "split_fingerprint", "metric", "value", "run")
 
 ELSEWHERE = {
-    "": ("run_dir", "logger", "audit"),
+    "": ("run_dir", "logger", "audit", "trust"),
     "data": ("root", "splits", "download", "num_workers", "decoded_gb"),
     "trainer": ("accelerator", "memory_format", "log_every_n_steps"),
 }

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from medvision.audit.check import audit
+from medvision.audit.check import NOT_JUDGED, audit
 from medvision.audit.classes import class_findings
 from medvision.audit.dataset import AuditedSet, ListedSet
 from medvision.audit.duplicates import find_duplicates
@@ -95,10 +95,10 @@ def _whole(data: ImageData) -> DataAudit:
     started = time.perf_counter()
     seen = _audited(data)
     found = audit(seen, started=started)
-    conflicts = [f for f in found.findings if f.severity == "conflict"]
+    told = [f for f in found.findings if f.severity == "conflict" or f.kind == NOT_JUDGED]
     return DataAudit(
         summary={"complete": True, **found.summary()},
-        warnings=[f"LEAK: {leak}" for leak in found.leaks] + [_told(f) for f in conflicts],
+        warnings=[f"LEAK: {leak}" for leak in found.leaks] + [_told(f) for f in told],
         near_duplicates=_crossing(seen),
     )
 
@@ -168,7 +168,7 @@ def _told(finding: Finding) -> str:
 
 
 def _listed(data: ImageData) -> dict[str, Any]:
-    names = () if data.has_masks else tuple(data.class_names)
+    names = () if data.class_counts() is None else tuple(data.class_names)
     groups = (data.given_groups.get(path, "") for path in data.samples.paths)
     return {
         "name": data.name,
@@ -194,13 +194,15 @@ def _audited(data: ImageData) -> AuditedSet:
 def _crossing(seen: AuditedSet) -> DuplicatesInTraining | None:
     crossing = find_duplicates(seen).crossing[("test", "train")]
     recalled = memory_baseline(seen)
-    if not crossing or recalled is None:
+    if not crossing:
         return None
     return DuplicatesInTraining(
         duplicate_of={seen.samples[p.first].path: seen.samples[p.second].path for p in crossing},
-        recalled={
+        recalled={}
+        if recalled is None
+        else {
             seen.samples[row].path: float(score)
             for row, score in zip(recalled.rows, recalled.score, strict=True)
         },
-        metric=recalled.metric,
+        metric=None if recalled is None else recalled.metric,
     )

@@ -146,7 +146,8 @@ def run_experiment(
     for stage in stages[:1] if sealed_by else stages:
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
-    _keep_threshold(fitted.best.best_path, evaluation.threshold)
+    if evaluation.threshold is not None:
+        _keep_threshold(fitted.best.best_path, evaluation.threshold)
     headline = f"test/{headline_of(data.task)}"
     if headline in scores:
         value: Any = scores[headline]

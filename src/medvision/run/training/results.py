@@ -130,7 +130,7 @@ def finish(
         **_of_fit(fitted),
         "status": "finished",
         "metrics": {**_of_best_epoch(fitted, "train/"), **scores, **_of_callbacks(fitted, scores)},
-        "threshold": evaluation.threshold,
+        **({} if evaluation.threshold is None else {"threshold": evaluation.threshold}),
         **evaluation.details(),
         **evaluation.near_duplicate_scores(),
         "warnings": [*summary["warnings"], *late],
