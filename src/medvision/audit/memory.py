@@ -86,7 +86,10 @@ class MemoryBaseline:
         groups = [self.groups[row] for row in np.flatnonzero(chosen)]
         part[f"{self.metric}_ci95"] = list(_interval(score, groups, self.metric))
         if self.metric == "accuracy":
-            part["balanced_accuracy"] = _balanced(score, self.labels[chosen])
+            labels = self.labels[chosen]
+            totals, right = np.bincount(labels), np.bincount(labels, weights=score)
+            there = totals > 0
+            part["balanced_accuracy"] = float((right[there] / totals[there]).mean())
         return part
 
 
@@ -116,7 +119,8 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
     num_images = len(asked)
     asked = asked[:: -(-num_images // MAX_QUERIES)]
     neighbour = known[nearest(data.properties.thumbnail, asked, known)]
-    groups = tuple(data.samples[row].group_key for row in asked.tolist())
+    groups = data.near_duplicates.groups
+    twins = np.bincount(groups[known], minlength=int(groups.max()) + 1)
     if data.has_classes:
         score = (data.labels[neighbour] == data.labels[asked]).astype(np.float64)
         usual = np.bincount(data.labels[known]).argmax()
@@ -134,9 +138,9 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         rows=asked,
         neighbour=neighbour,
         score=score,
-        has_twin=_has_twin(data.near_duplicates.groups, asked, known, protocol),
+        has_twin=twins[groups[asked]] > (protocol == "leave one out"),  # it is not its own twin
         labels=data.labels[asked],
-        groups=groups,
+        groups=tuple(data.samples[row].group_key for row in asked.tolist()),
         chance=chance,
         num_images=num_images,
     )
@@ -191,16 +195,6 @@ def _parts(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _has_twin(
-    groups: NDArray[np.int64],
-    asked: NDArray[np.int64],
-    known: NDArray[np.int64],
-    protocol: Protocol,
-) -> NDArray[np.bool_]:
-    found = np.bincount(groups[known], minlength=int(groups.max()) + 1)[groups[asked]]
-    return found > (1 if protocol == "leave one out" else 0)  # an image is not its own twin
-
-
 def _interval(
     score: NDArray[np.float64], groups: Sequence[str], metric: str
 ) -> tuple[float, float]:
@@ -210,10 +204,3 @@ def _interval(
         bound = 0.025 ** (1 / len(set(groups)))  # Clopper-Pearson of n of n
         return (bound, 1.0) if low == 1 else (0.0, 1 - bound)
     return low, high
-
-
-def _balanced(score: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Mean share of right answers over the classes that are there."""
-    totals = np.bincount(labels)
-    right = np.bincount(labels, weights=score)
-    return float((right[totals > 0] / totals[totals > 0]).mean())

@@ -154,7 +154,8 @@ def open_source(
     opener: Opener
     if isinstance(place, Path):
         where, opener = place / MANIFEST, LocalFolder(folder=place)
-        manifest = read_manifest(_start_of(where), str(where))
+        with unreadable_named(where), where.open("rb") as stream:
+            manifest = read_manifest(stream.read(MAX_MANIFEST_BYTES + 1), str(where))
         window = None
     else:
         manifest = read_manifest(read_small(place), f"{place}/{MANIFEST}")
@@ -406,11 +407,6 @@ _OPTIONS = {"num_classes": "--num-classes", "color_map": "--color", "value_range
 
 def _words(value: object) -> str:
     return "null" if value is None else str(value)
-
-
-def _start_of(path: Path) -> bytes:
-    with unreadable_named(path), path.open("rb") as stream:
-        return stream.read(MAX_MANIFEST_BYTES + 1)
 
 
 def _table(manifest: Manifest, opener: Opener, place: str) -> ShardTable:

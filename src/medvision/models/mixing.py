@@ -80,14 +80,11 @@ class BatchMixing:
         if num_samples % 2:
             image, target = torch.cat([image, image[-1:]]), torch.cat([target, target[-1:]])
 
+        (number,) = np.random.SeedSequence([self.seed, step]).generate_state(1)
         before = np.random.get_state()  # noqa: NPY002 - timm draws from the global state
-        np.random.seed(_number(self.seed, step))  # noqa: NPY002
+        np.random.seed(int(number))  # noqa: NPY002
         try:
             mixed, shares = self._mix(image.float() / 255, target.to(image.device))
         finally:
             np.random.set_state(before)  # noqa: NPY002
         return mixed[:num_samples], shares[:num_samples]
-
-
-def _number(seed: int, step: int) -> int:
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])

@@ -468,8 +468,11 @@ def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
     """
     path, names = None, {field.name for field in fields(NearDuplicates)}
     if len(facts) >= _WORTH_KEEPING:
+        digest = hashlib.sha256(f"{FORMAT} {THRESHOLD} {MISFIT}".encode())
+        digest.update(facts.thumbnail.tobytes())
+        digest.update("".join(facts.pixel_hash).encode())
         with contextlib.suppress(RuntimeError):  # no home folder
-            path = own_folder("cache") / f"twins-{_identity(facts)}.npz"
+            path = own_folder("cache") / f"twins-{digest.hexdigest()[:24]}.npz"
     columns = {} if path is None else recall(path)
     if columns.keys() == names and len(columns["groups"]) == len(facts):
         return NearDuplicates(**columns)
@@ -478,10 +481,3 @@ def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
         with contextlib.suppress(OSError):
             store(path, {name: getattr(found, name) for name in names})
     return found
-
-
-def _identity(facts: ImageProperties) -> str:
-    digest = hashlib.sha256(f"{FORMAT} {THRESHOLD} {MISFIT}".encode())
-    digest.update(facts.thumbnail.tobytes())
-    digest.update("".join(facts.pixel_hash).encode())
-    return digest.hexdigest()[:24]

@@ -72,7 +72,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
             image, mask = self.cache.read(self.source, sample)
         else:
             image, mask = self.source.read(sample)
-        image, mask = self.transform(image, mask, seed=_seed_of(self.seed, key))
+        (seed,) = np.random.SeedSequence((self.seed, *key)).generate_state(1)
+        image, mask = self.transform(image, mask, seed=int(seed))
         target = mask if self.targets is None else self.targets[row]
         return {"image": image, "target": target, "index": row}
 
@@ -85,10 +86,6 @@ class SampleDataset(Dataset[dict[str, Any]]):
         ignored = np.nan if targets.dtype.kind == "f" else IGNORE_INDEX
         target = np.full(targets.shape[1:], ignored, targets.dtype)
         return {"image": np.zeros_like(image), "target": target, "index": PADDING}
-
-
-def _seed_of(seed: int, key: Key) -> int:
-    return int(np.random.SeedSequence((seed, *key)).generate_state(1)[0])
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:

@@ -239,19 +239,16 @@ def _exif_orientation(image: ImageFile) -> int:
 
 def _deep_colours(picture: Picture) -> NDArray[Any]:
     """Decode colours of 16 bits with OpenCV: Pillow drops their lower half."""
-    if isinstance(picture.image, TiffImageFile) and _tiff_is_turned(picture.data):
-        raise ValueError("16-bit colour TIFF with an orientation tag; save it upright")
     flat = np.frombuffer(picture.data, np.uint8)
+    is_tiff = isinstance(picture.image, TiffImageFile)  # which is turned already where it was read
+    if is_tiff and TiffImageFile(io.BytesIO(picture.data)).tag_v2.get(_ORIENTATION, 1) != 1:
+        raise ValueError("16-bit colour TIFF with an orientation tag; save it upright")
     values = cv2.imdecode(flat, cv2.IMREAD_UNCHANGED)  # ignores EXIF orientation
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise ValueError(f"{picture.bits}-bit {picture.pillow.mode} pictures are not supported")
     if values.shape[2] == 4:
         return _over_black(cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA), opaque=65535)
     return np.asarray(cv2.cvtColor(values, cv2.COLOR_BGR2RGB))
-
-
-def _tiff_is_turned(data: bytes) -> bool:
-    return TiffImageFile(io.BytesIO(data)).tag_v2.get(_ORIENTATION, 1) != 1
 
 
 def _over_black(rgba: NDArray[Any], *, opaque: int) -> NDArray[Any]:

@@ -269,7 +269,7 @@ def _read(stream: BinaryIO, tags: tuple[str, ...], where: str, *, pixels: bool =
             hint=f"run: {_PLUGINS}",
         ) from fault
     stream.seek(PREAMBLE)
-    about = read_dataset(stream, False, True, stop_when=_behind_the_meta_group)
+    about = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
     if "TransferSyntaxUID" not in about:
         raise ValueError("it does not say how its values are stored")
     if str(about.TransferSyntaxUID) == _DEFLATED:  # it would be unpacked whole, however large
@@ -297,7 +297,3 @@ def _told(where: str) -> Iterator[None]:
             where=where,
             hint="replace the file or remove it",
         ) from fault
-
-
-def _behind_the_meta_group(tag: Any, *_: Any) -> bool:
-    return tag >> 16 != 2
