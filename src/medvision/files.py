@@ -219,3 +219,29 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     finally:
         if release is not None:
             release()
+
+
+@contextmanager
+def sole_writer(target: Path, *, lock: str, wait: bool, busy: str) -> Iterator[None]:
+    """Hold a lock beside what is to appear; folders made for it are removed if they stay empty.
+
+    Args:
+        target: File or folder that is to appear.
+        lock: Name of the lock file beside it.
+        wait: Wait for another process that is at it.
+        busy: What that process does, for the error where it is not waited for.
+
+    Raises:
+        MedvisionError: If another process is at it, and is not waited for.
+    """
+    made = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(target.with_name(lock), wait=wait) as is_ours:
+            if not is_ours:
+                raise MedvisionError(busy, where=str(target), hint="wait for it", exit_code=3)
+            yield
+    finally:
+        with suppress(OSError):  # somebody else may use them by now
+            for parent in made:
+                parent.rmdir()

@@ -19,7 +19,7 @@ from medvision.console import progress_bar, say
 from medvision.data.download.archives import unpack
 from medvision.data.download.catalog import DataSet, find, needs_account
 from medvision.errors import MedvisionError
-from medvision.files import locked, write_atomically
+from medvision.files import sole_writer, write_atomically
 
 if TYPE_CHECKING:
     from requests import Response
@@ -361,23 +361,14 @@ def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
         MedvisionError: If another process is at it, and nobody is to wait.
     """
     work = root.with_name(f".{root.name}.{dataset.name}.download")
-    made = [parent for parent in work.parents if not parent.exists()]
-    work.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with locked(work.with_name(f"{work.name}.lock"), wait=wait) as is_ours:
-            if not is_ours:
-                what = f"another process is downloading {dataset.title}"
-                raise _failed(what, root, "wait for it")
-            work.mkdir(exist_ok=True)
-            try:
-                yield work
-            finally:
-                with suppress(OSError):  # it holds a part of the archive, or is gone
-                    work.rmdir()
-    finally:
-        with suppress(OSError):  # somebody else may use them by now
-            for parent in made:
-                parent.rmdir()
+    busy = f"another process is downloading {dataset.title}"
+    with sole_writer(root, lock=f"{work.name}.lock", wait=wait, busy=busy):
+        work.mkdir(exist_ok=True)
+        try:
+            yield work
+        finally:
+            with suppress(OSError):  # it holds a part of the archive, or is gone
+                work.rmdir()
 
 
 def _download(

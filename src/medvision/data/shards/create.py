@@ -14,7 +14,6 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -42,7 +41,7 @@ from medvision.data.shards.table import SPLITS, ShardTable, write_columns
 from medvision.data.validation import properties_cache
 from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
-from medvision.files import locked, write_atomically
+from medvision.files import file_errors, sole_writer, write_atomically
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
 """Zeros that end a tar file."""
@@ -234,35 +233,20 @@ def store(out: Path, making: CheckedFolder, *, shard_bytes: int, notes: Sequence
         MedvisionError: If something cannot be written, or a file has changed since it was checked.
     """
     partial = out.with_name(f".{out.name}.partial")
-    made = [parent for parent in out.parents if not parent.exists()]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with locked(out.with_name(f".{out.name}.lock"), wait=False) as is_ours:
-            if not is_ours:
-                raise MedvisionError(
-                    "another process is writing it", where=str(out), hint="wait for it", exit_code=3
-                )
-            shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-            try:
-                partial.mkdir()
-                manifest = _fill(partial, making, shard_bytes, notes)
-                if out.exists():
-                    out.rmdir()
-                partial.rename(out)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    except BaseException as fault:
-        for parent in made:
-            with suppress(OSError):  # somebody else may use them by now
-                parent.rmdir()
-        if isinstance(fault, OSError):
-            raise MedvisionError(
-                f"cannot write the shards: {fault.strerror or fault}",
-                where=str(out),
-                hint="check space and permissions",
-                exit_code=3,
-            ) from fault
-        raise
+    busy = "another process is writing it"
+    with (
+        file_errors("cannot write the shards", out),
+        sole_writer(out, lock=f".{out.name}.lock", wait=False, busy=busy),
+    ):
+        shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+        try:
+            partial.mkdir()
+            manifest = _fill(partial, making, shard_bytes, notes)
+            if out.exists():
+                out.rmdir()
+            partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
