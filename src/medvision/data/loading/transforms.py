@@ -15,31 +15,11 @@ from medvision.errors import MedvisionError, did_you_mean
 REFERENCE = "see the albumentations 2 reference"
 
 
-def resize_image(image: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    """Bring an image to a square.
-
-    It shrinks by area, which averages what is lost instead of skipping it, and grows bilinearly.
-
-    Args:
-        image: (H, W, C), values in [0, 255].
-        size_px: Height and width of the result; pixels.
-
-    Returns:
-        Image (size_px, size_px, C).
-    """
-    if image.shape[:2] == (size_px, size_px):
-        return image
-    shrinks = min(image.shape[:2]) > size_px
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(image, (size_px, size_px), interpolation=interpolation)
-    shape = (size_px, size_px, image.shape[2])  # OpenCV drops the axis of a single channel
-    return resized.reshape(shape).astype(np.uint8, copy=False)
-
-
 def resize(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, size_px: int) -> Pixels:
     """Bring an image, and the class indices of its mask if it has one, to a square.
 
-    Masks take the nearest pixel centre, so no class is invented between two.
+    An image shrinks by area, which averages what is lost instead of skipping it, and grows
+    bilinearly. Masks take the nearest pixel centre, so no class is invented between two.
 
     Args:
         image: (H, W, C), values in [0, 255].
@@ -49,10 +29,16 @@ def resize(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, size_px: in
     Returns:
         Image (size_px, size_px, C) and mask (size_px, size_px) or None.
     """
-    if mask is not None and image.shape[:2] != (size_px, size_px):
-        nearest = cv2.resize(mask, (size_px, size_px), interpolation=cv2.INTER_NEAREST_EXACT)
+    size = (size_px, size_px)
+    if image.shape[:2] == size:
+        return image, mask
+    if mask is not None:
+        nearest = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
         mask = nearest.astype(np.uint8, copy=False)
-    return resize_image(image, size_px), mask
+    shrinks = min(image.shape[:2]) > size_px
+    resized = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    # OpenCV drops the axis of a single channel
+    return resized.reshape(*size, image.shape[2]).astype(np.uint8, copy=False), mask
 
 
 class Transform:
