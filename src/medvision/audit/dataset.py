@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from medvision.data.discovery.class_folders import CLASS_LAYOUT, scan_classes
 from medvision.data.discovery.folders import SEGMENTATION_LAYOUT, Scan, subfolders
 from medvision.data.discovery.index import (
+    Index,
     existing_folder,
     folder_names,
     index_classification,
@@ -28,7 +28,7 @@ from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.reading import Reading
 from medvision.data.samples import SampleTable, StringColumn, count_names
 from medvision.data.validation.properties import ImageProperties, MaskProperties
-from medvision.data.validation.validate import check_files
+from medvision.data.validation.validate import Advance, check_files
 from medvision.errors import MedvisionError
 
 
@@ -140,7 +140,6 @@ class AuditedSet(ListedSet):
 
 
 Task = Literal["classification", "segmentation", "numbers"]
-Advance = Callable[[int, int], None]
 
 
 @dataclass(kw_only=True)
@@ -241,23 +240,24 @@ def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> F
     faults: list[tuple[str, str]] = []
     try:
         if task == "segmentation":
-            masks = index_segmentation(root, mask_suffix=mask_suffix, group_pattern=group_pattern)
-            samples, more = masks.samples, masks.notes
+            found = index_segmentation(root, mask_suffix=mask_suffix, group_pattern=group_pattern)
         elif task == "numbers":
-            listed = index_listed(root, group_pattern=group_pattern)
-            samples, more = listed.samples, listed.notes
+            found = index_listed(root, group_pattern=group_pattern)
         else:
-            classes = index_classification(root, group_pattern=group_pattern)
-            samples, more = classes.samples, classes.notes
+            found = index_classification(root, group_pattern=group_pattern)
     except MedvisionError as error:
         if group_pattern is not None or (root / "splits.csv").is_file():
             raise
-        usable = _scan(root, task, mask_suffix)
-        if not usable.samples or (task == "classification" and not _are_classes(usable)):
+        has_masks = task == "segmentation"
+        usable = (
+            scan_segmentation(root, mask_suffix=mask_suffix) if has_masks else scan_classes(root)
+        )
+        if not usable.samples or not (has_masks or _are_classes(usable)):
             raise
         faults = _faults(root, usable, error)
-        samples, more = usable.samples, usable.notes
-    return Folder(root=root, task=task, samples=samples, faults=faults, notes=[*notes, *more])
+        found = Index(samples=usable.samples, notes=usable.notes)
+    notes = [*notes, *found.notes]
+    return Folder(root=root, task=task, samples=found.samples, faults=faults, notes=notes)
 
 
 def _task(root: Path) -> tuple[Task, list[str]]:
@@ -266,9 +266,10 @@ def _task(root: Path) -> tuple[Task, list[str]]:
     if listed is not None:
         return ("numbers" if _are_numbers(root / "splits.csv") else listed), []
     names = folder_names(root)
-    classes = _scan(root, "classification", "")
+    classes = scan_classes(root)
     if any({"images", "masks"} <= found for found in names):
-        others = sorted({s.target for s in classes.samples if s.target.lower() not in _PAIR})
+        names_of_classes = classes.samples.targets.numbered()[0]
+        others = [name for name in names_of_classes if name.lower() not in ("images", "masks")]
         note = f"read as images with masks; {count_names(others)} beside them is left out"
         return "segmentation", [note] if others else []
     if _are_classes(classes):
@@ -283,7 +284,6 @@ def _task(root: Path) -> tuple[Task, list[str]]:
     )
 
 
-_PAIR = ("images", "masks")
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?([\s;,]+[-+]?[\d.]+(e[-+]?\d+)?)*", re.IGNORECASE)
 
 
@@ -294,21 +294,22 @@ def _are_numbers(table: Path) -> bool:
     return all(map(_NUMBERS.fullmatch, names)) and not all(map(str.isdecimal, names))
 
 
-def _scan(root: Path, task: Task, mask_suffix: str) -> Scan:
-    if task == "segmentation":
-        return scan_segmentation(root, mask_suffix=mask_suffix)
-    return scan_classes(root)
-
-
 def _are_classes(found: Scan) -> bool:
-    return len({sample.target for sample in found.samples}) > 1
+    return len(found.samples.targets.numbered()[0]) > 1
 
 
 def _faults(root: Path, usable: Scan, error: MedvisionError) -> list[tuple[str, str]]:
     """Each image that has no mask of its own; or else what is wrong with the folders."""
-    placed = {sample.path for sample in usable.samples}
+    placed = set(usable.samples.paths)
     lost = [(image, "no mask goes with it alone") for image in usable.images if image not in placed]
-    return lost or [(_below(root, p.where), p.what) for p in usable.problems or [error]]
+    places = [(Path(p.where or root), p.what) for p in usable.problems or [error]]
+    return lost or [
+        (
+            p.relative_to(root).as_posix() if p != root and p.is_relative_to(root) else root.name,
+            what,
+        )
+        for p, what in places
+    ]
 
 
 def _two_roots(root: Path, against: Path) -> list[Path]:
@@ -319,13 +320,6 @@ def _two_roots(root: Path, against: Path) -> list[Path]:
             "the two folders share files", where=str(against), hint="give folders that lie apart"
         )
     return roots
-
-
-def _below(root: Path, where: str | None) -> str:
-    """The file or folder below the root, or the name of the root itself."""
-    place = Path(where or root)
-    inside = place.is_relative_to(root) and place != root
-    return place.relative_to(root).as_posix() if inside else root.name
 
 
 def _told(advance: Advance, before: int, total: int, done: int, _: int) -> None:

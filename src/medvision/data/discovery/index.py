@@ -29,6 +29,7 @@ from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.data.splits.groups import given_groups, group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
 
+Task = Literal["segmentation", "classification"]
 Targets = Literal["masks", "classes", "texts"]
 _ONE = {"masks": "mask", "classes": "class", "texts": "target"}
 _OR_ELSE = {
@@ -150,7 +151,7 @@ def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
     return root
 
 
-def task_in_csv(root: Path) -> Literal["segmentation", "classification"] | None:
+def task_in_csv(root: Path) -> Task | None:
     """Task by the targets in ``ROOT/splits.csv``, files or names of classes; None without any."""
     table = root / "splits.csv"
     targets = [s.target for s in read_splits(table) if s.target] if table.is_file() else []

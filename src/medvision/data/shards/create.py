@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.discovery.index import (
+    Task,
     existing_folder,
     folder_names,
     index_classification,
@@ -128,7 +129,6 @@ def _padded(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-Task = Literal["segmentation", "classification"]
 Advance = Callable[[str, int, int], None]
 """Told what is being done, and how many of how many samples are."""
 
@@ -331,7 +331,7 @@ def make_shards(
         task: What the folder is for; None: what its layout says.
         shard_bytes: Largest size of a shard.
         group_pattern: As for `index_segmentation`.
-        mask_suffix: As for `index_segmentation`.
+        mask_suffix: What the name of a mask adds to the name of its image.
         num_classes: As for `read_mask`.
         color_map: As for `read_mask`.
         value_range: As for `read_image`.
