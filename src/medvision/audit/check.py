@@ -18,7 +18,7 @@ from medvision.audit.duplicates import (
     duplicate_numbers,
     find_duplicates,
 )
-from medvision.audit.finding import SEVERITIES, Finding, Severity
+from medvision.audit.finding import SEVERITIES, Finding, Severity, finding_about
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
@@ -68,12 +68,12 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
     severity: Severity = "leak" if (of, into) == ("test", "train") else "warning"
 
     def tell(kind: str, pairs: list[Pair], words: str) -> Finding:
-        return Finding(
+        return finding_about(
+            data,
+            [pair.first for pair in pairs],
             kind=f"{kind}_duplicates_{of}_{into}",
             severity=severity,
             text=f"{len(pairs)} of {total} {of} images {words}",
-            count=len(pairs),
-            files=tuple(data.shown(pair.first) for pair in pairs),
             advice=_ADVICE[of, into],
         )
 
@@ -117,25 +117,25 @@ def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
         rows = [row for group in groups for row in group]
         if not rows:
             continue
-        yield Finding(
+        yield finding_about(
+            data,
+            rows,
             kind=f"{kind}_duplicates",
             severity="note" if has_splits else "warning",
             text=f"{len(rows)} of {len(data)} images {words}, in {counted(len(groups), 'group')}",
-            count=len(rows),
-            files=tuple(data.shown(row) for row in rows),
             advice="" if has_splits else f"a random split would part them: {_GROUPED}",
         )
     tested = found.near.members("test")
     spare = sum(map(len, tested)) - len(tested)
     if spare:
         total = int((found.near.splits == "test").sum())
-        yield Finding(
+        yield finding_about(
+            data,
+            [row for group in tested for row in group[1:]],
             kind="repeated_test_images",
             severity="warning",
             text=f"{total} test images show {total - spare} different pictures:"
             " intervals of a score are narrower than they should be",
-            count=spare,
-            files=tuple(data.shown(row) for group in tested for row in group[1:]),
             advice="keep one of each group in test",
         )
 

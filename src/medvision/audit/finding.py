@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -57,7 +58,7 @@ def some_of(count: int, total: int, noun: str, verb: str = "are") -> str:
 
 def finding_about(
     data: ListedSet,
-    rows: NDArray[np.intp],
+    rows: Iterable[int] | NDArray[np.intp],
     *,
     kind: str,
     severity: Severity,
@@ -65,7 +66,7 @@ def finding_about(
     advice: str,
 ) -> Finding:
     """Return a finding about the images of some rows, named in this order."""
-    files = tuple(map(data.shown, rows.tolist()))
+    files = tuple(data.shown(int(row)) for row in rows)
     return Finding(
         kind=kind, severity=severity, text=text, count=len(files), files=files, advice=advice
     )

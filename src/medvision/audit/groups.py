@@ -46,17 +46,13 @@ def group_findings(data: ListedSet) -> list[Finding]:
         if data.has_classes
         else "mend the given split, or leave it out: a drawn one keeps groups together"
     )
-    return [
-        Finding(
-            kind="groups_across_splits",
-            severity="leak",
-            text=f"{torn.sum()} of {len(torn)} groups (patients, videos) {verb} in more than one"
-            f" split, with {' and '.join(told)}",
-            count=len(rows),
-            files=tuple(map(data.shown, rows.tolist())),
-            advice=f"scores on them are too high; {advice}",
-        )
-    ]
+    text = (
+        f"{torn.sum()} of {len(torn)} groups (patients, videos) {verb} in more than one"
+        f" split, with {' and '.join(told)}"
+    )
+    advice = f"scores on them are too high; {advice}"
+    kind = "groups_across_splits"
+    return [finding_about(data, rows, kind=kind, severity="leak", text=text, advice=advice)]
 
 
 WORDS = (

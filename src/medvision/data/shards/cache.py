@@ -70,30 +70,22 @@ class ShardCache:
 
     def _make_space(self, num_bytes: int) -> None:
         """Remove what was used longest ago until there is room."""
-        found = []
+        found, kept = [], 0
         for path in self.folder.iterdir():
-            if path.suffix == _LOCK or (path.suffix == _ARRIVING and self._is_arriving(path)):
+            if path.suffix == _LOCK:
                 continue
             try:
                 state = path.stat()
             except FileNotFoundError:  # it has arrived, or failed
                 continue
-            found.append((state.st_mtime_ns, state.st_size, path))
-        kept = sum(size for _, size, _ in found) + self._arriving_bytes()
+            kept += state.st_size
+            if path.suffix != _ARRIVING or not self._is_arriving(path):
+                found.append((state.st_mtime_ns, state.st_size, path))
         for _, size, path in sorted(found):
             if kept + num_bytes <= self.max_bytes:
                 return
             path.unlink(missing_ok=True)
             kept -= size
-
-    def _arriving_bytes(self) -> int:
-        total = 0
-        for path in self.folder.glob(f"*{_ARRIVING}"):
-            try:
-                total += path.stat().st_size if self._is_arriving(path) else 0
-            except FileNotFoundError:
-                continue
-        return total
 
     def _is_arriving(self, path: Path) -> bool:
         """Whether a process is at it; one that was killed has left it otherwise."""
