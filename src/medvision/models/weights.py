@@ -149,8 +149,7 @@ def load_encoder_weights(
                 hint=f"use a file, packaged (encoder {PACKAGED_ENCODER}) or none",
             ),
             "packaged": lambda: packaged(
-                name,
-                hint=f"use model.encoder={PACKAGED_ENCODER}, the one encoder that has them",
+                name, hint=f"use model.encoder={PACKAGED_ENCODER}, the one encoder that has them"
             ),
         },
         unstated=lambda: _statistics_of_encoder(name),

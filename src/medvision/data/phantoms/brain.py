@@ -130,24 +130,10 @@ _SLICES = (_AXIAL, _CORONAL, _SAGITTAL)
 
 
 def draw_brain(index: int, label: int, *, size_px: int, seed: int) -> NDArray[np.uint8]:
-    """Draw one slice of a class.
+    """Draw one slice of a class, index into ``BRAIN_CLASSES``, as `draw_chest` draws a radiograph.
 
-    The same arguments give the same pixels in any order, process and number of threads. Another
-    size shows the same patient; another label shows the same slice of the same patient with
-    another tumour or none, and changes nothing away from the tumours.
-
-    Args:
-        index: Number of the patient, 0 or greater.
-        label: 0 glioma, 1 meningioma, 2 no tumour, 3 pituitary tumour: the index into
-            ``BRAIN_CLASSES``.
-        size_px: Height and width in pixels, 16 or greater.
-        seed: Number of the data set, 0 or greater.
-
-    Returns:
-        The grey image (H, W) in [0, 255].
-
-    Raises:
-        ValueError: If an argument is out of its range.
+    Another label shows the same slice of the same patient with another tumour or none, and changes
+    nothing away from the tumours.
     """
     check_at_least(("index", index, 0), ("size_px", size_px, 16), ("seed", seed, 0))
     check_label(label, len(BRAIN_CLASSES))

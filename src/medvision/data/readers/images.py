@@ -45,10 +45,7 @@ def read_image(
 
 
 def read_mask(
-    path: Path,
-    *,
-    num_classes: int = 2,
-    color_map: Sequence[tuple[int, int, int]] | None = None,
+    path: Path, *, num_classes: int = 2, color_map: Sequence[tuple[int, int, int]] | None = None
 ) -> NDArray[np.uint8]:
     """Return a mask file as uint8 (H, W) class indices in [0, K).
 
@@ -104,10 +101,7 @@ def as_bytes(
 
 
 def _shown(
-    values: NDArray[Any],
-    pixels: DicomPixels,
-    value_range: tuple[float, float] | None,
-    where: str,
+    values: NDArray[Any], pixels: DicomPixels, value_range: tuple[float, float] | None, where: str
 ) -> NDArray[np.uint8]:
     """As a viewer shows them, unless the user says which values are black and white."""
     if value_range is None and pixels.display is not None:

@@ -23,10 +23,7 @@ _THIN = 0.005  # of the pixels
 
 
 def class_indices(
-    picture: Picture,
-    *,
-    num_classes: int,
-    color_map: Sequence[Sequence[int]] | None,
+    picture: Picture, *, num_classes: int, color_map: Sequence[Sequence[int]] | None
 ) -> NDArray[np.uint8]:
     """Return uint8 (H, W) class indices in [0, K), by the rules of `read_mask`.
 

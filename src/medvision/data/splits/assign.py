@@ -173,10 +173,7 @@ def draw_split(
     to_missing = np.isin(drawn, [_CODE[name] for name in missing])
     place = np.where(unplaced | (lent & to_missing), drawn, 1 + given.argmax(axis=1))
     places = _Places(
-        samples=table,
-        groups=groups,
-        split=place.astype(np.uint8),
-        movable=unplaced | lent,
+        samples=table, groups=groups, split=place.astype(np.uint8), movable=unplaced | lent
     )
     held = given[~places.movable].any(axis=0)
     fixed = {STAGES[k] for k in np.flatnonzero(held).tolist()}

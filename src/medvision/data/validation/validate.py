@@ -80,9 +80,7 @@ def _refuse(root: Path, faults: Faults, looked_at: int, total: int, on_error: On
     if looked_at < total:
         of = f"the {looked_at} (of {total}) images that were looked at"
     raise MedvisionError(
-        f"{len(faults)} of {of} cannot be used: {count_names(reasons)}",
-        where=str(root),
-        hint=hint,
+        f"{len(faults)} of {of} cannot be used: {count_names(reasons)}", where=str(root), hint=hint
     )
 
 
