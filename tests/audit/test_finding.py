@@ -6,7 +6,7 @@ import pytest
 
 from medvision.audit.classes import class_findings
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.finding import SEVERITIES, Finding, finding_about, some_of
+from medvision.audit.finding import SEVERITIES, Finding, findings_of, some_of
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.shortcuts import shortcut_findings, shortcut_scores
@@ -28,9 +28,8 @@ def test_leaks_conflicts_and_faults_spoil_and_the_rest_does_not() -> None:
 
 
 def test_a_finding_about_rows_names_their_files_in_order(make_set: MakeSet) -> None:
-    finding = finding_about(
-        make_set(["a.png", "b.png", "c.png"]),
-        np.array([2, 0]),
+    (finding,) = findings_of(
+        make_set(["a.png", "b.png", "c.png"]).names(np.array([2, 0])),
         kind="k",
         severity="note",
         text="t",

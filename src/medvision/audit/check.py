@@ -18,7 +18,7 @@ from medvision.audit.duplicates import (
     duplicate_numbers,
     find_duplicates,
 )
-from medvision.audit.finding import SEVERITIES, Finding, Severity, finding_about
+from medvision.audit.finding import SEVERITIES, Finding, Severity, findings_of
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
@@ -67,10 +67,9 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
     total = int((found.near.splits == of).sum())
     severity: Severity = "leak" if (of, into) == ("test", "train") else "warning"
 
-    def tell(kind: str, pairs: list[Pair], words: str) -> Finding:
-        return finding_about(
-            data,
-            [pair.first for pair in pairs],
+    def tell(kind: str, pairs: list[Pair], words: str) -> list[Finding]:
+        return findings_of(
+            data.names([pair.first for pair in pairs]),
             kind=f"{kind}_duplicates_{of}_{into}",
             severity=severity,
             text=f"{len(pairs)} of {total} {of} images {words}",
@@ -78,11 +77,11 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
         )
 
     if equal:
-        yield tell("exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {into}")
+        yield from tell("exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {into}")
     if len(pairs) > len(equal):
         told = f", {len(equal)} of them an identical one" if equal else ""
         words = f"{_verb(pairs, 'has', 'have')} a near-duplicate in {into}{told}"
-        yield tell("near", pairs, words)
+        yield from tell("near", pairs, words)
 
 
 def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
@@ -115,11 +114,8 @@ def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
     ):
         groups = copies.members()
         rows = [row for group in groups for row in group]
-        if not rows:
-            continue
-        yield finding_about(
-            data,
-            rows,
+        yield from findings_of(
+            data.names(rows),
             kind=f"{kind}_duplicates",
             severity="note" if has_splits else "warning",
             text=f"{len(rows)} of {len(data)} images {words}, in {counted(len(groups), 'group')}",
@@ -127,17 +123,15 @@ def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
         )
     tested = found.near.members("test")
     spare = sum(map(len, tested)) - len(tested)
-    if spare:
-        total = int((found.near.splits == "test").sum())
-        yield finding_about(
-            data,
-            [row for group in tested for row in group[1:]],
-            kind="repeated_test_images",
-            severity="warning",
-            text=f"{total} test images show {total - spare} different pictures:"
-            " intervals of a score are narrower than they should be",
-            advice="keep one of each group in test",
-        )
+    total = int((found.near.splits == "test").sum())
+    yield from findings_of(
+        data.names([row for group in tested for row in group[1:]]),
+        kind="repeated_test_images",
+        severity="warning",
+        text=f"{total} test images show {total - spare} different pictures:"
+        " intervals of a score are narrower than they should be",
+        advice="keep one of each group in test",
+    )
 
 
 def _verb(subjects: Sized, one: str, many: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -90,6 +91,10 @@ class ListedSet:
             return path
         root, distinct = self.roots[int(self.origin[row])], len({r.name for r in self.roots}) > 1
         return f"{root.name if distinct else root.as_posix()}/{path}"
+
+    def names(self, rows: Iterable[int] | NDArray[np.intp]) -> list[str]:
+        """What `shown` says of some rows."""
+        return [self.shown(int(row)) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,7 +139,7 @@ def duplicate_numbers(data: AuditedSet, found: Duplicates) -> dict[str, Any]:
 def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
     """A pair as audit.json writes it."""
     record: dict[str, Any] = {
-        "files": [data.shown(row) for row in pair.rows],
+        "files": data.names(pair.rows),
         "splits": [data.samples.splits[row] for row in pair.rows],
         "relation": pair.relation,
         "similarity": round(pair.similarity, 4),
@@ -164,7 +164,7 @@ def shared_foreground(data: AuditedSet, one: int, other: int) -> float:
 def _group(data: AuditedSet, pair: Pair) -> list[str]:
     """All images that show the picture of a pair."""
     rows = np.flatnonzero(data.near_duplicates.groups == data.near_duplicates.groups[pair.first])
-    return [data.shown(row) for row in rows.tolist()]
+    return data.names(rows)
 
 
 def _numbers(data: AuditedSet, copies: Copies) -> dict[str, Any]:
@@ -175,7 +175,7 @@ def _numbers(data: AuditedSet, copies: Copies) -> dict[str, Any]:
         "largest_group": max(map(len, members), default=0),
         "groups_across_splits": sum(len(set(copies.splits[rows])) > 1 for rows in members),
         **{f"{of}_images_in_{into}": len(copies.rows(of, into)) for of, into in CROSSINGS},
-        "members": [[data.shown(row) for row in rows] for rows in members],
+        "members": [data.names(rows) for rows in members],
     }
 
 

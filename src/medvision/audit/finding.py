@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from medvision.audit.dataset import ListedSet
 
 Severity = Literal["leak", "conflict", "fault", "warning", "note"]
 
@@ -56,20 +54,14 @@ def some_of(count: int, total: int, noun: str, verb: str = "are") -> str:
     return f"{count} of {total} {noun} {singular[verb] if count == 1 else verb}"
 
 
-def finding_about(
-    data: ListedSet,
-    rows: Iterable[int] | NDArray[np.intp],
-    *,
-    kind: str,
-    severity: Severity,
-    text: str,
-    advice: str,
-) -> Finding:
-    """Return a finding about the images of some rows, named in this order."""
-    files = tuple(data.shown(int(row)) for row in rows)
-    return Finding(
-        kind=kind, severity=severity, text=text, count=len(files), files=files, advice=advice
+def findings_of(
+    files: Sequence[str], *, kind: str, severity: Severity, text: str, advice: str
+) -> list[Finding]:
+    """Return the finding about some files, in this order; none about no files."""
+    found = Finding(
+        kind=kind, severity=severity, text=text, count=len(files), files=tuple(files), advice=advice
     )
+    return [found] if files else []
 
 
 MIN_VALUES = 20

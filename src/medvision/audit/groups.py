@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import ListedSet
-from medvision.audit.finding import Finding, finding_about
+from medvision.audit.finding import Finding, findings_of
 from medvision.types import STAGES
 
 
@@ -31,8 +31,6 @@ def group_findings(data: ListedSet) -> list[Finding]:
     for column, stage in enumerate(STAGES):
         inside[groups[splits[known] == stage], column] = True
     torn = inside.sum(axis=1) > 1
-    if not torn.any():
-        return []
     concerned = {stage: known[torn[groups] & (splits[known] == stage)] for stage in ("test", "val")}
     told = [
         f"{len(rows)} of {int((splits == stage).sum())} {stage} images"
@@ -52,7 +50,7 @@ def group_findings(data: ListedSet) -> list[Finding]:
     )
     advice = f"scores on them are too high; {advice}"
     kind = "groups_across_splits"
-    return [finding_about(data, rows, kind=kind, severity="leak", text=text, advice=advice)]
+    return findings_of(data.names(rows), kind=kind, severity="leak", text=text, advice=advice)
 
 
 WORDS = (
@@ -280,12 +278,13 @@ def _hint(
     )
     if (splits != "").any():
         text += f"; if so, it ties {ties}" if ties else ", none of them in two splits"
-    return finding_about(
-        data,
-        alone[rows if len(rows) else _repeated(keys)],
+    files = tuple(data.names(alone[rows if len(rows) else _repeated(keys)]))
+    return Finding(
         kind="unused_ids_in_names",
         severity="warning",
         text=text + aside,
+        count=len(files),
+        files=files,
         advice="ask where the files come from, as numbers may start again in every class or"
         f" split; if they name patients, set data.group_pattern='{pattern}': splits that are drawn"
         " then keep each together",

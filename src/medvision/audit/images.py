@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from medvision.audit.finding import (
     Finding,
     Severity,
     far_rows,
-    finding_about,
+    findings_of,
     robust_distance,
     some_of,
 )
@@ -55,23 +54,24 @@ def image_findings(data: AuditedSet) -> list[Finding]:
     ]
 
 
-def _unusable(data: AuditedSet) -> Iterator[Finding]:
+def _unusable(data: AuditedSet) -> list[Finding]:
     found = [(path, reason) for path, reason in data.faults if not is_mask_fault(reason)]
-    if not found:
-        return
-    yield Finding(
+    return findings_of(
+        [path for path, _ in found],
         kind="unreadable",
         severity="fault",
         text=f"{len(found)} of {len(data) + len(data.faults)} images cannot be used:"
-        f" {count_names([f'{path} ({why})' for path, why in found], shown=2)}",
-        count=len(found),
-        files=tuple(path for path, _ in found),
+        f" {_told(found)}",
         advice="mend or remove them; data.on_error=skip leaves them out of a run",
     )
 
 
-def _constant(data: AuditedSet) -> Iterator[Finding]:
-    spread = data.properties.high.astype(int) - data.properties.low
+def _told(found: list[tuple[str, str]]) -> str:
+    return count_names([f"{path} ({reason})" for path, reason in found], shown=2)
+
+
+def _constant(data: AuditedSet) -> list[Finding]:
+    spread, findings = data.properties.high.astype(int) - data.properties.low, []
     for kind, what, flat in (
         ("constant_images", "one and the same value all over", spread == 0),
         (
@@ -81,13 +81,17 @@ def _constant(data: AuditedSet) -> Iterator[Finding]:
         ),
     ):
         rows = np.flatnonzero(flat)
-        if len(rows):
-            text = f"{some_of(len(rows), len(data), 'images')} {what}"
-            advice = "they show nothing: look whether the files were damaged, and remove them"
-            yield finding_about(data, rows, kind=kind, severity="warning", text=text, advice=advice)
+        findings += findings_of(
+            data.names(rows),
+            kind=kind,
+            severity="warning",
+            text=f"{some_of(len(rows), len(data), 'images')} {what}",
+            advice="they show nothing: look whether the files were damaged, and remove them",
+        )
+    return findings
 
 
-def _sizes(data: AuditedSet) -> Iterator[Finding]:
+def _sizes(data: AuditedSet) -> list[Finding]:
     """Images with twice or half the usual height or width, as far as that is rare."""
     height, width = data.properties.height, data.properties.width
     distance = np.maximum(
@@ -95,12 +99,11 @@ def _sizes(data: AuditedSet) -> Iterator[Finding]:
     )
     rows = far_rows(distance, limit=5)
     if not len(rows):
-        return
+        return []
     told = [f"{width[row]} x {height[row]}" for row in rows]
     usual = f"{np.median(width):.0f} x {np.median(height):.0f}"
-    yield finding_about(
-        data,
-        rows,
+    return findings_of(
+        data.names(rows),
         kind="size_outliers",
         severity="note",
         text=f"{some_of(len(rows), len(data), 'images')} far larger or smaller than the others:"
@@ -110,17 +113,16 @@ def _sizes(data: AuditedSet) -> Iterator[Finding]:
     )
 
 
-def _intensities(data: AuditedSet) -> Iterator[Finding]:
+def _intensities(data: AuditedSet) -> list[Finding]:
     mean, std = data.properties.mean, data.properties.std
     distance = np.maximum(robust_distance(mean, floor=6), robust_distance(std, floor=6))
     distance[data.properties.high.astype(int) - data.properties.low < MIN_RANGE] = 0  # told already
     rows = far_rows(distance, limit=5, most=0.01)
     if not len(rows):
-        return
+        return []
     first = rows[0]
-    yield finding_about(
-        data,
-        rows,
+    return findings_of(
+        data.names(rows),
         kind="intensity_outliers",
         severity="note",
         text=f"{some_of(len(rows), len(data), 'images')} far from the others in brightness or"
@@ -131,14 +133,11 @@ def _intensities(data: AuditedSet) -> Iterator[Finding]:
     )
 
 
-def _depths(data: AuditedSet) -> Iterator[Finding]:
+def _depths(data: AuditedSet) -> list[Finding]:
     deep = data.properties.bits > 8
-    if deep.all() or not deep.any():
-        return
     rows = np.flatnonzero(deep if 2 * deep.sum() <= len(data) else ~deep)
-    yield finding_about(
-        data,
-        rows,
+    return findings_of(
+        data.names(rows),
         kind="mixed_bit_depths",
         severity="warning",
         text=f"{some_of(int(deep.sum()), len(data), 'images', 'have')} more than 8 bits, which"
@@ -149,11 +148,11 @@ def _depths(data: AuditedSet) -> Iterator[Finding]:
 
 def _mixed(
     data: AuditedSet, kinds: NDArray[np.str_], *, kind: str, what: str, advice: str
-) -> Iterator[Finding]:
+) -> list[Finding]:
     """Say how many files are of which kind, and whether train and test hold them alike."""
     names, which, counts = np.unique(kinds, return_inverse=True, return_counts=True)
     if len(names) < 2:
-        return
+        return []
     order = np.argsort(-counts, kind="stable")
     text = f"{what}: {', '.join(f'{counts[k]} {names[k]}' for k in order)}"
     rows = np.flatnonzero(which != order[0])
@@ -170,7 +169,7 @@ def _mixed(
                 f"; {100 * shares[0][most]:.0f} % of train and {100 * shares[1][most]:.0f} % of"
                 f" test are {names[most]}"
             )
-    yield finding_about(data, rows, kind=kind, severity=severity, text=text, advice=advice)
+    return findings_of(data.names(rows), kind=kind, severity=severity, text=text, advice=advice)
 
 
 MAX_GREY = 0.02
@@ -202,11 +201,11 @@ def is_mask_fault(reason: str) -> bool:
     return bool(_SIZES.search(reason) or _VALUES.search(reason))
 
 
-def _mask_sizes(data: AuditedSet) -> Iterator[Finding]:
-    found = [(p, match) for p, reason in data.faults if (match := _SIZES.search(reason))]
+def _mask_sizes(data: AuditedSet) -> list[Finding]:
+    found = [(path, reason) for path, reason in data.faults if _SIZES.search(reason)]
     if not found:
-        return
-    sizes = [[int(number) for number in match.groups()] for _, match in found]
+        return []
+    sizes = [[int(number) for number in _SIZES.findall(reason)[0]] for _, reason in found]
     by_one = [max(abs(a - c), abs(b - d)) == 1 for a, b, c, d in sizes]
     turned = [(a, b) == (d, c) for a, b, c, d in sizes]
     width, height, image_width, image_height = sizes[0]
@@ -225,36 +224,29 @@ def _mask_sizes(data: AuditedSet) -> Iterator[Finding]:
         advice = "find the step that rounded the size; cut or pad the masks where it added a line"
     elif any(turned):
         advice = "look for images that are stored turned (EXIF) and masks that are not"
-    yield Finding(
+    return findings_of(
+        [path for path, _ in found],
         kind="mask_size",
         severity="fault",
         text=", ".join(parts),
-        count=len(found),
-        files=tuple(path for path, _ in found),
         advice=advice,
     )
 
 
-def _mask_values(data: AuditedSet) -> Iterator[Finding]:
+def _mask_values(data: AuditedSet) -> list[Finding]:
     found = [(p, r) for p, r in data.faults if _VALUES.search(r) and not _SIZES.search(r)]
-    if not found:
-        return
-    told = [f"{path} ({reason})" for path, reason in found]
-    yield Finding(
+    return findings_of(
+        [path for path, _ in found],
         kind="mask_values",
         severity="fault",
         text=f"{some_of(len(found), len(data) + len(data.faults), 'masks', 'hold')} values that"
-        f" are not those of classes: {count_names(told, shown=2)}",
-        count=len(found),
-        files=tuple(path for path, _ in found),
+        f" are not those of classes: {_told(found)}",
         advice="store 0/1 or 0/255, or state data.class_names or data.color_map",
     )
 
 
-def _empty(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
+def _empty(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     rows = np.flatnonzero(mask.foreground == 0)
-    if not len(rows):
-        return
     text = some_of(len(rows), len(data), "masks") + " empty"
     held = [(stage, data.splits == stage) for stage in STAGES]
     told = [f"{stage} {int(inside[rows].sum())}" for stage, inside in held if inside.any()]
@@ -267,17 +259,16 @@ def _empty(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     if len(rows) == len(data):
         text, severity = "all masks are empty", "fault"
         advice = "there is nothing to learn: check which value of the masks means foreground"
-    yield finding_about(data, rows, kind="empty_masks", severity=severity, text=text, advice=advice)
+    return findings_of(
+        data.names(rows), kind="empty_masks", severity=severity, text=text, advice=advice
+    )
 
 
-def _full(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
+def _full(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     rows = np.flatnonzero(mask.foreground == 1)
-    if not len(rows):
-        return
     every = len(rows) == len(data)
-    yield finding_about(
-        data,
-        rows,
+    return findings_of(
+        data.names(rows),
         kind="full_masks",
         severity="fault" if every and data.num_classes == 2 else "warning",
         text="all masks are full" if every else some_of(len(rows), len(data), "masks") + " full",
@@ -285,15 +276,14 @@ def _full(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     )
 
 
-def _grey(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
+def _grey(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     soft = (mask.grey > MAX_GREY) | ((mask.grey > mask.foreground) & (mask.grey > MAX_GREY / 10))
     rows = np.flatnonzero(soft)
     if not len(rows):
-        return
+        return []
     rows = rows[np.argsort(-mask.grey[rows], kind="stable")]
-    yield finding_about(
-        data,
-        rows,
+    return findings_of(
+        data.names(rows),
         kind="soft_masks",
         severity="warning",
         text=f"{some_of(len(rows), len(data), 'masks')} not binary: up to"
@@ -303,11 +293,9 @@ def _grey(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     )
 
 
-def _inverted(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
+def _inverted(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     odd = (mask.frame > 0.5) & (mask.foreground > 0.5) & (mask.foreground < 1)
     rows = np.flatnonzero(odd)
-    if not len(rows):
-        return
     text = (
         f"{some_of(len(rows), len(data), 'masks', 'look')} inverted: most of the image and of its"
         f" frame is foreground, and the frame is background in {int((mask.frame < 0.5).sum())}"
@@ -318,9 +306,8 @@ def _inverted(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
             f"in {len(rows)} of {len(data)} masks most of the image and of its frame is"
             " foreground: background and foreground may be exchanged"
         )
-    yield finding_about(
-        data,
-        rows[np.argsort(-mask.frame[rows], kind="stable")],
+    return findings_of(
+        data.names(rows[np.argsort(-mask.frame[rows], kind="stable")]),
         kind="inverted_masks",
         severity="warning",
         text=text,
@@ -328,20 +315,17 @@ def _inverted(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     )
 
 
-def _shared(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
+def _shared(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     """Tell of masks that belong to several images which do not show the same picture."""
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     _, which = np.unique(mask.mask_hash[drawn], return_inverse=True)
     uses = np.unique(np.stack([which, data.near_duplicates.groups[drawn]]), axis=1)[0]
     pictures = np.bincount(uses)  # of each mask, twins counted once
     shared = np.flatnonzero(pictures[which] > 1)
-    if not len(shared):
-        return
     copied = int((pictures > 1).sum())
     order = np.lexsort((shared, which[shared], -pictures[which[shared]]))
-    yield finding_about(
-        data,
-        drawn[shared[order]],
+    return findings_of(
+        data.names(drawn[shared[order]]),
         kind="shared_masks",
         severity="warning",
         text=f"{len(shared)} images that do not all look alike share {copied}"
@@ -350,18 +334,17 @@ def _shared(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
     )
 
 
-def _far(data: AuditedSet, mask: MaskProperties) -> Iterator[Finding]:
+def _far(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     share = mask.foreground[drawn].astype(np.float64)
     distance = robust_distance(np.log2(share / (1 - share)), floor=0.5)
     rows = drawn[far_rows(distance, limit=5)]
     if not len(rows):
-        return
+        return []
     least, most = 100 * float(mask.foreground[rows].min()), 100 * float(mask.foreground[rows].max())
     span = f"{least:.2g} %" if len(rows) == 1 else f"{least:.2g} to {most:.2g} %"
-    yield finding_about(
-        data,
-        rows,
+    return findings_of(
+        data.names(rows),
         kind="foreground_outliers",
         severity="note",
         text=f"{some_of(len(rows), len(drawn), 'masks', 'have')} far more or less foreground"
