@@ -116,12 +116,17 @@ class RunFiles:
         return bool(self.summary.get("sealed")) and not tested
 
     @property
+    def data_config(self) -> Mapping[str, Any]:
+        """How the images were read, as in the config."""
+        data = self.config.get("data")
+        return data if isinstance(data, dict) else {}
+
+    @property
     def root(self) -> str | None:
         """Folder of the images; None for those drawn by code, or where it is not known."""
         if self.external:
             return str(self.summary["evaluated"]["data"])
-        data = self.config.get("data")
-        root = data.get("root") if isinstance(data, dict) else None
+        root = self.data_config.get("root")
         return None if root is None else str(root)
 
     @property
@@ -129,8 +134,7 @@ class RunFiles:
         """Whether the network learned from images drawn by code."""
         if not self.external:
             return bool(self.dataset.get("synthetic"))
-        data = self.config.get("data")
-        return isinstance(data, dict) and "root" in data and data["root"] is None
+        return self.data_config.get("root", "unknown") is None
 
     @property
     def class_names(self) -> Sequence[str]:
@@ -138,9 +142,7 @@ class RunFiles:
         counts = self.dataset.get("class_counts") or {}
         for by_class in counts.values():
             return list(by_class)
-        data = self.config.get("data")
-        names = data.get("class_names") if isinstance(data, dict) else None
-        return [str(name) for name in names or ()]
+        return [str(name) for name in self.data_config.get("class_names") or ()]
 
 
 def _of_validation(summary: Mapping[str, Any]) -> bool:

@@ -1,5 +1,6 @@
 """Report of a run: one self-contained page that starts with the result in one sentence."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -12,9 +13,8 @@ from medvision.files import write_atomically
 from medvision.reports.page import Picture, jpeg_picture, png_picture, render, whole
 from medvision.reports.run_facts import (
     commands,
-    data_facts,
-    groups_by_split,
-    run_facts,
+    duration,
+    groups_of,
     set_name,
 )
 from medvision.reports.run_files import RunFiles
@@ -198,6 +198,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
     calibrated = stages_with(run, ["ece_calibrated"], dict.fromkeys((run.stage, "val")))
     scored_classes, class_scores = scores_of_classes(run)
     class_counts = run.dataset.get("class_counts") or {}
+    groups, audit = groups_of(run), summary.get("audit") or {}
     splits = [stage for stage in STAGES if run.num_images.get(stage) is not None]
     if run.external:  # every image of the other set is tested
         splits = [split for split in splits if run.num_images[split]]
@@ -209,7 +210,8 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "own_parts": [(part.anchor, part.title, True) for part in sections],
         "title": title(run),
         "headline": headline(run),
-        "audit": summary.get("audit") or {},
+        "audit": audit,
+        "severities": Counter(finding.get("severity") for finding in audit.get("findings") or []),
         "tiles": tiles(run),
         "stages": stages,
         "stage_titles": STAGES,
@@ -232,11 +234,12 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
             )
         ],
         "warnings": summary.get("warnings") or [],
-        "data_facts": data_facts(run),
+        "set_name": set_name(run),
+        "groups": groups,
         "splits": splits,
         "class_counts": class_counts,
         "counted_classes": [*run.class_names] if class_counts else [],
-        "groups_in": groups_by_split(run, splits),
+        "groups_in": {s: sum(s in found for found in groups.values()) for s in splits},
         "lesion_sizes": lesion_sizes,
         "lesion_scores": scores_in(run, lesion_sizes),
         "share_in_words": share_in_words,
@@ -258,7 +261,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "further": _plots(run, {name: (words, words) for name, words in further.items()}),
         "definitions": [*shown_scores(run).values(), *others],
         "has_intervals": any(name.endswith("_ci95") for name in run.metrics),
-        "run_facts": run_facts(run),
+        "duration": duration,
         "commands": commands(run),
     }
 
