@@ -162,12 +162,13 @@ def test_a_run_folder_and_its_checkpoint_are_the_same_model(finished: Path) -> N
 def test_predictions_are_those_of_the_run(finished_chest: Path) -> None:
     import csv
 
+    from medvision.data.discovery.splits_csv import read_splits
     from medvision.run.storage.saved_run import StoredRun
     from medvision.run.training.build import build
 
     run = StoredRun.read(finished_chest)
     data = build(run.cfg.data)
-    data.restore(run.splits)
+    data.restore(read_splits(finished_chest / "splits.csv"))
     model = medvision.load_model(finished_chest)
     with (finished_chest / "predictions_test.csv").open() as stream:
         for row in csv.DictReader(stream):
