@@ -32,7 +32,9 @@ class TaskDefinition:
         losses: Choices of the config group ``loss`` that fit.
         folder_config: File of ``conf/data`` whose keys a run has that was made before they were
             there; None where there is no such file.
-        min_classes: Fewest names in ``class_names`` of a model; 0 where there need be none.
+        min_classes: Fewest names in ``class_names`` of a model. From 2 on they are classes that
+            exclude each other: their probability is the sigmoid or softmax of the logits. With
+            fewer the network gives other numbers, which no export explains.
         in_percent: Whether tables of several runs show scores between 0 and 1 in per cent.
     """
 

@@ -13,6 +13,7 @@ from medvision.metrics import (
     classification_intervals,
     classification_scores,
 )
+from medvision.metrics.classification import ClassifiedImages
 
 TWO = ("normal", "pneumonia")
 
@@ -157,6 +158,23 @@ def test_a_single_group_is_a_point() -> None:
     scores = classification_scores(probability, target, class_names=TWO)
     for name, ends in intervals.items():
         assert ends == pytest.approx((scores[name], scores[name]), abs=1e-12)
+
+
+def test_a_further_score_has_an_interval_without_being_named_here(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scores = ClassifiedImages.scores
+
+    def more(self: ClassifiedImages, weights: Any = None) -> dict[str, Any]:
+        found = scores(self, weights)
+        return found | {"more": found["recall"], "more/b": found["recall/b"]}
+
+    monkeypatch.setattr(ClassifiedImages, "scores", more)
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet(np.ones(3), 60)
+    found = classification_intervals(probability, rng.integers(0, 3, 60), class_names=[*"abc"])
+    assert found["more"] == found["recall"]
+    assert found["more/b"] == found["recall/b"]
 
 
 def test_the_calibration_error_is_not_counted_twice() -> None:

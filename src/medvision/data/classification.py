@@ -124,7 +124,9 @@ class ClassificationData(ImageData):
         return checked.samples.targets
 
     def index(self, *, class_names: Sequence[str] | None) -> Index:
-        index = super().index(class_names=class_names)
+        index = self.source.index(
+            splits=self.splits, group_pattern=self.group_pattern, class_names=class_names
+        )
         usual = self.usual_group_pattern
         known = any(index.samples.groups.numbered()[0])
         if self.synthetic or usual is None or self.group_pattern is not None or known:

@@ -318,15 +318,13 @@ class ImageData(LightningDataModule):
         """Class of each training row, where the sampler is to draw evenly from them."""
         return None
 
-    def index(self, *, class_names: Sequence[str] | None) -> Index:
+    def index(self, *, class_names: Sequence[str] | None) -> Index:  # noqa: ARG002  of images only
         """List the samples of the source, each with the split and group that it was given.
 
         Args:
-            class_names: The classes in their order, where they are known.
+            class_names: The classes in their order, where images have classes and they are known.
         """
-        return self.source.index(
-            splits=self.splits, group_pattern=self.group_pattern, class_names=class_names
-        )
+        return self.source.index(splits=self.splits, group_pattern=self.group_pattern)
 
     def _check(self, index: Index) -> CheckResult:
         """Check the samples of a list, and keep what was found."""

@@ -73,9 +73,6 @@ class SegmentationData(ImageData):
     def listing(self) -> Callable[..., Index]:
         return partial(index_segmentation, mask_suffix=self.mask_suffix)
 
-    def index(self, *, class_names: Sequence[str] | None) -> Index:  # noqa: ARG002  masks have numbers
-        return super().index(class_names=None)
-
     def phantoms(self, **common: Any) -> PhantomSource:
         if len(self.class_names) != 2:
             raise MedvisionError(

@@ -87,7 +87,12 @@ def export_model(
     from medvision.inference import load_model, load_network
 
     network, card = load_network(model)
-    task_of(card.task).load("result")  # without one the file could not be checked
+    if task_of(card.task).min_classes < 2:
+        raise MedvisionError(
+            f"an export gives probabilities of classes, and {card.task} has none",
+            where=str(model),
+            hint="load the model in Python with medvision.load_model",
+        )
     inputs = check.choose_inputs(source, card, given=images)
     for note in inputs.notes:
         report(note)

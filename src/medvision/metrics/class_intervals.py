@@ -17,6 +17,7 @@ from medvision.metrics.intervals import (
     percentile_interval,
     resampled_scores,
 )
+from medvision.scores import score_named
 
 EXACT = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auroc")
 """Scores with an exact interval where they are 0 or 1, and a bootstrap says nothing."""
@@ -40,8 +41,8 @@ def classification_intervals(
     ``bootstrap_mean_interval``, with n the number of images (or groups) behind the score: those
     of the class for a recall or an average precision, the rest for a specificity, those predicted
     as it for a precision, both of them for F1, the fewer of the class and the rest for an AUROC,
-    all of them for accuracy, ECE and Brier score, and for a mean over classes the fewest of any
-    class, which dominates its spread.
+    all of them for accuracy, ECE and Brier score, those of the class for any further score, and for
+    a mean over classes the fewest of any class, which dominates its spread.
 
     The calibration error of few images is too large by chance, and that of their resamples is so
     twice. Its interval is therefore the reversed one, from :math:`2 s - q_{high}` to
@@ -149,8 +150,11 @@ def _intervals(
             low, high = percentile_interval(values, behind[name], confidence)
             if kind == "ece":
                 low, high = 2 * value - high, 2 * value - low
-            ends = np.clip([low, high], 0, 2 if kind == "brier" else 1)
-            intervals[name] = (float(ends[0]), float(ends[1]))
+            if kind == "brier":
+                low, high = np.clip([low, high], 0, 2)
+            elif (row := score_named(kind)) is None or row.bounded:
+                low, high = np.clip([low, high], 0, 1)
+            intervals[name] = (float(low), float(high))
     return intervals
 
 
@@ -185,9 +189,10 @@ def _images_behind(images: ClassifiedImages, group: NDArray[np.intp]) -> dict[st
         "ece": everything,
         "brier": everything,
     }
-    for score, counts in by_class.items():
-        for name, n in zip(images.class_names, counts, strict=True):
-            behind[f"{score}/{name}"] = n
+    for name in images.scores():
+        score, _, of = name.partition("/")
+        counts = by_class.get(score, of_class)  # a further score rests on the images of its class
+        behind.setdefault(name, counts[images.class_names.index(of)] if of else fewest(counts))
     return behind
 
 
