@@ -91,7 +91,7 @@ def export_model(
         raise MedvisionError(
             f"an export gives probabilities of classes, and {card.task} has none",
             where=str(model),
-            hint="load the model in Python with medvision.load_model",
+            hint="read its tensors from the state_dict of the checkpoint",
         )
     inputs = check.choose_inputs(source, card, given=images)
     for note in inputs.notes:
