@@ -1,7 +1,8 @@
-"""Scores whose definition is stated.
+"""Scores with a stated definition.
 
-Names load on first use: what needs only NumPy loads no torch. Two functions bear the name of their
-module and are imported from there: ``operating_points`` and ``size_groups``.
+Names are imported on first use, so that code that needs only NumPy does not load torch. Two
+functions share the name of their module and are imported from there: ``operating_points`` and
+``size_groups``.
 """
 
 import lazy_loader

@@ -1,12 +1,12 @@
 """Calibration error, Brier score and temperature scaling.
 
 The confidence of an image is the probability of its most probable class, and it is right if that
-is the true class: for two classes class 1 where p >= 0.5, whatever threshold the predictions use;
-for more the largest, the first of equal ones. Confidences fall into 15 bins ((b-1)/15, b/15] of
-equal width.
+class is the true one. For two classes the most probable class is class 1 where p >= 0.5, regardless
+of the threshold of the predictions; for more classes it has the largest probability, the first on
+ties. Confidences are grouped into 15 bins ((b-1)/15, b/15] of equal width.
 
-The Brier score needs no bins: it is the mean squared distance of the probabilities from the truth,
-and falls with calibration and with discrimination alike.
+The Brier score needs no bins: it is the mean squared distance between probabilities and truth, and
+falls with better calibration and with better discrimination.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from scipy import optimize, special
 from medvision.errors import MedvisionError
 
 NUM_BINS = 15
-"""As Guo et al. and most who compare with them."""
+"""Number of bins, as in Guo et al. and most papers that compare with them."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def calibration_bins(probability: Floats, target: Ints) -> tuple[Floats, Floats, Ints]:
-    """Compare confidence and accuracy of the images of every bin, for a plot.
+    """Compute mean confidence and accuracy of every bin, for a plot.
 
     Args:
         probability: Probabilities (N, K), rows summing to 1.
@@ -48,13 +48,13 @@ def calibration_bins(probability: Floats, target: Ints) -> tuple[Floats, Floats,
 
 
 class Calibration:
-    r"""Images with their probabilities, prepared once to be scored under many weightings.
+    r"""Images with their probabilities, prepared once and scored under many weightings.
 
     .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{n} |\mathrm{acc}_b - \mathrm{conf}_b|
               = \frac{1}{n} \sum_b \Big| \sum_{i \in b} (\mathrm{right}_i - \mathrm{conf}_i) \Big|
 
-    A row of ``gaps`` holds the inner term of its image in the column of its bin, so that the error
-    of a resample is one product with its weights.
+    Each row of ``gaps`` holds the inner term of its image in the column of its bin, so that the
+    error of a resample is one product with its weights.
 
     The Brier score is, for two classes, the mean of :math:`(p_i - y_i)^2` for the probability of
     class 1, in [0, 1], as in most medical papers; for K >= 3 the mean of
@@ -65,8 +65,8 @@ class Calibration:
         target: Class indices (N,).
 
     Attributes:
-        gaps: (N, 15).
-        squared_errors: What each image adds to the Brier score, (N,).
+        gaps: Signed error of each image in the column of its bin, (N, 15).
+        squared_errors: Contribution of each image to the Brier score, (N,).
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
@@ -88,11 +88,11 @@ class Calibration:
         return len(self.gaps)
 
     def scores(self, weights: NDArray[np.number] | None = None) -> dict[str, Floats]:
-        """``ece`` and ``brier``, float64 (R,) each; NaN without images.
+        """Compute ``ece`` and ``brier``, float64 (R,) each; NaN without images.
 
         Args:
-            weights: How often each image occurs in each of R resamples, (R, N); each image once
-                if not given, R = 1.
+            weights: Number of times each image occurs in each of R resamples, (R, N). If None, each
+                image occurs once and R = 1.
         """
         times = np.ones((1, len(self))) if weights is None else np.asarray(weights, np.float64)
         total = times.sum(axis=1)
@@ -104,7 +104,7 @@ class Calibration:
 
 
 def _confidence(probability: Floats, target: Ints) -> tuple[Floats, NDArray[np.bool_], Ints]:
-    """Confidence, whether it is right, and bin of every image, (N,) each."""
+    """Compute confidence, correctness and bin of every image, (N,) each."""
     if probability.shape[1] == 2:
         most_probable = (probability[:, 1] >= 0.5).astype(np.int64)
     else:
@@ -115,10 +115,10 @@ def _confidence(probability: Floats, target: Ints) -> tuple[Floats, NDArray[np.b
 
 
 LOWEST, HIGHEST = 0.05, 20.0
-"""Temperatures that are tried: beyond them logits say next to nothing, or everything."""
+"""Range of the temperature: beyond it, probabilities are nearly uniform or nearly certain."""
 
 FEW_IMAGES = 100
-"""With fewer the temperature is off by more than two fifths in one case of twenty."""
+"""With fewer images, the temperature is off by more than two fifths in one case of twenty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +126,9 @@ class Temperature:
     """A fitted temperature.
 
     Attributes:
-        value: T in [0.05, 20]; above 1 the network was too sure, below 1 not sure enough.
-        num_images: Images that it was fitted on.
-        note: What limits it, a sentence without a full stop; empty where nothing does.
+        value: T in [0.05, 20]; above 1 the network was overconfident, below 1 underconfident.
+        num_images: Number of images used for the fit.
+        note: Limitation of the fit, a sentence without a full stop; empty if there is none.
     """
 
     value: float
@@ -137,25 +137,25 @@ class Temperature:
 
 
 def fit_temperature(logits: ArrayLike, target: ArrayLike) -> Temperature:
-    r"""Temperature T of the smallest mean negative log-likelihood on these images.
+    r"""Fit the temperature T with the smallest mean negative log-likelihood on these images.
 
     .. math:: L(T) = -\frac{1}{n} \sum_i \log \mathrm{softmax}(z_i / T)_{y_i}
 
-    Fit it on validation images. L is convex in 1 / T, so that its one minimum is where its slope
-    is zero. It has none where every image is right: L then falls for ever as T goes to 0, and
-    would make the network certain. T is there the one at which the mean confidence, the
-    probability of the most probable class, is (n + 1) / (n + 2), what n right answers of n allow
-    by Laplace's rule of succession. Nor has it one where the logits of the true class are no
-    larger than those of the others: T is then the highest.
+    Fit it on validation images. L is convex in 1 / T, so its only minimum is where its slope is
+    zero. There is no minimum where every image is right: L then keeps falling as T approaches 0,
+    which would make the network certain. T is then the value at which the mean confidence (the
+    probability of the most probable class) is (n + 1) / (n + 2), as Laplace's rule of succession
+    gives for n right answers out of n. Nor is there a minimum where the logits of the true class
+    are no larger than those of the others: T is then the upper bound.
 
     Args:
-        logits: Unnormalised log-probabilities z (N, K), finite; of two classes columns 0 and the
+        logits: Unnormalised log-probabilities z (N, K), finite; for two classes columns 0 and the
             logit of class 1.
         target: Class indices y in [0, K), (N,).
 
     Raises:
-        MedvisionError: If the images are all of one class.
-        ValueError: If an argument is not of that kind.
+        MedvisionError: If all images are of one class.
+        ValueError: If an argument is invalid.
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017,
@@ -170,10 +170,10 @@ def fit_temperature(logits: ArrayLike, target: ArrayLike) -> Temperature:
             hint="use a validation split with more than one class",
         )
     rows = np.arange(len(labels))
-    ahead = scores - scores[rows, labels][:, None]  # of the true class: 0 for itself
+    ahead = scores - scores[rows, labels][:, None]  # relative to the true class: 0 for itself
 
     def slope(log_beta: float) -> float:
-        """Of L by 1 / T; it never falls as 1 / T grows."""
+        """Slope of L over 1 / T; it never falls as 1 / T grows."""
         weights = special.softmax(np.exp(log_beta) * ahead, axis=1)
         return float((weights * ahead).sum(axis=1).mean())
 
@@ -189,16 +189,16 @@ def fit_temperature(logits: ArrayLike, target: ArrayLike) -> Temperature:
 
 
 def apply_temperature(logits: ArrayLike, temperature: float) -> Floats:
-    """Class probabilities softmax(z / T), (N, K), rows summing to 1.
+    """Compute class probabilities softmax(z / T), (N, K), rows summing to 1.
 
-    The most probable class stays the same at every T.
+    The most probable class is the same at every T.
 
     Args:
         logits: Unnormalised log-probabilities z (N, K), finite.
         temperature: T above 0; 1 changes nothing.
 
     Raises:
-        ValueError: If an argument is not of that kind.
+        ValueError: If an argument is invalid.
     """
     scores = np.asarray(logits, np.float64)
     if scores.ndim != 2 or not np.isfinite(scores).all():
@@ -210,12 +210,12 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> Floats:
 
 
 def logits_of(probability: ArrayLike) -> Floats:
-    r"""Logits that give these probabilities: their logarithms.
+    r"""Compute logits from probabilities: their logarithms.
 
-    Logits are probabilities up to a constant of each image, which softmax takes away, so that
-    :math:`p_k^{1/T} / \sum_j p_j^{1/T}` are the probabilities at T exactly. What float32 has
-    rounded to 0 is taken as the smallest number that it tells from 0, for 1 - p of two classes
-    :math:`2^{-25}`: such logits are nearer to 0 than those of the network were.
+    Logits are determined up to a constant per image, which softmax cancels, so that
+    :math:`p_k^{1/T} / \sum_j p_j^{1/T}` are exactly the probabilities at T. Values that float32
+    rounded to 0 are replaced by the smallest number it distinguishes from 0, for 1 - p of two
+    classes :math:`2^{-25}`: such logits are nearer to 0 than those of the network were.
 
     Args:
         probability: Probabilities (N, K) as a run stores them, in [0, 1]; for two classes columns
@@ -229,7 +229,7 @@ def logits_of(probability: ArrayLike) -> Floats:
 
 
 def _root(function: Callable[[float], float]) -> float:
-    """T at which a function of log(1 / T) that never falls is zero, or the bound it runs to."""
+    """Find T where a non-decreasing function of log(1 / T) is zero, or the bound it runs to."""
     low, high = -np.log(HIGHEST), -np.log(LOWEST)
     if function(low) >= 0:
         return HIGHEST

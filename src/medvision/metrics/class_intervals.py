@@ -1,4 +1,4 @@
-"""Bootstrap and exact intervals of the scores of a classifier."""
+"""Bootstrap and exact intervals of classification scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medvision.metrics.intervals import (
 from medvision.scores import score_named
 
 EXACT = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auroc")
-"""Scores with an exact interval where they are 0 or 1, and a bootstrap says nothing."""
+"""Scores with an exact interval where they are 0 or 1, for which a bootstrap has no spread."""
 
 
 def classification_intervals(
@@ -36,7 +36,7 @@ def classification_intervals(
 ) -> dict[str, Interval]:
     r"""Expanded percentile bootstrap intervals of ``classification_scores``.
 
-    Images are resampled with replacement, with ``groups`` whole groups are, and every score is
+    Images (with ``groups``, whole groups) are resampled with replacement and every score is
     computed again; resamples in which it is undefined are left out. Tails are expanded as in
     ``bootstrap_mean_interval``, with n the number of images (or groups) behind the score: those
     of the class for a recall or an average precision, the rest for a specificity, those predicted
@@ -44,35 +44,35 @@ def classification_intervals(
     all of them for accuracy, ECE and Brier score, those of the class for any further score, and for
     a mean over classes the fewest of any class, which dominates its spread.
 
-    The calibration error of few images is too large by chance, and that of their resamples is so
-    twice. Its interval is therefore the reversed one, from :math:`2 s - q_{high}` to
-    :math:`2 s - q_{low}` for a score s and percentiles q. It is still too high for a classifier
-    that is perfectly calibrated: it then reaches 0 in about 6 of 10 cases only.
+    The calibration error of few images is too large by chance, and that of their resamples doubly
+    so. Its interval is therefore the reversed one, from :math:`2 s - q_{high}` to
+    :math:`2 s - q_{low}` for a score s and percentiles q. It is still too high for a perfectly
+    calibrated classifier, where it reaches 0 in only about 6 of 10 cases.
 
-    Where every image scores the same, a bootstrap shows no spread although there is doubt. A
-    proportion (accuracy, balanced accuracy, precision, recall, specificity) of exactly 0 or 1
-    therefore gets the exact Clopper-Pearson interval of n of n: :math:`[(\alpha/2)^{1/n}, 1]`
-    or its mirror image, which for a mean over classes is a cautious one. So does an AUROC, the
-    share of won pairs, of which n disjoint ones are independent, and F1 = 2 J / (1 + J) by the
-    proportion J = TP / (TP + FP + FN). Two cases show no spread and promise too much: both ends
-    of an average precision of exactly 1, and those of any other score of a single group.
+    Where every image has the same score, a bootstrap shows no spread although there is uncertainty.
+    A proportion (accuracy, balanced accuracy, precision, recall, specificity) of exactly 0 or 1
+    therefore gets the exact Clopper-Pearson interval of n of n, :math:`[(\alpha/2)^{1/n}, 1]`, or
+    its mirror image, which is conservative for a mean over classes. The same holds for AUROC, the
+    share of correctly ranked pairs, of which n disjoint ones are independent, and for F1 = 2 J /
+    (1 + J) with the proportion J = TP / (TP + FP + FN). Two cases still show no spread: an average
+    precision of exactly 1, and any other score of a single group.
 
     Args:
         probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
         target: Class indices in [0, K), (N,).
         class_names: The K >= 2 classes.
-        threshold: In [0, 1]; for two classes, predicted is class 1 where p >= threshold.
-        groups: The group of each image, such as its patient.
-        confidence: Wished coverage :math:`1 - \alpha`, in (0, 1).
+        threshold: In [0, 1]; for two classes, class 1 is predicted where p >= threshold.
+        groups: Group of each image, such as its patient.
+        confidence: Nominal coverage :math:`1 - \alpha`, in (0, 1).
         num_resamples: Number of resamples.
-        seed: Equal seeds give equal intervals.
+        seed: Random seed; equal seeds give equal intervals.
 
     Returns:
-        Low and high end of every score of ``classification_scores``, within its range; the
-        confusion counts have none. Both ends are NaN where the score itself is.
+        Low and high end of every score of ``classification_scores``, within its range, without the
+        confusion counts. Both ends are NaN where the score is.
 
     Raises:
-        ValueError: If an argument is not of that kind.
+        ValueError: If an argument is invalid.
 
     References:
         Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 2015,
@@ -94,15 +94,15 @@ def calibration_intervals(
     num_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """The intervals of ``ece`` and ``brier`` alone, as ``classification_intervals`` has them.
+    """Compute the intervals of ``ece`` and ``brier`` only, as in ``classification_intervals``.
 
     Args:
         probability: Probabilities (N, K), rows summing to 1.
         target: Class indices in [0, K), (N,).
-        groups: The group of each image, such as its patient.
-        confidence: Wished coverage, in (0, 1).
+        groups: Group of each image, such as its patient.
+        confidence: Nominal coverage, in (0, 1).
         num_resamples: Number of resamples.
-        seed: Equal seeds give equal intervals, and the resamples of the other function.
+        seed: Random seed; equal seeds give the resamples of ``classification_intervals``.
     """
     images = Calibration(np.asarray(probability, np.float64), np.asarray(target, np.int64))
     group = group_numbers(groups, len(images))
@@ -118,15 +118,15 @@ def _intervals(
     num_resamples: int,
     seed: int,
 ) -> dict[str, Interval]:
-    """Low and high end of every score.
+    """Compute low and high end of every score.
 
     Args:
-        scores: Gives every score of weighted images, (R,), for weights (R, N).
-        group: Number of the group of each image, (N,).
-        behind: Images, or groups, that each score rests on.
-        confidence: Wished coverage, in (0, 1).
+        scores: Function that computes every score, (R,), from image weights (R, N).
+        group: Index of the group of each image, (N,).
+        behind: Number of images (or groups) behind each score.
+        confidence: Nominal coverage, in (0, 1).
         num_resamples: Number of resamples.
-        seed: Equal seeds give equal intervals.
+        seed: Random seed; equal seeds give equal intervals.
     """
     if not len(group):
         return {name: (float("nan"), float("nan")) for name in behind}
@@ -159,7 +159,7 @@ def _intervals(
 
 
 def _images_behind(images: ClassifiedImages, group: NDArray[np.intp]) -> dict[str, int]:
-    """Number of images, or of groups, on which every score that gets an interval rests."""
+    """Count the images (or groups) behind every score that gets an interval."""
 
     def count(chosen: NDArray[np.bool_]) -> int:
         return len(np.unique(group[chosen]))

@@ -1,29 +1,29 @@
-r"""Scores of images of K classes, from the probabilities of a classifier.
+r"""Scores of K-class image classification, from predicted probabilities.
 
-Predicted is, for two classes, class 1 (the positive one) where p >= threshold; for K >= 3 the
-class with the largest probability, the first of equal ones. Written for one class against the
-rest, TP, FP, FN and TN count images:
+For two classes, class 1 (the positive class) is predicted where p >= threshold. For K >= 3 the
+class with the largest probability is predicted, the first on ties. TP, FP, FN and TN count images,
+one class against the rest:
 
-- ``accuracy``: share of the images whose predicted class is the true one.
+- ``accuracy``: share of images whose predicted class is correct.
 - ``balanced_accuracy``: mean recall of the classes that occur among the targets.
 - ``precision`` TP / (TP + FP); ``recall`` TP / (TP + FN); ``specificity`` TN / (TN + FP);
   ``f1`` 2 TP / (2 TP + FP + FN).
 - ``auroc``: share of the (negative, positive) pairs in which the positive has the larger
-  probability, equal ones counting half. Images, not bins.
-- ``average_precision``: mean over the positives of the precision among the images at least as
-  probable.
-- ``ece``: expected calibration error over 15 bins of equal width of the confidence in the most
+  probability, ties counting half. Exact at image level, without bins.
+- ``average_precision``: mean over the positives of the precision among the images with at least
+  the same probability.
+- ``ece``: expected calibration error over 15 equal-width bins of the confidence in the most
   probable class (``medvision.metrics.calibration``).
-- ``brier``: mean squared error of the probabilities: for two classes of that of class 1, in
-  [0, 1]; for K >= 3 summed over the classes, in [0, 2].
+- ``brier``: mean squared error of the probabilities. For two classes that of class 1, in [0, 1];
+  for K >= 3 summed over the classes, in [0, 2].
 
-``precision/<name>`` and so on are those of one class. Without a name they are, for two classes,
-those of class 1; for K >= 3 the mean over the classes for which they are defined. What has nothing
-to count (0/0: precision without predictions, recall or average precision without positives, AUROC
-with one class only) is NaN, never 0. ``confusion/<true>/<predicted>`` counts images.
+``precision/<name>`` and so on are per-class scores. Without a name they are the scores of class 1
+for two classes, and for K >= 3 the mean over the classes for which they are defined. A score with
+nothing to count (0/0: precision without predictions, recall or average precision without positives,
+AUROC with one class only) is NaN, never 0. ``confusion/<true>/<predicted>`` counts images.
 
-Pure NumPy in float64. Every score also takes integer weights, how often each image occurs in each
-of R resamples, and equals the score of the images repeated so many times.
+Pure NumPy in float64. Every score also takes integer weights, the number of times that each image
+occurs in each of R resamples, and equals the score of the images repeated that many times.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from medvision.metrics.calibration import Calibration
 from medvision.metrics.ranking import Ranking
 
 MAX_CONFUSION_CLASSES = 20
-"""Beyond these the confusion counts, K * K of them, are left out."""
+"""Largest K with confusion counts, of which there are K * K."""
 
 Floats = NDArray[np.float64]
 
 
 class ClassifiedImages:
-    """Images with their probabilities, prepared once to be scored under many weightings.
+    """Images with their probabilities, prepared once and scored under many weightings.
 
     Args:
         probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
         target: Class indices in [0, K), (N,).
         class_names: The K >= 2 classes.
-        threshold: In [0, 1], for two classes.
+        threshold: Decision threshold in [0, 1], for two classes.
 
     Raises:
-        ValueError: If shapes, probabilities, targets, names or threshold are not of that kind.
+        ValueError: If shapes, probabilities, targets, names or threshold are invalid.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ClassifiedImages:
         self.class_names = tuple(class_names)
         if num_classes == 2:
             self.predicted_class = (probabilities[:, 1] >= threshold).astype(np.int64)
-            # 1 - p rounds small p to equal values: -p ranks class 0 as finely as p does class 1
+            # 1 - p rounds small p to equal values: -p ranks class 0 as finely as p ranks class 1
             scores = np.stack([-probabilities[:, 1], probabilities[:, 1]], axis=1)
         else:
             self.predicted_class = probabilities.argmax(axis=1)
@@ -88,11 +88,11 @@ class ClassifiedImages:
         return len(self.labelled)
 
     def scores(self, weights: NDArray[np.number] | None = None) -> dict[str, Floats]:
-        """Every score of the module docstring but the confusion, float64 (R,) each.
+        """Compute every score of the module docstring but the confusion, float64 (R,) each.
 
         Args:
-            weights: How often each image occurs in each of R resamples, (R, N); each image once
-                if not given, R = 1.
+            weights: Number of times each image occurs in each of R resamples, (R, N). If None, each
+                image occurs once and R = 1.
         """
         times = np.ones((1, len(self))) if weights is None else weights.astype(np.float64)
         hits, predicted, labelled = np.split(times @ self._counted, 3, axis=1)
@@ -122,7 +122,7 @@ class ClassifiedImages:
         }
 
     def confusion(self) -> dict[str, int]:
-        """Number of images by true and predicted class, for at most 20 classes."""
+        """Count images by true and predicted class, for at most 20 classes."""
         names = self.class_names
         if len(names) > MAX_CONFUSION_CLASSES:
             return {}
@@ -141,19 +141,19 @@ def classification_scores(
     class_names: Sequence[str],
     threshold: float = 0.5,
 ) -> dict[str, float]:
-    """Every score of the module docstring.
+    """Compute every score of the module docstring.
 
     Args:
         probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
         target: Class indices in [0, K), (N,).
         class_names: The K >= 2 classes.
-        threshold: In [0, 1]; for two classes, predicted is class 1 where p >= threshold.
+        threshold: In [0, 1]; for two classes, class 1 is predicted where p >= threshold.
 
     Returns:
         Scores in [0, 1] (``brier`` of K >= 3 in [0, 2]) or NaN, and counts, by name.
 
     Raises:
-        ValueError: If shapes, probabilities, targets, names or threshold are not of that kind.
+        ValueError: If shapes, probabilities, targets, names or threshold are invalid.
     """
     images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
     scores = {name: float(value[0]) for name, value in images.scores().items()}
@@ -161,7 +161,7 @@ def classification_scores(
 
 
 def mean_over_defined(values: Floats) -> Floats:
-    """Mean over the last axis of what is not NaN; NaN without any."""
+    """Mean over the last axis, ignoring NaN; NaN if all are NaN."""
     defined = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.asarray(np.where(defined, values, 0).sum(axis=-1) / defined.sum(axis=-1))
@@ -170,7 +170,7 @@ def mean_over_defined(values: Floats) -> Floats:
 def _check(
     probability: Floats, target: NDArray[np.generic], names: Sequence[str], threshold: float
 ) -> None:
-    """Raise ``ValueError`` unless the arguments are what the class docstring says."""
+    """Raise ``ValueError`` unless the arguments match the class docstring."""
     num_classes = len(names)
     if num_classes < 2 or len(set(names)) < num_classes:
         raise ValueError(f"expected two or more distinct class names, got {list(names)}")

@@ -1,10 +1,10 @@
-"""Scores as papers and libraries compute them, from one set of predictions.
+"""Scores as defined by papers and libraries, from one set of predictions.
 
-Written A for predicted and B for labelled pixels of one class, p for the foreground probability of
-a pixel and b for its label; predicted is p >= 0.5, or the class with the largest logit. How each
-tool computes Dice and IoU was read in its published code: smp 0.6, MONAI 1.6, torchmetrics 1.9,
-nnU-Net 2, mmsegmentation 1, and the MATLAB evaluation of PraNet. What scikit-learn computes of
-classes comes from scikit-learn.
+A and B are the predicted and labelled pixels of one class, p is the foreground probability of a
+pixel and b its label. Predicted is p >= 0.5, or the class with the largest logit. The definitions
+of Dice and IoU were read from the published code of each tool: smp 0.6, MONAI 1.6, torchmetrics
+1.9, nnU-Net 2, mmsegmentation 1, and the MATLAB evaluation of PraNet. Classification scores are
+computed by scikit-learn.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 EPSILON = 1e-7
-"""As in the project's own definition: two empty sets score 1."""
+"""Smoothing of medvision's own definition: two empty sets score 1."""
 
 NUM_THRESHOLDS = 256
 _PRANET = np.arange(NUM_THRESHOLDS) / 255
@@ -41,18 +41,18 @@ def _tables() -> dict[str, list[dict[str, Any]]]:
 
 
 def conventions_for(of: Literal["pixels", "images"], num_classes: int) -> list[dict[str, Any]]:
-    """Conventions that differ from one another for that many classes, medvision's own first.
+    """List the conventions that differ for this number of classes, medvision's own first.
 
     Args:
-        of: What is scored.
+        of: Kind of scored items.
         num_classes: K >= 2.
 
     Returns:
-        For each ``key``, a stable name; of a classification ``score``, the key of medvision's own;
-        ``name``, a few words; ``tools``, who reports it; ``definition``, a sentence; ``own``,
-        whether it is medvision's, from which differences are taken; ``optimistic``, whether
-        something was chosen on the images that are scored, which makes it no test score; and
-        ``binary_only``, whether it is defined for two classes only.
+        One dict per convention: ``key``, a stable name; for a classification ``score``, the key of
+        medvision's own; ``name``, a few words; ``tools``, the tools that report it;
+        ``definition``, a sentence; ``own``, True for medvision's own, the reference of the
+        differences; ``optimistic``, True if something was chosen on the scored images, so that it
+        is not a test score; and ``binary_only``, True if it is defined for two classes only.
     """
     kind = "more" if num_classes > 2 else "two"
     return [
@@ -72,14 +72,14 @@ def conventions_for(of: Literal["pixels", "images"], num_classes: int) -> list[d
 
 
 class SegmentationConventions:
-    """Add up what every convention needs, image by image, in a state of fixed size.
+    """Accumulate the inputs of every convention, image by image, in a state of fixed size.
 
-    Two conventions score every threshold. PraNet's evaluation stretches each map to [0, 1], cuts
-    it at k/255 for k = 0..255, and scores 0 where both sets are empty. The other cuts the
-    probability itself at k/256 and lets two empty sets score 1.
+    Two conventions score every threshold. PraNet's evaluation stretches each map to [0, 1],
+    thresholds it at k/255 for k = 0..255, and scores 0 where both sets are empty. The other
+    thresholds the probability itself at k/256 and scores two empty sets as 1.
 
     Args:
-        num_classes: K >= 2, the background first. The conventions of foreground probabilities
+        num_classes: K >= 2, the background first. Conventions based on foreground probabilities
             are defined for K = 2 only.
     """
 
@@ -97,13 +97,13 @@ class SegmentationConventions:
         probability: NDArray[Any],
         target: NDArray[Any],
     ) -> None:
-        """Add images. One whose pixels are all ignored is no image.
+        """Add images. Images whose pixels are all ignored are left out.
 
         Args:
             confusion: Pixels by true and predicted class, (N, K, K).
-            probability: Foreground probability, (N, H, W) in [0, 1]; read for K = 2 only. NaN
-                counts as 0, as it does in the scores.
-            target: Class indices, (N, H, W); what is not in [0, K) is ignored.
+            probability: Foreground probability (N, H, W) in [0, 1]; used for K = 2 only. NaN counts
+                as 0, as in the scores.
+            target: Class indices, (N, H, W); values outside [0, K) are ignored.
 
         Raises:
             ValueError: If the shapes do not match.
@@ -127,7 +127,7 @@ class SegmentationConventions:
                 self._add_probability(p, classes[counted] == 1)
 
     def compute(self) -> list[dict[str, Any]]:
-        """Every convention, medvision's own first.
+        """Compute every convention, medvision's own first.
 
         Returns:
             The columns of ``conventions_for``, ``dice`` and ``iou`` in [0, 1], and
@@ -145,11 +145,11 @@ class SegmentationConventions:
         return rows
 
     def _table(self) -> dict[str, Floats]:
-        """Dice and IoU (2,) by the key of each convention."""
+        """Collect Dice and IoU (2,) by the key of each convention."""
         with np.errstate(invalid="ignore"):  # 0/0 is NaN: undefined
             table = {key: (sums / counts).mean(1) for key, (sums, counts) in self._means.items()}
         for key in ("per_image_labelled", "per_image_labelled_with_background"):
-            # what MONAI makes of a set without any labelled pixel
+            # MONAI's result for a class without any labelled pixel
             table[key] = np.nan_to_num(table[key], nan=0.0)
         scores = dice_and_iou(*self._sizes)
         table |= {
@@ -167,7 +167,7 @@ class SegmentationConventions:
         return table
 
     def _add_counts(self, sizes: Floats) -> None:
-        """Add the conventions that average over images cut into classes."""
+        """Add the conventions that average over images and need only class counts."""
         self._sizes += sizes
         scores = dice_and_iou(*sizes)
         labelled = np.where(sizes[2] > 0, scores, np.nan)
@@ -190,12 +190,12 @@ class SegmentationConventions:
         self._plain += np.nan_to_num(_at_thresholds(probability, mask, _EVEN), nan=1.0)
 
     def _add(self, key: str, scores: Iterable[ArrayLike], *, columns: int = 1) -> None:
-        """Add any number of Dice and of IoU to the means over those that are not NaN.
+        """Add any number of Dice and IoU scores to the means, ignoring NaN.
 
         Args:
-            key: Of the convention.
+            key: Key of the convention.
             scores: Dice and IoU of one image.
-            columns: Parts with a mean of their own, which are averaged at the end.
+            columns: Number of parts with separate means, which are averaged at the end.
         """
         sums, counts = self._means.setdefault(key, np.zeros((2, 2, columns)))
         for row, values in enumerate(scores):
@@ -207,7 +207,7 @@ class SegmentationConventions:
 def dice_and_iou(
     overlap: ArrayLike, predicted: ArrayLike, labelled: ArrayLike, *, smooth: float = 0.0
 ) -> Floats:
-    """Dice and IoU (2, ...) of pairs of sets, from their sizes.
+    """Compute Dice and IoU (2, ...) of pairs of sets, from their sizes.
 
     Args:
         overlap: Pixels in both sets, (...).
@@ -223,12 +223,12 @@ def dice_and_iou(
 
 
 def _sizes(confusion: NDArray[np.integer[Any]]) -> Floats:
-    """Overlap, predicted and labelled pixels of each class, (3, K)."""
+    """Count overlap, predicted and labelled pixels of each class, (3, K)."""
     return np.stack([confusion.diagonal(), confusion.sum(0), confusion.sum(1)]).astype(np.float64)
 
 
 def _at_thresholds(probability: Floats, mask: Mask, thresholds: Floats) -> Floats:
-    """Dice and IoU where p >= threshold, (2, T), of rising thresholds; NaN of two empty sets."""
+    """Dice and IoU where p >= threshold, (2, T), for rising thresholds; NaN for empty sets."""
     passed = np.searchsorted(thresholds, probability, side="right")
     overlap, wrong = (
         np.bincount(passed[side], minlength=len(thresholds) + 1)[::-1].cumsum()[::-1][1:]
@@ -250,14 +250,14 @@ def classification_conventions(
         probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
         target: Class indices in [0, K), (N,).
         class_names: The K >= 2 classes.
-        threshold: The one in use, in [0, 1]; for two classes.
+        threshold: Threshold in use, in [0, 1]; for two classes.
 
     Returns:
         The columns of ``conventions_for``, ``value`` in [0, 1], and ``difference`` from
-        medvision's own of that score; None where undefined.
+        medvision's own score; None where undefined.
 
     Raises:
-        ValueError: If shapes, probabilities, targets, names or threshold are not of that kind.
+        ValueError: If shapes, probabilities, targets, names or threshold are invalid.
     """
     images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
     values = {name: float(value[0]) for name, value in images.scores().items()}
@@ -273,8 +273,8 @@ def classification_conventions(
 def _other_scores(
     images: ClassifiedImages, probability: Floats, target: NDArray[Any]
 ) -> dict[str, float]:
-    """Scores that scikit-learn computes, by the key of their convention."""
-    from sklearn import metrics  # a second, for the one flag that needs it
+    """Compute scores with scikit-learn, by the key of their convention."""
+    from sklearn import metrics  # import takes a second and is needed by one flag only
 
     predicted, two = images.predicted_class, probability.shape[1] == 2
     precision, recall, macro, _ = metrics.precision_recall_fscore_support(
@@ -306,9 +306,9 @@ def _other_scores(
 
 
 def _at_other_thresholds(positive: Floats, target: NDArray[Any]) -> dict[str, float]:
-    """Accuracy and F1 of the positive class at 0.5, and at the best threshold for each."""
+    """Compute accuracy and F1 of the positive class at 0.5, and at the best threshold of each."""
     false, true, threshold = counts_at_least(positive, target == 1)
-    false, true = np.append(false, 0), np.append(true, 0)  # the last cut predicts nothing
+    false, true = np.append(false, 0), np.append(true, 0)  # the last threshold predicts nothing
     num_positive = true[0]
     with np.errstate(invalid="ignore"):
         accuracy = (true + len(target) - num_positive - false) / len(target)

@@ -1,4 +1,4 @@
-"""Scores of a classifier over a whole epoch, from the probabilities of all its images."""
+"""Classification scores over a whole epoch, from the probabilities of all images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medvision.types import IGNORE_INDEX
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Probability of every class.
+    """Convert logits to the probability of every class.
 
     Args:
         logits: (N, 1), the logit of class 1 of two, or (N, K) with K >= 3, of any floating type.
@@ -34,19 +34,19 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 class ClassificationScores(Metric):
-    """Every score of ``classification_scores`` over an epoch, exact at the level of images.
+    """Every score of ``classification_scores`` over an epoch, exact at image level.
 
-    The state is a list with the probabilities and targets of every batch, and not counts of fixed
-    size: AUROC, average precision and the calibration error are exact only from the scores
-    themselves, and an image is K + 1 numbers, so that a whole epoch is small. Batches are appended
-    on the device without asking it for a value; the one transfer is in ``compute``.
+    The state is a list with the probabilities and targets of every batch instead of counts of fixed
+    size: AUROC, average precision and the calibration error are exact only if computed from the
+    scores themselves, and with K + 1 numbers per image a whole epoch is small. Batches are appended
+    on the device without synchronisation; the only transfer is in ``compute``.
 
-    Targets of ``IGNORE_INDEX`` (rows that pad a batch) count nowhere. An epoch without images, or
-    with an output that is not a number, has no scores: all are NaN, the confusion counts too.
+    Targets of ``IGNORE_INDEX`` (rows that pad a batch) are ignored. If the epoch has no images or
+    any output is not a number, all scores and confusion counts are NaN.
 
     Args:
         class_names: The K >= 2 classes.
-        threshold: In [0, 1]; for two classes, predicted is class 1 where p >= threshold.
+        threshold: In [0, 1]; for two classes, class 1 is predicted where p >= threshold.
     """
 
     is_differentiable = False
@@ -61,11 +61,11 @@ class ClassificationScores(Metric):
         self._names = tuple(  # this also checks the arguments
             classification_scores(*nothing, class_names=class_names, threshold=threshold)
         )
-        # flat, as a rank without a batch is gathered as a flat empty tensor too
+        # flat, because a rank without a batch is also gathered as a flat empty tensor
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
-        """Remember (N, 1) or (N, K) logits and (N,) targets."""
+        """Append (N, 1) or (N, K) logits and (N,) targets."""
         probability = probabilities(logits.detach())
         num_classes = len(self.class_names)
         if probability.shape != (*target.shape, num_classes):
@@ -76,7 +76,7 @@ class ClassificationScores(Metric):
         self.rows.append(torch.cat([probability, target.unsqueeze(1).float()], dim=1).flatten())
 
     def compute(self) -> dict[str, Tensor]:
-        """Every score and count by name, float32 scalars on the CPU."""
+        """Compute every score and count by name, float32 scalars on the CPU."""
         rows = dim_zero_cat(self.rows).cpu() if len(self.rows) else torch.empty(0)
         rows = rows.view(-1, len(self.class_names) + 1)
         rows = rows[rows[:, -1] != IGNORE_INDEX]

@@ -1,4 +1,4 @@
-"""Confidence intervals of means, by bootstrap, and of proportions, of grouped images too."""
+"""Confidence intervals of means (by bootstrap) and of proportions, also for grouped images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Interval = tuple[float, float]
 Floats = NDArray[np.float64]
 
 Groups = Sequence[Hashable] | NDArray[np.generic] | None
-"""Group of each image, such as its patient; without any each image is its own."""
+"""Group of each image, such as its patient; if None, each image is its own group."""
 
 _CHUNK = 2**20  # draws held in memory at once
 
@@ -28,24 +28,24 @@ def bootstrap_mean_interval(
 ) -> tuple[float, float]:
     r"""Expanded percentile bootstrap interval of the mean.
 
-    Values are resampled with replacement; with ``groups`` whole groups are, and the mean of a
-    resample is the ratio of its sum to its number of values: images of one patient resemble each
-    other, and treated as independent they promise an interval that is too narrow.
+    Values are resampled with replacement. With ``groups``, whole groups are resampled and the mean
+    of a resample is the ratio of its sum to its number of values: images of one patient resemble
+    each other, and treating them as independent gives an interval that is too narrow.
 
     A percentile interval stays within the range of the values, as a Dice score must, and exists
-    where the BCa interval divides by zero. It is too narrow for few samples: its tails are
+    where the BCa interval divides by zero. It is too narrow for few samples. Its tails are
     therefore taken at :math:`\Phi(-\sqrt{n / (n - 1)}\, t_{n-1})` for n samples (or groups), which
     gives it the width of Student's t.
 
     Args:
-        values: One number per image; NaN (a score that is undefined there) is left out.
-        groups: The group of each value, such as its patient.
-        confidence: Wished coverage, in (0, 1).
+        values: One number per image; NaN (undefined) is left out.
+        groups: Group of each value, such as its patient.
+        confidence: Nominal coverage, in (0, 1).
         num_resamples: Number of resamples.
-        seed: Equal seeds give equal intervals.
+        seed: Random seed; equal seeds give equal intervals.
 
     Returns:
-        Low and high end. Equal values, a single value or a single group show no spread: both ends
+        Low and high end. Equal values, a single value or a single group have no spread: both ends
         are then the mean. Without any value both are NaN.
 
     Raises:
@@ -73,15 +73,15 @@ def bootstrap_mean_interval(
             for draws in resamples(len(sums), num_resamples, rng)
         ]
         ends = np.array(percentile_interval(np.concatenate(means), len(sums), confidence))
-    low, high = ends.clip(kept.min(), kept.max())  # sums may round beyond
+    low, high = ends.clip(kept.min(), kept.max())  # rounding may exceed the range
     return float(low), float(high)
 
 
 def group_numbers(groups: Groups, num_images: int) -> NDArray[np.intp]:
-    """Number of the group of each image, (N,), in order of first appearance.
+    """Number the groups of the images, (N,), in order of first appearance.
 
     Raises:
-        ValueError: If there is not a group for each image.
+        ValueError: If the number of groups and of images differ.
     """
     if groups is None:
         return np.arange(num_images)
@@ -95,9 +95,9 @@ def expanded_tail(size: int, confidence: float) -> float:
     r"""Share of the resamples to leave out at each end, :math:`\Phi(-\sqrt{n/(n-1)}\, t_{n-1})`.
 
     Args:
-        size: n, samples (or groups) behind the score. One alone says nothing about its spread:
-            nothing is left out then.
-        confidence: Wished coverage, in (0, 1).
+        size: n, the number of samples (or groups) behind the score. A single one has no known
+            spread, so nothing is left out.
+        confidence: Nominal coverage, in (0, 1).
 
     Raises:
         ValueError: If ``confidence`` is not in (0, 1).
@@ -113,13 +113,14 @@ def expanded_tail(size: int, confidence: float) -> float:
 def resamples(
     size: int, num_resamples: int, rng: np.random.Generator, *, width: int | None = None
 ) -> Iterator[NDArray[np.int64]]:
-    """Draw the rows of bootstrap resamples, (R, size), some resamples at a time.
+    """Draw the rows of bootstrap resamples in chunks (R, size).
 
     Args:
         size: Number of rows to draw from, and to draw.
-        num_resamples: Number of resamples in all.
-        rng: Where the draws come from; how they are cut into pieces does not change them.
-        width: Values that the caller holds per resample, which limits R; ``size`` if not given.
+        num_resamples: Total number of resamples.
+        rng: Random generator; the chunk size does not change the draws.
+        width: Number of values that the caller holds per resample, which limits R; ``size`` if
+            None.
     """
     chunk = max(1, _CHUNK // (width or size))
     for start in range(0, num_resamples, chunk):
@@ -134,14 +135,15 @@ def resampled_scores(
     *,
     width: int | None = None,
 ) -> dict[str, Floats]:
-    """Every score of every resample, (R, ...) each.
+    """Compute every score of every resample, (R, ...) each.
 
     Args:
-        scores: Gives every score, (R, ...), for how often each row is drawn, (R, size).
-        size: As for ``resamples``, and so are the others.
-        num_resamples: Number of resamples in all.
-        rng: Where the draws come from.
-        width: Values that ``scores`` holds per resample.
+        scores: Function that computes every score, (R, ...), from the number of times each row is
+            drawn, (R, size).
+        size: Number of rows to draw from, and to draw.
+        num_resamples: Total number of resamples.
+        rng: Random generator.
+        width: Number of values that ``scores`` holds per resample.
     """
     parts = []
     for draws in resamples(size, num_resamples, rng, width=width):
@@ -152,12 +154,12 @@ def resampled_scores(
 
 
 def percentile_interval(values: Floats, size: int, confidence: float) -> Interval:
-    """Expanded percentiles of the resampled values that are not NaN; NaN where none is.
+    """Compute expanded percentiles of the resampled values, ignoring NaN; NaN if all are NaN.
 
     Args:
-        values: Of each resample, (R,).
-        size: Samples (or groups) behind the score, as for ``expanded_tail``.
-        confidence: Wished coverage, in (0, 1).
+        values: Value of each resample, (R,).
+        size: Number of samples (or groups) behind the score, as for ``expanded_tail``.
+        confidence: Nominal coverage, in (0, 1).
     """
     defined = values[~np.isnan(values)]
     if not defined.size:
@@ -168,24 +170,24 @@ def percentile_interval(values: Floats, size: int, confidence: float) -> Interva
 
 
 def wilson_interval(successes: float, trials: float, *, confidence: float = 0.95) -> Interval:
-    r"""Score interval of a proportion of independent trials.
+    r"""Wilson score interval of a proportion of independent trials.
 
     .. math:: \frac{s + z^2/2 \pm z \sqrt{s (n - s) / n + z^2/4}}{n + z^2}
 
-    for s successes in n trials and the normal quantile z. It stays in [0, 1] and has a width
-    where every trial ends alike. Images of one patient are not independent: with several of
-    them it is too narrow, unless n is what ``effective_trials`` gives.
+    for s successes in n trials and the normal quantile z. It stays in [0, 1] and has a width even
+    if all trials end alike. Images of one patient are not independent: with several of them the
+    interval is too narrow, unless n comes from ``effective_trials``.
 
     Args:
         successes: s in [0, n].
-        trials: n; of none nothing is known.
-        confidence: Wished coverage, in (0, 1).
+        trials: n; may be 0.
+        confidence: Nominal coverage, in (0, 1).
 
     Returns:
         Low and high end in [0, 1]; both NaN without trials.
 
     Raises:
-        ValueError: If an argument is not of that kind.
+        ValueError: If an argument is invalid.
 
     References:
         Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 1927
@@ -206,18 +208,18 @@ def wilson_interval(successes: float, trials: float, *, confidence: float = 0.95
 
 
 def effective_trials(right: NDArray[np.bool_], group: NDArray[np.intp]) -> float:
-    r"""Number of independent trials that say as much about a proportion as grouped ones do.
+    r"""Number of independent trials with the same information on a proportion as grouped ones.
 
     .. math:: n_e = \frac{p (1 - p)}{v} \Big(\frac{z}{t_{G-1}}\Big)^2, \qquad
               v = \frac{G}{G - 1} \sum_g \frac{(s_g - p n_g)^2}{n^2}
 
-    for G groups of n_g trials with s_g successes, p = s / n, and the quantiles of 95 %: v is the
-    variance of p as a ratio of sums over groups. It is never more than n, and G where p is 0 or 1.
-    Where every group holds one trial it is n; of a single group, 1.
+    for G groups of n_g trials with s_g successes, p = s / n, and the quantiles of 95 %. v is the
+    variance of p as a ratio of sums over groups. The result is at most n, and G where p is 0 or 1.
+    It is n if every group holds one trial, and 1 for a single group.
 
     Args:
-        right: Whether each trial is a success, (N,).
-        group: Number of the group of each, (N,).
+        right: True where the trial is a success, (N,).
+        group: Index of the group of each trial, (N,).
 
     References:
         Korn and Graubard, Confidence Intervals for Proportions with Small Expected Number of
@@ -232,7 +234,7 @@ def effective_trials(right: NDArray[np.bool_], group: NDArray[np.intp]) -> float
     if share in (0.0, 1.0):
         return float(num_groups)
     spread = num_groups / (num_groups - 1) * ((successes - share * trials) ** 2).sum()
-    if spread == 0:  # every group has the same share: no doubt beyond that of single trials
+    if spread == 0:  # every group has the same share: no uncertainty beyond that of single trials
         return float(num_trials)
     caution = special.ndtri(0.975) / special.stdtrit(num_groups - 1, 0.975)
     found = share * (1 - share) * num_trials**2 / spread * caution**2
@@ -242,20 +244,20 @@ def effective_trials(right: NDArray[np.bool_], group: NDArray[np.intp]) -> float
 def ratio_interval(
     over: float, over_ends: Interval, under: float, under_ends: Interval
 ) -> Interval:
-    r"""Interval of the ratio p / q of two independent proportions, from that of each.
+    r"""Interval of the ratio p / q of two independent proportions, from their intervals.
 
-    The method of variance estimates recovery: with ends (l, u) of p and (m, v) of q,
+    Uses the method of variance estimates recovery: with ends (l, u) of p and (m, v) of q,
 
     .. math:: L = \frac{p q - \sqrt{p^2 q^2 - l v (2 p - l) (2 q - v)}}{v (2 q - v)}, \qquad
               U = \frac{p q + \sqrt{p^2 q^2 - u m (2 p - u) (2 q - m)}}{m (2 q - m)}
 
-    It needs no logarithm, so that p or q may be 0: an end is then 0 or infinite.
+    It needs no logarithm, so p or q may be 0; an end is then 0 or infinite.
 
     Args:
         over: p in [0, 1].
-        over_ends: Its interval, within [0, 1].
+        over_ends: Interval of p, within [0, 1].
         under: q in [0, 1].
-        under_ends: Its interval.
+        under_ends: Interval of q, within [0, 1].
 
     References:
         Donner and Zou, Closed-Form Confidence Intervals for Functions of the Normal Mean and

@@ -1,7 +1,7 @@
 """Dice, IoU and related scores from pixel counts.
 
-Everything runs with static shapes and never asks the device for a value, so that it costs no
-synchronisation on a GPU and no compilation or fallback on XLA.
+All shapes are static and no value is read back from the device, which avoids synchronisation on a
+GPU, and compilation or fallback on XLA.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 NUM_BINS = 256
-"""Bins of the foreground probability: the values of an 8-bit probability map."""
+"""Number of bins of the foreground probability: the values of an 8-bit probability map."""
 
 
 def foreground_probability(logits: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ def foreground_probability(logits: Tensor) -> Tensor:
 
 
 def to_uint8(probability: Tensor) -> Tensor:
-    """The 8-bit value of a probability p: min(255, floor(256 p)).
+    """Quantise a probability p to 8 bits: min(255, floor(256 p)).
 
-    It is at least 128 exactly where p is at least 0.5. NaN becomes 0.
+    The result is at least 128 exactly where p is at least 0.5. NaN becomes 0.
 
     Args:
         probability: Values in [0, 1], float32.
@@ -48,12 +48,12 @@ def to_uint8(probability: Tensor) -> Tensor:
 def pixel_histogram(probability: Tensor, target: Tensor) -> Tensor:
     """Count the pixels of every image by true class and 8-bit foreground probability.
 
-    Bins of 128 and above hold exactly the pixels with p >= 0.5. A probability of NaN lands in
-    bin 0, so that a broken model reads as one that finds nothing instead of ending the epoch.
+    Bins of 128 and above hold exactly the pixels with p >= 0.5. A probability of NaN is counted in
+    bin 0, so that a broken model scores like one that finds nothing instead of ending the epoch.
 
     Args:
         probability: float32 (N, H, W) in [0, 1].
-        target: (N, H, W): 0 background, 1 foreground; any other value counts nowhere.
+        target: (N, H, W): 0 background, 1 foreground; any other value is ignored.
 
     Returns:
         int64 (N, 2, 256): images, true class, bin.
@@ -69,12 +69,12 @@ def pixel_histogram(probability: Tensor, target: Tensor) -> Tensor:
 def pixel_confusion(logits: Tensor, target: Tensor) -> Tensor:
     """Count the pixels of every image by true and predicted class.
 
-    The predicted class is the one with the largest logit (the first of equal ones), for binary
-    logits the foreground where p >= 0.5.
+    The predicted class is the one with the largest logit (the first on ties); for binary logits it
+    is the foreground where p >= 0.5.
 
     Args:
         logits: (N, 1, H, W), or (N, K, H, W) with K >= 3.
-        target: (N, H, W) class indices in [0, K); any other value counts nowhere.
+        target: (N, H, W) class indices in [0, K); any other value is ignored.
 
     Returns:
         int64 (N, K, K): images, true class, predicted class.
@@ -92,12 +92,12 @@ def pixel_confusion(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def halves(histogram: Tensor) -> Tensor:
-    """Confusion at p >= 0.5, (N, 2, 2), from a histogram (N, 2, 256)."""
+    """Compute the confusion at p >= 0.5, (N, 2, 2), from a histogram (N, 2, 256)."""
     return histogram.reshape(-1, 2, 2, NUM_BINS // 2).sum(3)
 
 
 def number_of_classes(logits: Tensor) -> int:
-    """K of logits (N, 1, H, W), which are of two classes, or (N, K, H, W)."""
+    """Return K of logits (N, 1, H, W), which have two classes, or (N, K, H, W)."""
     if logits.ndim != 4 or logits.shape[1] in (0, 2):
         raise ValueError(
             "expected logits of shape (N, 1, H, W), or (N, K, H, W) with K >= 3, "
@@ -107,10 +107,10 @@ def number_of_classes(logits: Tensor) -> int:
 
 
 def _count(value: Tensor, shape: tuple[int, int]) -> Tensor:
-    """How often each value in [0, rows * columns) occurs in each image, int64 (N, *shape).
+    """Count each value in [0, rows * columns) in each image, int64 (N, *shape).
 
-    ``scatter_add_`` rather than ``bincount``: as fast here, and it neither waits for a GPU nor
-    falls back on XLA.
+    Uses ``scatter_add_`` rather than ``bincount``: equally fast here, without waiting for a GPU or
+    falling back on XLA.
     """
     index = value.flatten(1).to(torch.int64)
     one = torch.ones((), dtype=torch.int64, device=value.device).expand(index.shape)
@@ -121,7 +121,7 @@ def _count(value: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def _largest(logits: Tensor) -> Tensor:
-    """Class with the largest logit, uint8 (N, H, W); ``argmax`` takes ten times as long on CPU."""
+    """Class with the largest logit, uint8 (N, H, W); 10 times as fast as ``argmax`` on CPU."""
     largest = logits[:, 0]
     winner = torch.zeros(largest.shape, dtype=torch.uint8, device=logits.device)
     for k, logit in enumerate(logits.unbind(1)[1:], start=1):
@@ -173,15 +173,15 @@ def iou_score(overlap: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
 
 
 def roc_curve(histogram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rates of false and true positives at every threshold, from the strictest down.
+    """Compute false and true positive rates at every threshold, from the strictest down.
 
     Scores within one bin are tied, so the curve is exact for scores rounded down to the bin.
     Counts are added as integers and divided as float32, which keeps every value within 1e-6 on
     devices without float64.
 
     Args:
-        histogram: Counts of negatives and positives, int64 (2, B): column b those with a score in
-            [b/B, (b+1)/B), the last one with 1 as well.
+        histogram: Counts of negatives and positives, int64 (2, B). Column b counts scores in
+            [b/B, (b+1)/B); the last column includes 1.
 
     Returns:
         False positive rate, true positive rate and threshold, each float32 (B + 1,): from (0, 0)
@@ -201,10 +201,10 @@ def roc_curve(histogram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def auroc(histogram: Tensor) -> Tensor:
-    """Area under the ROC curve, by trapezoids.
+    """Compute the area under the ROC curve with the trapezoidal rule.
 
-    Equal to the share of (negative, positive) pairs in which the positive scores higher, pairs
-    in one bin counting half.
+    Equals the share of (negative, positive) pairs in which the positive scores higher, pairs in one
+    bin counting half.
 
     Args:
         histogram: Counts of negatives and positives, as for ``roc_curve``.
@@ -213,7 +213,7 @@ def auroc(histogram: Tensor) -> Tensor:
         A float32 scalar in [0, 1]; NaN unless both classes are present.
     """
     _, true_positive_rate, _ = roc_curve(histogram)
-    # widths from the counts themselves: differences of rounded rates would lose digits
+    # widths from the counts themselves: differences of rounded rates would lose precision
     widths = histogram[0].flip(0).float() / histogram[0].sum().float()
     area = (widths * (true_positive_rate[1:] + true_positive_rate[:-1]) / 2).sum()
     return area.clamp(max=1)
@@ -222,7 +222,7 @@ def auroc(histogram: Tensor) -> Tensor:
 def per_image_scores(
     logits: Tensor, target: Tensor, *, class_names: Sequence[str] = ()
 ) -> dict[str, Tensor]:
-    """Dice and IoU of every image, as ``SegmentationScores`` averages them.
+    """Compute Dice and IoU of every image, as averaged by ``SegmentationScores``.
 
     Args:
         logits: (N, 1, H, W), or (N, K, H, W) with K >= 3.
@@ -252,17 +252,17 @@ def per_image_scores(
 class SegmentationScores(Metric):
     """Overlap, pixel rates and the binned ROC of a whole epoch, from integer sums.
 
-    ``dice`` and ``iou`` are means over images (with K >= 3: and over foreground classes), where
-    an image in which neither side has the class scores 1. With ``_global`` they are computed once
-    from the pixels of all images (K >= 3: per foreground class, then averaged). ``accuracy`` is
-    the share of pixels with the right class; ``precision``, ``recall`` and ``specificity`` are
-    pixel rates of the foreground (K >= 3: averaged over the foreground classes for which they are
-    defined). ``auroc`` ranks all pixels by foreground probability in 256 bins. With K >= 3
-    ``dice/<name>`` and ``iou/<name>`` are the means over images of one class. What has nothing to
-    count is NaN.
+    ``dice`` and ``iou`` are means over images (with K >= 3 also over foreground classes); an image
+    in which neither prediction nor label has the class scores 1. The ``_global`` variants are
+    computed once from the pixels of all images (K >= 3: per foreground class, then averaged).
+    ``accuracy`` is the share of correctly classified pixels; ``precision``, ``recall`` and
+    ``specificity`` are pixel rates of the foreground (K >= 3: averaged over the foreground classes
+    for which they are defined). ``auroc`` ranks all pixels by foreground probability in 256 bins.
+    With K >= 3 ``dice/<name>`` and ``iou/<name>`` are the means over images of one class. A score
+    with nothing to count is NaN.
 
-    Scores of images are added in fixed point (multiples of 2**-30), so every result is the same
-    bit for bit in whatever order, batches or number of devices the images came.
+    Image scores are added in fixed point (multiples of 2**-30), so that results are bitwise
+    identical for any order, batch size or number of devices.
 
     Args:
         class_names: The K >= 2 classes, background first.
@@ -318,7 +318,7 @@ class SegmentationScores(Metric):
         self.num_images = self.num_images + counted.sum()
 
     def compute(self) -> dict[str, Tensor]:
-        """Every score named in the class docstring, as float32 scalars."""
+        """Compute every score named in the class docstring, as float32 scalars."""
         predicted, labelled = self.confusion.sum(0), self.confusion.sum(1)
         overlap, total = self.confusion.diagonal(), self.confusion.sum()
         dice, iou = self._means(self.dice_sum), self._means(self.iou_sum)
@@ -341,7 +341,7 @@ class SegmentationScores(Metric):
         return scores
 
     def roc(self) -> tuple[Tensor, Tensor, Tensor]:
-        """False and true positive rate and threshold over all pixels, each float32 (257,)."""
+        """Compute false and true positive rates and thresholds over all pixels, float32 (257,)."""
         with self.sync_context(
             dist_sync_fn=self.dist_sync_fn,
             should_sync=self._to_sync,
@@ -354,19 +354,19 @@ class SegmentationScores(Metric):
 
 
 def _foreground_scores(confusion: Tensor) -> tuple[Tensor, Tensor]:
-    """Dice and IoU of the foreground classes, (..., K - 1) each, of a confusion (..., K, K)."""
+    """Compute Dice and IoU of the foreground classes, (..., K - 1), from (..., K, K) counts."""
     overlap = confusion.diagonal(dim1=-2, dim2=-1)[..., 1:]
     predicted, labelled = confusion.sum(-2)[..., 1:], confusion.sum(-1)[..., 1:]
     return dice_score(overlap, predicted, labelled), iou_score(overlap, predicted, labelled)
 
 
 def _fixed_point_sum(scores: Tensor, counted: Tensor) -> Tensor:
-    """Sum over the counted images of scores (N, K - 1), int64 (K - 1,)."""
+    """Sum scores (N, K - 1) over the counted images, int64 (K - 1,)."""
     fixed = (scores * _FIXED_POINT).round().to(torch.int64)
     return (fixed * counted.unsqueeze(1)).sum(0)
 
 
 def _mean_defined(values: Tensor) -> Tensor:
-    """Mean of the values that are not NaN, NaN without any; ``nanmean`` falls back on XLA."""
+    """Mean ignoring NaN, NaN if all are NaN; ``nanmean`` falls back on XLA."""
     defined = ~values.isnan()
     return torch.where(defined, values, 0).sum() / defined.sum()

@@ -3,16 +3,18 @@
 Every score compared here is a mean over terms, each a sum of means over strata of images:
 
 - a mean over images (Dice, IoU, accuracy): one term, one stratum of all images;
-- balanced accuracy: a term for each class that occurs, its images the only stratum;
-- AUROC of a class: its images and the rest are the strata, and an image counts with the share of
-  the other stratum that it is on the right side of (its placement value), less half the area, so
-  that the two means add up to the area; for three or more classes a term for each.
+- balanced accuracy: a term for each class that occurs, with the images of the class as its only
+  stratum;
+- AUROC of a class: the images of the class and the other images are the strata. Each image counts
+  with the share of the other stratum that it is ranked correctly against (its placement value),
+  minus half the area, so that the two means add up to the area. For three or more classes there is
+  a term for each.
 
-So each image adds a known part to the score of each contender. Exchanging the parts of an image
-between two contenders is the permutation test; drawing images again with replacement is the
-bootstrap. For means over images the exchange is that of the predictions themselves, and without
-groups the test of two accuracies is McNemar's. The bootstrap of an AUROC keeps the placements
-fixed, as the variance of DeLong does.
+Each image therefore adds a known part to the score of each contender. The permutation test
+exchanges the parts of an image between two contenders; the bootstrap resamples images with
+replacement. For means over images the permutation test exchanges the predictions themselves, and
+without groups the test of two accuracies is McNemar's. The bootstrap of an AUROC keeps the
+placements fixed, as DeLong's variance does.
 
 References:
     DeLong et al., Comparing the Areas under Two or More Correlated ROC Curves, Biometrics 1988;
@@ -36,23 +38,23 @@ from medvision.metrics.intervals import Floats, Interval, percentile_interval, r
 Bools = NDArray[np.bool_]
 
 Stratum = tuple[Bools, Floats]
-"""Which images belong to it, (N,), and what each counts for each contender, (N, M)."""
+"""Membership of each image, (N,), and its value for each contender, (N, M)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedScore:
-    """One score of M contenders on the same images, which lie in U units.
+    """One score of M contenders on the same images, which belong to U units.
 
     Attributes:
-        scores: Of each contender, (M,); NaN where it is undefined.
-        parts: What each unit adds to each score, (U, M): their sums are the scores.
-        sums: Sums over the images of each unit of each stratum, (S, U, M).
-        counts: Number of its images, (S, U).
-        terms: The term of each stratum, (S,).
-        num_images: How many images count.
-        behind: Units on which the score rests: those of its smallest stratum.
-        lower_is_better: Whether the best scores are the small ones.
-        in_unit_interval: Whether the score of an image lies in [0, 1].
+        scores: Score of each contender, (M,); NaN where it is undefined.
+        parts: Contribution of each unit to each score, (U, M); they sum to the scores.
+        sums: Sum over the images of each unit in each stratum, (S, U, M).
+        counts: Number of images of each unit in each stratum, (S, U).
+        terms: Term of each stratum, (S,).
+        num_images: Number of images that count.
+        behind: Number of units behind the score: those of its smallest stratum.
+        lower_is_better: If True, smaller scores are better.
+        in_unit_interval: If True, the score of an image is in [0, 1].
     """
 
     scores: Floats
@@ -67,11 +69,11 @@ class PairedScore:
 
     @classmethod
     def of(cls, terms: Sequence[Sequence[Stratum]], unit: NDArray[np.intp]) -> PairedScore:
-        """Add up what the images of each unit count.
+        """Sum the values of the images of each unit.
 
         Args:
             terms: The strata of every term; a term with an empty stratum is left out.
-            unit: Number of the unit of each image, (N,), counted from 0.
+            unit: Index of the unit of each image, (N,), counted from 0.
         """
         num_units = int(unit.max()) + 1 if len(unit) else 0
         contenders = terms[0][0][1].shape[1]
@@ -101,17 +103,17 @@ class PairedScore:
 
     @property
     def weights(self) -> Floats:
-        """How much of the score rests on each unit, (U,): they add up to 1."""
+        """Share of the score that rests on each unit, (U,); they sum to 1."""
         in_term = np.bincount(self.terms)[self.terms] if len(self.terms) else self.terms
         shares = self.counts / (self.counts.sum(axis=1) * in_term)[:, None]
         total: Floats = shares.sum(axis=0) / (self.terms.max(initial=0) + 1)
         return total
 
     def resampled(self, times: Floats) -> Floats:
-        """The scores of every resample, (R, M); NaN where no term is defined.
+        """Compute the scores of every resample, (R, M); NaN where no term is defined.
 
         Args:
-            times: How often each unit was drawn, (R, U).
+            times: Number of times each unit was drawn, (R, U).
         """
         num_terms = int(self.terms.max(initial=-1)) + 1
         total = np.zeros((num_terms, len(times), self.sums.shape[2]))
@@ -129,12 +131,12 @@ def mean_score(
     lower_is_better: bool = False,
     in_unit_interval: bool = True,
 ) -> PairedScore:
-    """A mean over images, such as Dice.
+    """Build the score of a mean over images, such as Dice.
 
     Args:
-        values: One number per image and contender, (N, M); an image that is NaN (undefined) for
-            any of them counts for none.
-        unit: Number of the unit of each image, (N,).
+        values: One number per image and contender, (N, M). An image that is NaN (undefined) for
+            any contender is left out for all.
+        unit: Index of the unit of each image, (N,).
         lower_is_better: As for `PairedScore`.
         in_unit_interval: As for `PairedScore`.
     """
@@ -147,13 +149,13 @@ def mean_score(
 def balanced_accuracy_score(
     right: ArrayLike, target: NDArray[np.int64], unit: NDArray[np.intp]
 ) -> PairedScore:
-    """The mean recall of the classes that occur.
+    """Build the mean recall of the classes that occur.
 
     Args:
-        right: 1 where the predicted class is the true one, else 0, (N, M); shares over several
+        right: 1 where the predicted class is the true one, else 0, (N, M); means over several
             seeds lie between.
         target: Class indices, (N,).
-        unit: Number of the unit of each image, (N,).
+        unit: Index of the unit of each image, (N,).
     """
     numbers = np.asarray(right, dtype=np.float64)
     return PairedScore.of([[(target == k, numbers)] for k in np.unique(target)], unit)
@@ -162,13 +164,13 @@ def balanced_accuracy_score(
 def auroc_score(
     placed: Mapping[int, Floats], target: NDArray[np.int64], unit: NDArray[np.intp]
 ) -> PairedScore:
-    """The area under the ROC curve; over several classes its mean.
+    """Build the area under the ROC curve; over several classes its mean.
 
     Args:
-        placed: The placement values of each class whose area counts, (N, M), from ``placements``;
-            over several seeds their means.
+        placed: Placement values of each class that counts, (N, M), from ``placements``; over
+            several seeds their means.
         target: Class indices, (N,).
-        unit: Number of the unit of each image, (N,).
+        unit: Index of the unit of each image, (N,).
     """
     terms = []
     for number, values in placed.items():
@@ -179,16 +181,16 @@ def auroc_score(
 
 
 def placements(score: Floats, positive: Bools) -> Floats:
-    """The share of the other side that each image is on the right side of, equal scores half.
+    """Share of the other class that each image is ranked correctly against, ties counting half.
 
     Their mean over the positives is the AUROC, and so is their mean over the negatives.
 
     Args:
-        score: Finite numbers (N,), larger for what looks more positive.
+        score: Finite numbers (N,), larger for more positive.
         positive: bool (N,).
 
     Returns:
-        (N,) in [0, 1]; NaN where the other side is empty.
+        (N,) in [0, 1]; NaN where the other class is empty.
     """
     found = np.full(len(score), np.nan)
     for side, sign in ((positive, 1), (~positive, -1)):
@@ -200,29 +202,29 @@ def placements(score: Floats, positive: Bools) -> Floats:
 
 NUM_RESAMPLES = 4000
 NUM_PERMUTATIONS = 9999  # the smallest p is then 0.0001
-_ALL_UP_TO = 13  # units: 8192 exchanges are all there are, and are all made
+_ALL_UP_TO = 13  # units: with 8192 possible exchanges, all are made
 _CHUNK = 2**20  # signs held in memory at once
-_ROUNDING = 1e-9  # of sums that are equal but for the order of their addition
+_ROUNDING = 1e-9  # tolerance for sums that differ only in the order of addition
 POWER, LEVEL = 0.8, 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairedDifference:
-    """Difference of B from A on the same images; None where it is unknown.
+    """Difference between A and B on the same images; None where it is unknown.
 
     Attributes:
         a: Score of A.
         b: Score of B.
         difference: ``b - a``.
-        interval: Low and high end.
-        p_value: Two-sided, of the exchange.
-        num_permutations: How many exchanges stand behind it.
-        probability_better: That B is truly better, on other images like these.
-        standard_error: Of the difference, over images.
-        images_needed: Test images with which a true difference of this size would be seen.
-        num_images: How many images count.
-        num_units: How many independent units they are: groups, or the images themselves.
-        alike: Whether no unit differs.
+        interval: Low and high end of the interval of the difference.
+        p_value: Two-sided p value of the permutation test.
+        num_permutations: Number of exchanges behind the p value.
+        probability_better: Probability that B is truly better on other images like these.
+        standard_error: Standard error of the difference, over images.
+        images_needed: Number of test images needed to detect a true difference of this size.
+        num_images: Number of images that count.
+        num_units: Number of independent units: groups, or the images themselves.
+        alike: If True, no unit differs.
     """
 
     a: float
@@ -250,44 +252,43 @@ def paired_differences(
 ) -> dict[str, list[PairedDifference]]:
     r"""Compare contenders by every score, all pairs on the same resamples and exchanges.
 
-    Interval: at either end the farther one of two. (1) Percentiles of the difference over
-    resamples of whole units (groups, or images), the tails expanded as in
-    ``bootstrap_mean_interval`` for the units of the smallest stratum. (2) All differences that
-    the exchange below would not find too far from the observed one, which are the percentiles of
-    the difference among random halves of the units. Either alone is too narrow for some data: the
-    first for few units that differ a lot, the second for skewed ones; and so the interval leaves
-    out 0 only where p is small. Where no unit differs both show no spread although there is
-    doubt: at most a share :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1 each,
-    and the interval reaches that far to either side. One unit says nothing of others: there is no
-    interval then, and none where no unit differs and scores have no bounds.
+    Interval: the wider end of two methods on either side. (1) Percentiles of the difference over
+    resamples of whole units (groups, or images), with tails expanded as in
+    ``bootstrap_mean_interval`` for the units of the smallest stratum. (2) All differences that the
+    permutation test below would not reject given the observed one; these are the percentiles of the
+    difference among random halves of the units. Either alone is too narrow for some data: the first
+    for few units that differ a lot, the second for skewed ones. The interval thus excludes 0 only
+    where p is small. Where no unit differs, neither method shows spread although there is
+    uncertainty: at most a share :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1
+    each, and the interval extends that far to either side. There is no interval for a single unit,
+    nor where no unit differs and scores are unbounded.
 
     p: each unit's parts in the two scores are exchanged or not, at random, and the difference
-    counts where it lies as far from 0 as the observed one or farther; p = (1 + count) / (1 +
-    exchanges). Up to 13 units all exchanges are made, and p is their share. It holds exactly if A
-    and B are exchangeable (of an AUROC nearly, for its placements stay as they are), and for many
-    units if only their scores are equal.
+    counts where it is at least as far from 0 as the observed one; p = (1 + count) / (1 +
+    exchanges). Up to 13 units all exchanges are made, and p is the share that counts. It is exact
+    if A and B are exchangeable (nearly exact for an AUROC, because its placements stay fixed), and
+    for many units it is valid even if only their scores are equal.
 
-    Probability: the share of the resamples in which B is better, those without a difference
-    counting half, corrected for few units as the interval is: with z the normal quantile of the
-    share of the others, :math:`1 - T_{n-1}(z \sqrt{(n-1)/n})`. In Bayesian words it is the
-    posterior probability, with no opinion beforehand, that B has the higher score in the
-    population from which the images were drawn. It is about other images and these very models,
-    not about other seeds.
+    Probability: the share of resamples in which B is better, those without a difference counting
+    half, corrected for few units like the interval: with z the normal quantile of the remaining
+    share, :math:`1 - T_{n-1}(z \sqrt{(n-1)/n})`. In Bayesian terms it is the posterior
+    probability, under a flat prior, that B has the higher score in the population from which the
+    images were drawn. It refers to other images and these very models, not to other seeds.
 
-    Images needed: those with which a two-sided test at 5 % finds a true difference of the
-    observed size in 8 of 10 cases; None where the observed one is below half its standard error,
-    which tells nothing about its size.
+    Images needed: the number with which a two-sided test at 5 % detects a true difference of the
+    observed size in 8 of 10 cases; None where the observed difference is below half its standard
+    error and its size is therefore unknown.
 
     Args:
-        scores: By name, all of the same contenders and units.
-        pairs: Contenders A and B of every comparison, by number.
-        confidence: Wished coverage :math:`1 - \alpha`, in (0, 1).
+        scores: Scores by name, all of the same contenders and units.
+        pairs: Indices of contenders A and B of every comparison.
+        confidence: Nominal coverage :math:`1 - \alpha`, in (0, 1).
         num_resamples: Number of bootstrap resamples.
         num_permutations: Number of random exchanges.
-        seed: Equal seeds give equal results.
+        seed: Random seed; equal seeds give equal results.
 
     Returns:
-        For every score a difference for each pair.
+        One difference per pair, for every score.
 
     Raises:
         ValueError: If a score is undefined.
@@ -315,10 +316,10 @@ def paired_differences(
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
-    """Adjust p values so that each may be compared with one level for the whole family.
+    """Adjust p values for the whole family, so that each can be compared with one level.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none may be smaller than
-    one before it, or larger than 1.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; each is at least as large
+    as the previous one, and at most 1.
 
     References:
         Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scand. J. Statist. 1979
@@ -331,7 +332,7 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
 
 
 class _Exchanged(NamedTuple):
-    """p, the number of exchanges, and the difference among the exchanged units of each."""
+    """Permutation result: p, number of exchanges, and differences among the exchanged units."""
 
     p_value: float
     num_exchanges: int
@@ -380,14 +381,14 @@ def _difference(
 
 
 def _percentiles(values: Floats, tail: float) -> Interval:
-    """The values with at most a share ``tail`` at and beyond them; the outermost of too few."""
+    """Values with at most a share ``tail`` at and beyond them, or the extremes if too few."""
     beyond = max(int(tail * (len(values) + 1)), 1)
     low, high = np.sort(values)[[beyond - 1, -beyond]]
     return float(low), float(high)
 
 
 def _probability_better(spread: Floats, behind: int) -> float:
-    """Kept off 0 and 1, which no number of resamples can show."""
+    """Probability that B is better, kept off 0 and 1, which resampling cannot show."""
     not_better = (spread < 0).sum() + (spread == 0).sum() / 2
     normal = special.ndtri((not_better + 0.5) / (len(spread) + 1))
     student = normal * np.sqrt((behind - 1) / behind)
@@ -407,20 +408,20 @@ def _exchange(
     num_permutations: int,
     rng: np.random.Generator,
 ) -> Iterator[_Exchanged]:
-    """Exchange A and B, for every score and pair the same units."""
+    """Exchange A and B in the same units for every score and pair."""
     first, second = ([pair[side] for pair in pairs] for side in (0, 1))
     parts = np.concatenate([s.parts[:, second] - s.parts[:, first] for s in scores.values()], 1)
     weights = np.stack([score.weights for score in scores.values()], axis=1)
     both = np.concatenate([parts, weights], axis=1)
     sums = np.concatenate([signs @ both for signs in _signs(len(both), num_permutations, rng)])
     total = parts.sum(axis=0)
-    # what equal sums may differ by; the observed difference counts itself as reached
+    # rounding tolerance between equal sums; the observed difference counts itself as reached
     reached = np.abs(total) - _ROUNDING * np.abs(parts).sum(axis=0)
     exchanges, all_there_are = len(sums), len(parts) <= _ALL_UP_TO
     for column in range(parts.shape[1]):
         swapped, kept = sums[:, column], sums[:, parts.shape[1] + column // len(pairs)]
         count = int((np.abs(swapped) >= reached[column]).sum())
-        some = kept < 1 - _ROUNDING  # not where no unit that counts was exchanged
+        some = kept < 1 - _ROUNDING  # False if no unit that counts was exchanged
         yield _Exchanged(
             p_value=count / exchanges if all_there_are else (1 + count) / (1 + exchanges),
             num_exchanges=exchanges,
@@ -429,7 +430,7 @@ def _exchange(
 
 
 def _signs(size: int, num_permutations: int, rng: np.random.Generator) -> Iterator[Floats]:
-    """-1 where a unit is exchanged, else 1, float64 (some, size) at a time."""
+    """Yield signs, -1 where a unit is exchanged and else 1, in float64 chunks (some, size)."""
     if size <= _ALL_UP_TO:
         exchanged = np.arange(2**size)[:, None] >> np.arange(size) & 1
         yield 1 - 2 * exchanged.astype(np.float64)
@@ -442,13 +443,13 @@ def _signs(size: int, num_permutations: int, rng: np.random.Generator) -> Iterat
 
 @dataclass(frozen=True, kw_only=True)
 class SeedSpread:
-    """The spread over seeds of two groups of runs; None where too few seeds tell it.
+    """Spread over seeds of two groups of runs; None where there are too few seeds.
 
     Attributes:
         std_a: Sample standard deviation (n - 1) of A's scores over its seeds.
-        std_b: The same of B.
-        standard_error: Of the difference of the two means over seeds.
-        interval: Low and high end of the difference with other seeds, on the same images.
+        std_b: Sample standard deviation of B's scores.
+        standard_error: Standard error of the difference of the two means over seeds.
+        interval: Low and high end of the difference for other seeds, on the same images.
     """
 
     std_a: float | None
@@ -458,12 +459,12 @@ class SeedSpread:
 
 
 def seed_spread(a: Sequence[float], b: Sequence[float], *, confidence: float = 0.95) -> SeedSpread:
-    """Compare the spread of two groups over their seeds, which are paired in no way.
+    """Compare the spread of two groups over their seeds, which are not paired.
 
     Args:
-        a: Score of A with each of its seeds; one alone has no spread.
-        b: The same of B.
-        confidence: Wished coverage of Welch's interval, in (0, 1).
+        a: Score of A with each of its seeds; a single one has no spread.
+        b: Score of B with each of its seeds.
+        confidence: Nominal coverage of Welch's interval, in (0, 1).
 
     References:
         Welch, The Generalization of Student's Problem, Biometrika 1947

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of scores that are pooled over the pixels of all images."""
+"""Bootstrap intervals of scores pooled over the pixels of all images."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def pooled_score_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Expanded percentile bootstrap intervals of ``pooled_scores``.
 
-    The pixels of one image resemble each other and are no sample. Whole images are therefore
-    resampled with replacement, with ``groups`` whole groups are; their counts are added, and every
-    score is computed again from the sums. Resamples in which it is undefined are left out. Tails
-    are expanded as in ``bootstrap_mean_interval``, with n the number of images (or groups). An
-    image without a counted pixel is no image.
+    The pixels of one image resemble each other and are not independent samples. Whole images (with
+    ``groups``, whole groups) are therefore resampled with replacement, and every score is computed
+    again from the summed counts. Resamples in which a score is undefined are left out. Tails are
+    expanded as in ``bootstrap_mean_interval``, with n the number of images (or groups). Images
+    without a counted pixel are ignored.
 
-    Images weigh by their pixels: where a few of them hold most of the foreground, a score rests
-    on fewer images than n and its interval is too narrow. With foreground in about 12 of 60
-    images, simulated 95 % intervals of recall held the true value in 91 % of the cases.
+    Images are weighted by their pixels: where a few hold most of the foreground, a score rests on
+    fewer images than n and its interval is too narrow. With foreground in about 12 of 60 images,
+    simulated 95 % intervals of recall contained the true value in 91 % of the cases.
 
-    Where every image (or group) scores the same, as in a precision of exactly 1, a bootstrap shows
-    no spread although there is doubt: both ends are then the score. Unlike in
-    ``classification_intervals`` no exact interval takes their place: the pixels of an image are no
+    Where every image (or group) has the same score, such as a precision of exactly 1, a bootstrap
+    shows no spread although there is uncertainty: both ends are then the score. Unlike in
+    ``classification_intervals``, no exact interval replaces it: the pixels of an image are not
     independent trials, and images differ in weight.
 
     Args:
@@ -47,10 +47,10 @@ def pooled_score_intervals(
             ``pixel_confusion``.
         histogram: Pixels of every image by true class (background, foreground) and bin of the
             foreground probability, integers (N, 2, B), as from ``pixel_histogram``.
-        groups: The group of each image, such as its patient.
-        confidence: Wished coverage, in (0, 1).
+        groups: Group of each image, such as its patient.
+        confidence: Nominal coverage, in (0, 1).
         num_resamples: Number of resamples.
-        seed: Equal seeds give equal intervals.
+        seed: Random seed; equal seeds give equal intervals.
 
     Returns:
         Low and high end in [0, 1] of dice_global, iou_global, accuracy, precision, recall,
@@ -58,7 +58,7 @@ def pooled_score_intervals(
         where the score itself is.
 
     Raises:
-        ValueError: If an argument is not of that kind, or the two counts are of other pixels.
+        ValueError: If an argument is invalid, or the two counts cover different pixels.
 
     References:
         Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 2015,
@@ -72,7 +72,7 @@ def pooled_score_intervals(
     if not len(pixels):
         scores = pooled_scores(pixels.sum(0), bins.sum(0))
         return {name: (float(value), float(value)) for name, value in scores.items()}
-    # as float64, which BLAS multiplies: sums of counts are exact below 2**53, in any order
+    # float64 is multiplied by BLAS; sums of counts are exact below 2**53, in any order
     rows = [counts.reshape(len(counts), -1) for counts in (pixels, bins)]
     flat, cut = np.concatenate(rows, axis=1, dtype=np.float64), pixels[0].size
     if groups is not None:
@@ -94,7 +94,7 @@ def pooled_score_intervals(
 
 
 def pooled_scores(confusion: ArrayLike, histogram: ArrayLike) -> dict[str, Floats]:
-    """The scores of ``SegmentationScores`` that are pooled over pixels, in float64.
+    """Compute the pixel-pooled scores of ``SegmentationScores`` in float64.
 
     Args:
         confusion: Pixels by true and predicted class, (..., K, K).

@@ -1,6 +1,6 @@
 """Ranking of positives above negatives: AUROC, average precision and their curves.
 
-Exact at the level of images, every distinct score its own threshold; pure NumPy in float64.
+Exact at image level, with one threshold per distinct score; pure NumPy in float64.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ Bools = NDArray[np.bool_]
 
 
 class Ranking:
-    """Positives and negatives by score, sorted once so that resamples cost no sorting.
+    """Positives and negatives by score, sorted once so that resamples need no sorting.
 
     Args:
-        score: Finite numbers (N,), larger for what looks more positive.
+        score: Finite numbers (N,), larger for more positive.
         positive: bool (N,).
     """
 
@@ -25,20 +25,20 @@ class Ranking:
         self._positives = order[positive[order]]
         self._negatives = order[~positive[order]]
         scores = score[self._positives]
-        # of each positive: how many negatives score less, how many at most the same, and so on
+        # per positive: number of negatives that score less, number that score at most as much, ...
         self._less = np.searchsorted(score[self._negatives], scores, side="left")
         self._at_most = np.searchsorted(score[self._negatives], scores, side="right")
         self._positives_less = np.searchsorted(scores, scores, side="left")
 
     def areas(self, weights: Floats) -> tuple[Floats, Floats]:
-        """AUROC and average precision of every resample.
+        """Compute AUROC and average precision of every resample.
 
-        AUROC is the share of (negative, positive) pairs in which the positive scores higher,
-        pairs of equal scores counting half. Average precision is the mean over the positives of
-        the precision among all that score at least as high, as in scikit-learn.
+        AUROC is the share of (negative, positive) pairs in which the positive scores higher, ties
+        counting half. Average precision is the mean over the positives of the precision among all
+        images that score at least as high, as in scikit-learn.
 
         Args:
-            weights: How often each image occurs in each resample, (R, N).
+            weights: Number of times each image occurs in each resample, (R, N).
 
         Returns:
             float64 (R,) each, in [0, 1]. AUROC is NaN unless both classes are present, average
@@ -62,10 +62,10 @@ class Ranking:
 
 
 def roc_points(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Rates of false and true positives at every distinct score, from the strictest down.
+    """Compute false and true positive rates at every distinct score, from the strictest down.
 
     Args:
-        score: Finite numbers (N,), larger for what looks more positive.
+        score: Finite numbers (N,), larger for more positive.
         positive: bool (N,).
 
     Returns:
@@ -83,16 +83,16 @@ def roc_points(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, F
 
 
 def precision_recall_points(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """Precision and recall at every distinct score, from the strictest down.
+    """Compute precision and recall at every distinct score, from the strictest down.
 
     Args:
-        score: Finite numbers (N,), larger for what looks more positive.
+        score: Finite numbers (N,), larger for more positive.
         positive: bool (N,).
 
     Returns:
         Precision, recall and threshold (predicted: score >= threshold), each (T + 1,) for T
         distinct scores, recall rising from 0 to 1. The first point, threshold infinity, predicts
-        nothing, and its precision is drawn as 1; recall is NaN without positives.
+        nothing, and its precision is set to 1; recall is NaN without positives.
     """
     false_positives, true_positives, threshold = _counts_above(score, positive)
     predicted = false_positives + true_positives
@@ -106,7 +106,7 @@ def precision_recall_points(score: ArrayLike, positive: ArrayLike) -> tuple[Floa
 def counts_at_least(
     score: ArrayLike, positive: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Negatives and positives that score at least as much as every distinct score, rising.
+    """Count negatives and positives that score at least as much as each distinct score, rising.
 
     Raises:
         ValueError: If the shapes differ or a score is not finite.
@@ -129,7 +129,7 @@ def counts_at_least(
 
 
 def _counts_above(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """False positives, true positives and threshold from the strictest down, (T + 1,) each."""
+    """Count false and true positives per threshold, from the strictest down, (T + 1,) each."""
     negatives, positives, threshold = counts_at_least(score, positive)
     return (
         np.append(negatives, 0)[::-1].astype(np.float64),
@@ -139,7 +139,7 @@ def _counts_above(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats
 
 
 def _sums_before(weights: Floats) -> Floats:
-    """Sum of the weights before each column, and of all: (R, M + 1) of (R, M)."""
+    """Sum the weights before each column, and of all: (R, M + 1) from (R, M)."""
     sums = np.zeros((len(weights), weights.shape[1] + 1))
     np.cumsum(weights, axis=1, out=sums[:, 1:])
     return sums

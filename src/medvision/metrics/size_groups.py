@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from medvision.metrics.intervals import Groups, bootstrap_mean_interval
 
 NAMES = {1: ("medium",), 2: ("small", "large"), 3: ("small", "medium", "large")}
-"""Names of the groups, by how many there are."""
+"""Names of the groups, by number of groups."""
 
 OVERLAPS = ("dice", "iou")
 SURFACES = ("hd95_px", "nsd_2px")
@@ -25,25 +25,24 @@ def size_groups(
 ) -> list[dict[str, Any]]:
     """Mean scores of images without a lesion, and of thirds of the others by lesion size.
 
-    The size is the share of the image that its true mask covers. Images of one size stay in one
-    third, so thirds may differ in size; the cuts are those nearest to equal ones, the lower of
-    two. With one or two sizes only there are as many groups. An image without a defined Dice
-    (every pixel ignored) is no image.
+    The size is the share of the image that its true mask covers. Images of equal size stay in one
+    third, so thirds may differ in number of images; the cuts are those nearest to equal thirds, the
+    lower on ties. With one or two distinct sizes there are only as many groups. An image without a
+    defined Dice (every pixel ignored) is left out.
 
     Args:
-        rows: A row per test image, (N,), as predictions_test.csv holds them. Taken are
-            ``dice_original`` and ``iou_original``, at the size of the file, or where a row has
-            none ``dice`` and ``iou``; and ``hd95_px`` and ``nsd_2px`` where the rows have them.
-            NaN, None and "" are undefined.
-        foreground_share: Of each image, in [0, 1], (N,).
-        groups: The group of each image, such as its patient, for the intervals.
+        rows: One row per test image, (N,), as in predictions_test.csv. Uses ``dice_original`` and
+            ``iou_original``, at the original image size, or ``dice`` and ``iou`` if a row has
+            none; and ``hd95_px`` and ``nsd_2px`` if present. NaN, None and "" are undefined.
+        foreground_share: Foreground share of each image, in [0, 1], (N,).
+        groups: Group of each image, such as its patient, for the intervals.
 
     Returns:
-        A dict for each group that has images, "no lesion" first, then rising: name, from_percent
+        One dict per non-empty group, "no lesion" first, then by rising size: name, from_percent
         and to_percent (the smallest and the largest share in it), num_images, and for each score
-        its mean over the images for which it is defined and as ``_ci95`` [low, high] the interval
-        of ``bootstrap_mean_interval``; None where no image defines it. For HD95 and surface Dice
-        ``_undefined`` counts the images left out, such as missed lesions.
+        its mean over the images for which it is defined and, as ``_ci95``, the interval [low,
+        high] of ``bootstrap_mean_interval``; None where no image defines it. For HD95 and surface
+        Dice ``_undefined`` counts the images left out, such as missed lesions.
 
     Raises:
         ValueError: If lengths differ or a share is not in [0, 1].
@@ -85,7 +84,7 @@ def size_groups(
 
 
 def _thirds(share: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """Positions of up to three groups of rising share; equal shares stay together."""
+    """Split positions into up to three groups of rising share; equal shares stay together."""
     sizes, place = np.unique(share, return_inverse=True)
     cuts = _cuts(np.bincount(place).cumsum()) if len(sizes) > 2 else range(len(sizes) - 1)
     group = np.searchsorted(np.array(cuts), np.arange(len(sizes)))  # of each size
@@ -93,27 +92,27 @@ def _thirds(share: NDArray[np.float64]) -> list[NDArray[np.intp]]:
 
 
 def _cuts(up_to: NDArray[np.intp]) -> tuple[int, int]:
-    """After which two sizes to cut, given how many images are of each size or smaller."""
+    """Find the two sizes to cut after, given the number of images of each size or smaller."""
     total, before_last = up_to[-1], up_to[:-1]
     off = np.stack([np.abs(3 * before_last - total), np.abs(3 * before_last - 2 * total)])
     first, second = (int(row.argmin()) for row in off)
     if first < second:
         return first, second
-    # one size has so many images that the same cut is the nearest to both
+    # one size has so many images that the same cut is the nearest to both thirds
     near = ((first - 1, first), (first, first + 1))
     pairs = [pair for pair in near if pair[0] >= 0 and pair[1] < len(before_last)]
     return min(pairs, key=lambda pair: int(off[0, pair[0]] + off[1, pair[1]]))
 
 
 def _score(row: Mapping[str, Any], name: str) -> float:
-    """The score at the size of the file, NaN where it is undefined."""
+    """Return the score at the original image size, NaN if undefined."""
     value = row.get(f"{name}_original", row.get(name))
     number = float("nan") if value is None or value == "" else float(value)
     return number if np.isfinite(number) else float("nan")
 
 
 def _mean(name: str, values: NDArray[np.float64], groups: Groups) -> dict[str, Any]:
-    """Mean and interval of the defined values."""
+    """Compute mean and interval of the defined values."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return {name: None, f"{name}_ci95": None}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medvision.types import IGNORE_INDEX
 
 TOLERANCE_PX = 2.0
-"""Distance up to which a pixel of an outline counts as right, in the name ``nsd_2px``."""
+"""Distance in pixels up to which an outline pixel counts as correct; part of ``nsd_2px``."""
 
 Mask = NDArray[np.bool_]
 
@@ -28,13 +28,13 @@ def surface_distances(
     num_classes: int = 2,
     class_names: Sequence[str] = (),
 ) -> dict[str, float]:
-    """HD95 and normalised surface Dice (NSD) at 2 px of one image, as MONAI 1.6 defines them.
+    """Compute HD95 and normalised surface Dice (NSD) at 2 px of one image, as in MONAI 1.6.
 
-    An outline is the pixels of a mask of which a direct neighbour is not in it; outside the
-    image nothing is. ``hd95_px`` takes the distances of the pixels of each outline to the nearest
-    of the other, the 95th percentile of either side, and the larger of the two. ``nsd_2px`` is
-    the share of the pixels of both outlines that have the other within 2 px. Distances run
-    between the centres of pixels, in pixels of the given masks.
+    The outline of a mask consists of its pixels with a direct neighbour outside the mask; outside
+    the image everything is background. ``hd95_px`` takes the distance of each outline pixel to the
+    nearest pixel of the other outline, the 95th percentile for either side, and the larger of the
+    two. ``nsd_2px`` is the share of the pixels of both outlines that are within 2 px of the other.
+    Distances are measured between pixel centres, in pixels of the given masks.
 
     ============================  =======  =======
     the class is                  hd95_px  nsd_2px
@@ -43,11 +43,11 @@ def surface_distances(
     in neither                    NaN      NaN
     ============================  =======  =======
 
-    A mean of HD95 thus leaves out the lesions that were missed: read it with the number of
-    undefined images (``mean_defined``).
+    A mean of HD95 thus leaves out missed lesions: read it with the number of undefined images
+    (``mean_defined``).
 
-    The background has no outline of its own. Pixels labelled ``IGNORE_INDEX`` are taken out of
-    both masks, as with MONAI's ``ignore_index``; in an image of such pixels only all is NaN.
+    The background has no outline of its own. Pixels labelled ``IGNORE_INDEX`` are removed from both
+    masks, as with MONAI's ``ignore_index``; all scores of a fully ignored image are NaN.
 
     Args:
         predicted: Class indices in [0, K), (H, W).
@@ -61,7 +61,7 @@ def surface_distances(
         classes for which each is defined.
 
     Raises:
-        ValueError: If shapes, values or names are not of that kind.
+        ValueError: If shapes, values or names are invalid.
 
     References:
         Huttenlocher et al., Comparing Images Using the Hausdorff Distance, TPAMI 1993;
@@ -83,7 +83,7 @@ def surface_distances(
 
 
 def mean_defined(values: Iterable[float]) -> tuple[float, int]:
-    """Mean of the finite values, NaN without any, and how many are not finite."""
+    """Compute the mean of the finite values (NaN if none) and the number of non-finite ones."""
     numbers = [float(value) for value in values]
     defined = [number for number in numbers if math.isfinite(number)]
     mean = float(np.mean(defined)) if defined else math.nan
@@ -91,7 +91,7 @@ def mean_defined(values: Iterable[float]) -> tuple[float, int]:
 
 
 def _distances(predicted: Mask, labelled: Mask) -> tuple[float, float]:
-    """HD95 and NSD of the masks of one class."""
+    """Compute HD95 and NSD of the masks of one class."""
     either = predicted | labelled
     if not either.any():
         return math.nan, math.nan
@@ -102,21 +102,21 @@ def _distances(predicted: Mask, labelled: Mask) -> tuple[float, float]:
     box = _box(either)
     first, second = (torch.from_numpy(mask[box])[None, None] for mask in (predicted, labelled))
     with warnings.catch_warnings():
-        # an empty mask is no surprise: what then comes back is documented above
+        # empty masks are expected: the result is documented above
         warnings.filterwarnings("ignore", r"the (ground truth|prediction) of class .* is all 0")
-        # MONAI 1.6 passes on an argument of its own that it has deprecated
+        # MONAI 1.6 passes an argument that it has deprecated itself
         warnings.filterwarnings("ignore", r".*always_return_as_numpy", FutureWarning)
-        # the one channel is a foreground class: MONAI is to leave out none
+        # the only channel is a foreground class, which MONAI must not leave out
         hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95)
         nsd = compute_surface_dice(first, second, [TOLERANCE_PX], include_background=True)
     return float(hd95), float(nsd)
 
 
 def _box(mask: Mask) -> tuple[slice, slice]:
-    """Bounding box with one pixel around it, where the image has one.
+    """Compute the bounding box with a margin of one pixel, clipped to the image.
 
-    Every outline lies in it, and each of its pixels has the same neighbours as before: the margin
-    is empty, and where there is none the image ends too.
+    It contains every outline, and each outline pixel keeps its neighbours: the margin is empty, and
+    without a margin the image ends there too.
     """
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     top, left = max(0, rows[0] - 1), max(0, columns[0] - 1)

@@ -1,4 +1,4 @@
-"""Decision thresholds: how to choose one, and the operating points at each."""
+"""Decision thresholds: rules to choose one, and the operating point at each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RULES = {
     "youden": "the threshold of the best Youden's J on the validation images",
     "sensitivity": "the largest threshold that finds {:g} % of the positive validation images",
 }
-"""By which a threshold can be chosen on validation images, named before they are seen."""
+"""Rules to choose a threshold on validation images, selected before seeing the images."""
 
 
 def threshold_by_rule(
@@ -40,22 +40,22 @@ def threshold_by_rule(
 ) -> tuple[float, str]:
     """Choose a threshold by one of ``RULES``.
 
-    ``validation`` takes the one nearest 0.5 of those within one standard error of the best
-    balanced accuracy, ``youden`` the best itself (``choose_threshold``), ``sensitivity`` the
-    largest that finds the wished share of the positives (``threshold_at_sensitivity``).
+    ``validation`` takes the threshold nearest 0.5 among those within one standard error of the best
+    balanced accuracy, ``youden`` the best one (``choose_threshold``), ``sensitivity`` the largest
+    that finds the requested share of the positives (``threshold_at_sensitivity``).
 
     Args:
-        rule: One of them.
+        rule: One of ``RULES``.
         probability_of_positive: p in [0, 1] of class 1 for the validation images, (N,).
-        target: Their class indices 0 or 1, (N,).
-        sensitivity: In (0, 1], for the last.
+        target: Class indices 0 or 1 of the validation images, (N,).
+        sensitivity: Requested sensitivity in (0, 1], for the rule of the same name.
 
     Returns:
-        A threshold t in [0, 1], predicted positive being p >= t, and what it is in words.
+        A threshold t in [0, 1], where p >= t is predicted positive, and its description.
 
     Raises:
-        MedvisionError: If the images are all of one class.
-        ValueError: If an argument is not of that kind.
+        MedvisionError: If all images are of one class.
+        ValueError: If an argument is invalid.
     """
     if rule not in RULES:
         raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule}")
@@ -70,15 +70,15 @@ def threshold_by_rule(
 def choose_threshold(
     probability_of_positive: ArrayLike, target: ArrayLike, *, standard_errors: float = 0.0
 ) -> float:
-    r"""Choose the threshold of the largest balanced accuracy, which is that of Youden's J.
+    r"""Choose the threshold with the largest balanced accuracy, which also maximises Youden's J.
 
-    Choose it on validation images: on the images it was chosen on, a threshold looks better than
-    it is. Every cut of the images into two is tried, at the threshold half way between the
-    neighbouring distinct probabilities (beyond the outermost ones half way to 0 and to 1). Of
-    equally good cuts the one nearest 0.5 is taken, the lower of two.
+    Choose it on validation images: a threshold looks better than it is on the images it was chosen
+    on. Every cut of the images into two is tried, at the threshold halfway between the neighbouring
+    distinct probabilities (beyond the outermost ones halfway to 0 and to 1). Among equally good
+    cuts the one nearest 0.5 is taken, the lower on ties.
 
-    The best of many cuts owes part of its lead to chance. With ``standard_errors`` c every cut
-    counts as equally good whose balanced accuracy is at most c standard errors below the best,
+    The best of many cuts owes part of its lead to chance. With ``standard_errors`` c, every cut
+    whose balanced accuracy is at most c standard errors below the best counts as equally good,
 
     .. math:: \mathrm{SE} = \sqrt{p (1 - p) / P + q (1 - q) / N} / 2
 
@@ -91,10 +91,10 @@ def choose_threshold(
         standard_errors: 0 for the best cut itself; 1 is the usual rule.
 
     Returns:
-        A threshold t in [0, 1], predicted positive being p >= t.
+        A threshold t in [0, 1], where p >= t is predicted positive.
 
     Raises:
-        MedvisionError: If the images are all of one class.
+        MedvisionError: If all images are of one class.
         ValueError: If shapes differ, a probability is not in [0, 1] or a target is not 0 or 1.
 
     References:
@@ -109,10 +109,10 @@ def choose_threshold(
             hint="use a validation split with both classes, or keep the threshold at 0.5",
         )
     false_positives, true_positives, distinct = counts_at_least(probability, labels == 1)
-    # a cut below each distinct probability, and one above them all: there nothing is predicted
+    # a cut below each distinct probability, and one above all of them, which predicts nothing
     edges = np.concatenate([[0.0], distinct, [1.0] if distinct[-1] < 1 else []])
     threshold = _half_way(edges[:-1], edges[1:])
-    # J times both counts, an exact integer, so that equally good cuts are seen as equal
+    # J times both counts is an exact integer, so that equally good cuts compare as equal
     num_negatives, num_positives = false_positives[0], true_positives[0]
     sizes = num_positives, num_negatives
     gain = (np.append(true_positives, 0) * num_negatives)[: len(threshold)]
@@ -128,23 +128,23 @@ def choose_threshold(
 def threshold_at_sensitivity(
     probability_of_positive: ArrayLike, target: ArrayLike, *, sensitivity: float = SENSITIVITY
 ) -> float:
-    """Largest threshold at which at least this share of the positives is found.
+    """Find the largest threshold at which at least this share of the positives is found.
 
-    It lies half way between the lowest probability that is predicted positive and the next
-    lower one (or 0), as those of ``choose_threshold`` do. Choose it on validation images; on
-    others the sensitivity may come out lower.
+    It lies halfway between the lowest probability that is predicted positive and the next lower one
+    (or 0), as in ``choose_threshold``. Choose it on validation images; the sensitivity may be lower
+    on others.
 
     Args:
         probability_of_positive: p in [0, 1] of class 1, (N,).
         target: Class indices 0 or 1, (N,).
-        sensitivity: In (0, 1].
+        sensitivity: Requested sensitivity in (0, 1].
 
     Returns:
-        A threshold t in [0, 1], predicted positive being p >= t.
+        A threshold t in [0, 1], where p >= t is predicted positive.
 
     Raises:
         MedvisionError: If no image is positive.
-        ValueError: If an argument is not of that kind.
+        ValueError: If an argument is invalid.
     """
     probability, labels = _checked(probability_of_positive, target)
     if not 0 < sensitivity <= 1:
@@ -161,13 +161,13 @@ def threshold_at_sensitivity(
 
 
 def _half_way(below: Floats | float, above: Floats) -> Floats:
-    """Threshold between two neighbours; the upper one where there is no float between them."""
+    """Threshold between two neighbours; the upper one if no float lies between them."""
     middle = below + (above - below) / 2
     return np.where(middle > below, middle, above)
 
 
 def _variance(right: float, of: float) -> float:
-    """Variance of a proportion, with one right and one wrong added."""
+    """Variance of a proportion, with one right and one wrong case added."""
     share = (right + 1) / (of + 2)
     return share * (1 - share) / of
 
@@ -175,7 +175,7 @@ def _variance(right: float, of: float) -> float:
 def _checked(
     probability: ArrayLike, target: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.integer[Any]]]:
-    """Probabilities of class 1 and class indices as arrays (N,).
+    """Check and convert probabilities of class 1 and class indices to arrays (N,).
 
     Raises:
         ValueError: If shapes differ, a probability is not in [0, 1] or a target is not 0 or 1.
@@ -205,45 +205,46 @@ def operating_points(
     prevalence: float | None = None,
     groups: Groups = None,
 ) -> list[dict[str, Any]]:
-    r"""Measure on the test images the threshold in use and two chosen on the validation images.
+    r"""Measure three thresholds on the test images: the one in use and two from validation images.
 
-    The two are that of the best Youden's J and the largest of the wished sensitivity; both are
-    left out where the validation images are not of both classes. With TP, FP, FN and TN counting
-    test images, predicted positive being p >= threshold: sensitivity TP / (TP + FN), specificity
-    TN / (TN + FP), PPV TP / (TP + FP) and NPV TN / (TN + FN), each with its Wilson interval; with
-    ``groups``, that of as many independent images as the grouped ones are worth
-    (``effective_trials``).
+    The two are the threshold with the best Youden's J and the largest with the requested
+    sensitivity; both are left out unless the validation images are of both classes. With TP, FP, FN
+    and TN counting test images, predicted positive where p >= threshold: sensitivity TP / (TP +
+    FN), specificity TN / (TN + FP), PPV TP / (TP + FP) and NPV TN / (TN + FN), each with its Wilson
+    interval. With ``groups``, the interval uses the number of independent images equivalent to the
+    grouped ones (``effective_trials``).
 
-    PPV and NPV hold where the disease is as frequent as among these test images, which are often
-    collected half and half: in a screening population the PPV is far lower. At a stated
-    ``prevalence`` :math:`\pi` they follow from sensitivity se and specificity sp by Bayes,
+    PPV and NPV are valid where the disease is as frequent as among these test images, which often
+    have balanced classes: in a screening population the PPV is far lower. At a stated
+    ``prevalence`` :math:`\pi` they follow from sensitivity se and specificity sp by Bayes' theorem,
 
     .. math:: \mathrm{PPV} = \frac{\pi\, se}{\pi\, se + (1 - \pi)(1 - sp)}, \qquad
               \mathrm{NPV} = \frac{(1 - \pi)\, sp}{(1 - \pi)\, sp + \pi (1 - se)}
 
-    provided that the diseased and the healthy images are like those met there. Their intervals
-    are those of the likelihood ratios se / (1 - sp) and sp / (1 - se), with which they rise, by
-    ``ratio_interval`` from the Wilson intervals of se and sp; the prevalence counts as known.
+    provided that diseased and healthy images of that population are like the test images. Their
+    intervals follow from those of the likelihood ratios se / (1 - sp) and sp / (1 - se), with which
+    they rise, computed by ``ratio_interval`` from the Wilson intervals of se and sp. The prevalence
+    is taken as known.
 
     Args:
         val_probability: p in [0, 1] of class 1 for the validation images, (M,).
-        val_target: Their class indices 0 or 1, (M,).
-        test_probability: The same for the test images, (N,).
-        test_target: Their class indices, (N,).
-        threshold_in_use: In [0, 1].
-        chosen_on: Where the threshold in use comes from.
-        sensitivity: What the last point asks for on the validation images, in (0, 1].
-        prevalence: Share of positives, in (0, 1), to state PPV and NPV at.
-        groups: The group of each test image, such as its patient, (N,).
+        val_target: Class indices 0 or 1 of the validation images, (M,).
+        test_probability: p in [0, 1] of class 1 for the test images, (N,).
+        test_target: Class indices 0 or 1 of the test images, (N,).
+        threshold_in_use: Threshold in use, in [0, 1].
+        chosen_on: Source of the threshold in use.
+        sensitivity: Requested sensitivity of the last point on the validation images, in (0, 1].
+        prevalence: Share of positives, in (0, 1), at which to state PPV and NPV.
+        groups: Group of each test image, such as its patient, (N,).
 
     Returns:
-        A dict for each point: name, threshold, chosen_on, num_positives and num_negatives of the
-        test images, and sensitivity, specificity, ppv and npv, each also as ``_ci95`` [low, high];
-        None where there is nothing to count. With a prevalence also ``prevalence``,
+        One dict per point: name, threshold, chosen_on, num_positives and num_negatives of the test
+        images, and sensitivity, specificity, ppv and npv, each also as ``_ci95`` [low, high]; None
+        where there is nothing to count. With a prevalence also ``prevalence``,
         ``ppv_at_prevalence`` and ``npv_at_prevalence``.
 
     Raises:
-        ValueError: If an argument is not of that kind.
+        ValueError: If an argument is invalid.
     """
     probability, labels = _checked(test_probability, test_target)
     val_probability, val_labels = _checked(val_probability, val_target)
@@ -280,7 +281,7 @@ def operating_points(
 def _rates(
     predicted: NDArray[np.bool_], positive: NDArray[np.bool_], group: NDArray[np.intp]
 ) -> dict[str, Any]:
-    """The four rates and their intervals."""
+    """Compute the four rates and their intervals."""
     right = predicted == positive
     counted = {
         "sensitivity": positive,
@@ -300,7 +301,7 @@ def _rates(
 
 
 def _at_prevalence(rates: dict[str, Any], prevalence: float) -> dict[str, Any]:
-    """PPV and NPV by Bayes, and their intervals."""
+    """Compute PPV and NPV by Bayes' theorem, with their intervals."""
     odds = prevalence / (1 - prevalence)
     pairs = {
         "ppv": ("sensitivity", "specificity", odds),
@@ -313,7 +314,7 @@ def _at_prevalence(rates: dict[str, Any], prevalence: float) -> dict[str, Any]:
         if rates[own] is None or rates[other] is None:
             continue
         right, wrong = rates[own], 1 - rates[other]
-        if right == wrong == 0:  # nothing is ever predicted so
+        if right == wrong == 0:  # this outcome is never predicted
             continue
         low, high = rates[f"{other}_ci95"]
         ends = ratio_interval(right, tuple(rates[f"{own}_ci95"]), wrong, (1 - high, 1 - low))
