@@ -1,8 +1,7 @@
-"""Losses: logits and targets in, a float32 scalar out.
+"""Losses, which map logits and targets to a float32 scalar.
 
-Pixels: logits (N, 1, H, W) or (N, K, H, W), targets (N, H, W). Images: logits (N, 1) or (N, K),
-targets (N,). What is labelled ``IGNORE_INDEX`` counts in none of them, and where all is, the loss
-is 0.
+Segmentation: logits (N, 1, H, W) or (N, K, H, W), targets (N, H, W). Classification: logits (N, 1)
+or (N, K), targets (N,). Entries labelled ``IGNORE_INDEX`` are ignored; if all are, the loss is 0.
 """
 
 from __future__ import annotations
@@ -52,20 +51,20 @@ def _check_shapes(logits: Tensor, target: Tensor, num_classes: int) -> None:
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:
-    r"""Weights with which every class counts as much in the loss as any other.
+    r"""Compute class weights with which all classes contribute equally to the loss.
 
     .. math:: w_k = n / (K n_k)
 
-    as scikit-learn's ``class_weight="balanced"``; images of equally frequent classes weigh 1.
+    as in scikit-learn's ``class_weight="balanced"``; the weights of equally frequent classes are 1.
 
     Args:
-        counts: :math:`n_k`, training images of each class; n is their sum.
+        counts: :math:`n_k`, number of training images of each class; n is their sum.
 
     Returns:
         One weight per class, in the order of ``counts``.
 
     Raises:
-        MedvisionError: If a class has no image: no weight makes up for that.
+        MedvisionError: If a class has no image, for which no weight can compensate.
     """
     if len(counts) == 0 or min(counts) < 1:
         raise MedvisionError(
@@ -77,22 +76,22 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
 
 
 class CrossEntropy(nn.Module):
-    r"""Mean cross-entropy of the pixels or images that are not ignored.
+    r"""Mean cross-entropy over the pixels or images that are not ignored.
 
     .. math:: L = \frac{\sum_i w_i \ell_i}{\sum_i w_i}, \qquad w_i = \sum_k t_{ik} w_k
 
-    with :math:`t_i` the label of i as shares of the classes (one-hot, or soft as from MixUp), and
+    with :math:`t_i` the target of i as class shares (one-hot, or soft as from MixUp), and
     :math:`\ell_i` the binary cross-entropy of the logit of class 1 for two classes, the softmax
-    cross-entropy for more. Where everything is ignored, the loss and its gradient are 0. Computed
-    in float32 under any autocast.
+    cross-entropy for more. If everything is ignored, the loss and its gradient are 0. Computed in
+    float32 under any autocast.
 
     Args:
-        num_classes: K; in segmentation the background is one of them.
-        class_weights: :math:`w_k`, one number per class; all 1 if not given.
+        num_classes: K; in segmentation including the background.
+        class_weights: :math:`w_k`, one number per class; all 1 if None.
         label_smoothing: Share of the label that is spread evenly over all classes, in [0, 1).
 
     Raises:
-        MedvisionError: If the weights or the smoothing make no sense.
+        MedvisionError: If the weights or the smoothing are invalid.
     """
 
     weights: Tensor | None
@@ -116,13 +115,12 @@ class CrossEntropy(nn.Module):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of logits for a target of class indices or of shares.
+        """Compute the loss of logits for a target of class indices or class shares.
 
         Args:
             logits: (N, 1 or K, H, W) or (N, 1 or K).
-            target: (N, H, W) or (N,) class indices or ``IGNORE_INDEX``; or, for logits without
-                H and W, float (N, K) shares of the classes, whose rows sum to 1 (a row of zeros
-                is ignored).
+            target: (N, H, W) or (N,) class indices or ``IGNORE_INDEX``; or, for logits without H
+                and W, float (N, K) class shares, whose rows sum to 1 (a row of zeros is ignored).
         """
         _check_shapes(logits, target, self.num_classes)
         if target.is_floating_point():
@@ -148,7 +146,7 @@ class CrossEntropy(nn.Module):
 
 
 def _weights(class_weights: Sequence[float], num_classes: int) -> Tensor:
-    """The weights as float32 (K,), or a ``MedvisionError``."""
+    """Convert the weights to float32 (K,); raise ``MedvisionError`` if they are invalid."""
     try:
         weights = [float(weight) for weight in class_weights]
     except (TypeError, ValueError):  # a word, or one number for all
@@ -164,22 +162,22 @@ def _weights(class_weights: Sequence[float], num_classes: int) -> Tensor:
 
 
 class MaskedLoss(nn.Module):
-    """A loss of smp that takes uint8 targets, and ignores what is to be ignored.
+    """A loss of smp with uint8 targets and ignored entries.
 
-    Targets are (N, H, W), and for smp's ``FocalLoss``, which judges every entry by itself, also
-    (N,). Computed in float32 under any autocast. Where everything is ignored, the loss and its
-    gradient are 0.
+    Targets are (N, H, W), and also (N,) for smp's ``FocalLoss``, which treats every entry on its
+    own. Computed in float32 under any autocast. If everything is ignored, the loss and its gradient
+    are 0.
 
-    What smp's region losses (Dice, Jaccard, Tversky) do with a class that no pixel of the batch
-    is labelled with: it adds 0 whatever was predicted, and yet counts in the mean over classes.
-    So a batch without foreground teaches them nothing; add cross-entropy where such are common.
-    They sum over the whole batch, not image by image, and Dice for two classes is that of the
+    In smp's region losses (Dice, Jaccard, Tversky), a class that no pixel of the batch is labelled
+    with adds 0 whatever was predicted, but counts in the mean over classes. A batch without
+    foreground thus contributes no gradient; add cross-entropy where such batches are common. These
+    losses sum over the whole batch, not per image, and Dice for two classes is that of the
     foreground. smp's focal loss for K classes is the mean of K one-against-the-rest losses.
 
     Args:
         criterion: Class of the loss; called with ``mode`` (``binary`` or ``multiclass``) and
             ``ignore_index``.
-        num_classes: K; in segmentation the background is one of them.
+        num_classes: K; in segmentation including the background.
 
     Raises:
         MedvisionError: If the criterion does not take these arguments.
@@ -200,14 +198,14 @@ class MaskedLoss(nn.Module):
             ) from error
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of logits (N, 1 or K, H, W) for the target (N, H, W).
+        """Compute the loss of logits (N, 1 or K, H, W) for the target (N, H, W).
 
         Raises:
-            MedvisionError: For targets that the criterion cannot judge: of whole images, unless
-                it is the focal loss, or shares of the classes, as MixUp makes them.
+            MedvisionError: For targets that the criterion does not support: of whole images, unless
+                it is the focal loss, or class shares, as from MixUp.
         """
         _check_shapes(logits, target, self.num_classes)
-        name = type(self.criterion).__name__  # smp itself is imported in the configuration only
+        name = type(self.criterion).__name__  # smp is imported in the configuration only
         if target.is_floating_point():
             raise MedvisionError(
                 f"{name} takes class indices, not mixed labels",
@@ -220,8 +218,8 @@ class MaskedLoss(nn.Module):
                 where="loss",
                 hint="use loss=bce or loss=focal",
             )
-        # Sums over a batch of masks lose four digits in float32, and which ones depends on the
-        # number of threads: where nothing is learnt, a CPU has the time to count exactly.
+        # Sums over a batch of masks lose four digits in float32, and the error depends on the
+        # number of threads: outside training, a CPU can afford float64.
         measured = not torch.is_grad_enabled() and logits.device.type == "cpu"
         dtype = torch.float64 if measured else torch.float32
         label = target.unsqueeze(1).to(dtype) if self.num_classes == 2 else target.long()
@@ -236,10 +234,10 @@ class WeightedSum(nn.Module):
 
     Args:
         terms: Losses by name.
-        weights: :math:`w` by the same names; those that are not named have weight 1.
+        weights: :math:`w` by the same names; terms that are not named have weight 1.
 
     Raises:
-        MedvisionError: If there is no term, or a weight without one.
+        MedvisionError: If there is no term, or a weight without a term.
     """
 
     def __init__(
@@ -258,7 +256,7 @@ class WeightedSum(nn.Module):
         self.weights = [float(weights.get(name, 1.0)) for name in terms]
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of logits for the target, of the shapes that every term takes."""
+        """Compute the loss of logits for the target, in shapes that every term accepts."""
         first, *others = (
             weight * term(logits, target)
             for weight, term in zip(self.weights, self.terms, strict=True)

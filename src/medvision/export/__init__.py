@@ -1,4 +1,4 @@
-"""A trained network as a file that other programs run, checked against the one it came from."""
+"""Export of trained networks to files for other programs, checked against the original."""
 
 import lazy_loader
 

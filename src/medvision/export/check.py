@@ -1,4 +1,4 @@
-"""Check that an exported file computes what the network in memory computes, on real images."""
+"""Compare the outputs of an exported file and of the network in memory, on real images."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from medvision.inference.results import Image
 from medvision.task_definition import task_of
 
 NUM_IMAGES = 8
-"""Of a run, or drawn."""
+"""Number of images used for the check."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckInputs:
-    """Images at the size of their files.
+    """Images at their original size.
 
     Attributes:
         images: Files, or uint8 (H, W, C).
-        words: What they are, and where they are not of the run, why.
-        notes: Sentences on what was left out.
+        words: Description of the images and, if they are not from the run, the reason.
+        notes: Sentences on images that were left out.
     """
 
     images: Sequence[Path | Image]
@@ -46,15 +46,15 @@ class CheckInputs:
 
 
 def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> CheckInputs:
-    """Take the images given, else test images of the run, else phantoms.
+    """Choose the given images, else test images of the run, else phantoms.
 
     Args:
         source: The run folder or model file.
-        card: Its card.
+        card: Model card.
         given: Files and folders; may be empty.
 
     Raises:
-        MedvisionError: If a given path holds no image, or the run's table of splits is damaged.
+        MedvisionError: If a given path contains no image, or the run's splits.csv is damaged.
     """
     if given:
         found, notes = find_inputs(given)
@@ -68,7 +68,7 @@ def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> Ch
 
 
 def _test_images(source: Path) -> tuple[list[Path], str]:
-    """Files spread evenly over the test split, or none and the reason."""
+    """Find files spread evenly over the test split; if there are none, give the reason."""
     not_of_a_run = "the model is not in a run folder"
     if source.is_file() and source.absolute().parent.name != "checkpoints":
         return [], not_of_a_run
@@ -94,7 +94,7 @@ def _test_images(source: Path) -> tuple[list[Path], str]:
 
 
 def _places(root: str, run: Path, run_dir: Any) -> list[Path]:
-    """Possible places of a root: relative to here, or to where the run was started."""
+    """List possible locations of a data root: relative to here, or to the run's start folder."""
     path = Path(root).expanduser()
     places = [path]
     started, here = Path(str(run_dir or "")).parts, run.resolve().parts
@@ -110,7 +110,7 @@ def _existing(root: Path, samples: Sequence[Sample]) -> list[Path]:
 
 
 def _draw(card: ModelCard, index: int) -> Image:
-    """A picture of the kind the network is for, as far as one can be drawn."""
+    """Draw a phantom that resembles the images the network is for."""
     if task_of(card.task).per_pixel:
         return draw_polyp_scene(index, size_px=card.image_size)[0]
     chest = set(card.class_names) <= set(CHEST_CLASSES)
@@ -119,9 +119,9 @@ def _draw(card: ModelCard, index: int) -> Image:
 
 
 LOGIT_TOLERANCE = 1e-4
-"""Largest difference of logits, as a share of the largest logit (of 1 where that is smaller).
+"""Largest difference of logits, relative to the largest logit (to 1 if that is smaller).
 Two libraries add float32 numbers in different orders: measured on trained networks of this
-package up to 3e-6 of it. A wrong layer, weight or rounding makes more than a hundredth."""
+package up to 3e-6. A wrong layer, weight or rounding causes more than 1e-2."""
 
 PROBABILITY_TOLERANCE = 1e-3
 """Largest difference of probabilities: a quarter of a level of an 8-bit probability map, measured
@@ -130,17 +130,17 @@ up to 1e-5. Where the largest logit is 40 or more it is the stricter of the two.
 BATCH_SIZE = 4
 
 Outputs = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""Logits and probability."""
+"""Logits and probabilities."""
 
 Runner = Callable[[NDArray[np.uint8]], Outputs]
-"""From images (N, S, S, C) to outputs."""
+"""Function from images (N, S, S, C) to outputs."""
 
 
 class WithProbability(nn.Module):
-    """A network that also gives what its logits mean.
+    """A network that returns probabilities together with its logits.
 
     Args:
-        network: Gives logits (N, 1 or K, ...).
+        network: Network that returns logits (N, 1 or K, ...).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -161,8 +161,8 @@ class Comparison:
         logits: Largest absolute difference of logits.
         largest_logit: Largest absolute logit of the reference, at least 1.
         probability: Largest absolute difference of probabilities.
-        same: Pixels, or images, that get the same class.
-        total: All of them.
+        same: Number of pixels, or images, with the same class.
+        total: Number of all pixels, or images.
     """
 
     logits: float = 0.0
@@ -173,7 +173,7 @@ class Comparison:
 
     @property
     def holds(self) -> bool:
-        """Whether both differences are within tolerance; NaN is not."""
+        """True if both differences are within tolerance; False for NaN."""
         return (
             self.logits <= LOGIT_TOLERANCE * self.largest_logit
             and self.probability <= PROBABILITY_TOLERANCE
@@ -181,12 +181,12 @@ class Comparison:
 
     @property
     def same_percent(self) -> float:
-        """Share of pixels, or images, that get the same class, in per cent."""
+        """Share of pixels, or images, with the same class, in per cent."""
         return 100 * self.same / self.total
 
 
 def in_float32(network: nn.Module) -> Runner:
-    """Run a network in float32 on the CPU, the reference: no autocast, plain memory format."""
+    """Run a network in float32 on the CPU as the reference: no autocast, default memory format."""
     model = WithProbability(network)
 
     def run(images: NDArray[np.uint8]) -> Outputs:
@@ -199,12 +199,12 @@ def in_float32(network: nn.Module) -> Runner:
 
 
 def batches(images: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
-    """The first image alone, then all of them in batches, that one twice.
+    """Yield the first image alone, then all images in batches, with the first one repeated.
 
-    So there is a batch of one and a larger one however few the images are.
+    This gives a batch of one and a larger one for any number of images.
 
     Args:
-        images: At least one; each (S, S, C).
+        images: At least one image; each (S, S, C).
     """
     stream = iter(images)
     first = next(stream)
@@ -222,17 +222,17 @@ def compare(
     *,
     where: str,
 ) -> Comparison:
-    """Run both on the same batches.
+    """Run both networks on the same batches.
 
     Args:
-        reference: The network in memory.
-        exported: The file.
-        images: As ``batches`` takes them.
-        card: Says how classes are chosen.
-        where: The file, for messages.
+        reference: Runner of the network in memory.
+        exported: Runner of the exported file.
+        images: Images as for ``batches``.
+        card: Model card, which defines how classes are chosen.
+        where: File to name in messages.
 
     Raises:
-        MedvisionError: If the outputs differ in shape or the network's are not finite.
+        MedvisionError: If the output shapes differ or the network's outputs are not finite.
     """
     found = Comparison()
     for batch in batches(images):
@@ -262,10 +262,10 @@ def compare(
 
 
 def judge(found: Comparison, *, exact: bool, where: str) -> None:
-    """Refuse a file that computes something else.
+    """Raise an error if a file computes something else.
 
     Raises:
-        MedvisionError: If the differences are above tolerance; above 0 where ``exact``.
+        MedvisionError: If the differences are above tolerance, or above 0 if ``exact``.
     """
     if found.logits == 0 or (found.holds and not exact):
         return
@@ -284,7 +284,7 @@ def judge(found: Comparison, *, exact: bool, where: str) -> None:
 
 
 def _larger(so_far: float, a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Maximum of both, which NaN is and stays."""
+    """Update the maximum absolute difference; NaN is kept."""
     with np.errstate(invalid="ignore"):  # infinity minus infinity
         return float(np.maximum(so_far, np.abs(a - b).max()))
 

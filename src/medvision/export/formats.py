@@ -1,4 +1,4 @@
-"""Write a network as ONNX or safetensors, with all that is needed to use it, and run it again."""
+"""Write a network as ONNX or safetensors with its metadata, and run the file again."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from medvision.task_definition import task_of
 from medvision.types import RESEARCH_ONLY
 
 OPSET = 18
-"""Of 2022: every operator that the networks need, and read by every ONNX Runtime since 1.14."""
+"""Opset of 2022: has every operator that the networks need; ONNX Runtime 1.14 and later read it."""
 
 IMAGE, PROBABILITY = "image", "probability"
-"""Names of the input and of the second output."""
+"""Names of the input and the second output."""
 
 LARGEST_BYTES = 2**31 - 2**20
-"""Largest size of an ONNX file, less a little for the graph."""
+"""Largest size of an ONNX file, minus a margin for the graph."""
 
 
 def write_onnx(network: nn.Module, card: ModelCard, file: Path) -> None:
-    """Write the network with a free batch size, its card and how it is used.
+    """Write the network with a dynamic batch size, its model card and usage instructions.
 
     Input ``image`` uint8 (N, C, S, S), outputs ``logits`` and ``probability``.
 
     Args:
         network: In evaluation mode, float32 on the CPU.
-        card: Of the network.
+        card: Model card of the network.
         file: Replaced if it exists.
 
     Raises:
-        MedvisionError: If the network is too large or its computation cannot be expressed.
+        MedvisionError: If the network is too large or cannot be expressed in ONNX.
     """
     size_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     if size_bytes > LARGEST_BYTES:
@@ -66,10 +66,10 @@ def write_onnx(network: nn.Module, card: ModelCard, file: Path) -> None:
 
 
 def run_onnx(file: Path) -> Runner:
-    """Run the file with ONNX Runtime, as other programs do; so does the function returned.
+    """Load the file in ONNX Runtime, as other programs do, and return a function that runs it.
 
     Raises:
-        MedvisionError: If it cannot be run.
+        MedvisionError: If the file cannot be loaded or run.
     """
     with _runtime_errors():
         engine = OnnxEngine(file)
@@ -86,7 +86,7 @@ def run_onnx(file: Path) -> Runner:
 def _runtime_errors() -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # it raises types of its own, one for each kind of failure
+    except Exception as error:  # ONNX Runtime raises its own types, one for each kind of failure
         raise MedvisionError(
             f"ONNX Runtime cannot run the exported network: {first_line(error)}",
             hint="no file was written; export to safetensors",
@@ -110,7 +110,7 @@ def _to_proto(network: nn.Module, card: ModelCard) -> Any:
                 opset_version=OPSET,
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises types of its own, and whatever layers do
+    except Exception as error:  # the exporter raises its own types, and whatever layers raise
         raise MedvisionError(
             f"the network cannot be exported to ONNX: {first_line(error)}",
             where=card.architecture,
@@ -123,7 +123,7 @@ def _to_proto(network: nn.Module, card: ModelCard) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on annotations of torchvision's operators."""
+    """Suppress the exporter's warnings about annotations of torchvision's operators."""
     logger = logging.getLogger("torch.onnx._internal.exporter._schemas")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -134,7 +134,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _drop_metadata(graph: Any) -> None:
-    """Forget the traces of the exporter: they name the folders of this machine."""
+    """Remove the exporter's stack traces, which contain folder names of this machine."""
     del graph.metadata_props[:]
     for part in (graph.node, graph.input, graph.output, graph.value_info, graph.initializer):
         for item in part:
@@ -147,11 +147,11 @@ def _drop_metadata(graph: Any) -> None:
 
 
 def write_safetensors(network: nn.Module, card: ModelCard, file: Path) -> None:
-    """Write the tensors under the network's own names, with the card in the header.
+    """Write the tensors under the network's own names, with the model card in the header.
 
     Args:
         network: On the CPU.
-        card: Of the network.
+        card: Model card of the network.
         file: Replaced if it exists.
     """
     from safetensors.torch import save
@@ -159,14 +159,14 @@ def write_safetensors(network: nn.Module, card: ModelCard, file: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     metadata = {"format": "pt", METADATA_KEY: _json(card.to_dict())}
     content = save({name: t.contiguous() for name, t in tensors.items()}, metadata=metadata)
-    file.write_bytes(content)  # not by their function, whose errors of the disk are its own
+    file.write_bytes(content)  # safetensors' own function raises other types for disk errors
 
 
 def run_safetensors(file: Path, network: nn.Module) -> Runner:
-    """Read the file back, which must give the very same tensors, and run it.
+    """Read the file back, check that the tensors are identical, and run it.
 
     Raises:
-        MedvisionError: If it differs.
+        MedvisionError: If a tensor differs.
     """
     again, _ = load_network(file)
     wanted, given = network.state_dict(), again.state_dict()
@@ -182,15 +182,15 @@ def run_safetensors(file: Path, network: nn.Module) -> Runner:
 
 
 def sidecar(card: ModelCard, file: Path) -> str:
-    """The JSON beside the file.
+    """Build the JSON file written beside the exported file.
 
     Args:
-        card: Of the network.
+        card: Model card of the network.
         file: The finished file.
 
     Returns:
-        Under ``medvision`` the card, under ``description`` the same in words, and the file's
-        name and SHA-256.
+        The card under ``medvision``, its text form under ``description``, and the file's name and
+        SHA-256.
     """
     values: dict[str, Any] = {
         METADATA_KEY: card.to_dict(),
@@ -202,10 +202,10 @@ def sidecar(card: ModelCard, file: Path) -> str:
 
 
 def describe(card: ModelCard) -> dict[str, str]:
-    """Say what goes in, what comes out and what is done before and after.
+    """Describe inputs, outputs, preprocessing and postprocessing.
 
     Returns:
-        Text by key, lists as JSON; the metadata of an ONNX file holds nothing but text.
+        Text by key, lists as JSON, because the metadata of an ONNX file holds text only.
     """
     size, names = card.image_size, card.class_names
     colour = "RGB" if card.in_channels == 3 else "grey"

@@ -17,19 +17,20 @@ from medvision.task_definition import task_of
 Format = Literal["onnx", "safetensors"]
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-"""Packages that ONNX needs."""
+"""Packages required for ONNX."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A file that was written, and how it was checked.
+    """Result of an export, with its check.
 
     Attributes:
         path: The file.
-        largest_difference: Of logits, absolute, between the file and PyTorch in float32.
-        same_percent: Share of pixels (segmentation) or images that get the same class.
-        num_checked: Images.
-        checked_on: What they were.
+        largest_difference: Largest absolute difference of logits between the file and PyTorch in
+            float32.
+        same_percent: Share of pixels (segmentation) or images with the same class, in per cent.
+        num_checked: Number of images used for the check.
+        checked_on: Description of these images.
     """
 
     path: Path
@@ -39,8 +40,8 @@ class Exported:
     checked_on: str
 
 
-def default_name(source: Path, format: Format) -> Path:  # noqa: A002  the option's name
-    """The file beside the checkpoint that a path means, with the suffix of the format.
+def default_name(source: Path, format: Format) -> Path:  # noqa: A002  name of the option
+    """Name of the exported file: beside the checkpoint, with the suffix of the format.
 
     Raises:
         MedvisionError: If there is no checkpoint.
@@ -51,27 +52,27 @@ def default_name(source: Path, format: Format) -> Path:  # noqa: A002  the optio
 def export_model(
     source: Path,
     *,
-    format: Format,  # noqa: A002  the option's name
+    format: Format,  # noqa: A002  name of the option
     out: Path,
     images: Sequence[Path] = (),
     report: Callable[[str], None],
 ) -> Exported:
-    """Write a model as a file that other programs run, and check it at once.
+    """Write a model as a file for other programs, and check the file.
 
     The file's logits are compared with those of PyTorch in float32 on real images, for a batch
-    of one and for larger ones. What lies at ``out`` is replaced only after that.
+    of one and for larger ones. An existing file at ``out`` is replaced only after the check.
 
     Args:
         source: A run folder (its best checkpoint), a ``.ckpt`` or a ``.safetensors`` file.
         format: ``onnx``, or ``safetensors`` with a JSON file of the same name beside it.
-        out: A file name that ends in the format; folders are made.
-        images: Files and folders to check on; without any, test images of the run, or phantoms
-            where there are none.
-        report: Takes a line for the user.
+        out: File name with the suffix of the format; folders are created.
+        images: Files and folders to check on. If empty, test images of the run are used, or
+            phantoms if there are none.
+        report: Function that shows a line to the user.
 
     Raises:
-        MedvisionError: If an argument cannot be used, a package is missing, or the file differs
-            from the network by more than the tolerance (exit code 3); then no file stays.
+        MedvisionError: If an argument is invalid, a package is missing, or the file differs from
+            the network by more than the tolerance (exit code 3); no file is then kept.
     """
     model, out = find_model(source), out.expanduser()
     _check_source(model, out)
@@ -82,7 +83,7 @@ def export_model(
             where="--format onnx",
             hint=f"run: {install_command('onnx')}",
         )
-    # torch is imported once the arguments have been looked at
+    # torch is imported after the arguments were checked
     from medvision.export import check, formats
     from medvision.inference import load_model, load_network
 
@@ -107,7 +108,7 @@ def export_model(
         else:
             formats.write_safetensors(network, card, file)
             run = formats.run_safetensors(file, network)
-        exported = load_model(file)  # as everyone else will
+        exported = load_model(file)  # loaded like any other model
         if exported.card != card:
             raise MedvisionError("the file does not give back its card", where=str(out))
         seen = (exported.prepare(exported.read(image)) for image in inputs.images)
@@ -147,8 +148,8 @@ def _check_source(model: Path, out: Path) -> None:
         )
 
 
-def _check_out(out: Path, format: Format) -> None:  # noqa: A002  the option's name
-    """Find what is wrong with the name before minutes are spent."""
+def _check_out(out: Path, format: Format) -> None:  # noqa: A002  name of the option
+    """Check the file name before the time-consuming export."""
     if out.is_dir():
         raise MedvisionError(
             "this is a folder",

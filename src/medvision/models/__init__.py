@@ -1,11 +1,11 @@
-"""Networks: images (N, C, H, W) in, logits out: one for two classes, K for more.
+"""Networks that map images (N, C, H, W) to logits: one for two classes, K for more.
 
 A network takes uint8 images in [0, 255] or floats in [0, 1] of any height and width and
-normalises them itself, so that mean and std travel in its checkpoint. A segmenter gives
-logits (N, 1 or K, H, W) of the images' height and width, a classifier (N, 1 or K). The one
+normalises them itself, so that mean and std are part of its checkpoint. A segmenter returns
+logits (N, 1 or K, H, W) of the images' height and width, a classifier (N, 1 or K). The single
 logit of two classes is that of class 1.
 
-Every name is imported on first use: the U-Net must not wait for smp and timm.
+Names are imported on first use, so that the U-Net does not load smp and timm.
 """
 
 import lazy_loader

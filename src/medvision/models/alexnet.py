@@ -1,4 +1,4 @@
-"""AlexNet of 2014, as torchvision has it, and of 2012; pooling compiles for every input size."""
+"""AlexNet of 2014 (torchvision) and of 2012, with pooling that compiles for every input size."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from medvision.models.weights import TIMEOUT_S, Pretrained, downloaded, load_wei
 class AveragePool(nn.Module):
     """Pool maps of any size to ``size_px``, as ``nn.AdaptiveAvgPool2d`` does.
 
-    Output i is the mean of the inputs from floor(i H / size) to ceil((i + 1) H / size). XLA has
-    that for multiples of the size only, and hands every other to the host; here those are two
-    matrix products.
+    Output i is the mean of the inputs from floor(i H / size) to ceil((i + 1) H / size). XLA
+    supports this only for multiples of the size and otherwise falls back to the host; here it is
+    two matrix products.
 
     Args:
-        size_px: Height and width of what comes out.
+        size_px: Height and width of the output.
     """
 
     def __init__(self, size_px: int) -> None:
@@ -53,7 +53,7 @@ def _means(length: int, size: int) -> Tensor:
 
 
 SMALLEST_PX = 63
-"""What three strides of pooling and one of 4 still leave a pixel of."""
+"""Smallest size of which three pooling strides and one stride of 4 leave one pixel."""
 
 IMAGENET = torchvision.models.AlexNet_Weights.IMAGENET1K_V1
 
@@ -62,10 +62,10 @@ Version = Literal[2012, 2014]
 
 
 def _features_2012(in_channels: int) -> nn.Sequential:
-    """Convolutions of 2012: local response normalisation, half of them in two groups.
+    """Convolutions of 2012: local response normalisation, and half of them in two groups.
 
-    Weights are drawn from N(0, 0.01), biases are 1 in the second, fourth and fifth layer. The
-    paper sums the squares of 5 channels with a factor of 1e-4; PyTorch averages them.
+    Weights are drawn from N(0, 0.01); biases are 1 in the second, fourth and fifth layer. The paper
+    sums the squares of 5 channels with a factor of 1e-4; PyTorch averages them.
     """
     normalize = partial(nn.LocalResponseNorm, 5, alpha=5e-4, beta=0.75, k=2.0)
     features = nn.Sequential(
@@ -93,35 +93,34 @@ def _features_2012(in_channels: int) -> nn.Sequential:
 
 def _draw(layer: nn.Conv2d | nn.Linear, *, bias: float) -> None:
     nn.init.normal_(layer.weight, std=0.01)
-    nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]  # these layers have one
+    nn.init.constant_(layer.bias, bias)  # type: ignore[arg-type]  # these layers have a bias
 
 
 class AlexNet(nn.Module):
-    """Five convolutions and three dense layers, behind an average over 6x6 fields.
+    """Five convolutions and three dense layers, joined by average pooling to 6x6.
 
-    Smaller images than 63 pixels are padded, so any size goes in; 224 pixels is what it was
-    made for, and 150 serves small sets. For RGB images and two classes it has 57,007,937
+    Images smaller than 63 pixels are padded, so any size is accepted; it was designed for 224
+    pixels, and 150 is enough for small data sets. For RGB images and two classes it has 57,007,937
     parameters, in the version of 2012 56,872,321.
 
     Args:
-        in_channels: Channels of the images.
+        in_channels: Number of image channels.
         num_classes: K.
         version: ``2014``, torchvision's, or ``2012``: 96 instead of 64 channels in the first
             layer, local response normalisation, grouped convolutions, and the initialisation of
             the paper. Pretrained weights exist for 2014 only.
         weights: ``none``, ``imagenet`` (a download of 233 MB, RGB summed for grey images), or a
-            file: a state dict or a checkpoint of a run. The last layer is left out where the
+            file: a state dict or a checkpoint of a run. The last layer is not loaded if the
             number of classes differs.
-        dropout: Share of the values before each of the first two dense layers that is dropped
-            in training.
+        dropout: Dropout rate before each of the first two dense layers.
 
     Attributes:
-        architecture: Name to show.
-        smallest_px: Height and width that smaller images are padded to.
-        loaded_weights: Where the weights came from, and what took them.
+        architecture: Display name.
+        smallest_px: Height and width to which smaller images are padded.
+        loaded_weights: Source of the weights, and the tensors that were filled.
 
     Raises:
-        MedvisionError: If an argument is out of range or weights cannot be had.
+        MedvisionError: If an argument is out of range or weights are unavailable.
 
     References:
         Krizhevsky, One weird trick for parallelizing convolutional neural networks, 2014,
@@ -181,16 +180,16 @@ class AlexNet(nn.Module):
         return self.network(self._prepare(image))
 
     def feature_maps(self, image: Tensor) -> Tensor:
-        """Maps (N, 256, h, w) of the last convolution, rectified, before they are pooled."""
+        """Compute the maps (N, 256, h, w) of the last convolution after ReLU, before pooling."""
         return self.network.features[:-1](self._prepare(image))
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Map what ``feature_maps`` gives to logits (N, 1 or K)."""
+        """Map the output of ``feature_maps`` to logits (N, 1 or K)."""
         pooled = self.network.avgpool(self.network.features[-1](maps))
         return self.network.classifier(pooled.flatten(1))
 
     def head_modules(self) -> list[nn.Module]:
-        """What is new for the task; every other parameter is of the backbone."""
+        """Modules that are new for the task; all other parameters belong to the backbone."""
         return [self.network.classifier[-1]]
 
     def _prepare(self, image: Tensor) -> Tensor:
@@ -199,7 +198,7 @@ class AlexNet(nn.Module):
 
 def _fetch() -> Pretrained:
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub sets none, and would wait for minutes
+    socket.setdefaulttimeout(TIMEOUT_S)  # torch.hub sets no timeout and would wait for minutes
     try:
         tensors = IMAGENET.get_state_dict(check_hash=True)
     finally:

@@ -1,4 +1,4 @@
-"""Shared parts of all networks: number of logits, padding to a multiple, parameter counts."""
+"""Parts shared by all networks: number of logits, padding to a multiple, parameter counts."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from medvision.errors import MedvisionError
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of learned values, frozen ones included; buffers do not count."""
+    """Count the parameters, including frozen ones; buffers are not counted."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def num_logits(num_classes: int) -> int:
-    """Channels of the logits: one (that of class 1) for two classes, K for more."""
+    """Number of logit channels: one (that of class 1) for two classes, K for more."""
     if num_classes < 2:
         raise MedvisionError(
             f"expected at least 2 classes, got {num_classes}",
@@ -25,14 +25,14 @@ def num_logits(num_classes: int) -> int:
 
 
 def pad_to_multiple(image: Tensor, multiple: int, *, at_least: int = 1) -> Tensor:
-    """Repeat the right and lower border of (N, C, H, W) until ``multiple`` divides H and W.
+    """Extend (N, C, H, W) to the right and below until ``multiple`` divides H and W.
 
-    The border is repeated and not mirrored, because a mirror cannot be wider than its image.
-    The amounts are Python integers: one image size stays one static shape.
+    The border is replicated, not mirrored, because a reflection cannot be wider than its image. The
+    amounts are Python integers, so that each image size has one static shape.
 
     Args:
         image: (N, C, H, W).
-        multiple: In pixels.
+        multiple: Multiple in pixels.
         at_least: Smallest height and width to return, in pixels.
     """
     height, width = image.shape[-2:]
@@ -44,7 +44,7 @@ def pad_to_multiple(image: Tensor, multiple: int, *, at_least: int = 1) -> Tenso
 
 
 def check_dropout(dropout: float, *, where: str = "model.dropout") -> None:
-    """Refuse a share of dropped values outside [0, 1)."""
+    """Raise ``MedvisionError`` if the dropout rate is outside [0, 1)."""
     if not 0 <= dropout < 1:
         raise MedvisionError(
             f"expected a share of at least 0 and below 1, got {dropout}",

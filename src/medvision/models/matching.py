@@ -22,9 +22,9 @@ def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
     """Read the named tensors of a checkpoint or state dict without executing anything in it.
 
     Args:
-        path: A ``.safetensors`` file, or one that ``torch.save`` wrote; of a dictionary the entry
-            ``state_dict`` (Lightning) or ``model`` is taken where there is one.
-        where: The config key to name in errors.
+        path: A ``.safetensors`` file, or one written by ``torch.save``; if it holds a dictionary
+            with an entry ``state_dict`` (Lightning) or ``model``, that entry is read.
+        where: Config key to name in errors.
 
     Raises:
         MedvisionError: If the file is missing, damaged, holds Python objects or no tensors.
@@ -65,15 +65,15 @@ def _read(path: Path) -> Any:
 
 
 def load_weights_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
-    """Fill every tensor of ``model`` from ``state_dict``, all of them or none.
+    """Load every tensor of ``model`` from ``state_dict``, all of them or none.
 
     Args:
         model: Changed in place.
-        state_dict: Must have the names and shapes of the model's own.
-        where: The file or config key to name in errors.
+        state_dict: Tensors with the names and shapes of the model's own.
+        where: File or config key to name in errors.
 
     Raises:
-        MedvisionError: If the checkpoint is of another model; the model is then unchanged.
+        MedvisionError: If the checkpoint belongs to another model; the model is then unchanged.
     """
     wanted = model.state_dict()
     missing = [name for name in wanted if name not in state_dict]
@@ -98,7 +98,7 @@ def load_weights_strict(model: nn.Module, state_dict: Mapping[str, Tensor], wher
 
 
 def describe_shapes(name: str, found: Tensor, wanted: Tensor) -> str:
-    """Say which tensor has which shape, and which it should have."""
+    """Describe the shape of a tensor and the expected shape."""
     return f"{name} {tuple(found.shape)} instead of {tuple(wanted.shape)}"
 
 
@@ -106,22 +106,22 @@ Statistic = tuple[float, ...]
 """Mean or std of pixels in [0, 1]: one number, or one per channel."""
 
 MOST_LAYERS = 8
-"""Layers named in one line of a report."""
+"""Largest number of layers named in one line of a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedWeights:
-    """What was loaded into a network; every name is one of its tensors unless said otherwise.
+    """Weights loaded into a network; names are its tensors unless stated otherwise.
 
     Attributes:
         source: ``none``, ``imagenet``, ``packaged`` or the path of the file.
-        mean: What the weights were trained with; three numbers for an RGB network even where
-            its first convolution was summed for grey images.
-        std: Likewise.
+        mean: Mean used in training of the weights; three numbers for an RGB network even if its
+            first convolution was summed for grey images.
+        std: Standard deviation, likewise.
         taken: Tensors that were filled.
-        left: Tensors that kept their random start, as ``name: reason``. Counters of batches,
-            which nothing reads, are in neither.
-        unused: Tensors of the source that nothing took, under the names they have there.
+        left: Tensors that kept their random initialisation, as ``name: reason``. Batch counters,
+            which are never read, are in neither list.
+        unused: Tensors of the source that were not used, under their names in the source.
     """
 
     source: str = ""
@@ -132,7 +132,7 @@ class LoadedWeights:
     unused: tuple[str, ...] = ()
 
     def within(self, network: nn.Module, part: str) -> LoadedWeights:
-        """Tell the same of a network of which only the submodule ``part`` was loaded."""
+        """Convert to a network of which only the submodule ``part`` was loaded."""
         if not self.taken:
             return self
         others = (name for name in network.state_dict() if not name.startswith(f"{part}."))
@@ -144,7 +144,7 @@ class LoadedWeights:
         )
 
     def report(self) -> list[str]:
-        """Lines for the screen, three at most; none where nothing was loaded."""
+        """Format as at most three lines for the screen; empty if nothing was loaded."""
         if not self.taken:
             return []
         total = len(self.taken) + len(self.left)
@@ -163,7 +163,7 @@ class LoadedWeights:
         unused = [
             f"{layer} ({_count(names)})"
             for layer, names in _by_layer(self.unused).items()
-            if layer not in left  # the reason there has told of them
+            if layer not in left  # already reported with the reason there
         ]
         if unused:
             lines.append(f"left over in the file: {_listed(unused)}")
@@ -171,7 +171,7 @@ class LoadedWeights:
 
 
 def _by_layer(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the outermost layer they are in; a task and its wrapper are no layers."""
+    """Group names by outermost layer; the prefixes of a task and its wrapper are ignored."""
     layers: dict[str, list[str]] = {}
     for name in names:
         layer = re.sub(r"^(model\.|network\.)+", "", name).split(".")[0]
@@ -185,7 +185,7 @@ def _listed(layers: Iterable[str]) -> str:
 
 
 def _why(layer: str, reasons: dict[str, str]) -> str:
-    """The reason of all tensors of a layer, or the first with its name."""
+    """Reason shared by all tensors of a layer, or the first reason with its tensor."""
     name, reason = next(iter(reasons.items()))
     return reason if len({*reasons.values()}) == 1 else f"{name.removeprefix(f'{layer}.')} {reason}"
 
@@ -195,7 +195,7 @@ def _count(names: list[str]) -> str:
 
 
 STATISTICS = (".normalize.mean", ".normalize.std")
-"""How names of mean and std end in our own files, which no layer takes."""
+"""Suffixes of mean and std in files of this package, which no layer uses."""
 
 
 def fill(
@@ -208,22 +208,22 @@ def fill(
     head: Sequence[str] = (),
     final: Sequence[str] = (),
 ) -> LoadedWeights:
-    """Copy what a file holds into every tensor of a network, but for whole layers named here.
+    """Copy tensors of a file into every tensor of a network, except for the layers named here.
 
     Args:
         network: Changed in place.
-        tensors: Of the network, or of anything that holds it, by name.
-        where: The config key to name in errors.
-        part: What to call the network in errors: ``encoder`` or ``backbone``.
-        hint: What to do about weights of another architecture.
-        head: Layers that may be absent, or of another shape; they are then left as they are.
-        final: Layers that may be absent as a whole, if most of the backbone is there.
+        tensors: Tensors by name, of the network or of any module that contains it.
+        where: Config key to name in errors.
+        part: Name of the network in errors: ``encoder`` or ``backbone``.
+        hint: Advice for weights of another architecture.
+        head: Layers that may be missing or differ in shape; they are then left unchanged.
+        final: Layers that may be missing as a whole, if most of the backbone is present.
 
     Returns:
-        What was filled, without source, mean and std.
+        The result of loading, without source, mean and std.
 
     Raises:
-        MedvisionError: If these are not weights of this network; it is then unchanged.
+        MedvisionError: If the weights belong to another network; it is then unchanged.
     """
     wanted = network.state_dict()
     keys, surplus = _rename(wanted, tensors)
@@ -232,7 +232,7 @@ def fill(
     if stem in found:
         found[stem] = _adapt_channels(found[stem], wanted[stem].shape[1])
 
-    # Counters of batches, which nothing reads, are absent from older files.
+    # Batch counters are never read and are missing from older files.
     needed = [name for name in wanted if name in found or not name.endswith("num_batches_tracked")]
     unfit = {
         name: f"{tuple(found[name].shape)} in the file, {tuple(wanted[name].shape)} here"
@@ -260,14 +260,14 @@ def fill(
             hint=hint,
         )
     surplus = [name for name in surplus if not _is_in(name, head)]
-    if surplus:  # all of ResNet-18 is found in ResNet-34, and yet is of no use
+    if surplus:  # ResNet-34 contains all names of ResNet-18, but its weights do not fit
         raise MedvisionError(
             f"{different} all {len(compared)} {part} tensors match, but "
             f"their layers go on with {len(surplus)} more, first {surplus[0]}",
             where=where,
             hint=hint,
         )
-    # smp's encoders override the method to rename other people's files; these names are its own.
+    # smp's encoders override the method to rename third-party files; these names need no renaming.
     nn.Module.load_state_dict(network, {**wanted, **{name: found[name] for name in taken}})
     used = {keys[name] for name in taken}
     return LoadedWeights(
@@ -287,7 +287,7 @@ def _layers_to_leave(
     head: Sequence[str],
     final: Sequence[str],
 ) -> dict[str, str]:
-    """Tensors of whole layers that may keep their random start, with the reason of each."""
+    """Find tensors of whole layers that may keep their random initialisation, with reasons."""
     left: dict[str, str] = {}
     for layer in head:
         names = [name for name in needed if _is_in(name, [layer])]
@@ -316,13 +316,13 @@ def _first_convolution(network: nn.Module) -> str:
 
 
 def _adapt_channels(kernel: Tensor, in_channels: int) -> Tensor:
-    """Sum an RGB kernel for grey images, or repeat and scale one for more channels."""
+    """Sum an RGB kernel for grey images, or repeat and scale a kernel for more channels."""
     if kernel.ndim != 4 or kernel.shape[1] == in_channels:
         return kernel
     if kernel.shape[1] == 1:
         return kernel.repeat(1, in_channels, 1, 1) / in_channels
     if kernel.shape[1] == RGB_CHANNELS:
-        import timm  # a network for other images than RGB ones may do without it
+        import timm  # not needed for RGB images
 
         return timm.models.adapt_input_conv(in_channels, kernel)
     return kernel
@@ -331,16 +331,16 @@ def _adapt_channels(kernel: Tensor, in_channels: int) -> Tensor:
 def _rename(
     wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, str], list[str]]:
-    """Find the network's tensors under the prefix, and in the spelling, that names most of them.
+    """Find the network's tensors under the prefix and spelling that match most of them.
 
-    A file may be of an encoder, of a whole network (``encoder.``), of a task
-    (``model.network.encoder.``) or of timm's own model, which smp wraps (``model.``) and
-    flattens (``stages_0`` for ``stages.0``).
+    A file may contain an encoder, a whole network (``encoder.``), a task
+    (``model.network.encoder.``) or a timm model, which smp wraps (``model.``) and flattens
+    (``stages_0`` for ``stages.0``).
 
     Returns:
-        The file's name for each of the network's, and the names of those that the network lacks
-        though it has others of the same layer. Whole layers it lacks, such as a classifier or
-        the stages below an encoder's depth, are no matter.
+        The file's name for each tensor of the network, and the names of tensors that the network
+        lacks although it has others of the same layer. Layers that it lacks entirely, such as a
+        classifier or the stages below an encoder's depth, are ignored.
     """
     best: dict[str, str] = {}
     surplus: list[str] = []

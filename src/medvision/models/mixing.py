@@ -1,4 +1,4 @@
-"""Mixing the images of a batch, and their targets with them."""
+"""MixUp and CutMix of the images of a batch and their targets."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from medvision.errors import MedvisionError
 
 
 class BatchMixing:
-    r"""MixUp and CutMix: each image is mixed with the one mirrored in its place in the batch.
+    r"""MixUp and CutMix: each image is mixed with the one at the mirrored position in the batch.
 
-    MixUp adds :math:`\lambda x_i + (1 - \lambda) x_j`; CutMix puts a rectangle of :math:`x_j`
-    into :math:`x_i`, and :math:`\lambda` is the share of pixels that remain. The target is mixed
-    by the same :math:`\lambda`, drawn once a batch from Beta(alpha, alpha). Where both alphas
-    are positive, each batch draws one of the two; where neither is, nothing is mixed. An odd
-    batch is mixed as if its last image came twice.
+    MixUp computes :math:`\lambda x_i + (1 - \lambda) x_j`; CutMix pastes a rectangle of :math:`x_j`
+    into :math:`x_i`, and :math:`\lambda` is the share of pixels that remain. Targets are mixed with
+    the same :math:`\lambda`, drawn once per batch from Beta(alpha, alpha). If both alphas are
+    positive, each batch uses one of the two at random; if neither is, nothing is mixed. In a batch
+    of odd size the last image is duplicated for mixing.
 
     Args:
-        mixup_alpha: 0 for no MixUp; 0.2 mixes little, 1 any share alike.
-        cutmix_alpha: 0 for no CutMix.
+        mixup_alpha: 0 disables MixUp; 0.2 mixes little, 1 draws every share with equal probability.
+        cutmix_alpha: 0 disables CutMix.
         num_classes: K.
-        seed: Of all draws, together with the step; processes that see different images may
-            share it.
+        seed: Random seed, combined with the step; processes that see different images may share
+            it.
 
     Raises:
         MedvisionError: If an alpha is negative.
@@ -39,9 +39,9 @@ class BatchMixing:
     def __init__(
         self, *, mixup_alpha: float = 0.0, cutmix_alpha: float = 0.0, num_classes: int, seed: int
     ) -> None:
-        from timm.data.mixup import Mixup  # takes seconds, and few runs mix
+        from timm.data.mixup import Mixup  # takes seconds to import, and few runs use it
 
-        make: Any = Mixup  # without annotations upstream
+        make: Any = Mixup  # not annotated upstream
 
         for key, alpha in {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha}.items():
             if alpha < 0:
@@ -60,16 +60,16 @@ class BatchMixing:
         self._mix.mixup_enabled = mixup_alpha > 0 or cutmix_alpha > 0
 
     def __call__(self, image: Tensor, target: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Mix one batch; the same seed and step mix in the same way.
+        """Mix one batch; equal seed and step give equal mixing.
 
         Args:
             image: uint8 (N, C, H, W), unchanged.
             target: Class indices (N,); ``IGNORE_INDEX`` is not supported.
-            step: Number of the batch, at least 0.
+            step: Index of the batch, at least 0.
 
         Returns:
-            Image, float32 in [0, 1], (N, C, H, W), and the share of each class, float32 (N, K),
-            on the image's device. Shares add up to 1.
+            Image, float32 in [0, 1], (N, C, H, W), and class shares, float32 (N, K), whose rows sum
+            to 1, on the image's device.
         """
         if image.dtype != torch.uint8 or image.ndim != 4 or target.shape != image.shape[:1]:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The first layer of every network: pixels as they are stored become what it was trained on."""
+"""Input normalisation, the first layer of every network."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ RGB_CHANNELS = 3
 
 
 class Normalize(nn.Module):
-    r"""Scale images to [0, 1], then centre them: :math:`(x - \mathrm{mean}) / \mathrm{std}`.
+    r"""Scale images to [0, 1], then standardise them: :math:`(x - \mathrm{mean}) / \mathrm{std}`.
 
-    Mean and std are buffers of the checkpoint, so no other code can apply the wrong ones.
+    Mean and std are buffers of the checkpoint, so that a model is always used with its own values.
 
     Args:
-        in_channels: Channels of the images.
-        mean: One number for every channel, or one per channel, of pixels in [0, 1]. Three
+        in_channels: Number of image channels.
+        mean: Mean of pixels in [0, 1], one number for all channels or one per channel. Three
             numbers (RGB) are averaged for images of one channel.
-        std: Likewise, greater than 0.
+        std: Standard deviation, in the same form as ``mean``, greater than 0.
 
     Raises:
         MedvisionError: If there are neither one, C nor (for C = 1) three numbers, or if a std
@@ -64,13 +64,12 @@ class Normalize(nn.Module):
 
 
 class Normalized(nn.Module):
-    """A network of one's own behind the first layer that every network here has.
+    """A custom network behind the normalisation layer that every network of this package has.
 
-    What else it has, such as ``head_modules``, is found on this one too.
+    Other attributes, such as ``head_modules``, are looked up on the wrapped network.
 
     Args:
-        network: Takes floats (N, C, H, W) in [-1, 1] and gives logits (N, 1 or K) or
-            (N, 1 or K, H, W).
+        network: Maps floats (N, C, H, W) in [-1, 1] to logits (N, 1 or K) or (N, 1 or K, H, W).
         in_channels: C.
     """
 
@@ -92,14 +91,14 @@ class Normalized(nn.Module):
 
 
 def with_normalization(network: Any, *, in_channels: int) -> nn.Module:
-    """Return a network that normalises pixels itself: the same one, or one around it.
+    """Return a network that normalises pixels itself: the given one, or a wrapper around it.
 
     Args:
-        network: Normalises itself if it has a ``normalize`` of the class here.
-        in_channels: Channels of the images.
+        network: Used as it is if its ``normalize`` is a ``Normalize``.
+        in_channels: Number of image channels.
 
     Raises:
-        MedvisionError: If it is no network.
+        MedvisionError: If ``network`` is not a ``torch.nn.Module``.
     """
     if not isinstance(network, nn.Module):
         raise MedvisionError(

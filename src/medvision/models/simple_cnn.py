@@ -1,4 +1,4 @@
-"""A plain convolutional classifier, the baseline."""
+"""A plain convolutional classifier, used as a baseline."""
 
 from __future__ import annotations
 
@@ -21,30 +21,29 @@ HIDDEN_FEATURES = (128, 64)
 class SimpleCNN(nn.Module):
     """Five stages of convolution and pooling, then three dense layers.
 
-    Each stage is a padded 3x3 convolution with ReLU and 2x2 max-pooling, and has twice the
-    feature maps of the one before. The last maps are flattened and go through dense layers of
-    128 and 64 features with ReLU to the logits. For grey images of 600x600 pixels, two classes
-    and 32 base channels it has 22,810,113 parameters, 21,233,792 of them in the first dense layer.
+    Each stage is a padded 3x3 convolution with ReLU and 2x2 max-pooling, and has twice the feature
+    maps of the previous one. The last maps are flattened and passed through dense layers of 128 and
+    64 features with ReLU to the logits. For grey images of 600x600 pixels, two classes and 32 base
+    channels it has 22,810,113 parameters, 21,233,792 of them in the first dense layer.
 
-    That layer's width depends on the image size, so images of another size are first resized
-    bilinearly to ``image_size``, and any size goes in. Weights start He normal.
+    The width of that layer depends on the image size, so images of any other size are first resized
+    bilinearly to ``image_size``. Weights use He normal initialisation.
 
     Args:
-        in_channels: Channels of the images.
+        in_channels: Number of image channels.
         num_classes: K.
-        image_size: Height and width that the convolutions see, in pixels; at least 32.
+        image_size: Height and width of the input of the convolutions, in pixels; at least 32.
         base_channels: Feature maps of the first stage.
-        dropout: Share of the values before each dense layer but the first that is dropped in
-            training.
-        weights: ``none``, or a file: a state dict or a checkpoint of a run, of the same
-            ``image_size`` and ``base_channels``. The last layer is left out where the number of
+        dropout: Dropout rate before each dense layer but the first.
+        weights: ``none``, or a file: a state dict or a checkpoint of a run, with the same
+            ``image_size`` and ``base_channels``. The last layer is not loaded if the number of
             classes differs.
-        mean: Of pixels in [0, 1], see ``Normalize``. A file's own takes its place.
-        std: Likewise.
+        mean: Mean of pixels in [0, 1], see ``Normalize``. Replaced by that of a weights file.
+        std: Standard deviation, likewise.
 
     Attributes:
-        architecture: Name to show.
-        loaded_weights: Where the weights came from, and what took them.
+        architecture: Display name.
+        loaded_weights: Source of the weights, and the tensors that were filled.
 
     Raises:
         MedvisionError: If an argument is out of range or the weights do not fit.
@@ -110,17 +109,17 @@ class SimpleCNN(nn.Module):
         return self.network(self._prepare(image))
 
     def feature_maps(self, image: Tensor) -> Tensor:
-        """Maps (N, F, h, w) of the last convolution, rectified, before they are pooled."""
+        """Compute the maps (N, F, h, w) of the last convolution, after ReLU and before pooling."""
         features: Any = self.network.get_submodule("features")
         return features[:-1](self._prepare(image))
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Map what ``feature_maps`` gives to logits (N, 1 or K)."""
+        """Map the output of ``feature_maps`` to logits (N, 1 or K)."""
         features: Any = self.network.get_submodule("features")
         return self.network[1:](features[-1](maps))
 
     def head_modules(self) -> list[nn.Module]:
-        """What is new for the task; every other parameter is of the backbone."""
+        """Modules that are new for the task; all other parameters belong to the backbone."""
         return [self.network.get_submodule("head")]
 
     def _prepare(self, image: Tensor) -> Tensor:

