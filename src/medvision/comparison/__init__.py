@@ -1,1 +1,1 @@
-"""Compare finished runs: tables, paired intervals, verdicts."""
+"""Comparison of finished runs: tables, paired intervals, verdicts."""

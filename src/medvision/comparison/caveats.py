@@ -1,4 +1,4 @@
-"""Which runs can be compared, and where a comparison may not be fair."""
+"""Check that runs can be compared, and list what may make a comparison unfair."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
@@ -14,15 +14,15 @@ Keys = frozenset[tuple[str, str]]
 
 
 def require_comparable(groups: Sequence[Group]) -> None:
-    """Refuse runs whose scores have nothing to do with each other.
+    """Raise an error if the scores of the runs are not comparable.
 
-    Compared are runs with test predictions, all on real images or all on drawn ones, of one
-    protocol, one list of classes, one set of test images and one definition of the scores. Data
-    that differ elsewhere (more training images) may be compared where the summaries identify the
-    test images; where one does not, all data must be the same.
+    Runs must have test predictions, all on real images or all on phantoms, and must share the
+    protocol, the list of classes, the set of test images and the definition of the scores. Data
+    that differ elsewhere (more training images) may be compared if the summaries identify the test
+    images; otherwise all data must be the same.
 
     Raises:
-        MedvisionError: If they differ: which, and in what.
+        MedvisionError: If they differ, naming the runs and the differences.
     """
     runs = [run for group in groups for run in group.runs]
     for run in runs:
@@ -57,7 +57,7 @@ def require_comparable(groups: Sequence[Group]) -> None:
 def sides(
     groups: Sequence[Group], value_of: Callable[[FinishedRun], Hashable]
 ) -> dict[Any, list[int | str]]:
-    """Each value, and the numbers of the groups that have it; of a divided group its runs."""
+    """Map each value to the groups that have it, or to single runs if a group is divided."""
     found: dict[Any, list[int | str]] = {}
     for number, group in enumerate(groups, start=1):
         values = [value_of(run) for run in group.runs]
@@ -70,7 +70,7 @@ def sides(
 
 
 def names(members: Sequence[int | str]) -> str:
-    """Groups by number, then single runs by name."""
+    """List groups by number, then single runs by name."""
     groups = [str(member) for member in members if isinstance(member, int)]
     runs = [member for member in members if isinstance(member, str)]
     shown = [
@@ -103,7 +103,7 @@ def _unlike(
     value_of: Callable[[FinishedRun], Hashable],
     words: Callable[[Any], str],
 ) -> list[str]:
-    """What differs and who has what; nothing where all runs agree."""
+    """Describe a difference and which runs have which value; empty if all runs agree."""
     found: dict[Any, list[str]] = {}
     for run in runs:
         found.setdefault(value_of(run), []).append(run.name)
@@ -116,7 +116,7 @@ def _fingerprint(run: FinishedRun) -> str:
 
 
 def _require_one_test_set(groups: Sequence[Group]) -> None:
-    """Paths, targets and, where they are known, contents of the images of every set of runs."""
+    """Check that paths, targets and (where known) contents of the test images are the same."""
     members = [member for group in groups for member in group.members]
     first, images = members[0], _images(members[0])
     for member in members[1:]:
@@ -134,7 +134,7 @@ def _require_one_test_set(groups: Sequence[Group]) -> None:
 
 
 def _images(member: Member) -> Keys:
-    """Path and target of all test images.
+    """Collect path and target of all test images.
 
     Raises:
         MedvisionError: If an image is tested twice.
@@ -180,12 +180,12 @@ def _other_images(first: Member, images: Keys, member: Member, others: Keys) -> 
 
 
 def doubts(groups: Sequence[Group]) -> list[str]:
-    """What a reader should know before believing a comparison of these groups.
+    """List reasons to doubt a comparison of these groups.
 
     Returns:
-        A sentence for each: images drawn by code, other data than the test images, the leak of
-        the merged protocol, another image size, pooled and missing folds, groups of one seed, and
-        seeds that a group holds twice.
+        One sentence for each: phantoms, data that differ outside the test images, the leak of the
+        merged protocol, different image sizes, pooled and missing folds, groups of one seed, and
+        seeds that a group contains twice.
     """
     runs = [run for group in groups for run in group.runs]
     drawn = "every image is drawn by code; scores on them say nothing about patients"
@@ -205,7 +205,7 @@ def doubts(groups: Sequence[Group]) -> list[str]:
 
 
 def image_size(run: FinishedRun) -> Any:
-    """Height and width that the network sees, in pixels."""
+    """Height and width of the network input, in pixels."""
     return run.settings.get("data.image_size")
 
 
@@ -246,7 +246,7 @@ def _sizes(groups: Sequence[Group]) -> list[str]:
 
 
 def _folds(groups: Sequence[Group]) -> list[str]:
-    """How many folds are pooled, where the protocol is kfold."""
+    """Describe how many folds are pooled, for the protocol kfold."""
     notes = []
     for number, group in enumerate(groups, start=1):
         folds = {run.fold for run in group.runs} - {None}

@@ -1,4 +1,4 @@
-"""Compare finished runs: mean and spread over seeds, as files and as a page."""
+"""Compare finished runs by mean and spread over seeds, and write the results."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from medvision.scores import headline_of, names_at
 def table_of_pairs(
     groups: Sequence[Group], pairs: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Rows of ``comparison_pairs.csv``: one for every pair and score."""
+    """Build the rows of ``comparison_pairs.csv``, one per pair and score."""
     rows = []
     for pair in pairs:
         for name, found in pair["metrics"].items():
@@ -90,7 +90,7 @@ def _metric(group: Group, first: Group, name: str) -> dict[str, Any]:
 
 
 def table_of_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Rows of ``comparison.csv``: one for every group; among values of runs ``-`` is undefined."""
+    """Build the rows of ``comparison.csv``, one per group; an undefined value of a run is ``-``."""
     rows = []
     for group in groups:
         row: dict[str, Any] = {
@@ -109,13 +109,13 @@ def table_of_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What was compared.
+    """Result of a comparison.
 
     Attributes:
-        groups: Runs that differ in their seed only, in the order of the command; differences are
-            those to the first.
-        pairs: Who is better, for every pair of groups, from ``compare_pairs``.
-        notes: Where the comparison may not be fair, a sentence each.
+        groups: Groups of runs that differ in their seed only, in the order of the command;
+            differences are relative to the first.
+        pairs: Verdict for every pair of groups, from ``compare_pairs``.
+        notes: Sentences on aspects that may make the comparison unfair.
         out: Folder of ``comparison.json``, ``comparison.csv``, ``comparison_pairs.csv`` and
             ``comparison.html``.
     """
@@ -136,7 +136,7 @@ class Comparison:
         return [run for group in self.groups for run in group.runs]
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``comparison.json`` holds: plain values, None where something is undefined."""
+        """Build the content of ``comparison.json``: plain values, None where undefined."""
         names = metrics_of(self.groups)
         return {
             "task": self.task,
@@ -160,18 +160,18 @@ class Comparison:
 
 
 def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
-    """Read finished runs, group them over their seeds and write what they scored.
+    """Read finished runs, group them over their seeds and write a comparison of their scores.
 
     Writes ``comparison.json``, ``comparison.csv`` (a row per group), ``comparison_pairs.csv`` (a
-    row per pair of groups and score; without a second group there is none) and
-    ``comparison.html``, a page of one file, into ``out``.
+    row per pair of groups and score; not written for a single group) and ``comparison.html``, a
+    self-contained page, into ``out``.
 
     Args:
-        runs: Run folders, at least two; differences are those to the group of the first.
-        out: Made where it does not exist.
+        runs: At least two run folders; differences are relative to the group of the first.
+        out: Output folder, created if missing.
 
     Raises:
-        MedvisionError: If a folder is not that of a finished run, a run is named twice, there are
+        MedvisionError: If a folder is not that of a finished run, a run is given twice, there are
             fewer than two, their tasks, test images, protocol or definitions of scores differ,
             or ``out`` cannot be written.
     """
@@ -198,13 +198,13 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
 
 
 def print_comparison(comparison: Comparison, *, console: Console | None = None) -> None:
-    """Print means and spread of each group, each run with its interval, and who is better.
+    """Print mean and spread of each group, each run with its interval, and the verdicts.
 
-    Readable from 80 columns on.
+    Designed for 80 columns and more.
 
     Args:
-        comparison: From ``compare``.
-        console: Where to; the screen unless given.
+        comparison: Result of ``compare``.
+        console: Console to print to; the screen if None.
     """
     console = console or Console()
     console.print(_table(comparison))
@@ -251,7 +251,7 @@ def _read(paths: Sequence[Path]) -> list[FinishedRun]:
 
 
 def _page(comparison: Comparison) -> str:
-    from medvision.reports.comparison import comparison_page  # draws: loads matplotlib and jinja2
+    from medvision.reports.comparison import comparison_page  # loads matplotlib and jinja2
 
     roc: list[list[Points | None]] = [
         [run.roc() for run in group.runs] for group in comparison.groups
@@ -261,7 +261,7 @@ def _page(comparison: Comparison) -> str:
 
 
 def _new_table(names: Sequence[str], left: str, **options: Any) -> Table:
-    """A narrow table: columns of numbers but for one of names, which is folded."""
+    """Create a narrow table of numeric columns and one column of names, which may wrap."""
     table = Table(box=box.MINIMAL, show_edge=False, padding=0, **options)
     for name in names:
         if name == left:
@@ -299,7 +299,7 @@ def _table_of_runs(comparison: Comparison) -> Table:
 
 
 def _table_of_pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
-    """Those with the first group; their headline in full."""
+    """Build the table of pairs with the first group, with details of the headline score."""
     holm = ["Holm p"] * (len(pairs) > 1)
     exchanges = next(iter(pairs[0]["metrics"].values()))["num_permutations"]
     table = _new_table(

@@ -1,6 +1,6 @@
 """Finished runs read from their folders, and groups of runs that differ in seed or fold only.
 
-Reads text files only; no torch.
+Only text files are read; torch is not needed.
 """
 
 import csv
@@ -24,18 +24,18 @@ from medvision.task_definition import task_of
 from medvision.types import STAGES
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""False and true positive rate, (T,) each, from the strictest threshold down."""
+"""False and true positive rates, (T,) each, from the strictest threshold down."""
 
 EpochRow = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun(RunFiles):
-    """What the folder of a finished run tells."""
+    """A finished run, read from its folder."""
 
     @property
     def name(self) -> str:
-        """The folder and the one that it lies in: the experiment, or the command, and the time."""
+        """Folder name and parent: the experiment, or the command, and the time."""
         return "/".join(self.folder.resolve().parts[-2:])
 
     @property
@@ -50,34 +50,34 @@ class FinishedRun(RunFiles):
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Its config as ``settings_of``: equal for runs that differ in their seed only."""
+        """Settings from ``settings_of``: equal for runs that differ in their seed only."""
         return settings_of(self.config)
 
     @property
     def protocol(self) -> str | None:
-        """How images were split; None where runs of older versions do not say."""
+        """Split protocol; None for runs of older versions, which do not record it."""
         found = self.dataset.get("protocol", self.settings.get("data.protocol"))
         return None if found is None else str(found)
 
     @property
     def fold(self) -> int | None:
-        """Which part of a k-fold split was tested; None for other protocols."""
+        """Index of the tested part of a k-fold split; None for other protocols."""
         fold = self.settings.get("data.fold")
         return int(fold) if self.protocol == "kfold" and fold is not None else None
 
     @cached_property
     def scores(self) -> dict[str, float | None]:
-        """Every metric but the intervals, by name; None where it is undefined."""
+        """Every metric but the intervals, by name; None where undefined."""
         return plain_scores(self.metrics)
 
     def interval(self, metric: str) -> list[float] | None:
-        """The 95 % interval of a metric over test images; None where there is none."""
+        """Return the 95 % interval of a metric over test images; None if there is none."""
         ends: list[float] | None = self.metrics.get(f"{metric}_ci95")
         return ends
 
     @cached_property
     def history(self) -> list[EpochRow]:
-        """A row per epoch, as metrics.csv holds them; None where a value is undefined."""
+        """Rows of metrics.csv, one per epoch; None where a value is undefined."""
         path = self.folder / "metrics.csv"
         numbers = [
             {name: _number(path, cell) for name, cell in row.items()}
@@ -87,29 +87,29 @@ class FinishedRun(RunFiles):
 
     @cached_property
     def classes(self) -> list[str]:
-        """Classes of images whose probability the run predicted; none where it predicts masks."""
+        """Classes with predicted probabilities; empty if the run predicts masks."""
         prefix = "probability/"
         names = self.predictions[0] if self.predictions else ()
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def roc(self) -> Points | None:
-        """ROC of the test pixels, or of the test images: for several classes their macro mean.
+        """ROC of the test pixels, or of the test images; for several classes their macro mean.
 
         Returns:
-            None where the run wrote none, or where it is undefined: no positives or no negatives.
+            None if the run has no ROC or it is undefined (no positives or no negatives).
         """
         per_pixel = task_of(self.task).per_pixel
         curves = self._pixel_roc() if per_pixel else self._image_roc()
         known = [curve for curve in curves if np.isfinite(curve).all()]
         if len(known) < 2:
             return known[0] if known else None
-        from medvision.reports.plots.classification import macro_mean  # draws too: loads matplotlib
+        from medvision.reports.plots.classification import macro_mean  # loads matplotlib
 
         return macro_mean(known)
 
     def _pixel_roc(self) -> Iterator[Points]:
         path = self.folder / "roc_test.csv"
-        if path.is_file():  # runs of older versions have none
+        if path.is_file():  # missing in runs of older versions
             rows = _rows(path, "false_positive_rate", "true_positive_rate")
             yield (
                 np.array([_number(path, row["false_positive_rate"]) for row in rows], float),
@@ -130,7 +130,7 @@ def read_run(path: Path) -> FinishedRun:
     """Read the summary and the config of a finished run.
 
     Raises:
-        MedvisionError: If the folder is not that of a run, or the run has not finished.
+        MedvisionError: If the folder is not a run folder, or the run has not finished.
     """
     if not (path / "summary.json").is_file():
         raise _no_run(path, "summary.json")
@@ -169,16 +169,16 @@ def _no_run(path: Path, name: str) -> MedvisionError:
 
 
 NO_SETTINGS = (("run_dir",), ("resume",), ("trust",), ("checkpoint", "every_minutes"))
-"""Keys of a config that change nothing in what is learned."""
+"""Config keys that do not affect training."""
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a config by dotted key, without what differs between runs of one setting.
+    """Flatten a config to dotted keys, without values that differ between runs of one setting.
 
-    Every ``seed`` is left out, and so is what says where, when and for which search a run was
-    made; paths below the run folder begin with ``<run_dir>``. What is built stands under the name
-    of its place: ``model`` for ``model._target_``. ``data.split_seed`` stays: it changes which
-    images are tested.
+    Leaves out every ``seed`` and the keys that state where, when and for which search a run was
+    made; paths below the run folder begin with ``<run_dir>``. A ``_target_`` is stored under the
+    key of its node: ``model`` for ``model._target_``. ``data.split_seed`` is kept because it
+    changes the test images.
     """
     run_dir = config.get("run_dir")
     found: dict[str, Any] = {}
@@ -221,24 +221,24 @@ def _number(path: Path, cell: str) -> float | None:
         raise MedvisionError(f"expected a number, got {cell!r}", where=str(path)) from error
 
 
-MOST_KEYS = 3  # of a label
+MOST_KEYS = 3  # in a label
 FIRST_ROOMS = ("model", "loss", "optimizer", "scheduler", "task", "data", "ckpt_path", "trainer")
-"""Of the keys in which groups differ those that tell most about them, in this order."""
+"""Most informative config groups to tell runs apart, in this order."""
 
 ABSENT = "absent"
 
 
 Member = tuple[FinishedRun, ...]
-"""One run, or the folds of one k-fold split that together test every image once."""
+"""One run, or the folds of one k-fold split, which together test every image once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The runs that differ in their seed only, and of protocol kfold in their fold.
+    """Runs that differ in their seed only, and for protocol kfold also in their fold.
 
     Attributes:
-        label: The experiment, and the settings in which it differs from groups of the same one.
-        runs: All of them, in the order of the command.
+        label: Experiment, and the settings that differ from other groups of the same experiment.
+        runs: All runs of the group, in the order of the command.
     """
 
     label: str
@@ -246,10 +246,10 @@ class Group:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """What stands for one seed each: single runs, or sets of folds.
+        """Entries that count as one seed each: single runs, or sets of folds.
 
-        A fold joins the first set of its seed that lacks it; where no seed has more than one
-        fold, all seeds make one set.
+        A fold joins the first set of its seed that lacks it. If no seed has more than one fold, all
+        seeds form one set.
         """
         if any(run.fold is None for run in self.runs):
             return tuple((run,) for run in self.runs)
@@ -273,18 +273,18 @@ class Group:
 
     @property
     def repeated_seeds(self) -> list[int]:
-        """Seeds that more than one run has, or more than one set of folds."""
+        """Seeds shared by several runs, or by several sets of folds."""
         seeds = Counter(member[0].seed for member in self.members)
         return [seed for seed, count in seeds.items() if count > 1]
 
     @property
     def num_seeds(self) -> int:
-        """How many values a spread over seeds rests on; 1 where two share a seed."""
+        """Number of values behind a spread over seeds; 1 if two of them share a seed."""
         return 1 if self.repeated_seeds else len(self.members)
 
     @property
     def size(self) -> str:
-        """How many seeds stand behind a mean, in words."""
+        """Number of seeds behind a mean, in words."""
         seeds, runs = len(set(self.seeds)), len(self.runs)
         words = f"{seeds} seed{'s' * (seeds > 1)}"
         folds = {run.fold for run in self.runs}
@@ -294,21 +294,21 @@ class Group:
 
     @property
     def marks(self) -> str:
-        """What a reader must know about the data before believing the scores."""
+        """Warnings about the data that affect how far the scores can be trusted."""
         return marks_of(run.dataset for run in self.runs)
 
     def values(self, metric: str) -> list[float | None]:
-        """The metric of each run; None where it is undefined."""
+        """Return the metric of each run; None where undefined."""
         return [run.scores.get(metric) for run in self.runs]
 
     def mean_and_std(self, metric: str) -> tuple[float | None, float | None]:
-        """Mean and sample standard deviation of the runs that define the metric.
+        """Compute mean and sample standard deviation of the runs that define the metric.
 
-        Of folds first the mean over each set: the deviation is one over seeds.
+        Folds are first averaged over each set, so that the deviation is over seeds.
 
         Returns:
-            None instead of the mean of no value. None instead of the deviation of fewer than two
-            values, and where two runs share a seed: theirs is no spread over seeds.
+            None as the mean of no value. None as the deviation of fewer than two values, and if two
+            runs share a seed, because their spread is not one over seeds.
         """
         of_sets = [[run.scores.get(metric) for run in member] for member in self.members]
         mean, std = mean_and_std(mean_and_std(values)[0] for values in of_sets)
@@ -316,7 +316,7 @@ class Group:
 
 
 def plain_scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:
-    """Every metric of a summary but the intervals, by name; None where it is undefined."""
+    """Return every metric of a summary but the intervals, by name; None where undefined."""
     return {
         name: value
         for name, value in metrics.items()
@@ -325,7 +325,7 @@ def plain_scores(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def marks_of(datasets: Iterable[Mapping[str, Any]]) -> str:
-    """What a reader must know about the data before believing the scores."""
+    """List warnings about the data that affect how far the scores can be trusted."""
     data = list(datasets)
     synthetic = any(dataset.get("synthetic") for dataset in data)
     merged = any(dataset.get("protocol") == "merged" for dataset in data)
@@ -333,10 +333,10 @@ def marks_of(datasets: Iterable[Mapping[str, Any]]) -> str:
 
 
 def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation (n - 1) of the values that are defined.
+    """Compute mean and sample standard deviation (n - 1) of the defined values.
 
     Returns:
-        None instead of the mean of no value and the deviation of fewer than two.
+        None as the mean of no value and as the deviation of fewer than two.
     """
     known = [value for value in values if value is not None]
     mean = statistics.fmean(known) if known else None
@@ -357,18 +357,18 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[Group]:
 
 
 def _settings(run: FinishedRun) -> dict[str, Any]:
-    """What makes its group: of a k-fold split without the fold."""
+    """Return the settings that define a run's group; for a k-fold split without the fold."""
     hidden = set() if run.fold is None else {"data.fold"}
     return {key: value for key, value in run.settings.items() if key not in hidden}
 
 
 def metrics_of(groups: Iterable[Group]) -> list[str]:
-    """Names of what is averaged, the headline first."""
+    """List the metrics to average, the headline first."""
     return ordered_metrics(name for group in groups for run in group.runs for name in run.scores)
 
 
 def ordered_metrics(found: Iterable[str]) -> list[str]:
-    """Names, the headline first, each once; confusion counts only make sense singly."""
+    """List metric names once each, the headline first, without confusion counts."""
     names = dict.fromkeys(found)
     first = [f"{stage}/{name}" for name in names_at("headline") for stage in STAGES]
     rest = [name for name in names if name not in first and "/confusion/" not in name]
@@ -376,10 +376,10 @@ def ordered_metrics(found: Iterable[str]) -> list[str]:
 
 
 def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
-    """The settings in which runs differ, and what each run has, ``absent`` where it has none.
+    """List the settings in which runs differ, with the value of each run or ``absent``.
 
-    A key that follows another one, such as ``model.image_size`` ``data.image_size``, is left out.
-    Those that tell most come first, and those that only some of the runs have last.
+    A key that only follows another, such as ``model.image_size`` after ``data.image_size``, is left
+    out. The most informative keys come first, and keys that only some runs have come last.
     """
     settings = [_settings(run) for run in runs]
     keys = dict.fromkeys(key for found in settings for key in found)
@@ -391,7 +391,7 @@ def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
         room = key.partition(".")[0]
         return key in partial, FIRST_ROOMS.index(room) if room in FIRST_ROOMS else len(FIRST_ROOMS)
 
-    # of keys with one name and the same values, the first in the config leads the others
+    # of keys with the same name and values, only the first in the config is kept
     leading: dict[tuple[str, str], str] = {}
     for key, values in differing.items():
         leading.setdefault((key.rpartition(".")[2], repr(values)), key)
@@ -399,7 +399,7 @@ def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
 
 
 def _labels(runs: Sequence[FinishedRun]) -> list[str]:
-    """A label for the first run of every group; no two are the same."""
+    """Create a unique label for the first run of every group."""
     labels: list[str] = []
     for run in runs:
         alike = [other for other in runs if other.experiment == run.experiment]

@@ -23,12 +23,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class PairedImages:
-    """What all groups scored on the same images.
+    """Scores of all groups on the same images.
 
     Attributes:
-        scores: By metric, the headline first; the contenders are the groups, in their order.
-        of_seeds: By metric, for every group the score with each of its seeds.
-        grouped: Whether any two images belong to one group.
+        scores: Paired scores by metric, the headline first; the contenders are the groups, in
+            order.
+        of_seeds: Scores of each group with each of its seeds, by metric.
+        grouped: If True, some images belong to the same group.
     """
 
     scores: Mapping[str, "PairedScore"]
@@ -39,17 +40,17 @@ class PairedImages:
 def read_pairs(groups: Sequence[Group]) -> PairedImages:
     """Match the predictions of all runs by image, and average those of each group over its seeds.
 
-    Groups of images are those of the runs' splits.csv; images that any run keeps together stay
+    Groups of images come from the runs' splits.csv; images that any run keeps together stay
     together here. Classifiers are compared by accuracy and balanced accuracy of the classes that
-    they predicted, with the threshold that each has in use, and by AUROC, for three or more classes
-    the mean of each against the rest. Others are compared by the scores that each image has, at the
-    size of the files where the networks see different sizes and the score has a value there.
+    they predicted, with the threshold in use, and by AUROC (for three or more classes the mean of
+    one-against-the-rest). Other models are compared by the scores of each image, at the original
+    image size where input sizes differ and the score is available there.
 
     Args:
-        groups: Which ``require_comparable`` accepted.
+        groups: Groups accepted by ``require_comparable``.
 
     Raises:
-        MedvisionError: If a table lacks a column or holds no number where one belongs.
+        MedvisionError: If a table lacks a column or a value is not a number.
     """
     paths = [row["path"] for run in groups[0].members[0] for row in run.predictions]
     order = {path: place for place, path in enumerate(paths)}
@@ -115,7 +116,7 @@ def _classified(
         placed.append(np.array(places))  # (seeds, classes, N)
 
     def scores_of(hits: Sequence[Floats], places: Sequence[Floats]) -> dict[str, "PairedScore"]:
-        """Of contenders: (N,) and (classes, N) each."""
+        """Build the scores of contenders from (N,) and (classes, N) each."""
         answers = np.stack(hits, axis=1)
         ranks = {k: np.stack([of[row] for of in places], axis=1) for row, k in enumerate(ranked)}
         return {
@@ -133,7 +134,7 @@ def _classified(
 
 
 def _texts(member: Member, column: str, order: Mapping[str, int]) -> list[str]:
-    """A column of all test images of a run, or of its folds, in one order."""
+    """Read a column for all test images of a run, or of its folds, in one order."""
     found = [""] * len(order)
     for run in member:
         if column not in run.predictions[0]:
@@ -146,7 +147,7 @@ def _texts(member: Member, column: str, order: Mapping[str, int]) -> list[str]:
 
 
 def _numbers(member: Member, column: str, order: Mapping[str, int]) -> Floats:
-    """The same as numbers; a blank cell, an undefined score, is NaN."""
+    """Read a column as numbers; a blank cell (an undefined score) is NaN."""
     cells = _texts(member, column, order)
     try:
         return np.array([float(cell) if cell else np.nan for cell in cells])
@@ -158,16 +159,16 @@ def _numbers(member: Member, column: str, order: Mapping[str, int]) -> Floats:
 
 
 def _units(groups: Sequence[Group], order: Mapping[str, int]) -> NDArray[np.intp]:
-    """Number of the unit of each image, (N,); where no groups are known each is its own.
+    """Number the unit of each image, (N,); without known groups each image is its own unit.
 
-    Two runs may know other groups, for each joins near-duplicates that it found: a chain of
-    either makes one unit.
+    Groups may differ between runs, because each run joins the near-duplicates that it found:
+    images connected by a chain of groups of any run form one unit.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     known = {tuple(_groups_of(member, order)) for group in groups for member in group.members}
-    first: dict[tuple[int, str], int] = {}  # image of each group
+    first: dict[tuple[int, str], int] = {}  # first image of each group
     joined = [
         (place, first.setdefault((number, name), place))
         for number, names in enumerate(known)
@@ -190,14 +191,14 @@ def _groups_of(member: Member, order: Mapping[str, int]) -> Iterable[str]:
     return found
 
 
-LONGEST_NAME = 48  # characters that a sentence can carry twice
+LONGEST_NAME = 48  # a sentence can contain two names of this length
 
 
 def compare_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """What ``comparison.json`` holds under ``pairs``; those with the first group come first.
+    """Build the entry ``pairs`` of ``comparison.json``; pairs with the first group come first.
 
-    Groups are numbered from 1, and differences are those of ``b`` to ``a``. For every score:
-    both values, ``difference`` with ``ci95``, ``p`` of ``num_permutations`` exchanges, ``p_holm``
+    Groups are numbered from 1, and differences are ``b`` minus ``a``. For every score: both
+    values, ``difference`` with ``ci95``, ``p`` of ``num_permutations`` exchanges, ``p_holm``
     (adjusted over the comparisons with the first group; None for other pairs), ``p_holm_all``
     (adjusted over all pairs), ``probability_b_better``, ``standard_error`` over images,
     ``images_needed``, ``num_images``, ``num_units``, ``alike`` (no image differs), and ``seeds``
@@ -206,15 +207,15 @@ def compare_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
     The first score decides. ``verdict`` is
 
     - ``better``: a group wins, by images and by seeds;
-    - ``better_model``: by images, and too few seeds tell the spread over them;
-    - ``better_within_seeds``: by images, and other seeds may turn it around;
+    - ``better_model``: by images, with too few seeds to know the spread over seeds;
+    - ``better_within_seeds``: by images, but other seeds may reverse the result;
     - ``no_winner``: not by images;
     - ``alike``: no image differs;
-    - ``unknown``: one independent unit, or a score that is undefined.
+    - ``unknown``: a single independent unit, or an undefined score.
 
-    By images means that p, adjusted by Holm, lies below 0.05 and that the interval leaves 0 out;
-    by seeds, that Welch's interval does. ``winner`` is the number of the group that scored better
-    in the first three cases; ``claim`` says who is better, ``sentence`` adds the numbers.
+    By images means that p, adjusted by Holm, is below 0.05 and that the interval excludes 0; by
+    seeds, that Welch's interval excludes 0. ``winner`` is the number of the better group in the
+    first three cases; ``claim`` states which group is better, ``sentence`` adds the numbers.
 
     Raises:
         MedvisionError: If predictions cannot be read.
@@ -222,7 +223,7 @@ def compare_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
     if len(groups) < 2:
         return []
     images = read_pairs(groups)
-    found = list(combinations(range(len(groups)), 2))  # those with the first group lead
+    found = list(combinations(range(len(groups)), 2))  # pairs with the first group come first
     metrics = _metrics(groups, images, found)
     names, task = _names(groups), groups[0].runs[0].task
     pairs = []
@@ -248,7 +249,7 @@ def compare_pairs(groups: Sequence[Group]) -> list[dict[str, Any]]:
 def _metrics(
     groups: Sequence[Group], images: PairedImages, pairs: Sequence[tuple[int, int]]
 ) -> dict[str, list[dict[str, Any]]]:
-    """For every score what is told of each pair."""
+    """Collect the reported values of each pair, for every score."""
     from medvision.metrics.paired import holm_adjusted, paired_differences, seed_spread
 
     if not images.scores:
@@ -273,16 +274,16 @@ def _metrics(
 
 
 def _seed_values(group: Group, values: Sequence[float]) -> Sequence[float]:
-    """None of them tells a spread where two runs share a seed."""
+    """Return the values, or none if two runs share a seed: they then have no spread over seeds."""
     return values[:1] if group.repeated_seeds else values
 
 
 NAMES = {"p_value": "p", "interval": "ci95", "probability_better": "probability_b_better"}
-"""Names in ``comparison.json``, where they are others than those of ``PairedDifference``."""
+"""Names in ``comparison.json`` that differ from the fields of ``PairedDifference``."""
 
 
 def _plain(found: "PairedDifference | SeedSpread") -> dict[str, Any]:
-    """The fields by their names in ``comparison.json``, intervals as lists."""
+    """Convert to a dict with the names of ``comparison.json``, intervals as lists."""
     return {
         NAMES.get(name, name): list(value) if isinstance(value, tuple) else value
         for name, value in vars(found).items()
@@ -306,12 +307,12 @@ def _verdict(pair: dict[str, Any], task: str) -> tuple[str, int | None]:
 
 
 def _apart(ends: Sequence[float]) -> bool:
-    """Whether 0 lies outside."""
+    """Return True if the interval excludes 0."""
     return ends[0] > 0 or ends[1] < 0
 
 
 def _names(groups: Sequence[Group]) -> list[str]:
-    """The experiment where it tells the groups apart, else the label, or its number."""
+    """Name groups by experiment if that distinguishes them, else by label, or by number."""
     experiments = [group.runs[0].experiment for group in groups]
 
     def name(number: int, group: Group) -> str:

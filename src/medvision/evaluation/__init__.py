@@ -1,6 +1,6 @@
-"""From trained weights and a split to scores, files and plots; each task in its own way.
+"""Evaluation of trained weights on a split: scores, files and plots for each task.
 
-Names load on first use: what only reads finished runs loads no torch.
+Names are imported on first use, so that code that only reads finished runs does not load torch.
 """
 
 import lazy_loader

@@ -1,8 +1,8 @@
-"""Interface of every evaluation, and scores apart for images with a near-duplicate in training.
+"""Interface of every evaluation, and separate scores for images with a near-duplicate in training.
 
-A network can recall the first and must recognise the second, so only the second say what it will
-do with images it has never seen. Beside both stands what recalling alone scores: the class, or the
-mask, of the training image whose thumbnail is nearest.
+A network can recall images with a near-duplicate in training, so only the other images show how it
+performs on unseen images. Both scores are reported together with that of recalling alone: the
+class, or the mask, of the training image with the most similar thumbnail.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Tested:
     """The test images of a run.
 
     Attributes:
-        paths: Of each image, (N,).
-        scores: Scores with their intervals of some rows.
-        groups: Group of each image, or None where none are known.
+        paths: Path of each image, (N,).
+        scores: Function that computes scores with intervals for selected rows.
+        groups: Group of each image, or None if unknown.
     """
 
     paths: Sequence[str]
@@ -45,9 +45,9 @@ class DuplicatesInTraining:
     """Test images that have a near-duplicate in training.
 
     Attributes:
-        duplicate_of: Path of a test image, and of the training image that is most like it.
+        duplicate_of: Path of the most similar training image, by path of the test image.
         recalled: Score of the nearest training image for each test image, by its path.
-        metric: What that score is; None where recalling has no score.
+        metric: Name of that score; None if recalling has no score.
     """
 
     duplicate_of: Mapping[str, str]
@@ -55,10 +55,10 @@ class DuplicatesInTraining:
     metric: Literal["accuracy", "dice"] | None
 
     def table(self, tested: Tested) -> dict[str, Any]:
-        """Scores of both kinds of test images, and of recalling.
+        """Compute scores of both kinds of test images, and of recalling.
 
         Returns:
-            ``with_twin`` and ``without_twin``, each with ``num_images`` and its scores, and under
+            ``with_twin`` and ``without_twin``, each with ``num_images`` and scores, and under
             ``memory_baseline`` the same two for the nearest training image.
         """
         paths, scores, groups = tested.paths, tested.scores, tested.groups
@@ -84,7 +84,7 @@ class DuplicatesInTraining:
         if len(values) < len(paths) or not values:
             return {self.metric: None, f"{self.metric}_ci95": None}
         mean = float(np.mean(values))
-        if self.metric == "accuracy" and mean in (0.0, 1.0):  # all alike: a bootstrap has no doubt
+        if self.metric == "accuracy" and mean in (0.0, 1.0):  # a bootstrap shows no spread
             size = len(values) if groups is None else len(set(groups))
             interval = wilson_interval(round(mean * size), size)
         else:
@@ -100,16 +100,16 @@ Score = float | list[float] | None
 """A number, an interval [low, high], or None where it is undefined."""
 
 NUM_WORST, NUM_TYPICAL = 12, 6
-"""Test images that a report shows."""
+"""Number of worst and of typical test images in a report."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """A run whose weights are measured again.
+    """A finished run that is evaluated again.
 
     Attributes:
-        path: Its folder.
-        summary: What ``summary.json`` holds.
+        path: Run folder.
+        summary: Content of ``summary.json``.
     """
 
     path: Path
@@ -117,21 +117,21 @@ class FinishedRun:
 
 
 class Evaluation(ABC):
-    """Measures the weights of one run on its splits.
+    """Evaluate the weights of one run on its splits.
 
-    For each split: let ``watch`` see the trainer run through it, then ask for the ``scores``;
-    validation before test, for a threshold may come from it.
+    For each split, pass the callback of ``watch`` to the trainer, then call ``scores``. Evaluate
+    validation before test, because the threshold may be chosen on validation.
 
     Args:
-        folder: Run folder, where predictions and plots go.
+        folder: Run folder for predictions and plots.
 
     Attributes:
-        with_conventions: Whether ``conventions`` is going to be asked for.
-        notes: What a reader of the scores should know.
-        near_duplicates: Which test images have a near-duplicate in training; None where none has,
-            or it is unknown.
+        with_conventions: If True, ``conventions`` will be called.
+        notes: Remarks for readers of the scores.
+        near_duplicates: Test images with a near-duplicate in training; None if there are none or
+            they are unknown.
         threshold: Probability from which the foreground, or the second of two classes, is
-            predicted; None where no probability is.
+            predicted; None if nothing is predicted by probability.
     """
 
     def __init__(self, *, folder: Path) -> None:
@@ -151,42 +151,42 @@ class Evaluation(ABC):
         options: Mapping[str, Any],
         finished: FinishedRun | None = None,
     ) -> Self:
-        """Make the evaluation of a run.
+        """Create the evaluation of a run.
 
         Args:
-            folder: Where predictions and plots go.
-            data: The data module that is measured.
-            options: The part ``task`` of the run's config.
-            finished: The run, where it is measured again: what it chose is kept.
+            folder: Folder for predictions and plots.
+            data: Data module to evaluate on.
+            options: Section ``task`` of the run's config.
+            finished: The run if it is evaluated again; its choices are then kept.
         """
 
     @abstractmethod
     def watch(self, stage: Stage) -> Callback:
-        """A callback that collects what the network says about a split."""
+        """Create a callback that collects the network's outputs for a split."""
 
     @abstractmethod
     def scores(self, stage: Stage, logged: Mapping[str, float]) -> dict[str, Score]:
-        """Scores with intervals, by ``stage/name``; writes the predictions."""
+        """Compute scores with intervals, by ``stage/name``, and write the predictions."""
 
     def details(self) -> dict[str, Any]:
-        """Tables of the test images that ``summary.json`` holds besides the scores."""
+        """Build tables of the test images that ``summary.json`` contains besides the scores."""
         return {}
 
     def tested(self) -> Tested | None:
-        """The test images and how some of them are scored; None where none was tested."""
+        """Return the test images with a function to score a subset; None if none were tested."""
         return None
 
     def conventions(self, stage: Stage) -> list[dict[str, Any]]:  # noqa: ARG002  none by default
-        """Scores of a split by the conventions of other tools, medvision's own first.
+        """Compute scores of a split by the conventions of other tools, medvision's own first.
 
-        To be asked for after ``scores``, where ``with_conventions`` was set before ``watch``.
+        Call it after ``scores``, with ``with_conventions`` set before ``watch``.
         """
         return []
 
     def near_duplicate_scores(self) -> dict[str, Any]:
-        """Test scores with and without a near-duplicate in training; none where no image has one.
+        """Compute test scores with and without a near-duplicate in training; may be empty.
 
-        Under the key that ``summary.json`` has for them.
+        The result has the key used in ``summary.json``.
         """
         tested = self.tested()
         if self.near_duplicates is None or tested is None:
@@ -194,10 +194,10 @@ class Evaluation(ABC):
         return {"twins": self.near_duplicates.table(tested)}
 
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:  # noqa: B027
-        """Draw the curves of the fit, if there was one, and what was found on the test set."""
+        """Draw the training curves, if there are any, and the test results."""
 
     def cases(self) -> tuple[list[Case], list[Case]]:
-        """The worst test images, the worst first, and some typical ones."""
+        """Return the worst test images, the worst first, and some typical ones."""
         order = self._worst_first()
         worst, rest = order[:NUM_WORST], order[NUM_WORST:]
         start = max(0, (len(rest) - NUM_TYPICAL) // 2)
@@ -205,20 +205,20 @@ class Evaluation(ABC):
         return [self._case(row) for row in worst], [self._case(row) for row in typical]
 
     def _worst_first(self) -> list[int]:
-        """Rows of the test images, the worst first; without any the report shows no image."""
+        """Rank the test images, the worst first; if empty, the report shows no image."""
         return []
 
     def _case(self, row: int) -> Case:
-        """One test image, with what was made of it."""
+        """Build one test image with its prediction."""
         raise NotImplementedError
 
 
 def or_none(value: float) -> float | None:
-    """The number, or None where it is undefined: JSON and csv know no NaN."""
+    """Return the number, or None if undefined: JSON and csv have no NaN."""
     return float(value) if math.isfinite(value) else None
 
 
 def interval_or_none(interval: tuple[float, float]) -> list[float] | None:
-    """Both ends, or None where one is undefined."""
+    """Return both ends, or None if one is undefined."""
     low, high = (or_none(end) for end in interval)
     return None if low is None or high is None else [low, high]

@@ -1,4 +1,4 @@
-"""Evaluate a classifier: scores with intervals, threshold and temperature from validation."""
+"""Evaluate a classifier: scores with intervals, and threshold and temperature from validation."""
 
 import csv
 from collections.abc import Hashable, Mapping, Sequence
@@ -49,7 +49,7 @@ SHOWN_PX = 480  # longer side of a test image in the report
 
 
 def read_class_predictions(path: Path, class_names: Sequence[str]) -> tuple[Floats, Ints]:
-    """Probability of each class (N, K) and class index (N,) of each image, every digit of them.
+    """Read class probabilities (N, K) and class indices (N,) of all images at full precision.
 
     Args:
         path: A ``predictions_<split>.csv``.
@@ -64,20 +64,20 @@ def read_class_predictions(path: Path, class_names: Sequence[str]) -> tuple[Floa
 
 
 class ValidationChoices:
-    """Threshold and temperature of one run, each fixed or chosen on validation, once.
+    """Threshold and temperature of a run, each fixed or chosen once on validation images.
 
     Args:
         class_names: The K >= 2 classes.
-        threshold: Probability of the second of two classes from which on it is predicted, or the
-            rule of ``medvision.metrics.thresholds.RULES`` by which it is chosen.
-        chosen_on: Where a threshold that is a number comes from.
-        sensitivity: What the rule of that name asks for, in (0, 1].
-        temperature: That of the run, where it has one.
+        threshold: Probability from which the second of two classes is predicted, or the rule of
+            ``medvision.metrics.thresholds.RULES`` that chooses it.
+        chosen_on: Source of a numeric threshold.
+        sensitivity: Requested sensitivity in (0, 1], for the rule of that name.
+        temperature: Temperature stored with the run, if any.
 
     Attributes:
-        threshold: The number in use; of a rule 0.5 until ``learn``.
-        temperature: The one in use; None until ``learn``, and where nothing gives one.
-        notes: What a reader of the scores should know.
+        threshold: Threshold in use; for a rule 0.5 until ``learn`` is called.
+        temperature: Temperature in use; None until ``learn`` is called, or if there is none.
+        notes: Remarks for readers of the scores.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class ValidationChoices:
             self._details["threshold_rule"] = {"rule": "fixed", "chosen_on": "fixed"}
 
     def learn(self, logits: Floats, target: Ints, *, probability: Floats | None = None) -> None:
-        """Choose what is to be chosen.
+        """Choose threshold and temperature on validation images, unless they are fixed.
 
         Args:
-            logits: Of the validation images, (N, K); of two classes columns 0 and that of the
-                second.
-            target: Their class indices (N,).
-            probability: Of each class, (N, K); without it no threshold is chosen.
+            logits: Logits of the validation images, (N, K); for two classes columns 0 and the logit
+                of the second class.
+            target: Class indices (N,).
+            probability: Class probabilities (N, K); if None, no threshold is chosen.
         """
         if probability is not None and self.rule is not None:
             self._choose_threshold(self.rule, probability[:, 1], target)
@@ -114,10 +114,10 @@ class ValidationChoices:
             self._fit_temperature(logits, target)
 
     def details(self) -> dict[str, Any]:
-        """``threshold_rule`` and ``calibration`` as summary.json holds them, where known here."""
+        """Build ``threshold_rule`` and ``calibration`` of summary.json, if known."""
         found = dict(self._details)
         if "calibration" in found and len(self.class_names) == 2:
-            # the same decisions from calibrated probabilities
+            # threshold for calibrated probabilities that gives the same decisions
             moved = special.expit(special.logit(self.threshold) / self.temperature)
             found["calibration"] = {**found["calibration"], "threshold_calibrated": float(moved)}
         return found
@@ -156,24 +156,24 @@ class ValidationChoices:
 
 
 class ClassificationEvaluation(Evaluation):
-    """Accuracy, AUROC and their kin with intervals over images (or groups), and probabilities.
+    """Classification scores with intervals over images (or groups), and probabilities.
 
-    A temperature makes the probabilities of the validation images as sure as they are right; with
-    it the calibration error and the Brier score are measured once more. It moves no image over
-    the threshold: predictions, thresholds and all else are those of the raw probabilities.
+    A temperature calibrates the probabilities on the validation images; with it, calibration error
+    and Brier score are computed once more. It does not change any prediction: predictions,
+    thresholds and all other scores use the raw probabilities.
 
     Args:
         folder: Run folder.
         data: The prepared data module.
-        threshold: Probability of the positive class from which on it is predicted, or the rule
-            of ``medvision.metrics.thresholds.RULES`` by which the validation images choose it.
-        chosen_on: Where a threshold that is a number comes from: ``val`` or ``fixed``.
-        validation: Probability of each class (N, K) and class index (N,) of the validation images,
-            where they are known and not watched.
-        sensitivity: What the rule of that name asks for on the validation images, in (0, 1];
-            0.95 if not given.
-        prevalence: Share of positives, in (0, 1), at which PPV and NPV are stated as well.
-        temperature: That of the run, where it has one; otherwise validation gives it.
+        threshold: Probability from which the positive class is predicted, or the rule of
+            ``medvision.metrics.thresholds.RULES`` that chooses it on the validation images.
+        chosen_on: Source of a numeric threshold: ``val`` or ``fixed``.
+        validation: Class probabilities (N, K) and class indices (N,) of the validation images,
+            if known and not computed in this evaluation.
+        sensitivity: Requested sensitivity on the validation images in (0, 1], for the rule of
+            that name; 0.95 if None.
+        prevalence: Share of positives, in (0, 1), at which PPV and NPV are also stated.
+        temperature: Temperature stored with the run; if None, it is fitted on validation images.
     """
 
     def __init__(
@@ -299,12 +299,12 @@ class ClassificationEvaluation(Evaluation):
         return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
 
     def _class_scores(self, probability: Floats, target: Ints, groups: Groups) -> dict[str, Score]:
-        """Every score of ``classification_scores``, and its interval under its name and ``_ci95``.
+        """Compute ``classification_scores``, and their intervals under ``<name>_ci95``.
 
         Args:
-            probability: Of each class, (N, K).
+            probability: Class probabilities (N, K).
             target: Class indices (N,).
-            groups: Group of each image, or None where none are known.
+            groups: Group of each image, or None if unknown.
         """
         options: Any = {"class_names": self.data.class_names, "threshold": self.choices.threshold}
         found = classification_scores(probability, target, **options)
@@ -316,7 +316,7 @@ class ClassificationEvaluation(Evaluation):
     def _calibrated_scores(
         self, seen: ClassProbabilities, temperature: float, groups: Groups
     ) -> dict[str, Score]:
-        """Calibration error and Brier score at a temperature, with their intervals."""
+        """Compute calibration error and Brier score at a temperature, with their intervals."""
         calibrated = apply_temperature(seen.logits, temperature)
         found = Calibration(calibrated, seen.target).scores()
         intervals = calibration_intervals(calibrated, seen.target, groups=groups)
@@ -325,7 +325,7 @@ class ClassificationEvaluation(Evaluation):
         }
 
     def _learn(self, stage: Stage, seen: ClassProbabilities) -> None:
-        """Let validation images choose threshold and temperature, if it is their turn."""
+        """Choose threshold and temperature once validation images are available."""
         known = len(self.choices.notes)
         if stage == "val":
             self._validation = seen.probability, seen.target
@@ -388,7 +388,7 @@ class ClassificationEvaluation(Evaluation):
         return np.argsort(of_true, kind="stable").tolist()
 
     def _case(self, row: int) -> Case:
-        """One test image, with its class and the predicted one."""
+        """Build one test image with its true and predicted class."""
         record = self._rows("test", self._watched["test"])[row]
         predicted, true = record["predicted"], record["target"]
         caption = f"predicted {predicted} {100 * record[f'probability/{predicted}']:.1f} %"
@@ -402,7 +402,7 @@ class ClassificationEvaluation(Evaluation):
         )
 
     def _rows(self, stage: Stage, seen: ClassProbabilities) -> list[dict[str, Any]]:
-        """A row per image: path, target, predicted class and the probability of each."""
+        """Build a row per image: path, target, predicted class and class probabilities."""
         names, probability = self.data.class_names, seen.probability
         predicted = self._predicted(probability)
         samples = self.data.tables[stage]
@@ -417,7 +417,7 @@ class ClassificationEvaluation(Evaluation):
         ]
 
     def _predicted(self, probability: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Class index of each image (N,), of probabilities (N, K)."""
+        """Predict the class index of each image (N,) from probabilities (N, K)."""
         if probability.shape[1] == 2:
             return (probability[:, 1] >= self.choices.threshold).astype(np.int64)
         return probability.argmax(axis=1)
@@ -426,6 +426,6 @@ class ClassificationEvaluation(Evaluation):
 def _confusion(
     target: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int
 ) -> NDArray[np.int64]:
-    """Images by true and by predicted class, (K, K)."""
+    """Count images by true and predicted class, (K, K)."""
     cells = np.bincount(target * num_classes + predicted, minlength=num_classes**2)
     return cells.reshape(num_classes, num_classes).astype(np.int64)

@@ -29,12 +29,13 @@ from medvision.types import Stage
 
 
 class SegmentationEvaluation(Evaluation):
-    """Dice and IoU, pixel rates, each with intervals over images (or groups); probability maps.
+    """Dice, IoU and pixel rates with intervals over images (or groups), and probability maps.
 
     Args:
         folder: Run folder.
         data: The prepared data module.
-        surface: Add HD95 and surface Dice of the test images; they take longer than all else.
+        surface: If True, add HD95 and surface Dice of the test images, which take longer than
+            all other scores.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class SegmentationEvaluation(Evaluation):
         *,
         folder: Path,
         data: SegmentationData,
-        options: Mapping[str, Any],  # noqa: ARG003  none of this task's concerns evaluation
+        options: Mapping[str, Any],  # noqa: ARG003  this task has no option for evaluation
         finished: FinishedRun | None = None,
     ) -> Self:
         return cls(folder=folder, data=data, surface=finished is not None)
@@ -99,7 +100,7 @@ class SegmentationEvaluation(Evaluation):
             self._write_roc(seen)
         return scores
 
-    def conventions(self, stage: Stage) -> list[dict[str, Any]]:  # noqa: ARG002  the last watched
+    def conventions(self, stage: Stage) -> list[dict[str, Any]]:  # noqa: ARG002  last watched split
         return [] if self._counted is None else self._counted.compute()
 
     def details(self) -> dict[str, Any]:
@@ -154,7 +155,7 @@ class SegmentationEvaluation(Evaluation):
         return [] if test is None else test.rows
 
     def _case(self, row: int) -> Case:
-        """One test image at the size the network sees, with the true and predicted outline."""
+        """Build one test image at network input size, with the true and predicted outline."""
         record = self._test_rows[row]
         image, mask = self.data.read_at_network_size(record["path"], record["target"])
         probability = np.asarray(Image.open(self.folder / record["predicted"]))
@@ -166,7 +167,7 @@ class SegmentationEvaluation(Evaluation):
         )
 
     def _write_roc(self, seen: SegmentationPredictions) -> None:
-        """Keep the ROC of all test pixels, which the predictions of single images do not hold."""
+        """Write the ROC of all test pixels, which predictions of single images do not contain."""
         if seen.roc is None or not np.isfinite(np.concatenate(seen.roc[:2])).all():
             return
         names = ("false_positive_rate", "true_positive_rate", "threshold")

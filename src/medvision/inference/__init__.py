@@ -1,6 +1,6 @@
-"""From a trained network and an image to a result: what notebooks and ``medvision predict`` use.
+"""Inference with trained networks, for notebooks and ``medvision predict``.
 
-Names load on first use: an ONNX file is run without torch.
+Names are imported on first use, so that ONNX files run without torch.
 """
 
 import lazy_loader

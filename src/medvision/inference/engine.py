@@ -1,4 +1,4 @@
-"""Interface of what runs a network, and ONNX Runtime behind it, which imports no torch."""
+"""Interface of inference engines, and an engine for ONNX Runtime, which needs no torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from medvision.inference.model_card import ModelCard
 
 
 class Engine(Protocol):
-    """Images in, logits out; safe to call from several threads at once.
+    """Maps images to logits; safe to call from several threads at once.
 
     Attributes:
-        threads: How many threads should call it side by side for the most images per second.
+        threads: Number of concurrent threads with the highest throughput.
     """
 
     threads: int
@@ -31,46 +31,47 @@ class Engine(Protocol):
         """Run the network.
 
         Args:
-            images: (N, S, S, C) of the size the network was trained at, in [0, 255].
+            images: (N, S, S, C) at the network input size, in [0, 255].
 
         Returns:
-            For a segmentation (N, K, S, S), for a classification (N, K); K is 1 for two classes.
+            (N, K, S, S) for a segmentation, (N, K) for a classification; K is 1 for two classes.
         """
         ...
 
     def side_by_side(self) -> AbstractContextManager[None]:
-        """While it lasts, ``threads`` threads call, none of them using more than its core."""
+        """Context in which ``threads`` threads call the engine, each limited to one core."""
         ...
 
     def start_thread(self) -> None:
-        """Called once in each of those threads."""
+        """Initialise a thread; called once in each of these threads."""
         ...
 
 
 LOGITS = "logits"
-"""Name of the output that is read."""
+"""Name of the output to read."""
 
 
 class OnnxEngine:
     """A network in an ONNX file, on the CPU.
 
     Args:
-        file: As ``medvision export`` writes it.
+        file: File written by ``medvision export``.
 
     Attributes:
-        card: What the file says about its use.
+        card: Model card stored in the file.
         precision: ``32-true``.
         threads: As in ``Engine``.
 
     Raises:
-        MedvisionError: If ONNX Runtime is not installed, or the file is damaged or of others.
+        MedvisionError: If ONNX Runtime is not installed, or the file is damaged or was not
+            written by medvision.
     """
 
     precision = "32-true"
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self.threads = num_cores()  # its own count would be that of the machine
+        self.threads = num_cores()  # ONNX Runtime would count the cores of the whole machine
         self._shared = self._open(threads=self.threads)
         self._single: Any = None
         self.card = ModelCard.from_dict(self._values(), where=str(file))
@@ -79,7 +80,7 @@ class OnnxEngine:
         return self.run(images, [LOGITS])[0]
 
     def run(self, images: NDArray[np.uint8], outputs: Sequence[str]) -> list[NDArray[np.float32]]:
-        """Run the network for the outputs of these names."""
+        """Run the network and return the outputs of these names."""
         session = self._shared if self._single is None else self._single
         (name,) = (given.name for given in session.get_inputs())
         batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
@@ -94,14 +95,14 @@ class OnnxEngine:
             self._single = None
 
     def start_thread(self) -> None:
-        """Nothing: the session knows its number of threads."""
+        """Do nothing: the session has its own number of threads."""
 
     def _values(self) -> Any:
-        """Values of the card in the metadata, or None."""
+        """Read the card's values from the metadata, or return None."""
         metadata = self._shared.get_modelmeta().custom_metadata_map
         try:
             return json.loads(metadata.get(METADATA_KEY, "null"))
-        except ValueError:  # another program's entry of the same name
+        except ValueError:  # an entry of the same name by another program
             return None
 
     def _open(self, *, threads: int) -> Any:
@@ -120,7 +121,7 @@ class OnnxEngine:
             return onnxruntime.InferenceSession(
                 str(self._file), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # it raises types of its own, one for each kind of damage
+        except Exception as error:  # ONNX Runtime raises its own types, one for each kind of damage
             raise MedvisionError(
                 f"cannot be read as ONNX ({type(error).__name__})",
                 where=str(self._file),

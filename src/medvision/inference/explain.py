@@ -1,4 +1,4 @@
-"""Heat maps of the image regions that speak for a class: Grad-CAM."""
+"""Grad-CAM heat maps of the image regions that support a class."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from medvision.models.base import pad_to_multiple
 def explain(
     model: nn.Module, images: NDArray[np.uint8], classes: Sequence[int], *, num_classes: int
 ) -> NDArray[np.float32]:
-    r"""Heat maps of what in each image speaks for a class.
+    r"""Compute Grad-CAM heat maps of the image regions that support a class.
 
-    For feature maps :math:`A^k` of the last layer that has an extent in space, and the score
+    For feature maps :math:`A^k` of the last layer with spatial dimensions, and the score
     :math:`y` of the class,
 
     .. math:: L = \mathrm{ReLU}\Big(\sum_k \overline{\partial y / \partial A^k} \, A^k\Big)
 
-    with the mean over the pixels of a map. Of two classes there is one logit, that of class 1:
-    its negative is the score of class 0. Each map is then stretched so that its lowest value is 0
-    and its highest 1, and enlarged bilinearly: maps of different images say nothing about each
-    other. A map that is the same everywhere is 0, as where nothing speaks for the class.
+    with the mean over the pixels of a map. Two classes have one logit, that of class 1; its
+    negative is the score of class 0. Each map is then scaled to [0, 1] by its lowest and highest
+    value and enlarged bilinearly, so maps of different images cannot be compared. A constant map,
+    such as one without support for the class, is 0.
 
-    Computed without autocast and in evaluation mode, inside ``torch.inference_mode`` as well. The
-    model ends as it was: mode, flags, gradients and hooks.
+    Computed without autocast and in evaluation mode, also inside ``torch.inference_mode``. The
+    model's mode, flags, gradients and hooks are restored.
 
     Args:
-        model: A classifier of ``medvision.models``: its ``feature_maps`` are explained.
+        model: A classifier of ``medvision.models`` with ``feature_maps``.
         images: (N, H, W, C) in [0, 255].
-        classes: The class to explain in each image, N of them in [0, K).
+        classes: Class to explain in each image, N of them in [0, K).
         num_classes: K.
 
     Returns:
         (N, H, W) in [0, 1].
 
     Raises:
-        MedvisionError: If grad-cam is missing, or the network keeps no feature maps.
-        ValueError: If a class is out of range or there is not one for each image.
+        MedvisionError: If grad-cam is missing, or the network has no feature maps.
+        ValueError: If a class is out of range or the numbers of classes and images differ.
 
     References:
         Selvaraju et al., Grad-CAM, ICCV 2017, https://arxiv.org/abs/1610.02391
@@ -70,7 +70,7 @@ def explain(
         _undisturbed(model),
     ):
         pixels = torch.from_numpy(images).permute(0, 3, 1, 2).to(device).float() / 255
-        # as the network itself pads what is too small: the map is of the padded image
+        # the network pads small images itself: the map covers the padded image
         pixels = pad_to_multiple(pixels, 1, at_least=getattr(model, "smallest_px", 1))
         cut = _CutModel(model)
         cam = grad_cam(model=cut, target_layers=[cut.explained])
@@ -82,9 +82,9 @@ def explain(
 
 
 class _CutModel(nn.Module):
-    """A model whose feature maps pass through a layer of their own, where gradients end.
+    """A model whose feature maps pass through an extra layer, where backpropagation stops.
 
-    What lies before it, nearly all of the network, need not be differentiated.
+    The layers before it, nearly all of the network, need no gradients.
     """
 
     def __init__(self, model: Any) -> None:
@@ -95,15 +95,15 @@ class _CutModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         with torch.no_grad():
             maps = self.model.feature_maps(image)
-        # cloned, because what follows may work in place and Grad-CAM reads the maps afterwards
+        # cloned, because later layers may work in place and Grad-CAM reads the maps afterwards
         return self.model.classify(self.explained(maps.requires_grad_()).clone())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Keep the gradients, which Grad-CAM would clear and which are not its own."""
+        """Keep the gradients of the model's owner, which Grad-CAM would clear."""
 
 
 def _score(label: int, num_classes: int) -> Callable[[Tensor], Tensor]:
-    """From the logits (1 or K,) of an image to what is explained."""
+    """Return the function from the logits (1 or K,) of an image to the score to explain."""
     if num_classes == 2:
         return lambda logits: logits[0] if label == 1 else -logits[0]
     return lambda logits: logits[label]
@@ -111,7 +111,7 @@ def _score(label: int, num_classes: int) -> Callable[[Tensor], Tensor]:
 
 @contextlib.contextmanager
 def _undisturbed(model: nn.Module) -> Iterator[None]:
-    """Evaluate a model without gradients of its parameters, then leave it as it was."""
+    """Evaluate a model without parameter gradients, then restore its state."""
     modes = [(module, module.training) for module in model.modules()]
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
@@ -126,7 +126,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 def _import_grad_cam() -> Any:
     try:
-        from pytorch_grad_cam import GradCAM  # seconds: only who asks for heat maps waits
+        from pytorch_grad_cam import GradCAM  # slow import, for heat maps only
     except ImportError as error:
         raise MedvisionError(
             f"heat maps need the package grad-cam: {error}",

@@ -11,7 +11,7 @@ from medvision.data.readers.decode import image_size
 from medvision.errors import MedvisionError
 
 MAX_PIXELS_AT_ONCE = 16_000_000
-"""Images that are in memory together, unless a single one is larger."""
+"""Largest number of pixels held in memory at once, unless a single image is larger."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +19,8 @@ class Input:
     """One image to predict.
 
     Attributes:
-        path: The file, as it was given or below the folder that was given.
-        name: Path of its results below their folder, without an extension; no two share one.
+        path: The file, as given or below the given folder.
+        name: Unique path of its results relative to their folder, without extension.
     """
 
     path: Path
@@ -28,14 +28,14 @@ class Input:
 
 
 def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
-    """List the images of files and folders, in the order given, those of a folder by name.
+    """List the images of files and folders, in the given order; those of a folder by name.
 
     Args:
-        given: Files, which are tried whatever their name, and folders, searched with everything
-            below them for the extensions of images.
+        given: Files, which are tried whatever their extension, and folders, which are searched
+            recursively for image extensions.
 
     Returns:
-        The images, each once, and what a reader should know.
+        The images, each once, and remarks for the user.
 
     Raises:
         MedvisionError: If a path does not exist, or no image is found.
@@ -72,7 +72,7 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
 
 
 def _distinct_names(paths: Iterable[PurePosixPath]) -> list[str]:
-    """A name for each path: without its extension, with it, or with a number behind."""
+    """Create a unique name for each path: without extension, with it, or with a number appended."""
     taken: set[str] = set()
     names = []
     for path in paths:
@@ -93,11 +93,11 @@ def _tries(path: PurePosixPath) -> Iterator[str]:
 
 
 def chunks(inputs: Sequence[Input], *, most: int) -> Iterator[list[Input]]:
-    """Cut the inputs into batches that fit into memory, looking at their headers only.
+    """Split the inputs into batches that fit into memory, reading image headers only.
 
     Args:
-        inputs: In order.
-        most: Images of a batch.
+        inputs: Inputs in order.
+        most: Largest number of images per batch.
     """
     chunk: list[Input] = []
     pixels = 0

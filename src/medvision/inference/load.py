@@ -12,7 +12,7 @@ from medvision.files import check_stored
 from medvision.inference.model_card import ModelCard
 from medvision.registry import build_network
 
-if TYPE_CHECKING:  # an ONNX file is run without torch
+if TYPE_CHECKING:  # ONNX files run without torch
     from torch import Tensor, nn
 
 METADATA_KEY = "medvision"
@@ -20,10 +20,10 @@ METADATA_KEY = "medvision"
 
 
 def find_model(path: Path) -> Path:
-    """Return the model file that a path means: of a run folder its best checkpoint.
+    """Find the model file of a path; for a run folder its best checkpoint.
 
     Raises:
-        MedvisionError: If there is none.
+        MedvisionError: If there is no model file.
     """
     path = path.expanduser()
     if path.is_dir():
@@ -48,14 +48,14 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
     """Build the network of a run folder, a checkpoint or a safetensors export.
 
     Args:
-        path: Nothing in the file is executed; only networks of ``medvision.models`` are
-            built, and those of packages that the user trusts.
+        path: Path of the file. Nothing in it is executed; only networks of ``medvision.models``
+            and of packages trusted by the user are built.
 
     Returns:
         The network in evaluation mode, in float32 on the CPU, and its card.
 
     Raises:
-        MedvisionError: If it cannot be read, or is no model of this package.
+        MedvisionError: If the file cannot be read, or is not a model of this package.
     """
     file = find_model(Path(path))
     read = _read_safetensors if file.suffix == ".safetensors" else _read_checkpoint
@@ -70,11 +70,11 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
 
 
 def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Any]:
-    """Tensors of the network under its own names, and the card's values."""
+    """Read the tensors under the network's own names, and the card's values."""
     import torch
 
     try:
-        with warnings.catch_warnings():  # on what is refused anyway
+        with warnings.catch_warnings():  # warnings about files that are rejected anyway
             warnings.simplefilter("ignore")
             check_stored(file)
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)

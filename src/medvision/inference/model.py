@@ -1,4 +1,4 @@
-"""A trained model, ready for images: the small object for notebooks and everything above it."""
+"""Trained models for use on single images, in notebooks and commands."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_model(path: Path | str) -> Model:
         path: A run folder (its best checkpoint), a ``.ckpt``, ``.safetensors`` or ``.onnx`` file.
 
     Raises:
-        MedvisionError: If it cannot be read, or is no model of this package.
+        MedvisionError: If the file cannot be read, or is not a model of this package.
 
     Example:
         >>> model = load_model("runs/polyp_unet/2026-11-21_21-47-17")
@@ -46,15 +46,15 @@ def load_model(path: Path | str) -> Model:
 
 
 class Model:
-    """A network with what it needs around it: size, channels, classes, threshold.
+    """A network with the metadata for its use: size, channels, classes, threshold.
 
     Args:
-        card: What the model file says about its use.
-        engine: Runs the network.
-        source: The file.
+        card: Model card.
+        engine: Engine that runs the network.
+        source: Model file.
 
     Raises:
-        MedvisionError: If the task of the model makes nothing of a single image.
+        MedvisionError: If the task of the model has no result for single images.
     """
 
     def __init__(self, *, card: ModelCard, engine: Engine, source: Path) -> None:
@@ -72,27 +72,27 @@ class Model:
         """Predict one image of any size.
 
         Args:
-            image: A file; uint8 (H, W), (H, W, 1) grey or (H, W, 3) RGB in [0, 255]; or a picture
-                of Pillow.
-            tta: Average over mirrored images too.
+            image: A file; uint8 (H, W), (H, W, 1) grey or (H, W, 3) RGB in [0, 255]; or a Pillow
+                image.
+            tta: If True, average over mirrored images (test-time augmentation).
 
         Raises:
-            MedvisionError: If the file cannot be read, or the array is of another kind.
+            MedvisionError: If the file cannot be read, or the array has another type or shape.
         """
         return self.predict_batch([self.read(image)], tta=tta)[0]
 
     def predict_batch(self, images: Sequence[Image], *, tta: bool = False) -> list[Result]:
-        """Predict images that ``read`` gave, in one pass of the network."""
+        """Predict images returned by ``read`` in one forward pass."""
         batch = np.stack([self.prepare(image) for image in images])
         logits = self._logits(batch, tta=tta)
         make = self.result.from_logits
         return [make(image, own, self.card) for image, own in zip(images, logits, strict=True)]
 
     def read(self, image: Any) -> Image:
-        """The image with the channels of the network, (H, W, C) at its own size.
+        """Read an image with the channels of the network, (H, W, C) at its original size.
 
         Raises:
-            MedvisionError: If the file cannot be read, or the array is of another kind.
+            MedvisionError: If the file cannot be read, or the array has another type or shape.
         """
         if isinstance(image, (str, Path)):
             path = Path(image).expanduser()
@@ -111,13 +111,13 @@ class Model:
         return _with_channels(pixels.reshape(*pixels.shape[:2], -1), self.card.in_channels)
 
     def decode(self, data: bytes, *, where: str) -> Image:
-        """As ``read``, of the bytes of a file."""
+        """Decode the bytes of an image file, like ``read``."""
         return decode_image(
             data, where=where, channels=self.card.in_channels, value_range=self.card.value_range
         )
 
     def prepare(self, image: Image) -> NDArray[np.uint8]:
-        """Resize and transform an image as the network sees it, (S, S, C)."""
+        """Resize and transform an image to the network input, (S, S, C)."""
         return self._transform(image, seed=0)[0]
 
     @cached_property
@@ -130,7 +130,7 @@ class Model:
         )
 
     def _logits(self, batch: NDArray[np.uint8], *, tta: bool) -> NDArray[np.float32]:
-        """Logits of prepared images; with ``tta`` those of the mean probability."""
+        """Compute logits of prepared images; with ``tta`` those of the mean probability."""
         if not tta:
             return self.engine.logits(batch)
         total: Any = 0.0

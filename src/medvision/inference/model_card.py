@@ -1,4 +1,4 @@
-"""Model card: the plain values that travel with the tensors of a network and say how to use it."""
+"""Model card: metadata stored with the tensors of a network that describes how to use it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from medvision.errors import MedvisionError
 from medvision.task_definition import task_names, task_of
 
 FORMAT = 1
-"""Version of the values below, as every checkpoint states it."""
+"""Version of the card format, stored in every checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelCard:
-    """Everything about a trained network but its tensors, as plain values.
+    """All metadata of a trained network, as plain values.
 
     Attributes:
         task: Kind of the task, such as ``segmentation``.
         name: Class of the network, such as ``medvision.models.UNet``.
-        arguments: With these it is built again, ready for its tensors.
-        architecture: Name to show.
-        num_parameters: Trainable ones.
-        class_names: The K classes, or what the network's numbers stand for; of a segmentation the
+        arguments: Arguments that build the network again, ready to load its tensors.
+        architecture: Display name.
+        num_parameters: Number of trainable parameters.
+        class_names: The K classes, or the names of the network's outputs; for a segmentation the
             background first.
-        image_size: Height and width of what the network sees, in pixels.
+        image_size: Height and width of the network input, in pixels.
         in_channels: 1 (grey) or 3 (RGB).
-        mean: Of pixels in [0, 1]; the network itself subtracts it.
-        std: Likewise; the network itself divides by it.
-        eval_transforms: Deterministic albumentations after the resize, by name.
+        mean: Mean of pixels in [0, 1], subtracted by the network itself.
+        std: Standard deviation of pixels in [0, 1]; the network itself divides by it.
+        eval_transforms: Deterministic albumentations transforms after the resize, by name.
         threshold: Probability from which the foreground, or the second of two classes, is
             predicted.
-        value_range: Values of files deeper than 8 bits that become black and white.
-        precision: What it was trained and measured with, in Lightning's words.
-        experiment: Name of the experiment it comes from; empty where unknown.
-        dataset: Name of the data set it was trained on; empty where unknown.
-        synthetic: Whether that set was drawn by code.
+        value_range: Values that become black and white in files of more than 8 bits.
+        precision: Precision of training and evaluation, as named by Lightning.
+        experiment: Name of the experiment; empty if unknown.
+        dataset: Name of the training data set; empty if unknown.
+        synthetic: If True, the data set consists of phantoms.
     """
 
     task: str
@@ -69,11 +69,11 @@ class ModelCard:
         """Read the plain values of a checkpoint, of a JSON file or of an ONNX file.
 
         Args:
-            values: What the file holds; anything.
-            where: The file, for messages.
+            values: Content of the file; any type.
+            where: File to name in messages.
 
         Raises:
-            MedvisionError: If it is no card, of a newer format, or holds an impossible value.
+            MedvisionError: If it is not a card, has a newer format, or contains an invalid value.
         """
         if not isinstance(values, Mapping) or "format" not in values:
             raise MedvisionError(
@@ -116,7 +116,7 @@ class ModelCard:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain JSON values, which ``from_dict`` reads."""
+        """Convert to plain JSON values, which ``from_dict`` reads."""
         values = asdict(self)
         model = {"name": values.pop("name"), "arguments": values.pop("arguments")}
         plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
@@ -124,7 +124,7 @@ class ModelCard:
 
 
 class _Reader:
-    """Takes single values out of a mapping, each of which must hold."""
+    """Read and validate single values of a mapping."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values, self.where = values, where

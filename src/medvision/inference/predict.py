@@ -28,21 +28,21 @@ from medvision.reports.plots.overlays import encode_png, heat_overlay, shrunk, w
 from medvision.task_definition import task_of
 
 SHOWN = 24
-"""Images in the grid of results."""
+"""Number of images in the grid of results."""
 
 THUMBNAIL_PX = 224
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """Writes the results of one image after the other, from several threads.
+    """Writer of the results of single images, called from several threads.
 
     Attributes:
-        folder: Where everything goes.
-        card: Of the model.
-        overlays: Whether to write the image with contours beside the original.
-        probabilities: Whether to write probabilities as PNG files.
-        grid: The first images whose result has a title, with that, by name of the input.
+        folder: Output folder.
+        card: Model card.
+        overlays: If True, write the image with contours beside the original.
+        probabilities: If True, write probabilities as PNG files.
+        grid: First images whose result has a title, with their titles, by name of the input.
     """
 
     folder: Path
@@ -53,12 +53,12 @@ class Outputs:
 
     @property
     def columns(self) -> list[str]:
-        """Of ``predictions.csv``."""
+        """Columns of ``predictions.csv``."""
         result: type[Result] = task_of(self.card.task).load("result")
         return ["path", *result.columns(self.card), "time_s", "error"]
 
     def write(self, given: Input, result: Result, place: int) -> dict[str, Any]:
-        """Write the pictures of a result, or keep its image for the grid; return its row."""
+        """Write the pictures of a result, or keep its image for the grid, and return its row."""
         row = result.row()
         wanted = {"overlays": self.overlays, "probabilities": self.probabilities}
         for kind, picture in result.pictures(**wanted).items():
@@ -70,11 +70,11 @@ class Outputs:
         return row
 
     def write_heat(self, given: Input, image: Image, heat: NDArray[np.float32]) -> None:
-        """Write what the network looked at, beside the image."""
+        """Write the heat map beside the image."""
         self._write("explanations", given, encode_png(heat_overlay(image, heat)))
 
     def write_grid(self, inputs: Sequence[Input]) -> None:
-        """Write the pictures kept, in the order of the inputs."""
+        """Write the grid of kept images, in the order of the inputs."""
         kept = [self.grid[given.name] for given in inputs[:SHOWN] if given.name in self.grid]
         if kept:
             note = f"the first {len(kept)} of {len(inputs)} images" if len(inputs) > SHOWN else ""
@@ -88,7 +88,7 @@ class Outputs:
 
 
 BATCH_SIZE = 8
-"""More gains nothing on a CPU, and needs memory."""
+"""Default batch size; larger ones are not faster on a CPU and need more memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +96,10 @@ class Predicted:
     """Result of predicting files.
 
     Attributes:
-        num_done: How many were predicted.
-        failures: File and reason of every other one.
-        notes: What a reader should know.
-        seconds: From the first to the last image.
+        num_done: Number of predicted files.
+        failures: File and reason of every failure.
+        notes: Remarks for the user.
+        seconds: Time from the first to the last image.
     """
 
     num_done: int
@@ -124,27 +124,29 @@ def predict_files(
     overwrite: bool = False,
     advance: Callable[[int, int], None] | None = None,
 ) -> Predicted:
-    """Predict images of any size and write what was found.
+    """Predict images of any size and write the results.
 
-    Writes ``predictions.csv`` with a row per image in the order given, and for a segmentation
-    ``masks/<name>.png`` at the size of the file (0 and 255, or class indices) and
-    ``overlays/<name>.png``; for a classification ``grid.png``. A file that cannot be read has
-    its reason in the column ``error``, and the others are done.
+    Writes ``predictions.csv`` with a row per image in the given order, and for a segmentation
+    ``masks/<name>.png`` at the original image size (0 and 255, or class indices) and
+    ``overlays/<name>.png``; for a classification ``grid.png``. For a file that cannot be read, the
+    column ``error`` contains the reason, and the other files are still predicted.
 
     Args:
-        model: From ``load_model``.
+        model: Model returned by ``load_model``.
         given: Files and folders.
         out: Folder for the results, new or empty.
-        overlays: Write the image with contours, the original beside it.
-        probabilities: Write foreground probabilities p as 8-bit PNG, min(255, floor(256 p)).
-        tta: Average over mirrored images too.
-        explain: Write Grad-CAM heat maps of the predicted classes; for classifiers.
-        batch_size: Images that go through the network together.
-        overwrite: Write into a folder that holds something.
-        advance: Told the number of images done, and of all, after every batch.
+        overlays: If True, write the image with contours beside the original.
+        probabilities: If True, write foreground probabilities p as 8-bit PNG,
+            min(255, floor(256 p)).
+        tta: If True, average over mirrored images (test-time augmentation).
+        explain: If True, write Grad-CAM heat maps of the predicted classes; classifiers only.
+        batch_size: Number of images per forward pass.
+        overwrite: If True, accept an output folder that is not empty.
+        advance: Callback with the number of processed images and of all images, called after
+            every batch.
 
     Raises:
-        MedvisionError: If the inputs or the folder cannot be used, or the disk refuses.
+        MedvisionError: If the inputs or the folder are invalid, or writing fails.
     """
     heat_maps = _explainer(model) if explain else None
     inputs, notes = find_inputs(given)
@@ -200,7 +202,7 @@ def predict_files(
 
 
 def _even_share(count: int, *, most: int, threads: int) -> int:
-    """Size of batches that keeps all threads busy to the end, of few images too."""
+    """Choose a batch size that keeps all threads busy to the end, even for few images."""
     rounds = math.ceil(count / (most * threads))
     return math.ceil(count / (rounds * threads))
 
@@ -208,7 +210,7 @@ def _even_share(count: int, *, most: int, threads: int) -> int:
 def _in_order(
     model: Model, work: Callable[[list[Input]], list[Row]], batches: Iterator[list[Input]]
 ) -> Iterator[list[Row]]:
-    """Do the batches in threads, a few ahead; give their rows in order."""
+    """Process batches in threads, a few ahead, and yield their rows in order."""
     threads = model.engine.threads
     with model.engine.side_by_side():
         pool = ThreadPoolExecutor(threads, initializer=model.engine.start_thread)
@@ -221,12 +223,12 @@ def _in_order(
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+            pool.shutdown(cancel_futures=True)  # do not wait for the rest on Ctrl-C
 
 
 @contextmanager
 def _new_table(path: Path, columns: list[str]) -> Iterator[csv.DictWriter[str]]:
-    """A csv file that has its name only once it is complete."""
+    """Open a csv file that gets its final name only once it is complete."""
     with (
         atomic_path(path) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as stream,
@@ -248,7 +250,7 @@ def _make_folder(out: Path, *, overwrite: bool) -> None:
 def _explainer(
     model: Model,
 ) -> Callable[[Sequence[Image], Sequence[Result]], NDArray[np.float32]]:
-    """Grad-CAM (N, S, S) of the predicted classes, one batch at a time."""
+    """Create a function for Grad-CAM (N, S, S) of the predicted classes, one batch at a time."""
     network = getattr(model.engine, "network", None)
     result: type[Result] = task_of(model.card.task).load("result")
     if network is None or not issubclass(result, ClassificationResult):
@@ -259,7 +261,7 @@ def _explainer(
         )
     from medvision.inference.explain import explain
 
-    turn = threading.Lock()  # hooks and gradients belong to one batch
+    turn = threading.Lock()  # hooks and gradients belong to one batch at a time
     names = model.card.class_names
 
     def maps(images: Sequence[Image], results: Sequence[Result]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""Predictions for one image, and what ``medvision predict`` writes of each."""
+"""Predictions for one image, and the files that ``medvision predict`` writes for them."""
 
 from __future__ import annotations
 
@@ -34,36 +34,36 @@ class Result(ABC):
     @classmethod
     @abstractmethod
     def from_logits(cls, image: Image, logits: NDArray[np.float32], card: ModelCard) -> Self:
-        """Read the output of the network for one image, (K,) or (K, S, S)."""
+        """Create a result from the network output for one image, (K,) or (K, S, S)."""
 
     @staticmethod
     @abstractmethod
     def columns(card: ModelCard) -> list[str]:
-        """Columns that ``predictions.csv`` has for this task."""
+        """List the columns of ``predictions.csv`` for this task."""
 
     @abstractmethod
     def row(self) -> dict[str, Any]:
-        """Values of these columns; those of files that were written are filled in by the writer."""
+        """Return the values of these columns; names of written files are added by the writer."""
 
     def pictures(self, *, overlays: bool, probabilities: bool) -> dict[str, Image]:  # noqa: ARG002
-        """Pictures to write, by the folder that they go to."""
+        """Return the pictures to write, by their folder."""
         return {}
 
     @property
     def title(self) -> str | None:
-        """Words below the image in a grid of all results; None without a grid."""
+        """Caption of the image in a grid of all results; None if the task has no grid."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationResult(Result):
-    """A class for every pixel of the image, at the size of its file.
+    """A class for every pixel of the image, at its original size.
 
     Attributes:
         image: The image itself (H, W, C).
         logits: float32 (H, W) of the foreground, or (H, W, K) with K >= 3 classes.
         class_names: The K classes, the background first.
-        threshold: Two classes: probability from which a pixel is foreground.
+        threshold: For two classes, probability from which a pixel is foreground.
     """
 
     image: Image
@@ -106,7 +106,7 @@ class SegmentationResult(Result):
 
     @cached_property
     def probability(self) -> NDArray[np.float32]:
-        """Of the foreground, (H, W) in [0, 1]; with K >= 3 classes of each, (H, W, K)."""
+        """Foreground probability (H, W) in [0, 1]; with K >= 3 classes that of each, (H, W, K)."""
         if self.logits.ndim == 2:
             return sigmoid(self.logits)
         return softmax(self.logits)
@@ -123,12 +123,12 @@ class SegmentationResult(Result):
 
     @property
     def foreground_percent(self) -> float:
-        """Their share of the image, in per cent."""
+        """Share of foreground pixels, in per cent."""
         return 100 * self.foreground_px / self.mask.size
 
     @cached_property
     def num_regions(self) -> int:
-        """Connected regions (touching corners connect) of any one foreground class."""
+        """Number of connected regions (8-connectivity), each of one foreground class."""
         classes = [1] if self.logits.ndim == 2 else np.unique(self.mask[self.mask > 0]).tolist()
         return sum(
             cv2.connectedComponents((self.mask == k).astype(np.uint8), connectivity=8)[0] - 1
@@ -137,7 +137,7 @@ class SegmentationResult(Result):
 
     @property
     def mean_confidence(self) -> float:
-        """Mean over the pixels of the probability of the class they were given, in [0, 1]."""
+        """Mean over the pixels of the probability of the predicted class, in [0, 1]."""
         if self.logits.ndim == 2:
             p = self.probability
             return float(np.where(self.mask > 0, p, 1 - p).mean(dtype=np.float64))
@@ -145,7 +145,7 @@ class SegmentationResult(Result):
         return float(chosen.mean(dtype=np.float64))
 
     def overlay(self) -> Image:
-        """The image, and beside it the image with the contours of the mask, RGB (H, 2 W, 3)."""
+        """The image and, to its right, the image with the contours of the mask, RGB (H, 2 W, 3)."""
         return draw_overlay(self.image, self.mask)
 
 
@@ -155,8 +155,8 @@ class ClassificationResult(Result):
 
     Attributes:
         image: The image itself (H, W, C).
-        probability: Of each class by name; they add up to 1.
-        predicted: The class that is chosen.
+        probability: Probability of each class by name; they sum to 1.
+        predicted: Predicted class.
     """
 
     image: Image
@@ -194,31 +194,31 @@ class ClassificationResult(Result):
 
 
 def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The 8-bit value of a probability p: min(255, floor(256 p)); 128 and more is p >= 0.5."""
+    """Quantise p to 8 bits: min(255, floor(256 p)); p >= 0.5 gives 128 and more."""
     return np.minimum(probability * 256, 255).astype(np.uint8)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """1 / (1 + exp(-x)), float32; at least 0.5 exactly where x is at least 0, or rounds to it."""
+    """Compute 1 / (1 + exp(-x)) in float32; at least 0.5 exactly where x >= 0 or rounds to it."""
     with np.errstate(over="ignore"):  # exp of a large number is infinity, and its inverse 0
         return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities along the last axis, float32."""
+    """Compute probabilities along the last axis, float32."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def predicted_classes(logits: NDArray[np.float32], *, threshold: float = 0.5) -> NDArray[np.uint8]:
-    """Class index of every pixel (H, W), of logits (H, W) or (H, W, K)."""
+    """Predict the class index of every pixel (H, W) from logits (H, W) or (H, W, K)."""
     if logits.ndim == 2:
         return (sigmoid(logits) >= threshold).astype(np.uint8)
     return logits.argmax(axis=2).astype(np.uint8)
 
 
 def enlarge(logits: NDArray[np.float32], size_px: tuple[int, int]) -> NDArray[np.float32]:
-    """Bring logits to the height and width of a file, bilinearly between pixel centres.
+    """Resize logits to height and width of the original image, bilinearly between pixel centres.
 
     Args:
         logits: (K, S, S).

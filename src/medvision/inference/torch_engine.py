@@ -1,4 +1,4 @@
-"""Run a network with PyTorch, in the precision it was measured with."""
+"""Run a network with PyTorch, in the precision of its evaluation."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from medvision.inference.model_card import ModelCard
 
 
 class TorchEngine:
-    """A network on the GPU where there is one, else on the CPU.
+    """A network on the GPU if available, else on the CPU.
 
-    On the CPU as many threads as there are cores, each with its own images, get more out of the
-    machine than one forward pass that all cores share and wait for.
+    On the CPU, one thread per core, each with its own images, has a higher throughput than one
+    forward pass that all cores share and wait for.
 
     Args:
         network: Changed in place: evaluation mode, memory format, device.
-        card: Its precision decides between float32 and what is fast on this chip.
+        card: Model card; its precision selects float32 or what is fast on this device.
 
     Attributes:
-        precision: What it came to, in Lightning's words.
+        precision: Precision in use, as named by Lightning.
         threads: As in ``Engine``.
     """
 
@@ -64,7 +64,7 @@ class TorchEngine:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with self._turn, torch.inference_mode(), self._autocast():
-            batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels-last as it lies there
+            batch = torch.from_numpy(images).permute(0, 3, 1, 2)  # channels-last view, no copy
             return self.network(batch.to(self.device)).float().cpu().numpy()
 
     @contextlib.contextmanager
@@ -77,7 +77,7 @@ class TorchEngine:
             torch.set_num_threads(before)
 
     def start_thread(self) -> None:
-        """Compute on one core; each thread has a number of its own in OpenMP."""
+        """Restrict this thread to one core; OpenMP keeps the number of threads per thread."""
         if self.device.type == "cpu":
             torch.set_num_threads(1)
 
