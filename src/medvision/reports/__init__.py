@@ -1,1 +1,1 @@
-"""From results to files that a person reads; no Lightning, no networks."""
+"""Human-readable reports of results, without Lightning or networks."""

@@ -1,4 +1,4 @@
-"""Page of a data set audit: findings as tables, with the pictures that show them."""
+"""Page of a data set audit: findings as tables, with example pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ UNASSIGNED = {"none": "no split given", "all": "no split given"}
 SHOWN_FILES = 4
 
 GAP_PX = 6
-"""White between the two pictures of a pair."""
+"""White gap between the two pictures of a pair, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureCase:
-    """One or two images side by side, and what is said about them.
+    """One or two images side by side with their description.
 
     Attributes:
-        pictures: RGB (H, W, 3) in [0, 255], of one height.
-        title: What they have in common, or what is odd.
-        lines: Text below: of each picture its file, and what is known about it.
-        wrong: Whether the page marks it.
+        pictures: RGB (H, W, 3) in [0, 255], of equal height.
+        title: Common property of the pictures, or what is unusual.
+        lines: Text below: file and known facts of each picture.
+        wrong: If True, the page marks the case.
     """
 
     pictures: Sequence[NDArray[np.uint8]]
@@ -39,10 +39,10 @@ class Gallery:
     """Pictures of one kind.
 
     Attributes:
-        title: Above them.
-        note: A sentence about all of them.
+        title: Heading.
+        note: Sentence about all pictures.
         cases: The pictures.
-        hidden: How many more there are.
+        hidden: Number of further pictures that are not shown.
     """
 
     title: str
@@ -58,13 +58,13 @@ def audit_page(
     odd: Sequence[Gallery],
     neighbours: Sequence[Gallery],
 ) -> str:
-    """The page as HTML, one self-contained file.
+    """Render the page as HTML, one self-contained file.
 
     Args:
-        audit: What ``audit.json`` holds.
+        audit: Content of ``audit.json``.
         pairs: Images that show the same picture.
-        odd: Single images that are unlike the others.
-        neighbours: Test images, each beside the training image nearest to it.
+        odd: Single images that differ from the others.
+        neighbours: Test images, each beside the nearest training image.
     """
     sizes, counts, memory = (
         audit[key] for key in ("num_images_by_split", "class_counts", "memory_baseline")
@@ -90,13 +90,13 @@ def audit_page(
 
 
 def _sentence(text: str) -> str:
-    """With a capital and a full stop, unless the first word is a name such as ``data.protocol``."""
+    """Add a capital and a full stop, unless the first word is a name such as ``data.protocol``."""
     first = text.split(" ")[0]
     return f"{text if '.' in first or '_' in first else text[:1].upper() + text[1:]}."
 
 
 def _ready(gallery: Gallery) -> dict[str, Any]:
-    """The gallery with its pictures as the page holds them."""
+    """Convert the gallery with embedded pictures."""
     alts = [f"{case.title}: {'; '.join(case.lines)}" for case in gallery.cases]
     shown = [
         jpeg_picture(side_by_side(case.pictures), alt=alt)
@@ -106,10 +106,10 @@ def _ready(gallery: Gallery) -> dict[str, Any]:
 
 
 def side_by_side(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """One picture (H, W, 3) of several, with white between them and below the lower ones.
+    """Join pictures to one (H, W, 3), with white between them and below lower ones.
 
     Raises:
-        ValueError: If there is none, or a shape is another.
+        ValueError: If there is no picture, or a shape is invalid.
     """
     if not pictures or any(p.ndim != 3 or p.shape[2] != 3 for p in pictures):
         raise ValueError(f"expected pictures (H, W, 3), got {[p.shape for p in pictures]}")

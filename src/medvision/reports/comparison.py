@@ -17,14 +17,14 @@ from medvision.scores import LOSS, Score, is_interval, is_number, named_scores, 
 from medvision.task_definition import task_of
 
 Group = Mapping[str, Any]
-"""One of the groups of ``comparison.json``."""
+"""One entry of ``groups`` in ``comparison.json``."""
 
 Pair = Mapping[str, Any]
-"""One of the pairs of ``comparison.json``."""
+"""One entry of ``pairs`` in ``comparison.json``."""
 
 
 def has_value(group: Group, name: str) -> bool:
-    """Whether any run of the group defines this test score."""
+    """Return True if any run of the group defines this test score."""
     return _metric(group, name).get("mean") is not None
 
 
@@ -38,7 +38,7 @@ def _text(value: float | None, score: Score, *, sign: bool = False) -> str:
 
 
 def mean_in_words(group: Group, name: str, score: Score) -> str:
-    """Mean and deviation, or the value of one run."""
+    """Format mean and standard deviation, or the value of a single run."""
     found = _metric(group, name)
     text = _text(found.get("mean"), score)
     if found.get("std") is not None:
@@ -48,7 +48,7 @@ def mean_in_words(group: Group, name: str, score: Score) -> str:
 
 
 def _cell(group: Group, score: Score) -> str:
-    """The same, and of one run the interval over test images."""
+    """Format a score like ``mean_in_words``, with the interval over test images for one run."""
     ends = _metric(group, score.name).get("ci95", [])
     text = mean_in_words(group, score.name, score)
     alone = len(ends) == 1 and is_interval(ends[0])
@@ -56,7 +56,7 @@ def _cell(group: Group, score: Score) -> str:
 
 
 def _run_lines(groups: Sequence[Group], score: Score) -> list[tuple[str, list[str], Any]]:
-    """Name of each run, its seed and score in words, and both ends of what is drawn on a scale."""
+    """Collect name, seed and score (in words) of each run, and both ends to draw on a scale."""
     lines = []
     for number, group in enumerate(groups, start=1):
         found = _metric(group, score.name)
@@ -70,7 +70,7 @@ def _run_lines(groups: Sequence[Group], score: Score) -> list[tuple[str, list[st
 def _every_score(
     groups: Sequence[Group], scores: Mapping[str, Score]
 ) -> list[tuple[str, list[str], str]]:
-    """Title, mean of each group and anchor of every test score, those of single classes too."""
+    """Collect title, mean of each group and anchor of every test score, including class scores."""
     lines = []
     for full in groups[0]["metrics"]:
         name = full.removeprefix("test/")
@@ -83,22 +83,22 @@ def _every_score(
     return lines
 
 
-MOST_ROWS = 12  # of the picture
+MOST_ROWS = 12  # in the plot of differences
 
 
 def draw_differences(
     pairs: Sequence[Pair], labels: Sequence[str], scores: Mapping[str, Score], *, mark: str
 ) -> Figure | None:
-    """Differences to the first group with their intervals, a panel for each score.
+    """Draw differences to the first group with their intervals, one panel per score.
 
     Args:
-        pairs: Those with the first group; the first 12 are drawn.
-        labels: Of all groups.
-        scores: By name.
-        mark: Added to the title.
+        pairs: Pairs with the first group; the first 12 are drawn.
+        labels: Labels of all groups.
+        scores: Scores by name.
+        mark: Text added to the title.
 
     Returns:
-        None where there is no interval.
+        None if there is no interval.
     """
     shown = [pair for pair in pairs if pair["metrics"]][:MOST_ROWS]
     names = [*shown[0]["metrics"]] if shown else []
@@ -115,7 +115,7 @@ def draw_differences(
                 axes.plot(found["ci95"], [row, row], color=color, linewidth=2.2)
             axes.plot(found["difference"], row, "o", color=color, markersize=6)
         if scores[name].better == "lower":
-            axes.invert_xaxis()  # better is to the right in every panel
+            axes.invert_xaxis()  # better is on the right in every panel
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set(xlabel=f"difference in {scores[name].title}", ylim=(len(shown) - 0.4, -0.6))
     panels[0].set_yticks(
@@ -129,7 +129,7 @@ def draw_differences(
 
 
 MOST_MAIN = 4  # scores that fit beside the name of a group
-MOST_CLAIMS = 2  # sentences above the page
+MOST_CLAIMS = 2  # sentences at the top of the page
 
 
 def comparison_page(
@@ -138,19 +138,19 @@ def comparison_page(
     histories: Sequence[Sequence[History]],
     roc: Sequence[Sequence[Points | None]],
 ) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        comparison: What ``comparison.json`` holds.
-        histories: Rows of metrics.csv, of each run of each group.
-        roc: False and true positive rate of each run of each group; None where there are none.
+        comparison: Content of ``comparison.json``.
+        histories: Rows of metrics.csv of each run of each group.
+        roc: False and true positive rates of each run of each group; None if a run has none.
     """
     groups: Sequence[Group] = comparison["groups"]
     task = str(comparison["task"])
     scores = named_scores(task)
     measured = [name for name in scores if any(has_value(group, name) for group in groups)]
     tests = [name.split("/") for name in groups[0]["metrics"] if name.startswith("test/")]
-    told = {metric for _, metric, *_ in tests}  # of single classes too
+    told = {metric for _, metric, *_ in tests}  # including class scores
     places = names_at("comparison page", task)
     main = [scores[name] for name in places if name in measured][:MOST_MAIN]
     pairs: Sequence[Pair] = [pair for pair in comparison["pairs"] if pair["a"] == 1]
@@ -204,13 +204,13 @@ def comparison_page(
 
 
 def _has_spread(pair: Pair) -> bool:
-    """Whether the seeds of either group tell how far its headline spreads."""
+    """Return True if either group has a known spread of the headline over seeds."""
     seeds = pair["metrics"][pair["headline"]]["seeds"]
     return seeds["std_a"] is not None or seeds["std_b"] is not None
 
 
 def _difference(group: Group, score: Score) -> str:
-    """How far the mean lies from that of the first group."""
+    """Format the difference between the mean and that of the first group."""
     return _text(_metric(group, score.name).get("difference_to_first"), score, sign=True)
 
 
@@ -233,7 +233,7 @@ def _title(groups: Sequence[Group]) -> str:
 
 
 def _headline(groups: Sequence[Group], main: Sequence[Score]) -> str:
-    """One sentence: what the groups scored; for many of them the range."""
+    """Summarise the scores of the groups in one sentence; for many groups by their range."""
     known = [group for group in groups if main and has_value(group, main[0].name)]
     if not known:
         return "No run has a test score."
@@ -256,7 +256,7 @@ def _headline(groups: Sequence[Group], main: Sequence[Score]) -> str:
 
 
 def _warnings(groups: Sequence[Group]) -> list[tuple[str, str]]:
-    """What the runs themselves warned of, each sentence once, and the groups it came from."""
+    """Collect the warnings of the runs, each once, with the groups they come from."""
     found: dict[str, list[str]] = {}
     for number, group in enumerate(groups, start=1):
         for warning in dict.fromkeys(str(w) for run in group["runs"] for w in run["warnings"]):
@@ -287,13 +287,13 @@ def _drawn(
 
 
 def _mark(groups: Sequence[Group]) -> str:
-    """What titles add about the data where it is true of all groups."""
+    """Return the remark on the data for titles, if it applies to all groups."""
     marks = {str(group["marks"]) for group in groups}
     return f"\n{mark}" if len(marks) == 1 and (mark := marks.pop()) else ""
 
 
 def _pictures(task: str, drawn: Sequence[Drawn], mark: str) -> dict[str, list[Picture]]:
-    """The curves of validation, and the ROC where there is one."""
+    """Draw the validation curves, and the ROC if available."""
     what = "pixels" if task_of(task).per_pixel else "images"
     with mpl.rc_context(STYLE):
         curves = {

@@ -1,4 +1,4 @@
-"""What a careful reader would remark about a run, in sentences."""
+"""Remarks on a run, in sentences."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from medvision.scores import names_at, score_named, scores_of
 from medvision.task_definition import task_names, task_of
 
 MIN_GAP = 0.05
-"""Training above validation by less is left alone: as much as two seeds of one recipe differ."""
+"""Smallest reported lead of training over validation: two seeds of one recipe differ by as much."""
 
 MIN_LATE_GAIN = 0.005
-"""A last epoch that is better by less is the flat end of a curve, where the best comes late."""
+"""Smallest reported gain of a last epoch: the best epoch is often late on a flat curve."""
 
 MIN_LOSS_RISE = 0.25
-"""A quarter above the minimum: the loss of single epochs wavers by a tenth or two."""
+"""Smallest reported rise above the minimum, as a share: single epochs vary by 0.1 to 0.2."""
 
 MIN_EPOCHS_RISING = 5
-"""Epochs since the minimum before a rise counts: with fewer it may yet come down."""
+"""Epochs since the minimum before a rise is reported: with fewer the loss may still fall."""
 
 MIN_TEST_IMAGES = 100
-"""With fewer the 95 % interval of a proportion of 0.8 is wider than 0.72 to 0.88."""
+"""With fewer images, the 95 % interval of a proportion of 0.8 is wider than 0.72 to 0.88."""
 
 MIN_CLASS_IMAGES = 10
-"""With fewer each image moves the recall of its class by more than 0.1."""
+"""With fewer images, each moves the recall of its class by more than 0.1."""
 
 ABSENT = {
     "train": "the network cannot learn what it never sees",
     "val": "the choice of the best epoch does not heed it",
     "test": "how well it is recognised remains unknown",
 }
-"""What a class that is absent from a split means."""
+"""Consequence of a class that is missing from a split."""
 
 History = Sequence[Mapping[str, Any]]
 
 
 class _Run:
-    """A summary and its epochs, with every undefined number as None."""
+    """A summary and its epochs, with undefined numbers as None."""
 
     def __init__(self, summary: Mapping[str, Any], history: History) -> None:
         self.metrics: Mapping[str, Any] = summary.get("metrics") or {}
@@ -60,28 +60,28 @@ class _Run:
         return _number(self.metrics.get(name))
 
     def title(self, name: str) -> str:
-        """Name of a score within a sentence."""
+        """Title of a score within a sentence."""
         found = score_named(name, self.task)
         return name.replace("_", " ") if found is None else found.title
 
     def sign(self, name: str) -> int:
-        """1 for a score that improves upwards, -1 for one that improves downwards."""
+        """Return 1 if higher scores are better, -1 if lower ones are."""
         found = score_named(name, self.task)
         return -1 if found is not None and found.better == "lower" else 1
 
     def gain(self, name: str, value: float, other: float) -> float:
-        """By how much a value is better than another; as a share where scores are unbounded."""
+        """Improvement of a value over another, as a share if scores are unbounded."""
         found = score_named(name, self.task)
         scale = 1.0 if found is None or found.bounded else abs(other) or 1.0
         return self.sign(name) * (value - other) / scale
 
     def interval(self, name: str) -> tuple[float, float] | None:
-        """Low and high end; None where it is undefined or shows no spread."""
+        """Return low and high end; None if undefined or without spread."""
         low, high = (_number(end) for end in self.metrics.get(f"{name}_ci95") or (None, None))
         return None if low is None or high is None or low == high else (low, high)
 
     def epochs(self, name: str) -> dict[int, float]:
-        """The defined values of a score by epoch, counted from 0."""
+        """Collect the defined values of a score by epoch, counted from 0."""
         values = {int(float(row["epoch"])): _number(row.get(name)) for row in self.history}
         return {epoch: value for epoch, value in values.items() if value is not None}
 
@@ -90,25 +90,25 @@ class _Run:
         return None if count is None else int(count)
 
     def absent(self, stage: str) -> list[str]:
-        """Classes without an image in a split that has images."""
+        """List classes without an image in a split that has images."""
         counts = self.class_counts.get(stage) or {}
         return [name for name, n in counts.items() if n == 0] if any(counts.values()) else []
 
 
 def findings(summary: Mapping[str, Any], history: History) -> list[str]:
-    """Say what about the data, the fit and the scores of a run deserves a second look.
+    """List remarks on the data, the fit and the scores of a run.
 
-    What ``warnings`` of the summary already say is not said again, and neither is that data are
-    synthetic. Training scores are means over an epoch in which the weights change and images are
-    augmented; a run that mixes images has none. An evaluation on other data has no history.
+    Remarks already in ``warnings`` of the summary are not repeated, nor that data are synthetic.
+    Training scores are means over an epoch in which weights change and images are augmented; a run
+    that mixes images has none. An evaluation on other data has no history.
 
     Args:
-        summary: As in summary.json; keys may be absent.
-        history: A row per epoch, as metrics.csv holds them: numbers or their text, and None, ""
-            or NaN where undefined.
+        summary: Content of summary.json; keys may be missing.
+        history: Rows of metrics.csv, one per epoch: numbers or their text, and None, "" or NaN
+            where undefined.
 
     Returns:
-        One sentence each, without a full stop; none where there is nothing to remark.
+        One sentence per remark, without a full stop.
     """
     run = _Run(summary, history)
     checks: list[Callable[[_Run], list[str]]] = [
@@ -140,7 +140,7 @@ def _missing_classes(run: _Run) -> list[str]:
 
 
 def _few_images(run: _Run) -> list[str]:
-    if run.sealed:  # nothing was measured on them
+    if run.sealed:  # test images were not evaluated
         return []
     found, count = [], run.num_images("test")
     if count and count < MIN_TEST_IMAGES:
@@ -223,7 +223,7 @@ def _rising_loss(run: _Run) -> list[str]:
     after = [loss for epoch, loss in losses.items() if epoch > lowest]
     if len(after) < MIN_EPOCHS_RISING or losses[lowest] <= 0:
         return []
-    late = statistics.median(after[-3:])  # of three epochs: one bad one is no trend
+    late = statistics.median(after[-3:])  # of three epochs: a single bad one is not a trend
     if late < (1 + MIN_LOSS_RISE) * losses[lowest]:
         return []
     kept = losses.get(run.best, 0.0)
@@ -288,7 +288,7 @@ def _unlike_validation(run: _Run) -> list[str]:
 
 
 def _undefined(run: _Run) -> list[str]:
-    # a class that is absent, or never found, explains what is undefined
+    # undefined scores are explained by classes that are missing or never predicted
     explained = {"hd95_px"} | ({"precision"} if run.score("test/recall") == 0 else set())
     names = [
         run.title(name)
@@ -302,7 +302,7 @@ def _undefined(run: _Run) -> list[str]:
     found = []
     if names and not run.absent("test"):
         found.append(f"undefined on test for want of anything to count: {', '.join(names)}")
-    # an image without a lesion has no HD95 either, and misses nothing
+    # images without a lesion have no HD95 either, but are not missed lesions
     free = [group["num_images"] for group in run.lesion_sizes if group["name"] == "no lesion"]
     left_out = (run.score("test/hd95_px_undefined") or 0) - sum(free)
     if left_out > 0:
@@ -319,7 +319,7 @@ def _undefined(run: _Run) -> list[str]:
 
 
 def _number(value: object) -> float | None:
-    """A finite number, or None; the cells of a csv file are text."""
+    """Convert to a finite number or None; the cells of a csv file are text."""
     if value is None or value == "" or isinstance(value, (list, tuple)):
         return None
     number = float(str(value))
@@ -327,6 +327,6 @@ def _number(value: object) -> float | None:
 
 
 def _with_range(run: _Run, name: str) -> str:
-    """A score with its interval."""
+    """Format a score with its interval."""
     low, high = run.interval(name) or (math.nan, math.nan)
     return f"{run.score(name) or 0:.3f} ({low:.3f} to {high:.3f})"

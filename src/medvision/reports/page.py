@@ -1,6 +1,6 @@
-"""Pages of one self-contained file: pictures, tables and numbers as text, and the template engine.
+"""Self-contained HTML pages: pictures, tables, formatted numbers, and the template engine.
 
-Nothing heavy is imported here: jinja2 and Pillow load where they are used.
+jinja2 and Pillow are imported where they are used, to keep this module light.
 """
 
 import base64
@@ -19,18 +19,18 @@ from numpy.typing import NDArray
 from medvision.errors import MedvisionError
 from medvision.scores import UNDEFINED, Score, is_interval, is_number
 
-if TYPE_CHECKING:  # a module that only formats numbers must not wait for the engine
+if TYPE_CHECKING:  # modules that only format numbers do not load the engine
     from jinja2 import Environment
 
 NOT_MEASURED = "\N{EN DASH}"
-LONGEST_VALUE = 24  # characters of a setting
+LONGEST_VALUE = 24  # longest text of a setting, in characters
 MAX_SIDE_PX, JPEG_QUALITY = 640, 85
-SHOWN_DPI = 96  # pixels of a page in an inch of a plot
+SHOWN_DPI = 96  # pixels of the page per inch of a plot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture inside a page: its bytes as a ``data:`` address, and what it shows in words."""
+    """A picture inside a page: a ``data:`` URL of its bytes, and its text alternative."""
 
     source: str
     width_px: int
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of text; ``head`` names every column, and the first one names its lines."""
+    """A table of text; ``head`` names the columns, and the first column names the rows."""
 
     caption: str
     head: Sequence[str]
@@ -53,22 +53,22 @@ PLAIN = Score(name="", title="", definition="")
 
 
 def number(value: float | None) -> str:
-    """Three decimals, or ``undefined``."""
+    """Format with three decimals, or as ``undefined``."""
     return PLAIN.text(value)
 
 
 def interval(ends: Sequence[float | None] | None) -> str:
-    """Low and high end with three decimals, or ``undefined``."""
+    """Format low and high end with three decimals, or as ``undefined``."""
     return PLAIN.interval_text(ends) if is_interval(ends) else UNDEFINED
 
 
 def whole(value: float | None) -> str:
-    """A count with a comma between thousands, or ``undefined``."""
+    """Format a count with thousands separators, or as ``undefined``."""
     return f"{round(value):,}" if value is not None and math.isfinite(value) else UNDEFINED
 
 
 def setting_in_words(value: Any) -> str:
-    """A setting in a few characters: the last part of a path or of a class's name."""
+    """Shorten a setting to a few characters: the last part of a path or class name."""
     if value is None or isinstance(value, bool | list | Mapping):
         text = json.dumps(value, ensure_ascii=False, default=str)
     else:
@@ -81,12 +81,12 @@ def setting_in_words(value: Any) -> str:
 
 
 def day(moment: str) -> str:
-    """The day of a moment such as ``2026-11-21T20:34:50+00:00``."""
+    """Date of a timestamp such as ``2026-11-21T20:34:50+00:00``."""
     return str(moment).split("T")[0]
 
 
 def png_picture(path: Path, *, alt: str, caption: str = "") -> Picture:
-    """The PNG of a plot as it is; one with more dots per inch is sharper and no larger.
+    """Embed the PNG of a plot unchanged; a higher resolution is sharper and not larger on screen.
 
     Raises:
         MedvisionError: If it cannot be read.
@@ -113,10 +113,10 @@ def png_picture(path: Path, *, alt: str, caption: str = "") -> Picture:
 
 
 def jpeg_picture(pixels: NDArray[np.uint8], *, alt: str, caption: str = "") -> Picture:
-    """Pixels (H, W, 3) in [0, 255] as a JPEG whose longer side is at most 640 pixels.
+    """Encode pixels (H, W, 3) in [0, 255] as a JPEG with a longer side of at most 640 pixels.
 
     Raises:
-        ValueError: If the shape or the type is another.
+        ValueError: If the pixels have another shape or type.
     """
     from PIL import Image
 
@@ -136,11 +136,11 @@ def jpeg_picture(pixels: NDArray[np.uint8], *, alt: str, caption: str = "") -> P
 
 
 def render(template: str, **context: Any) -> str:
-    """Fill in a template of this package; all text that it is given is escaped.
+    """Render a template of this package; all inserted text is escaped.
 
     Args:
         template: File name below ``templates``, such as ``report.html.j2``.
-        context: What the template asks for; a name that it misses is an error.
+        context: Variables of the template; a missing one raises an error.
     """
     return _environment().get_template(template).render(context)
 

@@ -1,4 +1,4 @@
-"""Facts about a run for its report: name of its data, groups, commands, times."""
+"""Facts about a run for its report: data set name, groups, commands, durations."""
 
 import shlex
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ UNNAMED = ("folder_segmentation", "folder_classification")  # experiments for an
 
 
 def set_name(run: RunFiles) -> str:
-    """Name of the data set; of images in a folder, that of the folder too."""
+    """Name of the data set; for images in a folder with the name of the folder."""
     name = str(run.dataset.get("name", "an unnamed set"))
     folder = PurePath(run.root).name if run.root else ""
     if not folder or folder == name:
@@ -20,7 +20,7 @@ def set_name(run: RunFiles) -> str:
 
 
 def groups_of(run: RunFiles) -> dict[str, set[str]]:
-    """The splits in which the images of each known group lie."""
+    """Splits of the images of each known group."""
     found: dict[str, set[str]] = {}
     for row in run.splits:
         if row.get("group"):
@@ -29,7 +29,7 @@ def groups_of(run: RunFiles) -> dict[str, set[str]]:
 
 
 def commands(run: RunFiles) -> list[str]:
-    """The command lines that repeat the run and its evaluation, as far as they are known."""
+    """Command lines that repeat the run and its evaluation, as far as known."""
     text = str(run.environment.get("command") or "")
     found = [f"python {text}" if text.split()[0].endswith(".py") else text] if text else []
     evaluated: Mapping[str, Any] = run.summary.get("evaluated") or {}
@@ -41,7 +41,7 @@ def commands(run: RunFiles) -> list[str]:
 
 
 def duration(seconds: float | None) -> str | None:
-    """A time in hours, minutes and seconds."""
+    """Format a duration in hours, minutes and seconds."""
     if seconds is None:
         return None
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""What the folder of a run holds, read for its report."""
+"""Files of a run folder, read for its report."""
 
 import csv
 import io
@@ -15,18 +15,18 @@ from medvision.errors import MedvisionError
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """The files of a run folder; what is absent is empty.
+    """Contents of a run folder; missing files are empty.
 
     Attributes:
-        folder: Where they lie.
-        summary: ``summary.json``, the one file that must be there.
-        config_text: ``config.yaml`` as it is.
-        config: The same as values.
+        folder: Run folder.
+        summary: ``summary.json``, the only required file.
+        config_text: ``config.yaml`` as text.
+        config: ``config.yaml`` as values.
         environment: ``environment.json``.
-        splits: A row per image of ``splits.csv``.
-        predictions: A row per image of ``predictions_test.csv``; of a folder that was measured
-            on validation images only, of ``predictions_val.csv``.
-        plots: The pictures in ``plots``, by name without the suffix.
+        splits: Rows of ``splits.csv``, one per image.
+        predictions: Rows of ``predictions_test.csv``, one per image, or of ``predictions_val.csv``
+            if only validation images were evaluated.
+        plots: Pictures in ``plots``, by name without the suffix.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class RunFiles:
 
         Args:
             folder: Run folder.
-            summary: Stands for ``summary.json``.
+            summary: Content to use instead of ``summary.json``.
 
         Raises:
             MedvisionError: If there is no ``summary.json``, or a file cannot be read.
@@ -86,19 +86,19 @@ class RunFiles:
 
     @property
     def dataset(self) -> Mapping[str, Any]:
-        """What the summary says about the images."""
+        """Description of the images in the summary."""
         found: Mapping[str, Any] = self.summary.get("dataset") or {}
         return found
 
     @property
     def num_images(self) -> Mapping[str, int]:
-        """Images by split."""
+        """Number of images by split."""
         found: Mapping[str, int] = self.dataset.get("num_images") or {}
         return found
 
     @property
     def stage(self) -> str:
-        """The split whose scores count: ``test``, or ``val`` where nothing else was measured."""
+        """Reported split: ``test``, or ``val`` if nothing else was measured."""
         if _of_validation(self.summary):
             return "val"
         tested = any(name.startswith("test/") for name in self.metrics)
@@ -106,24 +106,24 @@ class RunFiles:
 
     @property
     def external(self) -> bool:
-        """Whether the run was measured on data other than its own."""
+        """True if the run was evaluated on other data than its own."""
         return bool((self.summary.get("evaluated") or {}).get("external"))
 
     @property
     def sealed(self) -> bool:
-        """Whether the run chose hyper-parameters, and its test images are still untouched."""
+        """True if the run belongs to a hyper-parameter search and its test images are unused."""
         tested = any(name.startswith("test/") for name in self.metrics)
         return bool(self.summary.get("sealed")) and not tested
 
     @property
     def data_config(self) -> Mapping[str, Any]:
-        """How the images were read, as in the config."""
+        """Data section of the config."""
         data = self.config.get("data")
         return data if isinstance(data, dict) else {}
 
     @property
     def root(self) -> str | None:
-        """Folder of the images; None for those drawn by code, or where it is not known."""
+        """Folder of the images; None for phantoms, or if unknown."""
         if self.external:
             return str(self.summary["evaluated"]["data"])
         root = self.data_config.get("root")
@@ -131,14 +131,14 @@ class RunFiles:
 
     @property
     def trained_on_synthetic(self) -> bool:
-        """Whether the network learned from images drawn by code."""
+        """True if the network was trained on phantoms."""
         if not self.external:
             return bool(self.dataset.get("synthetic"))
         return self.data_config.get("root", "unknown") is None
 
     @property
     def class_names(self) -> Sequence[str]:
-        """The classes as far as they are known, in their order."""
+        """Known class names, in order."""
         counts = self.dataset.get("class_counts") or {}
         for by_class in counts.values():
             return list(by_class)
@@ -146,7 +146,7 @@ class RunFiles:
 
 
 def _of_validation(summary: Mapping[str, Any]) -> bool:
-    """Whether the folder holds what the validation images of the run gave when measured again."""
+    """Return True if the folder is an evaluation on the validation images of the run."""
     evaluated = summary.get("evaluated") or {}
     return bool(evaluated.get("split") == "val" and not evaluated.get("external"))
 

@@ -1,4 +1,4 @@
-"""Report of a run: one self-contained page that starts with the result in one sentence."""
+"""Report of a run: a self-contained page that starts with a one-sentence result."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,19 +44,19 @@ UNFINISHED = {"running": "is still running", "interrupted": "was interrupted", "
 
 
 def report_of(run: RunFiles) -> TaskReport:
-    """What the run's task adds to its report."""
+    """Return the report text of the run's task."""
     report: TaskReport = task_of(run.task).load("report")()
     return report
 
 
 def title(run: RunFiles) -> str:
-    """Name of the page."""
+    """Title of the page."""
     name = str(run.summary.get("experiment", "run"))
     return f"{name}, evaluated" if run.summary.get("evaluated") else name
 
 
 def headline(run: RunFiles) -> str:
-    """One sentence: what was trained on what, with which result and interval."""
+    """Summarise in one sentence the training, the data and the result with its interval."""
     evaluated: dict[str, Any] = run.summary.get("evaluated") or {}
     model: dict[str, Any] = run.summary.get("model") or {}
     network = str(model.get("name", "The network"))
@@ -81,7 +81,7 @@ def headline(run: RunFiles) -> str:
 
 
 def tiles(run: RunFiles) -> list[tuple[Score, float, Any]]:
-    """The few scores that matter most, with value and interval."""
+    """Select the most important scores, with value and interval."""
     classes = "tile of two classes" if len(run.class_names) == 2 else "tile of many classes"
     found = [
         (score, run.metrics.get(f"{run.stage}/{score.name}"))
@@ -96,7 +96,7 @@ def tiles(run: RunFiles) -> list[tuple[Score, float, Any]]:
 
 
 def parameters(count: float) -> str:
-    """A number of parameters in thousands or millions."""
+    """Format a number of parameters in thousands or millions."""
     for size, unit in ((1e6, " M"), (1e3, " k")):
         if count >= size:
             return f"{count / size:.1f}{unit}"
@@ -127,20 +127,20 @@ JUDGED = {
         "Images by true and by predicted class.",
     ),
 }
-"""Pictures that judge the test images: name in a title, text for those who see none, caption."""
+"""Plots of the test images: name in a title, text alternative, caption."""
 
 GRID = "test_images"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One test image that the report shows.
+    """A test image in the report.
 
     Attributes:
         title: Name of the file.
-        caption: What the network made of it, such as ``Dice 0.312, IoU 0.184``.
+        caption: Result for the image, such as ``Dice 0.312, IoU 0.184``.
         picture: RGB (H, W, 3) in [0, 255]: the image, for masks with the overlay beside it.
-        wrong: Whether the prediction is wrong, which the page marks.
+        wrong: If True, the prediction is wrong and the page marks it.
     """
 
     title: str
@@ -156,16 +156,16 @@ def write_report(
     worst: Sequence[Case] = (),
     typical: Sequence[Case] = (),
 ) -> Path:
-    """Write ``report.html`` of a run, or of an evaluation, from what lies in its folder.
+    """Write ``report.html`` of a run, or of an evaluation, from the files in its folder.
 
-    Read are ``summary.json`` and, where they are, ``config.yaml``, ``environment.json``,
+    Reads ``summary.json`` and, if they exist, ``config.yaml``, ``environment.json``,
     ``splits.csv``, ``predictions_test.csv`` and ``plots/*.png``.
 
     Args:
         folder: Run folder.
-        summary: What ``summary.json`` will hold, where it is written after the report.
+        summary: Content of ``summary.json``, if it is written after the report.
         worst: Test images with the lowest scores, the worst first.
-        typical: Test images with middling scores.
+        typical: Test images with average scores.
 
     Returns:
         Path of the page.
@@ -181,7 +181,7 @@ def write_report(
 
 
 def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -> Mapping[str, Any]:
-    """What the template shows; a part that is empty makes no section."""
+    """Build the template context; empty parts produce no section."""
     summary, own = run.summary, report_of(run)
     sections = own.sections(run)
     curves = {s.name: (f"{s.capitalized} by epoch", "") for s in scores_at("curve", run.task)}
@@ -200,7 +200,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
     class_counts = run.dataset.get("class_counts") or {}
     groups, audit = groups_of(run), summary.get("audit") or {}
     splits = [stage for stage in STAGES if run.num_images.get(stage) is not None]
-    if run.external:  # every image of the other set is tested
+    if run.external:  # every image of the other data set is tested
         splits = [split for split in splits if run.num_images[split]]
     return {
         "run": run,
@@ -267,7 +267,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
 
 
 def _plots(run: RunFiles, texts: Mapping[str, tuple[str, ...]]) -> list[Picture]:
-    """The plots of these names that there are, each with its text for those who see none."""
+    """Load the existing plots of these names, each with its text alternative."""
     return [
         png_picture(run.plots[name], alt=alt, caption=caption)
         for name, (alt, caption) in texts.items()
@@ -276,11 +276,11 @@ def _plots(run: RunFiles, texts: Mapping[str, tuple[str, ...]]) -> list[Picture]
 
 
 def _listed_title(titles: Sequence[str]) -> str:
-    """Title of the section with the pictures that judge the test images."""
+    """Title of the section with the plots of the test images."""
     text = listed(titles)
     return text[:1].upper() + text[1:]
 
 
 def _shown(case: Case) -> tuple[Case, Picture]:
-    """A case and its picture as the page holds it."""
+    """Pair a case with its embedded picture."""
     return case, jpeg_picture(case.picture, alt=f"Test image {case.title}: {case.caption}")

@@ -1,4 +1,4 @@
-"""Which scores of a run the tables of its report show: of splits, classes, lesion sizes, twins."""
+"""Select the scores of a run for report tables: splits, classes, lesion sizes, near-duplicates."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,12 +12,12 @@ TWINS = ("with_twin", "without_twin")
 
 
 def images_of(stage: str) -> str:
-    """The images of a split in words."""
+    """Name the images of a split in words."""
     return {"train": "training images", "val": "validation images"}.get(stage, "test images")
 
 
 def shown_scores(run: RunFiles) -> dict[str, Score]:
-    """The scores that the report shows, by name, in their order."""
+    """Scores shown in the report, by name and in order."""
     return {
         name: score
         for name, score in named_scores(run.task).items()
@@ -26,22 +26,22 @@ def shown_scores(run: RunFiles) -> dict[str, Score]:
 
 
 def stages_with(run: RunFiles, names: Iterable[str], stages: Iterable[str]) -> list[str]:
-    """Which of the splits have any of the scores."""
+    """List the splits that have any of the scores."""
     known = [*names]
     return [stage for stage in stages if any(f"{stage}/{name}" in run.metrics for name in known)]
 
 
 def key_stages(run: RunFiles) -> list[str]:
-    """The splits of the key numbers, the one that counts first, where a phone shows it.
+    """List the splits of the key numbers, the reported one first, for narrow screens.
 
-    A split with nothing but its loss is left out.
+    Splits with nothing but a loss are left out.
     """
     stages = [run.stage, *(stage for stage in ("val", "train") if stage != run.stage)]
     return stages_with(run, (name for name in shown_scores(run) if name != "loss"), stages)
 
 
 def scores_in(run: RunFiles, parts: Sequence[Mapping[str, Any]]) -> list[Score]:
-    """Scores that any of the parts of the test images has."""
+    """List the scores that any of the parts of the test images has."""
     return [
         score
         for name, score in named_scores(run.task).items()
@@ -50,7 +50,7 @@ def scores_in(run: RunFiles, parts: Sequence[Mapping[str, Any]]) -> list[Score]:
 
 
 def scores_of_classes(run: RunFiles) -> tuple[list[str], list[Score]]:
-    """The classes that have scores of their own, and these scores."""
+    """List the classes with separate scores, and these scores."""
     stage, scores = run.stage, named_scores(run.task)
     found = {
         name: _classes_with(run.metrics, f"{stage}/{name}/")
@@ -62,7 +62,7 @@ def scores_of_classes(run: RunFiles) -> tuple[list[str], list[Score]]:
 
 
 def share_in_words(low: float | None, high: float | None) -> str:
-    """A range of per cent; one number where both ends read alike, an open end in words."""
+    """Format a range in per cent: one number if both ends look alike, an open end in words."""
     if not is_number(low) or not is_number(high):
         known = [f"{word} {end:.1f} %" for word, end in (("over", low), ("up to", high)) if end]
         return known[0] if known else NOT_MEASURED
@@ -71,7 +71,7 @@ def share_in_words(low: float | None, high: float | None) -> str:
 
 
 def _classes_with(metrics: Mapping[str, Any], prefix: str) -> list[str]:
-    """Classes that have a score of this name, in the order of the summary."""
+    """List the classes with a score of this name, in the order of the summary."""
     names = [name.removeprefix(prefix) for name in metrics if name.startswith(prefix)]
     return [
         name

@@ -23,17 +23,17 @@ WORDS = {"complete": "complete", "pruned": "pruned", "failed": "failed", "runnin
 
 
 def number(value: Any) -> str:
-    """A value of a key with as many digits as tell it apart."""
+    """Format a value of a key with enough digits to distinguish it."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def score(value: float | None) -> str:
-    """Four decimals, or ``undefined``."""
+    """Format with four decimals, or as ``undefined``."""
     return f"{value:.4f}" if is_number(value) else UNDEFINED
 
 
 def seconds(value: float | None) -> str:
-    """A time as minutes and seconds, or ``undefined``."""
+    """Format a time in minutes and seconds, or as ``undefined``."""
     if not is_number(value):
         return UNDEFINED
     minutes, rest = divmod(round(value), 60)
@@ -41,12 +41,12 @@ def seconds(value: float | None) -> str:
 
 
 def breaking(name: str) -> str:
-    """A name that may break after a dot or an underscore."""
+    """Allow line breaks in a name after dots and underscores."""
     return name.replace(".", ".\u200b").replace("_", "_\u200b")
 
 
 def saved(trials: Sequence[Trial]) -> tuple[int, int]:
-    """Epochs that pruning saved, and how many there would have been without it."""
+    """Count the epochs saved by pruning, and the epochs without pruning."""
     known = [t for t in trials if t["max_epochs"] is not None and t["state"] != "running"]
     pruned = [t for t in known if t["state"] == "pruned"]
     left = sum(t["max_epochs"] - (t["epochs"] or 0) for t in pruned)
@@ -54,10 +54,10 @@ def saved(trials: Sequence[Trial]) -> tuple[int, int]:
 
 
 def sweep_page(search: Mapping[str, Any]) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Args:
-        search: Plain values: ``name``, ``folder``, what the search is defined by (``experiment``,
+        search: Plain values: ``name``, ``folder``, the definition of the search (``experiment``,
             ``fixed``, ``metric``, ``mode``, ``sampler``, ``seed``, ``pruner``, ``startup_trials``,
             ``warmup_epochs``), ``num_trials``, ``keys`` (``name``, ``kind``, ``described``, and
             ``low``, ``high``, ``log`` or ``options``), ``trials`` (``number``, ``state``,
@@ -101,7 +101,7 @@ def sweep_page(search: Mapping[str, Any]) -> str:
 
 
 def _best_facts(best: Trial) -> dict[str, str]:
-    """What the best trial was given."""
+    """Collect the values of the best trial."""
     facts = {name: number(value) for name, value in best["values"].items()}
     if best["best_epoch"] is not None:
         facts["best epoch"] = f"{best['best_epoch'] + 1} of {best['epochs']}"
@@ -109,7 +109,7 @@ def _best_facts(best: Trial) -> dict[str, str]:
 
 
 def _rank(trial: Trial, mode: str) -> tuple[int, float, int]:
-    """Place among the trials, complete ones first and of these the best."""
+    """Sort key of a trial: complete ones first, the best of them leading."""
     value = trial["value"]
     worth = (-value if mode == "max" else value) if is_number(value) else float("inf")
     return list(WORDS).index(trial["state"]), worth, trial["number"]

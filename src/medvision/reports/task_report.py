@@ -1,4 +1,4 @@
-"""What the report of one task says in its own words: the result, its images, further sections."""
+"""Task-specific text of a report: the result, a note on its images, further sections."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import images_of
 from medvision.scores import is_interval, is_number, named_scores, scores_at
 
-MOST_NAMES = 4  # classes: more of them make no sentence
+MOST_NAMES = 4  # with more classes, the list is too long for a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section that only the reports of one task have.
+    """A section that only the report of one task has.
 
     Attributes:
-        title: Its heading.
-        text: A paragraph before the tables.
-        tables: What it shows.
+        title: Heading.
+        text: Paragraph before the tables.
+        tables: Tables of the section.
     """
 
     title: str
@@ -36,21 +36,21 @@ class Section:
 
 
 class TaskReport:
-    """What the report of any task says; a task that has more to say derives from it.
+    """Report text for any task; tasks with further text derive from it.
 
     Attributes:
-        of_classes: Whether scores are those of classes of images, which the page then explains.
-        image_note: What the pictures of test images show; empty for nothing to explain.
+        of_classes: If True, scores are those of image classes, which the page then explains.
+        image_note: Explanation of the pictures of test images; may be empty.
     """
 
     of_classes = False
     image_note = ""
 
     def result(self, run: RunFiles) -> str | None:
-        """What the network does, with score and interval, to follow "trained on ...".
+        """Describe what the network does, with score and interval, to follow "trained on ...".
 
         Returns:
-            None where nothing was measured.
+            None if nothing was measured.
         """
         for score in scores_at("headline", run.task):
             if measured(run, score.name):
@@ -59,12 +59,12 @@ class TaskReport:
         return None
 
     def outcome(self, run: RunFiles) -> str | None:
-        """How the scores spread over the test images, in a sentence; None where it is unknown."""
+        """Describe the spread of the scores over the test images; None if unknown."""
         score = next((s for s in scores_at("headline", run.task) if s.per_image), None)
         if score is None:
             return None
         values = sorted(float(row[score.name]) for row in run.predictions if row.get(score.name))
-        if len(values) < 10:  # a tenth of fewer is no image
+        if len(values) < 10:  # a tenth of fewer is less than one image
             return None
         if score.better == "lower":
             values, word = values[::-1], "less"
@@ -81,7 +81,7 @@ class TaskReport:
         return f"{text}."
 
     def sections(self, run: RunFiles) -> Sequence[Section]:  # noqa: ARG002  none by default
-        """Sections of this task alone, shown after the scores of classes."""
+        """Return sections specific to this task, shown after the class scores."""
         return ()
 
 
@@ -123,12 +123,12 @@ class ClassificationReport(TaskReport):
 
 
 def measured(run: RunFiles, name: str) -> bool:
-    """Whether the split that counts has a score of this name."""
+    """Return True if the reported split has a score of this name."""
     return f"{run.stage}/{name}" in run.metrics
 
 
 def score_of(run: RunFiles, name: str) -> str:
-    """A score of the split that counts, with its interval."""
+    """Format a score of the reported split with its interval."""
     score = named_scores(run.task)[name]
     value = run.metrics.get(f"{run.stage}/{name}")
     ends = run.metrics.get(f"{run.stage}/{name}_ci95")
@@ -137,19 +137,19 @@ def score_of(run: RunFiles, name: str) -> str:
 
 
 def images(run: RunFiles) -> str:
-    """The images of the split that counts, with their number."""
+    """Name the images of the reported split, with their number."""
     count = run.num_images.get(run.stage) or len(run.predictions)
     words = f"images of {set_name(run)}" if run.external else images_of(run.stage)
     return f"{whole(count)} {words}" if count else f"the {words}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a list in words; empty where there are none or too many."""
+    """Format names as a list in words; empty if there are none or too many."""
     if not 0 < len(names) <= MOST_NAMES:
         return ""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def article(noun: str) -> str:
-    """A noun with its indefinite article."""
+    """Add the indefinite article to a noun."""
     return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -1,4 +1,4 @@
-"""Who is better, in a sentence, and what its numbers mean."""
+"""Verdicts of a comparison in sentences, and formatting of their numbers."""
 
 from collections.abc import Mapping, Sequence
 from math import floor, log10
@@ -7,17 +7,17 @@ from typing import Any
 from medvision.scores import named_scores, score_named
 
 Pair = Mapping[str, Any]
-"""One of the pairs of ``comparison.json``."""
+"""One entry of ``pairs`` in ``comparison.json``."""
 
-LEVEL = 0.05  # below it p speaks against chance
+LEVEL = 0.05  # significance level of p
 
 
 def claim_of(pair: Pair, names: Sequence[str], *, task: str) -> str:
-    """Who is better, without the numbers, and without a full stop.
+    """State which of two groups is better, without numbers and without a full stop.
 
     Args:
-        pair: With verdict and winner.
-        names: Of A and B.
+        pair: Pair with verdict and winner.
+        names: Names of A and B.
         task: Kind of the task.
     """
     a, b = names
@@ -33,13 +33,13 @@ def claim_of(pair: Pair, names: Sequence[str], *, task: str) -> str:
 
 
 def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool = False) -> str:
-    """What a pair allows to say, in one to three sentences.
+    """State the conclusion from a pair, in one to three sentences.
 
     Args:
-        pair: With verdict and winner.
-        names: Of A and B.
+        pair: Pair with verdict and winner.
+        names: Names of A and B.
         task: Kind of the task.
-        synthetic: Whether the images are drawn by code.
+        synthetic: If True, the images are phantoms.
     """
     claim, headline, verdict = claim_of(pair, names, task=task), pair["headline"], pair["verdict"]
     if headline is None:
@@ -59,7 +59,7 @@ def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool 
 
 
 def _doubt(pair: Pair, names: Sequence[str], *, turned: bool) -> str:
-    """What keeps a verdict from being more, or less."""
+    """Explain what limits or supports the verdict."""
     found, verdict = pair["metrics"][pair["headline"]], pair["verdict"]
     counts = f"{pair['num_seeds'][0]} and {pair['num_seeds'][1]}"
     if verdict == "better":
@@ -80,7 +80,7 @@ def _doubt(pair: Pair, names: Sequence[str], *, turned: bool) -> str:
 
 
 def probability_in_words(value: float | None) -> str:
-    """Three decimals, and no certainty."""
+    """Format with three decimals, never as 0 or 1."""
     if value is None:
         return "undefined"
     if value > 0.999:
@@ -89,20 +89,20 @@ def probability_in_words(value: float | None) -> str:
 
 
 def p_in_words(value: float | None) -> str:
-    """Three decimals, four where it is small."""
+    """Format p with three decimals, or four if it is small."""
     if value is None:
         return "-"
     return f"{value:.4f}" if value < 0.01 else f"{value:.3f}"
 
 
 def about(count: int) -> str:
-    """One significant digit: 1,234 is about 1,000."""
+    """Round to one significant digit: 1,234 is about 1,000."""
     digits = floor(log10(max(count, 1)))
     return f"{round(count, -digits):,}"
 
 
 def _numbers(pair: Pair, names: Sequence[str], score: str, *, turned: bool, synthetic: bool) -> str:
-    """From the side of the one that scored better."""
+    """List the numbers from the perspective of the group with the better score."""
     found = pair["metrics"][pair["headline"]]
     first, values = names[not turned], (found["b"], found["a"])
     difference, chance = found["difference"], found["probability_b_better"]
@@ -123,7 +123,7 @@ def _numbers(pair: Pair, names: Sequence[str], score: str, *, turned: bool, synt
 
 
 def a_scored_better(pair: Pair, task: str) -> bool:
-    """Whether A scored better, so that A is named first."""
+    """Return True if A scored better, in which case A is named first."""
     found, score = pair["metrics"].get(pair["headline"]), score_named(str(pair["headline"]), task)
     if found is None or score is None:
         return False
@@ -131,7 +131,7 @@ def a_scored_better(pair: Pair, task: str) -> bool:
 
 
 def _unknown_spread(pair: Pair, found: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Of which group the spread over seeds is unknown, and what the other one's is."""
+    """Name the group whose spread over seeds is unknown, and the spread of the other group."""
     few = [name for name, count in zip(names, pair["num_seeds"], strict=True) if count < 2]
     if len(few) == 2:
         return "with one seed of each, other seeds may differ by as much"
@@ -144,7 +144,7 @@ def _unknown_spread(pair: Pair, found: Mapping[str, Any], names: Sequence[str]) 
 
 
 def _borderline(found: Mapping[str, Any]) -> str:
-    """Why there is no winner although one of the numbers would say so."""
+    """Explain why there is no winner although one of the numbers suggests one."""
     apart = found["ci95"][0] > 0 or found["ci95"][1] < 0
     if apart and found["p"] < LEVEL:
         return " Alone it would count as a difference; among so many comparisons it may be luck."
@@ -154,7 +154,7 @@ def _borderline(found: Mapping[str, Any]) -> str:
 
 
 def _capital(name: str) -> str:
-    """Only of words of this page: names of experiments stay as they are."""
+    """Capitalise words of this page only; names of experiments are unchanged."""
     return f"G{name[1:]}" if name.startswith("group ") else name
 
 
@@ -163,7 +163,7 @@ def _turned(ends: Sequence[float], *, turned: bool) -> tuple[float, float]:
 
 
 def _units(pair: Pair, found: Mapping[str, Any]) -> str:
-    """How many test images there are, and of how many groups."""
+    """State the number of test images, and of their groups."""
     count, groups = found["num_images"], found["num_units"]
     images = "one test image" if count == 1 else f"{count:,} test images"
     return f"{images} of {groups:,} group{'s' * (groups != 1)}" if pair["grouped"] else images

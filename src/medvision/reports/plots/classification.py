@@ -26,7 +26,7 @@ from medvision.reports.plots.style import (
 from medvision.types import IGNORE_INDEX
 
 Read = Callable[[str], NDArray[np.uint8]]
-"""Image (H, W, C) of a row's path, in [0, 255]."""
+"""Function that reads the image (H, W, C) in [0, 255] of a row's path."""
 
 WRONG_COLOR = "#cc0022"
 
@@ -38,10 +38,10 @@ def choose_images(
     *,
     count: int = 16,
 ) -> list[int]:
-    """Rows to show: the most confident mistakes, at most half, then right ones of every class.
+    """Choose rows to show: at most half of them the most confident mistakes, the rest correct.
 
-    The right ones are taken class by class in turn, evenly from the table, in which neighbours
-    are often alike. Mistakes fill what is left where there are too few.
+    Correct rows are taken from each class in turn, evenly spaced over the table, in which
+    neighbours are often alike. Mistakes fill up the count if there are too few correct rows.
     """
     known = target != IGNORE_INDEX
     wrong = np.flatnonzero(known & (predicted != target))
@@ -68,7 +68,7 @@ def draw_images(
     read: Read,
     mark: str,
 ) -> Figure:
-    """Up to 16 test images with predicted class, its probability and true class."""
+    """Draw up to 16 test images with predicted class, its probability and true class."""
     predicted = probability.argmax(axis=1)
     if len(class_names) == 2:
         predicted = (probability[:, 1] >= threshold).astype(np.int64)
@@ -95,7 +95,7 @@ def draw_images(
 
 
 Bins = tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.integer]]
-"""Mean confidence, accuracy and number of images of each of B bins of equal width over [0, 1]."""
+"""Mean confidence, accuracy and number of images of B equal-width bins over [0, 1]."""
 
 
 def draw_calibration(
@@ -109,9 +109,9 @@ def draw_calibration(
     after_ece: float | None = None,
     temperature: float | None = None,
 ) -> Figure:
-    """Reliability diagram: how often a class was right against how sure of it the network was.
+    """Draw a reliability diagram: accuracy against confidence.
 
-    With ``after``, the bins after temperature scaling stand beside those before it.
+    With ``after``, the bins after temperature scaling are drawn beside those before it.
     """
     figure = Figure(figsize=(5.5, 6.2 if after else 6), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -147,17 +147,17 @@ def draw_calibration(
 
 
 def told(score: float | None) -> tuple[bool, str]:
-    """Whether a score is a number, and the number with four decimals."""
+    """Return whether a score is a finite number, and its text with four decimals."""
     known = score is not None and bool(np.isfinite(score))
     return known, f"{score:.4f}" if known else "undefined"
 
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""x and y of a curve, from the strictest threshold to the loosest: x never falls."""
+"""x and y of a curve from the strictest to the loosest threshold; x never falls."""
 NOTHING: Points = (np.empty(0), np.empty(0))
 Scores = Mapping[str, float | None]
 
-MOST_NUMBERS = 20  # classes: with more of them the cells hold no readable text
+MOST_NUMBERS = 20  # with more classes, the cells are too small for text
 
 
 def write_classification_plots(
@@ -179,30 +179,30 @@ def write_classification_plots(
     calibrated: Bins | None = None,
     temperature: float | None = None,
 ) -> None:
-    """Write every picture of the test images of a classification to ``folder/plots``.
+    """Write all plots of the test images of a classification to ``folder/plots``.
 
-    With two classes the curves are those of class 1 alone.
+    With two classes only the curves of class 1 are drawn.
 
     Args:
         folder: Run folder.
-        probability: Of each class for each test image, (N, K) in [0, 1].
+        probability: Class probabilities of the test images, (N, K) in [0, 1].
         target: Class indices (N,), or ``IGNORE_INDEX``.
         class_names: Name of each class, (K,).
-        threshold: Two classes: class 1 is predicted from this probability on.
-        rows: A row per test image, (N,), as predictions_test.csv holds them; ``path`` is read.
-        read: Gives the image of a path.
-        roc: False and true positive rate by class name; a class without one may be absent.
-        precision_recall: Recall and precision by class name, likewise.
+        threshold: For two classes, probability from which class 1 is predicted.
+        rows: Rows of predictions_test.csv, one per test image, (N,); ``path`` is used.
+        read: Function that reads the image of a path.
+        roc: False and true positive rates by class name; classes may be missing.
+        precision_recall: Recall and precision by class name; classes may be missing.
         confusion: Test images by true and by predicted class, (K, K).
-        calibration: The bins of the calibration diagram; confidence and accuracy are not read
-            where a bin is empty.
+        calibration: Bins of the calibration diagram; confidence and accuracy of empty bins are
+            ignored.
         scores: Test scores by name without the stage: ``auroc``, ``auroc/<class>``,
-            ``average_precision/<class>``, ``ece`` and, where there is a temperature,
-            ``ece_calibrated``; None or NaN where undefined.
-        synthetic: Whether titles must say that the images are phantoms.
-        protocol: How the images were split; titles name ``merged``, which leaks.
-        calibrated: The bins after the probabilities were calibrated, if they were.
-        temperature: What they were calibrated with.
+            ``average_precision/<class>``, ``ece`` and, with a temperature, ``ece_calibrated``;
+            None or NaN where undefined.
+        synthetic: If True, titles state that the images are phantoms.
+        protocol: Split protocol; titles name ``merged``, which leaks.
+        calibrated: Bins of the calibrated probabilities, if any.
+        temperature: Temperature of the calibration, if any.
 
     Raises:
         ValueError: If the shapes do not agree, or x of a curve falls.
@@ -251,7 +251,7 @@ def draw_roc(
     scores: Scores,
     mark: str,
 ) -> Figure:
-    """ROC of each class against the rest and their mean; for two classes the threshold in use."""
+    """Draw the ROC of each class and their mean; for two classes mark the threshold in use."""
     figure, axes = _square(class_names)
     draw_chance(axes, f"ROC of test images{mark}")
     defined = []
@@ -279,9 +279,9 @@ def draw_roc(
 
 
 def macro_mean(curves: Sequence[Points]) -> Points:
-    """Mean height of curves at every x; its area is the mean of their areas.
+    """Average curves vertically at every x; its area is the mean of their areas.
 
-    Both ends of every vertical step are kept, which interpolation on a grid would make slant.
+    Both ends of every vertical step are kept, which interpolation on a grid would tilt.
     """
     grid = np.unique(np.concatenate([x for x, _ in curves]))
     before = np.mean([np.interp(-grid, -x[::-1], y[::-1]) for x, y in curves], axis=0)
@@ -297,13 +297,13 @@ def draw_precision_recall(
     scores: Scores,
     mark: str,
 ) -> Figure:
-    """Precision against recall of each class; dotted, its share of the images."""
+    """Draw precision against recall of each class, and its share of the images as a dotted line."""
     figure, axes = _square(class_names)
     prevalence = confusion.sum(axis=1) / max(confusion.sum(), 1)
     for name, look in _lines(class_names):
         known, text = told(scores.get(f"average_precision/{name}"))
         label = f"AP {text}  {short_name(name)}"
-        # the precision of a threshold holds back to the recall of the stricter one
+        # the precision of a threshold extends back to the recall of the stricter one
         points = precision_recall[name] if known else NOTHING
         axes.plot(*points, **look, drawstyle="steps-pre", label=label)
         share = float(prevalence[list(class_names).index(name)])
@@ -320,7 +320,7 @@ def draw_precision_recall(
 def draw_confusion(
     confusion: NDArray[np.integer], class_names: Sequence[str], *, mark: str
 ) -> Figure:
-    """Heat map of counts and per cent of the true class: rows true, columns predicted."""
+    """Draw counts and per cent of the true class as a heat map: rows true, columns predicted."""
     num_classes = len(class_names)
     side = float(np.clip(0.85 * num_classes, 2.6, 11))
     figure, axes = new_axes(side + 2.2, side + 1.9)
@@ -332,7 +332,7 @@ def draw_confusion(
     axes.set_yticks(range(num_classes), names)
     axes.grid(visible=False)
     axes.set(xlabel="predicted class", ylabel="true class (rows add up to 100 %)")
-    # over the whole figure: with two classes the map is narrower than its title
+    # centred on the figure: with two classes the map is narrower than its title
     figure.suptitle(f"Confusion of test images{mark}", fontsize=12)
     if num_classes > MOST_NUMBERS:
         figure.colorbar(picture, label="share of the true class")
@@ -350,7 +350,7 @@ def _square(class_names: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _lines(class_names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each class that has a curve, and how its line looks."""
+    """Yield each class that has a curve, with its line style."""
     for number, name in enumerate(class_names if len(class_names) > 2 else class_names[1:]):
         yield name, line_look(number)
 

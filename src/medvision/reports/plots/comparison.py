@@ -1,4 +1,4 @@
-"""Pictures of several runs in one: curves of the fit and ROC, a colour for each group."""
+"""Plots of several runs: training curves and ROC, one colour per group."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from matplotlib.ticker import MaxNLocator
 from medvision.reports.plots.classification import Points, macro_mean
 from medvision.reports.plots.style import History, draw_chance, line_look, new_axes
 
-LEGEND_LENGTH = 52  # characters of a name that fit below a picture
+LEGEND_LENGTH = 52  # longest name below a picture, in characters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What pictures show of a group.
+    """Plotted data of a group.
 
     Attributes:
-        name: Of its line in the legend.
-        size: How many seeds stand behind it, in words.
-        has_spread: Whether there are several runs, each with a seed of its own.
-        auroc: Mean and standard deviation of its test AUROC in words.
-        histories: Rows of metrics.csv, of each run.
-        roc: False and true positive rate of each run that has them.
+        name: Name in the legend.
+        size: Number of seeds, in words.
+        has_spread: If True, there are several runs, each with a seed of its own.
+        auroc: Mean and standard deviation of the test AUROC, in words.
+        histories: Rows of metrics.csv of each run.
+        roc: False and true positive rates of each run that has them.
     """
 
     name: str
@@ -37,15 +37,15 @@ class Drawn:
     roc: Sequence[Points]
 
     def validates(self, metric: str) -> bool:
-        """Whether any epoch of any run has this validation score."""
+        """Return True if any epoch of any run has this validation score."""
         return any(_points(history, f"val/{metric}") for history in self.histories)
 
 
 def draw_validation(groups: Sequence[Drawn], *, metric: str, label: str, mark: str) -> Figure:
-    """Validation value of every epoch: a line per run, of several seeds also the mean and a band.
+    """Draw validation values per epoch: a line per run, and mean and band over several seeds.
 
-    The band is one standard deviation (n - 1) to either side. Mean and band end with the epochs
-    that every run of the group has.
+    The band is one standard deviation (n - 1) to either side. Mean and band cover the epochs that
+    all runs of the group have.
     """
     figure, axes = _canvas(groups, width=6, height=3.6)
     for number, group in enumerate(groups):
@@ -70,12 +70,12 @@ def draw_validation(groups: Sequence[Drawn], *, metric: str, label: str, mark: s
 
 
 def draw_rocs(groups: Sequence[Drawn], *, what: str, mark: str) -> Figure:
-    """ROC of every run that has one; of several seeds also their mean height.
+    """Draw the ROC of every run that has one, and the mean height over several seeds.
 
     Args:
-        groups: Those without any ROC are left out, in their colour's place.
+        groups: Groups; those without any ROC are left out, and the others keep their colours.
         what: ``images`` or ``pixels``.
-        mark: Added to the title.
+        mark: Text added to the title.
     """
     drawn = [bool(group.roc) for group in groups]
     figure, axes = _canvas(list(compress(groups, drawn)), width=5.6, height=5.2)
@@ -95,12 +95,12 @@ def draw_rocs(groups: Sequence[Drawn], *, what: str, mark: str) -> Figure:
 
 
 def _canvas(groups: Sequence[Drawn], *, width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with room for the legend below, in inches."""
+    """Create a figure (size in inches) with room for the legend below."""
     return new_axes(width, height + 0.2 * len(groups))
 
 
 def _of_one_run(group: Drawn) -> dict[str, Any]:
-    """Thin beside the mean of its group."""
+    """Line style of a run, thin if the mean of its group is also drawn."""
     if group.has_spread:
         return {"linewidth": 0.8, "markersize": 2, "alpha": 0.55}
     return {"linewidth": 1.6, "markersize": 3}
@@ -115,6 +115,6 @@ def _name(axes: Axes, look: Mapping[str, Any], name: str) -> None:
 
 
 def _points(history: History, name: str) -> dict[int, float]:
-    """Value by epoch, counted from 1, where it is defined."""
+    """Collect the defined values by epoch, counted from 1."""
     known = {int(row["epoch"] or 0) + 1: row.get(name) for row in history}
     return {epoch: value for epoch, value in known.items() if value is not None}

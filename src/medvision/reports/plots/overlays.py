@@ -1,6 +1,6 @@
-"""What a network found, drawn onto the image: contours and heat maps, made for thousands of files.
+"""Predictions drawn onto images (contours and heat maps), fast enough for thousands of files.
 
-Pictures are uint8 RGB in [0, 255]. One more shows the first of them side by side.
+Pictures are uint8 RGB in [0, 255]. ``write_grid`` shows several of them in one file.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ CLASS_COLORS = (
     (255, 130, 40),
     (190, 140, 255),
 )
-"""Contours of classes 1, 2, ..., over again from the seventh on; none is that of the truth."""
+"""Contour colours of classes 1, 2, ..., repeated from the seventh on; none equals the truth."""
 
-MOST_HEAT = 0.6  # of the picture, at heat 1: what lies below is still seen
+MOST_HEAT = 0.6  # opacity at heat 1, so that the image stays visible
 
 
 def draw_overlay(
     image: NDArray[np.uint8], mask: NDArray[np.uint8], *, truth: NDArray[np.uint8] | None = None
 ) -> NDArray[np.uint8]:
-    """The image beside itself with the contours of every region, holes and single pixels too.
+    """Draw contours of all regions, including holes and single pixels, beside the image.
 
-    Class 1 is blue, further classes have colours of their own, and the truth is green whatever
-    its class. Background (0) and ``IGNORE_INDEX`` are not drawn.
+    Class 1 is blue, further classes have other colours, and the truth is green for every class.
+    Background (0) and ``IGNORE_INDEX`` are not drawn.
 
     Args:
         image: (H, W, C), C 1 or 3.
@@ -42,7 +42,7 @@ def draw_overlay(
         truth: True class indices (H, W), drawn below the contours of the mask.
 
     Returns:
-        (H, 2W, 3).
+        Image and overlay side by side, (H, 2W, 3).
 
     Raises:
         ValueError: If the shapes do not agree.
@@ -66,7 +66,7 @@ def draw_contours(
 ) -> None:
     """Draw the outlines of regions (H, W) into a picture (H, W, 3), the last on top.
 
-    They are about a hundredth of the smaller side wide, at least a pixel.
+    Lines are about a hundredth of the smaller side wide, at least one pixel.
     """
     thickness = max(1, round(min(picture.shape[:2]) / 160))  # OpenCV draws up to 2 pixels more
     for region, color in regions:
@@ -77,28 +77,27 @@ def draw_contours(
 
 
 def heat_overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """The image beside itself with heat laid over it, from blue over green to red.
+    """Draw heat over the image, from blue over green to red, beside the image.
 
-    The colour covers the more of the image the hotter it is; where there is no heat the image
-    is left as it is.
+    The opacity grows with the heat; without heat the image is unchanged.
 
     Args:
         image: (H, W, C), C 1 or 3.
-        heat: In [0, 1], (h, w) of any size: it is enlarged bilinearly.
+        heat: In [0, 1], (h, w) of any size; enlarged bilinearly.
 
     Returns:
-        (H, 2W, 3).
+        Image and overlay side by side, (H, 2W, 3).
 
     Raises:
         ValueError: If the heat is not a map of numbers in [0, 1].
     """
-    if heat.ndim != 2 or not (heat.min() >= 0 and heat.max() <= 1):  # NaN is neither
+    if heat.ndim != 2 or not (heat.min() >= 0 and heat.max() <= 1):  # NaN is rejected too
         raise ValueError(f"expected heat (h, w) in [0, 1], got {heat.shape} with other values")
     picture, right = _twice(image)
     height, width = image.shape[:2]
     enlarged = cv2.resize(heat, (width, height), interpolation=cv2.INTER_LINEAR)
     levels = cv2.convertScaleAbs(enlarged, alpha=255)
-    # TURBO, because its lightness rises and falls only once and no two heats share a colour
+    # TURBO: its lightness rises and falls only once, and no two heats share a colour
     colored = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
     cover = MOST_HEAT * enlarged
     right[:] = cv2.blendLinear(np.ascontiguousarray(right), colored, 1 - cover, cover)
@@ -106,17 +105,17 @@ def heat_overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray
 
 
 def encode_png(pixels: NDArray[np.uint8], *, level: int = 1) -> bytes:
-    """A PNG file, made fast: of colours (H, W, 3), or of grey values (H, W) or (H, W, 1).
+    """Encode a PNG quickly, from colours (H, W, 3), or grey values (H, W) or (H, W, 1).
 
-    Each row is stored as its difference to the row above, which costs next to nothing. Masks and
-    probabilities then hold long runs of zeros and need no search for other repetitions.
+    Each row is stored as its difference to the row above, at almost no cost. Masks and
+    probabilities then contain long runs of zeros and need no search for other repetitions.
 
     Args:
         pixels: RGB or grey; class indices and probabilities are stored as they are.
-        level: Effort of the compression, 0 to 9. Above 1 it costs more than it saves.
+        level: Compression level, 0 to 9. Levels above 1 cost more than they save.
 
     Raises:
-        ValueError: If the shape is another.
+        ValueError: If the pixels have another shape.
     """
     is_color = pixels.ndim == 3 and pixels.shape[2] == 3
     if not is_color and (pixels.ndim, *pixels.shape[2:]) not in {(2,), (3, 1)}:
@@ -133,7 +132,7 @@ def encode_png(pixels: NDArray[np.uint8], *, level: int = 1) -> bytes:
 
 
 def _twice(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A picture (H, 2W, 3) that shows the image twice, and its right half, to draw into."""
+    """Place the image twice in a picture (H, 2W, 3); return it with its right half to draw into."""
     if image.ndim != 3 or image.shape[2] not in (1, 3):
         raise ValueError(f"expected an image (H, W, 1) or (H, W, 3), got {image.shape}")
     height, width, _ = image.shape
@@ -149,30 +148,30 @@ def _classes(mask: NDArray[np.uint8]) -> list[int]:
 
 
 MOST_PICTURES = 24
-LONGEST_LINE = 26  # characters that fit above a picture
-SIDE_PX = 320  # of the largest picture shown; a camera's would only take time
+LONGEST_LINE = 26  # longest line above a picture, in characters
+SIDE_PX = 320  # longer side of the largest picture shown; more only takes time
 
 
 def write_grid(
     path: Path, pictures: Sequence[NDArray[np.uint8]], titles: Sequence[str], *, note: str = ""
 ) -> None:
-    """Write a PNG that shows up to 24 pictures in rows of up to six, titles above them.
+    """Write a PNG grid of up to 24 pictures in rows of up to six, with titles above them.
 
     Args:
-        path: The PNG, in a folder that exists.
+        path: The PNG, in an existing folder.
         pictures: uint8 (H, W, 1) or (H, W, 3) each, of any sizes; 1 to 24 of them.
-        titles: One for each, such as ``glioma 97.1 %``; of long lines the middle is left out.
-        note: A sentence below them all.
+        titles: One title per picture, such as ``glioma 97.1 %``; long lines are cut in the middle.
+        note: Sentence below the grid.
 
     Raises:
-        ValueError: If there are no pictures, too many, or not as many titles.
+        ValueError: If there are no or too many pictures, or the number of titles differs.
     """
     if not 1 <= len(pictures) <= MOST_PICTURES or len(titles) != len(pictures):
         raise ValueError(
             f"expected 1 to {MOST_PICTURES} pictures with a title each, "
             f"got {len(pictures)} with {len(titles)}"
         )
-    import matplotlib as mpl  # a second that predicting need not wait for
+    import matplotlib as mpl  # import takes a second, which predicting does not need
     from matplotlib.figure import Figure
 
     from medvision.reports.plots.style import PHOTO_DPI, STYLE, save, short_name
@@ -184,7 +183,7 @@ def write_grid(
         cells = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes in cells:
             axes.set_axis_off()
-            axes.set_anchor("N")  # the titles of a row stand at one height
+            axes.set_anchor("N")  # align the titles of a row
         for axes, picture, title in zip(cells, pictures, titles, strict=False):
             small = shrunk(picture, SIDE_PX)
             shown = small[..., 0] if small.shape[2] == 1 else small
@@ -197,17 +196,17 @@ def write_grid(
 
 
 def num_columns(count: int) -> int:
-    """Pictures in a row: four to six, whatever leaves the fewest places empty; a few, one row."""
+    """Number of pictures per row: four to six with the fewest empty cells; a few fit in one row."""
     return count if count <= 6 else min((6, 5, 4), key=lambda columns: -count % columns)
 
 
 def as_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The image (H, W, 1) or (H, W, 3) in three channels."""
+    """Convert an image (H, W, 1) or (H, W, 3) to three channels."""
     return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
 
 def shrunk(picture: NDArray[np.uint8], side_px: int) -> NDArray[np.uint8]:
-    """The picture (H, W, C), at most that high and wide."""
+    """Shrink the picture (H, W, C) to at most this height and width."""
     scale = side_px / max(picture.shape[:2])
     if scale >= 1:
         return picture

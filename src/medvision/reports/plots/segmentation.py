@@ -1,4 +1,4 @@
-"""Pictures of a run: curves, ROC, and test images beside what the network made of them."""
+"""Plots of a segmentation run: ROC, and test images with their predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from medvision.reports.plots.overlays import PREDICTED_COLOR, TRUE_COLOR, as_rgb
 from medvision.reports.plots.style import PHOTO_DPI, STYLE, draw_chance, new_axes, save, title_mark
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
-"""Image (H, W, C) and mask (H, W) of a sample's path and target."""
+"""Function that reads image (H, W, C) and mask (H, W) of a sample's path and target."""
 
 
 def write_test_plots(
@@ -31,10 +31,10 @@ def write_test_plots(
     Args:
         folder: Run folder; test probabilities are read from it.
         roc: False and true positive rates and thresholds of all test pixels.
-        auroc: Area under it; None where it is undefined.
-        rows: A row per test image, as predictions_test.csv holds them.
-        read: Gives image and true mask of a row at the size of its prediction.
-        synthetic: Whether titles must say that the images are phantoms.
+        auroc: Area under the ROC; None if undefined.
+        rows: Rows of predictions_test.csv, one per test image.
+        read: Function that reads image and true mask of a row at the size of its prediction.
+        synthetic: If True, titles state that the images are phantoms.
     """
     mark = title_mark(synthetic=synthetic)
     with mpl.rc_context(STYLE):
@@ -52,7 +52,7 @@ def draw_roc(
     auroc: float,
     mark: str,
 ) -> Figure:
-    """ROC of the foreground probability over all test pixels."""
+    """Draw the ROC of the foreground probability over all test pixels."""
     figure, axes = new_axes(5, 5)
     draw_chance(axes, f"ROC of test pixels{mark}")
     axes.plot(false_positive_rate, true_positive_rate, color="#4477aa", label=f"AUROC {auroc:.4f}")
@@ -63,7 +63,7 @@ def draw_roc(
 def choose_rows(
     rows: Sequence[Mapping[str, Any]], *, count: int = 4
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    """The worst, the middle and the best by Dice, each image at most once, with its title."""
+    """Choose the worst, median and best rows by Dice, each image at most once, with titles."""
     ranked = sorted(rows, key=lambda row: row["dice"])
     if len(ranked) <= 3 * count:
         return [("", row) for row in ranked]
@@ -79,7 +79,7 @@ def choose_rows(
 def draw_samples(
     folder: Path, chosen: Sequence[tuple[str, Mapping[str, Any]]], *, read: Read, mark: str
 ) -> Figure:
-    """A grid: image, true mask, predicted mask and both contours, two samples a line."""
+    """Draw a grid of image, true mask, predicted mask and both contours, two samples per row."""
     per_line = 2
     lines = -(-len(chosen) // per_line)
     figure = Figure(figsize=(4 * 1.7 * per_line, 1.95 * lines + 0.6), layout="constrained")

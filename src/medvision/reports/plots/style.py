@@ -1,4 +1,4 @@
-"""Style of every plot, how it is saved, and curves over epochs."""
+"""Style and saving of all plots, and curves over epochs."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from medvision.scores import Score, scores_at
 # Paul Tol's bright scheme: colour-blind safe
 STAGE_COLORS = {"train": "#4477aa", "val": "#ee6677"}
 CLASS_COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
-PHOTO_DPI = 110  # of grids of images, which hold no more detail and would grow large
+PHOTO_DPI = 110  # for grids of images, which have no more detail and would become large
 STYLE: Any = {
     "axes.grid": True,
     "axes.spines.right": False,
@@ -28,12 +28,12 @@ STYLE: Any = {
     "grid.alpha": 0.25,
     "savefig.dpi": 160,  # lines are sharp on a phone and on paper
     "legend.frameon": False,
-    "text.parse_math": False,  # names of files and classes may hold dollar signs
+    "text.parse_math": False,  # names of files and classes may contain dollar signs
 }
 
 
 def title_mark(*, synthetic: bool, protocol: str | None = None) -> str:
-    """What a title must add about the data: drawn by code, or split at random image by image."""
+    """Return the remark on the data for a title: phantoms, or images split at random."""
     marks = ["(synthetic data)"] * synthetic + ["(merged protocol)"] * (protocol == "merged")
     if len(marks) > 1:  # both do not fit beside a title
         return "\n" + " ".join(marks)
@@ -41,72 +41,72 @@ def title_mark(*, synthetic: bool, protocol: str | None = None) -> str:
 
 
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of that size in inches, and its one pair of axes."""
+    """Create a figure of this size in inches with a single pair of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def to_unit_square(axes: Axes) -> None:
-    """Both axes from 0 to 1, with room for lines along their ends."""
+    """Set both axes to [0, 1], with room for lines along the edges."""
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
 
 
 def draw_chance(axes: Axes, title: str) -> None:
-    """Make axes those of a ROC, with the diagonal of chance."""
+    """Set up axes for a ROC, with the chance diagonal."""
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
     to_unit_square(axes)
 
 
 def line_look(number: int) -> dict[str, str]:
-    """Colour and dash of the line with this number, from 0; colours return with another dash."""
+    """Colour and dash of the line with this index; colours repeat with another dash."""
     dash = ("-", "--", "-.")[number // len(CLASS_COLORS) % 3]
     return {"color": CLASS_COLORS[number % len(CLASS_COLORS)], "linestyle": dash}
 
 
 def short_name(name: str, *, length: int = 24) -> str:
-    """The name in one line, its middle left out where it is too long."""
+    """Shorten the name to one line, cutting out its middle if it is too long."""
     name = " ".join(name.split())
     return name if len(name) <= length else f"{name[: length - 11]}...{name[-8:]}"
 
 
 def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
-    """Write a PNG under a temporary name in its folder, made where it is missing, then rename.
+    """Write a PNG under a temporary name in its folder (created if missing), then rename it.
 
     Args:
-        figure: What to write.
-        path: Where it ends up.
-        dpi: Pixels per inch, if other than those of ``STYLE``.
+        figure: Figure to write.
+        path: Final path.
+        dpi: Pixels per inch, if different from ``STYLE``.
     """
-    path.parent.mkdir(exist_ok=True)  # of a run whose copy lacks empty folders
+    path.parent.mkdir(exist_ok=True)  # copies of a run may lack empty folders
     with atomic_path(path) as temporary, warnings.catch_warnings():
-        # a class may have a name in a script that the font lacks
+        # the font may lack the script of a class name
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
 
 
 def figure_picture(figure: Figure, *, alt: str) -> Picture:
-    """The figure as a picture inside a page."""
+    """Convert the figure to a picture inside a page."""
     with TemporaryDirectory() as folder:
         save(figure, Path(folder) / "picture.png")
         return png_picture(Path(folder) / "picture.png", alt=alt)
 
 
 History = Sequence[Mapping[str, float | int | None]]
-"""A row per epoch, as metrics.csv holds them; None where a value is undefined."""
+"""Rows of metrics.csv, one per epoch; None where a value is undefined."""
 
 
 def write_curves(
     folder: Path, *, task: str, history: History, synthetic: bool, protocol: str | None = None
 ) -> None:
-    """Write the curves of a fit to ``folder/plots``.
+    """Write the training curves to ``folder/plots``.
 
     Args:
         folder: Run folder.
-        task: Kind of the task, whose table says which scores have a curve.
-        history: A row per epoch, as metrics.csv holds them.
-        synthetic: Whether titles must say that the images are phantoms.
-        protocol: How the images were split; titles name ``merged``, which leaks.
+        task: Kind of the task, whose score table defines the scores with a curve.
+        history: Rows of metrics.csv, one per epoch.
+        synthetic: If True, titles state that the images are phantoms.
+        protocol: Split protocol; titles name ``merged``, which leaks.
     """
     mark = title_mark(synthetic=synthetic, protocol=protocol)
     with mpl.rc_context(STYLE):
@@ -116,7 +116,7 @@ def write_curves(
 
 
 def draw_curve(history: History, *, score: Score, mark: str) -> Figure:
-    """Training and validation value of every epoch, the best validation epoch marked."""
+    """Draw training and validation values per epoch, with the best validation epoch marked."""
     figure, axes = new_axes(6, 4)
     for stage, color in STAGE_COLORS.items():
         points = [(row["epoch"], row.get(f"{stage}/{score.name}")) for row in history]

@@ -1,4 +1,4 @@
-"""Pictures of a search: its course, what matters, and how values and keys go together."""
+"""Plots of a search: history, importance, parallel coordinates and slices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,13 +21,13 @@ BLUE, RED, GREY = "#4477aa", "#ee6677", "#9aa3ad"
 COLORS = "viridis"
 PER_LINE = 3
 MOST_KEYS = 12
-"""Keys that get an axis or a panel; more would be too small to read."""
+"""Largest number of keys with an axis or a panel; more would be too small to read."""
 SPREAD = 0.18
-"""Half the width over which trials of one option lie beside each other."""
+"""Half the width over which trials of one option are spread."""
 
 
 def draw_history(trials: Sequence[Trial], *, metric: str, mode: str) -> Figure:
-    """Value of every trial in the order of their numbers, and the best so far as a line."""
+    """Draw the value of every trial in order of number, and the best so far as a line."""
     figure, axes = new_axes(7.5, 3.6)
     complete = _of(trials, "complete")
     pruned = [trial for trial in _of(trials, "pruned") if trial["value"] is not None]
@@ -57,7 +57,7 @@ def draw_history(trials: Sequence[Trial], *, metric: str, mode: str) -> Figure:
 
 
 def draw_importance(shares: Mapping[str, float]) -> Figure:
-    """Share of the variance of the metric that each key explains, the largest on top."""
+    """Draw the share of the metric's variance that each key explains, the largest on top."""
     figure, axes = new_axes(7.5, 0.8 + 0.36 * len(shares))
     names = [short_name(name, length=34) for name in shares][::-1]
     values = [*shares.values()][::-1]
@@ -72,10 +72,10 @@ def draw_importance(shares: Mapping[str, float]) -> Figure:
 def draw_parallel(
     trials: Sequence[Trial], keys: Sequence[Key], *, metric: str, mode: str
 ) -> Figure | None:
-    """An axis for each key and one for the metric, a line through them for each trial.
+    """Draw parallel coordinates: an axis per key and one for the metric, a line per trial.
 
     Returns:
-        None where no trial is complete.
+        None if no trial is complete.
     """
     shown = [trial for trial in _of(trials, "complete") if trial["value"] is not None]
     if not shown:
@@ -93,7 +93,7 @@ def draw_parallel(
             linewidth=0.7,
             alpha=0.5,
         )
-    # the best ones last, on top
+    # draw the best ones last, on top
     for trial in sorted(shown, key=lambda one: one["value"], reverse=mode == "min"):
         line = [_height(key, trial["values"][key["name"]]) for key in keys]
         line.append(_share(trial["value"], low, high))
@@ -112,10 +112,10 @@ def draw_parallel(
 
 
 def draw_slices(trials: Sequence[Trial], keys: Sequence[Key], *, metric: str) -> Figure | None:
-    """The metric against each key alone; later trials are darker.
+    """Draw the metric against each key; later trials are darker.
 
     Returns:
-        None where no trial is complete.
+        None if no trial is complete.
     """
     shown = [trial for trial in _of(trials, "complete") if trial["value"] is not None]
     if not shown:
@@ -156,7 +156,7 @@ def _share(value: float, low: float, high: float) -> float:
 
 
 def _height(key: Key, value: Any) -> float:
-    """Where a value lies on its axis, in [0, 1]."""
+    """Position of a value on its axis, in [0, 1]."""
     if key["kind"] == "choice":
         return _share(list(key["options"]).index(value), 0, len(key["options"]) - 1)
     if key["log"]:
@@ -191,7 +191,7 @@ def _mark_axis(axes: Axes, place: float, ticks: Sequence[tuple[float, str]]) -> 
 
 
 def _places(key: Key, trials: Sequence[Trial]) -> list[float]:
-    """Where the trials lie on the axis of a key; those of one option beside each other."""
+    """Positions of the trials on the axis of a key; those of one option are spread."""
     values = [trial["values"][key["name"]] for trial in trials]
     if key["kind"] != "choice":
         return values
