@@ -56,7 +56,7 @@ def title(run: RunFiles) -> str:
 
 
 def headline(run: RunFiles) -> str:
-    """Summarise in one sentence the training, the data and the result with its interval."""
+    """Summarise training data and result, with its interval, in one sentence."""
     evaluated: dict[str, Any] = run.summary.get("evaluated") or {}
     model: dict[str, Any] = run.summary.get("model") or {}
     network = str(model.get("name", "The network"))
