@@ -1,4 +1,4 @@
-"""From a command line to a finished run folder: the only room that knows Hydra."""
+"""From a command line to a finished run folder: the only package that imports Hydra."""
 
 from medvision.run.main import main
 

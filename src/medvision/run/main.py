@@ -1,4 +1,4 @@
-"""The program behind ``train.py``: compose the configs of a command, and run a job for each."""
+"""Program behind ``train.py``: compose the configs of a command, and run a job for each."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from medvision.hardware.processes import Place
 
 SEALED_VARIABLE = "MEDVISION_SEALED_BY"
-"""Keys that the command varies, for the further processes of a run."""
+"""Keys that the command varies, passed to the further processes of a run."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as ``python train.py ARGUMENTS`` does.
 
     Args:
-        arguments: Command line after the name of the program; None takes it from ``sys.argv``.
+        arguments: Command line after the program name; None reads ``sys.argv``.
 
     Returns:
         Exit code: 0 done, 2 wrong input or usage, 3 failed while running, 130 stopped by Ctrl-C,
@@ -60,19 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_command(arguments)
     except Stopped as stopped:
         return _report_stopped(stopped)
-    except KeyboardInterrupt:  # where signals are not handled: outside the main thread
+    except KeyboardInterrupt:  # outside the main thread, where signals are not handled
         return _report_stopped(Stopped(signal.SIGINT))
     except Exception as error:
         return report(error)
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    """Let Hydra compose the config of each run, and call `Command.run` with it.
+    """Compose the config of each run with Hydra, and call `Command.run` with it.
 
     Returns:
-        The largest exit code of the runs.
+        Largest exit code of the runs.
     """
-    # Hydra prints its own errors and exits with 1 unless it is told to let them through.
+    # By default Hydra prints its own errors and exits with 1; this lets them propagate.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
     from hydra.errors import HydraException
@@ -110,9 +110,9 @@ def run_command(arguments: Sequence[str]) -> int:
             )()
         except (MedvisionError, HydraException, OmegaConfBaseException):
             raise
-        except Stopped as stopped:  # the runs that ended before are reported
+        except Stopped as stopped:  # the runs that finished before are reported
             broken = stopped
-        except Exception as error:  # of a launcher, whose process was killed or which is gone
+        except Exception as error:  # a launcher whose process was killed or is unreachable
             broken = described(error)
         if base is not None and command.jobs is not None:
             codes = _gather(base, command.jobs)
@@ -122,24 +122,24 @@ def run_command(arguments: Sequence[str]) -> int:
 
 
 SHARE_A_HOST = ("JoblibLauncher", "LocalLauncher")
-"""Launchers whose processes share the cores of one machine; others give each its own."""
+"""Launchers whose processes share the cores of one machine; with others each has its own."""
 
 END_WITH_STARTER = ("JoblibLauncher", "RayLauncher")
-"""Launchers whose processes are of no use once the one that started them is gone: no queues."""
+"""Launchers whose processes end with their parent process; not those with a job queue."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command for one run or several; goes with each run to the process that runs it.
+    """Command for one run or several; passed to the process of each run.
 
     Attributes:
         overrides: As given, quoted for Hydra.
-        process: Number of the process that it was given to in the system.
-        folder: Where that one works: relative paths begin there.
-        argv: Command line of that one.
-        place: The place of that process among those of its run.
-        jobs: Where several runs leave their results; None for a single run, and for a search,
-            which has a folder of its own for them.
+        process: System ID of the process that received the command.
+        folder: Working folder of that process: relative paths start there.
+        argv: Command line of that process.
+        place: Place of that process among those of its run.
+        jobs: Folder for the results of several runs; None for a single run, and for a search, which
+            has its own.
         codes: Exit codes of the runs of this process.
     """
 
@@ -153,11 +153,11 @@ class Command:
 
     @property
     def is_here(self) -> bool:
-        """Whether this is the process that it was given to."""
+        """True if this process received the command."""
         return os.getpid() == self.process
 
     def run(self, cfg: DictConfig) -> int:
-        """Run one composed config, in whatever process; return its exit code."""
+        """Run one composed config, in any process; return its exit code."""
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import OmegaConf
 
@@ -200,7 +200,7 @@ class Command:
                     raise
                 result = JobResult(code=stopped.exit_code, run=None)
             if self.jobs is not None:
-                # As they were given: ${seed} makes no group of its own of each seed.
+                # Unresolved: with ${seed} resolved, every seed would form its own group.
                 given: Any = OmegaConf.to_container(hydra_cfg.overrides, resolve=False)
                 result = replace(
                     result, overrides=tuple(given["task"]), trusted=trusted, told=is_here
@@ -211,15 +211,14 @@ class Command:
 
     @contextmanager
     def _at_home(self, *, launcher: str, share: int) -> Iterator[None]:
-        """Let a process that a launcher started work as the one that the command was given to.
+        """Set up a process started by a launcher like the one that received the command.
 
-        It works in the same folder, handles signals, takes its share of the cores, and ends when
-        the one that started it has ended: a search that was killed leaves nothing behind that
-        trains.
+        It works in the same folder, handles signals, uses its share of the cores, and ends with its
+        parent: no process keeps training after a search was killed.
 
         Args:
             launcher: Class that started this process.
-            share: How many such processes share the cores of this machine.
+            share: Number of such processes that share the cores of this machine.
         """
         if self.is_here:
             yield
@@ -242,7 +241,7 @@ class Command:
             yield
 
     def _sealed_by(self) -> tuple[str, ...]:
-        """Keys that the command varies; a further process of a run sees that run alone."""
+        """Keys that the command varies; further processes read them from the environment."""
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
@@ -255,7 +254,7 @@ class Command:
             if str(hydra_cfg.sweeper._target_).endswith(".BasicSweeper"):
                 params = hydra_cfg.sweeper.params or {}
                 by_config = [f"{key}={value}" for key, value in params.items()]
-            else:  # others search
+            else:  # other sweepers search
                 by_config = [f"{SEARCH}={hydra_cfg.runtime.choices['hydra/sweeper']}"]
         return sealed([*self.overrides, *by_config])
 
@@ -272,7 +271,7 @@ def resume_run(arguments: Sequence[str]) -> int:
 
     place = _place()
     path, changes = read_arguments(arguments)
-    given = OmegaConf.create({"trust": changes.pop("trust", None)})  # never what the run says
+    given = OmegaConf.create({"trust": changes.pop("trust", None)})  # never from the stored run
     trust(trusted_packages(given))
     run = InterruptedRun.read(path)
     if run.is_over:
@@ -291,7 +290,7 @@ def resume_run(arguments: Sequence[str]) -> int:
 
 
 def _place() -> Place:
-    """The place of this process; one that another process started ends with it."""
+    """Place of this process; a process started by another one ends with it."""
     from medvision.hardware.processes import end_with_parent, place_of
 
     place = place_of(os.environ)
@@ -301,7 +300,7 @@ def _place() -> Place:
 
 
 def _gather(base: Path, jobs: Path) -> list[int]:
-    """Write and show what the runs of a command scored together; return their exit codes."""
+    """Write and print the summary of the runs of a command; return their exit codes."""
     from medvision.registry import trust
     from medvision.run.multirun.kfold import write_folds
     from medvision.run.multirun.summary import summarise
@@ -315,7 +314,7 @@ def _gather(base: Path, jobs: Path) -> list[int]:
     trust({package for result in results for package in result.trusted})  # they define tasks
     run_dirs = [result.run for result in results]
     if any(run_dirs):
-        base.mkdir(parents=True, exist_ok=True)  # run_dir may have sent the runs elsewhere
+        base.mkdir(parents=True, exist_ok=True)  # run_dir may point the runs elsewhere
         groups = summarise(run_dirs, [result.overrides for result in results], base=base)
         print_multirun(groups)
         print_folds(write_folds(base, groups))
@@ -325,7 +324,7 @@ def _gather(base: Path, jobs: Path) -> list[int]:
 
 @contextmanager
 def _scratch(jobs: Path | None) -> Iterator[Path]:
-    """A folder for what Hydra, its launchers and jobs leave, seen by other hosts too."""
+    """Folder for files of Hydra, its launchers and jobs; also visible to other hosts."""
     if jobs is None:
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(scratch)
@@ -340,7 +339,7 @@ def _scratch(jobs: Path | None) -> Iterator[Path]:
 
 
 def _report_stopped(stopped: Stopped) -> int:
-    """Say that the user stopped the run, once on each host; return the exit code."""
+    """Report once on each host that the user stopped the run; return the exit code."""
     from medvision.hardware.processes import place_of
 
     place = place_of(os.environ)

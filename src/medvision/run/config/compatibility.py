@@ -1,4 +1,4 @@
-"""Make data, model, loss and task of one run agree, and say where they do not."""
+"""Check that data, model, loss and task of one run agree."""
 
 import math
 
@@ -17,14 +17,14 @@ from medvision.types import STAGES, Stage
 
 
 def fill_in(cfg: DictConfig, data: ImageData) -> None:
-    """Write into the config what only the data knows: classes, and weights of a balanced loss.
+    """Fill in the config values that only the data determines: classes, balanced loss weights.
 
-    Classes are written where the config of the data has keys for them.
+    Classes are written if the config of the data has keys for them.
 
-    A monitor without a mode is given the one of its score. Mixing that mixes nothing is left out.
+    A monitor without a mode gets the mode of its score. Mixing with both alphas at 0 is removed.
 
     Raises:
-        MedvisionError: If balanced weights are asked for without classes of images.
+        MedvisionError: If balanced weights are requested and the images have no classes.
     """
     with open_dict(cfg):
         if cfg.checkpoint.mode is None:
@@ -50,19 +50,19 @@ def fill_in(cfg: DictConfig, data: ImageData) -> None:
 
 
 def fixed_threshold(cfg: DictConfig) -> float:
-    """The threshold that training scores use: that of the config, or 0.5 until one is chosen."""
+    """Threshold for training scores: that of the config, or 0.5 until one is chosen."""
     threshold = OmegaConf.select(cfg, "task.threshold", default=0.5)
     return 0.5 if isinstance(threshold, str) else float(threshold)
 
 
 def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
-    """Find what no part could find alone, before anything is written.
+    """Check that the parts of a run fit together, before anything is written.
 
     Raises:
-        MedvisionError: If task and data are of different kinds, model and data of different
-            channels, the monitored score is none that is logged, a threshold is to be chosen or a
-            prevalence stated where it cannot, the loss is not for this task, or a share of the
-            batches is none.
+        MedvisionError: If the task and the data differ in kind, the model and the data differ in
+            channels, the monitored score is not logged, a threshold or prevalence is set for data
+            that does not support it, the loss does not fit the task, or a share of the batches is
+            less than one batch.
     """
     if task.kind != data.task:
         raise MedvisionError(
@@ -81,7 +81,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
         )
     monitor = str(cfg.checkpoint.monitor)
     names = task.score_names()
-    # what a callback of the user logs is known after the first epoch only
+    # the values that a user's callback logs are known only after the first epoch
     is_own = score_named(monitor, task.kind) is None and _has_own_callback(cfg)
     if monitor.partition("/")[2] not in names and not is_own:
         raise MedvisionError(
@@ -103,13 +103,13 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
 
 
 def _has_own_callback(cfg: DictConfig) -> bool:
-    """Whether any callback is of neither medvision nor Lightning."""
+    """Return True if any callback comes from neither medvision nor Lightning."""
     packages = {str(node._target_).partition(".")[0] for node in cfg.callbacks.values() if node}
     return bool(packages - {"medvision", "pytorch_lightning", "lightning"})
 
 
 def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: int) -> None:
-    """Refuse a share of so few batches that it is none: Lightning would, in the midst of a run."""
+    """Refuse a share of less than one batch; Lightning would fail during the run."""
     share = cfg.trainer.get(f"limit_{stage}_batches")
     whole = num_images // batch_size if stage == "train" else math.ceil(num_images / batch_size)
     whole = max(1, whole)
@@ -122,13 +122,13 @@ def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: 
 
 
 def _try_network(task: Task, data: ImageData) -> None:
-    """Let a network of the user's own show that it takes the images and gives the logits."""
+    """Check that a user's network takes the images and returns logits of the right shape."""
     size_px = data.image_size
     image = torch.zeros(1, data.in_channels, size_px, size_px, dtype=torch.uint8)
     try:
         with torch.no_grad():
             found = tuple(task.model.eval()(image).shape)
-    except Exception as error:  # whatever its layers raise
+    except Exception as error:  # its layers may raise anything
         raise MedvisionError(
             f"{task.model.architecture} cannot take an image {tuple(image.shape)}:"
             f" {first_line(error)}",
@@ -148,13 +148,13 @@ def _try_network(task: Task, data: ImageData) -> None:
 
 
 def _try_loss(task: Task) -> None:
-    """Call the loss as a training will: it may be for other targets, or not for mixed ones."""
+    """Call the loss as training does: it may not accept these targets, or mixed ones."""
     for logits, target in task.loss_examples():
         try:
             task.loss(logits, target)
         except MedvisionError:
             raise
-        except Exception as error:  # a loss of one's own, or of torch, raises what it likes
+        except Exception as error:  # losses of torch or of the user raise various types
             fitting = ", ".join(f"loss={name}" for name in task_of(task.kind).losses)
             raise MedvisionError(
                 f"{type(task.loss).__name__} takes other logits and targets than those of"

@@ -1,4 +1,4 @@
-"""Say in one line what Hydra found wrong."""
+"""Report Hydra's errors in one line."""
 
 import importlib.util
 import re
@@ -26,17 +26,17 @@ from medvision.task_definition import task_names, task_of
 
 
 def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
-    """Refuse what is neither option nor override.
+    """Refuse arguments that are neither options nor overrides.
 
     Returns:
-        Whether several runs are asked for, and the overrides.
+        True if several runs are requested, and the overrides.
     """
 
     def fail(message: str) -> NoReturn:
         raise MedvisionError(message, where="command line", hint="see python train.py --help")
 
     parser = get_args_parser()
-    parser.allow_abbrev = False  # --experiment would pass for --experimental-rerun
+    parser.allow_abbrev = False  # otherwise --experiment would match --experimental-rerun
     parser.error = fail  # type: ignore[method-assign]
     parsed = parser.parse_args(list(arguments))
     for override in parsed.overrides:
@@ -48,10 +48,10 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
 def quote_text(argument: str) -> str:
     """Quote the value of an override that Hydra's grammar cannot read, such as a path.
 
-    Spaces at the ends, brackets, letters beyond ASCII and quotes have no place in it.
+    The grammar allows no spaces at the ends, brackets, non-ASCII letters or quotes.
     """
     key, equals, value = argument.partition("=")
-    if not equals or argument.startswith("-"):  # --config-dir=... is no override
+    if not equals or argument.startswith("-"):  # --config-dir=... is not an override
         return argument
     try:
         OverridesParser.create().parse_override(argument)
@@ -64,7 +64,7 @@ def quote_text(argument: str) -> str:
 
 @contextmanager
 def explaining(arguments: Sequence[str]) -> Iterator[None]:
-    """Turn what Hydra and OmegaConf raise into one line with the nearest valid name."""
+    """Turn errors of Hydra and OmegaConf into one line with the nearest valid name."""
     try:
         yield
     except MissingConfigException as error:
@@ -84,7 +84,7 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """A hint with the valid name most like ``name``, or with all of them."""
+    """Return a hint with the valid name nearest to ``name``, or with all valid names."""
     few = len(names) <= 12
     everything = f"choose from {', '.join(names)}" if few else "see python train.py --help"
     return did_you_mean(name, names, otherwise=everything)
@@ -93,7 +93,7 @@ def nearest(name: str, names: Sequence[str]) -> str:
 def _explain_option(error: MissingConfigException, arguments: Sequence[str]) -> MedvisionError:
     group, _, name = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
     group = group.lstrip("/")
-    known = [*(error.options or [])]  # those of --config-dir too
+    known = [*(error.options or [])]  # including those of --config-dir
     if not known:
         known = options(group) if group in groups() else groups()
     typed = _network_of_library(name, arguments) if group == "model" else None
@@ -105,11 +105,11 @@ def _explain_option(error: MissingConfigException, arguments: Sequence[str]) -> 
 
 
 def _network_of_library(name: str, arguments: Sequence[str]) -> str | None:
-    """What to type for a network of timm or an encoder of smp; their sources are read, not run."""
+    """Override that selects a timm network or smp encoder; their sources are read, not imported."""
     cfg = _composed([a for a in _choices(arguments) if not a.startswith("model=")])
     if cfg is None:
         return None
-    name = name.split(".")[0]  # the rest names the training
+    name = name.split(".")[0]  # the rest identifies the pretrained weights
     in_timm = name in _written("timm", "models/*.py", r"^@register_model\s+def (\w+)\(")
     task = str(cfg.hydra.runtime.choices.task)
     if task not in task_names():
@@ -123,7 +123,7 @@ def _network_of_library(name: str, arguments: Sequence[str]) -> str | None:
 
 
 def _written(package: str, files: str, pattern: str) -> set[str]:
-    """What a pattern finds in the sources of a package."""
+    """Matches of a pattern in the sources of a package."""
     spec = importlib.util.find_spec(package)
     folders = [] if spec is None else spec.submodule_search_locations or []
     texts = (path.read_text("utf-8") for folder in folders for path in Path(folder).glob(files))
@@ -157,7 +157,7 @@ def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) ->
 
 
 def _nearest_key(key: str, known: Sequence[str]) -> str:
-    """Prefer the same last part elsewhere (``lr`` for ``optimizer.lr``), then the same spelling."""
+    """Nearest key: first by the same last part (``lr`` for ``optimizer.lr``), then by spelling."""
     leaves = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     if leaves and key.rpartition(".")[0] not in known:
         return f"did you mean {leaves[0]}?"
@@ -167,7 +167,7 @@ def _nearest_key(key: str, known: Sequence[str]) -> str:
 
 
 def _known_keys(arguments: Sequence[str]) -> list[str]:
-    """Every key of the config that the other arguments choose, or of the plain one."""
+    """All keys of the config that the other arguments select, or of the default config."""
     cfg = _composed(_choices(arguments)) or _composed([f"experiment={options('experiment')[0]}"])
     if cfg is None:
         return groups()
@@ -177,12 +177,12 @@ def _known_keys(arguments: Sequence[str]) -> list[str]:
 
 
 def _choices(arguments: Sequence[str]) -> list[str]:
-    """The arguments that choose one option of a group of medvision."""
+    """Arguments that select an option of a medvision config group."""
     return [a for a in arguments if a.partition("=")[0] in groups() and "=" in a and "," not in a]
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig | None:
-    """The config that overrides give, with that of Hydra; None where they do not compose."""
+    """Config composed from overrides, including Hydra's own; None if composition fails."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
@@ -192,7 +192,7 @@ def _composed(overrides: Sequence[str]) -> DictConfig | None:
 
 
 def keys_of(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Full name and value of every key in plain values, however deep."""
+    """Full name and value of every key in plain values, at any depth."""
     inside = node.items() if isinstance(node, dict) else ()
     for key, value in enumerate(node) if isinstance(node, list) else inside:
         full = f"{path}.{key}".lstrip(".")

@@ -1,4 +1,4 @@
-"""Refuse what would train twice, wait for ever, or give a process nothing to do."""
+"""Refuse process settings that would train twice, block, or leave a process without work."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 STARTERS = {"torchrun": "torchrun", "slurm": "SLURM", "other": "the launcher"}
 ADDRESS = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 ON_XLA = ("tpu", "tpu_rehearsal")
-"""Accelerators that know their hosts and processes themselves."""
+"""Accelerators that determine their hosts and processes themselves."""
 
 
 def check_processes(cfg: DictConfig) -> None:
-    """Check that the config wants the processes that whoever started this one has started.
+    """Check that the number of started processes matches the config.
 
     Raises:
-        MedvisionError: If the numbers differ, or hosts would not find each other.
+        MedvisionError: If the numbers differ, or the hosts could not connect to each other.
     """
     if OmegaConf.select(cfg, "trainer.accelerator") in ON_XLA:
         return
@@ -55,10 +55,11 @@ def check_processes(cfg: DictConfig) -> None:
 
 
 def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
-    """Check the processes against the devices that are there and the rows to learn from.
+    """Check the number of processes against the available devices and training rows.
 
     Raises:
-        MedvisionError: If there are fewer devices or rows, or the device has no such batch norm.
+        MedvisionError: If there are too few devices or rows, or the device does not support
+            synchronised batch norm.
     """
     if plan.xla:
         from medvision.hardware import REHEARSAL, xla_trainer  # imports torch-xla
@@ -91,7 +92,7 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
 
 
 def _count_devices(devices: int | str, accelerator: str) -> int:
-    """How many processes a host runs; of ``auto``, one for each GPU, or one on a CPU."""
+    """Number of processes per host; ``auto`` gives one per GPU, or one on a CPU."""
     import torch
 
     if accelerator != "gpu":
@@ -124,7 +125,7 @@ def _check_srun(place: Place) -> None:
 
 
 def _check_numbers(place: Place, devices: int | str, num_nodes: int) -> None:
-    """Compare the processes that were started with those the config wants."""
+    """Compare the number of started processes with the config."""
     starter = STARTERS[place.started_by]
     if place.started_by == "other" and "MASTER_PORT" not in os.environ:
         if devices != 1 or num_nodes > 1:

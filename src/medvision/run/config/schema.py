@@ -1,4 +1,4 @@
-"""The schema of the config: what values may be, checked before anything heavy is imported."""
+"""Schema of the config: valid values, checked before any slow import."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from medvision.scores import names_at
 _MAKES_NAMES = re.compile(
     r"^def __getattr__|^__getattr__\b|\b(globals|exec)\(|\bsys\.modules\b", re.MULTILINE
 )
-"""How a module may come by names that its text does not show."""
+"""Ways in which a module may define names that its text does not show."""
 
 
 def check_targets(cfg: DictConfig) -> None:
-    """Check that every class that a config names is written somewhere.
+    """Check that every class named in a config exists.
 
-    Sources are read, not run: what a module makes in other ways than ``class``, ``def``, ``import``
-    and assignments passes, and so does whatever is no Python source.
+    Sources are read, not imported. Names that a module defines other than by ``class``, ``def``,
+    ``import`` or assignment are accepted, and so are modules that are not Python source.
 
     Raises:
-        MedvisionError: If a package, module, class or function is certainly not there, or a
-            callback has keys and no class.
+        MedvisionError: If a package, module, class or function certainly does not exist, or a
+            callback has keys but no class.
     """
     for name, node in (cfg.get("callbacks") or {}).items():
         if node is not None and "_target_" not in node:
@@ -49,7 +49,7 @@ def check_targets(cfg: DictConfig) -> None:
 
 
 def _entries(cfg: DictConfig, pattern: re.Pattern[str]) -> Iterator[tuple[str, Any]]:
-    """Full name and unresolved value of every key whose last part fits, wherever it is."""
+    """Full name and unresolved value of every key whose last part matches, at any depth."""
     for key, value in keys_of(OmegaConf.to_container(cfg, resolve=False)):
         if pattern.search(key.rpartition(".")[2]):
             yield key, value
@@ -78,11 +78,11 @@ def _check(target: str, *, where: str) -> None:
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """Find a module without importing it, or any package that it is in."""
+    """Find a module without importing it or its parent packages."""
     package, *parts = name.split(".")
     try:
         spec = importlib.util.find_spec(package)
-    except ValueError:  # it was made, not found
+    except ValueError:  # the module was created at run time
         return ModuleSpec(package, None)
     for part in parts:
         spec = None if spec is None else _inside(spec, part)
@@ -90,29 +90,29 @@ def _find(name: str) -> ModuleSpec | None:
 
 
 def _inside(package: ModuleSpec, name: str) -> ModuleSpec | None:
-    """A module of a package; None where it has none of that name."""
+    """Spec of a module in a package; None if there is no such module."""
     finders: Any = map(pkgutil.get_importer, package.submodule_search_locations or ())
     found = (finder.find_spec(f"{package.name}.{name}") for finder in finders if finder)
     return next(filter(None, found), None)
 
 
 def _names(module: ModuleSpec) -> set[str] | None:
-    """What a module defines at its top, under whatever condition; None if more is possible.
+    """Names that a module defines at its top level, under any condition; None if unknown.
 
-    What all of another module is imported from counts as defined here.
+    Modules from which everything is imported (``import *``) are included.
     """
     source = Path(module.origin or "")
     if source.suffix != ".py":
         return None
     text = source.read_text(encoding="utf-8", errors="replace")
     stub = source.with_suffix(".pyi")
-    if "attach_stub(" in text and stub.is_file():  # its names load on first use
+    if "attach_stub(" in text and stub.is_file():  # names load on first use
         text = stub.read_text(encoding="utf-8", errors="replace")
     elif _MAKES_NAMES.search(text):
         return None
     try:
         nodes: list[ast.AST] = [*ast.parse(text).body]
-    except SyntaxError:  # the import will say so
+    except SyntaxError:  # importing it will report the error
         return None
     names: set[str] = set()
     while nodes:
@@ -135,7 +135,7 @@ def _names(module: ModuleSpec) -> set[str] | None:
 
 
 class Rule(NamedTuple):
-    """What a value may be; ``a | b`` allows what either does."""
+    """Rule for a value; ``a | b`` accepts the values that either rule accepts."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -184,7 +184,7 @@ _SOME_BATCHES = Rule(
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
 MOST_LOADERS = 256
-"""More processes that read images than that would only fight for the machine."""
+"""Upper limit of loader processes; more would only compete for the machine."""
 
 _NAMES = Rule(
     lambda v: isinstance(v, Sequence) and all(isinstance(name, str) for name in v),
@@ -264,20 +264,20 @@ SCHEMA: dict[str, Rule] = {
     "sweep.warmup_epochs": _integer(0),
     "sweep.jobs": _COUNT,
 }
-"""What a value may be, of each key that can be judged without the data and without torch."""
+"""Rule for each key that can be checked without the data and without torch."""
 
 CHOOSES = re.compile("(^|_)(monitor|objective|metric)s?$")
-"""Keys whose value decides something, such as when to stop."""
+"""Keys whose value makes a decision, such as when to stop."""
 
 EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
-"""Loggers, and the package of each, which is an extra of the same name."""
+"""Package that each logger requires; the optional extra has the same name."""
 
 
 def trusted_packages(config: DictConfig) -> tuple[str, ...]:
-    """Packages that ``trust`` names, one or a list of them.
+    """Packages named by ``trust``: one, or a list.
 
     Raises:
-        MedvisionError: If it is something else.
+        MedvisionError: If the value is anything else.
     """
     check_values(config, part="trust")
     given = OmegaConf.select(config, "trust")
@@ -285,13 +285,13 @@ def trusted_packages(config: DictConfig) -> tuple[str, ...]:
 
 
 def check_config(cfg: DictConfig) -> None:
-    """Check a config against the schema, and what no single key can tell.
+    """Check a config against the schema, and the rules that involve several keys.
 
     Raises:
-        MedvisionError: If a value is of the wrong type or out of range, a path is missing, a
-            test metric would choose anything, a fold is asked for where there is none, a
-            logger's package is not installed, a class is named that does not exist, or other
-            processes were started than asked for.
+        MedvisionError: If a value has the wrong type or is out of range, a path is missing, a
+            test metric would be used for a choice, a fold is set for a protocol without folds, the
+            package of a logger is not installed, a named class does not exist, or the started
+            processes do not match the config.
     """
     check_values(cfg)
     _check_paths(cfg)
@@ -320,7 +320,7 @@ def check_values(cfg: DictConfig, *, part: str = "") -> None:
     """Check the values of a config, or of a part of it, against the schema.
 
     Raises:
-        MedvisionError: If one is of the wrong type or out of range.
+        MedvisionError: If a value has the wrong type or is out of range.
     """
     absent = object()
     for key, rule in SCHEMA.items():
@@ -334,7 +334,7 @@ def _check_paths(cfg: DictConfig) -> None:
     root, name = OmegaConf.select(cfg, "data.root"), OmegaConf.select(cfg, "data.download")
     public = None if name is None else find(str(name), where="data.download")
     place = None if root is None else place_of(str(root))
-    if isinstance(place, str):  # the network is asked when the data are prepared
+    if isinstance(place, str):  # the network is checked when the data are prepared
         check_address(place)
     elif place is not None and not place.exists() and public is not None:
         if public.url is None:
@@ -353,15 +353,15 @@ def _check_paths(cfg: DictConfig) -> None:
 
 
 def check_metric(metric: str, *, where: str, may_not: str) -> None:
-    """Refuse what is no logged value, or one of the test images.
+    """Refuse a metric that is not a logged value, or that is computed on test images.
 
     Args:
         metric: Such as ``val/dice``.
-        where: The key that names it.
-        may_not: What a test metric may not do, in words.
+        where: Key that names it.
+        may_not: The use that is forbidden for a test metric, in words.
 
     Raises:
-        MedvisionError: If it may not be used.
+        MedvisionError: If the metric may not be used.
     """
     if _names_test(metric):
         raise MedvisionError(
@@ -378,7 +378,7 @@ def check_metric(metric: str, *, where: str, may_not: str) -> None:
 
 
 def _check_choices(cfg: DictConfig) -> None:
-    """Refuse a test metric wherever something is chosen by one: stopping, schedules, searches."""
+    """Refuse test metrics for any choice: early stopping, schedules, searches."""
     for key, _ in _entries(cfg, CHOOSES):
         value = OmegaConf.select(cfg, key)
         if OmegaConf.is_config(value):
@@ -392,7 +392,7 @@ def _check_choices(cfg: DictConfig) -> None:
 
 
 def _texts(node: Any) -> Iterator[str]:
-    """Every text in a value, however deep."""
+    """Every string in a value, at any depth."""
     if isinstance(node, str):
         yield node
     elif isinstance(node, dict | list):
@@ -405,5 +405,5 @@ def _names_test(metric: str) -> bool:
 
 
 def _of_val(metric: str) -> str:
-    """The same score of the validation images."""
+    """Same score on the validation images."""
     return re.sub(r"^[ +-]*test[^a-z0-9]*", "val/", metric, flags=re.IGNORECASE).strip()

@@ -1,4 +1,4 @@
-"""The configuration files as a list for people: reads text, imports nothing heavy."""
+"""List the configuration files for the user; reads text and imports nothing slow."""
 
 import os
 import re
@@ -39,8 +39,8 @@ Every key of a choice:  python train.py experiment=NAME --cfg job
 
 
 def keys_of(group: str, option: str) -> dict[str, Any]:
-    """Keys and unresolved values of an option, with those of the options that it starts from."""
-    import yaml  # help_text() waits for nothing
+    """Keys and unresolved values of an option, including those of the options it builds on."""
+    import yaml  # keeps help_text() fast
 
     own = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
     found: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def keys_of(group: str, option: str) -> dict[str, Any]:
 
 
 def options(group: str) -> list[str]:
-    """Names that a config group offers."""
+    """Names of the options in a config group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
@@ -62,12 +62,13 @@ def groups() -> list[str]:
 
 
 def run_name(experiment: str, root: object) -> str:
-    """Name the folders of an experiment's runs.
+    """Name for the run folders of an experiment.
 
-    An experiment for any data has the name of a task: the folder of the data is added to it.
+    An experiment that works with any data is named after a task: the name of the data folder is
+    added.
 
     Args:
-        experiment: Its name.
+        experiment: Name of the experiment.
         root: ``data.root``, a folder or an address; None for phantoms.
     """
     if root is None or experiment not in options("task"):
@@ -80,7 +81,7 @@ def run_name(experiment: str, root: object) -> str:
 
 
 def help_text() -> str:
-    """What ``--help`` prints."""
+    """Text that ``--help`` prints."""
     lines = [USAGE, "Experiments"]
     width = max(len(name) for name in options("experiment"))
     for name in options("experiment"):

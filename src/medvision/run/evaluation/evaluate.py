@@ -42,14 +42,14 @@ Split = Literal["test", "val", "all"]
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Data and split that are measured.
+    """Data and split to measure on.
 
     Attributes:
-        data: Opened, its tables filled.
-        stage: Which of its tables.
-        split: What was asked for.
-        external: Whether it is another data set than the run's own.
-        name: For the folder of the results.
+        data: Opened data with its tables filled.
+        stage: Table to use.
+        split: Requested split.
+        external: True if the data set is not the run's own.
+        name: Name for the results folder.
     """
 
     data: ImageData
@@ -63,13 +63,13 @@ def choose_target(run: StoredRun, root: Path | None, split: Split | None) -> Tar
     """Open the data to measure on.
 
     Args:
-        run: The finished run.
+        run: Finished run.
         root: Another data set; None, or the run's own set in another place, for the stored split.
-        split: ``test`` or ``val``; of another data set also ``all``, which is what it is where
-            the set has no test split of its own.
+        split: ``test`` or ``val``; ``all`` is allowed for another data set, and is the default if
+            that set has no test split.
 
     Raises:
-        MedvisionError: If the data is gone, or has no such split.
+        MedvisionError: If the data does not exist or has no such split.
     """
     if root is None:
         return _own(run, build(run.cfg.data), split)
@@ -78,7 +78,7 @@ def choose_target(run: StoredRun, root: Path | None, split: Split | None) -> Tar
         raise MedvisionError(f"{root} is not a folder", where="--data", hint="check the path")
     data = _open_at(run.cfg, root)
     samples = data.gather()
-    if data.fingerprint == run.summary["dataset"]["fingerprint"]:  # the same set, moved
+    if data.fingerprint == run.summary["dataset"]["fingerprint"]:  # the own set, moved
         return _own(run, _open_at(run.cfg, root), split)
     given = {sample.split for sample in samples} - {""}
     wanted = split or ("test" if "test" in given else "all")
@@ -127,7 +127,7 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
 
 
 def _open_at(cfg: DictConfig, root: Path) -> ImageData:
-    """The run's kind of data at another place, with a split of its own."""
+    """Open the run's kind of data at another place, with a new split."""
     node = OmegaConf.merge(cfg.data, {"root": str(root), "splits": None})
     if "protocol" in node:
         node.protocol = "official"
@@ -135,7 +135,7 @@ def _open_at(cfg: DictConfig, root: Path) -> ImageData:
 
 
 SAME = 1e-6
-"""Up to this difference a figure counts as reproduced."""
+"""Largest difference at which a score counts as reproduced."""
 
 OPENED = (
     "the test split of this run was sealed and is open now: from here on none of its"
@@ -152,24 +152,24 @@ def evaluate_run(
     conventions: bool = False,
     accelerator: str | None = None,
 ) -> dict[str, Any]:
-    """Measure the best checkpoint of a run, write a folder of results, print the scores.
+    """Measure the best checkpoint of a run, write a folder of results, and print the scores.
 
-    On the stored test split the figures are those of the run; HD95 and surface Dice of
-    segmentations are added. Nothing is chosen again: the threshold is the run's own. Every
-    evaluation on test images adds a line to ``runs/test_ledger.csv``.
+    On the stored test split the scores are those of the run; HD95 and surface Dice are added for
+    segmentations. Nothing is chosen again: the threshold is the run's own. Every evaluation on test
+    images adds a line to ``runs/test_ledger.csv``.
 
     Args:
         path: Folder of a finished run.
         root: Another data set; None, or the run's own set in another place, for the stored split.
-        split: ``test`` or ``val``; of another data set also ``all``, which is what it is where
-            the set has no test split of its own.
+        split: ``test`` or ``val``; ``all`` is allowed for another data set, and is the default if
+            that set has no test split.
         out: Folder for the results, new or from an earlier evaluation; None for
             ``RUN/evaluation/<split or name of root>``.
-        conventions: Score the same predictions by the conventions of other tools too.
-        accelerator: What to compute on, in the run's precision; None for what the run used.
+        conventions: If True, also score the same predictions by the conventions of other tools.
+        accelerator: Device to compute on, in the run's precision; None for the device of the run.
 
     Returns:
-        What ``summary.json`` in that folder holds.
+        Content of ``summary.json`` in that folder.
 
     Raises:
         MedvisionError: If the run, the data, the folder or the ledger cannot be used.
@@ -196,7 +196,7 @@ def evaluate_run(
         folder = Path(scratch) / "results"
         (folder / "plots").mkdir(parents=True)
         summary = _measure(run, target, plan, task, folder, notes, conventions=conventions)
-        if out.exists():  # of an earlier evaluation, removed with the scratch folder
+        if out.exists():  # from an earlier evaluation; removed with the scratch folder
             out.rename(folder.with_name("earlier"))
         folder.rename(out)
     if not target.external and target.stage == "test":
@@ -285,18 +285,18 @@ def _measure(
 
 
 def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
-    """The part of the run's own summary that holds for these images too."""
+    """Part of the run's own summary that also applies to these images."""
     gone = ["sealed"] * (target.stage == "test") + ["audit", "twins"] * target.external
     return {key: value for key, value in run.summary.items() if key not in gone}
 
 
 def _lasting(warnings: list[str], opened: bool) -> list[str]:
-    """The run's warnings, without the one that its test split is sealed where it no longer is."""
+    """Warnings of the run; the one about a sealed test split is removed if it is now open."""
     return [w for w in warnings if not (opened and w.startswith("the test split is sealed"))]
 
 
 def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
-    """Add a line to the ledger; return how many this test split has now."""
+    """Add a line to the ledger; return the number of lines for this test split."""
     metric = f"test/{headline_of(target.data.task)}"
     value: Any = scores.get(metric)
     return note_test_evaluation(
@@ -350,16 +350,16 @@ def _reproduced(summary: Mapping[str, Any]) -> str:
 
 
 def _check_out(out: Path | None) -> None:
-    """Refuse a folder that holds anything but an earlier evaluation, which is replaced."""
+    """Refuse a folder with other content than an earlier evaluation, which is replaced."""
     if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
         earlier = "evaluated" in json.loads((out / "summary.json").read_text())
-    except (OSError, ValueError):  # no summary, or no JSON: somebody else's folder
+    except (OSError, ValueError):  # no summary or invalid JSON: not a results folder
         earlier = False
     if not earlier:
         raise MedvisionError("exists and is not empty", where=str(out), hint="name a new folder")
 
 
-def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  the task calls it with them
+def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  required by the task
     raise AssertionError("nothing is trained here")

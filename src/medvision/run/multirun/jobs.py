@@ -1,4 +1,4 @@
-"""Jobs of one command, wherever a launcher starts them: their results and environments."""
+"""Results and environments of the jobs of one command, wherever a launcher starts them."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 
 JOBS = ".jobs"
-"""Folder in that of a search, in which each job keeps its lock and leaves its result."""
+"""Subfolder of a search in which each job keeps its lock and its result."""
 
 RESULT = "result.json"
 BEGUN = "begun"
-"""Empty file that a job makes first of all."""
+"""Empty file that a job creates first."""
 
 STOPPED = (130, 143)
-"""Exit codes of what a signal ended."""
+"""Exit codes of jobs that a signal ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """How a job ended.
+    """Result of a job.
 
     Attributes:
         code: Exit code.
-        run: Its run folder, where it got so far.
-        error: What went wrong, in one line.
-        where: File or key that this is about.
-        overrides: What the command set for it.
+        run: Run folder; None if it was not created.
+        error: Error message in one line.
+        where: File or key that the error is about.
+        overrides: Overrides that the command set for the job.
         trusted: Packages that may define its classes.
-        told: Whether the line was printed where the user sees it.
+        told: True if the user has seen the error message.
     """
 
     code: int
@@ -53,19 +53,19 @@ class JobResult:
 
     @classmethod
     def of(cls, code: int, run: Path | None, error: MedvisionError | None) -> JobResult:
-        """Of a job that the error ended, if there was one."""
+        """Result of a job that may have ended with an error."""
         if error is None:
             return cls(code=code, run=run)
         return cls(code=code, run=run, error=str(error), where=error.where)
 
 
 def write_result(jobs: Path, number: int, result: JobResult) -> None:
-    """Write the job result for the process that started the job, maybe on another host.
+    """Write the job result for the process that started the job, possibly on another host.
 
     Args:
         jobs: Folder of all jobs of the command.
-        number: Of this one.
-        result: How it ended.
+        number: Number of this job.
+        result: Its result.
     """
     folder = jobs / str(number)
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def write_result(jobs: Path, number: int, result: JobResult) -> None:
 
 
 def read_result(jobs: Path, number: int) -> JobResult | None:
-    """What a job left; None where it left nothing."""
+    """Read the result of a job; None if there is none."""
     path = jobs / str(number) / RESULT
     if not path.exists():
         return None
@@ -85,31 +85,31 @@ def read_result(jobs: Path, number: int) -> JobResult | None:
 
 
 def drop_result(jobs: Path, number: int) -> None:
-    """Take away what a job left, for it has been read or is out of date."""
+    """Remove the result of a job because it has been read or is out of date."""
     for name in (RESULT, BEGUN):
         (jobs / str(number) / name).unlink(missing_ok=True)
 
 
 def has_begun(jobs: Path, number: int) -> bool:
-    """Whether a process has started with the job since its result was dropped."""
+    """Return True if a process has started the job since its result was dropped."""
     return (jobs / str(number) / BEGUN).exists()
 
 
 def read_results(jobs: Path) -> list[JobResult]:
-    """What all jobs of a command left, by number."""
+    """Read the results of all jobs of a command, by number."""
     numbers = sorted(int(path.parent.name) for path in jobs.glob(f"*/{RESULT}"))
     results = [read_result(jobs, number) for number in numbers]
     return [result for result in results if result is not None]
 
 
 def forget_jobs(jobs: Path) -> None:
-    """Take away the folder of the jobs, and of those that hold it what is empty then."""
+    """Remove the folder of the jobs, and its parent folders if they are then empty."""
     shutil.rmtree(jobs, ignore_errors=True)
     drop_empty(*list(jobs.parents)[:3])
 
 
 def drop_empty(*folders: Path) -> None:
-    """Take away those of the folders that are empty, in this order."""
+    """Remove the empty ones of these folders, in this order."""
     for folder in folders:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
@@ -117,11 +117,11 @@ def drop_empty(*folders: Path) -> None:
 
 @contextmanager
 def alone_with(jobs: Path, number: int) -> Iterator[None]:
-    """Be the only process that runs this job: wait for one that an ended command left behind."""
+    """Run this job in one process only: wait for one that an earlier command left running."""
     folder = jobs / str(number)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BEGUN).touch()
-    from medvision.run.storage.run_folder import lock_folder  # with yaml, for --help
+    from medvision.run.storage.run_folder import lock_folder  # imports yaml: not for --help
 
     unlock = lock_folder(folder, wait=True)
     try:
@@ -132,23 +132,23 @@ def alone_with(jobs: Path, number: int) -> Iterator[None]:
 
 @contextmanager
 def own_environment(place: Place, *, number: int) -> Iterator[None]:
-    """Give a run of a command an environment of its own, and take back what it leaves there.
+    """Give a run of a command its own environment, and restore it afterwards.
 
-    A run of several processes leaves their ranks and addresses behind, by which the next one
-    would believe that somebody else starts its processes. Processes that were started from
-    outside meet again for each run, at the next port.
+    A run of several processes leaves ranks and addresses behind, from which the next run would
+    conclude that its processes are started from outside. Processes that were started from outside
+    connect again for each run, at the next port.
 
     Args:
-        place: Of this process.
-        number: Of the run within its command, from 0.
+        place: Place of this process.
+        number: Number of the run within its command, from 0.
     """
     before = dict(os.environ)
     os.environ["MEDVISION_JOB"] = str(number)
-    if number and place.started_by == "torchrun":  # its store still holds the run before
+    if number and place.started_by == "torchrun":  # its store still holds the previous run
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
     if number and "MASTER_PORT" in before:
         os.environ["MASTER_PORT"] = str(int(before["MASTER_PORT"]) + number)
-    elif number and place.started_by == "slurm":  # Lightning's port of the job, and the next ones
+    elif number and place.started_by == "slurm":  # Lightning's port, then the next ones
         port = 15000 + int(before.get("SLURM_JOB_ID", "0")[-4:])
         os.environ["MASTER_PORT"] = str(port + number)
     try:
@@ -156,5 +156,5 @@ def own_environment(place: Place, *, number: int) -> Iterator[None]:
     finally:
         for name in os.environ.keys() - before.keys():
             del os.environ[name]
-        # No more than what differs: other threads may read the environment, without a lock.
+        # Only the differences: other threads may read the environment, without a lock.
         os.environ.update({k: v for k, v in before.items() if os.environ.get(k) != v})

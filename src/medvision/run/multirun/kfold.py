@@ -1,4 +1,4 @@
-"""Cross-validation: scores of all folds of one command, averaged and pooled."""
+"""Cross-validation: average and pool the scores over all folds of one command."""
 
 import csv
 import math
@@ -37,15 +37,15 @@ def pool(
 ) -> Pooled:
     """Scores of all images together.
 
-    Of classes those of ``classification_scores``. Otherwise means over images of the scores that
-    each of them has, such as Dice and IoU in both sizes, of the foreground and of each class.
+    For classification, those of ``classification_scores``. Otherwise means over images of the
+    per-image scores, such as Dice and IoU at both sizes, of the foreground and of each class.
 
     Args:
-        rows: Of ``predictions_test.csv`` of every run.
-        groups: Group of each row; images of one group are resampled together. None where each is
-            alone.
-        thresholds: Those of the runs. Where they differ, what depends on a threshold is counted
-            from the class that each image was given.
+        rows: Rows of ``predictions_test.csv`` of every run.
+        groups: Group of each row; images of one group are resampled together. None if every image
+            is its own group.
+        thresholds: Thresholds of the runs. If they differ, scores that depend on a threshold use
+            the class predicted for each image.
         task: Kind of the task.
     """
     names = [name.partition("/")[2] for name in rows[0] if name.startswith("probability/")]
@@ -89,14 +89,14 @@ def _classified(
 
 
 class FoldScore(NamedTuple):
-    """One score over the folds; None where it is undefined or not pooled.
+    """One score over the folds; None if it is undefined or not pooled.
 
     Attributes:
-        mean: Over the finished folds.
-        std: Sample standard deviation (n - 1) over them.
-        pooled: Of all out-of-fold predictions together.
+        mean: Mean over the finished folds.
+        std: Sample standard deviation (n - 1) over the finished folds.
+        pooled: Score of all out-of-fold predictions together.
         low: Low end of its 95 % interval.
-        high: High end.
+        high: High end of its 95 % interval.
     """
 
     mean: float | None
@@ -108,16 +108,16 @@ class FoldScore(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CrossValidation:
-    """The folds of one experiment and one seed.
+    """Folds of one experiment and one seed.
 
     Attributes:
-        group: The runs that they are among.
-        runs: One for each fold, finished or not.
-        num_folds: How many folds there are.
-        num_images: Images in the set.
+        group: Group that contains the runs.
+        runs: One per fold, finished or not.
+        num_folds: Number of folds.
+        num_images: Number of images in the set.
         scores: By metric, such as ``test/dice``, the headline first.
-        predictions: Out-of-fold predictions, a row per image; none where they are not complete.
-        notes: What a reader should know; why nothing is pooled.
+        predictions: Out-of-fold predictions, a row per image; empty if they are not complete.
+        notes: Notes for the reader, such as why nothing is pooled.
     """
 
     group: Group
@@ -131,20 +131,20 @@ class CrossValidation:
 
     @property
     def num_finished(self) -> int:
-        """How many of the folds came to their end."""
+        """Number of finished folds."""
         return len({run.fold for run in self.runs if run.finished})
 
 
 def cross_validate(groups: Sequence[Group]) -> list[CrossValidation]:
-    """Take the folds of each experiment and seed together.
+    """Collect the folds of each experiment and seed.
 
-    Nothing is pooled unless every image is tested exactly once: a note says what is in the way.
+    Scores are pooled only if every image is tested exactly once; otherwise a note gives the reason.
 
     Args:
         groups: From ``summarise``.
 
     Returns:
-        Nothing for groups that were not tested, or did not vary ``data.fold`` of the protocol
+        Empty for groups that were not tested, or that did not vary ``data.fold`` of the protocol
         ``kfold``.
     """
     found = []
@@ -154,7 +154,7 @@ def cross_validate(groups: Sequence[Group]) -> list[CrossValidation]:
         if len(folds) < 2 or protocols != {"kfold"} or group.sealed:
             continue
         for seed in dict.fromkeys(run.seed for run in group.finished):
-            # a run that never started knows its seed as the text of the command
+            # a run that never started has its seed as the text of the command
             runs = tuple(run for run in group.runs if str(run.seed) == str(seed))
             found.append(_validate(group, seed, runs))
     return found
@@ -163,15 +163,14 @@ def cross_validate(groups: Sequence[Group]) -> list[CrossValidation]:
 def write_folds(base: Path, groups: Sequence[Group]) -> list[CrossValidation]:
     """Write ``kfold_summary.csv``, a row per score, and ``kfold_predictions.csv``, one per image.
 
-    Neither is written where there was no cross-validation, and no prediction of one that is not
-    complete.
+    Neither is written without a cross-validation; incomplete predictions are not written.
 
     Args:
         base: Folder of the command.
         groups: From ``summarise``.
 
     Returns:
-        As `cross_validate` gives them.
+        Result of `cross_validate`.
     """
     found = cross_validate(groups)
     scores = [

@@ -1,4 +1,4 @@
-"""Several runs of one command: what they scored together, as tables in files."""
+"""Summary tables of the runs of one command, as files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,18 +10,18 @@ from medvision.comparison.runs import marks_of, mean_and_std, ordered_metrics, p
 from medvision.files import write_table
 
 REPEATED = ("seed", "data.fold")
-"""What differs between runs that count as the same: they share a mean."""
+"""Overrides that may differ between runs averaged together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run as the command asked for it and as its folder tells it.
+    """One run, from the command and from its folder.
 
     Attributes:
-        path: Its folder; None where it ended before it had one.
-        fold: What the command set ``data.fold`` to; None where it did not.
-        overrides: What else the command set for it, without experiment and seed.
-        summary: What its ``summary.json`` holds; empty where there is none.
+        path: Run folder; None if the run ended before it was created.
+        fold: Value that the command set for ``data.fold``; None if not set.
+        overrides: Other overrides of the command, without experiment and seed.
+        summary: Content of ``summary.json``; empty if there is none.
     """
 
     path: Path | None
@@ -33,22 +33,22 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end."""
+        """True if the run finished."""
         return self.summary.get("status") == "finished"
 
     @property
     def scores(self) -> dict[str, float | None]:
-        """Every metric but the intervals, by name; None where it is undefined."""
+        """All metrics except the intervals, by name; None if undefined."""
         return plain_scores(self.summary.get("metrics", {}))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The runs that differ in their seed and fold only.
+    """Runs that differ only in seed and fold.
 
     Attributes:
         runs: All of them, in the order of the command.
-        label: The experiment, and the overrides that not every run of the command shares.
+        label: Experiment, and the overrides that not every run of the command shares.
     """
 
     label: str
@@ -56,39 +56,39 @@ class Group:
 
     @property
     def finished(self) -> list[Run]:
-        """The runs that count."""
+        """Finished runs."""
         return [run for run in self.runs if run.finished]
 
     @property
     def num_failed(self) -> int:
-        """How many runs do not count."""
+        """Number of runs that did not finish."""
         return len(self.runs) - len(self.finished)
 
     @property
     def task(self) -> str | None:
-        """Kind of the task; None where no run got as far as saying so."""
+        """Kind of the task; None if no run recorded it."""
         return next((run.summary["task"] for run in self.runs if run.summary), None)
 
     @property
     def sealed(self) -> bool:
-        """Whether hyper-parameters were being chosen, so that no run was tested."""
+        """True if hyper-parameters were being chosen, so that no run was tested."""
         return any(run.summary.get("sealed", False) for run in self.runs)
 
     @property
     def marks(self) -> str:
-        """What a reader must know about the data before believing the scores."""
+        """Limitations of the data that affect the scores."""
         data = [run.summary["dataset"] for run in self.runs if run.summary]
         return marks_of(data)
 
     def values(self, metric: str) -> list[float | None]:
-        """The metric of each finished run; None where it is undefined."""
+        """Metric of each finished run; None if undefined."""
         return [run.scores.get(metric) for run in self.finished]
 
     def mean_and_std(self, metric: str) -> tuple[float | None, float | None]:
         """Mean and sample standard deviation (n - 1) of the finished runs that define the metric.
 
         Returns:
-            None instead of the mean of no value and the deviation of fewer than two.
+            None for the mean of no values and for the deviation of fewer than two.
         """
         return mean_and_std(self.values(metric))
 
@@ -99,23 +99,22 @@ def summarise(
     *,
     base: Path | None = None,
 ) -> list[Group]:
-    """Read the runs and group them by experiment and by every override but seed and fold.
+    """Read the runs and group them by experiment and by every override except seed and fold.
 
-    Into ``base`` go ``multirun_summary.csv``, a row per group, and ``multirun_runs.csv``, a row per
-    run. An undefined value is a blank cell, and ``-`` where the values of several runs share one.
-    Numbers are written in full: reading them gives what ``summary.json`` holds.
+    Writes ``multirun_summary.csv``, a row per group, and ``multirun_runs.csv``, a row per run, into
+    ``base``. An undefined value is a blank cell, or ``-`` in a cell with the values of several
+    runs. Numbers are written in full precision, equal to those of ``summary.json``.
 
     Args:
-        run_dirs: Folder of each run; None, or a folder without ``summary.json``, where a run
-            ended early: it counts as failed.
-        overrides: What the command set for each run, as ``key=value``.
+        run_dirs: Folder of each run; None, or a folder without ``summary.json``, counts as failed.
+        overrides: Overrides of the command for each run, as ``key=value``.
         base: Folder of the command; None writes nothing.
 
     Returns:
-        A group for each combination, in the order of the command.
+        A group per combination, in the order of the command.
 
     Raises:
-        ValueError: If there are not as many lists of overrides as runs.
+        ValueError: If the numbers of override lists and runs differ.
     """
     if len(run_dirs) != len(overrides):
         raise ValueError(f"expected overrides of {len(run_dirs)} runs, got {len(overrides)}")
@@ -152,7 +151,7 @@ def _read_run(path: Path | None, overrides: Sequence[str]) -> Run:
 
 
 def metrics_of(runs: Sequence[Run]) -> list[str]:
-    """Names of what is averaged, the headline first; confusion counts only make sense singly."""
+    """Names of the metrics to average, headline first; confusion counts are left out."""
     return ordered_metrics(name for run in runs if run.finished for name in run.scores)
 
 
@@ -173,7 +172,7 @@ def _group_row(group: Group, metrics: Sequence[str]) -> dict[str, Any]:
 
 
 def _folds(group: Group) -> dict[str, str]:
-    """The folds of the finished runs, where the command set them."""
+    """Folds of the finished runs, if the command set them."""
     if all(run.fold is None for run in group.runs):
         return {}
     return {"folds": " ".join(run.fold or "-" for run in group.finished)}

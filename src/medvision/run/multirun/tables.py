@@ -1,4 +1,4 @@
-"""Several runs of one command on the screen: mean and spread, each run, and the folds."""
+"""Tables of several runs on the screen: mean and spread, each run, and the folds."""
 
 from collections.abc import Sequence
 
@@ -15,19 +15,19 @@ from medvision.types import STAGES
 
 
 def print_multirun(groups: Sequence[Group], *, console: Console | None = None) -> None:
-    """Print mean and spread of each group, then what each of its runs scored.
+    """Print mean and spread of each group, then the scores of its runs.
 
-    Each task has its own table, in per cent where its definition says so. Scores of sealed runs are
-    those of validation. Readable from 80 columns on.
+    Each task has its own table, in per cent if its definition says so. Sealed runs show validation
+    scores. Readable from 80 columns.
 
     Args:
         groups: From ``summarise``.
-        console: Where to; the screen unless given.
+        console: Console to print to; the screen by default.
     """
     console = console or Console()
     known = next((group.task for group in groups if group.task), None)
     for task in sorted({group.task or known for group in groups}, key=str):
-        # a group that never started has no scores, so it may stand in any table
+        # a group that never started has no scores, so it fits into any table
         members = [group for group in groups if (group.task or known) == task]
         if members:
             console.print(_table(task, members))
@@ -41,7 +41,7 @@ def print_folds(found: Sequence[CrossValidation], *, console: Console | None = N
 
     Args:
         found: From ``cross_validate``.
-        console: Where to; the screen unless given.
+        console: Console to print to; the screen by default.
     """
     console = console or Console()
     for one in found:
@@ -60,7 +60,7 @@ def _table(task: str | None, groups: Sequence[Group]) -> Table:
         " mean ± standard deviation over the runs",
         box=box.MINIMAL,
         show_edge=False,
-        padding=0,  # so that four scores with their spread leave 80 columns room for a name
+        padding=0,  # fits four scores with their spread and a name into 80 columns
     )
     table.add_column("experiment", overflow="fold")
     table.add_column("runs", justify="right")
@@ -73,7 +73,7 @@ def _table(task: str | None, groups: Sequence[Group]) -> Table:
 
 
 def _columns(task: str | None, *, sealed: bool) -> list[str]:
-    """The first headline of every split, the others of the last one."""
+    """Columns: the first headline of every split, and the other headlines of the last split."""
     first, *others = (*names_at("headline", task), "loss")[:2]
     stages = ("train", "val") if sealed else STAGES
     return [*(f"{stage}/{first}" for stage in stages), *(f"{stages[-1]}/{n}" for n in others)]
