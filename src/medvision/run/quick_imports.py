@@ -1,4 +1,4 @@
-"""Quicker imports of torch and Lightning."""
+"""Faster imports of torch and Lightning."""
 
 import gc
 import importlib
@@ -11,14 +11,14 @@ from typing import Any
 
 @contextmanager
 def gc_pause() -> Iterator[None]:
-    """Pause the garbage collector while modules are imported: a tenth of the time.
+    """Pause the garbage collector while modules are imported; saves a tenth of the time.
 
-    Importing torch and Lightning makes a million objects that stay. The collector goes over them
-    again and again, and finds nothing.
+    Importing torch and Lightning creates a million permanent objects, which the collector scans
+    repeatedly without freeing any.
 
-    What is there after the first import of torch is taken for permanent: later collections, in
-    loader processes as well, do not look at it. Where torch had been imported before, as in a
-    notebook, objects of others may lie around, which are left as they are.
+    After the first import of torch, all objects are treated as permanent: later collections skip
+    them, also in loader processes. If torch was imported before, as in a notebook, other objects
+    may exist, so nothing is frozen.
     """
     was_enabled, is_first = gc.isenabled(), "torch" not in sys.modules
     gc.disable()
@@ -32,16 +32,16 @@ def gc_pause() -> Iterator[None]:
 
 
 def defer_matplotlib() -> None:
-    """Let torchmetrics load without matplotlib: a second, for plots that this program never draws.
+    """Load torchmetrics without matplotlib, which takes a second and is only used for its plots.
 
-    Reports import matplotlib when they draw. Nothing changes where torchmetrics is loaded already.
+    Reports import matplotlib when they draw. Has no effect if torchmetrics is loaded already.
     """
     if not any(isinstance(finder, _TorchmetricsPlots) for finder in sys.meta_path):
         sys.meta_path.insert(0, _TorchmetricsPlots())
 
 
 class _TorchmetricsPlots(MetaPathFinder):
-    """Take back torchmetrics' note that matplotlib is installed before its plot module reads it."""
+    """Reset torchmetrics' flag that matplotlib is installed before its plot module reads it."""
 
     def find_spec(self, fullname: str, *_: Any, **__: Any) -> None:
         if fullname == "torchmetrics.utilities.plot":

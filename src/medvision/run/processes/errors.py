@@ -60,12 +60,12 @@ _SHARED = (
 
 
 class MachineError(MedvisionError):
-    """What the machine did, and no mistake of the user: the run may continue once that is fixed.
+    """Failure of the machine, not a mistake of the user: the run can be resumed once it is fixed.
 
     Args:
-        what: What went wrong.
-        hint: What to do about it.
-        where: The file it is about.
+        what: Description of the failure.
+        hint: Action to take.
+        where: File that the failure is about.
     """
 
     def __init__(self, what: str, hint: str, *, where: str | None = None) -> None:
@@ -73,10 +73,10 @@ class MachineError(MedvisionError):
 
 
 def machine_error(error: BaseException) -> MachineError | None:
-    """What a failure is called that the machine is the cause of; None for any other.
+    """Describe a failure that the machine caused; None for any other.
 
-    A library that is left in the midst of its work by a fault of the machine may fail once more in
-    its own words: then the first fault counts.
+    A library that is interrupted by a machine failure may raise another error of its own: then the
+    first failure is reported.
     """
     found = _machine_error(error)
     first = error.__cause__ or error.__context__
@@ -101,7 +101,7 @@ def _machine_error(error: BaseException) -> MachineError | None:
     if died or (isinstance(error, ConnectionError | EOFError) and _is_of_loader(error)):
         return MachineError(*_DIED)
     if isinstance(error, RuntimeError) and _WRITER.search(text):
-        below = error.__context__  # torch's own words hide what the disk said
+        below = error.__context__  # torch's message hides that of the disk
         if isinstance(below, OSError) and (found := _of_disk(below, str(below))) is not None:
             return found
         return MachineError("a file could not be written to its end", "free some space")
@@ -118,7 +118,7 @@ def _is_of_memory(error: BaseException, text: str) -> bool:
 
 
 def _is_of_loader(error: BaseException) -> bool:
-    """Whether it was raised as a batch was fetched from another process."""
+    """Return True if the error was raised while fetching a batch from another process."""
     return any(
         "torch/utils/data" in Path(frame.f_code.co_filename).as_posix()
         for frame, _ in traceback.walk_tb(error.__traceback__)
@@ -129,7 +129,7 @@ def _of_disk(error: BaseException, text: str) -> MachineError | None:
     if not isinstance(error, OSError):
         return None
     number = error.errno
-    if number is None:  # from a loader process, as text alone
+    if number is None:  # from a loader process, which sends only the text
         found = re.search(r"\[Errno (\d+)\]", text)
         number = int(found[1]) if found else None
     if number not in _DISK:
@@ -147,9 +147,9 @@ _OF_CONNECTIONS = ("DistBackendError", "DistNetworkError", "DistStoreError")
 
 
 def described(error: Exception) -> MedvisionError:
-    """What a failure is called; one that nobody foresaw keeps its traceback."""
+    """Convert a failure into a ``MedvisionError``; an unexpected one keeps its traceback."""
     inner = _from_worker(str(error))
-    if inner is not None:  # torch puts a loader's whole traceback into an error of the same kind
+    if inner is not None:  # torch puts the traceback of a loader into an error of the same type
         return MedvisionError(inner)
     if isinstance(error, MedvisionError):
         return error
@@ -166,7 +166,7 @@ def described(error: Exception) -> MedvisionError:
 
 
 def with_way_on(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
-    """Add how to continue a run that the machine ended, where it has begun."""
+    """Add how to resume a run that failed because of the machine, if it has started."""
     if folder is None or not folder.exists:
         return error
     is_machine = isinstance(error, MachineError)
@@ -180,17 +180,17 @@ def with_way_on(error: MedvisionError, folder: RunFolder | None) -> MedvisionErr
 
 
 def report(error: Exception, folder: RunFolder | None = None, *, quiet: bool = False) -> int:
-    """Say in one line what is wrong, unless another process does; return the exit code.
+    """Report an error in one line, unless another process does; return the exit code.
 
     Args:
-        error: What is wrong.
-        folder: Where a traceback goes, where this process has made it.
-        quiet: Print nothing: whoever reads the result of the job does.
+        error: Error to report.
+        folder: Folder for a traceback, if this process has created it.
+        quiet: If True, print nothing: the reader of the job result reports the error.
     """
     failure = described(error)
     try:
         place, board = place_of(os.environ), Board.here()
-    except MedvisionError as fault:  # the environment itself is wrong
+    except MedvisionError as fault:  # the environment itself is invalid
         say(fault, folder)
         return fault.exit_code
     own = ProcessError.of(failure, name=place.name)
@@ -201,8 +201,8 @@ def report(error: Exception, folder: RunFolder | None = None, *, quiet: bool = F
     if place.started_by == "medvision":  # the first process reads it
         return failure.exit_code
     if place.local_rank > 0:
-        # The first process of this host says it, and takes the board away when everybody has told;
-        # where it does not, as it waits, this one does.
+        # The first process of this host reports the error, and removes the board once all processes
+        # have posted. If it does not, because it is blocked, this one reports.
         told = wait_until(lambda: board.is_told or not board.folder.exists(), timeout_s=SAID_S)
         if not told:
             say(own, folder)
@@ -222,7 +222,7 @@ def report(error: Exception, folder: RunFolder | None = None, *, quiet: bool = F
 
 
 def say(error: MedvisionError, folder: RunFolder | None, *, quiet: bool = False) -> None:
-    """Print the line, and keep a traceback that comes with it, where the line then says."""
+    """Print the error, and write its traceback, if any, to a file that the line names."""
     if os.environ.get("MEDVISION_DEBUG") == "1":
         traceback.print_exception(error)
     if error.trace is not None:
@@ -232,7 +232,7 @@ def say(error: MedvisionError, folder: RunFolder | None, *, quiet: bool = False)
         kept = f"the traceback is in {where}"
         try:
             write_atomically(where, error.trace)
-        except OSError as fault:  # the line is what counts
+        except OSError as fault:  # the error line matters more
             kept = f"the traceback could not be written ({fault.strerror}):"
             kept += " MEDVISION_DEBUG=1 prints it"
         error.hint = kept if error.hint is None else f"{error.hint}; {kept}"
@@ -243,7 +243,7 @@ def say(error: MedvisionError, folder: RunFolder | None, *, quiet: bool = False)
 
 
 def _from_worker(message: str) -> str | None:
-    """The one line of a ``MedvisionError`` that a loader process raised, if it is one."""
+    """Message of a ``MedvisionError`` raised in a loader process, if it is one."""
     mark = f"{MedvisionError.__module__}.{MedvisionError.__name__}: "
     return message.rsplit(mark, 1)[1].strip() if mark in message else None
 

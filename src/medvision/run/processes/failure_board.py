@@ -1,4 +1,4 @@
-"""What the processes of one host tell each other: who failed first, and whether it was said."""
+"""Shared notes of the processes of one host: which failed first, and if it was reported."""
 
 import hashlib
 import json
@@ -16,26 +16,26 @@ from medvision.files import write_atomically
 from medvision.hardware.processes import Place, place_of
 
 BOARD_VARIABLE = "MEDVISION_BOARD"
-"""The folder of the board, where the first process of a host has started the others."""
+"""Folder of the board, if the first process of a host has started the others."""
 
 JOB_VARIABLE = "MEDVISION_JOB"
 """Number of the run within its command."""
 
 POLL_S = 0.1
 PEERS_S = 5.0
-"""How long the first process waits for what the others have to say about a failure."""
+"""Time that the first process waits for the errors of the others."""
 SAID_S = 15.0
-"""How long a further process waits for the first one to speak, before it does so itself."""
+"""Time that a further process waits for the first one to report, before it reports itself."""
 OLD_S = 60.0
 
 
 class ProcessError(MedvisionError):
-    """An error with the process that had it, which its line ends in.
+    """Error with the name of its process at the end of the line.
 
     Args:
-        name: Of the process.
+        name: Name of the process.
         posted_s: ``time.time()`` when it failed.
-        **error: Of the error.
+        **error: Arguments of the error.
     """
 
     def __init__(self, *, name: str, posted_s: float, **error: Any) -> None:
@@ -44,7 +44,7 @@ class ProcessError(MedvisionError):
 
     @classmethod
     def of(cls, error: MedvisionError, *, name: str) -> Self:
-        """The error of a process that has just failed."""
+        """Error of a process that has just failed."""
         fields = ("what", "where", "hint", "exit_code", "trace")
         known = {field: getattr(error, field) for field in fields}
         return cls(name=name, posted_s=time.time(), **known)
@@ -54,10 +54,10 @@ class ProcessError(MedvisionError):
 
 
 class Board:
-    """A folder in which the processes of one host leave notes; made by the first note.
+    """Folder of notes shared by the processes of one host; created by the first note.
 
     Args:
-        folder: Where it is.
+        folder: Path of the folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -66,7 +66,7 @@ class Board:
 
     @classmethod
     def here(cls) -> Self | None:
-        """The board of this process; None where it has no other processes beside it."""
+        """Board of this process; None if no other process shares it."""
         if given := os.environ.get(BOARD_VARIABLE):
             return cls(Path(given))
         place = place_of(os.environ)
@@ -79,34 +79,34 @@ class Board:
         return cls(Path(tempfile.gettempdir(), f"medvision-processes-{digest}"))
 
     def post(self, place: Place, error: ProcessError) -> None:
-        """Tell the others that this process failed, and why."""
+        """Post the error of this process for the others."""
         self._write(f"failed.{place.local_rank}.json", json.dumps(vars(error)))
 
     def errors(self) -> list[ProcessError]:
-        """What failed so far, the first failure first."""
+        """Errors so far, the first failure first."""
         files = self._glob("failed.*.json")
         found = [ProcessError(**json.loads(path.read_text())) for path in files]
         return sorted(found, key=lambda error: error.posted_s)
 
     def arrive(self, place: Place) -> None:
-        """Tell the first process that this one has come as far as the fit."""
+        """Report to the first process that this one has reached the fit."""
         self._write(f"ready.{place.local_rank}", "")
 
     def num_arrived(self) -> int:
-        """How many have come as far as the fit."""
+        """Number of processes that have reached the fit."""
         return len(self._glob("ready.*"))
 
     @property
     def is_told(self) -> bool:
-        """Whether the error was said to the user."""
+        """True if the error has been reported to the user."""
         return bool(self._glob("told"))
 
     def tell(self) -> None:
-        """Note that it was."""
+        """Note that the error has been reported."""
         self._write("told", "")
 
     def remove(self) -> None:
-        """Take the board away."""
+        """Remove the board."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _write(self, name: str, text: str) -> None:
@@ -114,7 +114,7 @@ class Board:
         write_atomically(self.folder / name, text)
 
     def _glob(self, pattern: str) -> list[Path]:
-        """Notes of this run: a launcher that was killed may have left an older board behind."""
+        """Notes of this run; a launcher that was killed may have left an older board behind."""
         found = []
         for path in self.folder.glob(pattern):
             with suppress(FileNotFoundError):
@@ -131,7 +131,7 @@ _NAMES_OF = {
 
 
 def wait_until(holds: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Ask again and again; whether it came to hold in time."""
+    """Poll a condition; return True if it holds before the timeout."""
     deadline_s = time.monotonic() + timeout_s
     while not holds():
         if time.monotonic() > deadline_s:
@@ -141,11 +141,11 @@ def wait_until(holds: Callable[[], bool], *, timeout_s: float) -> bool:
 
 
 def first_cause(own: ProcessError, others: Sequence[ProcessError]) -> ProcessError | None:
-    """The error of the process that failed first; None where all failed alike.
+    """Error of the process that failed first; None if all failed with the same error.
 
     Args:
-        own: Of the process that asks.
-        others: Of the others.
+        own: Error of this process.
+        others: Errors of the other processes.
     """
     if others and all((own.what, own.where) == (other.what, other.where) for other in others):
         return None

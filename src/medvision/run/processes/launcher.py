@@ -38,18 +38,18 @@ from medvision.run.processes.failure_board import (
 from medvision.run.storage.run_folder import RunFolder
 
 PROGRAM = ("-c", "import sys; from medvision.run import main; sys.exit(main(sys.argv[1:]))")
-"""Starts the same program where no command line did, as in a notebook or a test."""
+"""Start the same program without a command line, as in a notebook or a test."""
 
 FLAGS = ("config_dir", "config_name", "config_path")
 OF_SEVERAL_RUNS = re.compile(r"[+~]*hydra(\.mode|\.sweep|[./](sweeper|launcher))([.@=]|$)")
-"""What Hydra is told about several runs: the processes of one of them do not need it."""
+"""Hydra overrides about several runs, which the processes of a single run do not need."""
 
 
 def relaunch_command() -> tuple[list[str], Path]:
-    """Command that starts this run again, alone, and the folder to start it in.
+    """Command that starts this run again, alone, and its working folder.
 
-    ``python -m``, ``medvision train`` and options of Python itself come back as they were given;
-    of a command for several runs the overrides of this one.
+    Keeps ``python -m``, ``medvision train`` and options of Python itself. For a command with
+    several runs, uses the overrides of this run.
     """
     given = sys.argv[1:]
     if not HydraConfig.initialized():  # resume=RUN
@@ -61,14 +61,14 @@ def relaunch_command() -> tuple[list[str], Path]:
         for name in FLAGS
         if getattr(options, name)
     ]
-    given_to: Any = OmegaConf.to_container(cfg.overrides, resolve=False)  # ${seed} stays itself
+    given_to: Any = OmegaConf.to_container(cfg.overrides, resolve=False)  # ${seed} stays unresolved
     kept = [override for override in given_to["hydra"] if not OF_SEVERAL_RUNS.match(override)]
     command = [*_program(given), *flags, *given_to["task"], *kept]
     return command, Path(get_original_cwd())
 
 
 def _program(given: Sequence[str]) -> list[str]:
-    """The command line of this process up to its arguments, which are ``given``, quoted."""
+    """Command line of this process up to its arguments, which are ``given``, quoted."""
     front = len(sys.orig_argv) - len(given)
     if [quote_text(argument) for argument in sys.orig_argv[front:]] == list(given):
         return [sys.executable, *sys.orig_argv[1:front]]
@@ -76,30 +76,30 @@ def _program(given: Sequence[str]) -> list[str]:
 
 
 LOOK_S = 0.5
-"""Pause between two looks at the other processes."""
+"""Time between two checks of the other processes."""
 
 STUCK_S = 20.0
-"""After another process has failed: how long one that waits for it may take to notice."""
+"""Time that a process waiting for a failed one has to notice the failure."""
 
 
 FAILED = 3
 """Exit code of a process that another one has stopped."""
 
 END_S = 30.0
-"""How long further processes may take to end after the fit."""
+"""Time that further processes have to end after the fit."""
 
 
 def supervise(trainer: Trainer, folder: RunFolder) -> None:
-    """Let a trainer of several processes start and watch them as this program does.
+    """Replace the launcher of a trainer of several processes by `Launcher`.
 
-    Signals are this program's own business in every case.
+    Signals are always handled by this program.
 
     Args:
-        trainer: One whose strategy starts no programs is left as it is otherwise.
-        folder: Of the run; gets the status where the first process cannot say it any more.
+        trainer: Left unchanged apart from its signals if its strategy starts no programs.
+        folder: Run folder; its status is written if the first process no longer can.
     """
     signals = trainer._signal_connector
-    # Lightning's answer to SIGTERM is a broadcast, which another one in progress would block.
+    # Lightning handles SIGTERM by a broadcast, which would block during another broadcast.
     signals.register_signal_handlers = partial(_remember_handlers, signals)  # type: ignore[method-assign]
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _SubprocessScriptLauncher):
@@ -108,11 +108,11 @@ def supervise(trainer: Trainer, folder: RunFolder) -> None:
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Lightning's launcher, with errors in words and no process left behind.
+    """Lightning's launcher with clear errors, which leaves no process behind.
 
     Args:
-        plain: The one that a strategy has made.
-        folder: Of the run.
+        plain: Launcher created by the strategy.
+        folder: Run folder.
     """
 
     def __init__(self, plain: _SubprocessScriptLauncher, folder: RunFolder) -> None:
@@ -142,7 +142,7 @@ class Launcher(_SubprocessScriptLauncher):
         except Exception as fault:
             self.cause = self._cause(fault) if self.procs else described(fault)
             self._end()
-            if torch.distributed.is_initialized():  # or the next run would take it for its own
+            if torch.distributed.is_initialized():  # the next run would reuse it
                 torch.distributed.destroy_process_group()
             raise self.cause from fault
         except BaseException:
@@ -154,21 +154,21 @@ class Launcher(_SubprocessScriptLauncher):
 
     @override
     def kill(self, signum: int) -> None:
-        """Send a signal to the processes that were started, and to their loaders."""
+        """Send a signal to the started processes and their loaders."""
         for process in self.procs:
             if process.poll() is None:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signum)
 
     def wait(self) -> None:
-        """Wait for the processes that were started; those that do not end are killed."""
+        """Wait for the started processes; kill those that do not end."""
         for process in self.procs:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=END_S)
         self._end()
 
     def _gather(self) -> None:
-        """Start the other processes where nobody else does, or meet the one that did."""
+        """Start the other processes if nothing else does, or report to the first process."""
         if self.starts and self.num_processes > 1:
             self.board = Board(Path(tempfile.mkdtemp(prefix="medvision-processes-")))
             self._start(self.board)
@@ -178,7 +178,7 @@ class Launcher(_SubprocessScriptLauncher):
             self.board.arrive(self.place)
 
     def _start(self, board: Board) -> None:
-        """Start the other processes of this host, and wait until they have come to the fit."""
+        """Start the other processes of this host, and wait until they have reached the fit."""
         command, folder = relaunch_command()
         for local_rank in range(1, self.num_processes):
             rank = self.place.node_rank * self.num_processes + local_rank
@@ -198,7 +198,7 @@ class Launcher(_SubprocessScriptLauncher):
                     env=environment,
                     cwd=folder,
                     stdin=subprocess.DEVNULL,
-                    process_group=0,  # Ctrl-C reaches this process alone, which ends the others
+                    process_group=0,  # Ctrl-C reaches only this process, which ends the others
                 )
             )
 
@@ -220,7 +220,7 @@ class Launcher(_SubprocessScriptLauncher):
                 return
 
     def _is_broken(self) -> bool:
-        """Whether another process of this host has failed, or the first one has said so."""
+        """Return True if another process of this host failed, or the first one reported a failure."""
         if self.procs:
             failed = any(process.poll() not in (None, 0) for process in self.procs)
             return failed or (self.board is not None and bool(self.board.errors()))
@@ -229,7 +229,7 @@ class Launcher(_SubprocessScriptLauncher):
         return bool(self.board.errors()) if self.place.local_rank == 0 else self.board.is_told
 
     def _cause(self, fault: Exception) -> MedvisionError:
-        """The failure that came first, of whichever process; called where this one failed."""
+        """First failure of any process; called after this process failed."""
         assert self.board is not None
         board = self.board
         wait_until(lambda: self._all_told(board), timeout_s=PEERS_S)
@@ -244,7 +244,7 @@ class Launcher(_SubprocessScriptLauncher):
         return running == 0 or len(board.errors()) == len(self.procs)
 
     def _unexplained(self, board: Board) -> list[ProcessError]:
-        """Errors of processes that ended without a word, as one that was killed does."""
+        """Errors of processes that ended without a message, such as killed ones."""
         told, found = {error.name for error in board.errors()}, []
         for number, process in enumerate(self.procs, start=1):
             name = f"process {self.place.node_rank * self.num_processes + number}"
@@ -263,9 +263,9 @@ class Launcher(_SubprocessScriptLauncher):
         return found
 
     def _take_over(self) -> NoReturn:
-        """End a process that waits for one that will not come: nothing else can stop its wait."""
+        """End this process, which waits for one that has failed; nothing else can stop the wait."""
         assert self.board is not None
-        if self.place.local_rank > 0:  # the first process has said why
+        if self.place.local_rank > 0:  # the first process has reported the reason
             os._exit(FAILED)
         cause = self.cause or [*self._unexplained(self.board), *self.board.errors()][0]
         if not self.board.is_told:
@@ -278,7 +278,7 @@ class Launcher(_SubprocessScriptLauncher):
         os._exit(cause.exit_code)
 
     def _end(self) -> None:
-        """Leave no process behind, and no board of theirs."""
+        """End all started processes and remove their board."""
         self.kill(signal.SIGKILL)
         for process in self.procs:
             process.wait()
@@ -286,26 +286,26 @@ class Launcher(_SubprocessScriptLauncher):
             self.board.remove()
 
     def _threads(self) -> int:
-        """Cores of each process of this host, unless the user has said otherwise."""
+        """Cores per process of this host, unless the user has set them."""
         if "OMP_NUM_THREADS" in os.environ:
             return torch.get_num_threads()
         return max(1, torch.get_num_threads() // self.num_processes)
 
 
 class _DiedEarlyError(MedvisionError):
-    """A process ended before the fit; its notice says why, where it left one."""
+    """A process ended before the fit; its note on the board, if any, has the reason."""
 
     def __init__(self) -> None:
         super().__init__("a process ended before the training began", exit_code=3)
 
 
 def _remember_handlers(signals: _SignalConnector) -> None:
-    """Keep the handlers that are there, which Lightning puts back when the fit has ended."""
+    """Keep the current handlers, which Lightning restores after the fit."""
     signals._original_handlers = signals._get_current_signal_handlers()
 
 
 def _quietly(connect: Callable[[], None]) -> Callable[[], None]:
-    """Connect the processes without what Gloo writes to the standard output of each of them."""
+    """Connect the processes without the output that Gloo writes to stdout in each of them."""
 
     def connect_quietly() -> None:
         sys.stdout.flush()

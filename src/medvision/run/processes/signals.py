@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: at once, or after the step that is running."""
+"""Handle Ctrl-C, SIGTERM and SIGUSR1, at once or after the current step."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ from typing import Any
 from medvision.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""SIGUSR1 is what SLURM is usually told to send some time before it ends a job."""
+"""SLURM is usually configured to send SIGUSR1 some time before it ends a job."""
 
 
 class _Requests:
-    """What this program was asked to do, and whether it may finish a step first."""
+    """Signal received by this program, and if it may finish a step first."""
 
     def __init__(self) -> None:
         self.may_wait = False
@@ -28,9 +28,9 @@ _requests = _Requests()
 
 @contextmanager
 def handle_signals() -> Iterator[None]:
-    """Turn signals into `Stopped` as long as the program runs."""
+    """Raise `Stopped` on signals while the program runs."""
     handler = _handler(os.getpid())
-    # nohup and shells ask for some to be ignored
+    # nohup and shells set some to be ignored
     heard = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
     with _handlers(dict.fromkeys(heard, handler)):
         yield
@@ -38,13 +38,13 @@ def handle_signals() -> Iterator[None]:
 
 @contextmanager
 def after_the_step() -> Iterator[Callable[[], int | None]]:
-    """Let the first signal wait until the code inside asks for it; a second one does not wait.
+    """Defer the first signal until the code inside checks for it; a second one acts at once.
 
     Yields:
-        Function that returns the number of the signal that waits, or None.
+        Function that returns the number of the deferred signal, or None.
 
     Raises:
-        Stopped: At the end, where a signal has come and nobody has asked.
+        Stopped: At the end, if a signal was received and not checked for.
     """
     _requests.may_wait, _requests.received = True, None
     try:
@@ -56,28 +56,28 @@ def after_the_step() -> Iterator[Callable[[], int | None]]:
 
 
 def _received() -> int | None:
-    """Number of the signal that waits; a module's function, so that callbacks can be pickled."""
+    """Number of the deferred signal; a module-level function, so that callbacks can be pickled."""
     return _requests.received
 
 
 @contextmanager
 def default_signals() -> Iterator[None]:
-    """Let signals do what they do by default, for a fit in copies of this process.
+    """Restore the default signal handlers, for a fit in forked processes.
 
     Raises:
-        Stopped: Where Ctrl-C or SIGTERM ended it.
+        Stopped: If Ctrl-C or SIGTERM ended the fit.
     """
     handlers = {**dict.fromkeys(SIGNALS, signal.SIG_DFL), signal.SIGINT: signal.default_int_handler}
     try:
         with _handlers(handlers):
             yield
-    except (KeyboardInterrupt, SystemExit) as stop:  # the second is what Lightning makes of it
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning turns a signal into SystemExit
         raise Stopped(signal.SIGINT) from stop
 
 
 @contextmanager
 def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
-    """Set handlers for the code inside; only a main thread may, elsewhere nothing changes."""
+    """Set handlers for the code inside; has no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -93,7 +93,7 @@ def _handlers(handlers: Mapping[signal.Signals, Any]) -> Iterator[None]:
 
 def _handler(owner: int) -> Callable[[int, FrameType | None], None]:
     def handle(signum: int, _: FrameType | None) -> None:
-        if os.getpid() != owner:  # a loader: it lives as long as the training needs it
+        if os.getpid() != owner:  # a loader lives as long as the training needs it
             return
         if _requests.may_wait and _requests.received is None:
             _requests.received = signum
@@ -108,5 +108,5 @@ def _handler(owner: int) -> Callable[[int, FrameType | None], None]:
 def _has_file() -> bool:
     try:
         return sys.stderr.fileno() >= 0
-    except (OSError, ValueError):  # captured
+    except (OSError, ValueError):  # stderr is captured
         return False

@@ -1,4 +1,4 @@
-"""Results of a search: its files, its page, and its lines on the screen."""
+"""Results of a search: its files, its page, and its screen output."""
 
 import json
 import shlex
@@ -30,13 +30,13 @@ def write_best(
     """Write ``experiment/<name>_best.yaml`` into the folder of the search.
 
     Args:
-        settings: Of the search.
-        trial: The best one.
-        trials: All of them.
-        loader: Of Hydra; knows the config groups.
+        settings: Settings of the search.
+        trial: Best trial.
+        trials: All trials.
+        loader: Hydra's loader of config groups.
 
     Returns:
-        The command that trains the best config, and tests it.
+        Command that trains and tests the best config.
     """
     definition = settings.definition
     own = OverridesParser.create().parse_overrides(
@@ -44,7 +44,7 @@ def write_best(
     )
     defaults: list[Any] = [definition.experiment]
     values = OmegaConf.create({})
-    rest = []  # what a file cannot hold
+    rest = []  # cannot be written to a file
     for override in (*settings.fixed, *own):
         key, value = override.key_or_group, override.value()
         is_group = loader.get_group_options(key, results_filter=ObjectType.CONFIG) != []
@@ -84,7 +84,7 @@ PAGE = "sweep.html"
 
 
 def write_trials(settings: Settings, study: Study) -> None:
-    """Write ``trials.csv``, a row per trial; what a trial does not have is a blank cell."""
+    """Write ``trials.csv``, a row per trial; missing values are blank cells."""
     rows = [
         {
             "number": trial.number,
@@ -101,12 +101,12 @@ def write_trials(settings: Settings, study: Study) -> None:
 
 
 def end_search(settings: Settings, study: Study, loader: ConfigLoader) -> None:
-    """Write the table, the page and the best config; print the best trials and what to do next.
+    """Write the table, the page and the best config; print the best trials and the next command.
 
     Args:
-        settings: Of the search.
-        study: Some of its trials have ended.
-        loader: Of Hydra; knows the config groups.
+        settings: Settings of the search.
+        study: Study with at least one ended trial.
+        loader: Hydra's loader of config groups.
     """
     from medvision.reports.sweep import sweep_page
 
@@ -144,7 +144,7 @@ def end_search(settings: Settings, study: Study, loader: ConfigLoader) -> None:
 
 
 def notes_of(folder: Path, numbers: list[int]) -> list[str]:
-    """What a reader must know about the data of the trials."""
+    """Limitations of the data of the trials that the reader must know."""
     found = [
         json.loads(path.read_text())
         for number in numbers
@@ -163,17 +163,17 @@ def notes_of(folder: Path, numbers: list[int]) -> list[str]:
 
 MOST_ROWS = 15
 MARKS = {"complete": "", "pruned": "pruned", "failed": "failed", "running": "not ended"}
-MOST_ERROR = 60  # characters of an error in the table; the file has all of it
+MOST_ERROR = 60  # characters of an error in the table; the file has the full text
 
 
 def trial_line(trial: Trial, num_trials: int) -> str:
-    """What is about to start."""
+    """Line printed when a trial starts."""
     given = " ".join(f"{name}={shown(value)}" for name, value in trial.values.items())
     return f"trial {trial.number + 1} of {num_trials}, number {trial.number}: {given}"
 
 
 def ending_line(trial: Trial, trials: Sequence[Trial], definition: Definition) -> str:
-    """How it ended."""
+    """Line printed when a trial ends."""
     best = best_of(list(trials), definition.mode)
     known = "" if best is None else f"; best is trial {best.number} with {best.value:.4f}"
     if trial.state == "failed":
@@ -186,7 +186,7 @@ def ending_line(trial: Trial, trials: Sequence[Trial], definition: Definition) -
 
 
 def ranked(trials: Sequence[Trial], mode: str) -> list[Trial]:
-    """Complete trials from the best on, then pruned, failed and running ones."""
+    """Complete trials, best first, then pruned, failed and running ones."""
     order = ("complete", "pruned", "failed", "running")
     sign = -1 if mode == "max" else 1
 
@@ -198,7 +198,7 @@ def ranked(trials: Sequence[Trial], mode: str) -> list[Trial]:
 
 
 def shown(value: Value) -> str:
-    """A value with as many digits as tell it apart."""
+    """Format a value, floats with four significant digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""Run a search: start trials, wait for them, record how they ended, continue after a stop."""
+"""Run a search: start trials, wait for them, record their results, resume after a stop."""
 
 import json
 import math
@@ -56,15 +56,15 @@ SILENT = "its process ended without a word, as a killed one does: look at the me
 
 
 def run_trial(cfg: DictConfig, experiment: str, *, is_here: bool) -> int:
-    """Run a trial, or continue it, and write how it ended; return the exit code.
+    """Run or resume a trial, and write its result; return the exit code.
 
     Args:
-        cfg: As composed; ``sweep.name`` and ``sweep.trial`` say where it lies.
+        cfg: Composed config; ``sweep.name`` and ``sweep.trial`` determine the folder.
         experiment: Name of the experiment.
-        is_here: Whether this is the process that leads the search.
+        is_here: True if this process leads the search.
 
     Raises:
-        Stopped: Where a signal ended it, in the process that leads the search.
+        Stopped: If a signal ended the trial in the process that leads the search.
     """
     number, folder = int(cfg.sweep.trial), ROOT / str(cfg.sweep.name)
     run, stopped = folder / str(number), None
@@ -83,9 +83,9 @@ def run_trial(cfg: DictConfig, experiment: str, *, is_here: bool) -> int:
 
 
 def _job_of(cfg: DictConfig, experiment: str, run: Path) -> Job | None:
-    """The job of a trial: a new run, or one that an earlier command began; None once it is over."""
+    """Job of a trial: a new run, or one started by an earlier command; None if it has ended."""
     if run.exists() and not all((run / name).is_file() for name in KEPT_FILES):
-        shutil.rmtree(run)  # it was killed before it had written what continuing takes
+        shutil.rmtree(run)  # it was killed before it had written the files for resuming
     reopened = run.exists()
     if reopened:
         if json.loads((run / "summary.json").read_text()).get("status") in OVER:
@@ -104,13 +104,14 @@ def _job_of(cfg: DictConfig, experiment: str, run: Path) -> Job | None:
 def ending_of(
     base: Path, trial: Trial, definition: Definition, *, silent: str | None = None
 ) -> Trial | None:
-    """A trial with what its run folder says of its end; None where it has not ended.
+    """Trial with the result from its run folder; None if it has not ended.
 
     Args:
         base: Folder of the search.
-        trial: As it was proposed.
-        definition: Says which metric counts.
-        silent: Why it failed, where its process ended without a word; None where that is no end.
+        trial: Proposed trial.
+        definition: Definition of the search, which names the metric.
+        silent: Reason of the failure if the process ended without a message; None if that does not
+            count as an end.
     """
     run, said = base / str(trial.number), read_result(base / JOBS, trial.number)
     summary, config = (_read(run / name) for name in ("summary.json", "config.yaml"))
@@ -147,15 +148,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 Start = Callable[[Sequence[Sequence[str]], int], object]
-"""Starts runs with these overrides each, waits for their ends; the number is of the first."""
+"""Start runs with these overrides and wait for them; the number is that of the first run."""
 
 WRONG_INPUT = 2
 MOST_SILENT = 2
-"""How often a trial may end without a word before it counts as failed."""
+"""Number of ends without a message after which a trial counts as failed."""
 
 
 def overrides_of(settings: Settings, trial: Trial) -> list[str]:
-    """What starts a trial, as a command line has it."""
+    """Overrides that start a trial, as on a command line."""
     definition = settings.definition
     return [
         *settings.fixed_texts,
@@ -169,12 +170,12 @@ def overrides_of(settings: Settings, trial: Trial) -> list[str]:
 
 
 class Leader:
-    """Starts trials and notes their ends.
+    """Start trials and record their results.
 
     Args:
-        settings: Of the search.
-        study: Where they are kept.
-        start: Starts them.
+        settings: Settings of the search.
+        study: Study that stores the trials.
+        start: Function that starts the trials.
     """
 
     def __init__(self, settings: Settings, study: Study, start: Start) -> None:
@@ -182,7 +183,7 @@ class Leader:
         self.silent: dict[int, int] = {}
 
     def lead(self) -> None:
-        """Until enough trials have ended, or nothing is left to try."""
+        """Run trials until enough have ended, or no values are left to try."""
         trials = self.study.trials()
         if trials:
             ended = sum(trial.ended for trial in trials)
@@ -200,7 +201,7 @@ class Leader:
                 say(ending_line(trials[trial.number], trials, self.settings.definition))
 
     def _next(self) -> list[Trial]:
-        """The trials to start now: those that a killed search left, then new ones."""
+        """Trials to start now: unfinished ones of an earlier command, then new ones."""
         trials = self.study.trials()
         left = self.settings.num_trials - sum(trial.ended for trial in trials)
         room = min(self.settings.jobs, left)
@@ -216,7 +217,7 @@ class Leader:
         return batch
 
     def _launch(self, batch: Sequence[Trial]) -> str | None:
-        """Start trials and wait; return what the launcher said where it broke."""
+        """Start trials and wait; return the launcher's error message, if any."""
         if not batch:
             return None
         for trial in batch:
@@ -226,7 +227,7 @@ class Leader:
             self.start(overrides, batch[0].number)
         except (MedvisionError, HydraException, OmegaConfBaseException):
             raise
-        except Exception as error:  # a worker was killed, or a cluster refused
+        except Exception as error:  # a worker was killed, or a cluster refused the job
             cause = f"{type(error).__name__}: {first_line(error)}"
             if not any(has_begun(self.settings.folder / JOBS, t.number) for t in batch):
                 raise MedvisionError(
@@ -240,11 +241,11 @@ class Leader:
         return ending_of(settings.folder, trial, settings.definition, silent=silent)
 
     def _note(self, trial: Trial, cause: str | None, *, is_first: bool) -> None:
-        """Write down how a trial ended, unless it is to be started again."""
+        """Record the result of a trial, unless it is to be started again."""
         said = read_result(self.settings.folder / JOBS, trial.number)
         ending = self._ending(trial)
         if ending is None:
-            if said is not None and said.code in STOPPED:  # by a signal of its own
+            if said is not None and said.code in STOPPED:  # a signal sent to this trial only
                 return
             self.silent[trial.number] = self.silent.get(trial.number, 0) + 1
             if self.silent[trial.number] < MOST_SILENT:
@@ -252,13 +253,13 @@ class Leader:
             ending = self._ending(trial, silent=cause or SILENT)
         assert ending is not None
         if ending.state == "failed" and is_first and self._is_of_all_trials(said):
-            drop_result(self.settings.folder / JOBS, trial.number)  # it may be mended by then
+            drop_result(self.settings.folder / JOBS, trial.number)  # it may be fixed by then
             raise MedvisionError(str(ending.error))
         self.study.end(ending)
         drop_result(self.settings.folder / JOBS, trial.number)
 
     def _is_of_all_trials(self, said: JobResult | None) -> bool:
-        """Whether wrong input ended it that has nothing to do with what varies."""
+        """Return True if the error is wrong input that is unrelated to the varied keys."""
         if said is None or said.code != WRONG_INPUT:
             return False
         about = str(said.where or "").partition("=")[0]
@@ -275,18 +276,18 @@ def search(
     hydra_context: HydraContext,
     task_function: TaskFunction,
 ) -> None:
-    """Search what a command asks for, with the launcher that Hydra was told to use.
+    """Run the search of a command, with the launcher configured in Hydra.
 
     Args:
         arguments: Every override of the command.
-        config: What Hydra made of those that have one value.
+        config: Config that Hydra composed from the overrides with one value.
         hydra_context: Composes the configs of the trials.
-        task_function: Runs one of them.
+        task_function: Runs one trial.
 
     Raises:
-        MedvisionError: If something the user gave cannot be used, another process leads the same
-            search, or no trial came to its end.
-        Stopped: Where a signal ended it.
+        MedvisionError: If an input is invalid, another process leads the same search, or no trial
+            completed.
+        Stopped: If a signal ended the search.
     """
     place = place_of(os.environ)
     if place.has_starter and (place.num_processes or 1) > 1:
@@ -296,7 +297,7 @@ def search(
             hint=f"start it once, with trainer.devices={place.num_processes}",
         )
     loader = hydra_context.config_loader
-    trust(trusted_packages(config))  # a package may define the score that is searched by
+    trust(trusted_packages(config))  # a package may define the score to optimise
     settings = read_settings(arguments, config, loader)
     for overrides in _alternatives(settings):
         loader.load_sweep_config(config, overrides)
@@ -318,7 +319,7 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
     Args:
         settings: From `read_settings`.
         start: Starts trials.
-        loader: Of Hydra; knows which overrides choose from a group.
+        loader: Hydra's loader, which determines the overrides that select from a group.
 
     Raises:
         MedvisionError: As `search`.
@@ -357,7 +358,7 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
 
 
 def _alternatives(settings: Settings) -> Iterator[list[str]]:
-    """Overrides in which every option of every key occurs, so that no typing error waits."""
+    """Overrides that cover every option of every key, to find typing errors before the start."""
     keys = settings.definition.keys
     first: dict[str, Value] = {
         key.name: key.values.low if isinstance(key.values, Numbers) else key.values.options[0]
@@ -373,7 +374,7 @@ def _alternatives(settings: Settings) -> Iterator[list[str]]:
 def _share_cores(config: DictConfig, settings: Settings) -> None:
     """Let joblib start as many processes as there are jobs, which then share the cores.
 
-    What a launcher writes lies with the search, where other hosts see it too.
+    Files of a launcher are written to the folder of the search, which other hosts also see.
     """
     launcher = config.hydra.launcher
     with open_dict(config.hydra.sweep):
@@ -386,7 +387,7 @@ def _share_cores(config: DictConfig, settings: Settings) -> None:
 
 
 def _open(settings: Settings) -> tuple[Study, bool]:
-    """The study of the folder, and whether it is a new one.
+    """Return the study of the folder, and True if it is new.
 
     Raises:
         MedvisionError: If trials of another search have ended there.
@@ -411,10 +412,10 @@ def _open(settings: Settings) -> tuple[Study, bool]:
 
 
 def _forget(folder: Path, study: Study) -> None:
-    """Take away a search of which nothing has ended.
+    """Remove a search without ended trials.
 
     Raises:
-        MedvisionError: If a process is still at work on a trial of it.
+        MedvisionError: If a process is still running one of its trials.
     """
     for trial in study.trials():
         job = folder / JOBS / str(trial.number)

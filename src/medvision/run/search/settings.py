@@ -21,10 +21,10 @@ from medvision.search.definition import Definition, Mode, check_name
 from medvision.search.space import Key, Numbers, Options
 
 NOT_SEARCHED = (SEARCH, "run_dir", "resume", "experiment")
-"""Keys that make no trial: those of the search, where runs lie, and what they are called."""
+"""Keys that define no trial: those of the search, and the locations and names of runs."""
 
 SET_FOR_TRIALS = tuple(f"{SEARCH}.{key}" for key in ("name", "metric", "mode", "trial"))
-"""Keys that the search gives each of its trials."""
+"""Keys that the search sets for each trial."""
 
 
 def read_overrides(
@@ -33,16 +33,16 @@ def read_overrides(
     """Sort the overrides of a search.
 
     Args:
-        arguments: All of them, as Hydra reads them.
-        loader: Knows the options of config groups.
+        arguments: All overrides, as Hydra reads them.
+        loader: Hydra's loader, which lists the options of config groups.
 
     Returns:
-        What varies, what is fixed, and what is said of the search itself, as `Settings` has them;
-        of each key the last override counts.
+        Varied keys, fixed overrides, and overrides of the search itself, as in `Settings`; the last
+        override of each key counts.
 
     Raises:
-        MedvisionError: If nothing varies, or something that cannot.
-        OverrideParseException: If one of them cannot be read.
+        MedvisionError: If no key varies, or one that cannot be searched.
+        OverrideParseException: If an override cannot be parsed.
     """
     parser = OverridesParser.create(config_loader=loader)
     last = {o.get_key_element().lstrip("+~"): o for o in parser.parse_overrides(list(arguments))}
@@ -67,7 +67,7 @@ def read_overrides(
 
 
 def text_of(override: Override) -> str:
-    """An override with one value, as a command line has it."""
+    """Override with one value, as on a command line."""
     if override.is_delete() and override.value_type is None:
         return override.get_key_element()
     return f"{override.get_key_element()}={override.get_value_element_as_str()}"
@@ -124,7 +124,7 @@ def _values(override: Override) -> Numbers | Options:
 
 
 def _range(sweep: RangeSweep) -> Numbers:
-    # as decimals: range(0.1,0.4,0.1) has three points, and in floats it would have four
+    # as decimals: range(0.1,0.4,0.1) has three points, but four in floats
     start, stop, step = (Decimal(str(end)) for end in (sweep.start, sweep.stop, sweep.step))
     count = 0 if step == 0 else math.ceil((stop - start) / step)
     if count <= 0:
@@ -140,17 +140,16 @@ ROOT = Path("runs", "sweep")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One search as a command asks for it.
+    """Settings of one search.
 
     Attributes:
-        definition: What makes it the search it is.
-        fixed: The overrides that hold for all trials, without those of the search itself.
-        own: Those of the search, but for its name and the number of a trial, as a command line
-            has them.
-        name: Of its folder.
-        num_trials: How many are to end.
-        jobs: How many are started at a time.
-        launcher: Hydra's name of the class that starts them.
+        definition: Everything that identifies the search.
+        fixed: Overrides that apply to all trials, without those of the search itself.
+        own: Overrides of the search, except its name and the trial number, as on a command line.
+        name: Name of its folder.
+        num_trials: Number of trials to run.
+        jobs: Number of trials started at a time.
+        launcher: Class path of Hydra's launcher.
     """
 
     definition: Definition
@@ -163,25 +162,25 @@ class Settings:
 
     @property
     def fixed_texts(self) -> list[str]:
-        """The fixed overrides as a command line has them."""
+        """Fixed overrides as on a command line."""
         return [text_of(override) for override in self.fixed]
 
     @property
     def folder(self) -> Path:
-        """Where the search lies."""
+        """Folder of the search."""
         return ROOT / self.name
 
 
 def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLoader) -> Settings:
-    """Read a search from its command.
+    """Read the settings of a search from its command.
 
     Args:
         arguments: Every override.
-        config: What Hydra made of those that have one value.
-        loader: Knows the config groups.
+        config: Config that Hydra composed from the overrides with one value.
+        loader: Hydra's loader of config groups.
 
     Raises:
-        MedvisionError: If something cannot be.
+        MedvisionError: If a setting is invalid.
     """
     for part in ("sweep.", "checkpoint."):
         check.check_values(config, part=part)
@@ -232,7 +231,7 @@ def read_settings(arguments: Sequence[str], config: DictConfig, loader: ConfigLo
 
 
 def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
-    """The metric and its good end."""
+    """Metric and direction of the search."""
     metric, mode = sweep["metric"], sweep["mode"]
     if metric is None:
         metric, mode = config.checkpoint.monitor, mode or config.checkpoint.mode

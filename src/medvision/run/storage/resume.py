@@ -1,4 +1,4 @@
-"""Continue a run that was interrupted: what it left, and whether it can be trusted."""
+"""Resume an interrupted run: read its state and check that it is valid."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
 
 
 KEPT_FILES = ("config.yaml", "splits.csv", "summary.json")
-"""What a run has written before its first step."""
+"""Files that a run writes before its first step."""
 
 MAY_CHANGE = ("data.root", "data.num_workers", "data.decoded_gb", "trust")
-"""Keys that may be given beside ``resume``: where the data lie, who reads them, what is kept, and
-which packages may define classes."""
+"""Keys allowed beside ``resume``: data location, readers, cache size, and the packages that
+may define classes.
+"""
 
 OVER = ("finished", "pruned")
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
-    """Read which run to continue, and what of its config changes.
+    """Read the run to resume and the changes of its config.
 
     Args:
-        arguments: Of the command line, ``resume=`` among them.
+        arguments: Command line, including ``resume=``.
 
     Raises:
-        MedvisionError: If anything else is asked for than where the data are and who reads them.
+        MedvisionError: If any key other than those in ``MAY_CHANGE`` is set.
     """
     given: dict[str, Any] = {}
     for argument in arguments:
@@ -57,20 +58,21 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
 
 
 def _unquoted(text: str) -> str:
-    """A path as the shell would have given it, where it was quoted for Hydra too."""
+    """Remove the quotes of a path that was also quoted for Hydra."""
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     return text[1:-1] if quoted else text
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """The newest state of a run that can be read.
+    """Newest readable state of a run.
 
     Attributes:
-        path: Its checkpoint; None where none was written: the run starts from its beginning.
-        checkpoint: What it holds.
-        best: What ``best.ckpt`` holds; None where that is missing or damaged.
-        notes: What the user should know.
+        path: Path of its checkpoint; None if there is none, so that the run starts from the
+            beginning.
+        checkpoint: Content of the checkpoint.
+        best: Content of ``best.ckpt``; None if it is missing or damaged.
+        notes: Notes for the user.
     """
 
     path: Path | None
@@ -80,12 +82,12 @@ class State:
 
     @property
     def is_over(self) -> bool:
-        """Whether the fit had ended."""
+        """True if the fit had ended."""
         return self.checkpoint is not None and bool(self.checkpoint["continuation"]["over"])
 
     @property
     def words(self) -> str:
-        """Where the run continues."""
+        """Description of the point where the run continues."""
         if self.checkpoint is None:
             return "from its beginning: it had written no checkpoint"
         behind = self.checkpoint["continuation"]
@@ -97,13 +99,13 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class InterruptedRun:
-    """A run folder whose run may be continued.
+    """Run folder of a run that can be resumed.
 
     Attributes:
-        path: The folder.
-        experiment: Its name.
-        cfg: The resolved config.
-        summary: What ``summary.json`` holds.
+        path: Run folder.
+        experiment: Name of the experiment.
+        cfg: Resolved config.
+        summary: Content of ``summary.json``.
     """
 
     path: Path
@@ -113,16 +115,16 @@ class InterruptedRun:
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to do."""
+        """True if there is nothing left to do."""
         return self.summary.get("status") in OVER
 
     @classmethod
     def read(cls, path: Path) -> InterruptedRun:
-        """Read what a run has written.
+        """Read the files of a run.
 
         Raises:
-            MedvisionError: If the folder is not that of a run, or its config names classes that
-                are not built from a file.
+            MedvisionError: If this is not a run folder, or its config names classes that may not be
+                built from a file.
         """
         if not path.is_dir():
             raise MedvisionError(
@@ -157,12 +159,12 @@ class InterruptedRun:
 
 
 def check_same_data(run: Path, data: ImageData, summary: Mapping[str, Any]) -> None:
-    """Compare the data with those that a run began with.
+    """Check that the data are those of the start of the run.
 
     Raises:
-        MedvisionError: If a file was added, removed or changed, or lies in another split.
+        MedvisionError: If a file was added, removed, changed or moved to another split.
     """
-    from medvision.data.discovery.splits_csv import read_splits  # with NumPy
+    from medvision.data.discovery.splits_csv import read_splits  # imports NumPy
 
     began = {sample.path: sample.split for sample in read_splits(run / "splits.csv")}
     now = {sample.path: stage for stage in STAGES for sample in data.tables[stage]}
@@ -181,7 +183,7 @@ def check_same_data(run: Path, data: ImageData, summary: Mapping[str, Any]) -> N
 
 
 def _moved(node: Any, old: str, new: str) -> Any:
-    """A config whose paths below the run folder lie below the one where it is now."""
+    """Config with paths below the old run folder moved below the new one."""
     if isinstance(node, dict):
         return {key: _moved(value, old, new) for key, value in node.items()}
     if isinstance(node, list):
@@ -192,10 +194,10 @@ def _moved(node: Any, old: str, new: str) -> Any:
 
 
 def find_state(run: Path) -> State:
-    """The newest state that a run has saved and that can be read; damaged ones are passed over.
+    """Newest readable state of a run; damaged checkpoints are skipped.
 
     Raises:
-        MedvisionError: If there are checkpoints, and none can be continued from.
+        MedvisionError: If there are checkpoints, but none can be resumed from.
     """
     folder = run / "checkpoints"
     paths = [folder / f"{name}.ckpt" for name in ("last", "previous", "best")]
@@ -219,9 +221,9 @@ def find_state(run: Path) -> State:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a checkpoint holds, or None where it is damaged.
+    """Content of a checkpoint, or None if it is damaged.
 
-    PyTorch does not compare the checksums that it writes: a flipped bit would pass for a weight.
+    PyTorch does not verify the checksums it writes: a flipped bit would be read as a weight.
     """
     import torch
 

@@ -25,17 +25,17 @@ NAME = ".lock"
 
 
 def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
-    """Lock a run folder until its process ends, however it ends.
+    """Lock a run folder until its process ends, for whatever reason.
 
     Args:
-        folder: Must exist.
-        wait: Wait for the process that has the lock, instead of refusing.
+        folder: Existing folder.
+        wait: If True, wait for the process that holds the lock instead of raising.
 
     Returns:
-        The function that releases the lock.
+        Function that releases the lock.
 
     Raises:
-        MedvisionError: If another process has it.
+        MedvisionError: If another process holds the lock.
     """
     release = take_lock(folder / NAME, wait=wait)
     if release is None:
@@ -66,20 +66,20 @@ COUNTS = {
     "packages": ("medvision", "torch", "pytorch-lightning", "albumentations", "numpy"),
     "hardware": ("processor", "threads", "cpu_capability", "gpus"),
 }
-"""What of the environment decides the last digits of numbers."""
+"""Parts of the environment that affect the last digits of results."""
 
 PROCESS_VARIABLE = "MEDVISION_RUN_DIR"
-"""Tells the other processes of a run where its first process has made the folder."""
+"""Path of the run folder, passed by the first process to the others."""
 
 
 class RunFolder:
-    """One run's folder; nothing exists before ``create``.
+    """Folder of one run; created by ``create``.
 
     Args:
-        path: Where it lies.
+        path: Path of the folder.
 
     Attributes:
-        reopened: Whether its run is being continued.
+        reopened: True if the run is being resumed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,10 +92,10 @@ class RunFolder:
     def plan(
         cls, experiment: str, run_dir: str | None, *, multirun: Path | None, number: int | None
     ) -> Self:
-        """Decide the path: as told, below ``multirun``, or by experiment and time.
+        """Choose the path: as configured, below ``multirun``, or by experiment and time.
 
         Raises:
-            MedvisionError: If the folder that was asked for already holds something.
+            MedvisionError: If the requested folder is not empty.
         """
         shared = os.environ.get(PROCESS_VARIABLE)
         if shared is not None and is_further_process():
@@ -113,22 +113,22 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, *, wait: bool = False) -> Self:
-        """Open the folder of a run that is continued.
+        """Open the folder of a run that is resumed.
 
-        Further processes do not write to it, as in any run.
+        As in any run, further processes do not write to it.
 
         Args:
-            path: The folder.
-            wait: Wait for another process that runs in there, instead of refusing.
+            path: Path of the folder.
+            wait: If True, wait for another process that uses the folder instead of raising.
 
         Raises:
-            MedvisionError: If another process runs in there.
+            MedvisionError: If another process uses the folder.
         """
         folder = cls(path)
         folder.reopened = True
         if not is_further_process():
             folder._unlock = lock_folder(path, wait=wait)
-            for begun in path.rglob(".*.tmp"):  # by a process that was killed as it wrote
+            for begun in path.rglob(".*.tmp"):  # left by a process that was killed while writing
                 begun.unlink()
             folder._created = True
             os.environ[PROCESS_VARIABLE] = str(path.absolute())
@@ -136,20 +136,20 @@ class RunFolder:
 
     @property
     def exists(self) -> bool:
-        """Whether this process has made the folder, or opened it again."""
+        """True if this process has created or reopened the folder."""
         return self._created
 
     def release(self) -> None:
-        """Let other runs into the folder, where this process keeps them out."""
+        """Release the lock of the folder, if this process holds it."""
         if self._unlock is not None:
             self._unlock()
             self._unlock = None
 
     def create(self) -> None:
-        """Make the folder; a second run of the same second waits for the next one.
+        """Create the folder; a second run within the same second waits for the next one.
 
         Raises:
-            MedvisionError: If it cannot be made.
+            MedvisionError: If the folder cannot be created.
         """
         if is_further_process():
             return
@@ -182,7 +182,7 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", text)
 
     def write_environment(self, hardware: Mapping[str, Any]) -> None:
-        """Write what the run ran with: source, packages, hardware and command line."""
+        """Write the environment of the run: source, packages, hardware and command line."""
         environment = {"git": git_state(), **_program(), "hardware": dict(hardware)}
         write_json(self.path / "environment.json", environment)
 
@@ -191,13 +191,13 @@ class RunFolder:
         write_json(self.path / "summary.json", summary)
 
     def read_summary(self) -> dict[str, Any]:
-        """What ``summary.json`` says now."""
+        """Read the current ``summary.json``."""
         return json.loads((self.path / "summary.json").read_text())
 
     def write_status(self, status: str) -> None:
-        """Change the status in ``summary.json`` and nothing else.
+        """Change only the status in ``summary.json``.
 
-        On a full disk it stays what it was; what ended the run is said all the same.
+        On a full disk the old status stays; the error that ended the run is still reported.
         """
         if (self.path / "summary.json").exists():
             with suppress(OSError):
@@ -206,10 +206,10 @@ class RunFolder:
                     self.write_summary({**now, "status": status})
 
     def note_part(self, hardware: Mapping[str, Any]) -> list[str]:
-        """Add what this part of the run runs with to its environment.
+        """Add the environment of this part of the run.
 
         Returns:
-            What differs from the beginning and may change numbers, in words.
+            Differences from the start of the run that may change results, in words.
         """
         path = self.path / "environment.json"
         began = json.loads(path.read_text()) if path.exists() else {}
@@ -224,7 +224,7 @@ class RunFolder:
 
 
 def _program() -> dict[str, Any]:
-    """Which command runs now, since when, and with which packages."""
+    """Current command, its start time and package versions."""
     versions: dict[str, str | None] = {"medvision": medvision.__version__}
     for package in PACKAGES:
         try:
@@ -240,12 +240,12 @@ def _program() -> dict[str, Any]:
 
 
 def is_further_process() -> bool:
-    """Whether another process of the same run has made the folder."""
+    """Return True if another process of the same run creates the folder."""
     return not place_of(os.environ).is_first
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the source, and whether it was changed since; None outside a checkout."""
+    """Commit of the source, and True if it has local changes; None outside a checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str | None:

@@ -1,4 +1,4 @@
-"""What a finished run left: its config, its summary, its split, and what may be built from them."""
+"""Load a finished run: config, summary and history."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medvision.run.config.store import keys_of
 from medvision.task_definition import task_names, task_of
 
 if TYPE_CHECKING:
-    pass  # with NumPy
+    pass  # imports NumPy
 
 MEASURED = ("data", "loss", "task", "trainer")
 """Parts of the config that measuring needs."""
@@ -27,12 +27,12 @@ MEASURED = ("data", "loss", "task", "trainer")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """A finished run.
+    """Finished run.
 
     Attributes:
-        path: Its folder.
-        cfg: The resolved config.
-        summary: What ``summary.json`` holds.
+        path: Run folder.
+        cfg: Resolved config.
+        summary: Content of ``summary.json``.
     """
 
     path: Path
@@ -41,11 +41,11 @@ class StoredRun:
 
     @classmethod
     def read(cls, path: Path) -> StoredRun:
-        """Read the folder of a run.
+        """Read a run folder.
 
         Raises:
-            MedvisionError: If it is none, did not finish, or its config names other classes than
-                those of medvision.
+            MedvisionError: If this is not a run folder, the run did not finish, or its config names
+                classes that may not be built.
         """
         path = path.expanduser()
         try:
@@ -82,7 +82,7 @@ class StoredRun:
 
 
 def read_history(run: Path) -> list[dict[str, float | int | None]]:
-    """A row per epoch, as metrics.csv of a run folder holds them; none where there is no file."""
+    """Rows of metrics.csv in a run folder, one per epoch; empty if there is no file."""
     path = run / "metrics.csv"
     if not path.exists():
         return []
@@ -97,11 +97,11 @@ def read_history(run: Path) -> list[dict[str, float | int | None]]:
 def largest_difference(
     stored: Mapping[str, Any], measured: Mapping[str, Any]
 ) -> tuple[int, float, str]:
-    """Compare the scores that both hold.
+    """Compare the scores that both contain.
 
     Returns:
-        How many numbers were compared (both ends of an interval count), the largest absolute
-        difference, and the name of that score. A number against an undefined one is infinite.
+        Number of values compared (both ends of an interval count), the largest absolute difference,
+        and the name of that score. The difference to an undefined value is infinite.
     """
     worst, worst_name, count = 0.0, "", 0
     for name in [name for name in measured if name in stored]:
@@ -118,7 +118,7 @@ def _flat(score: Any) -> Sequence[Any]:
 
 
 def as_config(values: dict[str, Any]) -> DictConfig:
-    """The config of a run, whose values are resolved: nothing is looked up when it is read.
+    """Config of a run from resolved values, without interpolations.
 
     Raises:
         ValueError: If a value refers to another one, or to something outside of the file.
@@ -132,7 +132,7 @@ def as_config(values: dict[str, Any]) -> DictConfig:
 
 
 def _later_keys(task: str) -> dict[str, Any]:
-    """Defaults of the data keys, for runs from before a key was there.
+    """Defaults of data keys, for runs made before a key existed.
 
     Raises:
         ValueError: If there is no such task.

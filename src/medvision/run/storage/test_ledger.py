@@ -1,4 +1,4 @@
-"""The list of every evaluation on a test split: how often it was looked at is part of a result."""
+"""Ledger of every evaluation on a test split, whose number is part of a result."""
 
 import csv
 import errno
@@ -17,7 +17,7 @@ from medvision.files import file_errors, locked
 from medvision.run.storage.run_folder import git_state
 
 LEDGER = Path("runs", "test_ledger.csv")
-"""Where the list lies, in the folder the command is started in."""
+"""Path of the ledger, relative to the working folder of the command."""
 
 COLUMNS = ("time", "git_sha", "config_hash", "split_fingerprint", "metric", "value", "run")
 
@@ -26,7 +26,7 @@ ELSEWHERE = {
     "data": ("root", "splits", "download", "num_workers", "decoded_gb"),
     "trainer": ("accelerator", "memory_format", "log_every_n_steps"),
 }
-"""Keys that another machine or folder changes without changing what is learned."""
+"""Keys that depend on the machine or folder and do not change what is learned."""
 
 
 def note_test_evaluation(
@@ -37,23 +37,23 @@ def note_test_evaluation(
     value: float | None,
     run: Path,
 ) -> int:
-    """Add one line to the ledger: a test split was evaluated.
+    """Add a line to the ledger for an evaluation of a test split.
 
-    Safe where several processes write at once. The commit is that of this code, with ``-dirty``
-    where it was changed since, and blank outside a checkout.
+    Safe for concurrent writers. The commit is that of this code, with ``-dirty`` if it has local
+    changes, and blank outside a checkout.
 
     Args:
-        config: The resolved config of the run, as ``config.yaml`` holds it.
-        split_fingerprint: What identifies the test images, 64 hexadecimal digits.
-        metric: The score that the line holds, such as ``test/dice``.
-        value: Its value; None where it is undefined.
-        run: Folder of the run.
+        config: Resolved config of the run, as stored in ``config.yaml``.
+        split_fingerprint: Fingerprint of the test images, 64 hexadecimal digits.
+        metric: Name of the recorded score, such as ``test/dice``.
+        value: Its value; None if undefined.
+        run: Run folder.
 
     Returns:
-        How many lines this test split has now, this one included.
+        Number of lines for this test split, including this one.
 
     Raises:
-        MedvisionError: If the file is damaged, is none of ours, or cannot be written.
+        MedvisionError: If the file is damaged, not a ledger, or cannot be written.
     """
     git = git_state()
     line = {
@@ -78,15 +78,15 @@ def note_test_evaluation(
 
 
 def check_ledger() -> None:
-    """Find out before a training, not after it, that the ledger cannot be read.
+    """Check before training that the ledger can be read.
 
     Raises:
-        MedvisionError: If the file is damaged or none of ours.
+        MedvisionError: If the file is damaged or not a ledger.
     """
     try:
         _parse(LEDGER.read_bytes())
     except FileNotFoundError:
-        return  # the first evaluation makes it
+        return  # the first evaluation creates it
     except OSError as fault:
         raise MedvisionError(
             f"cannot read the file: {fault.strerror or fault}",
@@ -96,14 +96,14 @@ def check_ledger() -> None:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """SHA-256 of what a config says about the model and its training.
+    """SHA-256 of the parts of a config that define the model and its training.
 
-    Left out are ``ELSEWHERE``, which differs between machines, and every value that is the run's
-    own folder. The data is left in by its name and numbers, its place is not: which images were
-    tested the fingerprint of the split says.
+    Leaves out the keys in ``ELSEWHERE``, which differ between machines, and every value equal to
+    the run's own folder. The name and numbers of the data are included, its location is not: the
+    fingerprint of the split identifies the tested images.
 
     Args:
-        config: As ``config.yaml`` holds it: plain values.
+        config: Plain values, as stored in ``config.yaml``.
 
     Returns:
         64 hexadecimal digits.
@@ -122,7 +122,7 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 
 def _append(stream: IO[bytes], line: bytes, *, size: int) -> None:
-    """Write a line to the end of a file of ``size`` bytes, whole or not at all."""
+    """Append a line to a file of ``size`` bytes, completely or not at all."""
     try:
         written = stream.write(line)
     except OSError:
@@ -134,10 +134,10 @@ def _append(stream: IO[bytes], line: bytes, *, size: int) -> None:
 
 
 def _parse(content: bytes) -> list[dict[str, str]]:
-    """The lines of the ledger.
+    """Parse the lines of the ledger.
 
     Raises:
-        MedvisionError: If they are not what `note_test_evaluation` writes.
+        MedvisionError: If they do not have the format of `note_test_evaluation`.
     """
     if not content:
         return []

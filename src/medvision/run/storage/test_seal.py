@@ -1,4 +1,4 @@
-"""Where hyper-parameters are being chosen, the test split stays shut."""
+"""Seal the test split while hyper-parameters are being chosen."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,53 +10,53 @@ from omegaconf import DictConfig, OmegaConf
 from medvision.errors import MedvisionError
 
 OPEN = ("seed", "experiment", "data", "data.root", "data.protocol", "data.fold")
-"""Keys that a command may vary and test all the same: nothing is tuned by them."""
+"""Keys that a command may vary without sealing: they tune nothing."""
 
 SEARCH = "sweep"
-"""The group that searches whatever its values are."""
+"""Config group of searches, which seals whatever its values are."""
 
 NONE = "none"
-"""Its option that does not."""
+"""Option of that group without a search."""
 
 
 def sealed(overrides: Sequence[str]) -> tuple[str, ...]:
-    """The keys by which a command chooses hyper-parameters; none where it may test.
+    """Keys with which a command chooses hyper-parameters; empty if it may test.
 
-    A key varies where its override asks for several runs: ``a,b``, ``choice()``, ``range()``,
-    ``glob()``, ``interval()``. Varying any key but those of ``OPEN`` seals every run of the
-    command, and so does a ``sweep``. ``data`` may vary by name only: ``data={...},{...}`` changes
-    what is below it.
+    A key varies if its override requests several runs: ``a,b``, ``choice()``, ``range()``,
+    ``glob()``, ``interval()``. Varying any key not in ``OPEN`` seals every run of the command, and
+    so does a ``sweep``. ``data`` may vary by name only: ``data={...},{...}`` changes the keys
+    below it.
 
     Args:
-        overrides: Of the whole command, as Hydra reads them.
+        overrides: Overrides of the whole command, as Hydra reads them.
 
     Raises:
-        OverrideParseException: If one of them cannot be read.
+        OverrideParseException: If an override cannot be parsed.
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return tuple(dict.fromkeys(override.key_or_group for override in parsed if _chooses(override)))
 
 
 def searches(overrides: Iterable[str]) -> bool:
-    """Whether a command asks for a search, which takes several runs.
+    """Return True if a command requests a search, which takes several runs.
 
     Args:
-        overrides: Of the whole command, as they were given.
+        overrides: Overrides of the whole command, as given.
     """
     return any(o.startswith(f"{SEARCH}=") and o != f"{SEARCH}={NONE}" for o in overrides)
 
 
 def trial_of(cfg: DictConfig) -> int | None:
-    """Number of the trial that a config is of; None where it is of none."""
+    """Trial number of a config; None if it does not belong to a trial."""
     number = OmegaConf.select(cfg, f"{SEARCH}.trial")
     return None if number is None else int(number)
 
 
 def is_trial(cfg: DictConfig) -> bool:
-    """Whether a config is that of a trial.
+    """Return True if a config belongs to a trial.
 
     Raises:
-        MedvisionError: If it asks for a search, and is run alone.
+        MedvisionError: If it requests a search, but is run alone.
     """
     if trial_of(cfg) is None and OmegaConf.select(cfg, f"{SEARCH}.sampler") is not None:
         raise MedvisionError("the experiment asks for a search", where="sweep", hint="add -m")
@@ -64,7 +64,7 @@ def is_trial(cfg: DictConfig) -> bool:
 
 
 def start_line(keys: Sequence[str]) -> str:
-    """What a sealed command says before its first run.
+    """Line printed by a sealed command before its first run.
 
     Args:
         keys: From `sealed`, not empty.
@@ -76,11 +76,11 @@ def start_line(keys: Sequence[str]) -> str:
 
 
 def sealed_note(keys: Sequence[str], run: Path) -> str:
-    """What the summary of a sealed run says.
+    """Note in the summary of a sealed run.
 
     Args:
         keys: From `sealed`, not empty.
-        run: Folder of the run.
+        run: Run folder.
     """
     return (
         f"the test split is sealed, because the command {_does(keys)}; if this is the run you"

@@ -1,4 +1,4 @@
-"""Make the objects that a config names, with errors in one line."""
+"""Build the objects that a config names, with errors in one line."""
 
 import functools
 import inspect
@@ -37,15 +37,15 @@ MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
 
 
 def build(node: Any, **arguments: Any) -> Any:
-    """Instantiate a config node, or return None where it names nothing.
+    """Instantiate a config node, or return None if it has no ``_target_``.
 
     Raises:
-        MedvisionError: If the class is unknown or refuses its arguments.
+        MedvisionError: If the class is unknown or rejects its arguments.
     """
     if node is None or OmegaConf.select(node, "_target_") is None:
         return None
     try:
-        with gc_pause():  # a class may be imported for it, with timm or smp
+        with gc_pause():  # may import its class, with timm or smp
             return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__
@@ -69,7 +69,7 @@ def build_task(
     plan: Plan,
     checkpoint: Path | None,
 ) -> Task:
-    """LightningModule of the run, with the weights of ``checkpoint`` where one is given."""
+    """LightningModule of the run, with the weights of ``checkpoint`` if given."""
     optimizer = build(cfg.optimizer)
     if plan.fused_optimizer and "fused" in inspect.signature(optimizer.func).parameters:
         optimizer = functools.partial(optimizer, fused=True)
@@ -106,21 +106,21 @@ def build_task(
 
 
 def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
-    """Name and arguments that build the network again, ready for its tensors.
+    """Name and arguments to rebuild the network for its saved tensors.
 
-    Not under ``_target_``, which Hydra would call.
+    Not stored under ``_target_``, which Hydra would instantiate.
     """
     arguments: Any = OmegaConf.to_container(cfg.model, resolve=True)
     name = arguments.pop("_target_")
     if "weights" in arguments:
         arguments["weights"] = "none"
-    if "name" in arguments:  # not always the network that was asked for is built
+    if "name" in arguments:  # the network built may differ from the one requested
         arguments["name"] = getattr(model, "name", arguments["name"])
     return {"name": name, "arguments": arguments}
 
 
 def _normalisation(model: nn.Module) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel, as the network subtracts and divides."""
+    """Mean and standard deviation of each channel used by the network's normalisation."""
     buffers = dict(model.named_buffers())
     return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
 
@@ -134,7 +134,7 @@ def build_trainer(
     root: Path,
     alone: bool = False,
 ) -> Trainer:
-    """Lightning's trainer as the config and the hardware plan say; ``alone``, of one process."""
+    """Lightning's trainer for the config and the hardware plan; ``alone``: a single process."""
     if not plan.xla:
         skip_slow_tpu_probe()
     options = {key: value for key, value in cfg.trainer.items() if key not in MEDVISION_KEYS}
@@ -183,10 +183,10 @@ def measure(
 
 
 def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
-    """Load a Lightning checkpoint without executing what is in it.
+    """Load a Lightning checkpoint without executing code from it.
 
     Raises:
-        MedvisionError: If it is no checkpoint, or has no epoch left to train.
+        MedvisionError: If it is not a checkpoint, or has no epoch left to train.
     """
     where = f"ckpt_path={path}"
     try:
@@ -213,24 +213,24 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
 
 
 def silence_libraries() -> None:
-    """Silence what Lightning says that no user can act on, and further processes altogether."""
+    """Silence Lightning messages without use for the user, and all in further processes."""
     if is_further_process():
         logging.disable(logging.ERROR)
         warnings.simplefilter("ignore")
         return
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Metrics add up over processes before they are logged.
+    # Metrics are summed over processes before they are logged.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
-    # One or two loader processes are the right number where the cores train.
+    # One or two loader processes are enough if the cores train.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # Small data sets have fewer batches than log_every_n_steps; every epoch is logged anyway.
     warnings.filterwarnings("ignore", message=".*number of training batches.*logging interval.*")
-    # Lightning warns of its own use of a torch internal.
+    # Lightning's own use of a torch internal.
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-    # The loader leaves out what the epoch has behind it, which Lightning cannot know.
+    # The loader skips the finished part of the epoch, which Lightning cannot detect.
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-    # Whether a checkpoint can be read safely is told in one line.
+    # Unsafe checkpoints are reported in one line.
     warnings.filterwarnings("ignore", message="Detected pickle protocol")
-    # ckpt_path is checked against the model before.
+    # ckpt_path has already been checked against the model.
     warnings.filterwarnings("ignore", message=".*Be aware that when using `ckpt_path`.*")

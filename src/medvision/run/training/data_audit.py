@@ -1,4 +1,4 @@
-"""The audit of the data that a run is about to learn from, or was tested on."""
+"""Audit the data of a run, before training or after a test."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from medvision.evaluation.base import DuplicatesInTraining
 Mode = Literal["warn", "strict", "skip"]
 
 MAX_NAMES = 100_000
-"""Of more images not all names are searched for numbers of patients: a million take half a minute
-and two gigabytes."""
+"""Above this number of images, only some names are searched for patient numbers: a million
+names take half a minute and two gigabytes.
+"""
 
 NAME_RUNS = 20
-"""Pieces of the list, sorted by path, that are searched of more."""
+"""Number of sections of the list, sorted by path, that are searched above ``MAX_NAMES``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataAudit:
-    """What a training learns from the audit of its data.
+    """Audit of the data of a training run.
 
     Attributes:
-        summary: The part ``audit`` of summary.json.
-        warnings: What stands among the warnings of the run.
-        near_duplicates: Which test images have one in training; None where none has, or the files
-            were not read.
+        summary: Section ``audit`` of summary.json.
+        warnings: Warnings for the run.
+        near_duplicates: Test images with a near-duplicate in training; None if there are none or
+            the files were not read.
     """
 
     summary: dict[str, Any]
@@ -47,19 +48,19 @@ class DataAudit:
 
 
 def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
-    """Audit the prepared data of a training.
+    """Audit the prepared data of a training run.
 
     Args:
-        data: Prepared.
-        mode: ``warn`` trains whatever is found, ``strict`` does not train where a test score
-            would be untrue, ``skip`` looks at nothing.
+        data: Prepared data.
+        mode: ``warn`` trains whatever is found, ``strict`` refuses to train if a test score would
+            be invalid, ``skip`` checks nothing.
 
     Returns:
-        None for phantoms: there is nothing to find.
+        None for phantoms, which need no audit.
 
     Raises:
-        MedvisionError: If ``mode`` is ``strict`` and something would make a test score untrue, or
-            the files are too many to be looked at now.
+        MedvisionError: If ``mode`` is ``strict`` and a test score would be invalid, or there are
+            too many files to check now.
     """
     if data.root is None:
         return None
@@ -77,7 +78,7 @@ def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
 
 
 def notes_with(notes: Sequence[str], audited: DataAudit | None) -> list[str]:
-    """The notes on the data, the audit's first; its leaks say more than those of the split."""
+    """Notes on the data, those of the audit first; its leaks are more specific than the split's."""
     if audited is None:
         return list(notes)
     leaks = any(warning.startswith("LEAK") for warning in audited.warnings)
@@ -85,7 +86,7 @@ def notes_with(notes: Sequence[str], audited: DataAudit | None) -> list[str]:
 
 
 def duplicates_in_training(data: ImageData) -> DuplicatesInTraining | None:
-    """Which test images have a near-duplicate in training; None where none has or it is unknown."""
+    """Test images with a near-duplicate in training; None if there are none or it is unknown."""
     if data.properties is None or data.near_duplicates is None:
         return None
     return _crossing(_audited(data))
@@ -104,7 +105,7 @@ def _whole(data: ImageData) -> DataAudit:
 
 
 def _in_part(data: ImageData) -> DataAudit:
-    """What names and counts tell where the files were not read."""
+    """Audit of names and counts only, for files that were not read."""
     started = time.perf_counter()
     seen = ListedSet(**_listed(data))
     named = _runs_of_names(seen)
@@ -133,7 +134,7 @@ def _in_part(data: ImageData) -> DataAudit:
 
 
 def _runs_of_names(seen: ListedSet) -> ListedSet:
-    """Of very many images some runs of names: those of one patient lie beside each other."""
+    """Sections of a very long list of names: those of one patient are adjacent."""
     if len(seen) <= MAX_NAMES:
         return seen
     starts = np.linspace(0, len(seen) - MAX_NAMES // NAME_RUNS, NAME_RUNS).astype(np.int64)
@@ -181,7 +182,7 @@ def _listed(data: ImageData) -> dict[str, Any]:
 
 
 def _audited(data: ImageData) -> AuditedSet:
-    assert data.properties is not None  # whoever calls has looked
+    assert data.properties is not None  # checked by the caller
     assert data.near_duplicates is not None
     return AuditedSet(
         **_listed(data),

@@ -48,24 +48,24 @@ def run_experiment(
     started_s: float,
     sealed_by: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Train, validate and test what the config says; write the run folder.
+    """Train, validate and test as configured; write the run folder.
 
-    Everything a user can have got wrong is found before the folder is made. In a folder that was
-    opened again the run continues where it was.
+    All user errors that can be detected are raised before the folder is created. In a reopened
+    folder the run is resumed.
 
     Args:
-        cfg: A checked config.
-        experiment: Its name.
-        folder: Where the run goes.
-        started_s: ``time.perf_counter()`` when the run was asked for.
-        sealed_by: The keys by which the command chooses hyper-parameters: the test split is not
-            touched where there are any.
+        cfg: Checked config.
+        experiment: Name of the experiment.
+        folder: Run folder.
+        started_s: ``time.perf_counter()`` when the run was requested.
+        sealed_by: Keys with which the command chooses hyper-parameters: if not empty, the test
+            split is not used.
 
     Returns:
-        What ``summary.json`` holds.
+        Content of ``summary.json``.
 
     Raises:
-        MedvisionError: If something the user gave cannot be used, or the fit failed.
+        MedvisionError: If an input is invalid, or the fit failed.
     """
     silence_libraries()
     keep_freed_memory()
@@ -92,7 +92,7 @@ def run_experiment(
     state = find_state(folder.path) if folder.reopened else None
     checkpoint = None
     if cfg.ckpt_path is not None and (state is None or state.checkpoint is None):
-        checkpoint = Path(cfg.ckpt_path).expanduser()  # until the run has one of its own
+        checkpoint = Path(cfg.ckpt_path).expanduser()  # until the run has its own checkpoint
     task = build_task(cfg, experiment, model, data, plan, checkpoint)
     check_agreement(cfg, data, task)
     if not sealed_by:
@@ -111,7 +111,7 @@ def run_experiment(
         greet(folder.path, data, model, summary)
         if state is not None:
             say(f"continuing {state.words}")
-    if summary.get("sealed"):  # said once already, before the first run
+    if summary.get("sealed"):  # already printed before the first run
         summary["warnings"].append(sealed_note(summary["sealed_by"], folder.path))
     config = {"experiment": experiment, **_plain(cfg)}
 
@@ -129,7 +129,7 @@ def run_experiment(
     if state is not None:
         told = summary["warnings"]
         summary["warnings"] = [*told, *(note for note in state.notes if note not in told)]
-    if not folder.exists:  # the first process measures alone, as a run of one process does
+    if not folder.exists:  # the first process measures alone, like a run of one process
         return summary
     if fitted.pruned:
         return finish_pruned(folder, summary, fitted=fitted)
@@ -142,7 +142,7 @@ def run_experiment(
     )
     evaluation.near_duplicates = None if audited is None else audited.near_duplicates
     scores: dict[str, Score] = {}
-    stages: tuple[Stage, ...] = ("val", "test")  # in this order: a threshold may come from val
+    stages: tuple[Stage, ...] = ("val", "test")  # val first: it may determine the threshold
     for stage in stages[:1] if sealed_by else stages:
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
@@ -168,7 +168,7 @@ def run_experiment(
 
 
 def _keep_threshold(path: Path, threshold: float) -> None:
-    """Write a threshold that was chosen on validation into the checkpoint it belongs to."""
+    """Write a threshold that was chosen on validation into its checkpoint."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     if checkpoint["medvision"]["threshold"] == threshold:
         return
@@ -185,9 +185,9 @@ def _create_folder(
     model: nn.Module,
     data: ImageData,
 ) -> dict[str, Any]:
-    """Make the folder of a run; return what its summary says before the first step.
+    """Create the folder of a run; return its summary before the first step.
 
-    What ``auto`` resolved to goes into the config, so that the stored one repeats the run.
+    The resolved values of ``auto`` are stored in the config, so that it reproduces the run.
     """
     folder.create()
     with open_dict(cfg):
@@ -207,10 +207,10 @@ def _create_folder(
 
 
 def _reopen_folder(folder: RunFolder, data: ImageData, state: State) -> dict[str, Any]:
-    """What an interrupted run had written, once its data are what they were.
+    """Summary of an interrupted run, after checking that its data are unchanged.
 
     Raises:
-        MedvisionError: If they are not.
+        MedvisionError: If the data have changed.
     """
     summary = folder.read_summary()
     check_same_data(folder.path, data, summary)
@@ -223,6 +223,6 @@ def _reopen_folder(folder: RunFolder, data: ImageData, state: State) -> dict[str
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved config as plain types."""
+    """Resolved config as plain types."""
     resolved: Any = OmegaConf.to_container(cfg, resolve=True)
     return resolved

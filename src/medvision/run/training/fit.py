@@ -44,11 +44,11 @@ class Fitted:
     """Result of a fit.
 
     Attributes:
-        best: Knows the checkpoints.
-        rows: Of ``metrics.csv``.
-        timing: Of ``summary.json``.
-        xla: Of ``summary.json``, where XLA compiled the steps.
-        pruned: Whether a search ended it as hopeless.
+        best: Callback that holds the checkpoints.
+        rows: Rows of ``metrics.csv``.
+        timing: Section ``timing`` of ``summary.json``.
+        xla: Section ``xla`` of ``summary.json``, if XLA compiled the steps.
+        pruned: True if a search stopped the fit early.
     """
 
     best: BestAndLast
@@ -70,22 +70,22 @@ def fit(
     started_s: float,
     state: State | None = None,
 ) -> Fitted:
-    """Train as the config says, in every process that takes part.
+    """Train as configured, in every process of the run.
 
     Args:
-        cfg: A checked config.
-        plan: How the run computes.
+        cfg: Checked config.
+        plan: Hardware plan.
         task: Trained in place.
-        data: What it learns from.
+        data: Training and validation data.
         folder: Run folder.
-        config: What loggers are told of the run.
-        checkpoint: Where to start from.
-        started_s: ``time.perf_counter()`` when the run was asked for.
-        state: Where an interrupted run continues.
+        config: Config passed to the loggers.
+        checkpoint: Checkpoint to start from.
+        started_s: ``time.perf_counter()`` when the run was requested.
+        state: State of an interrupted run to resume from.
 
     Raises:
-        MedvisionError: If the fit fails for a reason that is known.
-        Stopped: If it was asked to end; its state is saved then, unless it was asked twice.
+        MedvisionError: If the fit fails for a known reason.
+        Stopped: If a signal ended the fit; its state is saved, unless there was a second signal.
     """
     nodes = [node for node in cfg.callbacks.values() if node is not None]
     callbacks: list[Callback] = [build(node) for node in nodes]
@@ -126,10 +126,10 @@ def fit(
             )
         )
         trainer = build_trainer(cfg, plan, callbacks=callbacks, logger=logger, root=folder.path)
-        if not plan.xla:  # whose tensors are brought to the CPU first
+        if not plan.xla:  # tensors of XLA are moved to the CPU first
             trainer.strategy.checkpoint_io = DirectFiles()
         supervise(trainer, folder)
-        # the fit happens in copies of this process, as on all cores of a TPU
+        # the fit runs in forked processes, as on all cores of a TPU
         forks = isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
         handover = Handover(folder.path) if forks else None
         if handover is not None:

@@ -1,4 +1,4 @@
-"""One run from the check of its config to its end; errors become one line and an exit code."""
+"""Run one job, from the config check to the end; errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One run that was asked for.
+    """One requested run.
 
     Attributes:
-        cfg: Config, as composed or stored.
+        cfg: Config, composed or stored.
         experiment: Name of the experiment.
-        folder: Called for the run folder once the config was checked.
-        sealed_by: Keys by which the command chooses hyper-parameters: the test split is not
-            touched where there are any.
-        is_quiet: Print no error: the reader of the result does.
+        folder: Returns the run folder; called after the config was checked.
+        sealed_by: Keys with which the command chooses hyper-parameters: if not empty, the test
+            split is not used.
+        is_quiet: If True, print no error: the reader of the result does.
     """
 
     cfg: DictConfig
@@ -43,23 +43,23 @@ class Job:
 
 
 _BEGINNINGS = iter([time.perf_counter()])
-"""When this process began, as near as it can know, for the first run in it."""
+"""Approximate start time of this process, for the first run in it."""
 
 
 def run_job(job: Job) -> JobResult:
-    """Run a job, and report in one line what went wrong.
+    """Run a job, and report errors in one line.
 
     Raises:
-        Stopped: If a signal ended it; its folder then says so.
+        Stopped: If a signal ended the job; the status in its folder is updated.
     """
     folder: RunFolder | None = None
     started_s = next(_BEGINNINGS, time.perf_counter())
-    is_trial = trial_of(job.cfg) is not None  # its search continues it
+    is_trial = trial_of(job.cfg) is not None  # its search resumes it
     failure: MedvisionError | None = None
     try:
         check_config(job.cfg)
         folder = job.folder()
-        with gc_pause():  # torch and Lightning: seconds
+        with gc_pause():  # torch and Lightning take seconds to import
             from medvision.run.training.experiment import run_experiment
 
         summary = run_experiment(
@@ -83,14 +83,14 @@ def run_job(job: Job) -> JobResult:
         raise
     run = folder.path if folder is not None and (folder.exists or folder.reopened) else None
     if folder is not None and folder.reopened and code == 2:
-        folder.release()  # it did not continue, and stays what it was
+        folder.release()  # it was not resumed and keeps its status
     else:
         _close(folder, status)
     return JobResult.of(code, run, failure)
 
 
 def _close(folder: RunFolder | None, status: str) -> None:
-    """Write how the run ended, and let others into its folder."""
+    """Write the final status of the run, and release its folder."""
     if folder is not None and folder.exists:
         folder.write_status(status)
         folder.release()

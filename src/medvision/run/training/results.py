@@ -1,4 +1,4 @@
-"""What a run found out: summary.json, the plots, and the table on the screen."""
+"""Results of a run: summary.json, the plots, and the table on the screen."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +24,13 @@ from medvision.types import STAGES
 TWIN_PARTS = ("with_twin", "without_twin")
 
 METRIC_DEFINITIONS = 2
-"""Grows when a score of the same name is computed in another way: older figures do not compare."""
+"""Increases when the definition of a score changes: older values are not comparable."""
 
 
 def first_summary(
     experiment: str, seed: int, data: ImageData, model: nn.Module, plan: Plan
 ) -> dict[str, Any]:
-    """What ``summary.json`` can say before the first step."""
+    """Content of ``summary.json`` before the first step."""
     return {
         "experiment": experiment,
         "seed": seed,
@@ -55,7 +55,7 @@ def first_summary(
 
 
 def describe_dataset(data: ImageData) -> dict[str, Any]:
-    """What identifies the data, and how many images each split has."""
+    """Identity of the data, and the number of images of each split."""
     return {
         "name": data.name,
         "synthetic": data.synthetic,
@@ -66,7 +66,7 @@ def describe_dataset(data: ImageData) -> dict[str, Any]:
 
 
 def _protocol(data: ImageData) -> dict[str, Any]:
-    """How images were split, and how many of each class there are, where each has one."""
+    """Split protocol, and the number of images per class, if images have classes."""
     split: dict[str, Any] = {"protocol": data.protocol}
     if data.protocol == "kfold":
         split |= {"fold": data.fold, "folds": data.folds}
@@ -83,7 +83,7 @@ def _weights(model: nn.Module) -> dict[str, Any]:
 
 
 def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, Any]) -> None:
-    """Say what is about to run, on which data, and what was found about it."""
+    """Print what is about to run, on which data, and the findings about the data."""
     console = Console()
     if data.synthetic:
         console.rule("[bold]SYNTHETIC DATA[/bold]")
@@ -121,7 +121,7 @@ def finish(
 ) -> dict[str, Any]:
     """Write the scores, the plots, the report and the final summary; print the table.
 
-    The summary comes last: a run that says that it is finished has all of its files.
+    The summary is written last: a run with status finished has all of its files.
     """
     best, rows = fitted.best, fitted.rows
     late = [*evaluation.notes, *([best.warning] if best.warning else [])]
@@ -151,7 +151,7 @@ def finish(
 def finish_pruned(
     folder: RunFolder, summary: Mapping[str, Any], *, fitted: Fitted
 ) -> dict[str, Any]:
-    """Write the summary of a run that a search ended: nothing is measured, the checkpoints stay."""
+    """Write the summary of a pruned run: nothing is measured, the checkpoints stay."""
     metrics = _of_best_epoch(fitted, "train/") | _of_best_epoch(fitted, "val/")
     final = {**summary, **_of_fit(fitted), "status": "pruned", "metrics": metrics}
     folder.write_summary(final)
@@ -160,7 +160,7 @@ def finish_pruned(
 
 
 def _of_fit(fitted: Fitted) -> dict[str, Any]:
-    """What the summary says of the fit."""
+    """Summary of the fit."""
     return {
         "best_checkpoint": "checkpoints/best.ckpt",
         "best_epoch": fitted.best.best_epoch,
@@ -171,13 +171,13 @@ def _of_fit(fitted: Fitted) -> dict[str, Any]:
 
 
 def _of_best_epoch(fitted: Fitted, stage: str) -> dict[str, float | int | None]:
-    """What the best epoch logged of a stage."""
+    """Values that the best epoch logged for a stage."""
     row = next(row for row in fitted.rows if row["epoch"] == fitted.best.best_epoch)
     return {name: row[name] for name in row if name.startswith(stage)}
 
 
 def _of_callbacks(fitted: Fitted, scores: Mapping[str, Score]) -> dict[str, float | int | None]:
-    """What callbacks of the user logged of validation, which is not measured again."""
+    """Validation values logged by the user's callbacks, which are not measured again."""
     logged = _of_best_epoch(fitted, "val/")
     return {name: value for name, value in logged.items() if name not in scores}
 
@@ -226,7 +226,7 @@ def print_scores(summary: Mapping[str, Any]) -> None:
 
 
 def _twin_table(twins: Mapping[str, Any]) -> Table:
-    """Test scores with and without a twin in training, and the nearest training image's."""
+    """Test scores with and without a near-duplicate in train, and of the nearest train image."""
     table = Table(title="test, by whether an image has a near-duplicate in train")
     names = [n for n in twins["without_twin"] or twins["with_twin"] if not n.endswith("_ci95")]
     names = [name for name in names if name != "num_images"]
