@@ -1,1 +1,1 @@
-"""Lets ``sweep=...`` search. Hydra scans this at every start, so nothing heavy is here."""
+"""Hydra plugin for ``sweep=...``. Hydra scans it at every start, so it imports nothing slow."""

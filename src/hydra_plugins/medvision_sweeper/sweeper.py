@@ -1,4 +1,4 @@
-"""What Hydra calls a sweeper: it hands the command on to the search."""
+"""Hydra sweeper that runs the hyper-parameter search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MedvisionSweeper(Sweeper):
     """Search the keys that a command varies.
 
     Args:
-        params: Keys that vary by config, as BasicSweeper has them: ``{key: "interval(0, 1)"}``.
+        params: Keys that vary by config, as for BasicSweeper: ``{key: "interval(0, 1)"}``.
     """
 
     def __init__(self, params: Mapping[str, str] | None = None) -> None:
@@ -26,7 +26,7 @@ class MedvisionSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what Hydra gives; the launcher is made when the search is known."""
+        """Store Hydra's objects; the launcher is created once the search is known."""
         self.config, self.hydra_context = config, hydra_context
         self.task_function = task_function
 

@@ -1,4 +1,4 @@
-"""What watches a fit."""
+"""Callbacks of a fit."""
 
 from medvision.callbacks.checkpoints import BestAndLast, FiniteLoss, Interruption
 from medvision.callbacks.finetuning import Finetuning

@@ -27,22 +27,22 @@ class BestAndLast(Checkpoint):
     """Write ``last.ckpt`` after every epoch and ``best.ckpt`` after every better one.
 
     Lightning's ModelCheckpoint takes a first NaN for the best value, and leaves ``last.ckpt``
-    behind where an epoch was not the best; here an undefined value is never the best. When
-    no epoch had a defined value, best falls back to last and ``warning`` says so. What was in
-    ``last.ckpt`` before is kept in ``previous.ckpt``, in case a file gets damaged.
+    outdated after an epoch that was not the best; here an undefined value is never the best. If no
+    epoch had a defined value, the last epoch is used as the best and ``warning`` says so. The
+    former ``last.ckpt`` is kept as ``previous.ckpt``, in case a file is damaged.
 
     Args:
         dirpath: Run folder; the files are in ``checkpoints/`` below it.
         monitor: Logged value that decides, such as ``val/dice``; never a test metric.
-        mode: Whether the largest or the smallest is the best; None for what the table of scores
-            says, and for the largest of a score that has no row there.
+        mode: ``max`` if the largest value is the best, ``min`` if the smallest; None for the
+            direction in the table of scores, or ``max`` for a score without a row there.
 
     Attributes:
-        best_path: Where the best epoch is kept.
+        best_path: Path of the checkpoint of the best epoch.
         best_epoch: Epoch in ``best.ckpt``, counted from 0; None before the first.
-        best_value: Its monitored value; None where best fell back to last.
+        best_value: Its monitored value; None if the last epoch is used as the best.
         last_epoch: Last epoch that has ended.
-        warning: Why best is the last epoch, where it is.
+        warning: Reason for using the last epoch as the best, if so.
     """
 
     HANDED_OVER: ClassVar = ("best_epoch", "best_value", "last_epoch", "warning")
@@ -77,10 +77,10 @@ class BestAndLast(Checkpoint):
         self.settle(writes=trainer.is_global_zero)
 
     def settle(self, *, writes: bool) -> None:
-        """Choose the last epoch where none was the best.
+        """Use the last epoch if there is no best one.
 
         Args:
-            writes: Whether this process may write ``best.ckpt``.
+            writes: If True, this process writes ``best.ckpt``.
         """
         if self.best_epoch is None and self.last_epoch is not None:
             self.best_epoch = self.last_epoch
@@ -92,10 +92,10 @@ class BestAndLast(Checkpoint):
                 link_or_copy(self.last_path, self.best_path)
 
     def save(self, trainer: Trainer) -> None:
-        """Write ``last.ckpt``, whole or not at all; to be called in every process.
+        """Write ``last.ckpt``, completely or not at all; must be called in every process.
 
         Raises:
-            MedvisionError: If it cannot be written; what was there before is still there.
+            MedvisionError: If it cannot be written; the former file stays intact.
         """
         path = self.last_path
         writes = trainer.is_global_zero  # Lightning gathers in every process and writes in one
@@ -112,24 +112,24 @@ class BestAndLast(Checkpoint):
     def continue_from(
         self, path: Path, checkpoint: Mapping[str, Any], best: Mapping[str, Any] | None
     ) -> list[str]:
-        """Make ``best.ckpt`` and the record of it agree, before a run continues.
+        """Make ``best.ckpt`` consistent with the record of it before a run is resumed.
 
-        The run may have ended after ``last.ckpt`` and before ``best.ckpt``, or it continues from an
-        older state than the one that is in ``best.ckpt``.
+        The run may have ended after ``last.ckpt`` and before ``best.ckpt`` was written, or it
+        resumes from an older state than that of ``best.ckpt``.
 
         Args:
-            path: The checkpoint that it continues from.
-            checkpoint: What that one holds.
-            best: What ``best.ckpt`` holds; None where it is missing or damaged.
+            path: Checkpoint to resume from.
+            checkpoint: Content of that checkpoint.
+            best: Content of ``best.ckpt``; None if it is missing or damaged.
 
         Returns:
-            What the user should know.
+            Notes for the user.
         """
         known = checkpoint["callbacks"][self.state_key]
         epoch, value = known["best_epoch"], known["best_value"]
         if epoch is None:
             return []
-        if checkpoint["epoch"] == known["last_epoch"] == epoch:  # it is the best one itself
+        if checkpoint["epoch"] == known["last_epoch"] == epoch:  # this checkpoint is the best one
             if path != self.best_path:
                 link_or_copy(path, self.best_path)
             return []
@@ -149,14 +149,14 @@ class BestAndLast(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # A new run folder starts its own record: it has no file of the old best epoch.
+        # A new run folder starts its own record: it has no file of the former best epoch.
         if self.best_path.exists():
             known = (state_dict["best_epoch"], state_dict["best_value"])
             self.best_epoch, self.best_value = self._record or known
         self.last_epoch = state_dict.get("last_epoch")
 
     def _require_logged(self, trainer: Trainer) -> None:
-        """Refuse a score of no row that no callback logs either."""
+        """Refuse a monitored score that has no row and that no callback logs."""
         stage = self.monitor.partition("/")[0]
         logged = sorted(name for name in trainer.callback_metrics if name.startswith(f"{stage}/"))
         if logged:  # an epoch without validation logs none
@@ -176,7 +176,7 @@ class BestAndLast(Checkpoint):
         return value > self.best_value if self.mode == "max" else value < self.best_value
 
     def _not_written(self, fault: Exception) -> MedvisionError:
-        if isinstance(fault.__context__, OSError):  # PyTorch's own words hide what the disk said
+        if isinstance(fault.__context__, OSError):  # PyTorch's message hides that of the disk
             fault = fault.__context__
         full = isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT)
         words = fault.strerror if isinstance(fault, OSError) else first_line(fault)
@@ -192,10 +192,10 @@ class BestAndLast(Checkpoint):
 
 
 class DirectFiles(TorchCheckpointIO):
-    """Write a checkpoint straight to its file, and wait until the disk has it.
+    """Write a checkpoint directly to its file, and flush it to disk.
 
-    Lightning's own makes two copies of it in memory, and a third in the folder for temporary
-    files, before it moves that one.
+    Lightning's own class makes two copies in memory and a third in the folder for temporary files,
+    which it then moves.
     """
 
     @override
@@ -209,17 +209,17 @@ class DirectFiles(TorchCheckpointIO):
 
 
 def _is_about_files(fault: Exception) -> bool:
-    """Whether a file could not be written; PyTorch says so in an error of its own."""
+    """Return True if a file could not be written; PyTorch raises an error of its own for this."""
     words = ("PytorchStreamWriter", "inline_container", "unexpected pos")
     return isinstance(fault, OSError) or any(word in str(fault) for word in words)
 
 
 @contextmanager
 def _plateaus_told(trainer: Trainer) -> Iterator[None]:
-    """Let schedules that watch a value know of this epoch, as long as its state is saved.
+    """Step schedules that monitor a value for this epoch, only while its state is saved.
 
-    Lightning tells them after the last hook of the epoch; a run that goes on from a checkpoint of
-    its end would never tell them.
+    Lightning steps them after the last hook of the epoch; a run resumed from a checkpoint of the
+    epoch's end would never step them.
     """
     configs = [c for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
     told = [
@@ -246,14 +246,13 @@ def _plateaus_told(trainer: Trainer) -> Iterator[None]:
 
 
 class FiniteLoss(Callback):
-    """Stop the fit when a training loss was NaN or infinite, before a checkpoint can hold it.
+    """Stop the fit after a NaN or infinite training loss, before it is saved in a checkpoint.
 
-    The losses are watched on the device and asked about every ``every_n_steps`` and at the end
-    of each epoch, so that no step waits for the answer. Processes ask each other at the same
-    steps: where one has such a loss, all stop.
+    The losses are accumulated on the device and read every ``every_n_steps`` and at the end of each
+    epoch, so that no step waits for them. All processes read at the same steps and stop together.
 
     Args:
-        every_n_steps: Steps between two questions.
+        every_n_steps: Steps between two checks.
     """
 
     def __init__(self, *, every_n_steps: int = 50) -> None:
@@ -271,13 +270,13 @@ class FiniteLoss(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        # One tensor from the first step to the last: a fresh one would be a new graph to XLA.
+        # One tensor from the first step to the last: a new one would be a new graph to XLA.
         self.all_finite = self.all_finite & torch.isfinite(outputs["loss"].detach())
         if trainer.is_last_batch or (batch_idx + 1) % self.every_n_steps == 0:
             self.ask(trainer)
 
     def ask(self, trainer: Trainer) -> None:
-        """Wait for the losses of this epoch so far; to be called in every process.
+        """Wait for the losses of this epoch so far; must be called in every process.
 
         Raises:
             MedvisionError: If one of them was NaN or infinite.
@@ -293,21 +292,21 @@ class FiniteLoss(Callback):
 
 
 LOOK_S = 1.0
-"""How often the processes of a run ask each other whether one of them was told to end."""
+"""Interval at which the processes of a run check if one of them received a signal."""
 
 
 class Interruption(Checkpoint):
-    """End a fit that was asked to end, once its state is saved, and save it every few minutes.
+    """End a fit on a signal, after saving its state, and save the state every few minutes.
 
-    A state is saved after a step of the optimizer, when everything it changed has changed; in the
-    last batch of an epoch and in validation, the end of the epoch is waited for. A ``Checkpoint``
-    by Lightning's order only: to be listed after the one that saves the epochs.
+    A state is saved after a step of the optimizer, when all of its changes are complete; in the
+    last batch of an epoch and in validation, at the end of the epoch. Inherits from ``Checkpoint``
+    only for Lightning's callback order: must be listed after the callback that saves the epochs.
 
     Args:
-        asked: The signal that asks the program to end; None as long as there is none.
-        checkpoints: Saves.
-        finite: Asked first: no state may be saved after a loss that was no number.
-        every_minutes: Time between two states in the middle of an epoch; None saves none there.
+        asked: Returns the signal that requests the end, or None.
+        checkpoints: Callback that saves the state.
+        finite: Checked first: no state may be saved after a NaN or infinite loss.
+        every_minutes: Time between two states within an epoch; None saves none.
     """
 
     def __init__(
@@ -363,14 +362,14 @@ class Interruption(Checkpoint):
             raise Stopped(signum)
 
     def _agree(self, trainer: Trainer, signum: int | None, is_due: bool) -> tuple[int | None, bool]:
-        """What one process was asked, all do; the clock of the first one counts."""
+        """Agree on a signal received by any process, or on a save due by the first one's clock."""
         decide = trainer.strategy.reduce_boolean_decision
         if decide(signum is not None, all=False):
             return signum or signal.SIGTERM, False
         return None, decide(is_due and trainer.is_global_zero, all=False)
 
     def _set_stride(self, trainer: Trainer, batch_idx: int) -> None:
-        """Ask about once a second, however long a step takes, and in all processes alike."""
+        """Check about once a second, however long a step takes, and at the same steps in all."""
         step_s = (time.monotonic() - self._epoch_s) / (batch_idx + 1)
         stride = max(1, min(50, int(LOOK_S / max(step_s, 1e-3))))
         self._stride = trainer.strategy.broadcast(stride)

@@ -1,4 +1,4 @@
-"""Train the new head first, the borrowed backbone later."""
+"""Train the new head first and the pretrained backbone later."""
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import BaseFinetuning
@@ -11,15 +11,15 @@ from medvision.tasks import Task, backbone_modules
 
 
 class Finetuning(Callback):
-    """Freeze the backbone for the first epochs, then let it train.
+    """Freeze the backbone for the first epochs, then train it.
 
-    A random head sends large gradients at first, which would spoil weights that were learned
-    elsewhere. While frozen the backbone computes as in evaluation: batch norm neither uses nor
-    moves statistics of the batch, and nothing is dropped. Whether it is frozen depends on the
-    epoch alone, so a continued run is where it was. Its rate is ``task.backbone_lr_factor``.
+    The large initial gradients of a random head would damage pretrained weights. A frozen backbone
+    runs in evaluation mode: batch norm neither uses nor updates statistics of the batch, and
+    dropout is off. Freezing depends only on the epoch, so a resumed run is in the same state. The
+    learning rate of the backbone is set by ``task.backbone_lr_factor``.
 
     Args:
-        frozen_epochs: Epochs in which only the head learns; 0 freezes nothing.
+        frozen_epochs: Epochs in which only the head trains; 0 freezes nothing.
     """
 
     def __init__(self, *, frozen_epochs: int) -> None:
@@ -59,14 +59,14 @@ class Finetuning(Callback):
         if self._is_frozen != was_frozen:
             _wrap_again(trainer, pl_module)
 
-    on_train_start = on_train_epoch_start  # in the middle of an epoch, none is started
+    on_train_start = on_train_epoch_start  # resuming within an epoch starts none
 
 
 def _wrap_again(trainer: Trainer, task: LightningModule) -> None:
-    """Let the processes of a run average the gradients of what trains now, and of nothing else.
+    """Average gradients over processes for the parameters that are trained now.
 
-    DistributedDataParallel asks once, when it wraps a model, which parameters have gradients: it
-    would wait for those of a frozen backbone, and forget those of one that was frozen then.
+    DistributedDataParallel lists the parameters with gradients once, when it wraps a model: it
+    would wait for those of a frozen backbone, and ignore those that were frozen at that time.
     """
     strategy = trainer.strategy
     if isinstance(strategy, DDPStrategy) and isinstance(strategy.model, DistributedDataParallel):

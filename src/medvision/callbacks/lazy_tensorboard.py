@@ -1,4 +1,4 @@
-"""TensorBoard's log, which no training waits for."""
+"""TensorBoard logger that does not delay the start of training."""
 
 from typing import Any
 
@@ -9,33 +9,33 @@ from typing_extensions import override
 
 
 class LateTensorBoard(TensorBoardLogger):
-    """Lightning's logger for TensorBoard, whose writer is made when something is first written.
+    """Lightning's TensorBoard logger, with a writer created at the first write.
 
-    Lightning itself makes the writer before the fit: a second or more of imports. Arguments are
-    those of ``pytorch_lightning.loggers.TensorBoardLogger``, and so are the files.
+    Lightning creates the writer before the fit, which takes a second or more of imports. Arguments
+    and files are those of ``pytorch_lightning.loggers.TensorBoardLogger``.
     """
 
     @property
     @override
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The writer, or what becomes it as soon as it is used."""
+        """Writer, or a placeholder that is replaced at the first use."""
         return _Writer(self) if self._experiment is None else self._experiment
 
     def writer(self) -> Any:
-        """The writer itself, made where there is none."""
+        """Writer, created if there is none."""
         return TensorBoardLogger.experiment.__get__(self)
 
     @override
     @rank_zero_only
     def save(self) -> None:
-        """Flush what was written; where nothing was, there is nothing to save."""
+        """Flush the writer, if anything was written."""
         if self._experiment is not None:
             super().save()
 
 
 class _Writer:
-    """A ``SummaryWriter`` that is made when it is first asked for anything."""
+    """``SummaryWriter`` that is created on first access."""
 
     def __init__(self, logger: LateTensorBoard) -> None:
         self._logger = logger

@@ -1,4 +1,4 @@
-"""One row per epoch: in metrics.csv and on the screen."""
+"""One row per epoch in metrics.csv and on the screen."""
 
 import math
 import time
@@ -14,20 +14,20 @@ from medvision.files import write_table
 from medvision.scores import names_at, other_scores
 
 NUM_SHOWN = 4
-"""How many of the first columns are on the screen, beside what callbacks of the user log."""
+"""Number of leading columns on the screen, in addition to values of the user's callbacks."""
 
 
 class EpochLog(Checkpoint):
-    """Write every logged value of an epoch when it has ended.
+    """Write every logged value of an epoch at its end.
 
-    The rows travel in the checkpoints, so a continued run has them all, once. A ``Checkpoint``
-    by Lightning's order only: these run after the task has logged its epoch.
+    The rows are stored in the checkpoints, so a resumed run has each exactly once. Inherits from
+    ``Checkpoint`` only for Lightning's callback order: runs after the task has logged its epoch.
 
     Args:
         dirpath: Run folder; the file is ``metrics.csv`` in it.
 
     Attributes:
-        rows: A dict for each epoch; None where a value is undefined.
+        rows: One dict per epoch; None for undefined values.
     """
 
     HANDED_OVER: ClassVar = ("rows",)
@@ -39,7 +39,7 @@ class EpochLog(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started_s = time.perf_counter()
-        if self.rows and trainer.is_global_zero:  # no row of what is trained again from here on
+        if self.rows and trainer.is_global_zero:  # no rows of epochs that are trained again
             write_table(self.path, self.rows)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,9 +47,9 @@ class EpochLog(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        values.pop("lr", None)  # float32 there; the optimizer knows it exactly
+        values.pop("lr", None)  # float32 there; the optimizer has the exact value
         row: dict[str, float | int | None] = {"epoch": trainer.current_epoch}
-        task = getattr(pl_module, "kind", None)  # of a Task
+        task = getattr(pl_module, "kind", None)  # set by Task
         first = names_at("log", task)
         for name in sorted(values, key=partial(_column_order, first)):
             row[name] = values[name] if math.isfinite(values[name]) else None

@@ -30,9 +30,9 @@ from medvision.types import IGNORE_INDEX, Batch, Stage
 class SegmentationPredictions(Callback):
     """Collect a row per image, and on test write its foreground probability as a PNG.
 
-    The rows hold the scores at the size the network sees and, as ``_original``, at the size
-    of the file: the logits enlarged bilinearly against the mask as it was read. ``lesion_percent``
-    is the share of the image that the true foreground covers.
+    The rows contain the scores at the network's size and, as ``_original``, at the size of the
+    file: the logits enlarged bilinearly against the original mask. ``lesion_percent`` is the share
+    of the image that the true foreground covers.
 
     Args:
         folder: Run folder; writes ``predictions_<stage>.csv`` and ``predictions_test/`` there.
@@ -40,11 +40,12 @@ class SegmentationPredictions(Callback):
         samples: Table of the split.
         source: Reads a sample at the size of its file.
         class_names: Name of each class, the background first.
-        surface: Add HD95 and surface Dice, in pixels of the file; they cost more than the network.
-        conventions: Updated with every batch where it is given.
+        surface: If True, add HD95 and surface Dice, in pixels of the file; they take longer than
+            the network.
+        conventions: Updated with every batch, if given.
 
     Attributes:
-        rows: What the csv holds, in the order of the table.
+        rows: Rows of the csv, in the order of the table.
         roc: False and true positive rate and threshold, each (257,), of all pixels.
         confusion: Pixels of each image by true and predicted class, (N, K, K).
         histogram: Pixels of each image by true class and foreground probability, (N, 2, 256).
@@ -95,7 +96,7 @@ class SegmentationPredictions(Callback):
     def _write(self, logits: torch.Tensor, batch: Batch) -> None:
         logits, target = logits.float().cpu(), batch["target"].cpu()
         index = batch["index"].cpu()
-        real = index >= 0  # the others pad the batch
+        real = index >= 0  # the other rows pad the batch
         if not real.any():
             return
         if not real.all():
@@ -117,7 +118,7 @@ class SegmentationPredictions(Callback):
                 _write_png(self.folder / record["predicted"], pixels[position])
             record |= {name: float(values[position]) for name, values in scores.items()}
             _, mask = self.source.read(sample)
-            assert mask is not None  # a source of segmentation has masks
+            assert mask is not None  # segmentation sources have masks
             record |= self._score_file(logits[position].numpy(), mask)
             self.rows.append(record)
 
@@ -172,7 +173,7 @@ class Outputs(Callback):
 
     @property
     def logits(self) -> NDArray[np.float64]:
-        """Output of the network, (N, ...)."""
+        """Logits of the network, (N, ...)."""
         return np.concatenate(self._logits).astype(np.float64)
 
     @property
@@ -193,7 +194,7 @@ class Outputs(Callback):
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]
 
     def _keep(self, logits: torch.Tensor, batch: Batch) -> NDArray[np.bool_]:
-        """Keep the rows of a batch that are no padding, and return which they are."""
+        """Keep the rows of a batch that are not padding, and return their mask."""
         index = batch["index"].cpu().numpy()
         real = np.asarray(index >= 0)
         self._logits.append(logits.float().cpu().numpy()[real])
@@ -216,9 +217,9 @@ class ClassProbabilities(Outputs):
 
     @property
     def logits(self) -> NDArray[np.float64]:
-        """Logit of each class, (N, K); of two classes columns 0 and the logit of the second.
+        """Logit of each class, (N, K); for two classes, 0 and the logit of the second.
 
-        They tell apart what probabilities round to 0 and 1.
+        They distinguish values that probabilities round to 0 and 1.
         """
         logits = super().logits
         return np.pad(logits, ((0, 0), (1, 0))) if logits.shape[1] == 1 else logits

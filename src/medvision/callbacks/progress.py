@@ -12,10 +12,10 @@ from medvision.hardware import peak_memory_mb, wait_for
 
 
 class Progress(TQDMProgressBar):
-    """Lightning's bar with the loss of a few steps ago, which no device is still working on.
+    """Lightning's progress bar with the loss of a few steps ago, which the device has finished.
 
     Args:
-        refresh_rate: Steps between two looks at the loss, and how old it is.
+        refresh_rate: Steps between two updates, and age of the loss in steps.
     """
 
     def __init__(self, *, refresh_rate: int = 5) -> None:
@@ -35,17 +35,17 @@ class Progress(TQDMProgressBar):
 
 
 class Throughput(Callback):
-    """Training images per second with the wait for data, without start-up and validation.
+    """Training images per second including the wait for data, without start-up and validation.
 
-    The first two steps of the fit are left out: they pay for workers, allocations and
-    compilation. An epoch's clock runs from its start to its last training step.
+    The first two steps of the fit are excluded: they include worker start-up, allocation and
+    compilation. Each epoch is timed from its start to its last training step.
 
     Attributes:
         first_step_s: ``time.perf_counter()`` at the end of the first training step.
         images: Images counted; images / seconds is the rate.
         seconds: Time counted.
-        fit_s: Seconds of the fit, once it has ended; of all its parts where it was interrupted.
-        peak_memory_mb: Of the fit, once it has ended.
+        fit_s: Seconds of the ended fit, summed over all parts of an interrupted one.
+        peak_memory_mb: Peak memory of the ended fit.
     """
 
     SKIPPED_STEPS = 2
@@ -61,7 +61,7 @@ class Throughput(Callback):
 
     @property
     def images_per_s(self) -> float | None:
-        """Rate, or None when the fit was too short to have one."""
+        """Images per second, or None if the fit was too short."""
         return self.images / self.seconds if self.seconds else None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -77,7 +77,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.is_last_batch:
-            wait_for(pl_module.device)  # a GPU is steps behind the program that feeds it
+            wait_for(pl_module.device)  # a GPU runs steps behind the Python program
         now_s = time.perf_counter()
         if self.first_step_s is None:
             self.first_step_s = now_s
@@ -108,5 +108,5 @@ class Throughput(Callback):
         return self._earlier_s + time.perf_counter() - self._started_s
 
     def _peak_mb(self) -> float:
-        """Of this process, or of an earlier part of the fit."""
+        """Peak memory of this process or of an earlier part of the fit."""
         return max(self.peak_memory_mb or 0.0, peak_memory_mb(self._device))

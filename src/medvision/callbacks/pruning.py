@@ -1,4 +1,4 @@
-"""Tell a search how each epoch went, and end a run that it calls hopeless."""
+"""Report each epoch to a search, and stop runs that it prunes."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -12,24 +12,24 @@ from medvision.search.study import Study
 
 
 class Pruning(Checkpoint):
-    """Report the searched metric after each epoch; stop where the search says so.
+    """Report the searched metric after each epoch; stop the run if the search prunes it.
 
-    The first process reports and asks, and all do what it was told. What the log holds from
-    before an interruption is reported first, each epoch once. The last epoch is never the one to
-    be stopped: nothing would be saved. A ``Checkpoint`` by Lightning's order only: to be listed
-    after the log and the one that saves the epochs.
+    The first process reports and decides for all. After resuming, the logged epochs are reported
+    first, each once. The run is never stopped after the last epoch: this would save nothing.
+    Inherits from ``Checkpoint`` only for Lightning's callback order: must be listed after the log
+    and the callback that saves the epochs.
 
     Args:
-        folder: Of the search.
+        folder: Folder of the search.
         trial: Number of the trial.
-        metric: Logged value that is searched for.
+        metric: Logged value to optimise.
         pruner: ``median`` or ``none``.
         startup_trials: Trials that must be complete before any is stopped.
         warmup_epochs: Epochs before a trial can be stopped.
-        epoch_log: Knows the values.
+        epoch_log: Callback that holds the logged values.
 
     Attributes:
-        pruned: Whether the run was stopped.
+        pruned: True if the run was stopped.
     """
 
     HANDED_OVER: ClassVar = ("pruned",)
@@ -66,14 +66,14 @@ class Pruning(Checkpoint):
         self._ask(trainer)
 
     def _ask(self, trainer: Trainer) -> None:
-        """Report what is not reported yet, and stop where that is hopeless."""
+        """Report new epochs, and stop the run if the search prunes it."""
         hopeless = trainer.is_global_zero and self._is_hopeless(trainer.max_epochs)
         if trainer.strategy.broadcast(hopeless):
             self.pruned = True
             trainer.should_stop = True
 
     def _is_hopeless(self, max_epochs: int | None) -> bool:
-        """Tell the study of all epochs; whether it calls the run hopeless after the last one."""
+        """Report all epochs to the study; return True if it prunes the run after the last one."""
         study = self._open()
         for row in self.epoch_log.rows:
             epoch, value = int(row["epoch"] or 0), row.get(self.metric)
@@ -95,5 +95,5 @@ class Pruning(Checkpoint):
         return self._study
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open journal: another process opens it itself."""
+        """State without the open journal, which another process opens itself."""
         return {**self.__dict__, "_study": None}

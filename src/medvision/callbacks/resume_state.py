@@ -1,8 +1,8 @@
 """State that outlives a process: in a checkpoint, and from a forked process to its parent.
 
-A continued fit is the same fit. Lightning 2.6 keeps no random numbers and no sums of the epoch's
-metrics; of its own counters it takes a checkpoint from the end of an epoch for one whose epoch is
-still to be finished, and skips the schedule of the first epoch that goes on.
+A resumed fit continues exactly. Lightning 2.6 saves neither the random state nor the running sums
+of the epoch's metrics; it treats a checkpoint from the end of an epoch as one from within it, and
+skips the schedule of the first epoch after resuming.
 """
 
 import json
@@ -23,15 +23,15 @@ from medvision.files import write_json
 from medvision.hardware import random_state, set_random_state
 
 KEY = "continuation"
-"""Where a checkpoint holds it."""
+"""Key of the state in a checkpoint."""
 
 
 class ExactState(Callback):
-    """Put into every checkpoint what going on exactly takes, and restore it.
+    """Save the state for an exact resume in every checkpoint, and restore it.
 
-    Kept are the random numbers of every process, the sums of the training metrics in the middle
-    of an epoch, how many of its batches are done, and whether the fit was over. Order and
-    augmentation of the images need nothing: they follow from seed, epoch and row.
+    Saves the random state of every process, the running sums of the training metrics within an
+    epoch, the number of its finished batches, and if the fit was over. Order and augmentation of
+    the images need no state: they depend only on seed, epoch and row.
     """
 
     def __init__(self) -> None:
@@ -61,9 +61,9 @@ class ExactState(Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._state = checkpoint.get(KEY)
-        if self._state is None:  # of another program
+        if self._state is None:  # from another program
             return
-        # Lightning does so later: too late for loaders that a schedule has asked for by then.
+        # Lightning does so later: too late for loaders that a schedule requests before.
         trainer.fit_loop.load_state_dict(deepcopy(checkpoint["loops"]["fit_loop"]))
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, ImageData):
@@ -74,7 +74,7 @@ class ExactState(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._state is not None and not self._state["batches"]:
-            trainer.fit_loop.restarting = False  # or a batch is skipped, and a schedule
+            trainer.fit_loop.restarting = False  # otherwise a batch and a schedule are skipped
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -82,33 +82,33 @@ class ExactState(Callback):
         if self._state is None:
             return
         state, self._state = self._state, None
-        trainer.fit_loop.restarting = False  # or the schedule of this epoch's end is skipped
-        if len(state["processes"]) != trainer.world_size:  # weights from elsewhere: another run
+        trainer.fit_loop.restarting = False  # otherwise the schedule of this epoch's end is skipped
+        if len(state["processes"]) != trainer.world_size:  # weights of another run
             return
         own = state["processes"][trainer.global_rank]
-        # Only now: the loader that has just begun drew from the same stream.
+        # Only now: the loader that has just started draws from the same stream.
         set_random_state(own["random"])
         _restore_sums(pl_module, own["sums"])
 
 
 def is_within_epoch(trainer: Trainer) -> bool:
-    """Whether the training batches of an epoch are being gone through."""
+    """Return True during the training batches of an epoch."""
     epochs = _epochs(trainer)
     return epochs.started > epochs.processed
 
 
 def _epochs(trainer: Trainer) -> _ProcessedTracker:
-    """Lightning's count of the epochs of this fit and those it goes on from."""
+    """Lightning's count of epochs, including those before resuming."""
     return cast(_ProcessedTracker, trainer.fit_loop.epoch_progress.current)
 
 
 def settle(loop: dict[str, Any], *, within: bool) -> None:
-    """Let the saved counters of a fit say what is done, and nothing about what was going on.
+    """Set the saved counters of a fit to completed work only.
 
     Args:
-        loop: As ``FitLoop.state_dict`` gives it, at the end of a training step or of an epoch;
-            changed in place.
-        within: Whether it is of a step.
+        loop: From ``FitLoop.state_dict``, at the end of a training step or of an epoch; changed in
+            place.
+        within: True for the end of a training step.
     """
     batches = loop["epoch_loop.batch_progress"]
     if within:
@@ -128,7 +128,7 @@ def settle(loop: dict[str, Any], *, within: bool) -> None:
 
 
 def _is_over(trainer: Trainer) -> bool:
-    """Whether no epoch follows the one that has just ended."""
+    """Return True if no epoch follows the one that has just ended."""
     loop = trainer.fit_loop
     epochs = _epochs(trainer).processed
     return (
@@ -139,7 +139,7 @@ def _is_over(trainer: Trainer) -> bool:
 
 
 def _loads_itself(trainer: Trainer) -> bool:
-    """Whether the training loader works in this process, and so begins anew each epoch."""
+    """Return True if the training loader has no workers, so that it restarts every epoch."""
     return not getattr(trainer.train_dataloader, "num_workers", 0)
 
 
@@ -149,7 +149,7 @@ def _training_metrics(module: LightningModule) -> dict[str, Metric]:
 
 
 def _sums(module: LightningModule) -> dict[str, Any]:
-    """What the metrics of the epoch have counted so far."""
+    """Running sums of the epoch's metrics."""
     kept = {}
     for name, metric in _training_metrics(module).items():
         states = {key: getattr(metric, key) for key in metric._defaults}
@@ -179,7 +179,7 @@ def _restore_sums(module: LightningModule, sums: dict[str, Any]) -> None:
 
 
 def _of_all_processes(own: dict[str, Any], world_size: int) -> list[dict[str, Any]]:
-    """What each process of the run has to say, in their order."""
+    """State of each process of the run, by rank."""
     if world_size == 1 or not torch.distributed.is_initialized():
         return [own]
     gathered: list[Any] = [None] * world_size
@@ -188,14 +188,14 @@ def _of_all_processes(own: dict[str, Any], world_size: int) -> list[dict[str, An
 
 
 class Handover(Checkpoint):
-    """Write what the other callbacks know when a fit has ended, for another process to take over.
+    """Write the state of the other callbacks at the end of a fit, for the parent process.
 
-    Where Lightning forks the processes of a fit (all cores of a TPU), the callbacks that counted
-    and chose are copies in those processes; what they know is lost with them. A ``Checkpoint`` by
-    Lightning's order only: the last to see the end.
+    If Lightning forks the processes of a fit (all cores of a TPU), the callbacks are copies in
+    those processes, and their state is lost with them. Inherits from ``Checkpoint`` only for
+    Lightning's callback order: must be the last one.
 
     Args:
-        folder: Run folder; the file in it lives until it is taken over.
+        folder: Run folder; contains the file until it is read.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -211,7 +211,7 @@ class Handover(Checkpoint):
             write_json(self.path, known)
 
     def take_over(self, callbacks: Iterable[Callback]) -> None:
-        """Set what the callbacks of another process knew in these, and remove the file."""
+        """Restore the state of the callbacks of another process, and remove the file."""
         known = json.loads(self.path.read_text())
         for name, callback, _ in _givers(callbacks):
             for attribute, value in known[name].items():
@@ -220,7 +220,7 @@ class Handover(Checkpoint):
 
 
 def _givers(callbacks: Iterable[Callback]) -> Iterator[tuple[str, Callback, Sequence[str]]]:
-    """Name of each callback that hands something over, itself, and the attributes that it names."""
+    """Name of each callback with state to hand over, the callback, and its attributes."""
     for callback in callbacks:
         if attributes := getattr(callback, "HANDED_OVER", ()):
             yield type(callback).__name__, callback, attributes

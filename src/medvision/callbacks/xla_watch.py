@@ -1,4 +1,4 @@
-"""Watch what XLA does with a fit: compilations, operators that fall back, steps that wait."""
+"""Monitor XLA during a fit: compilations, operators that fall back, steps that wait."""
 
 from types import ModuleType
 from typing import Any, ClassVar
@@ -13,35 +13,37 @@ from medvision.hardware.xla_trace import Trigger
 from medvision.types import Batch
 
 FOUND_SOMETHING = 1
-"""Exit code of a check that found something."""
+"""Exit code of a check with findings."""
 
 
 READ = "aten::_local_scalar_dense"
-"""What ``.item()`` is to XLA: an operator that it does not have."""
+"""Operator of ``.item()``, which XLA does not have."""
 
 SOMEWHERE = "task, model, loss or metrics"
-"""Where to look when torch-xla named no line."""
+"""Place reported if torch-xla named no line."""
 
 
 WARM_STEPS = 2
-"""The first step makes the optimizer's state, so that the second is another graph: where an epoch
-is one step, the second epoch compiles too."""
+"""The first step creates the optimizer's state, so that the second is another graph: if an epoch
+is one step, the second epoch compiles too.
+"""
 
 
 class XlaWatch(Checkpoint):
-    """Count compilations and fallbacks by epoch; in a rehearsal, end the fit where a TPU stalls.
+    """Count compilations and fallbacks by epoch; in a rehearsal, end the fit if a TPU would stall.
 
-    A TPU stalls where a batch has another shape than the one before it, where a graph is compiled
-    after the first epoch, where XLA lacks an operator (PyTorch computes it on the host, and both
-    wait), and where a step reads a value from the device. A ``Checkpoint`` by Lightning's order
-    only: these run after the task has logged its epoch.
+    A TPU stalls if a batch differs in shape from the one before it, if a graph is compiled after
+    the first epoch, if XLA lacks an operator (PyTorch computes it on the host, and both wait), and
+    if a step reads a value from the device. Inherits from ``Checkpoint`` only for Lightning's
+    callback order: runs after the task has logged its epoch.
 
     Args:
-        strict: Whether what stalls ends the fit, and each epoch's count is printed.
+        strict: If True, a stall ends the fit, and the counts of each epoch are printed.
 
     Attributes:
-        compilations_per_epoch: Graphs that each epoch compiled, its validation included.
-        fallbacks: How often each operator fell back; those that only XLA's CPU backend lacks too.
+        compilations_per_epoch: Graphs compiled in each epoch, including its validation.
+        fallbacks: Number of fallbacks of each operator, including those that only XLA's CPU
+            backend lacks.
     """
 
     def __init__(self, *, strict: bool) -> None:
@@ -59,7 +61,7 @@ class XlaWatch(Checkpoint):
     _xla: ClassVar[ModuleType] = xla_trace
 
     def summary(self) -> dict[str, Any]:
-        """What ``summary.json`` holds under ``xla``."""
+        """Section ``xla`` of ``summary.json``."""
         return {
             "compilations_per_epoch": list(self.compilations_per_epoch),
             "fallbacks": dict(self.fallbacks),
@@ -111,13 +113,13 @@ class XlaWatch(Checkpoint):
         self._end_step(step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._xla.finish_step()  # what resetting metrics left over belongs to this epoch
+        self._xla.finish_step()  # work of resetting metrics belongs to this epoch
         self._check_fallbacks(f"the end of epoch {trainer.current_epoch + 1}")
         self._count_epoch(trainer)
 
     def _start_step(self, stage: str, batch: Batch) -> None:
         self._reads = self._xla.count_reads()
-        self._earlier += self._xla.take_triggers()  # of what is read between steps, no stall
+        self._earlier += self._xla.take_triggers()  # reads between steps are no stalls
         shape = tuple(batch["image"].shape)
         known = self._shapes.setdefault(stage, shape)
         if shape != known:
@@ -129,7 +131,7 @@ class XlaWatch(Checkpoint):
             )
 
     def _check_reads(self, step: str) -> None:
-        """Stall where the host read something of the device since the step began."""
+        """Report a stall if the host has read from the device since the step began."""
         self._check_fallbacks(step)
         if self._xla.count_reads() > self._reads:
             self._stall_reading(step)
@@ -148,7 +150,7 @@ class XlaWatch(Checkpoint):
             self._compiled_in = step
 
     def _check_fallbacks(self, step: str) -> None:
-        """Stall where XLA lacks an operator that the step has used."""
+        """Report a stall if the step has used an operator that XLA lacks."""
         self.fallbacks = {
             name: count - self._before.get(name, 0)
             for name, count in self._xla.find_fallbacks().items()

@@ -1,6 +1,6 @@
 """Everything that differs between CPU, GPU and TPU.
 
-Names load on first use: an ONNX file is run without torch.
+Names load on first use: ONNX files run without torch.
 """
 
 import lazy_loader

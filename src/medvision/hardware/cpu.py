@@ -19,10 +19,10 @@ _TOP_PAD_BYTES = 2**27
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator keep what a step frees for the next step.
+    """Let the allocator keep the freed memory of a step for the next one.
 
-    glibc hands blocks of megabytes back to the system at once, and every page of them is
-    cleared anew when the next step asks for it. Elsewhere than on glibc nothing is done.
+    glibc returns blocks of megabytes to the system at once, and every page is cleared again when
+    the next step allocates it. Has no effect without glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -32,7 +32,7 @@ def keep_freed_memory() -> None:
     mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
 
 
-_TAPS, _PADDING = 3, 1  # of the kernels that oneDNN is quick at
+_TAPS, _PADDING = 3, 1  # kernels for which oneDNN is fast
 
 
 class DepthwiseConvolution(Function):
@@ -66,10 +66,10 @@ class DepthwiseConvolution(Function):
 
 
 class SpatialMean(Function):
-    """Mean over height and width, whose gradient lies in memory as its input did.
+    """Mean over height and width, whose gradient has the memory layout of its input.
 
-    PyTorch's own is spread out as if channels came first, and what adds it to a channels-last
-    gradient goes through memory with large steps.
+    PyTorch's gradient is channels-first, and adding it to a channels-last gradient accesses memory
+    with large strides.
 
     Args (of ``apply``):
         x: (N, C, H, W); the mean is (N, C, 1, 1).
@@ -108,10 +108,10 @@ def double_size(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _grad_of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """A convolution of stride 1 with the kernel turned round, over what the stride left out."""
+    """Gradient of the input: stride-1 convolution of the dilated gradient, flipped kernel."""
     taps, channels = weight.shape[-1], x.shape[1]
     around = taps - 1 - padding
-    border = max(0, around - taps // 2)  # zeros of which oneDNN's quick kernel takes no more
+    border = max(0, around - taps // 2)  # zeros beyond the padding of oneDNN's fast kernel
     if stride > 1 or border > 0:
         dense = [pixels + 2 * (padding + border) - taps + 1 for pixels in x.shape[2:]]
         spaced = grad.new_zeros(len(x), *dense, channels).permute(0, 3, 1, 2)
@@ -122,7 +122,7 @@ def _grad_of_input(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding
 
 
 def _grad_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    """Gradient of each 3x3 part of the kernel, of which neighbours share a row or column."""
+    """Gradient of the kernel, from its 3x3 parts; neighbouring parts share a row or column."""
     taps = weight.shape[-1]
     firsts = range(0, taps - _TAPS + 1, _TAPS - 1)
     beyond = max(0, padding - _PADDING)
@@ -139,9 +139,9 @@ def _grad_of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: int, paddin
 def _grad_of_part(
     grad: Tensor, x: Tensor, first: tuple[int, int], stride: int, padding: int
 ) -> Tensor:
-    """Gradient of the 3x3 part of a kernel that begins at a row and a column.
+    """Gradient of the 3x3 part of a kernel that starts at a row and a column.
 
-    That part is a 3x3 kernel of its own, whose output is the same one, moved by a few pixels.
+    Each part is a 3x3 kernel of its own with the same output, shifted by a few pixels.
     """
     channels = x.shape[1]
     sides = [
@@ -170,9 +170,9 @@ def _place(pixels: int, out: int, offset: int, stride: int) -> tuple[int, int, i
     """Padding of the 3-tap kernel, and zeros before and after the output gradient.
 
     Args:
-        pixels: Of the input along an axis.
-        out: Of the output along it.
-        offset: Of the first tap from the pixel that a stride leads to.
+        pixels: Size of the input along an axis.
+        out: Size of the output along it.
+        offset: Offset of the first tap from the pixel at a stride position.
         stride: In pixels.
     """
     moved = 0
@@ -185,18 +185,18 @@ def _place(pixels: int, out: int, offset: int, stride: int) -> tuple[int, int, i
 
 
 def train_with_quick_gradients(model: nn.Module) -> int:
-    """Let the layers whose gradients are slow in bfloat16 compute them as ``cpu_kernels`` does.
+    """Use faster bfloat16 gradients for layers in which PyTorch's are slow.
 
     These are depthwise convolutions with a stride or a kernel above 3x3, transposed convolutions
     that double height and width, and the squeeze of squeeze-and-excitation. Modules that join two
-    feature maps and know how to work ``in_parts`` do so: 1.05 times as many images per second of a
-    U-Net. Without autocast or without gradients nothing changes.
+    feature maps use their method ``in_parts``, if any: 1.05 times as many images per second for a
+    U-Net. Has no effect without autocast or without gradients.
 
     Args:
         model: Changed in place; its tensors and their names stay.
 
     Returns:
-        How many layers were changed.
+        Number of changed layers.
     """
     changed = 0
     for module in model.modules():
@@ -212,16 +212,16 @@ def train_with_quick_gradients(model: nn.Module) -> int:
 
 
 def measure_first_layers_in_float32(model: nn.Module) -> int:
-    """Let a segmentation network compute its first layers in float32 where nothing is learnt.
+    """Compute the first layers of a segmentation network in float32 outside of training.
 
-    What bfloat16 rounds off there moves the outlines of masks more than all later layers do
-    together, and few input channels are no faster in it. Training steps stay as they are.
+    The rounding of bfloat16 there moves mask outlines more than that of all later layers together,
+    and with few input channels it is not faster. Training steps are unchanged.
 
     Args:
-        model: Changed in place, if it names its ``first_layers``; its tensors and names stay.
+        model: Changed in place, if it has ``first_layers``; its tensors and their names stay.
 
     Returns:
-        How many modules were changed.
+        Number of changed modules.
     """
     layers = _first_layers(model)
     for module in layers:
@@ -230,16 +230,16 @@ def measure_first_layers_in_float32(model: nn.Module) -> int:
 
 
 def round_weights_once(model: nn.Module) -> int:
-    """Keep the weights that autocast rounds to bfloat16 in every forward pass rounded.
+    """Store weights in bfloat16 that autocast would round in every forward pass.
 
-    Outputs stay the same, bit for bit; weights take half the memory, and an AlexNet on 2 cores
-    predicts 1.22 times as many images per second. For networks that only predict, under autocast.
+    Outputs stay identical; weights take half the memory, and an AlexNet on 2 cores predicts 1.22
+    times as many images per second. For networks that only predict, under autocast.
 
     Args:
         model: Changed in place, after `measure_first_layers_in_float32`, whose layers stay.
 
     Returns:
-        How many modules were changed.
+        Number of changed modules.
     """
     exact = {id(part) for layer in _first_layers(model) for part in layer.modules()}
     rounded = [
@@ -270,7 +270,7 @@ def _is_slow(module: nn.Module) -> bool:
         shape = (module.kernel_size, module.stride, module.groups, max(pads))
         return shape == ((2, 2), (2, 2), 1, 0) and module.dilation == (1, 1)
     if not isinstance(module, nn.Conv2d):
-        return type(module).__name__ == "SqueezeExcite"  # timm's
+        return type(module).__name__ == "SqueezeExcite"  # class of timm
     (taps, width), (stride, across) = module.kernel_size, module.stride
     depthwise = module.groups == module.in_channels == module.out_channels > 1
     square = taps == width and taps % 2 == 1 and stride == across and module.dilation == (1, 1)
@@ -300,7 +300,7 @@ _spatial_mean: Callable[..., Tensor] = SpatialMean.apply
 
 
 class _QuickGradients(TorchFunctionMode):
-    """Compute what a layer asks PyTorch for in another way."""
+    """Replace PyTorch functions called in a layer by faster ones."""
 
     def __torch_function__(
         self,
@@ -322,7 +322,7 @@ class _QuickGradients(TorchFunctionMode):
 
 
 def _fits(padding: Any, taps: int) -> bool:
-    """Whether padding is the same all round, and less than the kernel."""
+    """Return True if the padding is equal on all sides and less than the kernel."""
     return isinstance(padding, tuple) and padding[0] == padding[1] < taps
 
 

@@ -1,4 +1,4 @@
-"""What a run asks its machine for: a description, memory, waiting, states of random numbers."""
+"""Functions of the machine: description, peak memory, synchronisation, random states."""
 
 import os
 import platform
@@ -28,7 +28,7 @@ def describe_hardware() -> dict[str, Any]:
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when everything that was sent to the device is done; a CPU keeps nobody waiting."""
+    """Wait until the device has completed all work; returns at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "xla":
@@ -40,7 +40,7 @@ def wait_for(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: str) -> float:
-    """Largest memory so far in MB, of this process, or of its device where it computes on one.
+    """Peak memory so far in MB, of this process or of the device it computes on.
 
     Args:
         device: ``cpu``, ``cuda``, ``xla`` or another of torch's device types.
@@ -49,7 +49,7 @@ def peak_memory_mb(device: str) -> float:
         import torch_xla
         import torch_xla.core.xla_model as xm
 
-        with suppress(RuntimeError, KeyError):  # XLA's CPU backend does not tell
+        with suppress(RuntimeError, KeyError):  # XLA's CPU backend does not report it
             return xm.get_memory_info(torch_xla.device())["peak_bytes_used"] / 2**20
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
@@ -67,14 +67,14 @@ def _processor() -> str:
 
 
 def random_state(device: str, *, of_next_loader: bool = False) -> dict[str, Any]:
-    """What decides the next random numbers of this process: PyTorch's, Python's and NumPy's.
+    """State of the random number generators of this process: PyTorch, Python and NumPy.
 
-    Tensors, numbers, texts and lists only, as ``torch.load(weights_only=True)`` takes them.
+    Only tensors, numbers, strings and lists, as ``torch.load(weights_only=True)`` requires.
 
     Args:
-        device: Kind of device that trains, such as ``cpu``: its own numbers are among them.
-        of_next_loader: The state of the CPU as it will be once another data loader without worker
-            processes has begun: it draws a number from the global stream, and nothing says so.
+        device: Device type that trains, such as ``cpu``; its generator is included.
+        of_next_loader: If True, the CPU state after the start of another data loader without worker
+            processes, which silently draws a number from the global stream.
     """
     kind, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  the global one
     version, internal, gauss = random.getstate()
@@ -99,7 +99,7 @@ def random_state(device: str, *, of_next_loader: bool = False) -> dict[str, Any]
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Let this process draw what it would have drawn after `random_state`."""
+    """Restore the state returned by `random_state`."""
     torch.set_rng_state(state["cpu"])
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))

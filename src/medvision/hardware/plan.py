@@ -1,4 +1,4 @@
-"""Which precision, memory format and optimizer kernels a run uses: a table, not a trial.
+"""Precision, memory format and optimizer kernels of a run, from a table.
 
 Nothing is timed at run time: the same config on the same machine computes the same numbers.
 """
@@ -29,25 +29,25 @@ PRECISION: dict[Chip, str] = {
 }
 
 REHEARSAL = "tpu_rehearsal"
-"""Name of the accelerator that is XLA's CPU backend."""
+"""Name of the accelerator for XLA's CPU backend."""
 
 XLA_PRECISIONS = ("32-true", "bf16-mixed")
-"""Precisions of a run on XLA; 16 bits throughout would round weights and metrics too."""
+"""Precisions of a run on XLA; 16 bits throughout would also round weights and metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How a run computes.
+    """Hardware plan of a run.
 
     Attributes:
-        accelerator: Lightning's name of the device kind, or ``tpu_rehearsal``.
+        accelerator: Lightning's name of the device type, or ``tpu_rehearsal``.
         precision: Lightning's name of the precision.
-        channels_last: Whether convolutions keep channels innermost.
+        channels_last: If True, convolutions use the channels-last memory format.
         deterministic: Lightning's flag.
-        fused_optimizer: Whether the optimizer's update is one kernel.
-        cpu_bf16: Whether a CPU computes in bfloat16, so that `train_with_quick_gradients` and
-            `measure_first_layers_in_float32` pay.
-        xla: Whether XLA compiles the steps, so that every batch must have one shape.
+        fused_optimizer: If True, the optimizer's update is one kernel.
+        cpu_bf16: If True, a CPU computes in bfloat16, so that `train_with_quick_gradients` and
+            `measure_first_layers_in_float32` are useful.
+        xla: If True, XLA compiles the steps, so that every batch must have one shape.
     """
 
     accelerator: str
@@ -66,7 +66,7 @@ def choose_plan(
     memory_format: str,
     deterministic: bool | str,
 ) -> Plan:
-    """Resolve every ``auto`` for the hardware at hand.
+    """Resolve every ``auto`` for the available hardware.
 
     Args:
         accelerator: ``auto``, ``cpu``, ``gpu``, ``tpu`` or ``tpu_rehearsal``.
@@ -75,7 +75,7 @@ def choose_plan(
         deterministic: ``auto`` or Lightning's flag.
 
     Raises:
-        MedvisionError: If the accelerator is asked for and not there, or has no such precision.
+        MedvisionError: If the accelerator is not available, or does not support the precision.
     """
     chip = _find_chip(accelerator)
     chosen = PRECISION[chip] if precision == "auto" else str(precision)
@@ -89,7 +89,7 @@ def choose_plan(
                 hint="leave it at auto",
             )
     if deterministic == "auto":
-        # CPU kernels repeat as they are, and torch's deterministic mode fills memory on the way.
+        # CPU kernels are already deterministic, and torch's deterministic mode also fills memory.
         deterministic = "warn" if kind == "gpu" else False
     return Plan(
         accelerator=REHEARSAL if accelerator == REHEARSAL else kind,
@@ -98,7 +98,7 @@ def choose_plan(
         if memory_format == "auto"
         else memory_format == "channels_last",
         deterministic="warn" if deterministic == "warn" else bool(deterministic),
-        # A gradient scaler, which fp16 needs, wants to see the gradients before the update.
+        # The gradient scaler of fp16 must read the gradients before the update.
         fused_optimizer=kind in ("cpu", "gpu") and chosen != "16-mixed",
         cpu_bf16=kind == "cpu" and chosen == "bf16-mixed",
         xla=kind == "tpu",
@@ -124,7 +124,7 @@ def _find_chip(accelerator: str) -> Chip:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; oneDNN also says yes where it emulates."""
+    """Return True if the CPU multiplies bfloat16 in hardware; oneDNN also accepts emulation."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

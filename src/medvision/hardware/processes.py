@@ -1,6 +1,6 @@
-"""Which of a run's processes this is, as the environment says.
+"""Place of this process among those of a run, from the environment.
 
-Asked before torch is imported, and in Lightning's order: torchrun, SLURM, another launcher, nobody.
+Read before torch is imported, and in Lightning's order: torchrun, SLURM, another launcher, none.
 """
 
 import functools
@@ -14,19 +14,19 @@ from typing import Literal
 from medvision.errors import MedvisionError
 
 RANK_VARIABLE = "MEDVISION_PROCESS"
-"""Set in a process that the first process of its host has started: its number among all."""
+"""Rank of a process among all, set by the first process of its host for those it starts."""
 
 PARENT_S = 1.0
-"""Pause between two looks at the parent."""
+"""Time between two checks of the parent."""
 
 ORPHANED = 3
-"""Exit code of a process whose parent is gone."""
+"""Exit code of a process whose parent has ended."""
 
 Starter = Literal["user", "medvision", "torchrun", "slurm", "other"]
 
 
 def num_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -34,16 +34,16 @@ def num_cores() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a process stands among those of its run.
+    """Place of a process among those of its run.
 
     Attributes:
-        started_by: Who started it: the ``user``, the first process of its host (``medvision``),
-            ``torchrun``, ``slurm``, or some ``other`` launcher, which sets ``LOCAL_RANK``.
-        rank: Its number among all, from 0; None where only its host is known.
-        local_rank: Its number on its host.
-        node_rank: Number of its host.
-        num_processes: How many there are; None where the run's config decides that.
-        num_local: How many of them are on its host; None where nobody says so.
+        started_by: The ``user``, the first process of its host (``medvision``), ``torchrun``,
+            ``slurm``, or some ``other`` launcher, which sets ``LOCAL_RANK``.
+        rank: Rank among all, from 0; None if only its host is known.
+        local_rank: Rank on its host.
+        node_rank: Rank of its host.
+        num_processes: Number of processes; None if the run's config decides it.
+        num_local: Number of processes on its host; None if unknown.
     """
 
     started_by: Starter
@@ -55,17 +55,17 @@ class Place:
 
     @property
     def is_first(self) -> bool:
-        """Whether it is the one that speaks and writes for all."""
+        """True for the process that prints and writes for all."""
         return self.rank == 0
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """Name of the process in error messages."""
         return f"host {self.node_rank}" if self.rank is None else f"process {self.rank}"
 
     @property
     def has_starter(self) -> bool:
-        """Whether all processes were started from outside, so that it starts none."""
+        """True if all processes were started from outside, so that this one starts none."""
         return self.started_by not in ("user", "medvision")
 
 
@@ -82,14 +82,14 @@ _VARIABLES: Mapping[Starter, tuple[str, str, str, str, str]] = {
     ),
     "other": ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", ""),
 }
-"""Who says what: number among all, on its host, of its host; how many there are, and on a host."""
+"""Variables of rank, local rank, node rank, number of processes, and number on a host."""
 
 
 def place_of(environment: Mapping[str, str]) -> Place:
-    """Find out which process has this environment.
+    """Determine the place of the process with this environment.
 
     Raises:
-        MedvisionError: If a variable that a launcher sets holds no number.
+        MedvisionError: If a variable that a launcher sets is not a number.
     """
     starter: Starter = "user"
     if RANK_VARIABLE in environment:
@@ -113,9 +113,9 @@ def place_of(environment: Mapping[str, str]) -> Place:
     )
 
 
-@functools.cache  # once is enough
+@functools.cache  # one watcher is enough
 def end_with_parent() -> None:
-    """From now on, end this process when the one that started it has ended, however it did."""
+    """End this process as soon as its parent has ended, for whatever reason."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -127,7 +127,7 @@ def end_with_parent() -> None:
 
 
 def srun_is_used(environment: Mapping[str, str]) -> bool:
-    """Whether SLURM starts the processes; an interactive job's shell says otherwise."""
+    """Return True if SLURM starts the processes; not in the shell of an interactive job."""
     interactive = environment.get("SLURM_JOB_NAME") in ("bash", "interactive")
     return "SLURM_NTASKS" in environment and not interactive
 

@@ -1,7 +1,7 @@
-"""Whether a TPU is there, and what a run on XLA needs before torch-xla starts.
+"""Detect a TPU, and prepare a run on XLA before torch-xla starts.
 
-What needs torch-xla itself is in ``xla_trainer``: importing it takes seconds, and a CPU or GPU run
-never does.
+Code that needs torch-xla itself is in ``xla_trainer``: importing it takes seconds, and CPU and GPU
+runs never do.
 """
 
 import atexit
@@ -18,19 +18,20 @@ from medvision.hardware.xla_trace import VARIABLE
 TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-"""A rehearsal asks what is compiled and not how fast that runs: two epochs of a small U-Net with
-batch norm take 42 s of a core instead of 105, torch's start included."""
+"""A rehearsal checks what is compiled, not its speed: with these flags, two epochs of a small
+U-Net with batch norm take 42 s of a core instead of 105, including the start of torch.
+"""
 
 INSTALLED = importlib.util.find_spec("torch_xla") is not None
-"""Whether the extra ``tpu`` is installed."""
+"""True if the extra ``tpu`` is installed."""
 
 
 def tpu_is_present() -> bool:
-    """Whether torch-xla is installed and this host shows a TPU.
+    """Return True if torch-xla is installed and this host has a TPU.
 
-    Lightning's own question imports torch-xla and asks Google's metadata server, which takes
-    seconds on any other machine; it is asked only where a device file or ``PJRT_DEVICE`` says
-    that the answer may be yes.
+    Lightning's own check imports torch-xla and queries Google's metadata server, which takes
+    seconds on any other machine; it is called only if a device file or ``PJRT_DEVICE`` indicates a
+    TPU.
     """
     if not INSTALLED:
         return False
@@ -43,14 +44,14 @@ def tpu_is_present() -> bool:
 
 
 def skip_slow_tpu_probe() -> None:
-    """Answer the trainer's question for a TPU with no: it asks even where the CPU was chosen."""
+    """Make the trainer's TPU check return False: it runs even if the CPU was chosen."""
     from pytorch_lightning.accelerators import XLAAccelerator
 
     XLAAccelerator.is_available = staticmethod(lambda: False)  # type: ignore[assignment, method-assign]
 
 
 def check_installed(where: str) -> None:
-    """Raise ``MedvisionError``, naming what asked for it, unless torch-xla is installed."""
+    """Raise ``MedvisionError`` for the key ``where`` unless torch-xla is installed."""
     if not INSTALLED:
         raise MedvisionError(
             "torch-xla is not installed",
@@ -60,13 +61,13 @@ def check_installed(where: str) -> None:
 
 
 def choose_xla_cpu() -> None:
-    """Let torch-xla, once it starts, compile for this machine's CPU instead of a TPU.
+    """Make torch-xla compile for this machine's CPU instead of a TPU, once it starts.
 
-    It writes why it compiled and executed what, and from which line, to a file that is thrown away
-    when the program ends; ``xla_trace`` reads it.
+    torch-xla writes the cause and source line of every compilation and execution to a temporary
+    file, which ``xla_trace`` reads.
 
     Raises:
-        MedvisionError: If torch-xla is not installed, or is meant for something else.
+        MedvisionError: If torch-xla is not installed, or is configured for another device.
     """
     check_installed("trainer=tpu_rehearsal")
     chosen = os.environ.setdefault("PJRT_DEVICE", "CPU")
@@ -81,7 +82,7 @@ def choose_xla_cpu() -> None:
     os.environ.setdefault(VARIABLE, _trigger_file())
 
 
-@functools.cache  # torch-xla keeps to the first one of a process
+@functools.cache  # torch-xla keeps its first device for the whole process
 def _trigger_file() -> str:
     folder = tempfile.mkdtemp(prefix="medvision-xla-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -89,7 +90,7 @@ def _trigger_file() -> str:
 
 
 def announce_host() -> None:
-    """Say which host of a TPU pod this is, as launchers of other machines do: ``NODE_RANK``."""
+    """Set ``NODE_RANK`` to the host of a TPU pod, as launchers of other machines do."""
     from torch_xla._internal import tpu  # imports torch-xla
 
     number = tpu.worker_id()

@@ -17,8 +17,8 @@ class Trigger:
     """One compilation or execution.
 
     Attributes:
-        kind: Which of the two.
-        read: Whether it was a value that Python wanted to see, not the end of a step.
+        kind: Compilation or execution.
+        read: True if Python read a value, False at the end of a step.
         place: ``function (file:line)`` of the innermost line outside the libraries, or "".
     """
 
@@ -28,7 +28,7 @@ class Trigger:
 
 
 def take_triggers() -> list[Trigger]:
-    """What torch-xla has written since the last call; nothing where it was not told to."""
+    """Triggers that torch-xla has written since the last call; empty if tracing is off."""
     name = os.environ.get(VARIABLE)
     if name is None or not Path(name).exists():
         return []
@@ -38,7 +38,7 @@ def take_triggers() -> list[Trigger]:
 
 
 def read_triggers(text: str) -> list[Trigger]:
-    """Every trigger that a text of torch-xla names, in its order."""
+    """Parse the triggers in a trace of torch-xla, in order."""
     kinds, blocks = _CAUSE.split(text)[1::2], _CAUSE.split(text)[2::2]
     return [_read_block(kind, block) for kind, block in zip(kinds, blocks, strict=True)]
 
@@ -59,12 +59,13 @@ NOT_ON_XLA_CPU = {
     "aten::upsample_bilinear2d": "only the TPU backend has the custom call it is made of",
     "aten::upsample_bilinear2d_backward": "only the TPU backend has the custom call it is made of",
 }
-"""Operators that a TPU computes and XLA's CPU backend hands to PyTorch, each with the reason
-(torch-xla 2.9, ``aten_xla_type.cpp``)."""
+"""Operators that a TPU computes and XLA's CPU backend passes to PyTorch, each with the reason
+(torch-xla 2.9, ``aten_xla_type.cpp``).
+"""
 
 
 def count_compilations() -> int:
-    """How many graphs were compiled since the process began."""
+    """Number of graphs compiled since the process began."""
     from torch_xla.debug import metrics
 
     data = metrics.metric_data("CompileTime")
@@ -72,7 +73,7 @@ def count_compilations() -> int:
 
 
 def count_reads() -> int:
-    """How often the host has waited for values of the device since the process began."""
+    """Number of times the host has waited for values of the device since the process began."""
     from torch_xla.debug import metrics
 
     data = metrics.metric_data("TransferFromDeviceTime")
@@ -80,7 +81,7 @@ def count_reads() -> int:
 
 
 def find_fallbacks() -> dict[str, int]:
-    """Operators that XLA does not have and PyTorch computed on the host, and how often."""
+    """Number of calls of each operator that XLA lacks and PyTorch computed on the host."""
     from torch_xla.debug import metrics
 
     names = (name for name in metrics.counter_names() if name.startswith("aten::"))

@@ -1,7 +1,7 @@
 """Lightning trainers on XLA: one core, all cores of a host, or the CPU backend; their optimizers.
 
-XLA takes equal numbers of Python for one, and 0 and 1 for constants. Where a learning rate or a
-bias correction comes to such a value (``1 - lr * weight_decay`` rounds to 1 at the end of a cosine,
+XLA treats equal Python numbers as one, and 0 and 1 as constants. If a learning rate or a bias
+correction reaches such a value (``1 - lr * weight_decay`` rounds to 1 at the end of a cosine,
 ``1 - beta ** t`` after thousands of steps), the step is another graph and is compiled again.
 """
 
@@ -26,17 +26,17 @@ from typing_extensions import override
 from medvision.errors import MedvisionError
 
 CAN = "capturable"
-"""The option of those optimizers (Adam and its kin) that count and scale with tensors."""
+"""Option of optimizers (such as Adam) that count steps and scale with tensors."""
 
 
 def keep_numbers_on_device(optimizers: Sequence[Optimizer], device: torch.device) -> None:
-    """Let optimizers that can count and scale with tensors on the device.
+    """Make optimizers that support it keep their numbers on the device.
 
-    Their ``lr`` is a number between the steps, as schedules and logs expect, and a tensor in them.
+    Their ``lr`` is a number between steps, as schedules and logs expect, and a tensor in steps.
 
     Args:
-        optimizers: Changed in place; once for each optimizer and loaded state.
-        device: Where the parameters are.
+        optimizers: Changed in place; call once for each optimizer and loaded state.
+        device: Device of the parameters.
     """
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -48,7 +48,7 @@ def keep_numbers_on_device(optimizers: Sequence[Optimizer], device: torch.device
 
 
 def send_rate(optimizer: Optimizer, device: torch.device) -> None:
-    """Make every step of an optimizer that can take its learning rates as tensors."""
+    """Pass learning rates as tensors in every step of an optimizer that supports it."""
     rates: list[float] = []
 
     def before(*_: Any) -> None:
@@ -66,7 +66,7 @@ def send_rate(optimizer: Optimizer, device: torch.device) -> None:
 
 
 def as_stored_elsewhere(state: dict[str, Any]) -> dict[str, Any]:
-    """State of an optimizer as a run on a CPU or GPU stores it, so that any of them can go on."""
+    """Optimizer state in the form that CPU and GPU runs store, so that any of them can resume."""
     groups = [
         {**group, **({CAN: False} if CAN in group else {})} for group in state["param_groups"]
     ]
@@ -74,11 +74,11 @@ def as_stored_elsewhere(state: dict[str, Any]) -> dict[str, Any]:
 
 
 AHEAD = {"loader_prefetch_size": 4, "device_prefetch_size": 2}
-"""Batches that wait on the host and on the device."""
+"""Number of batches prefetched on the host and on the device."""
 
 
 class RehearsalAccelerator(XLAAccelerator):
-    """XLA's CPU backend in the place of a TPU with one core; nobody is asked for a TPU."""
+    """XLA's CPU backend instead of a TPU with one core; no TPU is detected."""
 
     @staticmethod
     @override
@@ -106,7 +106,7 @@ class MixedBfloat16(XLAPrecision):
 
     def __init__(self) -> None:
         super().__init__("32-true")
-        self.precision = "bf16-mixed"  # what Lightning shows
+        self.precision = "bf16-mixed"  # name that Lightning shows
 
     @override
     def forward_context(self) -> torch.autocast:
@@ -114,19 +114,19 @@ class MixedBfloat16(XLAPrecision):
 
 
 class DeviceLoader(MpDeviceLoader):
-    """Sends batches to the device ahead of time; iterating ends the step before.
+    """Send batches to the device ahead of time; iterating ends the step before.
 
-    torch-xla's own loader reads in a thread whose error ends the epoch early without a word.
+    In torch-xla's own loader, an error of the reader thread ends the epoch early without a message.
     """
 
     def __init__(self, loader: DataLoader[Any], device: torch.device) -> None:
         super().__init__(loader, device, **AHEAD)
         self._parallel_loader: ParallelLoader | None
-        # what Lightning looks for
+        # attributes that Lightning requires
         self.dataset, self.batch_sampler = loader.dataset, loader.batch_sampler
 
     def close(self) -> None:
-        """End the threads that still send batches which nobody will ask for."""
+        """End the threads that send batches ahead of time."""
         if self._parallel_loader is not None:
             self._parallel_loader.close()
         self._parallel_loader = None
@@ -147,14 +147,14 @@ class _Reader(ParallelLoader):
                 queues.cpu_loader_queue.put(batch)
                 if self._done:
                     break
-        except Exception as error:  # raised by the loop, once the batches before it are used
+        except Exception as error:  # raised by the loop after the batches before it
             self._exception_queue.put(error)
-        finally:  # only now: the loop looks for an error where the batches end
+        finally:  # last: the loop checks for an error at the end of the batches
             queues.cpu_loader_queue.close_write()
 
 
 class _Device:
-    """What both strategies do beyond Lightning's."""
+    """Extensions common to both strategies."""
 
     root_device: torch.device
     global_rank: int
@@ -163,7 +163,7 @@ class _Device:
 
     def setup(self, trainer: Any) -> None:
         super().setup(trainer)  # type: ignore[misc]
-        # dropout from the run's seed, in every process another sequence
+        # dropout depends on the run's seed, with a different sequence in every process
         seed = (torch.initial_seed() + self.global_rank) % 2**31
         xm.set_rng_state(seed, str(self.root_device))
 
@@ -193,11 +193,11 @@ class _Device:
         return as_stored_elsewhere(super().optimizer_state(optimizer))  # type: ignore[misc]
 
     def teardown(self) -> None:
-        """End what is still under way.
+        """Finish pending work.
 
-        A thread that sends batches while the environment is changed, as is done from here on,
-        crashes the process: C libraries read it without a lock. What a step that failed has left
-        over is finished as one graph, not one for each tensor.
+        The environment is changed after this point, and a thread that still sends batches would
+        crash the process: C libraries read the environment without a lock. Pending operations of a
+        failed step are finished as one graph, not one per tensor.
         """
         for loader in getattr(self, "_loaders", []):
             loader.close()
@@ -208,7 +208,7 @@ class _Device:
 
 
 def _ended(outputs: Any) -> Any:
-    """End a step, so that the last one of an epoch is the same graph as those before it."""
+    """End a step, so that the last one of an epoch has the same graph as the others."""
     torch_xla.sync()
     return outputs
 
@@ -218,14 +218,14 @@ class OneXlaDevice(_Device, SingleDeviceXLAStrategy):
 
 
 class AllXlaDevices(_Device, XLAStrategy):
-    """Every core of this host, a process each, and with them those of a pod's other hosts."""
+    """Every core of this host, one process each, and those of the other hosts of a pod."""
 
 
 def count_devices(*, rehearsal: bool, devices: int | str) -> int:
-    """How many cores of this host a run on XLA takes.
+    """Number of cores of this host that a run on XLA uses.
 
     Raises:
-        MedvisionError: If the host has another number of cores, or a rehearsal is to have several.
+        MedvisionError: If the host has another number of cores, or a rehearsal has several.
     """
     accelerator = RehearsalAccelerator() if rehearsal else XLAAccelerator()
     count = int(accelerator.auto_device_count())
@@ -249,18 +249,18 @@ def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> d
     """Arguments of Lightning's trainer for a run on XLA.
 
     Args:
-        rehearsal: XLA's CPU backend instead of a TPU.
+        rehearsal: If True, use XLA's CPU backend instead of a TPU.
         devices: 1, ``auto`` or the number of cores of this host.
         precision: ``32-true`` or ``bf16-mixed``.
 
     Raises:
-        MedvisionError: If the host has another number of cores, or a rehearsal is to have several.
+        MedvisionError: If the host has another number of cores, or a rehearsal has several.
     """
     accelerator = RehearsalAccelerator() if rehearsal else XLAAccelerator()
     wanted = count_devices(rehearsal=rehearsal, devices=devices)
     strategy: Strategy
     if wanted == 1:
-        if not rehearsal:  # leave the other chips alone, and do not wait for the hosts of a pod
+        if not rehearsal:  # use one chip only, and do not wait for other hosts
             tpu.configure_one_chip_topology()
         strategy = OneXlaDevice(device=0)
     else:
@@ -275,7 +275,7 @@ def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> d
     return {
         "accelerator": accelerator,
         "devices": wanted,
-        "num_nodes": 1,  # the hosts of a pod find each other
+        "num_nodes": 1,  # the hosts of a pod connect by themselves
         "strategy": strategy,
         "precision": None,
         "plugins": [MixedBfloat16() if mixed else XLAPrecision("32-true")],

@@ -220,7 +220,7 @@ class Launcher(_SubprocessScriptLauncher):
                 return
 
     def _is_broken(self) -> bool:
-        """Return True if another process of this host failed, or the first one reported a failure."""
+        """Return True if another process of this host failed or the first reported a failure."""
         if self.procs:
             failed = any(process.poll() not in (None, 0) for process in self.procs)
             return failed or (self.board is not None and bool(self.board.errors()))
