@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # `medvision --help` waits for nothing
+if TYPE_CHECKING:  # keeps `medvision --help` fast
     from medvision.inference import load_model
 
 __version__ = "0.1.0"

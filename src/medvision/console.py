@@ -1,6 +1,6 @@
 """Print to the user: lines on stdout, progress bars on stderr.
 
-rich is imported when something is printed, not before.
+rich is imported at the first output, not before.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     pass
 
 Advance = Callable[[str, int, int | None], None]
-"""Shows that of a named step so much is done, of a total where one is known."""
+"""Report the progress of a named step: amount done, and total if known."""
 
 
 def say(text: str) -> None:
     """Print one line: not wrapped, no markup, line breaks and control characters escaped.
 
     Args:
-        text: The line; names of files and classes may hold anything.
+        text: The line; names of files and classes may contain any character.
     """
     from rich.console import Console
 
@@ -31,20 +31,20 @@ def say(text: str) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return the number with its noun, which gets an s unless there is one."""
+    """Return the number with its noun, in the plural unless the number is one."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @contextmanager
 def progress_bar(*, of_bytes: bool = False, transient: bool = True) -> Iterator[Advance]:
-    """Show a bar for each step, on stderr where that is a terminal.
+    """Show a bar for each step, on stderr if it is a terminal.
 
     Args:
-        of_bytes: Count bytes instead of images.
-        transient: Remove the bars at the end.
+        of_bytes: If True, count bytes instead of images.
+        transient: If True, remove the bars at the end.
 
     Yields:
-        The function to call with a step's name, what is done and the total.
+        Function to call with the name of a step, the amount done and the total.
     """
     from rich.console import Console
     from rich.progress import (
@@ -78,7 +78,7 @@ def progress_bar(*, of_bytes: bool = False, transient: bool = True) -> Iterator[
         steps: dict[str, TaskID] = {}
 
         def advance(step: str, done: int, total: int | None) -> None:
-            if step not in steps:  # a download continues from what it has
+            if step not in steps:  # a resumed download starts with the existing bytes
                 steps[step] = bar.add_task(step, total=total, completed=done, rate="")
             elapsed = next(task.elapsed for task in bar.tasks if task.id == steps[step])
             rate = f"{done / elapsed:.1f} images/s" if elapsed and not of_bytes else ""

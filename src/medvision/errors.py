@@ -1,6 +1,6 @@
-"""Errors that end a program in one line, and the words for them.
+"""Errors that end a program in one line, and helpers for their messages.
 
-Nothing heavy is imported here: the command line needs ``MedvisionError`` before it needs torch.
+Imports nothing slow: the command line needs ``MedvisionError`` before torch.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ class MedvisionError(Exception):
     """Error that the user can fix, reported in one line.
 
     Args:
-        what: What is wrong, without a full stop.
-        where: The file or config key it is about.
-        hint: What to do about it.
+        what: Description of the error, without a full stop.
+        where: File or config key that the error is about.
+        hint: Action that fixes it.
         exit_code: 2 for wrong input, config or usage; 3 for a failure while running.
-        trace: Traceback of an error that nobody foresaw.
+        trace: Traceback of an unexpected error.
     """
 
     def __init__(
@@ -47,8 +47,8 @@ class MedvisionError(Exception):
 class Stopped(BaseException):
     """Request to end the program: Ctrl-C, SIGTERM or SIGUSR1.
 
-    Not an ``Exception``: after a failed run the next one of the same command starts, a signal ends
-    them all.
+    Not an ``Exception``: after a failed run the next one of the same command starts, but a signal
+    ends all of them.
 
     Args:
         signum: Number of the signal.
@@ -60,12 +60,12 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, otherwise 143, as shells count a program ended by SIGTERM."""
+        """Exit code: 130 after Ctrl-C, otherwise 143, as in shells after SIGTERM."""
         return 130 if self.signum == signal.SIGINT else 143
 
 
 def printable(text: str) -> str:
-    """Escape characters that would steer a terminal: file names may hold any character.
+    """Escape characters that would control a terminal: file names may contain any character.
 
     Line breaks stay.
     """
@@ -89,7 +89,7 @@ def did_you_mean(name: str, choices: Iterable[str], *, otherwise: str) -> str:
 
 
 def install_command(extra: str) -> str:
-    """Command that adds an optional extra; run in a checkout, since no package index has medvision.
+    """Command that installs an optional extra; run in a checkout, since medvision is in no index.
 
     Args:
         extra: Name in ``[project.optional-dependencies]`` of ``pyproject.toml``.

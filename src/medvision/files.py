@@ -1,4 +1,4 @@
-"""Write files whole or not at all, lock them, and read plain ones that come from anywhere."""
+"""Write files atomically, lock them, and read plain files from untrusted sources."""
 
 import csv
 import errno
@@ -16,19 +16,19 @@ from typing import Any, Literal
 from medvision.errors import MedvisionError
 
 MOST_BYTES = 16_000_000
-"""A larger file of names and values is none of ours."""
+"""Largest size of a plain file; larger ones are not written by medvision."""
 
 
 @contextmanager
 def file_errors(
     what: str, where: object, *, hint: str = "check space and permissions", exit_code: int = 3
 ) -> Iterator[None]:
-    """Report an `OSError` in the block as a `MedvisionError` with the reason of the system.
+    """Report an `OSError` in the block as a `MedvisionError` with the system's reason.
 
     Args:
-        what: What could not be done, such as ``cannot write the results``.
-        where: File or folder it is about.
-        hint: What to do about it.
+        what: Description of the failure, such as ``cannot write the results``.
+        where: File or folder that the error is about.
+        hint: Action that fixes it.
         exit_code: 2 for wrong input, 3 for a failure while running.
     """
     try:
@@ -43,7 +43,7 @@ def file_errors(
 
 
 def own_folder(kind: Literal["cache", "state"]) -> Path:
-    """Folder for what outlives runs, outside of data sets and run folders.
+    """Folder for files that outlive runs, outside of data sets and run folders.
 
     ``MEDVISION_CACHE_DIR``, ``XDG_CACHE_HOME/medvision`` or ``~/.cache/medvision``, and for
     ``state`` the same with ``STATE`` and ``~/.local/state/medvision``.
@@ -54,7 +54,7 @@ def own_folder(kind: Literal["cache", "state"]) -> Path:
     own, base = f"MEDVISION_{kind.upper()}_DIR", os.environ.get(f"XDG_{kind.upper()}_HOME", "")
     if os.environ.get(own):
         return Path(os.environ[own])
-    if Path(base).is_absolute():  # the XDG rules say to ignore a relative one
+    if Path(base).is_absolute():  # the XDG specification requires ignoring relative paths
         return Path(base) / "medvision"
     return Path.home() / {"cache": ".cache", "state": ".local/state"}[kind] / "medvision"
 
@@ -64,11 +64,11 @@ def atomic_path(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     """Replace a file once it is complete; after an error the old one stays.
 
     Args:
-        path: Where the file ends up, replacing what is there.
-        keep_suffix: Let the temporary name end like the final one.
+        path: Final path of the file, which is replaced if it exists.
+        keep_suffix: If True, the temporary name has the suffix of the final one.
 
     Yields:
-        A temporary path in the same folder, to be written before the block ends.
+        Temporary path in the same folder, to be written before the block ends.
     """
     suffix = path.suffix if keep_suffix else ""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
@@ -76,21 +76,21 @@ def atomic_path(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except BaseException:
-        with suppress(OSError):  # the disk that failed may fail again
+        with suppress(OSError):  # the failed disk may fail again
             temporary.unlink(missing_ok=True)
         raise
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file by this content; text is written as UTF-8 with its line ends as they are."""
+    """Write a file atomically; text is written as UTF-8 with unchanged line ends."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def check_stored(path: Path) -> None:
-    """Look into a checkpoint before it is loaded: PyTorch compresses none of its parts.
+    """Check a checkpoint before it is loaded: PyTorch compresses none of its parts.
 
-    A few megabytes of compressed zeros, or parts that share their bytes, would fill the memory.
+    A few megabytes of compressed zeros, or of overlapping parts, could exhaust the memory.
 
     Raises:
         OSError: If the file cannot be read.
@@ -103,7 +103,7 @@ def check_stored(path: Path) -> None:
             parts = archive.infolist()
     except OSError:
         raise
-    except Exception as fault:  # of damaged files zipfile raises half a dozen types
+    except Exception as fault:  # zipfile raises many types for damaged files
         raise ValueError(str(fault)) from fault
     compressed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
     if compressed or sum(part.file_size for part in parts) > path.stat().st_size:
@@ -111,12 +111,12 @@ def check_stored(path: Path) -> None:
 
 
 def read_plain(path: Path) -> dict[str, Any]:
-    """Read names with values from a ``.json`` or ``.yaml`` file, which may come from anywhere.
+    """Read names with values from an untrusted ``.json`` or ``.yaml`` file.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is damaged, something else, larger than ``MOST_BYTES``, nested too deep,
-            or YAML that repeats parts by aliases, which a few lines can make endless.
+        ValueError: If it is damaged, not a mapping, larger than ``MOST_BYTES``, nested too deep, or
+            YAML with aliases, with which a few lines can expand without limit.
     """
     with path.open("rb") as stream:
         data = stream.read(MOST_BYTES + 1)
@@ -133,7 +133,7 @@ def read_plain(path: Path) -> dict[str, Any]:
 
 
 def _plain_yaml(text: str) -> Any:
-    import yaml  # not needed by what only writes
+    import yaml  # not needed for writing
 
     try:
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
@@ -144,12 +144,12 @@ def _plain_yaml(text: str) -> Any:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write plain values, indented; NaN is not JSON and is refused."""
+    """Write plain values, indented; NaN is refused because it is not valid JSON."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as csv; None, NaN and what a row does not have are blank cells."""
+    """Write rows as csv; None, NaN and missing values are blank cells."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -163,13 +163,13 @@ def _cell(value: Any) -> Any:
 
 
 def link_or_copy(source: Path, path: Path) -> None:
-    """Make ``path`` hold what ``source`` holds now, without a second copy where that works."""
+    """Make ``path`` a hard link to ``source``, or a copy if links are not supported."""
     with atomic_path(path) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without hard links
             shutil.copyfile(source, temporary)
-    temporary.unlink(missing_ok=True)  # the rename did nothing where both are one file
+    temporary.unlink(missing_ok=True)  # if both are the same file, the rename had no effect
 
 
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
@@ -177,19 +177,19 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL)
 
 
 def take_lock(path: Path, *, wait: bool) -> Callable[[], None] | None:
-    """Lock a file that is made for it, against other processes.
+    """Lock a dedicated file against other processes.
 
-    The lock ends with the process, however that ends, and processes forked from it do not hold it.
-    Where the file system has no locks, it is granted to everyone.
+    The lock ends with the process, however it ends, and is not held by processes forked from it.
+    On a file system without locks, every request succeeds.
 
     Args:
-        path: The file; its folder exists.
-        wait: Wait until the lock is free.
+        path: Lock file; its folder exists.
+        wait: If True, wait until the lock is free.
 
     Returns:
-        The function that releases the lock and removes the file; None if another process has it.
+        Function that releases the lock and removes the file; None if another process holds it.
     """
-    from filelock import FileLock, Timeout  # takes a while to import
+    from filelock import FileLock, Timeout  # slow to import
 
     lock = FileLock(path, thread_local=False, fallback_to_soft=False)
     try:
@@ -198,11 +198,11 @@ def take_lock(path: Path, *, wait: bool) -> Callable[[], None] | None:
         return None
     except OSError as fault:
         if fault.errno not in _NO_LOCKS:
-            fault.filename = str(path)  # filelock has made it absolute
+            fault.filename = str(path)  # filelock makes it absolute
             raise
 
     def release() -> None:
-        if lock.is_locked:  # not in a forked process; whoever waits for this file makes a new one
+        if lock.is_locked:  # not in a forked process; a waiting process creates a new file
             with suppress(OSError):
                 path.unlink(missing_ok=True)
         lock.release()
@@ -212,7 +212,7 @@ def take_lock(path: Path, *, wait: bool) -> Callable[[], None] | None:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold a lock as `take_lock` does, and yield whether it was free."""
+    """Hold a lock as `take_lock` does, and yield True if it was free."""
     release = take_lock(path, wait=wait)
     try:
         yield release is not None
@@ -223,16 +223,16 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
 
 @contextmanager
 def sole_writer(target: Path, *, lock: str, wait: bool, busy: str) -> Iterator[None]:
-    """Hold a lock beside what is to appear; folders made for it are removed if they stay empty.
+    """Hold a lock beside a file or folder to create; remove new parent folders if left empty.
 
     Args:
-        target: File or folder that is to appear.
+        target: File or folder to create.
         lock: Name of the lock file beside it.
-        wait: Wait for another process that is at it.
-        busy: What that process does, for the error where it is not waited for.
+        wait: If True, wait for another process that creates it.
+        busy: Description of the other process's work, for the error if not waiting.
 
     Raises:
-        MedvisionError: If another process is at it, and is not waited for.
+        MedvisionError: If another process creates it and ``wait`` is False.
     """
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -242,6 +242,6 @@ def sole_writer(target: Path, *, lock: str, wait: bool, busy: str) -> Iterator[N
                 raise MedvisionError(busy, where=str(target), hint="wait for it", exit_code=3)
             yield
     finally:
-        with suppress(OSError):  # somebody else may use them by now
+        with suppress(OSError):  # another process may use them by now
             for parent in made:
                 parent.rmdir()

@@ -149,7 +149,7 @@ def _weights(class_weights: Sequence[float], num_classes: int) -> Tensor:
     """Convert the weights to float32 (K,); raise ``MedvisionError`` if they are invalid."""
     try:
         weights = [float(weight) for weight in class_weights]
-    except (TypeError, ValueError):  # a word, or one number for all
+    except (TypeError, ValueError):  # a string, or one number for all
         weights = []
     possible = all(0 <= weight < math.inf for weight in weights) and any(weights)
     if len(weights) != num_classes or not possible:
@@ -180,7 +180,7 @@ class MaskedLoss(nn.Module):
         num_classes: K; in segmentation including the background.
 
     Raises:
-        MedvisionError: If the criterion does not take these arguments.
+        MedvisionError: If the criterion does not accept these arguments.
     """
 
     def __init__(self, *, criterion: Callable[..., nn.Module], num_classes: int) -> None:

@@ -1,7 +1,7 @@
-"""Which classes may be built again because a file names them; no other one is ever imported.
+"""Classes that may be built because a file names them; no other class is ever imported.
 
-A run folder, a checkpoint or an export may come from anywhere. Classes of other packages are built
-where the user trusts the package by name.
+A run folder, a checkpoint or an export may come from an untrusted source. Classes of other packages
+are built only if the user trusts the package by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # a config is checked without torch
 
 
 class Purpose(IntEnum):
-    """What a class is built for; each purpose allows what the ones before it do."""
+    """Purpose of building a class; each purpose includes the permissions of those before it."""
 
     PREDICT = 1
     """The network of a checkpoint or an export."""
@@ -43,23 +43,23 @@ BUILT_IN: tuple[tuple[Purpose, str], ...] = (
     (Purpose.RESUME, r"medvision\.callbacks\.[A-Z]\w*"),
     (Purpose.RESUME, r"medvision\.tasks\.schedules\.[a-z]\w*"),
 )
-"""Full names, as patterns, and the first purpose that allows them."""
+"""Patterns of full names, with the first purpose that allows them."""
 
 
 _TRUSTED: set[str] = set()
-"""Packages that the user trusts; they are imported."""
+"""Imported packages that the user trusts."""
 
 
 def trust(packages: Iterable[str]) -> None:
-    """Import packages, and let files name the classes and functions that they define.
+    """Import packages, and allow files to name the classes and functions that they define.
 
-    What a package does when it is imported, such as defining a task, has happened afterwards.
+    Importing also runs the packages' own code, such as the definition of a task.
 
     Args:
         packages: Names of packages or modules, such as ``own_parts``.
 
     Raises:
-        MedvisionError: If one cannot be imported, or is of Python itself.
+        MedvisionError: If a package cannot be imported, or belongs to Python itself.
     """
     for package in packages:
         if not all(part.isidentifier() for part in package.split(".")):
@@ -68,7 +68,7 @@ def trust(packages: Iterable[str]) -> None:
             raise _not_trusted(package, "is a part of Python, whose functions no file may call")
         try:
             importlib.import_module(package)
-        except Exception as error:  # whatever it does when it is imported
+        except Exception as error:  # importing may raise anything
             raise _not_trusted(package, f"cannot be imported: {first_line(error)}") from error
         _TRUSTED.add(package)
 
@@ -82,11 +82,11 @@ def _not_trusted(package: str, why: str) -> MedvisionError:
 
 
 def may_build(name: str, purpose: Purpose) -> bool:
-    """Whether a class that a file names may be imported and built.
+    """Return True if a class that a file names may be imported and built.
 
     Args:
-        name: In full, such as ``medvision.models.UNet``.
-        purpose: What it is built for.
+        name: Full name, such as ``medvision.models.UNet``.
+        purpose: Purpose of building it.
     """
     return _is_of_trusted(name) or any(
         first <= purpose and re.fullmatch(pattern, name) is not None for first, pattern in BUILT_IN
@@ -94,7 +94,7 @@ def may_build(name: str, purpose: Purpose) -> bool:
 
 
 def _is_of_trusted(name: str) -> bool:
-    """Whether a trusted package defines it: what the package imports from elsewhere is not its."""
+    """Return True if a trusted package defines it, not only imports it from elsewhere."""
     module, _, last = name.rpartition(".")
     if not any(f"{name}.".startswith(f"{package}.") for package in _TRUSTED):
         return False
@@ -107,7 +107,7 @@ def _is_of_trusted(name: str) -> bool:
 
 
 def _way_to_trust(name: str, option: str) -> str | None:
-    """How a user lets a file name a class, in words; None where no trust is possible."""
+    """Instruction for trusting a class named in a file; None if it cannot be trusted."""
     package = name.partition(".")[0]
     if package in sys.stdlib_module_names or not package.isidentifier():
         return None
@@ -121,10 +121,10 @@ def check_classes(
 
     Args:
         config: Plain values, as read from a file.
-        purpose: What they are built for.
-        where: The file, for messages.
-        hint: What to do where no package can be trusted for it.
-        option: How the command is told to trust a package.
+        purpose: Purpose of building them.
+        where: File, for messages.
+        hint: Action if no package can be trusted for the class.
+        option: Option of the command that trusts a package.
 
     Raises:
         MedvisionError: If one may not be built.
@@ -151,12 +151,12 @@ def build_network(name: str, arguments: Mapping[str, Any], *, where: str) -> nn.
     """Build a network with random weights, ready for the tensors of a checkpoint.
 
     Args:
-        name: Of its class, in full.
-        arguments: Of its constructor; weights it would fetch from elsewhere are not fetched.
-        where: The file that says so, for messages.
+        name: Full name of its class.
+        arguments: Arguments of its constructor; pretrained weights are not downloaded.
+        where: File that names the class, for messages.
 
     Raises:
-        MedvisionError: If the class may not be built or refuses its arguments.
+        MedvisionError: If the class may not be built or rejects its arguments.
     """
     if not may_build(name, Purpose.PREDICT):
         known = ", ".join(f"medvision.models.{network}" for network in NETWORKS)

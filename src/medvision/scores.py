@@ -1,10 +1,10 @@
-"""Table of scores: one row for each, with its definition, its direction and where it is shown.
+"""Table of scores: one row for each, with its definition, direction and places.
 
 A score is logged as ``stage/name``, that of one class as ``stage/name/class``, and its 95 %
 interval under its name with ``_ci95``; an interval is shown wherever its score is. To add a score,
 write its function in ``medvision.metrics`` and one row here; a further task names its rows in its
-``TaskDefinition``. What a callback logs under a name that
-has no row can be monitored like any other score, and is shown under "Other".
+``TaskDefinition``. Values that a callback logs under a name without a row can be monitored like any
+other score, and are shown under "Other".
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ Place = Literal[
     "log",  # first columns of metrics.csv; the first of them in the line of each epoch
     "curve",  # plotted over the epochs
     "terminal",  # table at the end of a run
-    "headline",  # stands out in the report and leads tables of several runs; the first: test ledger
+    "headline",  # stands out in the report, leads tables of several runs; the first: test ledger
     "tile",  # large number at the top of the report; with two classes, with more:
     "tile of two classes",
     "tile of many classes",
     "class scale",  # drawn as a bar in the table of classes
-    "near-duplicates",  # also measured apart for images with a near-duplicate in training
-    "checked",  # train, validation and test are held against each other
+    "near-duplicates",  # also measured separately for images with a near-duplicate in training
+    "checked",  # compared between train, validation and test
     "folds",  # table of a cross-validation
     "comparison",  # table of groups in the terminal
     "comparison page",
     "hidden",  # none of the above, nor in the table of the report
 ]
-"""Where a score is shown, beside the table of all scores in the report."""
+"""Place where a score is shown, in addition to the table of all scores in the report."""
 
 UNDEFINED = "undefined"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A score.
+    """Definition and presentation of a score.
 
     Attributes:
-        name: Name it is logged by, without the stage.
+        name: Name in logs, without the stage.
         title: Name within a sentence.
         definition: Exact definition, in sentences.
-        formula: The same in symbols, where that says more.
+        formula: Definition in symbols, if useful.
         unit: Unit of the value.
-        better: Direction in which it improves.
-        bounded: Whether it lies in [0, 1], so that it can be drawn on that scale.
-        places: Where it is shown.
-        per_image: Whether each image has a value of its own, a column of the predictions.
-        may_be_undefined: Whether images may lack that value; the mean leaves them out, and
+        better: Direction of improvement.
+        bounded: True if it lies in [0, 1], so that it can be drawn on that scale.
+        places: Places where it is shown.
+        per_image: True if each image has its own value, a column of the predictions.
+        may_be_undefined: True if images may lack that value; the mean excludes them, and
             ``stage/name_undefined`` counts them.
-        of_predicted_classes: Whether it counts predicted classes, and not probabilities.
-        chance: Value of guessing; None where it has none, or it is not worth a remark.
+        of_predicted_classes: True if it is computed from predicted classes, not probabilities.
+        chance: Value of guessing; None if there is none, or it is not worth mentioning.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Score:
 
     @property
     def mode(self) -> Literal["max", "min"]:
-        """End of the scale that is the best one, as a monitor calls it."""
+        """Direction of improvement, as a monitor calls it."""
         return "max" if self.better == "higher" else "min"
 
     @property
@@ -91,7 +91,7 @@ class Score:
         return f"define-{self.name.replace('_', '-')}"
 
     def text(self, value: float | None, *, sign: bool = False) -> str:
-        """A value with three decimals, with one decimal where there is a unit."""
+        """Format a value with three decimals, or with one if the score has a unit."""
         if not is_number(value):
             return UNDEFINED
         digits = 1 if self.unit else 3
@@ -99,17 +99,17 @@ class Score:
         return f"{round(value, digits) + 0.0:{'+' * sign}.{digits}f}"
 
     def interval_text(self, ends: Sequence[float]) -> str:
-        """Low and high end of an interval."""
+        """Format the low and high end of an interval."""
         return " to ".join(map(self.text, ends))
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number."""
+    """Return True if a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def is_interval(ends: Any) -> TypeGuard[Sequence[float]]:
-    """Whether a value is a pair of finite numbers."""
+    """Return True if a value is a pair of finite numbers."""
     return isinstance(ends, Sequence) and len(ends) == 2 and all(map(is_number, ends))
 
 
@@ -364,32 +364,32 @@ CLASSIFICATION = (
 
 
 def scores_of(task: str) -> tuple[Score, ...]:
-    """Scores of a task in the order in which they are shown, the loss last.
+    """Scores of a task in display order, the loss last.
 
     Args:
-        task: Kind of the task; one that is not defined has its loss only.
+        task: Kind of the task; an undefined task only has its loss.
     """
     return (*_rows(task), LOSS)
 
 
 def named_scores(task: str) -> dict[str, Score]:
-    """Scores of a task by name, in the order in which they are shown, without hidden ones."""
+    """Scores of a task by name, in display order, without hidden ones."""
     return {score.name: score for score in scores_of(task) if "hidden" not in score.places}
 
 
 def _rows(task: str | None) -> tuple[Score, ...]:
-    """Rows of a task, or of all of them; none where it is not defined."""
+    """Rows of a task, or of all tasks; empty if the task is not defined."""
     kinds = [kind for kind in task_names() if task in (None, kind)]
     return tuple(row for kind in kinds for row in task_of(kind).load("scores"))
 
 
 def headline_of(task: str | None) -> str:
-    """Name of the score that stands for a run: its first headline, or the loss."""
+    """Name of the main score of a task: its first headline, or the loss."""
     return (*names_at("headline", task), LOSS.name)[0]
 
 
 def scores_at(place: Place, task: str | None = None) -> tuple[Score, ...]:
-    """Scores that are shown in a place, the loss first; of all tasks, each name once, for None."""
+    """Scores shown in a place, the loss first; for None those of all tasks, each name once."""
     found: dict[str, Score] = {}
     for row in (LOSS, *_rows(task)):
         if place in row.places:
@@ -398,12 +398,12 @@ def scores_at(place: Place, task: str | None = None) -> tuple[Score, ...]:
 
 
 def names_at(place: Place, task: str | None = None) -> tuple[str, ...]:
-    """Names of the scores that are shown in a place."""
+    """Names of the scores shown in a place."""
     return tuple(score.name for score in scores_at(place, task))
 
 
 def score_named(name: str, task: str | None = None) -> Score | None:
-    """Row of a score of a task, or of any task; None where there is none.
+    """Row of a score of a task, or of any task; None if there is none.
 
     Args:
         name: With or without stage and class, such as ``val/dice`` or ``recall/glioma``.
@@ -415,21 +415,21 @@ def score_named(name: str, task: str | None = None) -> Score | None:
 
 
 def score_at_file_size(name: str, task: str) -> Score | None:
-    """The same score measured at the size of the files; None where there is none."""
+    """Score measured at the size of the files; None if there is none."""
     return score_named(f"{name}_original", task)
 
 
 def mode_of(name: str) -> Literal["max", "min"]:
-    """End of the scale of a score that is the best one; of a score without a row the largest."""
+    """Direction of improvement of a score; ``max`` for a score without a row."""
     score = score_named(name)
     return "max" if score is None else score.mode
 
 
 def other_scores(names: Iterable[str], task: str | None) -> tuple[Score, ...]:
-    """Scores without a row, such as those that a callback of the user logs, in their order.
+    """Scores without a row, such as those of the user's callbacks, in their order.
 
     Args:
-        names: Of all values that were logged or measured, with their stage.
+        names: Names of all logged or measured values, with their stage.
         task: Kind of the task; None for any.
     """
     found: dict[str, Score] = {}

@@ -1,6 +1,6 @@
 """Definition of a task: the classes and facts in which tasks differ, in one place.
 
-Everything outside of a task's own classes asks its definition, and branches on no name. A further
+Code outside of a task's own classes uses its definition and never branches on its name. A further
 task is a package that calls `define_task` when it is imported, and a config that names its classes.
 """
 
@@ -15,18 +15,18 @@ from medvision.errors import MedvisionError, did_you_mean
 
 @dataclass(frozen=True, kw_only=True)
 class TaskDefinition:
-    """All that is known of one task.
+    """All facts about one task.
 
     Classes and functions are named as ``package.module:name`` and imported on first use.
 
     Attributes:
-        kind: Name of the task, as ``summary.json``, ``ImageData.task`` and ``Task.kind`` hold it.
+        kind: Name of the task in ``summary.json``, ``ImageData.task`` and ``Task.kind``.
         evaluation: Scores, files and plots of a split, an ``Evaluation``.
         scores: Rows of its scores, a sequence of ``medvision.scores.Score``.
-        report: What only this task's ``report.html`` says, a ``TaskReport``.
-        result: Prediction for one image, a ``Result``; None where ``medvision predict`` offers
-            none.
-        per_pixel: Whether the network answers for every pixel instead of for the whole image.
+        report: Content specific to this task's ``report.html``, a ``TaskReport``.
+        result: Prediction for one image, a ``Result``; None if ``medvision predict`` does not
+            support the task.
+        per_pixel: True if the network predicts every pixel instead of the whole image.
         flips: Axes of (H, W) along which an image is mirrored for test-time augmentation, each
             with the axes left as they are first.
         losses: Choices of the config group ``loss`` that fit.
@@ -86,7 +86,7 @@ _DEFINED = {
             scores="medvision.scores:CLASSIFICATION",
             report="medvision.reports.task_report:ClassificationReport",
             result="medvision.inference.results:ClassificationResult",
-            # left to right only: few organs are ever seen upside down
+            # left to right only: organs are rarely upside down
             flips=((), (1,)),
             losses=("bce", "bce_smooth", "focal"),
             folder_config="folder_classification",
@@ -110,7 +110,7 @@ _DEFINED = {
 
 
 def define_task(definition: TaskDefinition) -> None:
-    """Make a task known, or replace a definition with the same evaluation.
+    """Register a task, or replace a definition with the same evaluation.
 
     Raises:
         MedvisionError: If a task of this name is already defined.
@@ -143,5 +143,5 @@ def task_of(kind: str) -> TaskDefinition:
 
 
 def task_names() -> list[str]:
-    """Names of all tasks that are defined."""
+    """Names of all defined tasks."""
     return list(_DEFINED)

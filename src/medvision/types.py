@@ -13,10 +13,10 @@ if TYPE_CHECKING:  # torch takes seconds to import; config errors must not wait 
     from torch import Tensor
 
 IGNORE_INDEX = 255
-"""Target value of pixels and samples that no loss and no metric counts."""
+"""Target value of pixels and samples that losses and metrics ignore."""
 
 RESEARCH_ONLY = "For research use only: not a medical device, no diagnosis."
-"""What everything that predicts says beside its output."""
+"""Disclaimer shown beside every prediction."""
 
 Stage = Literal["train", "val", "test"]
 
@@ -24,16 +24,16 @@ STAGES: tuple[Stage, ...] = ("train", "val", "test")
 
 
 class Batch(TypedDict):
-    """What a data loader yields and a task takes.
+    """Batch of a data loader, the input of a task.
 
-    Rows of index -1 pad a batch to a fixed shape: their image is black, and every value of their
-    target is to be ignored by losses and scores.
+    Rows of index -1 pad a batch to a fixed shape: their image is black, and losses and scores must
+    ignore every value of their target.
 
     Attributes:
         image: uint8 (N, C, H, W) in [0, 255]; models also take floats in [0, 1].
         target: Class indices uint8, (N, H, W) of pixels or (N,) of images, or any other target
             (N, ...) of unsigned integers or floats, such as several labels (N, L) of each image.
-            Ignored are ``IGNORE_INDEX`` among integers and NaN among floats.
+            ``IGNORE_INDEX`` is ignored among integers, NaN among floats.
         index: int64 (N,), row of each sample in its split's table, or -1.
     """
 

@@ -1,4 +1,4 @@
-"""What makes a search the one it is, and what it is called."""
+"""Definition and name of a search."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from medvision.search.space import Key
 
 Mode = Literal["max", "min"]
 DIRECTIONS: Mapping[Mode, Literal["maximize", "minimize"]] = {"max": "maximize", "min": "minimize"}
-"""What optuna calls the good end."""
+"""Optuna's name of each direction."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 HASH_LENGTH = 6
@@ -26,21 +26,21 @@ SETTINGS = {
     "startup_trials": "sweep.startup_trials",
     "warmup_epochs": "sweep.warmup_epochs",
 }
-"""Parts of a definition that are one value, and the key that sets each."""
+"""Single-value parts of a definition, with the key that sets each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Definition:
-    """What must be the same for two commands to be one search.
+    """Settings that must be equal for two commands to run the same search.
 
     Attributes:
-        experiment: What is trained.
-        keys: What varies.
-        fixed: The other overrides, which hold for all trials, by key.
-        metric: Validation value that is searched for.
-        mode: Whether its largest or its smallest value is.
+        experiment: Name of the experiment.
+        keys: Varied keys.
+        fixed: The other overrides, which apply to all trials, by key.
+        metric: Validation metric to optimise.
+        mode: ``max`` to maximise the metric, ``min`` to minimise it.
         sampler: ``tpe``, ``random`` or ``grid``.
-        seed: Of the sampler.
+        seed: Seed of the sampler.
         pruner: ``median`` or ``none``.
         startup_trials: Trials that must be complete before any is pruned.
         warmup_epochs: Epochs of each trial before it can be pruned.
@@ -58,7 +58,7 @@ class Definition:
     warmup_epochs: int
 
     def plain(self) -> dict[str, Any]:
-        """As it is stored with the search."""
+        """Plain values, as stored with the search."""
         return {
             **{name: getattr(self, name) for name in SETTINGS},
             "searched": {key.given: key.values.plain() for key in self.keys},
@@ -66,12 +66,12 @@ class Definition:
         }
 
     def hash(self) -> str:
-        """A short hash of all that counts, for the name of a search that is given none."""
+        """Short hash of the definition, which names a search without a given name."""
         text = json.dumps(self.plain(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
     def differences(self, stored: Mapping[str, Any]) -> list[str]:
-        """What this command asks for and the stored search does not, in words."""
+        """Differences between this command and the stored search, in words."""
         own = self.plain()
         changed = [
             f"{key} was {stored.get(name)} and is {own[name]}"
@@ -86,10 +86,10 @@ class Definition:
 
 
 def check_name(name: str) -> None:
-    """Refuse what cannot be the name of a folder and of an experiment.
+    """Check that a name is valid for a folder and for an experiment.
 
     Raises:
-        MedvisionError: If it holds other characters.
+        MedvisionError: If it contains other characters.
     """
     if not NAME.fullmatch(name):
         raise MedvisionError(
@@ -100,7 +100,7 @@ def check_name(name: str) -> None:
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], verb: str) -> Sequence[str]:
-    """How two mappings of keys differ, in words."""
+    """Differences between two mappings of keys, in words."""
     words = [f"{key} is {verb} now" for key in new if key not in old]
     words += [f"{key} is {verb} no more" for key in old if key not in new]
     return words + [

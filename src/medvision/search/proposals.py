@@ -1,4 +1,4 @@
-"""What the next trial is given: a function of the seed, its number and the trials before it."""
+"""Values for the next trial: a function of the seed, its number and the earlier trials."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 
 ATTEMPTS = 32
-"""How often a proposal that was tried before is drawn again."""
+"""Number of draws to avoid a proposal that was tried before."""
 
 
 def propose(definition: Definition, history: Sequence[FrozenTrial]) -> Mapping[str, Value] | None:
-    """Values for the next trial.
+    """Propose values for the next trial.
 
-    A new sampler is seeded for each trial, so that a search that was killed and goes on proposes
-    what it would have proposed. Values that an earlier trial had are not proposed again: a run
-    with the same seed would only repeat it. A failed trial counts as one that was pruned at
-    once, so that a region in which runs fail is left.
+    A new sampler is seeded for each trial, so that a resumed search proposes what it would have
+    proposed without a stop. Values of an earlier trial are not proposed again: a run with the same
+    seed would only repeat it. A failed trial counts as pruned at once, so that the sampler avoids
+    regions in which runs fail.
 
     Args:
-        definition: Of the search.
-        history: All trials so far, by number; those that are running count as tried.
+        definition: Definition of the search.
+        history: All trials so far, by number; running trials count as tried.
 
     Returns:
-        Values by name of the key; None where all there are have been tried.
+        Values by name of the key; None if all possible values have been tried.
 
     Raises:
-        MedvisionError: If a grid is asked for, and a key has no countable values.
+        MedvisionError: If the sampler is ``grid`` and the values of a key are not countable.
     """
     number = len(history)
     if definition.sampler == "grid":
@@ -53,7 +53,7 @@ def propose(definition: Definition, history: Sequence[FrozenTrial]) -> Mapping[s
 
 
 def is_countable(keys: Sequence[Key]) -> bool:
-    """Whether a search can try everything there is, and a list of it is no burden."""
+    """Return True if all combinations are countable and few enough to list."""
     points = [key.values.points() for key in keys]
     return None not in points and math.prod(len(p) for p in points if p) <= 10_000
 
@@ -61,7 +61,7 @@ def is_countable(keys: Sequence[Key]) -> bool:
 def _draw(definition: Definition, history: Sequence[FrozenTrial], *, seed: int) -> dict[str, Value]:
     import optuna
 
-    # Of an own study in memory: the journal gets a trial with all its values, or none.
+    # A separate study in memory: the journal gets a trial with all of its values, or none.
     study = optuna.create_study(
         direction=DIRECTIONS[definition.mode],
         sampler=_sampler(definition.sampler, seed),
@@ -87,7 +87,7 @@ def _sampler(name: str, seed: int) -> BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
-        # experimental before optuna 5, where both are the default
+        # experimental before optuna 5, where both become the default
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
 

@@ -1,6 +1,6 @@
-"""What a search may vary: keys of the config and the values that they may take.
+"""Search space: keys of the config and their possible values.
 
-Nothing heavy is imported here: optuna loads where a distribution is asked for.
+Imports nothing slow: optuna is loaded when a distribution is requested.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 Value = float | int | str
-"""What a trial proposes for a key: a number, or an option as it is written on a command line."""
+"""Value of a key in a trial: a number, or an option as written on a command line."""
 
 MOST_GRID = 100_000
-"""Points of a grid; more of them are no grid that anybody walks to its end."""
+"""Largest number of points in a grid; nobody would run more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """A range of numbers.
+    """Range of numbers.
 
     Attributes:
         low: Smallest value.
         high: Largest value.
-        whole: Whether only whole numbers count.
-        log: Whether orders of magnitude are equally likely, instead of values.
-        step: Distance of the values from one another; None for any value.
+        whole: If True, only integers.
+        log: If True, uniform on a logarithmic scale.
+        step: Distance between values; None for any value.
     """
 
     low: float
@@ -54,7 +54,7 @@ class Numbers:
             raise ValueError("a log interval has no steps")
 
     def distribution(self) -> BaseDistribution:
-        """The same as optuna calls it."""
+        """Equivalent optuna distribution."""
         from optuna.distributions import FloatDistribution, IntDistribution
 
         if self.whole:
@@ -63,7 +63,7 @@ class Numbers:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
     def points(self) -> list[Value] | None:
-        """Every value, where they can be counted."""
+        """Every value, if they are countable."""
         if self.whole and not self.log:
             stride = 1 if self.step is None else int(self.step)
             return list(range(int(self.low), int(self.high) + 1, stride))
@@ -73,21 +73,21 @@ class Numbers:
         return [float(low + number * step) for number in range(int((high - low) / step) + 1)]
 
     def nearest(self, value: float) -> Value:
-        """The value that a drawn one stands for: sums of steps are not exact in floats."""
+        """Exact value for a drawn one: sums of steps are inexact in floats."""
         points = self.points() if self.step is not None else None
         if points is None:
             return int(value) if self.whole else float(value)
         return min(points, key=lambda point: abs(float(point) - value))
 
     def described(self) -> str:
-        """In words, such as ``1e-05 to 0.01, log``."""
+        """Description, such as ``1e-05 to 0.01, log``."""
         words = f"{self.low:g} to {self.high:g}"
         if self.step is not None and not (self.whole and self.step == 1):
             words += f" by {self.step:g}"
         return words + ", whole" * self.whole + ", log" * self.log
 
     def plain(self) -> dict[str, Any]:
-        """As it stands in files."""
+        """Plain values for files."""
         numbers: dict[str, Any] = {"low": self.low, "high": self.high}
         step = {} if self.step is None else {"step": self.step}
         return {"kind": "int" if self.whole else "float", **numbers, **step, "log": self.log}
@@ -95,10 +95,10 @@ class Numbers:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Several values without an order.
+    """Set of unordered values.
 
     Attributes:
-        options: Each as it is written on a command line.
+        options: Each as written on a command line.
     """
 
     options: tuple[str, ...]
@@ -108,7 +108,7 @@ class Options:
             raise ValueError("an option is named twice")
 
     def distribution(self) -> BaseDistribution:
-        """The same as optuna calls it."""
+        """Equivalent optuna distribution."""
         from optuna.distributions import CategoricalDistribution
 
         return CategoricalDistribution(self.options)
@@ -118,26 +118,26 @@ class Options:
         return list(self.options)
 
     def nearest(self, value: str) -> Value:
-        """The option that was drawn."""
+        """Return the drawn option."""
         return value
 
     def described(self) -> str:
-        """In words."""
+        """Description in words."""
         return ", ".join(self.options)
 
     def plain(self) -> dict[str, Any]:
-        """As it stands in files."""
+        """Plain values for files."""
         return {"kind": "choice", "options": list(self.options)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """A key that a search varies.
+    """Key that a search varies.
 
     Attributes:
         name: Full name, such as ``optimizer.lr``.
-        given: The name with the sign that the command put before it, such as ``+model.depth``.
-        values: What it may take.
+        given: Name with the sign in front of it in the command, such as ``+model.depth``.
+        values: Possible values.
     """
 
     name: str
@@ -145,20 +145,21 @@ class Key:
     values: Numbers | Options
 
     def override(self, value: Value) -> str:
-        """What gives the key this value, on a command line."""
+        """Override that sets the key to this value."""
         return f"{self.given}={value}"
 
 
 def distributions(keys: Sequence[Key]) -> dict[str, BaseDistribution]:
-    """What optuna draws from, by name of the key."""
+    """Distributions in optuna, by name of the key."""
     return {key.name: key.values.distribution() for key in keys}
 
 
 def grid(keys: Sequence[Key]) -> list[dict[str, Value]]:
-    """Every combination, the last key varying fastest.
+    """Every combination of values; the last key varies fastest.
 
     Raises:
-        MedvisionError: If a key has no countable values, or there are too many combinations.
+        MedvisionError: If the values of a key are not countable, or there are too many
+            combinations.
     """
     axes: dict[str, list[Value]] = {}
     for key in keys:

@@ -27,14 +27,14 @@ LOCK = ".lock"
 
 
 class JournalLock:
-    """One writer of a journal at a time; the system lets go of it with the process.
+    """Lock that allows one writer of a journal; the system releases it when the process ends.
 
-    The locks of optuna are files that a killed process leaves behind for half a minute. A line
-    that a killed process began is taken away by the next writer: appended to, it would make
+    The locks of optuna are files that remain for half a minute after their process was killed. An
+    incomplete line of a killed process is removed by the next writer: appending to it would make
     everything after it unreadable.
 
     Args:
-        path: The journal, which exists.
+        path: Existing journal.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class JournalLock:
         self._file: int | None = None
 
     def acquire(self) -> bool:
-        """Wait until nobody else writes."""
+        """Wait until no other process writes."""
         file = os.open(self.path, os.O_RDWR)
         fcntl.flock(file, fcntl.LOCK_EX)
         self._file = file
@@ -50,16 +50,16 @@ class JournalLock:
         return True
 
     def release(self) -> None:
-        """Let the next one write."""
+        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
 
 def open_journal(folder: Path) -> JournalStorage:
-    """The journal of the search in this folder, begun where there is none.
+    """Open the journal of the search in this folder, or create it.
 
-    Any process that sees the file may open it, on another host too.
+    Any process that has access to the file may open it, including on another host.
 
     Raises:
         MedvisionError: If it cannot be read.
@@ -74,7 +74,7 @@ def open_journal(folder: Path) -> JournalStorage:
     try:
         path.touch(exist_ok=True)
         lock: Any = JournalLock(path)
-        lock.acquire()  # what a killed process left behind goes before anybody reads
+        lock.acquire()  # removes an incomplete line before the first read
         lock.release()
         return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except (OSError, JSONDecodeError, ValueError, KeyError, AssertionError) as error:
@@ -87,7 +87,7 @@ def open_journal(folder: Path) -> JournalStorage:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Be the only process that leads the search of this folder.
+    """Make this process the only one that leads the search of this folder.
 
     Raises:
         MedvisionError: If another process leads it.
@@ -117,19 +117,19 @@ State = Literal["running", "complete", "pruned", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What is known of a trial.
+    """State of a trial.
 
     Attributes:
         number: Counted from 0, in the order of the proposals; also the name of its run folder.
-        state: How it ended; ``running`` where it has not.
-        values: What it was given, by name of the key.
-        value: The metric at the best epoch; of a pruned trial the best it had; else None.
-        by_epoch: The metric at the end of each epoch that defined it.
-        epochs: How many it trained.
-        max_epochs: How many it would have trained, had nobody stopped it.
-        seconds: How long the fit took.
+        state: Result of the trial; ``running`` if it has not ended.
+        values: Its values, by name of the key.
+        value: Metric at the best epoch; for a pruned trial its best value so far; else None.
+        by_epoch: Metric at the end of each epoch that defined it.
+        epochs: Number of epochs trained.
+        max_epochs: Number of epochs configured.
+        seconds: Duration of the fit.
         best_epoch: Epoch of ``best.ckpt``, from 0.
-        error: Why it failed, in one line.
+        error: Reason of a failure, in one line.
     """
 
     number: int
@@ -145,16 +145,16 @@ class Trial:
 
     @property
     def ended(self) -> bool:
-        """Whether it counts among the trials that were asked for."""
+        """True if it counts towards the requested number of trials."""
         return self.state != "running"
 
     def plain(self) -> dict[str, Any]:
-        """As pages and plots get it."""
+        """Plain values for pages and plots."""
         return {**vars(self), "values": dict(self.values), "by_epoch": dict(self.by_epoch)}
 
 
 def best_of(trials: list[Trial], mode: str) -> Trial | None:
-    """The complete trial with the best value, the first of several; None where there is none."""
+    """Complete trial with the best value, the first of equals; None if no trial is complete."""
     known = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     if not known:
         return None
@@ -164,18 +164,18 @@ def best_of(trials: list[Trial], mode: str) -> Trial | None:
 
 NAME = "search"
 FACTS = ("epochs", "max_epochs", "seconds", "best_epoch", "error")
-"""What is stored with a trial that has ended."""
+"""Attributes stored with a trial that has ended."""
 
 STATES: Mapping[str, State] = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-"""How a trial ended, by optuna's name of it."""
+"""State of a trial, by optuna's name of it."""
 
 
 class Study:
-    """The journal of a search, read and written as plain values.
+    """Journal of a search, read and written as plain values.
 
     Args:
-        study: As optuna has it.
-        storage: The journal that it is in.
+        study: Optuna's study.
+        storage: Journal that contains it.
     """
 
     def __init__(self, study: optuna.Study, storage: JournalStorage) -> None:
@@ -183,7 +183,7 @@ class Study:
 
     @classmethod
     def of(cls, folder: Path) -> Self | None:
-        """The study in this folder; None where none was begun."""
+        """Study in this folder; None if there is none."""
         import optuna
 
         storage = open_journal(folder)
@@ -194,11 +194,11 @@ class Study:
 
     @classmethod
     def begin(cls, folder: Path, definition: Definition) -> Self:
-        """Begin a study in a folder that has none.
+        """Create a study in a folder that has none.
 
         Args:
-            folder: Exists.
-            definition: Stored with it.
+            folder: Existing folder.
+            definition: Stored with the study.
         """
         import optuna
 
@@ -209,19 +209,19 @@ class Study:
 
     @property
     def definition(self) -> dict[str, Any] | None:
-        """What was stored; None where the process was killed before it could."""
+        """Stored definition; None if the process was killed before storing it."""
         return self.optuna.user_attrs.get("definition")
 
     def frozen(self) -> list[FrozenTrial]:
-        """The trials as optuna has them, by number."""
+        """Trials as optuna's objects, by number."""
         return self._storage.get_all_trials(self._number)
 
     def trials(self) -> list[Trial]:
-        """All of them by number."""
+        """All trials, by number."""
         return [_plain(trial) for trial in self.frozen()]
 
     def add(self, definition: Definition, values: Mapping[str, Value]) -> int:
-        """Note that a trial with these values starts; return its number."""
+        """Store that a trial with these values starts; return its number."""
         from optuna.trial import TrialState, create_trial
 
         trial = create_trial(
@@ -233,17 +233,17 @@ class Study:
         return self._storage.get_trial_number_from_id(added)
 
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Note the metric of an epoch, unless it is noted or the trial has ended."""
+        """Store the metric of an epoch, unless it is already stored or the trial has ended."""
         trial = self._id(number)
         known = self._storage.get_trial(trial)
         if epoch not in known.intermediate_values and not known.state.is_finished():
             self._storage.set_trial_intermediate_value(trial, epoch, value)
 
     def is_hopeless(self, number: int, *, startup_trials: int, warmup_epochs: int) -> bool:
-        """Whether the best value so far is below the median of the complete trials.
+        """Return True if the best value so far is worse than the median of the complete trials.
 
-        That is the median of what they had at the last epoch that this one has reported; nothing
-        is hopeless before as many trials are complete, nor within the first epochs.
+        The median is taken at the last epoch that this trial has reported. Nothing is pruned until
+        ``startup_trials`` trials are complete, nor in the first ``warmup_epochs`` epochs.
         """
         import optuna
 
@@ -251,7 +251,7 @@ class Study:
         return pruner.prune(self.optuna, self._storage.get_trial(self._id(number)))
 
     def end(self, trial: Trial) -> None:
-        """Note how a trial ended; the state goes last, for it can be written once only."""
+        """Store the result of a trial; its state comes last, as it can be written only once."""
         from optuna.trial import TrialState
 
         number = self._id(trial.number)
@@ -281,17 +281,17 @@ def _plain(trial: FrozenTrial) -> Trial:
 
 METHOD = "fANOVA"
 FEWEST = 4
-"""Complete trials, below which a share of the variance says nothing."""
+"""Fewest complete trials for which the shares of the variance are meaningful."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """Shares of the variance of the metric, or why there are none.
+    """Shares of the variance of the metric, or the reason why there are none.
 
     Attributes:
-        shares: By name of the key, the largest first; they add up to 1.
-        num_trials: Complete trials they are made from.
-        reason: Why there are none, in words; empty where there are.
+        shares: By name of the key, the largest first; they sum to 1.
+        num_trials: Number of complete trials used.
+        reason: Reason for missing shares, in words; empty otherwise.
     """
 
     shares: Mapping[str, float]
@@ -302,8 +302,8 @@ class Importance:
 def importance_of(study: Study) -> Importance:
     """Share of each key in the variance of the metric over the complete trials.
 
-    fANOVA: a random forest is fitted to values and metric, and the variance of what it predicts
-    over the whole range is split among the keys. Pruned and failed trials do not count.
+    fANOVA: a random forest is fitted to values and metric, and the variance of its predictions over
+    the whole range is split among the keys. Pruned and failed trials are excluded.
 
     References:
         Hutter, Hoos, Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance,

@@ -1,4 +1,4 @@
-"""Training step, epoch log and optimizer that all tasks share."""
+"""Training step, epoch log and optimizer shared by all tasks."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,10 +15,10 @@ from medvision.types import Batch, Stage
 
 
 class MeanLoss(Metric):
-    """Mean of the batches' losses, each weighing as many rows as it has.
+    """Mean of the batch losses, weighted by their numbers of rows.
 
-    torchmetrics' ``MeanMetric`` either looks for NaN, for which it waits for the device, or
-    (``nan_strategy="disable"``, 1.9) leaves the weights out. Without a row it is NaN.
+    torchmetrics' ``MeanMetric`` either checks for NaN, which waits for the device, or ignores the
+    weights (``nan_strategy="disable"``, 1.9). NaN without any rows.
     """
 
     is_differentiable = False
@@ -33,9 +33,9 @@ class MeanLoss(Metric):
         self.add_state("num_rows", default=torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, loss: Tensor, num_rows: Tensor | int) -> None:
-        """Count the loss, a scalar, of ``num_rows`` rows; of 0 rows it counts nowhere."""
+        """Add the loss, a scalar, of ``num_rows`` rows; 0 rows have no effect."""
         weighted = loss * num_rows
-        if isinstance(num_rows, Tensor):  # 0 times a loss that is no number would be no number
+        if isinstance(num_rows, Tensor):  # 0 times NaN would be NaN
             weighted = torch.where(num_rows > 0, weighted, 0.0)
         self.total = self.total + weighted
         self.num_rows = self.num_rows + num_rows
@@ -46,34 +46,34 @@ class MeanLoss(Metric):
 
 
 def sync_through(trainer: Trainer, module: nn.Module) -> None:
-    """Let every metric below ``module`` compute over all processes of the trainer.
+    """Make every metric below ``module`` compute over all processes of the trainer.
 
-    torchmetrics itself knows ``torch.distributed`` only, which the processes of an XLA device do
-    not have: the trainer's strategy connects those too. To be called in the launched processes,
-    and again for each trainer. The states of a metric must have one shape in all processes.
+    torchmetrics itself only supports ``torch.distributed``, which the processes of an XLA device do
+    not have: the trainer's strategy also connects those. Must be called in the launched processes,
+    and again for each trainer. The states of a metric must have the same shape in all processes.
 
     Args:
-        trainer: Its strategy gathers the states; where it has one process, nothing is gathered.
-        module: Holds metrics, at any depth.
+        trainer: Its strategy gathers the states; nothing is gathered for a single process.
+        module: Contains metrics, at any depth.
     """
     several = trainer.world_size > 1
     gather = partial(_gather, trainer.strategy.all_gather, trainer.world_size) if several else None
     for metric in module.modules():
         if isinstance(metric, Metric):
             metric.dist_sync_fn = gather
-            metric.distributed_available_fn = partial(bool, several)  # can be pickled
+            metric.distributed_available_fn = partial(bool, several)  # picklable
 
 
 def _gather(
     all_gather: Callable[[Tensor], Tensor],
     world_size: int,
     state: Tensor,
-    group: Any = None,  # noqa: ARG001  torchmetrics names one, None for all
+    group: Any = None,  # noqa: ARG001  passed by torchmetrics, None for all
 ) -> list[Tensor]:
-    """The state (...) of every process.
+    """Gather the state (...) of every process.
 
-    DDP stacks what it gathers, and XLA puts it end to end along the first axis: with an axis of
-    length one before the state's own, both hold the same numbers in the same order.
+    DDP stacks the gathered states, XLA concatenates them along the first axis: with a leading axis
+    of length one, both give the same numbers in the same order.
     """
     together = all_gather(state.unsqueeze(0))
     return list(together.reshape(world_size, *state.shape).unbind())
@@ -83,32 +83,33 @@ Plain = str | int | float | bool | None | list["Plain"] | dict[str, "Plain"]
 
 
 class Schedule(Protocol):
-    """Makes a learning-rate schedule for an optimizer, or none."""
+    """Factory of a learning-rate schedule for an optimizer, or None."""
 
     def __call__(self, optimizer: Optimizer, *, total_steps: int) -> dict[str, Any] | None:
-        """Lightning's description of the schedule."""
+        """Return Lightning's description of the schedule."""
         ...
 
 
 class Task(LightningModule):
     """Fit one network with one loss, and measure it the same way at every stage.
 
-    Logs ``{stage}/loss``, every ``{stage}/{metric}`` and the rate ``lr`` once per epoch, over all
-    rows of all processes. Rows of index -1 pad a batch of validation or test and count nowhere.
+    Logs ``{stage}/loss``, every ``{stage}/{metric}`` and the learning rate ``lr`` once per epoch,
+    over all rows of all processes. Rows with index -1 pad a batch of validation or test and are
+    ignored.
 
     Args:
         model: Maps images (N, C, H, W) to logits.
         loss: Maps (logits, target) to a scalar.
-        metrics: Makes the metric of one stage, updated with (logits, target) and computing
+        metrics: Creates the metric of one stage, updated with (logits, target) and computing
             a value for each name.
         optimizer: Given the parameters, or groups of them, returns the optimizer.
         scheduler: Given the optimizer and the number of steps, returns a schedule or None.
         metadata: Plain values written into every checkpoint, enough to use it elsewhere.
-        backbone_lr_factor: Learning rate of the parameters that may start from weights over
-            that of the others, which ``model.head_modules()`` names.
+        backbone_lr_factor: Ratio of the learning rate of the parameters that may start from
+            pretrained weights to that of the others, which ``model.head_modules()`` names.
 
     Raises:
-        MedvisionError: If the model has no backbone, and a factor is given for it.
+        MedvisionError: If a factor is given, but the model has no backbone.
     """
 
     def __init__(
@@ -140,20 +141,20 @@ class Task(LightningModule):
         self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
 
     kind: ClassVar[str]
-    """Kind of data it learns from, such as ``segmentation``."""
+    """Kind of data that the task learns from, such as ``segmentation``."""
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model(image)
 
     def score_names(self) -> list[str]:
-        """Names of what is logged for each stage, ``loss`` among them."""
-        unwrapped = type(self.val_metrics).compute  # does not warn that nothing was counted yet
+        """Names of the values logged for each stage, including ``loss``."""
+        unwrapped = type(self.val_metrics).compute  # avoids the warning on no updates
         return ["loss", *unwrapped(self.val_metrics)]
 
     def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
         """Logits and targets as the loss receives them; a run calls it with each before it starts.
 
-        Without any, the first batch shows whether the loss fits.
+        If empty, the first batch shows whether the loss fits.
         """
         return []
 
@@ -161,7 +162,7 @@ class Task(LightningModule):
         sync_through(self.trainer, self)
 
     def on_fit_start(self) -> None:
-        """Give each further process a stream of chance of its own: dropout differs between them."""
+        """Give each further process its own random stream, so that dropout differs between them."""
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
@@ -177,7 +178,7 @@ class Task(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         self._log_epoch("train")
-        # as a tensor on the CPU: Lightning would send a number to the device, and ask it back
+        # as a tensor on the CPU: Lightning would move a number to the device and read it back
         self.log("lr", torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"]))
 
     def on_validation_epoch_end(self) -> None:
@@ -198,7 +199,7 @@ class Task(LightningModule):
         checkpoint["medvision"] = self.metadata
 
     def _make_optimizer(self) -> Optimizer:
-        """All parameters, those frozen at first too; the backbone in a group of its own."""
+        """All parameters, including those frozen at first; the backbone is a group of its own."""
         if self.backbone_lr_factor == 1:
             return self.optimizer(self.parameters())
         backbone = backbone_parameters(self.model)
@@ -209,15 +210,15 @@ class Task(LightningModule):
         return optimizer
 
     def metrics_of(self, stage: Stage) -> Metric:
-        """The metric that a stage updates."""
+        """Metric that a stage updates."""
         return getattr(self, f"{stage}_metrics")
 
     def loss_of(self, stage: Stage) -> MeanLoss:
-        """The mean loss that a stage updates."""
+        """Mean loss that a stage updates."""
         return getattr(self, f"{stage}_loss")
 
     def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
-        """Loss and logits of a batch, counted in the scores of its stage."""
+        """Loss and logits of a batch, which also updates the scores of its stage."""
         logits = self(batch["image"])
         loss = self.loss(logits, batch["target"])
         # only validation and test are padded
@@ -229,7 +230,7 @@ class Task(LightningModule):
     def _log_epoch(self, stage: Stage) -> None:
         loss, metrics = self.loss_of(stage), self.metrics_of(stage)
         values = {"loss": loss.compute()}
-        if metrics.update_called:  # mixed images have a loss, but no label to be scored on
+        if metrics.update_called:  # mixed images have a loss, but no label for scores
             values |= metrics.compute()
         self.log_dict({f"{stage}/{name}": value for name, value in _fetch(values).items()})
         loss.reset()
@@ -237,7 +238,7 @@ class Task(LightningModule):
 
 
 def backbone_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters outside the head of a network that can start from weights."""
+    """Parameters outside the head of a network that may start from pretrained weights."""
     in_head = {id(p) for module in _head_modules(model) for p in module.parameters()}
     return [parameter for parameter in model.parameters() if id(parameter) not in in_head]
 
@@ -258,7 +259,7 @@ def _head_modules(model: nn.Module) -> list[nn.Module]:
 
 
 def _fetch(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Scalars on the CPU: those on another device in one transfer, instead of one each."""
+    """Move scalars to the CPU, those of another device in one transfer."""
     away = [name for name, value in values.items() if value.device.type != "cpu"]
     if not away:
         return dict(values)

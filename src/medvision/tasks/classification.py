@@ -13,10 +13,10 @@ from medvision.types import Batch
 
 
 class Mixing(Protocol):
-    """Mixes the images of a batch, and their labels with them."""
+    """Mix the images of a batch and their labels."""
 
     def __call__(self, image: Tensor, target: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) in [0, 1] and soft labels (N, K)."""
+        """Return images (N, C, H, W) in [0, 1] and soft labels (N, K)."""
         ...
 
 
@@ -29,10 +29,10 @@ class ClassificationTask(Task):
 
     Args:
         class_names: Name of each class; of two the second is the positive one.
-        threshold: Probability of the positive class from which on it is predicted, or the rule
-            that chooses it on validation: while training it is then 0.5.
-        sensitivity: What the rule of that name asks for, in (0, 1]; not used while training.
-        prevalence: Share of positives that PPV and NPV are stated for; not used while training.
+        threshold: Smallest probability at which the positive class is predicted, or the rule that
+            chooses it on validation; with a rule, training uses 0.5.
+        sensitivity: Target of the rule of that name, in (0, 1]; not used while training.
+        prevalence: Share of positives for PPV and NPV; not used while training.
         mixing: Mixes training batches; they then have a loss, but no other score.
         **common: As for ``Task``.
     """

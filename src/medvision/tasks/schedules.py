@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 
 def constant(optimizer: Optimizer, *, total_steps: int) -> None:
-    """No schedule: the optimizer keeps its rate."""
+    """Use no schedule: the learning rate is constant."""
 
 
 def cosine_with_warmup(
@@ -41,7 +41,7 @@ def _cosine_factor(total_steps: int, warmup_steps: int, final_factor: float, ste
 def reduce_on_plateau(
     optimizer: Optimizer,
     *,
-    total_steps: int,  # noqa: ARG001  every schedule is called with it
+    total_steps: int,  # noqa: ARG001  passed to every schedule
     monitor: str,
     factor: float,
     patience: int,
