@@ -73,7 +73,7 @@ def _check(target: str, *, where: str) -> None:
                 alike = [k for k in known if k[:1].isupper() == name[:1].isupper() and k[0] != "_"]
                 hint = did_you_mean(name, sorted(alike), otherwise="mend the name")
                 raise MedvisionError(f"{spec.name} has no {name}", where=where, hint=hint)
-            return  # what is inside a class is its own business
+            return  # names inside a class are not checked
         spec = inside
 
 
