@@ -25,8 +25,7 @@ SOMEWHERE = "task, model, loss or metrics"
 
 WARM_STEPS = 2
 """The first step creates the optimizer's state, so that the second is another graph: if an epoch
-is one step, the second epoch compiles too.
-"""
+is one step, the second epoch compiles too."""
 
 
 class XlaWatch(Checkpoint):

@@ -19,8 +19,7 @@ TPU_DEVICES = ("/dev/accel0", "/dev/vfio/0")
 
 QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 """A rehearsal checks what is compiled, not its speed: with these flags, two epochs of a small
-U-Net with batch norm take 42 s of a core instead of 105, including the start of torch.
-"""
+U-Net with batch norm take 42 s of a core instead of 105, including the start of torch."""
 
 INSTALLED = importlib.util.find_spec("torch_xla") is not None
 """True if the extra ``tpu`` is installed."""

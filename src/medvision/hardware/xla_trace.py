@@ -60,8 +60,7 @@ NOT_ON_XLA_CPU = {
     "aten::upsample_bilinear2d_backward": "only the TPU backend has the custom call it is made of",
 }
 """Operators that a TPU computes and XLA's CPU backend passes to PyTorch, each with the reason
-(torch-xla 2.9, ``aten_xla_type.cpp``).
-"""
+(torch-xla 2.9, ``aten_xla_type.cpp``)."""
 
 
 def count_compilations() -> int:

@@ -27,8 +27,7 @@ KEPT_FILES = ("config.yaml", "splits.csv", "summary.json")
 
 MAY_CHANGE = ("data.root", "data.num_workers", "data.decoded_gb", "trust")
 """Keys allowed beside ``resume``: data location, readers, cache size, and the packages that
-may define classes.
-"""
+may define classes."""
 
 OVER = ("finished", "pruned")
 

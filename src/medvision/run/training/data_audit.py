@@ -24,8 +24,7 @@ Mode = Literal["warn", "strict", "skip"]
 
 MAX_NAMES = 100_000
 """Above this number of images, only some names are searched for patient numbers: a million
-names take half a minute and two gigabytes.
-"""
+names take half a minute and two gigabytes."""
 
 NAME_RUNS = 20
 """Number of sections of the list, sorted by path, that are searched above ``MAX_NAMES``."""
