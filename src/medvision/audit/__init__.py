@@ -1,1 +1,1 @@
-"""What is wrong with a data set: pure finders over what its files tell, and their report."""
+"""Data set audit: pure functions that derive findings from file properties, and their report."""

@@ -1,4 +1,4 @@
-"""Audit a data set: run every check, and say what duplicates mean for a score."""
+"""Audit a data set: run every check and report how duplicates affect a score."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _ADVICE = {
 
 
 def duplicate_findings(data: AuditedSet, found: Duplicates) -> list[Finding]:
-    """Put what `find_duplicates` found into sentences: leaks, contradictions, repetitions."""
+    """Report the result of `find_duplicates` as leaks, contradictions and repetitions."""
     across = (_across(data, found, of, into) for of, into in CROSSINGS)
     return [*_conflicts(data, found), *_repeated(data, found), *chain(*across)]
 
 
 NOT_JUDGED = "targets_not_judged"
-"""Kind of the finding that some checks need targets of another kind."""
+"""Kind of the finding that lists the checks skipped for targets they do not support."""
 
 
 def not_judged(data: AuditedSet) -> list[Finding]:
-    """Tell which checks are left out, of images with neither a class nor a mask."""
+    """List the checks that are skipped for images with neither a class nor a mask."""
     if data.has_classes or data.has_masks:
         return []
     return [
@@ -139,25 +139,24 @@ def _verb(subjects: Sized, one: str, many: str) -> str:
 
 
 FEW = 0.05
-"""Share of the test images below which a leak moves a score by little."""
+"""Share of the test images below which a leak has little effect on a score."""
 
 _LISTS = ("members", "pairs_across_splits")
-"""Parts of audit.json that name every file: a summary leaves them out."""
+"""Parts of audit.json that name every file, omitted from a summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """What `audit` returns.
+    """Result of an audit.
 
     Attributes:
-        data: What was looked at.
-        findings: What is wrong or odd, the gravest first.
-        duplicates: Images that are there more than once.
-        memory: What the nearest neighbour scores; None for a single image.
-        shortcuts: What properties of the files tell about the class; None where they were not
-            asked.
+        data: The audited data set.
+        findings: Problems and irregularities, the most severe first.
+        duplicates: Images that occur more than once.
+        memory: Score of the nearest neighbour; None for a single image.
+        shortcuts: How well file properties predict the class; None if this was not evaluated.
         numbers: The parts of audit.json about duplicates.
-        elapsed_s: From the start that was told until the end.
+        elapsed_s: Seconds from the given start to the end.
     """
 
     data: AuditedSet
@@ -170,19 +169,19 @@ class Audit:
 
     @property
     def exit_code(self) -> int:
-        """1 where a finding makes a test score untrue or training impossible, else 0."""
+        """1 if a finding invalidates the test score or makes training impossible, else 0."""
         return int(any(finding.spoils for finding in self.findings))
 
     @property
     def leaks(self) -> list[str]:
-        """A sentence for each leak, with the way out; near-duplicates stand for identical ones."""
+        """One sentence per leak, with advice; near-duplicates include identical images."""
         return [
             f"{leak.text}; {leak.advice}" if leak.advice else leak.text for leak in self._told_leaks
         ]
 
     @property
     def verdict(self) -> str:
-        """What it all means for a test score, in a sentence without a full stop."""
+        """Consequence of the findings for a test score, as a sentence without a full stop."""
         leak = next(iter(self._told_leaks), None)
         if leak is not None:
             share = leak.count / max(1, split_sizes(self.data).get("test", 0))
@@ -198,7 +197,7 @@ class Audit:
         return "Nothing is wrong with the files; no test split is given that could leak"
 
     def to_dict(self) -> dict[str, Any]:
-        """What audit.json holds: plain values, None where something is undefined."""
+        """Content of audit.json: plain values, None where undefined."""
         data = self.data
         return {
             "name": data.name,
@@ -225,7 +224,7 @@ class Audit:
         }
 
     def summary(self) -> dict[str, Any]:
-        """The part ``audit`` of a run's summary.json: counts and sentences, no names of files."""
+        """Entry ``audit`` of a run's summary.json: counts and sentences, no file names."""
         exact, near = (
             {key: value for key, value in self.numbers[part].items() if key not in _LISTS}
             for part in ("exact_duplicates", "near_duplicates")
@@ -258,11 +257,11 @@ class Audit:
 
 
 def audit(data: AuditedSet, *, started: float) -> Audit:
-    """Look for whatever would make a test score untrue or a training fail.
+    """Find problems that invalidate a test score or make a training fail.
 
     Args:
-        data: The set, its files read.
-        started: `time.perf_counter` when the work began, reading of files included.
+        data: The data set with the properties of its files.
+        started: Value of `time.perf_counter` before the files were read.
     """
     duplicates = find_duplicates(data)
     shortcuts = shortcut_scores(data)
@@ -290,7 +289,7 @@ def audit(data: AuditedSet, *, started: float) -> Audit:
 
 
 def split_sizes(data: AuditedSet) -> dict[str, int]:
-    """Number of images of each split that has any; those without one as ``none``."""
+    """Count the images of each non-empty split; ``none`` counts images without a split."""
     splits = data.splits.tolist()
     counts = {stage or "none": splits.count(stage) for stage in (*STAGES, "")}
     return {name: count for name, count in counts.items() if count}

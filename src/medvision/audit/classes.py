@@ -1,4 +1,4 @@
-"""How many images each class has, and whether the splits agree about it."""
+"""Class counts, and class shares compared between splits."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medvision.data.samples import count_names
 from medvision.types import STAGES
 
 MIN_SHIFT = 0.05
-"""Shares that differ by less are told by no one, however sure it is that they differ."""
+"""Smallest difference between shares that is reported, even if smaller ones are significant."""
 
 MAX_P = 0.001
-"""The p value of a shift that is told is smaller."""
+"""Upper bound of the p value of a reported shift."""
 
 MAX_IMBALANCE = 5
-"""Times that the largest class may be as large as the smallest before it is noted."""
+"""Ratio of the largest to the smallest class from which an imbalance is reported."""
 
 MIN_TEST_IMAGES = 30
 """With fewer the 95 % interval of a recall of 0.8 is wider than 0.62 to 0.91."""
@@ -33,7 +33,7 @@ _MISSING = {
 
 
 def class_counts(data: ListedSet) -> dict[str, dict[str, int]]:
-    """Count the images of each class in each split that has any, classes by their index.
+    """Count the images of each class in each non-empty split, classes in index order.
 
     Images without a split are counted under ``all``. Empty without classes.
     """
@@ -49,7 +49,7 @@ def class_counts(data: ListedSet) -> dict[str, dict[str, int]]:
 
 
 def class_findings(data: ListedSet) -> list[Finding]:
-    """Tell of classes that are absent, rare, or more frequent in one split than in another."""
+    """Report classes that are absent, rare, or more frequent in one split than in another."""
     counts = {split: np.array(list(c.values())) for split, c in class_counts(data).items()}
     if not counts:
         return []
@@ -93,7 +93,7 @@ def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[F
             continue
         order = np.argsort(-np.abs(change), kind="stable")[:3]
         if len(change) == 2:
-            order = np.array([1])  # the other share follows
+            order = np.array([1])  # the other share is its complement
         told = ", ".join(
             f"{data.class_names[k]} is {100 * shares[0, k]:.1f} % of train and"
             f" {100 * shares[1, k]:.1f} % of {split}"

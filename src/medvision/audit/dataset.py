@@ -1,4 +1,4 @@
-"""A data set as the audit looks at it, and from a folder to it: which kind, what its files tell."""
+"""Data sets to audit, read from a folder: task, samples and file properties."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from medvision.errors import MedvisionError
 
 @dataclass(frozen=True, kw_only=True)
 class ListedSet:
-    """The images of one folder, or of two that are held against each other, by their names.
+    """Images of one folder, or of two folders to compare, listed by name.
 
     Attributes:
-        name: What the screen and the page call it.
-        task: What the images are for, or ``numbers`` where a table gives each some.
-        roots: The folder, or two of them: the first is then train and the second test.
-        samples: N usable samples; their splits are empty where none was given.
+        name: Name shown on screen and in the report.
+        task: Task of the images, or ``numbers`` if a table assigns numbers to each image.
+        roots: One folder, or two: the first is then train and the second test.
+        samples: N usable samples; the split is empty if none was given.
         origin: Index into ``roots`` of each sample, integers (N,).
-        class_names: By class index; empty where images have no class.
+        class_names: Names by class index; empty if images have no class.
     """
 
     name: str
@@ -58,13 +58,13 @@ class ListedSet:
 
     @property
     def splits(self) -> NDArray[np.str_]:
-        """Split of each sample, ``""`` where none was given, (N,)."""
+        """Split of each sample, ``""`` if none was given, (N,)."""
         names, number = self.samples.splits.numbered()
         return np.array(names, np.str_)[number]
 
     @property
     def has_classes(self) -> bool:
-        """Each image has a class."""
+        """True if each image has a class."""
         return bool(self.class_names)
 
     @property
@@ -77,15 +77,15 @@ class ListedSet:
         return np.array([index[name] for name in names], np.int64)[number]
 
     def file(self, row: int) -> Path:
-        """Where the image of a row lies."""
+        """Path of the image of a row."""
         return self.roots[int(self.origin[row])] / self.samples.paths[row]
 
     def mask_file(self, row: int) -> Path:
-        """Where the mask of a row lies; for segmentation."""
+        """Path of the mask of a row; segmentation only."""
         return self.roots[int(self.origin[row])] / self.samples.targets[row]
 
     def shown(self, row: int) -> str:
-        """Path of a row's image below its root; of two roots, with the name of the root."""
+        """Image path of a row relative to its root, after the root's name if there are two."""
         path = self.samples.paths[row]
         if len(self.roots) == 1:
             return path
@@ -93,20 +93,20 @@ class ListedSet:
         return f"{root.name if distinct else root.as_posix()}/{path}"
 
     def names(self, rows: Iterable[int] | NDArray[np.intp]) -> list[str]:
-        """What `shown` says of some rows."""
+        """Results of `shown` for several rows."""
         return [self.shown(int(row)) for row in rows]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditedSet(ListedSet):
-    """A listed set whose files were read.
+    """Listed data set with the properties of its files.
 
     Attributes:
-        properties: Of each file, N rows in the order of the samples.
-        near_duplicates: Images that show the same picture, by the same rows.
+        properties: File properties, N rows in the order of the samples.
+        near_duplicates: Images that show the same picture, by the same row numbers.
         faults: Path and reason of each file that cannot be used.
-        notes: What a reader should know of how the folder was read.
-        num_classes: Of the masks, the background included.
+        notes: Remarks on how the folder was read.
+        num_classes: Number of mask classes, including the background.
     """
 
     properties: ImageProperties
@@ -129,17 +129,17 @@ class AuditedSet(ListedSet):
 
     @property
     def has_masks(self) -> bool:
-        """Each image has a mask."""
+        """True if each image has a mask."""
         return self.properties.mask is not None
 
     @property
     def targets_in_words(self) -> str:
-        """What each image has: a class, a mask, or a target that the audit cannot read."""
+        """Description of the targets: a class, a mask, or a target that the audit cannot read."""
         return "classes" if self.has_classes else "masks" if self.has_masks else "targets"
 
     @property
     def masks(self) -> MaskProperties:
-        """Properties of the masks of a set that has them."""
+        """Properties of the masks; only for data sets with masks."""
         assert self.properties.mask is not None
         return self.properties.mask
 
@@ -149,14 +149,14 @@ Task = Literal["classification", "segmentation", "numbers"]
 
 @dataclass(kw_only=True)
 class Folder:
-    """One folder before its files are read.
+    """Listing of one folder, before its files are read.
 
     Attributes:
         root: The folder.
-        task: What its layout is that of.
-        samples: What it lists.
-        faults: Path and reason of what cannot be used.
-        notes: How it was read.
+        task: Task derived from its layout.
+        samples: Listed samples.
+        faults: Path and reason of each image that cannot be used.
+        notes: Remarks on how it was read.
     """
 
     root: Path
@@ -175,21 +175,21 @@ def scan(
     num_classes: int = 2,
     advance: Advance | None = None,
 ) -> AuditedSet:
-    """Find the images of a folder, read each file once, and look for twins.
+    """Find the images of a folder, read each file once, and search for near-duplicates.
 
-    Files that cannot be used, and images that nobody can place, become faults.
+    Unusable files and images that cannot be assigned are recorded as faults.
 
     Args:
-        root: Images and masks, or class folders, laid out as for training.
-        against: Another folder of the same kind: it then counts as test and ``root`` as train.
+        root: Folder of images and masks, or of class folders, in the layout for training.
+        against: Another folder of the same kind, treated as test, with ``root`` as train.
         group_pattern: As for `index_segmentation`.
         mask_suffix: As for `index_segmentation`.
-        num_classes: Of the masks, the background included.
-        advance: Called with the number of files read, and of all.
+        num_classes: Number of mask classes, including the background.
+        advance: Called with the number of files read and the total number.
 
     Raises:
-        MedvisionError: If a folder is of neither kind, the two are of different kinds, or no
-            file can be used.
+        MedvisionError: If a folder has neither layout, the two layouts differ, or no file can be
+            used.
     """
     roots = [existing_folder(root)] if against is None else _two_roots(root, against)
     folders = [list_folder(r, group_pattern=group_pattern, mask_suffix=mask_suffix) for r in roots]
@@ -228,7 +228,7 @@ def scan(
         origin=np.repeat(np.arange(len(folders)), [len(c.samples) for c in checks]).astype(np.int8),
         class_names=tuple(sorted(names, key=lambda name: (name.casefold(), name))),
         properties=properties,
-        near_duplicates=near_duplicates_of(properties),  # a training on the same files recalls them
+        near_duplicates=near_duplicates_of(properties),  # cached for a training on the same files
         faults=tuple(faults),
         notes=tuple(notes),
         num_classes=num_classes,
@@ -236,10 +236,10 @@ def scan(
 
 
 def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> Folder:
-    """List the samples of one folder, whichever kind it is of.
+    """List the samples of one folder of any task.
 
     Raises:
-        MedvisionError: If it is of neither kind, or its csv or the pattern does not fit.
+        MedvisionError: If its layout is unknown, or its csv or the pattern does not match.
     """
     task, notes = _task(root)
     faults: list[tuple[str, str]] = []
@@ -266,7 +266,7 @@ def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> F
 
 
 def _task(root: Path) -> tuple[Task, list[str]]:
-    """Whether the folder holds masks, classes or numbers, and a note where it might be either."""
+    """Return the task (masks, classes or numbers), and a note if it is ambiguous."""
     listed = task_in_csv(root)
     if listed is not None:
         return ("numbers" if _are_numbers(root / "splits.csv") else listed), []
@@ -293,7 +293,7 @@ _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?([\s;,]+[-+]?[\d.]+(e[-+]?\d+)?)*
 
 
 def _are_numbers(table: Path) -> bool:
-    """Whether the targets of a csv are measurements: whole numbers alone may name classes."""
+    """Return True if the targets of a csv are measurements; integers alone may be classes."""
     names, _ = read_splits(table).targets.numbered()
     names = [name for name in names if name]
     return all(map(_NUMBERS.fullmatch, names)) and not all(map(str.isdecimal, names))
@@ -304,7 +304,7 @@ def _are_classes(found: Scan) -> bool:
 
 
 def _faults(root: Path, usable: Scan, error: MedvisionError) -> list[tuple[str, str]]:
-    """Each image that has no mask of its own; or else what is wrong with the folders."""
+    """Return the images without a mask of their own, or else the problem with the folders."""
     placed = set(usable.samples.paths)
     lost = [(image, "no mask goes with it alone") for image in usable.images if image not in placed]
     places = [(Path(p.where or root), p.what) for p in usable.problems or [error]]
@@ -328,5 +328,5 @@ def _two_roots(root: Path, against: Path) -> list[Path]:
 
 
 def _told(advance: Advance, before: int, total: int, done: int, _: int) -> None:
-    """Pass on how many files of all folders are done."""
+    """Report the progress over the files of all folders."""
     advance(before + done, total)

@@ -1,7 +1,7 @@
-"""Images that are there more than once: how many, across which splits, and with which targets.
+"""Images that occur more than once: their number, splits and targets.
 
-Exact means equal decoded pixels, whatever the file around them. Near means twins as
-`find_near_duplicates` tells them; exact ones are among these.
+Exact duplicates have equal decoded pixels, whatever the file encoding. Near-duplicates are those
+found by `find_near_duplicates`, including exact ones.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from medvision.audit.dataset import AuditedSet
 from medvision.data.duplicates.search import RELATIONS, THRESHOLD
 
 MASK_DICE = 0.7
-"""Masks of two images of the same picture contradict each other below this Dice of thumbnails;
-the neighbouring frames in Kvasir-SEG reach 0.79 and more."""
+"""Thumbnail Dice below which two masks of the same picture contradict each other; neighbouring
+frames in Kvasir-SEG reach at least 0.79."""
 
 CROSSINGS: tuple[tuple[str, str], ...] = (("test", "train"), ("val", "train"), ("test", "val"))
-"""Splits that must not share a picture, the gravest first."""
+"""Splits that must not share a picture, the most severe case first."""
 
 COMPARABLE = ("identical", "same")
-"""Relations of pairs whose masks lie in the same place."""
+"""Relations of pairs whose masks are aligned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +34,11 @@ class Pair:
     """Two images that show the same picture.
 
     Attributes:
-        first: Row of one.
-        second: Row of the other.
+        first: Row of the first image.
+        second: Row of the second image.
         similarity: Correlation in [0, 1] after alignment; 1 for equal pixels.
-        relation: One of ``RELATIONS``, or ``chain``: they are twins of twins.
+        relation: One of ``RELATIONS``, or ``chain`` for images linked through other
+            near-duplicates.
     """
 
     first: int
@@ -47,16 +48,16 @@ class Pair:
 
     @property
     def rows(self) -> tuple[int, int]:
-        """Both."""
+        """Both rows."""
         return self.first, self.second
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """Which images are the same, by one definition.
+    """Groups of images that are the same, by one definition.
 
     Attributes:
-        groups: Number of the group of each image, (N,).
+        groups: Group number of each image, (N,).
         splits: Split of each image, (N,).
     """
 
@@ -64,12 +65,12 @@ class Copies:
     splits: NDArray[np.str_]
 
     def rows(self, of: str, into: str) -> NDArray[np.intp]:
-        """Rows of one split whose group has members in another."""
+        """Return the rows of split ``of`` whose group has members in split ``into``."""
         asked = np.flatnonzero(self.splits == of)
         return asked[np.isin(self.groups[asked], self.groups[self.splits == into])]
 
     def members(self, split: str | None = None) -> list[list[int]]:
-        """Rows of each group of two and more, the largest first; of one split, or of the set."""
+        """Return the rows of each group of at least two in one split or in all, largest first."""
         rows = np.arange(len(self.groups))
         rows = rows if split is None else rows[self.splits == split]
         counts = np.bincount(self.groups[rows], minlength=1)
@@ -81,15 +82,15 @@ class Copies:
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """What `find_duplicates` returns.
+    """Result of `find_duplicates`.
 
     Attributes:
-        exact: Equal pixels.
-        near: The same picture.
-        crossing: Of ``CROSSINGS``, each image of the first split whose picture the second one
-            holds, with the likest there; the likest pairs first.
-        conflicts: Pairs with contradicting targets, the likest first; no image is in two of them
-            that contradict each other in the same way.
+        exact: Groups of images with equal pixels.
+        near: Groups of images that show the same picture.
+        crossing: For each of ``CROSSINGS``, the images of the first split whose picture is also in
+            the second, each with its most similar match; the most similar pairs first.
+        conflicts: Pairs with contradicting targets, the most similar first; no image is in two
+            pairs with the same kind of contradiction.
     """
 
     exact: Copies
@@ -99,11 +100,11 @@ class Duplicates:
 
 
 def find_duplicates(data: AuditedSet) -> Duplicates:
-    """Look for images that are there more than once.
+    """Find images that occur more than once.
 
-    Targets contradict each other where classes differ; where masks, or any other targets, of equal
-    pixels differ at all; and where masks of the same picture in the same place have a Dice below
-    ``MASK_DICE``. Masks of mirrored, rotated and cropped copies are not compared.
+    Targets contradict each other if classes differ; if masks, or any other targets, of equal pixels
+    differ at all; or if aligned masks of the same picture have a Dice below ``MASK_DICE``. Masks of
+    mirrored, rotated and cropped copies are not compared.
     """
     _, first, which = np.unique(data.properties.pixel_hash, return_index=True, return_inverse=True)
     exact = Copies(groups=first[which].astype(np.int64), splits=data.splits)
@@ -119,7 +120,7 @@ def find_duplicates(data: AuditedSet) -> Duplicates:
 
 
 def duplicate_numbers(data: AuditedSet, found: Duplicates) -> dict[str, Any]:
-    """The parts ``exact_duplicates``, ``near_duplicates`` and ``label_conflicts`` of audit.json."""
+    """Entries ``exact_duplicates``, ``near_duplicates`` and ``label_conflicts`` of audit.json."""
     counts = np.bincount(data.near_duplicates.relation, minlength=len(RELATIONS))
     crossing = [pair for pairs in found.crossing.values() for pair in pairs]
     return {
@@ -137,7 +138,7 @@ def duplicate_numbers(data: AuditedSet, found: Duplicates) -> dict[str, Any]:
 
 
 def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
-    """A pair as audit.json writes it."""
+    """Return the entry of a pair in audit.json."""
     record: dict[str, Any] = {
         "files": data.names(pair.rows),
         "splits": [data.samples.splits[row] for row in pair.rows],
@@ -152,7 +153,7 @@ def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
 
 
 def shared_foreground(data: AuditedSet, one: int, other: int) -> float:
-    """Dice of the masks of two rows by the share of foreground in each cell of 48 x 48.
+    """Compute the Dice of two masks from the foreground share in each cell of 48 x 48.
 
     2 Σ min(a, b) / Σ (a + b) with shares a and b; two empty masks score 1.
     """
@@ -162,7 +163,7 @@ def shared_foreground(data: AuditedSet, one: int, other: int) -> float:
 
 
 def _group(data: AuditedSet, pair: Pair) -> list[str]:
-    """All images that show the picture of a pair."""
+    """Return the names of all images that show the picture of a pair."""
     rows = np.flatnonzero(data.near_duplicates.groups == data.near_duplicates.groups[pair.first])
     return data.names(rows)
 
@@ -180,10 +181,10 @@ def _numbers(data: AuditedSet, copies: Copies) -> dict[str, Any]:
 
 
 def _telling_pairs(data: AuditedSet, exact: Copies, kinds: NDArray[np.str_]) -> list[Pair]:
-    """Pairs that cross splits or may contradict each other, the likest first.
+    """Return pairs that cross splits or may contradict each other, the most similar first.
 
-    Twins are pairs of images with different pixels, and a copy with its original: what is true of
-    one image is true of all that equal it.
+    Candidates are pairs of images with different pixels, and each copy with its original: the
+    relation of one image holds for all images equal to it.
     """
     twins, splits = data.near_duplicates, data.splits
     equal = {int(exact.groups[rows[0]]): rows for rows in exact.members()}
@@ -213,14 +214,14 @@ def _telling_pairs(data: AuditedSet, exact: Copies, kinds: NDArray[np.str_]) -> 
     pairs = [Pair(first=i, second=j, similarity=s, relation=r) for (i, j), (s, r) in found.items()]
 
     def order(pair: Pair) -> tuple[float, int, bool, tuple[int, int]]:
-        within = splits[pair.first] == splits[pair.second]  # of equals the pair that leaks
+        within = splits[pair.first] == splits[pair.second]  # prefer leaks
         return -pair.similarity, RELATIONS.index(pair.relation), bool(within), pair.rows
 
     return sorted(pairs, key=order)
 
 
 def _heads(data: AuditedSet, kinds: NDArray[np.str_], rows: list[int]) -> list[int]:
-    """The first of these rows in each split and of each kind."""
+    """Return the first of these rows for each split and kind."""
     heads: dict[tuple[str, str], int] = {}
     for row in rows:
         heads.setdefault((data.samples.splits[row], str(kinds[row])), row)
@@ -248,7 +249,8 @@ def _crossing(
 
 
 def _correlation(data: AuditedSet, one: int, other: int) -> float:
-    """Of the thumbnails as they are; 0 where one is constant or they are unlike."""
+    """Correlate the thumbnails without alignment; 0 if one is constant or the result is
+    negative."""
     a, b = (data.properties.thumbnail[row].ravel().astype(np.float64) for row in (one, other))
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
@@ -256,7 +258,7 @@ def _correlation(data: AuditedSet, one: int, other: int) -> float:
 
 
 def _kinds(data: AuditedSet) -> NDArray[np.str_]:
-    """What must agree between equal images: the whole mask, the class or any other target."""
+    """Return the values that equal images must share: the mask, the class or another target."""
     if data.has_masks:
         return data.masks.mask_hash
     return np.array(list(data.samples.targets), np.str_)
@@ -273,7 +275,7 @@ def _contradict(data: AuditedSet, kinds: NDArray[np.str_], pair: Pair) -> bool:
 
 
 def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
-    """Leave out pairs whose images were told before, with the same two classes."""
+    """Drop pairs whose images were already reported with the same two classes."""
     told: set[tuple[int, frozenset[str]]] = set()
     kept = []
     for pair in pairs:

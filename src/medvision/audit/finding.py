@@ -1,4 +1,4 @@
-"""One finding of an audit, and the rule by which a value counts as an outlier."""
+"""Finding of an audit, and the definition of an outlier."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from numpy.typing import ArrayLike, NDArray
 Severity = Literal["leak", "conflict", "fault", "warning", "note"]
 
 SEVERITIES: tuple[Severity, ...] = ("leak", "conflict", "fault", "warning", "note")
-"""From what makes a score untrue to what is only worth knowing."""
+"""Severities in descending order, from an invalid score to a remark."""
 
 SPOILING: tuple[Severity, ...] = ("leak", "conflict", "fault")
-"""These make a test score untrue or training impossible: the audit ends with exit code 1."""
+"""Severities that invalidate a test score or prevent training; the audit exits with code 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """What one finder found.
+    """Finding of an audit.
 
     Attributes:
         kind: Stable name, such as ``groups_across_splits``.
         severity: One of ``SEVERITIES``.
         text: One sentence with the counts, without a full stop.
         count: Images or pairs concerned.
-        files: All of their names, by weight; screens show the first few.
-        advice: What to do about it, without a full stop.
+        files: Their names, the most important first; screens show the first few.
+        advice: Recommended action, without a full stop.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Finding:
 
     @property
     def spoils(self) -> bool:
-        """Whether a test score is untrue or training impossible because of it."""
+        """True if the finding invalidates a test score or makes training impossible."""
         return self.severity in SPOILING
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,7 +49,7 @@ class Finding:
 
 
 def some_of(count: int, total: int, noun: str, verb: str = "are") -> str:
-    """Return the beginning of a sentence, "12 of 40 masks are"; a single one "is" or "has"."""
+    """Return the start of a sentence, "12 of 40 masks are", with "is" or "has" for a single one."""
     singular = {"are": "is", "have": "has", "hold": "holds", "look": "looks", "span": "spans"}
     return f"{count} of {total} {noun} {singular[verb] if count == 1 else verb}"
 
@@ -57,7 +57,7 @@ def some_of(count: int, total: int, noun: str, verb: str = "are") -> str:
 def findings_of(
     files: Sequence[str], *, kind: str, severity: Severity, text: str, advice: str
 ) -> list[Finding]:
-    """Return the finding about some files, in this order; none about no files."""
+    """Return a list with the finding about the files in this order, empty if there are no files."""
     found = Finding(
         kind=kind, severity=severity, text=text, count=len(files), files=tuple(files), advice=advice
     )
@@ -65,21 +65,21 @@ def findings_of(
 
 
 MIN_VALUES = 20
-"""Among fewer values nothing is far from the rest."""
+"""Smallest number of values for which outliers are defined."""
 
-_SIGMA = 1.4826  # times the median absolute deviation: the standard deviation of a normal sample
+_SIGMA = 1.4826  # standard deviation / median absolute deviation of a normal distribution
 
 
 def robust_distance(values: ArrayLike, *, floor: float) -> NDArray[np.float64]:
     """Return how many standard deviations each value lies from the median, (N,).
 
-    The standard deviation is 1.4826 times the median absolute deviation, which half of the values
-    can be wrong without moving.
+    The standard deviation is estimated as 1.4826 times the median absolute deviation, which is
+    robust to outliers in up to half of the values.
 
     Args:
-        values: Finite numbers (N,) on a scale where steps weigh alike.
-        floor: Smallest standard deviation: values that are nearly all equal make no outliers of
-            those that differ by a trifle.
+        values: Finite numbers (N,) on a scale where equal differences are equally important.
+        floor: Smallest standard deviation, so that tiny differences among nearly equal values are
+            not outliers.
     """
     numbers = np.asarray(values, np.float64)
     if not len(numbers):
@@ -91,10 +91,10 @@ def robust_distance(values: ArrayLike, *, floor: float) -> NDArray[np.float64]:
 def far_rows(
     distance: NDArray[np.float64], *, limit: float, most: float = 0.02
 ) -> NDArray[np.intp]:
-    """Return the rows farther than a limit, the farthest first.
+    """Return the rows beyond a limit, the farthest first.
 
-    None where they are more than the share ``most``: that many are a second kind of image, or a
-    wide distribution, not outliers; nor among fewer than ``MIN_VALUES``.
+    Empty if their share exceeds ``most``, because they are then a second kind of image or a wide
+    distribution, or if there are fewer than ``MIN_VALUES`` values.
     """
     rows = np.flatnonzero(distance > limit)
     if len(distance) < MIN_VALUES or len(rows) > max(1, most * len(distance)):

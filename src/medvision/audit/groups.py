@@ -1,4 +1,4 @@
-"""Groups (patients, videos) that a split tears apart, and file names that look like their ids."""
+"""Groups (patients, videos) divided between splits, and file names that resemble group ids."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from medvision.types import STAGES
 
 
 def group_findings(data: ListedSet) -> list[Finding]:
-    """Tell of groups with images in more than one split.
+    """Report groups with images in more than one split.
 
-    Images without a group or without a split are passed over. Groups may be names of patients:
-    they are counted, and only files are named, those of test first.
+    Images without a group or a split are ignored. Group names may be patient names, so groups are
+    only counted; the finding lists files, those of test first.
     """
     splits = data.splits
     names = data.samples.groups
@@ -58,31 +58,32 @@ WORDS = (
     *("case", "study", "exam", "video", "vid", "sequence", "seq", "clip", "scan", "slide"),
     *("volume", "vol", "series"),
 )
-"""What is numbered, the widest first: a patient may have several studies, these several series."""
+"""Numbered entities, the widest first: a patient may have several studies, a study several
+series."""
 
 MIN_SHARE = 0.2
-"""Share of the images whose names must fit a pattern."""
+"""Smallest share of the images whose names must match a pattern."""
 
-_MIN_GROUPS = 8  # of a pattern without a word
-_MAX_LARGEST = 0.25  # share of the files in the largest group of a pattern without a word
-_MIN_REPEATED = 0.3  # share of the files that share their number, of a pattern without a word
-_MIN_REPEATED_INSIDE = 0.1  # the same inside a class, where numbers do not start again
+_MIN_GROUPS = 8  # for a pattern without a word
+_MAX_LARGEST = 0.25  # share of the files in the largest group, for a pattern without a word
+_MIN_REPEATED = 0.3  # share of the files with a repeated number, for a pattern without a word
+_MIN_REPEATED_INSIDE = 0.1  # the same within a class, where numbering does not restart
 _SEPARATORS = re.compile(r"[_\-. ()/]+")
 _DATE = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
 _NOBODY = frozenset({"batch", "col", "epoch", "fold", "page", "patch", "row", "tile"})
 
 
 def keys_of(pattern: str, paths: Sequence[str]) -> list[str]:
-    """Return what the group of a pattern captures in each path, empty where it does not match.
+    """Return the text that a pattern's group captures in each path, empty without a match.
 
-    As ``data.group_pattern`` does.
+    Same rule as ``data.group_pattern``.
     """
     search = re.compile(pattern).search
     return [(match.group(1) or "") if (match := search(path)) else "" for path in paths]
 
 
 def word_patterns(paths: Sequence[str]) -> list[str]:
-    """Return patterns of words with numbers that several files share, the widest word first.
+    """Return patterns of numbered words shared by several files, the widest word first.
 
     Args:
         paths: Relative paths with forward slashes.
@@ -99,13 +100,13 @@ def word_patterns(paths: Sequence[str]) -> list[str]:
 
 
 def prefix_patterns(paths: Sequence[str], classes: Sequence[str]) -> list[str]:
-    """Return patterns of numbered beginnings of names that many files share.
+    """Return patterns of numbered name prefixes shared by many files.
 
     Args:
         paths: As for `word_patterns`.
-        classes: Class of each; files of other classes do not speak for a pattern.
+        classes: Class of each path; files of other classes are no evidence for a pattern.
     """
-    # One name in several folders, such as image(1), is one: there the numbers start again.
+    # A name repeated in several folders, such as image(1), counts once: numbering restarts there.
     tails = {_tail(path, name): name for path, name in zip(paths, classes, strict=True)}
     families: defaultdict[tuple[str, ...], list[tuple[list[str], str]]] = defaultdict(list)
     for tail, name in tails.items():
@@ -122,7 +123,7 @@ def prefix_patterns(paths: Sequence[str], classes: Sequence[str]) -> list[str]:
 
 
 def _shared(paths: Sequence[str], pattern: str) -> bool:
-    """Whether a number stands in several names, and in others too."""
+    """Return True if several names share a number, and numbers differ between names."""
     found = zip(keys_of(pattern, paths), paths, strict=True)
     names = {(key, _name(path, key)) for key, path in found if key}
     sizes = np.array(list(Counter(key for key, _ in names).values()))
@@ -131,15 +132,15 @@ def _shared(paths: Sequence[str], pattern: str) -> bool:
 
 
 def _name(path: str, key: str) -> str:
-    """The file name alone where it bears the number: `image(1)` of two folders is one name."""
+    """Return the file name if it contains the number, so `image(1)` in two folders is one name."""
     stem = PurePosixPath(path).stem
     return stem if key in stem else path
 
 
 def _tail(path: str, name: str) -> str:
-    """The path below the folder of the class or of images, without the extension.
+    """Return the path below the class or image folder, without the extension.
 
-    Folders whose name the file bears too are left out.
+    Folders whose name is repeated in the file name are omitted.
     """
     parts = PurePosixPath(path).with_suffix("").parts
     folders = [part.lower() for part in parts[:-1]]
@@ -158,7 +159,7 @@ def _kind(field: str) -> str:
 
 
 def _depth(fields: list[list[str]], classes: Sequence[str]) -> int:
-    """Return how many fields make the number of a patient, 0 for none."""
+    """Return the number of fields that form a patient's id, 0 for none."""
     best = 0
     for depth in range(1, len(fields[0])):
         if not any(map(str.isdigit, fields[0][depth - 1])) or _no_id(fields, depth):
@@ -169,7 +170,7 @@ def _depth(fields: list[list[str]], classes: Sequence[str]) -> int:
         parents: defaultdict[str, set[str]] = defaultdict(set)
         for row in fields:
             parents[row[depth - 1]].add("\0".join(row[: depth - 1]))
-        # A number that starts again below each parent counts its scans, not further patients.
+        # A number that restarts below each parent counts its scans, not further patients.
         exclusive = sum(len(above) == 1 for above in parents.values()) >= 0.9 * len(parents)
         if not best or exclusive:
             best = depth
@@ -177,7 +178,7 @@ def _depth(fields: list[list[str]], classes: Sequence[str]) -> int:
 
 
 def _no_id(fields: list[list[str]], depth: int) -> bool:
-    """Whether the field completes a date, or a word says that it numbers nobody."""
+    """Return True if the field completes a date, or its word excludes a patient id."""
     if any(part.rstrip("0123456789").lower() in _NOBODY for part in fields[0][:depth]):
         return True
     starts = range(max(0, depth - 3), depth)
@@ -196,7 +197,7 @@ def _looks_like_groups(keys: Sequence[str], classes: Sequence[str]) -> bool:
         and max(sizes.values()) <= _MAX_LARGEST * len(keys)
         and repeated >= _MIN_REPEATED * len(keys)
         and inside >= _MIN_REPEATED_INSIDE * len(keys)
-        and max(per_class.values()) > 1  # else the number is that of the class
+        and max(per_class.values()) > 1  # else the number denotes the class
     )
 
 
@@ -220,7 +221,7 @@ def _field_pattern(values: set[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The text as a pattern, with no more backslashes than needed."""
+    """Return the text as a pattern, with minimal escaping."""
     return re.sub(r"([.()\[\]+*?^$|{}\\])", r"\\\1", text)
 
 
@@ -228,10 +229,10 @@ _MAX_HINTS = 2
 
 
 def name_hint_findings(data: ListedSet) -> list[Finding]:
-    """Ask whether numbers that several file names share are those of patients or videos.
+    """Report numbers shared by several file names that may identify patients or videos.
 
-    Only images without a group are looked at. Each hint proposes a ``data.group_pattern``; it is a
-    question, never a leak: numbers may start again in every class, split or data set.
+    Only images without a group are considered. Each hint proposes a ``data.group_pattern``; it is
+    never a leak, because numbering may restart in every class, split or data set.
     """
     alone = np.flatnonzero(data.samples.groups.equal(""))
     if len(alone) < max(2, MIN_SHARE * len(data)):
@@ -292,7 +293,7 @@ def _hint(
 
 
 def _ties(keys: NDArray[np.str_], splits: NDArray[np.str_]) -> tuple[str, NDArray[np.intp]]:
-    """Say how many groups of test and val are in train too; return their images, test first."""
+    """Describe groups of test and val that are also in train; return their images, test first."""
     trained = np.unique(keys[(splits == "train") & (keys != "")])
     told, rows = [], []
     for split in ("test", "val"):
@@ -310,7 +311,7 @@ def _ties(keys: NDArray[np.str_], splits: NDArray[np.str_]) -> tuple[str, NDArra
 def _with_next_word(
     pattern: str, keys: NDArray[np.str_], paths: Sequence[str]
 ) -> tuple[str, NDArray[np.str_]] | None:
-    """Return the pattern with the word that follows it, where nearly all names have one.
+    """Return the pattern extended by the word that follows it, if nearly all names have one.
 
     ``person1_virus_6`` and ``person1_bacteria_1`` may be two persons.
     """
@@ -325,7 +326,7 @@ def _with_next_word(
 
 
 def _repeated(keys: NDArray[np.str_]) -> NDArray[np.intp]:
-    """Rows of keys that several images share, the most frequent key first."""
+    """Return the rows of keys shared by several images, the most frequent key first."""
     _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
     sizes = np.where(keys != "", counts[which], 0)
     rows = np.flatnonzero(sizes > 1)

@@ -1,4 +1,4 @@
-"""Images and masks that cannot be used, show nothing, or are unlike the others."""
+"""Findings about unusable, constant or atypical images and masks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from medvision.data.validation.properties import MaskProperties
 from medvision.types import STAGES
 
 MIN_RANGE = 8
-"""Grey levels between the darkest and the brightest pixel: with fewer an image shows nothing."""
+"""Smallest grey-level range of an image that counts as having content."""
 
 MIN_SPLIT_SHIFT = 0.1
-"""Difference between train and test in the share of a kind of file that is told as a warning."""
+"""Train-test difference in the share of a file kind that is reported as a warning."""
 
 
 def image_findings(data: AuditedSet) -> list[Finding]:
-    """Tell of images that cannot be used, are constant, odd in size or brightness, or mixed."""
+    """Report images that are unusable, constant, mixed, or atypical in size or brightness."""
     return [
         *_unusable(data),
         *_constant(data),
@@ -92,7 +92,7 @@ def _constant(data: AuditedSet) -> list[Finding]:
 
 
 def _sizes(data: AuditedSet) -> list[Finding]:
-    """Images with twice or half the usual height or width, as far as that is rare."""
+    """Report images with twice or half the usual height or width, if these are rare."""
     height, width = data.properties.height, data.properties.width
     distance = np.maximum(
         robust_distance(np.log2(height), floor=0.2), robust_distance(np.log2(width), floor=0.2)
@@ -116,7 +116,7 @@ def _sizes(data: AuditedSet) -> list[Finding]:
 def _intensities(data: AuditedSet) -> list[Finding]:
     mean, std = data.properties.mean, data.properties.std
     distance = np.maximum(robust_distance(mean, floor=6), robust_distance(std, floor=6))
-    distance[data.properties.high.astype(int) - data.properties.low < MIN_RANGE] = 0  # told already
+    distance[data.properties.high.astype(int) - data.properties.low < MIN_RANGE] = 0  # reported above
     rows = far_rows(distance, limit=5, most=0.01)
     if not len(rows):
         return []
@@ -149,7 +149,7 @@ def _depths(data: AuditedSet) -> list[Finding]:
 def _mixed(
     data: AuditedSet, kinds: NDArray[np.str_], *, kind: str, what: str, advice: str
 ) -> list[Finding]:
-    """Say how many files are of which kind, and whether train and test hold them alike."""
+    """Report the number of files of each kind, and different shares in train and test."""
     names, which, counts = np.unique(kinds, return_inverse=True, return_counts=True)
     if len(names) < 2:
         return []
@@ -173,14 +173,14 @@ def _mixed(
 
 
 MAX_GREY = 0.02
-"""Share of grey pixels that edges explain: at most 0.0043 in the 1000 JPEG masks of Kvasir-SEG."""
+"""Largest share of grey pixels attributed to edges; at most 0.0043 in 1000 Kvasir-SEG masks."""
 
 _SIZES = re.compile(r"the mask is (\d+) x (\d+) pixels.* is (\d+) x (\d+)")
 _VALUES = re.compile(r"\b(?:the|a) mask (?:of|holds|is coloured)|class indices|for masks of")
 
 
 def mask_findings(data: AuditedSet) -> list[Finding]:
-    """Tell of odd masks, and of those that cannot be used; nothing for images of classes."""
+    """Report atypical and unusable masks; empty for classification."""
     if data.properties.mask is None:
         return []
     mask = data.properties.mask
@@ -197,7 +197,7 @@ def mask_findings(data: AuditedSet) -> list[Finding]:
 
 
 def is_mask_fault(reason: str) -> bool:
-    """Whether the reason why a file cannot be used is the size or the values of a mask."""
+    """Return True if a file is unusable because of the size or the values of its mask."""
     return bool(_SIZES.search(reason) or _VALUES.search(reason))
 
 
@@ -316,11 +316,11 @@ def _inverted(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
 
 
 def _shared(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
-    """Tell of masks that belong to several images which do not show the same picture."""
+    """Report masks shared by images that do not show the same picture."""
     drawn = np.flatnonzero((mask.foreground > 0) & (mask.foreground < 1))
     _, which = np.unique(mask.mask_hash[drawn], return_inverse=True)
     uses = np.unique(np.stack([which, data.near_duplicates.groups[drawn]]), axis=1)[0]
-    pictures = np.bincount(uses)  # of each mask, twins counted once
+    pictures = np.bincount(uses)  # per mask, counting near-duplicates once
     shared = np.flatnonzero(pictures[which] > 1)
     copied = int((pictures > 1).sum())
     order = np.lexsort((shared, which[shared], -pictures[which[shared]]))

@@ -1,12 +1,12 @@
-"""What memory alone scores: the answer of the nearest training image, without any network.
+"""Nearest-neighbour baseline: predict the target of the nearest training image.
 
-Each test image takes the class, or the mask, of the training image nearest to it: least
-Euclidean distance between grey thumbnails of 48 px, of equal distances the first. A network that
-does no better has learned nothing beyond that. Images with a twin in train are counted apart:
-there, memory is right for no reason that holds for a new patient.
+Each test image takes the class, or the mask, of the training image nearest to it: the smallest
+Euclidean distance between grey thumbnails of 48 px, the first for equal distances. A network that
+scores no higher has learned nothing beyond that. Images with a near-duplicate in train are counted
+separately: a correct match there does not generalise to a new patient.
 
-Measured on the copies in hand (accuracy; with a twin, without one): brain tumours .802 (.992,
-.437), chest X-rays .769 (no twins).
+Measured accuracy (with, without a near-duplicate): brain tumours .802 (.992, .437), chest X-rays
+.769 (no near-duplicates).
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from medvision.audit.dataset import AuditedSet
 from medvision.metrics.intervals import bootstrap_mean_interval
 
 MAX_QUERIES = 10_000
-"""More images are not asked for their neighbour: every k-th of them tells as much."""
+"""Largest number of queries; of more images, every k-th is used."""
 
-_QUERIES, _ROWS = 2048, 4096  # compared at once: 32 MiB of distances, 36 MiB of training rows
+_QUERIES, _ROWS = 2048, 4096  # per block: 32 MiB of distances, 36 MiB of training rows
 
 Protocol = Literal["test split", "leave one out"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBaseline:
-    """The nearest neighbour of each test image, and what its answer is worth.
+    """Nearest neighbour of each test image, and its score.
 
     Attributes:
-        protocol: ``test split`` looks for neighbours of test in train; without these two,
-            ``leave one out`` looks for that of each image among all others.
+        protocol: ``test split`` searches train for the neighbours of test images; without these
+            splits, ``leave one out`` searches all other images for each image.
         metric: ``accuracy``, or ``dice`` of mask thumbnails.
-        rows: Row of each image that was asked, (Q,).
+        rows: Row of each query image, (Q,).
         neighbour: Row of its nearest neighbour, (Q,).
-        score: Of each image, (Q,): 1 or 0 for a right or wrong class, or Dice in [0, 1].
-        has_twin: Whether it has a twin among the images that neighbours come from, (Q,).
+        score: Score of each image, (Q,): 1 or 0 for a correct or wrong class, or Dice in [0, 1].
+        has_twin: True if it has a near-duplicate among the candidate neighbours, (Q,).
         labels: Class index of each image, (Q,); -1 for segmentation.
-        groups: Group of each image, as intervals need them, (Q,).
-        chance: What the same images score without looking at them: the class that is most
-            frequent where neighbours come from, or foreground everywhere.
-        num_images: Images that could be asked; more than Q where every k-th was.
+        groups: Group of each image, for the intervals, (Q,).
+        chance: Score of a constant prediction on the same images: the most frequent class among the
+            candidate neighbours, or foreground everywhere.
+        num_images: Number of possible queries; more than Q if only every k-th was used.
     """
 
     protocol: Protocol
@@ -60,7 +60,7 @@ class MemoryBaseline:
     num_images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The part ``memory_baseline`` of audit.json: plain values, None where undefined."""
+        """Entry ``memory_baseline`` of audit.json: plain values, None where undefined."""
         everyone = np.ones(len(self.rows), np.bool_)
         found = {
             "protocol": self.protocol,
@@ -76,7 +76,7 @@ class MemoryBaseline:
         return found
 
     def _part(self, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-        """Number of images and their mean score with its interval."""
+        """Return the number of chosen images and their mean score with its interval."""
         score = self.score[chosen]
         part: dict[str, Any] = {"num_images": len(score), self.metric: None}
         part[f"{self.metric}_ci95"] = None
@@ -94,18 +94,18 @@ class MemoryBaseline:
 
 
 def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
-    """Give every test image the answer of its nearest training image.
+    """Predict the target of each test image from its nearest training image.
 
-    Takes memory for a block of distances only. Thumbnails are compared at 128 grey levels: sums
-    of their products are whole numbers below 2**24, which float32 holds exactly in any order, so
-    that no machine finds another neighbour.
+    Memory use is limited to a block of distances. Thumbnails are compared at 128 grey levels: sums
+    of their products are integers below 2**24, which float32 represents exactly in any order of
+    summation, so every machine finds the same neighbour.
 
     Args:
-        data: The set; of test images beyond ``MAX_QUERIES`` every k-th is asked.
+        data: The data set; of more than ``MAX_QUERIES`` test images, every k-th is used.
 
     Returns:
-        None where no image has another one to learn from, or there are neither classes nor
-        masks.
+        The baseline, or None if no image has a candidate neighbour, or there are neither classes
+        nor masks.
     """
     if not data.has_classes and not data.has_masks:
         return None
@@ -138,7 +138,7 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         rows=asked,
         neighbour=neighbour,
         score=score,
-        has_twin=twins[groups[asked]] > (protocol == "leave one out"),  # it is not its own twin
+        has_twin=twins[groups[asked]] > (protocol == "leave one out"),  # exclude the image itself
         labels=data.labels[asked],
         groups=tuple(data.samples[row].group_key for row in asked.tolist()),
         chance=chance,
@@ -149,12 +149,12 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
 def nearest(
     thumbnails: NDArray[np.uint8], asked: NDArray[np.int64], known: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Place in ``known`` of the nearest other image of each one in ``asked``, (Q,).
+    """Return the index into ``known`` of the nearest other image of each query, (Q,).
 
     Args:
         thumbnails: Grey, (N, 48, 48).
-        asked: Rows whose neighbour is wanted, (Q,).
-        known: Rows that are neighbours, (R,); a row is not its own.
+        asked: Rows of the query images, (Q,).
+        known: Rows of the candidate neighbours, (R,); a row never matches itself.
     """
     half_norm = np.concatenate(
         [(_levels(thumbnails[part]) ** 2).sum(axis=1) / 2 for part in _parts(known, _ROWS)]
@@ -166,7 +166,7 @@ def nearest(
         place = np.zeros(len(queries), np.int64)
         for start in range(0, len(known), _ROWS):
             part = known[start : start + _ROWS]
-            # half the squared distance, less what all neighbours of a query have in common
+            # half the squared distance, without the term that is constant for each query
             distance = half_norm[start : start + len(part)] - vectors @ _levels(thumbnails[part]).T
             if np.isin(queries, part).any():
                 distance[queries[:, None] == part[None]] = np.inf
@@ -179,14 +179,14 @@ def nearest(
 
 
 def mask_dice(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    """Dice of two mask thumbnails, foreground being cells that are at least half of it."""
+    """Compute the Dice of two mask thumbnails; foreground cells are at least half foreground."""
     a, b = one >= 128, other >= 128
     overlap, total = np.count_nonzero(a & b), np.count_nonzero(a) + np.count_nonzero(b)
     return float((2 * overlap + 1e-7) / (total + 1e-7))
 
 
 def _levels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Rows of grey levels in [-64, 63]."""
+    """Return flattened grey levels in [-64, 63]."""
     flat = thumbnails.reshape(len(thumbnails), -1) >> 1
     return flat.astype(np.float32) - np.float32(64)
 
@@ -198,7 +198,7 @@ def _parts(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 def _interval(
     score: NDArray[np.float64], groups: Sequence[str], metric: str
 ) -> tuple[float, float]:
-    """95 % interval of the mean; exact where every class is right, or every one wrong."""
+    """Return the 95 % interval of the mean; exact if all classes are correct, or all wrong."""
     low, high = bootstrap_mean_interval(score, groups=groups)
     if metric == "accuracy" and low == high:
         bound = 0.025 ** (1 / len(set(groups)))  # Clopper-Pearson of n of n

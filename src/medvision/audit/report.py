@@ -1,4 +1,4 @@
-"""Write the results of an audit: audit.json, and the page with its pictures."""
+"""Write the results of an audit: audit.json and audit.html."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ODD_KINDS = {
     "shared_masks": "Masks that several images share",
     "foreground_outliers": "Foreground far larger or smaller",
 }
-"""Findings about single images, and what their pictures are headed with."""
+"""Kinds of findings about single images, and the heading of their pictures."""
 
 RELATION_WORDS = {
     "identical": "identical pixels",
@@ -51,7 +51,7 @@ RELATION_WORDS = {
 
 
 def pair_galleries(audit: Audit) -> list[Gallery]:
-    """Contradicting pairs, then pairs across splits, ``MAX_PAIRS`` in all."""
+    """Galleries of contradicting pairs, then pairs across splits, ``MAX_PAIRS`` in total."""
     data, found = audit.data, audit.duplicates
     green = "Green: outline of the mask." if data.has_masks else ""
     note = f"The least alike first, a few with identical pixels last. {green}".rstrip()
@@ -77,7 +77,7 @@ def pair_galleries(audit: Audit) -> list[Gallery]:
 
 
 def odd_galleries(audit: Audit) -> list[Gallery]:
-    """The first images of each finding about single images."""
+    """Galleries of the first images of each finding about single images."""
     data = audit.data
     rows = {data.shown(row): row for row in range(len(data))}
     galleries = []
@@ -107,7 +107,8 @@ def odd_galleries(audit: Audit) -> list[Gallery]:
 
 
 def neighbour_galleries(audit: Audit) -> list[Gallery]:
-    """Some test images beside their nearest neighbours, wrong and right ones without a twin."""
+    """Galleries of test images beside their nearest neighbours, with and without a
+    near-duplicate."""
     memory = audit.memory
     if memory is None:
         return []
@@ -139,7 +140,7 @@ def neighbour_galleries(audit: Audit) -> list[Gallery]:
 
 
 def _told_apart(memory: MemoryBaseline) -> list[int]:
-    """Places of some with a twin, of some that are wrong and of some that are right without one."""
+    """Return indices of examples with a near-duplicate, and of wrong and correct ones without."""
     middle = 1.0 if memory.metric == "accuracy" else float(np.median(memory.score))
     right = memory.score >= middle
     kinds = (memory.has_twin, ~memory.has_twin & ~right, ~memory.has_twin & right)
@@ -148,14 +149,14 @@ def _told_apart(memory: MemoryBaseline) -> list[int]:
 
 
 def _spread(places: NDArray[np.intp], number: int) -> NDArray[np.intp]:
-    """As many of them, evenly spaced: neighbours in the table are often alike."""
+    """Return up to ``number`` evenly spaced elements, because adjacent rows are often similar."""
     if len(places) <= number:
         return places
     return places[np.linspace(0, len(places) - 1, number).round().astype(np.intp)]
 
 
 def _telling(pairs: Sequence[Pair], number: int) -> list[Pair]:
-    """Of each relation in turn the least alike, then some with equal pixels, which tell little."""
+    """Select the least similar pairs of each relation in turn, then pairs with equal pixels."""
     found: defaultdict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: (pair.similarity, pair.rows)):
         found[pair.relation].append(pair)
@@ -169,7 +170,7 @@ def _telling(pairs: Sequence[Pair], number: int) -> list[Pair]:
 
 
 def _within(data: AuditedSet) -> list[Pair]:
-    """The pairs found directly."""
+    """Return the directly found pairs."""
     twins = data.near_duplicates
     columns = (twins.first, twins.second, twins.similarity, twins.relation)
     rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -205,7 +206,7 @@ def _pictures(data: AuditedSet, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
 
 
 def _picture(data: AuditedSet, row: int, *, contours: bool) -> NDArray[np.uint8]:
-    """An image (H, W, 3) that fits into a square, with its mask outlined."""
+    """Return an image (H, W, 3) that fits into a square, with the outline of its mask."""
     image = read_image(data.file(row), channels=3)
     height, width = image.shape[:2]
     scale = SIDE_PX / max(height, width)
@@ -223,7 +224,7 @@ def _picture(data: AuditedSet, row: int, *, contours: bool) -> NDArray[np.uint8]
 
 
 def check_out(out: Path, roots: Sequence[Path]) -> None:
-    """Refuse a folder inside the data, or one that holds anything but an earlier audit.
+    """Reject a folder inside the data, or one that contains anything but an earlier audit.
 
     Raises:
         MedvisionError: If it cannot be used.
@@ -247,11 +248,11 @@ def check_out(out: Path, roots: Sequence[Path]) -> None:
 
 
 def write_audit(audit: Audit, out: Path) -> list[Path]:
-    """Write ``audit.json`` and ``audit.html``, in the place of earlier ones.
+    """Write ``audit.json`` and ``audit.html``, replacing earlier ones.
 
     Args:
-        audit: What was found.
-        out: Made where it does not exist.
+        audit: Result of the audit.
+        out: Output folder, created if missing.
 
     Returns:
         The files.
@@ -282,6 +283,6 @@ def write_audit(audit: Audit, out: Path) -> list[Path]:
 def _is_audit(folder: Path) -> bool:
     try:
         stored = json.loads((folder / "audit.json").read_text())
-    except (OSError, ValueError):  # no audit, or no JSON: somebody else's folder
+    except (OSError, ValueError):  # no audit or no JSON: an unrelated folder
         return False
     return isinstance(stored, dict) and {"near_duplicates", "findings"} <= stored.keys()

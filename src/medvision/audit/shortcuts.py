@@ -1,7 +1,7 @@
-"""Can a few properties of the files alone tell the class? Then a network may score by them.
+"""Shortcut detection: test if file properties alone predict the class.
 
-A decision tree of depth 3 is asked, by cross-validation that keeps twins and groups together, so
-that it cannot score by remembering copies.
+A network may then score by them. A decision tree of depth 3 is cross-validated, keeping
+near-duplicates and groups together, so that it cannot score by memorising copies.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from medvision.data.duplicates.search import join
 from medvision.metrics.intervals import expanded_tail
 
 MARGIN = 0.1
-"""A family predicts the class if its interval begins more than this above chance."""
+"""A family predicts the class if the lower bound of its interval exceeds chance by more than
+this."""
 
 MAX_IMAGES = 20_000
-"""Of more images so many are drawn: a small tree learns nothing further from others."""
+"""Largest number of images; of more, a sample is drawn, because a small tree gains nothing from
+more."""
 
 MIN_CLASS_IMAGES = 20
-"""Classes with fewer are left out: their recall would be noise."""
+"""Smallest number of images of a class that is evaluated; fewer give a noisy recall."""
 
 _FOLDS = 5
 _RESAMPLES = 1000
 _ALL = "all together"
-_CONTENT = ("bytes per pixel", "border")  # which the anatomy may change too
+_CONTENT = ("bytes per pixel", "border")  # may also depend on the anatomy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """How well one family of properties tells the class.
+    """Score of predicting the class from one family of properties.
 
     Attributes:
         features: The family, such as ``size``.
         balanced_accuracy: Mean recall over the classes, by cross-validation, [0, 1].
-        ci95: Bootstrap interval of it over groups.
-        predicts: Whether the interval begins more than ``MARGIN`` above chance.
+        ci95: Its 95 % bootstrap interval over groups.
+        predicts: True if the interval's lower bound exceeds chance by more than ``MARGIN``.
     """
 
     features: str
@@ -51,15 +53,15 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shortcuts:
-    """What a small tree reads off the files.
+    """Class prediction from file properties by a small tree.
 
     Attributes:
-        class_names: The classes it was to tell apart.
-        chance: 1 / their number: the balanced accuracy of guessing.
-        num_images: Images it was tried on.
-        num_eligible: Images of those classes; more than ``num_images`` where some were drawn.
-        scores: One for each family that is not the same for all images, and all together.
-        constant: Families that are the same for all images.
+        class_names: Predicted classes.
+        chance: Balanced accuracy of guessing, 1 / number of classes.
+        num_images: Number of evaluated images.
+        num_eligible: Number of images of those classes; more than ``num_images`` if sampled.
+        scores: Score of each family that is not constant over all images, and of all combined.
+        constant: Families that are constant over all images.
     """
 
     class_names: tuple[str, ...]
@@ -92,13 +94,14 @@ class Shortcuts:
 
 
 def shortcut_scores(data: AuditedSet) -> Shortcuts | None:
-    """Cross-validate a small tree on each family of file properties and on all together.
+    """Cross-validate a small tree on each family of file properties and on all combined.
 
-    Segmentation sets are asked whether a mask has any foreground. Equal sets give equal scores.
+    For segmentation, the classes are masks with and without foreground. The scores are
+    deterministic.
 
     Returns:
-        The scores, or None where fewer than two classes have ``MIN_CLASS_IMAGES`` images, or
-        there are neither classes nor masks.
+        The scores, or None if fewer than two classes have ``MIN_CLASS_IMAGES`` images, or there are
+        neither classes nor masks.
     """
     if not data.has_classes and not data.has_masks:
         return None
@@ -137,7 +140,7 @@ def shortcut_scores(data: AuditedSet) -> Shortcuts | None:
 
 
 def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
-    """Tell of file properties that alone predict the class, clearly above chance."""
+    """Report file properties that alone predict the class clearly above chance."""
     if shortcuts is None:
         return []
     single = [score for score in shortcuts.scores if score.predicts and score.features != _ALL]
@@ -175,7 +178,7 @@ def _labels(data: AuditedSet) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 
 def _groups(data: AuditedSet) -> NDArray[np.int64]:
-    """Groups of twins, joined where they share a given group."""
+    """Return groups of near-duplicates, joined if they share a given group."""
     groups = np.asarray(data.near_duplicates.groups, np.int64)
     named = np.flatnonzero(~data.samples.groups.equal(""))
     number = data.samples.groups.select(named).numbered()[1]
@@ -184,7 +187,7 @@ def _groups(data: AuditedSet) -> NDArray[np.int64]:
 
 
 def _families(data: AuditedSet) -> dict[str, NDArray[np.float64]]:
-    """Each family of features, (N, features)."""
+    """Return each family of features, (N, features)."""
     facts = data.properties
     height, width = facts.height.astype(np.float64), facts.width.astype(np.float64)
     formats = np.unique(facts.file_format)
@@ -201,9 +204,9 @@ def _families(data: AuditedSet) -> dict[str, NDArray[np.float64]]:
 
 
 def _folds(classes: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the fold of each image: whole groups are dealt out class by class, large ones first.
+    """Assign whole groups to folds class by class, large groups first; return each image's fold.
 
-    The stratified folds by groups of scikit-learn take seconds for thousands of groups.
+    ``StratifiedGroupKFold`` of scikit-learn takes seconds for thousands of groups.
     """
     _, first, which, sizes = np.unique(
         groups, return_index=True, return_inverse=True, return_counts=True
@@ -218,7 +221,7 @@ def _folds(classes: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.
 def _predicted(
     values: NDArray[np.float64], classes: NDArray[np.int64], fold: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Class of each image by a tree that has not seen its fold."""
+    """Predict the class of each image with a tree that was not trained on its fold."""
     from sklearn.tree import DecisionTreeClassifier
 
     predicted = np.full(len(classes), -1)
@@ -238,7 +241,7 @@ def _predicted(
 def _balanced_accuracies(
     right: list[NDArray[np.bool_]], classes: NDArray[np.int64], groups: NDArray[np.int64]
 ) -> list[tuple[float, tuple[float, float]]]:
-    """Return for each family its mean recall and the 95 % bootstrap interval over groups."""
+    """Return the mean recall of each family and its 95 % bootstrap interval over groups."""
     num_groups, num_classes = int(groups.max()) + 1, int(classes.max()) + 1
     cells, num_cells = groups * num_classes + classes, num_groups * num_classes
     counts = [np.bincount(cells, minlength=num_cells).astype(float)]
@@ -256,6 +259,6 @@ def _balanced_accuracies(
 
 
 def _mean_recalls(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the classes that are there, from totals (1, K) above hits (F, K)."""
+    """Compute the mean recall over the present classes, from totals (1, K) above hits (F, K)."""
     there = sums[0] > 0
     return np.asarray((sums[1:, there] / sums[0, there]).mean(axis=1), np.float64)
