@@ -249,8 +249,7 @@ def _crossing(
 
 
 def _correlation(data: AuditedSet, one: int, other: int) -> float:
-    """Correlate the thumbnails without alignment; 0 if one is constant or the result is
-    negative."""
+    """Correlate the thumbnails without alignment; 0 if one is constant or the value is negative."""
     a, b = (data.properties.thumbnail[row].ravel().astype(np.float64) for row in (one, other))
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))

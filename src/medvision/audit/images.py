@@ -116,7 +116,7 @@ def _sizes(data: AuditedSet) -> list[Finding]:
 def _intensities(data: AuditedSet) -> list[Finding]:
     mean, std = data.properties.mean, data.properties.std
     distance = np.maximum(robust_distance(mean, floor=6), robust_distance(std, floor=6))
-    distance[data.properties.high.astype(int) - data.properties.low < MIN_RANGE] = 0  # reported above
+    distance[data.properties.high.astype(int) - data.properties.low < MIN_RANGE] = 0  # not twice
     rows = far_rows(distance, limit=5, most=0.01)
     if not len(rows):
         return []

@@ -107,8 +107,7 @@ def odd_galleries(audit: Audit) -> list[Gallery]:
 
 
 def neighbour_galleries(audit: Audit) -> list[Gallery]:
-    """Galleries of test images beside their nearest neighbours, with and without a
-    near-duplicate."""
+    """Galleries of test images and nearest neighbours, with and without a near-duplicate."""
     memory = audit.memory
     if memory is None:
         return []

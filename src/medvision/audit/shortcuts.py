@@ -18,12 +18,10 @@ from medvision.data.duplicates.search import join
 from medvision.metrics.intervals import expanded_tail
 
 MARGIN = 0.1
-"""A family predicts the class if the lower bound of its interval exceeds chance by more than
-this."""
+"""Margin above chance that a family's interval must exceed to count as predictive."""
 
 MAX_IMAGES = 20_000
-"""Largest number of images; of more, a sample is drawn, because a small tree gains nothing from
-more."""
+"""Images beyond this number are subsampled, because a small tree does not need more."""
 
 MIN_CLASS_IMAGES = 20
 """Smallest number of images of a class that is evaluated; fewer give a noisy recall."""

@@ -1,6 +1,6 @@
-"""From files to batches.
+"""Data sets and data modules.
 
-The data modules load on first use: reading, indexing and splitting need no torch.
+The data modules are imported on first use: reading, indexing and splitting do not need torch.
 """
 
 import lazy_loader

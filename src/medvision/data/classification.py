@@ -1,4 +1,4 @@
-"""Images of classes, split by a protocol and checked, as Lightning loads them."""
+"""Data module for classification."""
 
 import re
 from collections import Counter
@@ -19,19 +19,19 @@ from medvision.types import STAGES, Stage
 
 
 class ClassificationData(ImageData):
-    """Class folders, or an embedded phantom set, in three splits.
+    """Class folders or a synthetic phantom set in three splits.
 
     Batches hold uint8 images (N, C, size, size) and uint8 class indices (N,).
 
     Args:
-        class_names: Order of the classes; None sorts the names of their folders. Of two
-            classes the second is the positive one.
-        num_classes: Their number, or None: as many as there are.
-        phantom: ``chest`` or ``brain``: the set that is drawn without ``root``.
-        usual_group_pattern: As ``group_pattern``, for sets that keep the names of the published
-            one: not used where ``group_pattern`` is given, or where no file is named so.
-        sampler: ``shuffle`` draws every training image once an epoch; ``balanced`` as many
-            images, of every class alike.
+        class_names: Order of the classes; None sorts the folder names. In binary tasks the second
+            class is positive.
+        num_classes: Number of classes; None derives it from the data.
+        phantom: ``chest`` or ``brain``: the phantom set to use without ``root``.
+        usual_group_pattern: Default ``group_pattern`` for the file names of the published data set;
+            ignored if ``group_pattern`` is given or no file matches.
+        sampler: ``shuffle`` draws every training image once per epoch; ``balanced`` draws the same
+            number of images, equally from every class.
         **common: As for `ImageData`.
     """
 
@@ -90,12 +90,12 @@ class ClassificationData(ImageData):
         return samples
 
     def class_counts(self) -> dict[Stage, dict[str, int]]:
-        """Images of each class in each split, classes in the order of their indices."""
+        """Count the images of each class in each split, in index order."""
         counts = {s: Counter(self.tables[s].targets) for s in STAGES}
         return {s: {name: counts[s][name] for name in self.class_names} for s in STAGES}
 
     def read_file(self, path: str) -> NDArray[np.uint8]:
-        """Image (H, W, C) of a sample at the size of its file."""
+        """Read an image (H, W, C) at its original size."""
         return self.source.read(Sample(path=path, target=""))[0]
 
     def targets_of(self, samples: SampleTable) -> NDArray[np.uint8]:

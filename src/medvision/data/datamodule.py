@@ -1,4 +1,4 @@
-"""Base of all data sets: three tables of samples, and the loaders that serve them."""
+"""Base class of the data modules: one table of samples and one data loader per split."""
 
 import hashlib
 import multiprocessing
@@ -34,61 +34,63 @@ from medvision.files import own_folder
 from medvision.types import STAGES, Batch, Stage
 
 PROCESSES = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-"""How loader processes start. A launcher may have set another way, joblib's fails in DataLoader."""
+"""Start method of loader processes, set explicitly because joblib's default fails in DataLoader."""
 
 
 class ImageData(LightningDataModule):
-    """Images of a folder, of shards, or an embedded phantom set, in three splits.
+    """Images of a folder, of shards or of a synthetic phantom set in three splits.
 
-    ``prepare`` finds, checks and splits everything before training starts. A further task derives
-    from this class: it sets ``task`` and defines ``targets_of``; where the data set is not listed
-    in a splits.csv it defines ``listing``, and where there are phantoms ``phantoms``.
+    ``prepare`` finds, checks and splits all samples before training starts. To support another
+    task, derive from this class, set ``task`` and define ``targets_of``; also define ``listing`` if
+    samples are not listed in a splits.csv, and ``phantoms`` to provide phantoms.
 
     Attributes:
-        tables: The samples of each split.
-        notes: What the user should know.
-        fingerprint: Of all the files.
-        samples: All of them with their splits, after ``prepare``.
-        given_groups: Group that csv or pattern gave a path, near-duplicates not joined to it.
-        properties: Of their files, a row for each; None for phantoms and where only headers were
+        tables: Samples of each split.
+        notes: Remarks for the user.
+        fingerprint: SHA-256 over all files.
+        samples: All samples with their splits; available after ``prepare``.
+        given_groups: Group of each path from a csv or pattern, before near-duplicates are joined.
+        properties: File properties, one row per sample; None for phantoms and if only headers were
             read.
-        near_duplicates: Which of them show the same picture; None where ``properties`` is.
-        completed_epochs: Epochs that a continued run has ended already.
-        completed_batches: Training batches of the next epoch that it has learned from already: that
-            epoch leaves them out.
-        pixels: Decoded images that are kept on the disk; None where they are not.
-        fixed_shapes: Whether the last batch of validation and test is filled up with rows of
-            padding, for hardware that compiles every shape.
+        near_duplicates: Near-duplicates among the samples; None if ``properties`` is None.
+        completed_epochs: Epochs that a resumed run has already completed.
+        completed_batches: Training batches of the next epoch that a resumed run has already
+            completed and skips.
+        pixels: Disk cache of decoded images; None if disabled.
+        fixed_shapes: If True, pad the last batch of validation and test, for hardware that compiles
+            every shape.
 
     Args:
         name: Name of the data set in the run folder.
-        root: Folder of the data set or of its shards, or their address; None draws phantoms.
+        root: Folder of the data set or of its shards, or address of the shards; None uses phantoms.
         image_size: Height and width of every batch; pixels.
         in_channels: 1 (grey) or 3 (RGB).
-        value_range: Values of deeper than 8-bit files that become black and white.
+        value_range: Values that map to black and white, for files deeper than 8 bits.
         protocol: ``official``, ``merged``, ``grouped`` or ``kfold``, see ``apply_protocol``.
-        fold: Which fold is the test set; for ``kfold``.
+        fold: Index of the test fold; for ``kfold``.
         folds: Number of folds; for ``kfold``.
-        splits: A splits.csv to keep; its paths are relative to ``root``.
-        group_pattern: Regular expression with one group; samples that share it stay together.
-        val_fraction: Share of validation where no split is given.
-        test_fraction: Share of test where no split is given.
-        on_error: ``fail`` on an unusable file, or ``skip`` it with a report.
+        splits: Path of a splits.csv whose splits are kept; its paths are relative to ``root``.
+        group_pattern: Regular expression with one capture group; samples with the same captured
+            text stay together.
+        val_fraction: Share of validation if no split is given.
+        test_fraction: Share of test if no split is given.
+        on_error: ``fail`` on an unusable file, or ``skip`` it with a note.
         num_images: Number of phantoms.
-        batch_size: Samples of a batch, in each process.
-        num_workers: Loader processes.
-        seed: Decides order and augmentation.
-        split_seed: Decides phantoms and drawn splits.
-        train_transforms: Arguments of each training albumentation, by name.
-        eval_transforms: The same for validation and test; deterministic ones only.
-        download: Public set that is fetched into ``root`` where nothing is there yet.
-        shuffle_shards: Shards of an address that are mixed, see `ShardSampler`; None: all.
-        cache_gb: Of the local copies of all shards that come from addresses.
-        decoded_gb: Of the decoded images that are kept for all sets; 0 keeps none.
+        batch_size: Samples per batch and process.
+        num_workers: Number of loader processes.
+        seed: Seed of sample order and augmentation.
+        split_seed: Seed of phantoms and drawn splits.
+        train_transforms: Arguments of each training albumentation, by class name.
+        eval_transforms: The same for validation and test; must be deterministic.
+        download: Public data set to download into ``root`` if it is missing or empty.
+        shuffle_shards: Number of remote shards that are mixed, see `ShardSampler`; None mixes all.
+        cache_gb: Maximum size of the local copies of all remote shards, in gigabytes.
+        decoded_gb: Maximum size of the decoded images cached for all data sets, in gigabytes; 0
+            disables the cache.
     """
 
     task: ClassVar[str]
-    """Kind of the task that learns from it."""
+    """Task that uses the data."""
 
     def __init__(
         self,
@@ -152,21 +154,21 @@ class ImageData(LightningDataModule):
 
     @property
     def synthetic(self) -> bool:
-        """Whether the images are phantoms."""
+        """True if the images are phantoms."""
         return self.root is None
 
     @property
     def has_masks(self) -> bool:
-        """Whether each image has a mask."""
+        """True if each image has a mask."""
         return self.reading.has_masks
 
     @cached_property
     def source(self) -> Source:
-        """Where the samples come from: phantoms, a folder or shards.
+        """Source of the samples: phantoms, a folder or shards.
 
         Raises:
-            MedvisionError: If shards cannot be read or are for another task, or the phantoms do
-                not fit the config.
+            MedvisionError: If shards cannot be read or are for another task, or the phantoms do not
+                match the config.
         """
         if self.root is None:
             return self.phantoms(
@@ -186,7 +188,7 @@ class ImageData(LightningDataModule):
         )
 
     def prepare(self) -> None:
-        """Find, check and split the samples, downloaded first where the config says so.
+        """Find, check and split the samples, after downloading them if configured.
 
         Raises:
             MedvisionError: If the folder, a file or a split cannot be used, or a download fails.
@@ -218,23 +220,23 @@ class ImageData(LightningDataModule):
         self.notes += [] if note is None else [note]
 
     def restore(self, samples: Sequence[Sample]) -> None:
-        """Take over what a splits.csv lists, instead of ``prepare``; files are read when needed."""
-        self.fingerprint = self.source.fingerprint or self.fingerprint  # of phantoms it is known
+        """Use the samples of a splits.csv, instead of ``prepare``; files are read when needed."""
+        self.fingerprint = self.source.fingerprint or self.fingerprint  # known for phantoms
         self._deal(samples)
 
     def read_again(self) -> None:
-        """Check the files of a restored split, without those that cannot be read."""
+        """Check the files of a restored split, skipping unreadable ones."""
         samples = SampleTable.joined(self.tables.values())
         self.samples = self._take_over(self.source.check(samples, on_error="skip")).samples
 
     def gather(self) -> SampleTable:
-        """Find and check every sample of ``root``, instead of ``prepare``, and draw no split.
+        """Find and check every sample of ``root``, instead of ``prepare``, without drawing splits.
 
         Returns:
-            The usable samples, each with the split that the set gives it, or a blank one.
+            The usable samples, each with its given split or a blank one.
 
         Raises:
-            MedvisionError: If there is no ``root``, or the folder or a file cannot be used.
+            MedvisionError: If ``root`` is None, or the folder or a file cannot be used.
         """
         self.given_root()
         return self._check(self.index(class_names=None)).samples
@@ -249,7 +251,7 @@ class ImageData(LightningDataModule):
         return self._loader("test")
 
     def dataset(self, stage: Stage) -> SampleDataset:
-        """The samples of one split, transformed as that split is."""
+        """Return the samples of one split with the transforms of that split."""
         return SampleDataset(
             samples=self.tables[stage],
             source=self.source,
@@ -260,62 +262,64 @@ class ImageData(LightningDataModule):
         )
 
     def targets_of(self, samples: SampleTable) -> NDArray[Any] | None:  # noqa: ARG002
-        """Target of each sample, floats or unsigned integers (N, ...); None: its mask."""
+        """Return the target of each sample, floats or unsigned integers (N, ...); None uses
+        masks."""
         return None
 
     def split_fingerprint(self, stage: Stage) -> str:
-        """SHA-256 that tells the images of a split from all others, by path and content.
+        """SHA-256 of the images of a split, by path and content.
 
-        Known after ``prepare`` and ``gather``. Files read by header alone count by their size.
+        Available after ``prepare`` and ``gather``. Files of which only the header was read are
+        identified by their size.
         """
         paths = {sample.path for sample in self.tables[stage]}
         chosen = [line for line in self._checked.lines() if line.partition("\0")[0] in paths]
-        if len(chosen) != len(paths):  # phantoms: drawn from what the fingerprint names
+        if len(chosen) != len(paths):  # phantoms: determined by the fingerprint
             chosen = [f"{self.fingerprint}\0{path}" for path in paths]
         return hashlib.sha256("\n".join(sorted(chosen)).encode()).hexdigest()
 
     def given_root(self) -> Path | str:
-        """The root; a `MedvisionError` where none is given."""
+        """Return the root; raise `MedvisionError` if it is None."""
         if self.root is None:
             raise MedvisionError("no data set is given", where="data.root", hint="give its folder")
         return self.root
 
     def class_counts(self) -> dict[Stage, dict[str, int]] | None:
-        """Images of each class in each split, where an image has one class."""
+        """Count the images of each class in each split; None if images have no class."""
         return None
 
     def table_of_splits(self) -> SampleTable:
-        """Every sample with its split and, as a salted hash, its group."""
+        """Return every sample with its split and its group as a salted hash."""
         samples, warning = hash_groups(SampleTable.joined(self.tables.values()))
         self.notes += [] if warning is None else [warning]
         return samples
 
     def groups_of(self, rows: Sequence[Mapping[str, Any]]) -> list[str] | None:
-        """Group of each row of a predictions table, or None where no groups are known."""
+        """Return the group of each row of a predictions table, or None if no groups are known."""
         groups = {sample.path: sample.group for t in self.tables.values() for sample in t}
         found = [groups[row["path"]] or row["path"] for row in rows]
         return found if len(set(found)) < len(found) else None
 
     def listing(self) -> Callable[..., Index]:
-        """The function that lists the samples of a folder, as `FolderSource` calls it."""
+        """Function that lists the samples of a folder, as called by `FolderSource`."""
         return index_listed
 
     def phantoms(self, **common: Any) -> PhantomSource:  # noqa: ARG002  none by default
-        """The embedded set, given the arguments that all of them take.
+        """Create the phantom set from the common arguments.
 
         Raises:
-            MedvisionError: If there is none.
+            MedvisionError: If the task has no phantoms.
         """
         raise MedvisionError(
             f"{self.task} has no phantoms", where="data.root", hint="give the folder of a data set"
         )
 
     def stratify_by(self, checked: CheckResult) -> Sequence[str] | None:  # noqa: ARG002
-        """Stratum of each sample, whose shares a split should keep; None: unknown."""
+        """Return the stratum of each sample, for splits with equal shares; None if unknown."""
         return None
 
     def balance_by(self) -> NDArray[np.integer] | None:
-        """Class of each training row, where the sampler is to draw evenly from them."""
+        """Return the class of each training row for balanced sampling, otherwise None."""
         return None
 
     def index(self, *, class_names: Sequence[str] | None) -> Index:  # noqa: ARG002  of images only
@@ -327,7 +331,7 @@ class ImageData(LightningDataModule):
         return self.source.index(splits=self.splits, group_pattern=self.group_pattern)
 
     def _check(self, index: Index) -> CheckResult:
-        """Check the samples of a list, and keep what was found."""
+        """Check the listed samples and store the result."""
         checked = self.source.check(index.samples, on_error=self.on_error)
         self.notes += [*index.notes, *checked.notes]
         self.fingerprint = checked.fingerprint
@@ -341,7 +345,7 @@ class ImageData(LightningDataModule):
         return checked
 
     def _deal(self, samples: Sequence[Sample]) -> None:
-        """Fill the tables; open the cache of pixels for as many images."""
+        """Fill the tables and open the pixel cache for this number of images."""
         self.tables = {stage: SampleTable.of(samples).of_split(stage) for stage in STAGES}
         self.pixels = None
         if self.root is None or not self.decoded_gb:
@@ -362,16 +366,17 @@ class ImageData(LightningDataModule):
         )
 
     def _loader(self, stage: Stage) -> DataLoader[Batch]:
-        """Batches of a split, in the order of plain files unless few shards are read at a time."""
+        """Create the loader of a split, in plain-file order unless few shards are read at a
+        time."""
         sampler = self._sampler(stage)
         if stage == "train":
-            # Lightning names the epoch only after the workers have asked for their first rows.
+            # Lightning sets the epoch only after the workers have requested their first rows.
             sampler.set_epoch(self.completed_epochs)
             sampler.skip(self.completed_batches * self.batch_size, epoch=self.completed_epochs)
-        # Workers that live on are given a seed once, from the stream that dropout draws from: those
-        # of validation had it in the first epoch.
+        # Persistent workers draw a seed once, from the random stream of dropout: validation workers
+        # did so in the first epoch.
         had_seed = stage == "val" and self.completed_epochs > 0 and self.num_workers > 0
-        # A short last training batch would weigh its samples more and upset batch norm.
+        # A short last training batch would overweight its samples and disturb batch norm.
         return DataLoader[Any](
             self.dataset(stage),
             batch_size=self.batch_size,

@@ -1,4 +1,4 @@
-"""How the files of a data set are read."""
+"""Options for reading the files of a data set."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """Options that decide what the files of a data set mean.
+    """Options that define how file values are interpreted.
 
-    Lists, as configs and JSON have them, become tuples.
+    Lists, as in configs and JSON, are converted to tuples.
 
     Attributes:
-        num_classes: Classes of the masks, as for `read_mask`; None for images without masks.
+        num_classes: Number of mask classes, as for `read_mask`; None for images without masks.
         color_map: As for `read_mask`.
         value_range: As for `read_image`.
     """
@@ -30,5 +30,5 @@ class Reading:
 
     @property
     def has_masks(self) -> bool:
-        """Whether each image has a mask."""
+        """True if each image has a mask."""
         return self.num_classes is not None

@@ -1,8 +1,8 @@
-"""Samples: one image with its target, split and group, and tables of millions of them.
+"""Samples (image, target, split and group), and tables of millions of them.
 
-A list of a million strings is a million objects of 60 to 100 bytes. Loader processes that are
-forked from the training share its memory page by page until somebody writes to it, and reading a
-Python object writes: its references are counted. So a column is one string and two arrays.
+A list of a million strings holds a million objects of 60 to 100 bytes. Forked loader processes
+share memory pages with the training process until a page is written, and reading a Python object
+writes its reference count. A column is therefore stored as one string and two arrays.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 CHUNK = 1 << 16
-"""Rows whose objects are there at once while a column is made or gone through."""
+"""Number of rows processed at once when a column is built or iterated."""
 
-_MAX_REPEATED = 1 << 12  # different texts, as long as which each is stored once
+_MAX_REPEATED = 1 << 12  # distinct texts, up to which each is stored once
 
 
 class StringColumn(Sequence[str]):
-    """Strings as slices of one long string; repeated ones are stored once while they are few.
+    """Strings stored as slices of one long string; a few distinct values are stored once.
 
     Args:
-        text: All that is stored.
-        ends: (K + 1,) 0, and where each of the K stored strings ends in it.
-        codes: (N,) which of them each row is; None: row k is string k.
+        text: Concatenation of the stored strings.
+        ends: (K + 1,) 0, followed by the end offset of each of the K stored strings.
+        codes: (N,) index of the stored string of each row; None: row k is string k.
     """
 
     __slots__ = ("_codes", "_ends", "_text")
@@ -41,7 +41,7 @@ class StringColumn(Sequence[str]):
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> StringColumn:
-        """The column of these texts, which are gone through once."""
+        """Create a column from texts, which are iterated once."""
         if isinstance(texts, StringColumn):
             return texts
         source, writer = iter(texts), _ColumnWriter()
@@ -51,7 +51,7 @@ class StringColumn(Sequence[str]):
 
     @classmethod
     def joined(cls, parts: Sequence[StringColumn]) -> StringColumn:
-        """The rows of several columns, one below the other; parts of one column share its text."""
+        """Concatenate several columns; parts of one column share its text."""
         stores = {(id(part._text), id(part._ends)) for part in parts}
         if len(stores) != 1:
             return cls.of(chain.from_iterable(parts))
@@ -60,18 +60,18 @@ class StringColumn(Sequence[str]):
 
     @classmethod
     def coded(cls, names: Sequence[str], codes: NDArray[np.integer]) -> StringColumn:
-        """The column whose row k is ``names[codes[k]]``.
+        """Create the column whose row k is ``names[codes[k]]``.
 
         Args:
-            names: All different.
-            codes: (N,), in [0, len(names)).
+            names: Distinct strings.
+            codes: (N,) indices in [0, len(names)).
         """
         ends = np.cumsum([0, *map(len, names)])
         return cls("".join(names), ends, codes.astype(np.min_scalar_type(len(names))))
 
     @classmethod
     def blank(cls, num_rows: int) -> StringColumn:
-        """A column of empty texts."""
+        """Create a column of empty texts."""
         return cls.coded([""], np.zeros(num_rows, np.uint8))
 
     def __len__(self) -> int:
@@ -92,12 +92,12 @@ class StringColumn(Sequence[str]):
         return self._stored() if self._codes is None else self._coded(self._codes)
 
     def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> StringColumn:
-        """The rows of these numbers, or where a mask (N,) is true; what is stored is shared."""
+        """Select rows by index or boolean mask (N,); the stored text is shared."""
         codes = self._which()[rows].astype(np.min_scalar_type(len(self._ends)))
         return StringColumn(self._text, self._ends, codes)
 
     def numbered(self) -> tuple[list[str], NDArray[np.intp]]:
-        """The different texts, sorted, and which of them each row is, (N,)."""
+        """Return the sorted distinct texts, and the index into them of each row, (N,)."""
         stored, codes = list(self._stored()), self._which()
         used = np.flatnonzero(np.bincount(codes, minlength=len(stored)))
         names = sorted({stored[place] for place in used.tolist()})
@@ -107,16 +107,16 @@ class StringColumn(Sequence[str]):
         return names, rank[codes]
 
     def equal(self, text: str) -> NDArray[np.bool_]:
-        """Whether each row is this text, (N,)."""
+        """Compare each row with a text, (N,)."""
         found = np.fromiter((own == text for own in self._stored()), bool, len(self._ends) - 1)
         return found if self._codes is None else found[self._codes]
 
     def ascends(self) -> bool:
-        """Whether every text is larger than the one before."""
+        """Return True if the texts are strictly ascending."""
         return all(one < other for one, other in pairwise(self))
 
     def sorted_rows(self) -> NDArray[np.intp]:
-        """The rows in the order of their texts, equal ones in their own order."""
+        """Return the row indices in stable order of their texts."""
         texts = list(self)
         return np.array(sorted(range(len(texts)), key=texts.__getitem__), np.intp)
 
@@ -140,20 +140,20 @@ class StringColumn(Sequence[str]):
                 yield text[one:other]
 
     def _which(self) -> NDArray[np.integer]:
-        """Which of the stored strings each row is, (N,)."""
+        """Return the index of the stored string of each row, (N,)."""
         return np.arange(len(self)) if self._codes is None else self._codes
 
 
 class _ColumnWriter:
-    """Makes a column of chunks of texts; a chunk is gone once it is told."""
+    """Builder of a column from chunks of texts, which are not retained."""
 
     def __init__(self) -> None:
         self._parts, self._num_stored = [""], 0
         self._lengths, self._codes = [np.zeros(1, np.uint32)], [np.zeros(0, np.uint8)]
-        self._number: dict[str, int] | None = {}  # None: too many are different
+        self._number: dict[str, int] | None = {}  # None: too many distinct texts
 
     def extend(self, chunk: Sequence[str]) -> None:
-        """Add rows below those that are there."""
+        """Append rows."""
         new = chunk
         if self._number is not None:
             new = [text for text in dict.fromkeys(chunk) if text not in self._number]
@@ -170,7 +170,7 @@ class _ColumnWriter:
         self._lengths.append(np.fromiter(map(len, new), np.uint32, len(new)))
 
     def finish(self) -> StringColumn:
-        """The column of all that was told."""
+        """Return the column of all appended rows."""
         ends = np.cumsum(np.concatenate(self._lengths), dtype=np.int64)
         repeats = self._num_stored < sum(map(len, self._codes))
         return StringColumn(
@@ -189,12 +189,12 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-"""Names of folders and of csv entries, in any case, and the split each means."""
+"""Split of each folder name or csv entry; case is ignored."""
 
 Pixels = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
-"""Image (H, W, C) in [0, 255] of a sample, and class indices (H, W) where it has a mask."""
+"""Image (H, W, C) in [0, 255] of a sample, and class indices (H, W) if it has a mask."""
 
-_ODD = re.compile(r"/\.?/")  # parts that a path is written without
+_ODD = re.compile(r"/\.?/")  # parts that are removed from a path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,10 +202,10 @@ class Sample:
     """One image of a data set.
 
     Attributes:
-        path: The image, relative to the root, with forward slashes.
-        target: The mask, relative to the root, or the name of the class.
-        group: Whatever must stay together (a patient, a video), or empty: the image alone.
-        split: ``train``, ``val`` or ``test``, or empty: not assigned yet.
+        path: Path of the image relative to the root, with forward slashes.
+        target: Path of the mask relative to the root, or the class name.
+        group: Name of the group that must stay together (patient, video); empty for a single image.
+        split: ``train``, ``val`` or ``test``; empty if not assigned yet.
     """
 
     path: str
@@ -215,12 +215,12 @@ class Sample:
 
     @property
     def group_key(self) -> str:
-        """The group, or for an image alone its path without the extension."""
+        """Group, or the image path without extension if the group is empty."""
         return self.group or without_suffix(self.path)
 
 
 def without_suffix(path: str) -> str:
-    """Return a path without the extension of its file, as `PurePosixPath` spells it."""
+    """Return a path without its file extension, normalised as by `PurePosixPath`."""
     folder, slash, name = path.rpartition("/")
     stem, _, suffix = name.rpartition(".")
     plain = stem and suffix and stem[0] != "." and path[0] not in "./" and _ODD.search(path) is None
@@ -228,12 +228,12 @@ def without_suffix(path: str) -> str:
 
 
 def split_name(name: str) -> str | None:
-    """Return the split that a folder or csv entry names, or None."""
+    """Return the split named by a folder or csv entry, or None."""
     return SPLIT_NAMES.get(name.strip().lower())
 
 
 def count_names(names: list[str], *, shown: int = 5) -> str:
-    """Return the first names, and how many more there are."""
+    """Return the first names and the number of remaining ones, as text."""
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
@@ -243,10 +243,10 @@ _COLUMNS = ("paths", "targets", "groups", "splits")
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SampleTable(Sequence[Sample]):
-    """A list of samples that takes a tenth of the memory, none of it objects that are counted.
+    """Sequence of samples in a tenth of a list's memory, without reference-counted objects.
 
-    A row is a `Sample` made when it is asked for; whoever goes over all of them does better with
-    the columns. Equal to any sequence of the same samples.
+    Indexing creates a `Sample`; to iterate over all rows, the columns are faster. A table is equal
+    to any sequence of the same samples.
 
     Attributes:
         paths: ``Sample.path`` of each.
@@ -262,14 +262,14 @@ class SampleTable(Sequence[Sample]):
 
     @classmethod
     def of(cls, samples: Iterable[Sample]) -> SampleTable:
-        """The table of these samples: itself where it is one."""
+        """Create a table of samples; a table is returned as is."""
         if isinstance(samples, SampleTable):
             return samples
         return cls.of_rows((s.path, s.target, s.group, s.split) for s in samples)
 
     @classmethod
     def of_rows(cls, rows: Iterable[tuple[str, str, str, str]]) -> SampleTable:
-        """The table of these paths, targets, groups and splits, which are gone through once."""
+        """Create a table from (path, target, group, split) rows, which are iterated once."""
         source, writers = iter(rows), [_ColumnWriter() for _ in _COLUMNS]
         while chunk := list(islice(source, CHUNK)):
             for writer, column in zip(writers, zip(*chunk, strict=True), strict=True):
@@ -281,7 +281,7 @@ class SampleTable(Sequence[Sample]):
     def of_split_files(
         cls, paths: Iterable[str], targets: Iterable[str], split: str
     ) -> SampleTable:
-        """The table of images of one split, or of none, without groups."""
+        """Create a table of images of one split, or without split, with empty groups."""
         names = StringColumn.of(paths)
         return cls(
             paths=names,
@@ -292,7 +292,7 @@ class SampleTable(Sequence[Sample]):
 
     @classmethod
     def joined(cls, tables: Iterable[Sequence[Sample]]) -> SampleTable:
-        """The rows of several tables, one below the other."""
+        """Concatenate several tables."""
         parts = [cls.of(table) for table in tables]
         return cls(
             **{n: StringColumn.joined([getattr(part, n) for part in parts]) for n in _COLUMNS}
@@ -327,26 +327,26 @@ class SampleTable(Sequence[Sample]):
     __hash__ = None  # type: ignore[assignment]  # like a list
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
-        """Path, target, group and split of each, which cost less than a `Sample`."""
+        """Iterate over (path, target, group, split), which is faster than creating a `Sample`."""
         return zip(self.paths, self.targets, self.groups, self.splits, strict=True)
 
     def select(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> SampleTable:
-        """The rows of these numbers, or where a mask (N,) is true."""
+        """Select rows by index or boolean mask (N,)."""
         return SampleTable(**{name: getattr(self, name).select(rows) for name in _COLUMNS})
 
     def of_split(self, split: str) -> SampleTable:
-        """The samples of one split, in their order."""
+        """Select the samples of one split, in their order."""
         return self.select(self.splits.equal(split))
 
     def by_path(self) -> SampleTable:
-        """The samples in the order of their paths."""
+        """Return the samples sorted by path."""
         return self if self.paths.ascends() else self.select(self.paths.sorted_rows())
 
     def with_column(self, **columns: Iterable[str]) -> SampleTable:
-        """The same samples with other paths, targets, groups or splits."""
+        """Return the samples with some columns replaced."""
         return replace(self, **{name: StringColumn.of(texts) for name, texts in columns.items()})
 
     def group_keys(self) -> Iterator[str]:
-        """``Sample.group_key`` of each."""
+        """Iterate over ``Sample.group_key``."""
         for group, path in zip(self.groups, self.paths, strict=True):
             yield group or without_suffix(path)

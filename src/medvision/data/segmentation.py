@@ -1,4 +1,4 @@
-"""Images with masks, split and checked, as Lightning loads them."""
+"""Data module for segmentation."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,15 +18,15 @@ from medvision.errors import MedvisionError
 
 
 class SegmentationData(ImageData):
-    """Images and masks of a folder, or the embedded phantom set, in three splits.
+    """Images and masks of a folder, or the synthetic phantom set, in three splits.
 
     Batches hold uint8 images (N, C, size, size) and uint8 class indices (N, size, size).
 
     Args:
         class_names: Name of each class, the background first.
-        num_classes: Their number; stated because model and loss read it too.
-        color_map: One RGB triple per class, for masks that hold colours.
-        mask_suffix: What the name of a mask adds to the name of its image.
+        num_classes: Number of classes; stated explicitly because model and loss also use it.
+        color_map: One RGB triple per class, for colour masks.
+        mask_suffix: Suffix of a mask's stem after the stem of its image.
         **common: As for `ImageData`.
     """
 
@@ -57,17 +57,17 @@ class SegmentationData(ImageData):
         self.class_names, self.mask_suffix = list(class_names), mask_suffix
         self.reading = Reading(
             num_classes=num_classes,
-            color_map=color_map,  # type: ignore[arg-type]  # it makes tuples of lists
+            color_map=color_map,  # type: ignore[arg-type]  # converts lists to tuples
             value_range=self.reading.value_range,
         )
 
     def read_at_network_size(
         self, path: str, target: str
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Image and mask of a file as validation and test see them."""
+        """Read an image and its mask as in validation and test."""
         image, mask = self.source.read(Sample(path=path, target=target))
         image, mask = self.transforms["test"](image, mask, seed=0)
-        assert mask is not None  # every sample has one
+        assert mask is not None  # every sample has a mask
         return image, mask
 
     def listing(self) -> Callable[..., Index]:

@@ -1,7 +1,7 @@
-"""Sources of images: phantoms that are drawn, a folder of files, or shards.
+"""Sources of images: phantoms, a folder of files, or shards.
 
-Each lists its samples, checks their files and reads one, with its mask where the data set has
-masks. Nothing else asks which of the three a data set comes from.
+Each source lists its samples, checks their files and reads a sample, with its mask if the data set
+has masks. No other module depends on the kind of source.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class Source(ABC):
     """Origin of the samples of a data set.
 
     Args:
-        channels: C of the images.
-        reading: How files are read; says whether there are masks.
+        channels: Number of channels C of the images.
+        reading: Reading options; they define if there are masks.
 
     Attributes:
-        fingerprint: Of the whole set where it is known without a check, otherwise empty.
+        fingerprint: Fingerprint of the data set if known without a check, otherwise empty.
     """
 
     fingerprint = ""
@@ -88,39 +88,41 @@ class Source(ABC):
         group_pattern: str | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Index:
-        """List the samples, each with the split and group that it was given.
+        """List the samples with their given splits and groups.
 
         Args:
-            splits: A csv of an earlier run, whose splits are kept.
-            group_pattern: Regular expression whose capture group names the group of a path.
-            class_names: Every class in the order of its index; None takes the alphabet's.
+            splits: Path of an earlier run's csv whose splits are kept.
+            group_pattern: Regular expression whose capture group yields the group of a path.
+            class_names: All classes in index order; None sorts them alphabetically.
 
         Raises:
-            MedvisionError: If there are none, or the csv, the pattern or the classes do not fit.
+            MedvisionError: If there are no samples, or the csv, the pattern or the classes do not
+                match.
         """
 
     @abstractmethod
     def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:
-        """Check the files of samples, or recall what a check found.
+        """Check the files of samples, or return the stored result of an earlier check.
 
         Raises:
-            MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, or none can.
+            MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, or no sample
+                can be used.
         """
 
     @abstractmethod
     def read(self, sample: Sample) -> Pixels:
-        """Read an image, and its mask if it has one, at the size of the file.
+        """Read an image, and its mask if it has one, at their original size.
 
         Raises:
             MedvisionError: If a file cannot be read.
         """
 
-    def missing(self, samples: SampleTable) -> list[str]:  # noqa: ARG002  phantoms lack none
-        """Names of the images and masks that are gone."""
+    def missing(self, samples: SampleTable) -> list[str]:  # noqa: ARG002  phantoms are never missing
+        """Return the names of missing images and masks."""
         return []
 
     def shards_of(self, samples: SampleTable) -> NDArray[np.integer] | None:  # noqa: ARG002
-        """Number of the shard of each sample where only a few shards are read at a time."""
+        """Return the shard number of each sample if few shards are read at a time, else None."""
         return None
 
 
@@ -138,12 +140,12 @@ def open_source(
 
     Args:
         place: Folder or address.
-        task: What the samples are wanted for.
-        channels: C of the images.
-        reading: How files are read.
-        listing: Lists the samples of a folder.
-        cache_gb: Of the local copies of all shards that come from addresses; gigabytes.
-        window: Shards of an address that are mixed with each other; None: all.
+        task: Expected task of the samples.
+        channels: Number of channels C of the images.
+        reading: Reading options.
+        listing: Function that lists the samples of a folder.
+        cache_gb: Maximum size of the local copies of all remote shards; gigabytes.
+        window: Number of remote shards that are mixed; None mixes all.
 
     Raises:
         MedvisionError: If shards are damaged, cannot be fetched, are for another task, or need a
@@ -178,43 +180,43 @@ def open_source(
 
 
 class FileSource(Source):
-    """Source whose images and masks are the content of files."""
+    """Source that reads images and masks from file content."""
 
     @abstractmethod
     def where(self, name: str) -> str:
-        """What messages call a file."""
+        """Return the name of a file in messages."""
 
     @abstractmethod
     def image_file(self, sample: Sample) -> bytes:
-        """Content of the image file."""
+        """Return the content of the image file."""
 
     @abstractmethod
     def mask_file(self, sample: Sample) -> bytes:
-        """Content of the mask file."""
+        """Return the content of the mask file."""
 
     def read(self, sample: Sample) -> Pixels:
         return self.decode(sample, self.files(sample))
 
     def files(self, sample: Sample) -> tuple[bytes, ...]:
-        """Content of the image file, and of the mask file if there is one."""
+        """Return the content of the image file, and of the mask file if there is one."""
         image = self.image_file(sample)
         if not self.reading.has_masks:
             return (image,)
         try:
             return image, self.mask_file(sample)
         except MedvisionError:
-            self._decode_image(sample, image)  # what is wrong with it is reported first
+            self._decode_image(sample, image)  # report faults of the image first
             raise
 
     def decode(self, sample: Sample, files: Sequence[bytes]) -> Pixels:
-        """Decode what `files` gave, as `read` does."""
+        """Decode the result of `files`, as `read` does."""
         image = self._decode_image(sample, files[0])
         num_classes, colours = self.reading.num_classes, self.reading.color_map
         if num_classes is None:
             return image, None
         where = self.where(sample.target)
         mask = decode_mask(files[1], where=where, num_classes=num_classes, color_map=colours)
-        compare_sizes(sample, image.shape[:2], mask.shape, where)  # no header may be read yet
+        compare_sizes(sample, image.shape[:2], mask.shape, where)  # headers may be unread
         return image, mask
 
     def _decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
@@ -231,9 +233,9 @@ class FolderSource(FileSource):
 
     Args:
         root: The folder.
-        listing: Lists its samples, such as `index_classification`. Called with the root and the
-            arguments of `Source.index`, ``class_names`` only where they are known. It goes to
-            the loader processes, so it must be one that can be pickled.
+        listing: Function that lists its samples, such as `index_classification`. Called with the
+            root and the arguments of `Source.index`, with ``class_names`` only if known. Must be
+            picklable, because it is sent to the loader processes.
         **common: As for `Source`.
     """
 
@@ -266,12 +268,12 @@ class FolderSource(FileSource):
 
 
 class ShardSource(FileSource):
-    """Files in shards: the same samples, groups, split, properties and fingerprint as in a folder.
+    """Files in shards; samples, groups, splits, properties and fingerprint are those of a folder.
 
     Args:
-        stored: The files.
+        stored: Files in the shards.
         manifest: Content of shards.json.
-        window: Shards that are read at a time; None: they lie in a folder, or all are mixed.
+        window: Number of shards read at a time; None if they are in a folder, or all are mixed.
         **common: As for `Source`.
     """
 
@@ -283,7 +285,7 @@ class ShardSource(FileSource):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        state.pop("_properties", None)  # kilobytes for each image, of no use to loader processes
+        state.pop("_properties", None)  # kilobytes per image, not used by loader processes
         return state
 
     def index(
@@ -307,12 +309,12 @@ class ShardSource(FileSource):
         return Index(samples=samples, notes=notes, class_names=names)
 
     def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:  # noqa: ARG002
-        """Recall what the check of the files found when the shards were made.
+        """Return the result of the check that was stored when the shards were created.
 
-        Samples that are not in the shards, or there with another mask, are left out.
+        Samples that are not in the shards, or have another mask there, are left out.
 
         Raises:
-            MedvisionError: If files were checked as they are not read now.
+            MedvisionError: If files were checked with other reading options.
         """
         table = self.stored.table
         rows = table.rows_of(samples.paths)
@@ -351,7 +353,7 @@ class ShardSource(FileSource):
         return self.stored.mask(sample)
 
     def _are_there(self, samples: SampleTable, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether each sample is in its row, with the mask of it if there are masks."""
+        """Compare each sample, and its mask if there are masks, with its row; True if equal."""
         there = rows >= 0
         if self.reading.has_masks:
             known = np.flatnonzero(there)
@@ -423,7 +425,7 @@ def _table(manifest: Manifest, opener: Opener, place: str) -> ShardTable:
 
 
 def _check_cache(manifest: Manifest, cache_bytes: int, window: int | None) -> None:
-    """Refuse a cache that would fetch the same shards again and again."""
+    """Reject a cache too small to avoid fetching the same shards repeatedly."""
     together = min(window or len(manifest.shards), len(manifest.shards))
     largest = sorted((part.num_bytes for part in manifest.shards), reverse=True)
     needed = sum(largest[:together])
@@ -437,14 +439,14 @@ def _check_cache(manifest: Manifest, cache_bytes: int, window: int | None) -> No
 
 
 class PhantomSource(Source):
-    """Pictures drawn by code; the path of a sample ends in the number of its picture.
+    """Synthetic images; the path of a sample ends in the image number.
 
     Args:
-        name: Of the set in its fingerprint.
-        version: Of the code that draws.
-        size_px: Height and width of the pictures; pixels.
-        seed: Number of the set.
-        num_images: Number of pictures.
+        name: Name of the data set in its fingerprint.
+        version: Version of the drawing code.
+        size_px: Height and width of the images; pixels.
+        seed: Seed of the data set.
+        num_images: Number of images.
         **common: As for `Source`.
     """
 
@@ -460,7 +462,7 @@ class PhantomSource(Source):
         return CheckResult(samples=samples, fingerprint=self.fingerprint)
 
     def number_of(self, sample: Sample) -> int:
-        """Number of the picture of a sample."""
+        """Return the image number of a sample."""
         return int(PurePosixPath(sample.path).stem.rsplit("_", 1)[1])
 
 
@@ -491,17 +493,17 @@ _CLASS_PHANTOMS = {
     "chest": (draw_chest, CHEST_CLASSES, PHANTOM_CHEST_VERSION),
     "brain": (draw_brain, BRAIN_CLASSES, PHANTOM_BRAIN_VERSION),
 }
-"""What draws a picture of a class in grey, the classes, and the version of the code that draws."""
+"""Drawing function (grey image of a class), class names and version of the drawing code."""
 
 
 class ClassPhantoms(PhantomSource):
-    """Pictures of classes, split class by class so that a handful has every class in each split.
+    """Synthetic classification images, split per class so that each split has each class.
 
     Args:
         kind: ``chest`` or ``brain``.
-        class_names: Order of the classes; None takes that of the kind.
-        val_fraction: Share of validation.
-        test_fraction: Share of test.
+        class_names: Order of the classes; None uses the order of ``kind``.
+        val_fraction: Share of the validation split.
+        test_fraction: Share of the test split.
         **common: As for `PhantomSource`, without name, version and reading.
     """
 
