@@ -262,8 +262,7 @@ class ImageData(LightningDataModule):
         )
 
     def targets_of(self, samples: SampleTable) -> NDArray[Any] | None:  # noqa: ARG002
-        """Return the target of each sample, floats or unsigned integers (N, ...); None uses
-        masks."""
+        """Return the targets, floats or unsigned integers (N, ...); None: masks are the targets."""
         return None
 
     def split_fingerprint(self, stage: Stage) -> str:
@@ -366,7 +365,7 @@ class ImageData(LightningDataModule):
         )
 
     def _loader(self, stage: Stage) -> DataLoader[Batch]:
-        """Create the loader of a split, in plain-file order unless few shards are read at a
+        """Create the loader of a split; in plain-file order unless it reads few shards at a
         time."""
         sampler = self._sampler(stage)
         if stage == "train":

@@ -1,4 +1,4 @@
-"""Find the images of each class in folders, and tell what is no set of classes."""
+"""Find the images of class folders, and report folders that are not a classification data set."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CLASS_LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROO
 
 
 def scan_classes(root: Path) -> Scan:
-    """List the images below each class folder, and raise nothing that can be told.
+    """List the images below each class folder, recording problems instead of raising them.
 
-    Reads ``ROOT/<class>/*``, or ``ROOT/{train,val,test}/<class>/*`` where a folder of ``root``
-    is named after a split; deeper folders belong to their class.
+    Reads ``ROOT/<class>/*``, or ``ROOT/{train,val,test}/<class>/*`` if a folder of ``root`` is
+    named after a split; deeper folders belong to their class.
 
     Raises:
         MedvisionError: If a folder cannot be listed.
@@ -47,13 +47,13 @@ def scan_classes(root: Path) -> Scan:
 
 
 def order_classes(root: Path, samples: SampleTable, class_names: Sequence[str] | None) -> list[str]:
-    """Return the class names in the order of their indices, once they fit the samples.
+    """Return the class names in index order after checking them against the samples.
 
-    The order is that of ``class_names``, or the alphabet's, whatever the case.
+    The order is that of ``class_names``, or alphabetical, ignoring case.
 
     Raises:
-        MedvisionError: If there is one class only, two have nearly the same name, val or test
-            holds one that train does not, or ``class_names`` does not list each once.
+        MedvisionError: If there is only one class, two have nearly the same name, val or test
+            contains one that train does not, or ``class_names`` does not list each once.
     """
     names = samples.targets.numbered()[0]
     found = sorted(names, key=lambda name: (name.casefold(), name))
@@ -87,7 +87,7 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[S
         )
     for path in classes:
         inside = [deeper.name for deeper in subfolders(path) if split_name(deeper.name)]
-        if inside:  # read as one class, it would mix train and test
+        if inside:  # as a single class, it would mix train and test
             scan.problem(
                 f"{path.name} holds folders of splits ({', '.join(inside)}), so it is no class",
                 folder,
@@ -101,7 +101,7 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[S
 
 
 def _refuse_strays(scan: Scan, folder: Path) -> None:
-    """Tell of images that lie beside class folders or splits, so that nobody knows their class."""
+    """Record images beside class folders or splits, because their class is unknown."""
     with os.scandir(folder) as entries:
         strays = sorted(
             e.name for e in entries if is_image(e.name) and e.name[0] != "." and e.is_file()
@@ -112,7 +112,7 @@ def _refuse_strays(scan: Scan, folder: Path) -> None:
 
 
 def _deeper(root: Path) -> str | None:
-    """Return a hint if the data lie in a folder of their own below the root."""
+    """Return a hint if the data are in a subfolder of the root."""
     folder, inside = root, subfolders(root)
     while len(inside) == 1:
         folder, inside = inside[0], subfolders(inside[0])

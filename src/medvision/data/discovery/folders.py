@@ -1,4 +1,4 @@
-"""Find images in folders, and tell what does not fit together."""
+"""Find images in folders, and record inconsistencies."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
 @dataclass(kw_only=True, slots=True)
 class Scan:
-    """What lies in the folders of a data set.
+    """Content of the folders of a data set.
 
     Attributes:
-        samples: Images with exactly one mask, or in the folder of a class, by path.
+        samples: Images with exactly one mask, or in a class folder, by path.
         images: Every image, with a mask or without, by path.
-        problems: Why some images or the whole set cannot be used, as found.
-        notes: What a reader should know, and what was left out.
+        problems: Reasons why some images or the whole data set cannot be used, as found.
+        notes: Remarks for the user, and omitted files.
     """
 
     samples: SampleTable = field(default_factory=lambda: SampleTable.of([]))
@@ -41,7 +41,7 @@ class Scan:
     notes: list[str] = field(default_factory=list)
 
     def problem(self, what: str, where: Path, hint: str) -> None:
-        """Note why images cannot be used, as an error says it."""
+        """Record why images cannot be used, in the form of an error."""
         self.problems.append(MedvisionError(what, where=str(where), hint=hint))
 
     def refuse_problems(self) -> None:
@@ -51,15 +51,15 @@ class Scan:
 
 
 def is_image(path: str) -> bool:
-    """Whether a file is named as an image."""
+    """Return True if a file has an image extension."""
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
     """Return the image files below a folder, sorted, and the extensions of all other files.
 
-    Hidden files and what Windows and macOS leave behind count as neither. Folders are listed, no
-    file is looked at.
+    Hidden files and system files of Windows and macOS are excluded from both. Folders are listed,
+    files are not opened.
 
     Raises:
         MedvisionError: If a folder cannot be listed, or a file name is not valid text.
@@ -96,10 +96,10 @@ def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
 
 
 def refuse_controls(name: str, *, where: str | None = None) -> None:
-    """Refuse a name that would steer a terminal; a line break may stand in one.
+    """Reject a name with control characters, except line breaks.
 
     Raises:
-        MedvisionError: If it holds a control character.
+        MedvisionError: If it contains a control character.
     """
     if _CONTROL.search(name):
         raise MedvisionError(
@@ -108,13 +108,13 @@ def refuse_controls(name: str, *, where: str | None = None) -> None:
 
 
 def _every_folder(top: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each folder below once, with its files: first all real ones, then those behind links.
+    """Yield each subfolder once with its files: first real folders, then linked ones.
 
-    Links may lead to one folder twice, and round in a circle.
+    Links may lead to a folder more than once, or form cycles.
     """
     known: set[tuple[int, int]] = set()
     tops = [str(top)]
-    for start in tops:  # grows
+    for start in tops:  # grows while iterating
         for parent, folders, files in os.walk(start, onerror=_raise):
             status = Path(parent).stat()
             place = (status.st_dev, status.st_ino)
@@ -130,7 +130,7 @@ def _every_folder(top: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def missing_files(root: Path, names: Iterable[str]) -> list[str]:
-    """Return the names below the root that are no files; each folder is listed once."""
+    """Return the names below the root that are not files, listing each folder once."""
     listings: dict[str, set[str]] = {}
     missing = []
     for path in names:
@@ -139,16 +139,16 @@ def missing_files(root: Path, names: Iterable[str]) -> list[str]:
             try:
                 with os.scandir(root / folder) as entries:
                     listings[folder] = {entry.name for entry in entries if entry.is_file()}
-            except OSError:  # each of its files is then asked for
+            except OSError:  # then check each of its files
                 listings[folder] = set()
-        # A disk may take names in other spellings than it lists them in.
+        # A file system may accept other spellings of a name than the one it lists.
         if name not in listings[folder] and not (root / path).is_file():
             missing.append(path)
     return missing
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Return the folders inside, by name; hidden ones and those of macOS are left out.
+    """Return the subfolders by name, without hidden ones and those of macOS.
 
     Raises:
         MedvisionError: If the folder cannot be listed.
@@ -167,7 +167,7 @@ def subfolders(folder: Path) -> list[Path]:
 def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -> list[str]:
     """Return the images below a folder, relative to it.
 
-    None at all is a problem of the scan, files of other kinds are a note.
+    If there are none, a problem is recorded; for other files, a note.
     """
     files, others = list_images(folder)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))

@@ -1,7 +1,7 @@
-"""List the samples of a data set, with the splits and groups that were given.
+"""List the samples of a data set with their given splits and groups.
 
-A given split wins: the csv that the user names, then ``ROOT/splits.csv``, then folders named
-after splits. Samples without one have an empty split and are drawn later.
+Precedence of given splits: the csv passed by the user, then ``ROOT/splits.csv``, then folders named
+after splits. Samples without a given split have an empty one and are drawn later.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ LISTED_LAYOUT = "expected ROOT/splits.csv with the columns path and target"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Index:
-    """The samples of a data set, by path.
+    """Samples of a data set, by path.
 
     Attributes:
-        samples: With the splits and groups that were given.
-        notes: What was left out or is odd.
-        class_names: Classes by index; empty where there are masks.
+        samples: Samples with their given splits and groups.
+        notes: Omissions and irregularities.
+        class_names: Classes by index; empty for segmentation.
     """
 
     samples: SampleTable
@@ -65,19 +65,20 @@ def index_segmentation(
     """List images with their masks.
 
     Reads ``ROOT/images/*`` and ``ROOT/masks/*`` matched by stem, also in equal sub-folders;
-    ``ROOT/{train,val,test}/{images,masks}``; or the images that ``ROOT/splits.csv`` lists, the
-    others being left out with a note. Images that ``splits`` does not list are added.
+    ``ROOT/{train,val,test}/{images,masks}``; or the images listed in ``ROOT/splits.csv``, omitting
+    others with a note. Images not listed in ``splits`` are added.
 
     Args:
         root: The data folder.
-        mask_suffix: What the stem of a mask has beyond that of its image, such as ``_mask``.
-        splits: A csv of an earlier run, its paths relative to ``root``, whose splits are kept.
-        group_pattern: Regular expression with one capture group, searched in each path; what
-            it captures is the sample's group. It wins over the groups of a csv, and both win
-            over the patients that DICOM files name.
+        mask_suffix: Suffix of a mask's stem after the stem of its image, such as ``_mask``.
+        splits: Path of an earlier run's csv, with paths relative to ``root``, whose splits are
+            kept.
+        group_pattern: Regular expression with one capture group, searched in each path; the
+            captured text is the sample's group. It takes precedence over the groups of a csv, and
+            both over the patients in DICOM files.
 
     Raises:
-        MedvisionError: If the folder, the csv or the pattern does not fit the above.
+        MedvisionError: If the folder, the csv or the pattern does not match the description above.
     """
     root = existing_folder(root, hint=f"check data.root: {SEGMENTATION_LAYOUT}")
     scan = scan_segmentation(root, mask_suffix=mask_suffix)
@@ -95,17 +96,18 @@ def index_classification(
     """List images with the names of their classes.
 
     Reads ``ROOT/<class>/*``; ``ROOT/{train,val,test}/<class>/*``; or the images that
-    ``ROOT/splits.csv`` lists with their class in the column ``target``, and where that is blank
-    in the class folder they lie in. The rest is as for `index_segmentation`.
+    ``ROOT/splits.csv`` lists with their class in the column ``target``, or, if blank, the class of
+    their folder. Otherwise as `index_segmentation`.
 
     Args:
         root: The data folder.
         splits: As for `index_segmentation`.
         group_pattern: As for `index_segmentation`.
-        class_names: Every class, in the order of the class indices; None takes the alphabet's.
+        class_names: All classes in index order; None sorts them alphabetically.
 
     Raises:
-        MedvisionError: If the folder, the csv, the pattern or the classes do not fit the above.
+        MedvisionError: If the folder, the csv, the pattern or the classes do not match the
+            description above.
     """
     root = existing_folder(root, hint=f"check data.root: {CLASS_LAYOUT}")
     samples, notes = _index(root, scan_classes(root), splits, group_pattern, targets="classes")
@@ -116,18 +118,18 @@ def index_classification(
 def index_listed(
     root: Path, *, splits: Path | None = None, group_pattern: str | None = None
 ) -> Index:
-    """List the images of ``ROOT/splits.csv`` with what its column ``target`` says, as text.
+    """List the images of ``ROOT/splits.csv`` with the text of its column ``target``.
 
-    For targets that are neither masks nor classes, such as numbers. The rest is as for
+    For targets that are neither masks nor classes, such as numbers. Otherwise as
     `index_segmentation`.
 
     Args:
         root: The data folder.
-        splits: As for `index_segmentation`; a blank target is taken from ``ROOT/splits.csv``.
+        splits: As for `index_segmentation`; blank targets are taken from ``ROOT/splits.csv``.
         group_pattern: As for `index_segmentation`.
 
     Raises:
-        MedvisionError: If the folder, a csv or the pattern does not fit the above.
+        MedvisionError: If the folder, a csv or the pattern does not match the description above.
     """
     root = existing_folder(root, hint=f"check data.root: {LISTED_LAYOUT}")
     own = root / "splits.csv"
@@ -139,10 +141,10 @@ def index_listed(
 
 
 def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
-    """Return the data folder, without ``~``.
+    """Return the existing data folder with ``~`` expanded.
 
     Raises:
-        MedvisionError: If there is none.
+        MedvisionError: If the folder does not exist.
     """
     root = root.expanduser()
     if not root.is_dir():
@@ -152,7 +154,8 @@ def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
 
 
 def task_in_csv(root: Path) -> Task | None:
-    """Task by the targets in ``ROOT/splits.csv``, files or names of classes; None without any."""
+    """Derive the task from the targets (files or classes) in ``ROOT/splits.csv``; None without
+    any."""
     table = root / "splits.csv"
     targets = [s.target for s in read_splits(table) if s.target] if table.is_file() else []
     if not targets:
@@ -161,7 +164,7 @@ def task_in_csv(root: Path) -> Task | None:
 
 
 def folder_names(root: Path) -> list[set[str]]:
-    """Names in lower case of the folders in the root, and in each of its folders of splits."""
+    """Return the lower-case names of the folders in the root and in each of its split folders."""
     places = [root, *(folder for folder in subfolders(root) if split_name(folder.name))]
     return [{folder.name.lower() for folder in subfolders(place)} for place in places]
 
@@ -169,7 +172,7 @@ def folder_names(root: Path) -> list[set[str]]:
 def _index(
     root: Path, scan: Scan, splits: Path | None, group_pattern: str | None, *, targets: Targets
 ) -> tuple[SampleTable, list[str]]:
-    """Return what the csv files list, or else the folders hold; by path, with notes."""
+    """Return the samples of the csv files, or else of the folders, by path and with notes."""
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
     if own.is_file():
         samples, notes = _listed(root, scan, own, targets), []
@@ -196,13 +199,13 @@ def _index(
 
 
 def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTable:
-    """Return the samples of a csv, with masks of the same stem where it names none.
+    """Return the samples of a csv; blank targets become masks of the same stem.
 
-    For classes, those in whose folder the images lie.
+    For classification, blank targets become the class folder of the image.
     """
     known, with_masks, with_classes = scan.samples, targets == "masks", targets == "classes"
     if with_classes and (scan.problems or len(known.targets.numbered()[0]) < 2):
-        known = SampleTable.of([])  # those are no classes
+        known = SampleTable.of([])  # folders are not classes
     samples = fill_targets(read_splits(table), known, by_folder=with_classes)
     names = chain.from_iterable(zip(samples.paths, samples.targets, strict=True))
     listed = filter(None, names) if with_masks else samples.paths
@@ -236,12 +239,12 @@ def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTabl
 
 
 def fill_targets(rows: SampleTable, known: SampleTable, *, by_folder: bool = False) -> SampleTable:
-    """Give the rows without a target that of the known samples, or else the name of their folder.
+    """Fill blank targets from the known samples, or else with the folder name.
 
     Args:
-        rows: Of a csv.
-        known: Samples that are there.
-        by_folder: Take the folder's name for what is not known.
+        rows: Samples of a csv.
+        known: Existing samples.
+        by_folder: If True, use the folder name for unknown samples.
     """
     if not rows.targets.equal("").any():
         return rows
@@ -257,19 +260,19 @@ def fill_targets(rows: SampleTable, known: SampleTable, *, by_folder: bool = Fal
 def keep_splits(
     table: Path, listed: SampleTable, scan: Scan, there: SampleTable, has_csv: bool
 ) -> tuple[SampleTable, list[str]]:
-    """Keep the splits of an earlier run for the samples that are there now.
+    """Keep the splits of an earlier run for the current samples.
 
     Args:
-        table: The csv, for messages.
-        listed: What it lists.
-        scan: What the folders hold.
-        there: The samples that are there.
-        has_csv: Whether the data set lists its samples itself.
+        table: Path of the csv, for messages.
+        listed: Samples listed in the csv.
+        scan: Content of the folders.
+        there: Current samples.
+        has_csv: If True, the data set has its own csv.
     """
     kept = set(listed.paths)
     if not has_csv and any(image not in kept for image in scan.images):
-        scan.refuse_problems()  # images that join must fit; of the listed ones the csv decides
-    # A run folder holds hashed groups: where the data's own csv names them, its names count.
+        scan.refuse_problems()  # new images must be valid; for listed ones the csv decides
+    # A run folder contains hashed groups: group names in the data's own csv take precedence.
     samples, groups = listed, given_groups(there)
     if groups:
         columns = zip(listed.paths, listed.groups, strict=True)

@@ -1,4 +1,4 @@
-"""Pair the images of folders with their masks, and tell what does not fit together."""
+"""Pair the images of folders with their masks, and record inconsistencies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from medvision.data.samples import (
 
 
 def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
-    """Pair the images below ``root`` with their masks, and raise nothing that can be told.
+    """Pair the images below ``root`` with their masks, recording problems instead of raising them.
 
     Raises:
         MedvisionError: If a folder cannot be listed.
@@ -46,7 +46,7 @@ def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
 
 
 def _folders(root: Path, scan: Scan) -> list[tuple[str, Path, Path | None]]:
-    """Return (split or empty, images folder, masks folder if there) of the layout in use."""
+    """Return (split or empty, images folder, masks folder or None) of the layout in use."""
     inside = _by_name(root)
     found = []
     for name in sorted(inside):
@@ -111,7 +111,7 @@ def _pair(
 def _files(
     root: Path, folder: Path, scan: Scan, *, what: str
 ) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the files of a folder, relative to it, and those of each stem that has several."""
+    """Return the files of a folder, relative to it, and the files of each repeated stem."""
     files = images_in(root, folder, scan, what=what, layout=SEGMENTATION_LAYOUT)
     keys = np.fromiter((hash(_stem(file)) for file in files), np.int64, len(files))
     values, counts = np.unique(keys, return_counts=True)
@@ -128,12 +128,12 @@ def _files(
 
 
 def _stem(file: str) -> str:
-    """The name without extension; a zip made on macOS spells accents in two characters."""
+    """Return the name without extension, with accents normalised (macOS zips decompose them)."""
     return unicodedata.normalize("NFC", without_suffix(file))
 
 
 def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str | None:
-    """Return a hint if the masks left over are named as an image plus one common ending."""
+    """Return a hint if the unmatched masks are named as an image plus a common suffix."""
     rest = list(masks)
     endings = Counter(
         mask.removeprefix(image)
@@ -147,7 +147,7 @@ def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str | None:
 
 
 def _splits_inside(scan: Scan, samples: SampleTable, *, images: str) -> SampleTable:
-    """Read ``images/train/...`` as a given split where every image lies in such a folder."""
+    """Treat ``images/train/...`` as a given split if every image is in such a folder."""
     if not samples or samples.splits.numbered()[0] != [""]:
         return samples
     names: list[str] = []

@@ -1,4 +1,4 @@
-"""The table of samples on disk: ``split,path,target,group``, in UTF-8 with commas."""
+"""Table of samples on disk: columns ``split,path,target,group``, UTF-8, comma-separated."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _SPLITS = frozenset({"", *SPLIT_NAMES.values()})
 
 
 def read_splits(path: Path) -> SampleTable:
-    """Return the samples a csv file lists, in its order.
+    """Return the samples of a csv file, in its order.
 
-    Only the column ``path`` must be there; missing ones read as empty, unknown ones are left
-    out. Names of splits may be written as in ``SPLIT_NAMES``.
+    Only the column ``path`` is required; missing columns are empty, unknown ones are ignored. Split
+    names may be those of ``SPLIT_NAMES``.
 
     Raises:
-        MedvisionError: Naming the file and the line, if the file cannot be read, lacks the
-            column, lists an image twice, or holds a path that leaves the root.
+        MedvisionError: With the file and the line, if the file cannot be read, lacks the column,
+            lists an image twice, or contains a path outside the root.
     """
-    lines = array("q")  # of each row
+    lines = array("q")  # line number of each row
     samples = SampleTable.of_rows(_read(path, lines))
     if not len(samples):
         raise MedvisionError("the file lists no image", where=str(path), hint="add lines to it")
@@ -46,7 +46,7 @@ def read_splits(path: Path) -> SampleTable:
 
 
 def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield path, target, group and split of each row, and note its line."""
+    """Yield path, target, group and split of each row, and record its line number."""
     for line, (split, image, target, group) in _rows(path):
         lines.append(line)
         try:
@@ -59,7 +59,7 @@ def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
 
 
 def write_splits(path: Path, samples: Iterable[Sample]) -> None:
-    """Write the samples in their order; a reader never sees half a file.
+    """Write the samples in their order, atomically.
 
     Raises:
         MedvisionError: If the file cannot be written.
@@ -78,7 +78,7 @@ def write_splits(path: Path, samples: Iterable[Sample]) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield each line's number and its stripped cells in the order of ``COLUMNS``."""
+    """Yield the line number and the stripped cells in the order of ``COLUMNS``."""
     line = 1
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
@@ -136,7 +136,7 @@ def _check_columns(columns: list[str], path: Path) -> None:
 
 
 def _relative(text: str) -> str:
-    """Return a path below the root with forward slashes; class names pass unchanged."""
+    """Return a path below the root with forward slashes; class names are unchanged."""
     refuse_controls(text)
     if _PLAIN.fullmatch(text):
         return text
@@ -148,7 +148,7 @@ def _relative(text: str) -> str:
     return str(path) if text else ""
 
 
-# Parts that start with no dot, with one slash between them: nearly all paths there are.
+# Parts that do not start with a dot, separated by single slashes: nearly all paths.
 _PLAIN = re.compile(r"(?:[^./\\:][^/\\:]*(?:/[^./\\:][^/\\:]*)*)?", re.DOTALL)
 
 

@@ -22,19 +22,19 @@ from typing import IO, Any, NamedTuple
 from medvision.errors import MedvisionError
 
 MAX_PARTS = 100
-"""Folders inside folders that a name may ask for."""
+"""Largest number of nested folders in a name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much an archive may become, with everything that is nested in it.
+    """Limits of unpacking an archive, including nested archives.
 
     Attributes:
-        total_bytes: Bytes written.
-        ratio: Bytes written for each byte of the archive; images hardly shrink.
-        ratio_from_bytes: The ratio is not looked at before so much is written.
-        entries: Files and folders.
-        depth: Archives inside archives; 0 refuses the first one.
+        total_bytes: Largest number of bytes written.
+        ratio: Largest number of bytes written per byte of the archive; images hardly compress.
+        ratio_from_bytes: Bytes written from which the ratio is checked.
+        entries: Largest number of files and folders.
+        depth: Largest nesting depth of archives; 0 allows no nested archive.
     """
 
     total_bytes: int = 50 << 30
@@ -45,7 +45,7 @@ class Limits:
 
 
 class _Member(NamedTuple):
-    """One entry of a zip or tar archive."""
+    """Entry of a zip or tar archive."""
 
     name: str
     is_file: bool
@@ -56,7 +56,7 @@ class _Member(NamedTuple):
 
 CHUNK_BYTES = 1 << 20
 MAX_HEADER_BYTES = 1 << 20
-"""Longest extended header of a tar member: tarfile reads it into memory."""
+"""Largest extended header of a tar member, because tarfile reads it into memory."""
 
 _EXTENDED = (
     tarfile.XHDTYPE,
@@ -81,29 +81,29 @@ _DAMAGE = (
     lzma.LZMAError,
     struct.error,
     EOFError,
-    ValueError,  # what zipfile and tarfile make of nonsense in a header
-    NotImplementedError,  # a compression that zipfile does not know
+    ValueError,  # zipfile and tarfile: invalid header
+    NotImplementedError,  # zipfile: unknown compression
 )
 
 
 def unpack(archive: Path, folder: Path, *, limits: Limits = Limits()) -> int:
     """Unpack a zip or tar archive and every archive inside it.
 
-    What an archive ``a/b.zip`` inside holds goes to ``a/b.zip.unpacked/`` in its place. Files
-    are streamed; their permissions and times are left behind.
+    A nested archive ``a/b.zip`` is replaced by its content in ``a/b.zip.unpacked/``. Files are
+    streamed; their permissions and times are not kept.
 
     Args:
         archive: Zip, tar, tar.gz, tar.bz2 or tar.xz, whatever its name.
-        folder: Made for it; must not exist.
-        limits: What is refused as a bomb.
+        folder: Destination, created; must not exist.
+        limits: Limits beyond which the archive is rejected as a bomb.
 
     Returns:
         Number of files.
 
     Raises:
         MedvisionError: If the archive is damaged, or holds an absolute path, ``..``, a drive, a
-            link, a device, an encrypted entry, two names that differ by case only, or more than
-            the limits allow. ``folder`` is removed then.
+            link, a device, an encrypted entry, two names that differ only by case, or more than the
+            limits allow. ``folder`` is then removed.
         FileExistsError: If ``folder`` exists.
     """
     extraction = _Extraction(archive, limits)
@@ -117,7 +117,7 @@ def unpack(archive: Path, folder: Path, *, limits: Limits = Limits()) -> int:
 
 
 class _Extraction:
-    """Unpacking of one archive and those inside it: counts and judges what is written."""
+    """Unpacking of an archive and its nested archives, with checks of the written bytes."""
 
     def __init__(self, archive: Path, limits: Limits) -> None:
         self.archive, self.limits = archive, limits
@@ -125,14 +125,14 @@ class _Extraction:
         self.entries = self.bytes = 0
 
     def refuse(self, what: str, *, inside: str = "") -> MedvisionError:
-        """The error for an archive that is not what it should be."""
-        shown = inside if inside.isprintable() else ascii(inside)  # no codes for the terminal
+        """Return the error for an invalid archive."""
+        shown = inside if inside.isprintable() else ascii(inside)  # no control codes
         where = f"{self.archive}: {shown}" if inside else str(self.archive)
         hint = "nothing was unpacked; tell those who publish the archive"
         return MedvisionError(what, where=where, hint=hint, exit_code=3)
 
     def judge(self, total_bytes: int) -> None:
-        """Refuse an archive that unpacks to so many bytes, if that is beyond a limit."""
+        """Reject an archive that unpacks to more bytes than a limit allows."""
         limits = self.limits
         if total_bytes > limits.total_bytes:
             raise self.refuse(f"the archive unpacks to more than {limits.total_bytes} bytes")
@@ -140,7 +140,7 @@ class _Extraction:
             raise self.refuse(f"the archive unpacks to more than {limits.ratio} times its size")
 
     def unpack(self, archive: Path, folder: Path, *, depth: int) -> None:
-        """Unpack an archive into a folder, and in their places those inside it."""
+        """Unpack an archive into a folder, replacing nested archives by their content."""
         try:
             with archive.open("rb") as start:
                 is_zip = start.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
@@ -149,7 +149,7 @@ class _Extraction:
             reason = str(fault) or type(fault).__name__
             raise self.refuse(f"cannot read the archive: {reason}", inside=archive.name) from fault
         except OSError as fault:
-            if fault.errno is not None:  # the disk's; those of gzip and bz2 have no number
+            if fault.errno is not None:  # disk errors; those of gzip and bz2 have no errno
                 raise
             raise self.refuse(f"cannot read the archive: {fault}", inside=archive.name) from fault
         for inner in sorted(path for path in folder.rglob("*") if _is_archive(path)):
@@ -180,7 +180,7 @@ class _Extraction:
                 )
 
     def write(self, members: Iterable[_Member], folder: Path) -> None:
-        """Stream members to disk; what they say of their own size is not believed."""
+        """Stream members to disk without relying on their declared sizes."""
         seen: dict[str, tuple[str, bool]] = {}
         for member in members:
             parts = self._parts(member)
@@ -202,7 +202,7 @@ class _Extraction:
                 raise EOFError(f"{target.name} is cut short")
 
     def _parts(self, member: _Member) -> list[str]:
-        """Count a member, and return the parts of its place below the folder."""
+        """Count a member, and return the parts of its path below the folder."""
         self.entries += 1
         if self.entries > self.limits.entries:
             raise self.refuse(f"the archive holds more than {self.limits.entries} entries")
@@ -222,7 +222,7 @@ class _Extraction:
     def _meet(
         self, seen: dict[str, tuple[str, bool]], path: str, *, is_folder: bool, inside: str
     ) -> None:
-        """Refuse two names that are one on a disk that ignores case."""
+        """Reject two names that are equal on a case-insensitive file system."""
         key = unicodedata.normalize("NFC", path).casefold()
         is_new = key not in seen
         spelling, was_folder = seen.setdefault(key, (path, is_folder))
@@ -235,7 +235,7 @@ class _Extraction:
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file is named as an archive; what macOS leaves beside each file is none."""
+    """Return True if a file has an archive extension, except macOS metadata files."""
     hidden = path.name.startswith("._")
     return path.name.lower().endswith(ARCHIVE_SUFFIXES) and path.is_file() and not hidden
 
@@ -254,19 +254,19 @@ def _of_tar(archive: Path) -> Iterator[_Member]:
                 is_file=info.isreg() and not info.issparse(),
                 is_folder=info.isdir(),
                 size=info.size,
-                open=partial(opened.extractfile, info),  # type: ignore[arg-type]  # of a file
+                open=partial(opened.extractfile, info),  # type: ignore[arg-type]  # None only for non-files
             )
 
 
 class _BoundedHeader(tarfile.TarInfo):
-    """A member whose extended header, which tarfile reads whole, has a sane size."""
+    """Member with a size limit on its extended header, which tarfile reads entirely."""
 
     @classmethod
     def frombuf(cls, buf: Any, encoding: str, errors: str) -> _BoundedHeader:
         """Read a header block.
 
         Raises:
-            tarfile.StreamError: If it announces an extended header that is too long.
+            tarfile.StreamError: If it declares an extended header that is too long.
         """
         member = super().frombuf(buf, encoding, errors)
         if member.type in _EXTENDED and member.size > MAX_HEADER_BYTES:

@@ -1,8 +1,8 @@
-"""The public data sets that medvision knows: where they are, what they cost, who made them.
+"""Catalogue of public data sets: addresses, sizes, licences and citations.
 
-Every address, licence, size, count and checksum is the one that the home page, the archive that
-hosts the set or a project that checks it on every download states; what none of them states is
-None. Nothing heavy is imported here.
+Every address, licence, size, count and checksum is stated by the home page, by the archive that
+hosts the data set or by a project that verifies it on every download; a value that none of them
+states is None. This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ _PAIRS = MappingProxyType({"images": "images", "masks": "masks"})
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """A public data set.
+    """Public data set.
 
     Attributes:
-        name: What the user types; also the name of its config, where it has one.
-        title: What its authors call it.
-        task: Which kind of training reads it.
-        home_page: Where its authors describe it.
-        licence: Terms of use, in a few words.
-        citation: The publication to cite.
-        num_images: Images without their masks.
-        size_mb: Size of the archive; 10^6 bytes, rounded; None where it is not stated.
-        url: The archive; None where an account is needed.
-        checksum: ``algorithm:hexadecimal digits`` of the archive, as pooch reads it; None where
-            nobody publishes one.
-        steps: What a person does where an account is needed; each says where files go.
-        layout: For each folder of the root the folder of the archive that fills it, by the end
-            of its path; an empty name is the root itself.
-        note: What somebody who compares results on it should know.
+        name: Name on the command line, and of its config if it has one.
+        title: Name given by its authors.
+        task: Task it is used for.
+        home_page: Address of the authors' description.
+        licence: Short terms of use.
+        citation: Publication to cite.
+        num_images: Number of images, excluding masks.
+        size_mb: Size of the archive; 10^6 bytes, rounded; None if not stated.
+        url: Address of the archive; None if an account is needed.
+        checksum: ``algorithm:hexadecimal digits`` of the archive, in pooch's format; None if not
+            published.
+        steps: Manual steps if an account is needed, with the destination of the files.
+        layout: Source folder in the archive, by the end of its path, for each folder of the root;
+            an empty name is the root itself.
+        note: Remark for comparing results on it.
     """
 
     name: str
@@ -56,7 +56,7 @@ class DataSet:
 
     @property
     def size(self) -> str:
-        """Size of the archive in words."""
+        """Size of the archive as text."""
         return "size not stated" if self.size_mb is None else f"{self.size_mb} MB"
 
 
@@ -188,18 +188,18 @@ _SETS = (
 )
 
 CATALOG: Mapping[str, DataSet] = MappingProxyType({dataset.name: dataset for dataset in _SETS})
-"""Every public set, by name."""
+"""Public data sets by name."""
 
 
 def find(name: str, *, where: str | None = None) -> DataSet:
-    """Return the set of that name.
+    """Return the data set with this name.
 
     Args:
-        name: As in ``CATALOG``.
-        where: Which argument or key named it, for the message.
+        name: Key of ``CATALOG``.
+        where: Argument or config key with the name, for the message.
 
     Raises:
-        MedvisionError: If there is none.
+        MedvisionError: If the name is unknown.
     """
     if name in CATALOG:
         return CATALOG[name]
@@ -211,7 +211,7 @@ def find(name: str, *, where: str | None = None) -> DataSet:
 
 
 def needs_account(dataset: DataSet, root: str) -> MedvisionError:
-    """The error that tells a person how to get a set that no program can fetch."""
+    """Return the error with the manual steps for a data set that needs an account."""
     steps = [f"{n}. {step.replace('ROOT', root)}" for n, step in enumerate(dataset.steps, 1)]
     return MedvisionError(
         f"{dataset.title} cannot be downloaded by a program",
@@ -221,7 +221,7 @@ def needs_account(dataset: DataSet, root: str) -> MedvisionError:
 
 
 def list_text() -> str:
-    """Every set as lines for a screen of 80 columns: what it is, its terms and its home page."""
+    """Format all data sets with terms and home page, for a screen of 80 columns."""
     width = max(map(len, CATALOG))
     lines = []
     for dataset in CATALOG.values():
@@ -235,7 +235,7 @@ def list_text() -> str:
 
 
 def text_of(dataset: DataSet) -> str:
-    """All that is known of one set, a fact a line."""
+    """Format all properties of a data set, one per line."""
     facts = {
         "task": dataset.task,
         "images": str(dataset.num_images),

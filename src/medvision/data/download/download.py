@@ -1,4 +1,4 @@
-"""Download a public data set: checked, unpacked, arranged, and complete or absent."""
+"""Download a public data set: verify, unpack and arrange it, all or nothing."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 1 << 18
 TIMEOUT_S = 30.0
-"""Longest silence of the server."""
+"""Longest wait for data from the server."""
 ATTEMPTS = 5
 WAIT_S = 1.0
 """Pause before the second attempt; doubled before each further one."""
 
 
 class CutConnectionError(Exception):
-    """The server stopped before the end."""
+    """Connection closed before the end of the file."""
 
 
 def _failed(what: str, where: object, hint: str) -> MedvisionError:
@@ -43,14 +43,14 @@ def _failed(what: str, where: object, hint: str) -> MedvisionError:
 
 @dataclass(kw_only=True)
 class Resuming:
-    """Downloader for pooch that keeps what has arrived in ``part`` and asks for the rest.
+    """Downloader for pooch that stores received bytes in ``part`` and requests the rest.
 
-    What has arrived is used only where the server shows, by ETag or date, that the file is still
-    the same; a server that cannot send a part of it sends it from the start.
+    Received bytes are used only if the server confirms, by ETag or date, that the file is
+    unchanged; a server that does not support ranges sends it from the start.
 
     Attributes:
-        part: Where the bytes are kept until all have arrived.
-        home_page: Named where the server cannot be reached.
+        part: Path of the received bytes until the download is complete.
+        home_page: Address shown if the server cannot be reached.
     """
 
     part: Path
@@ -60,8 +60,8 @@ class Resuming:
         """Fetch ``url`` into ``output_file``.
 
         Raises:
-            MedvisionError: If the server cannot be reached, refuses, or cuts the connection
-                again and again.
+            MedvisionError: If the server cannot be reached, refuses, or repeatedly closes the
+                connection.
         """
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -118,7 +118,7 @@ class Resuming:
                 raise CutConnectionError(_reason(fault)) from fault
 
     def _state(self, url: str) -> dict[str, Any]:
-        """What is known of the file in ``part``; empty where no byte of it can be used."""
+        """Return the state of the file in ``part``; empty if none of it can be used."""
         if not (self.part.exists() and self._state_file.exists()):
             return {}
         state: dict[str, Any] = json.loads(self._state_file.read_text())
@@ -126,7 +126,7 @@ class Resuming:
 
     def _refuse_answer(self, response: Response, url: str) -> None:
         status = f"{response.status_code} {response.reason}".strip()
-        if response.status_code == 416:  # what is kept is no part of the file
+        if response.status_code == 416:  # the stored bytes are not part of the file
             self._state_file.unlink(missing_ok=True)
         if response.status_code in (416, 429, 500, 502, 503, 504):
             raise CutConnectionError(f"the server answers {status}")
@@ -138,9 +138,9 @@ class Resuming:
             raise _failed(what, response.url, f"see {self.home_page}")
 
     def _take(self, response: Response, url: str, have: int, total: int | None) -> None:
-        """Add the body of an answer to what is there, or put it in its place."""
+        """Append the body of a response to the received bytes, or replace them."""
         free = shutil.disk_usage(self.part.parent).free
-        if total is not None and free < 2 * total - have:  # the archive, and what comes out of it
+        if total is not None and free < 2 * total - have:  # the archive and its content
             what = f"{2 * total / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
             raise _failed(what, self.part.parent, "free some, or give another folder")
         with (
@@ -159,13 +159,13 @@ class Resuming:
 
 
 def _validator(response: Response) -> str:
-    """What stands for one version of a file; a weak ETag does not say that bytes are equal."""
+    """Return the identifier of a file version; a weak ETag does not imply equal bytes."""
     tag: str = response.headers.get("ETag", "")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified", "")
 
 
 def _extent(response: Response) -> tuple[int | None, int | None]:
-    """First byte that is sent, and bytes of the whole file, as far as the server says so."""
+    """Return the offset of the first byte sent and the size of the file, None if not stated."""
     if response.status_code == 206:
         found = re.match(r"bytes (\d+)-\d+/(\d*)", response.headers.get("Content-Range", ""))
         first, total = found.groups() if found else ("", "")
@@ -175,7 +175,7 @@ def _extent(response: Response) -> tuple[int | None, int | None]:
 
 
 def _reason(fault: BaseException) -> str:
-    """The innermost cause, without the classes and addresses around it."""
+    """Return the innermost cause, without classes and addresses."""
     cause = fault.args[0] if fault.args else fault
     cause = getattr(cause, "reason", cause)
     if isinstance(cause, BaseException) and cause.args and isinstance(cause.args[0], str):
@@ -187,21 +187,21 @@ _JUNK = "__MACOSX"
 
 
 def arrange(unpacked: Path, folder: Path, layout: Mapping[str, str]) -> int:
-    """Move the images of some folders of an archive to where a layout wants them.
+    """Move images from folders of an unpacked archive to the folders of a layout.
 
-    Other files stay behind, as do hidden ones and what macOS and Windows leave.
+    Other files, hidden files and system files of macOS and Windows are not moved.
 
     Args:
-        unpacked: What the archive held, at any depth.
-        folder: Made for it; must not exist.
-        layout: For each folder to be made the one whose images it gets, by the last parts of its
-            path; an empty name is ``folder`` itself.
+        unpacked: Folder with the unpacked content, at any depth.
+        folder: Destination, created; must not exist.
+        layout: Source folder, by the last parts of its path, for each folder to create; an empty
+            name is ``folder`` itself.
 
     Returns:
         Number of files moved.
 
     Raises:
-        MedvisionError: If a folder is not there, is there more than once, or holds no image.
+        MedvisionError: If a folder is missing, ambiguous or without images.
         FileExistsError: If ``folder`` exists.
     """
     from medvision.data.discovery.folders import list_images  # imports numpy
@@ -222,7 +222,7 @@ def arrange(unpacked: Path, folder: Path, layout: Mapping[str, str]) -> int:
 
 
 def _folder_called(unpacked: Path, wanted: str) -> Path:
-    """Return the folder whose path ends so; of two inside each other, the inner one."""
+    """Return the folder whose path ends with ``wanted``; the inner one if nested."""
     parts = Path(wanted).parts
     found = [
         path
@@ -244,16 +244,16 @@ def _unlike(what: str, where: Path) -> MedvisionError:
 
 
 SOURCE_FILE = "SOURCE.json"
-"""Beside the images: where they came from, under which terms."""
+"""File beside the images with their origin and terms of use."""
 
 
 def fetch_for_training(name: str, root: Path, *, task: str) -> None:
-    """Download the set that a config names into the folder that is not there yet, and say so.
+    """Download the data set of a config into a missing folder, and report it.
 
-    Of several processes of a host one does it, and the others wait and find it there.
+    One process per host downloads; the others wait for it.
 
     Raises:
-        MedvisionError: If it is for another task, or fails.
+        MedvisionError: If the data set is for another task, or the download fails.
     """
     dataset = find(name, where="data.download")
     if dataset.task != task:
@@ -266,31 +266,30 @@ def fetch_for_training(name: str, root: Path, *, task: str) -> None:
 
 
 def is_absent(root: Path) -> bool:
-    """Whether nothing is at ``root`` yet, or an empty folder."""
+    """Return True if ``root`` does not exist or is an empty folder."""
     return not root.exists() or (root.is_dir() and not any(root.iterdir()))
 
 
 def download(
     dataset: DataSet | str, root: Path, *, report: Callable[[str], None] = say, wait: bool = False
 ) -> dict[str, Any]:
-    """Fetch a public data set into a folder, in the layout that medvision reads.
+    """Download a public data set into a folder, in the layout that medvision reads.
 
-    What is being fetched lies in a hidden folder beside ``root``; a cut download goes on there
-    when it is asked for again, and ``root`` appears with its last file. The archive is removed
-    at the end.
+    The download is stored in a hidden folder beside ``root``; an interrupted download resumes from
+    there, and ``root`` appears only when complete. The archive is removed at the end.
 
     Args:
-        dataset: A data set, or its name in the catalogue.
-        root: Where it goes; absent or empty, or the finished set, which is left as it is.
-        report: Gets each line for the user.
-        wait: Where another process is at it, wait for it instead of failing.
+        dataset: Data set, or its name in the catalogue.
+        root: Destination; missing, empty, or the finished data set, which is left unchanged.
+        report: Called with each line for the user.
+        wait: If True, wait for another process that downloads it instead of failing.
 
     Returns:
-        What ``SOURCE_FILE`` in ``root`` says, such as ``num_files`` and ``sha256``.
+        Content of ``SOURCE_FILE`` in ``root``, such as ``num_files`` and ``sha256``.
 
     Raises:
-        MedvisionError: If the set is unknown or needs an account, ``root`` holds something else,
-            the network or the disk fails, the checksum is wrong, or the archive is not safe.
+        MedvisionError: If the data set is unknown or needs an account, ``root`` contains something
+            else, the network or the disk fails, the checksum is wrong, or the archive is not safe.
     """
     if isinstance(dataset, str):
         dataset = find(dataset)
@@ -307,7 +306,7 @@ def download(
                 hint=f"give a folder inside it, such as {root / dataset.name}",
             )
         with _workplace(dataset, root.resolve(), wait=wait) as work:
-            if not is_absent(root):  # the process that this one waited for has done it
+            if not is_absent(root):  # downloaded by the other process
                 return _finished(dataset, root, lambda _: None)
             report(
                 f"downloading {dataset.title} ({dataset.size}, licence: {dataset.licence})"
@@ -324,10 +323,10 @@ def download(
 
 
 def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> dict[str, Any]:
-    """What is recorded of the set that is there already.
+    """Return the recorded source of the existing data set.
 
     Raises:
-        MedvisionError: If it is another one, incomplete, or something unknown.
+        MedvisionError: If the folder contains another data set, is incomplete, or is unknown.
     """
     hint = "give a new folder, or train on this one as it is with data.root"
     source = root / SOURCE_FILE
@@ -355,10 +354,10 @@ def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> di
 
 @contextmanager
 def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
-    """A hidden folder beside ``root`` for one download at a time.
+    """Provide a hidden folder beside ``root`` for one download at a time.
 
     Raises:
-        MedvisionError: If another process is at it, and nobody is to wait.
+        MedvisionError: If another process uses it and ``wait`` is False.
     """
     work = root.with_name(f".{root.name}.{dataset.name}.download")
     busy = f"another process is downloading {dataset.title}"
@@ -367,7 +366,7 @@ def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
         try:
             yield work
         finally:
-            with suppress(OSError):  # it holds a part of the archive, or is gone
+            with suppress(OSError):  # not empty (partial archive), or already removed
                 work.rmdir()
 
 
@@ -380,7 +379,7 @@ def _download(
     else:
         report(f"the checksum is as published; SHA-256 {sha256}")
     unpacked, arranged = work / "unpacked", work / "arranged"
-    for left in (unpacked, arranged):  # by a process that was killed
+    for left in (unpacked, arranged):  # left by a killed process
         shutil.rmtree(left, ignore_errors=True)
     size_bytes = archive.stat().st_size
     try:
@@ -393,7 +392,7 @@ def _download(
         if place.exists():
             place.rmdir()
         arranged.rename(place)
-    except MedvisionError:  # the archive is of no use: fetch it anew next time
+    except MedvisionError:  # unusable archive: fetch it again next time
         archive.unlink()
         raise
     finally:
@@ -408,14 +407,14 @@ def _download(
 
 
 def _fetch(dataset: DataSet, url: str, work: Path) -> tuple[Path, str]:
-    """Fetch the archive, or take the one that is there; return it with its SHA-256.
+    """Fetch the archive unless it exists; return its path and SHA-256.
 
     Raises:
-        MedvisionError: If it cannot be fetched, or has another checksum than published.
+        MedvisionError: If it cannot be fetched, or its checksum differs from the published one.
     """
     import pooch
 
-    pooch.get_logger().setLevel(logging.WARNING)  # the lines for the user are ours
+    pooch.get_logger().setLevel(logging.WARNING)  # this module reports to the user
     downloader = Resuming(part=work / "archive.part", home_page=dataset.home_page)
     path = Path(
         pooch.retrieve(url, known_hash=None, fname="archive", path=work, downloader=downloader)
@@ -435,7 +434,7 @@ def _fetch(dataset: DataSet, url: str, work: Path) -> tuple[Path, str]:
 
 
 def _source(dataset: DataSet, **archive: Any) -> dict[str, Any]:
-    """What ``SOURCE_FILE`` says."""
+    """Return the content of ``SOURCE_FILE``."""
     return {
         "name": dataset.name,
         "title": dataset.title,
