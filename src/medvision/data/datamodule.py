@@ -365,8 +365,7 @@ class ImageData(LightningDataModule):
         )
 
     def _loader(self, stage: Stage) -> DataLoader[Batch]:
-        """Create the loader of a split; in plain-file order unless it reads few shards at a
-        time."""
+        """Create the loader of a split; plain-file order unless few shards are read at a time."""
         sampler = self._sampler(stage)
         if stage == "train":
             # Lightning sets the epoch only after the workers have requested their first rows.

@@ -154,8 +154,7 @@ def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
 
 
 def task_in_csv(root: Path) -> Task | None:
-    """Derive the task from the targets (files or classes) in ``ROOT/splits.csv``; None without
-    any."""
+    """Derive the task from the targets (files or classes) in ``ROOT/splits.csv``, None if blank."""
     table = root / "splits.csv"
     targets = [s.target for s in read_splits(table) if s.target] if table.is_file() else []
     if not targets:

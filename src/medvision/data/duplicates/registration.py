@@ -1,10 +1,10 @@
-"""Lay one thumbnail over another: is it the same picture, cut a little differently?
+"""Register pairs of thumbnails to detect slightly different crops of the same picture.
 
-The model is a stretch and a shift along each axis, and a change of brightness and contrast:
+The model is a scaling and a shift along each axis, and a change of brightness and contrast:
 
     a(s_y y + t_y, s_x x + t_x) = g b(y, x) + o        with y, x in [-1, 1]
 
-fitted from coarse to fine. A cut of up to a tenth of each side lies well inside what converges.
+fitted from coarse to fine. Crops of up to a tenth of each side converge reliably.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 SCALES = (0.86, 1.17)
-"""Stretch that counts as a cut: a side of 0.9, with room for error, and its inverse."""
+"""Range of scaling accepted as a crop: a side of 0.9 with tolerance, and its inverse."""
 
 MAX_SHIFT = 0.16
-"""Shift that counts as a cut, of half a side."""
+"""Largest shift accepted as a crop, in halves of a side."""
 
-_PAIRS = 256  # laid over each other at once: 14 MiB each of a dozen arrays
-_STEPS = (1, 2, 3)  # at all, half and a quarter of the resolution
+_PAIRS = 256  # registered at once: a dozen arrays of 14 MiB
+_STEPS = (1, 2, 3)  # at full, half and quarter resolution
 _STEP = 0.06
-_SMOOTH = 0.5  # pixels: evens out how finely the two were sampled; more of it loses the edges
-_HOPELESS = (0.9, 0.95)  # correlation at 12 and at 24 px below which hardly a true cut lies
+_SMOOTH = 0.5  # pixels: compensates for different sampling; larger values blur edges
+_HOPELESS = (0.9, 0.95)  # correlation at 12 and 24 px that nearly all true crops exceed
 _WINDOW = 13  # pixels, a quarter of a thumbnail: the size of an organ or a lesion
-_FLAT = 0.12  # of the mean variance of a window: what noise has in a black background
-_CLIPPED = (2, 253)  # grey levels beyond which nothing is told
-_ENOUGH = 0.15  # share of the pixels that must lie between them
+_FLAT = 0.12  # share of a window's mean variance: noise in a black background
+_CLIPPED = (2, 253)  # grey levels beyond which pixels are ignored
+_ENOUGH = 0.15  # share of the pixels that must lie between these levels
 _LEAST = 0.05  # share of the windows that may fit worse
 
 
 class Overlay(NamedTuple):
-    """How well pairs of thumbnails fit.
+    """Registration result of pairs of thumbnails.
 
     Attributes:
-        similarity: (P,) normalised cross-correlation where both overlap, [-1, 1].
-        detail: (P,) the same in windows of 13 px, its 5 % quantile: low where the outline of a
-            head or a chest fits and what lies inside does not. -1 where it was not worth it.
-        stretch: (P, 2) of the first along y and x.
-        shift: (P, 2) of the same, in halves of a side.
+        similarity: (P,) normalised cross-correlation in the overlap, [-1, 1].
+        detail: (P,) 5 % quantile of the same in windows of 13 px: low if the outline of a head or a
+            chest matches and the interior does not. -1 if not computed.
+        stretch: (P, 2) scaling of the first along y and x.
+        shift: (P, 2) shift of the first along y and x, in halves of a side.
     """
 
     similarity: Floats
@@ -55,14 +55,14 @@ class Overlay(NamedTuple):
 
 
 def overlay(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Overlay:
-    """Fit the first of each pair to the second.
+    """Register the first of each pair to the second.
 
     Args:
         one: (P, S, S) grey, S a multiple of 4.
         other: (P, S, S).
     """
     starts = range(0, len(one), _PAIRS)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy releases the lock
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # NumPy releases the GIL
         parts = list(
             pool.map(lambda k: _overlay(one[k : k + _PAIRS], other[k : k + _PAIRS]), starts)
         )
@@ -73,7 +73,7 @@ def overlay(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Overlay:
 
 
 def warped(images: Floats, place: Floats) -> tuple[Floats, Floats]:
-    """Sample images (P, S, S) at their places (P, 4): stretch and shift of y, then of x.
+    """Sample images (P, S, S) with transforms (P, 4): scaling and shift of y, then of x.
 
     Returns:
         The samples, and 1 where they lie inside the image.
@@ -102,14 +102,14 @@ def _overlay(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> Overlay:
     place, similarity = _fitted(a, b, start, level=2)[:2]
     other_way, better = _fitted(b, a, start, level=2)[:2]
     detail = np.full(len(one), -1, np.float32)
-    # what converged better is gone on with
+    # continue with the better fit
     turned = better > similarity
     _exchange(a, b, turned)
     place[turned], similarity[turned] = other_way[turned], better[turned]
     rows = np.flatnonzero(similarity >= _HOPELESS[0])
     place[rows], similarity[rows], _ = _fitted(a, b, place, level=1, rows=rows)
     rows = rows[similarity[rows] >= _HOPELESS[1]]
-    # of the two the one that shows less is the finer: sampling it loses nothing
+    # the one that shows less has the finer resolution: sampling it loses nothing
     place[rows] = _fitted(a, b, place, level=0, rows=rows, judge=False)[0]
     coarse = np.zeros(len(one), bool)
     coarse[rows] = place[rows, ::2].mean(axis=1) < 1
@@ -130,7 +130,7 @@ def _fitted(
     rows: NDArray[np.intp] | None = None,
     judge: bool = True,
 ) -> tuple[Floats, Floats, Floats]:
-    """Places after some steps at one resolution, with similarity and, at the finest, detail."""
+    """Optimise transforms at one resolution; return them, similarity and, at the finest, detail."""
     first, second, found = a[level], b[level], place
     if rows is not None:
         first, second, found = first[rows], second[rows], found[rows]
@@ -149,7 +149,7 @@ def _fitted(
 
 
 def _pyramid(images: Floats) -> list[Floats]:
-    """All, half and a quarter of the resolution."""
+    """Return the images at full, half and quarter resolution."""
     half = _halved(images)
     return [images, half, _halved(half)]
 
@@ -160,7 +160,7 @@ def _exchange(a: list[Floats], b: list[Floats], rows: NDArray[np.bool_]) -> None
 
 
 def _inverse(place: Floats) -> Floats:
-    """The places that lay the second over the first."""
+    """Return the transforms that register the second to the first."""
     found = place.copy()
     found[:, ::2] = 1 / place[:, ::2]
     found[:, 1::2] = -place[:, 1::2] / place[:, ::2]
@@ -168,16 +168,16 @@ def _inverse(place: Floats) -> Floats:
 
 
 def _improved(a: Floats, b: Floats, place: Floats) -> Floats:
-    """One step for the place of each, brightness and contrast solved along.
+    """Update each transform by one step, solving for brightness and contrast as well.
 
-    The slopes are those of both images, which converges from twice as far (efficient
+    Gradients of both images are averaged, which doubles the range of convergence (efficient
     second-order minimisation, Benhimane and Malis, IROS 2004).
     """
     size = a.shape[1]
     sample, inside = warped(a, place)
     contrast = _contrast(sample, b, inside)
     both = (sample + contrast * b) / 2
-    # slopes in the coordinates of the unstretched image
+    # gradients in the coordinates of the unscaled image
     slope_y = np.gradient(both, axis=1) * (size / 2) / place[:, 0, None, None]
     slope_x = np.gradient(both, axis=2) * (size / 2) / place[:, 2, None, None]
     grid = _grid(size)
@@ -198,7 +198,7 @@ def _improved(a: Floats, b: Floats, place: Floats) -> Floats:
 
 
 def _contrast(sample: Floats, b: Floats, inside: Floats) -> Floats:
-    """How much stronger the contrast of the samples is, (P, 1, 1)."""
+    """Return the contrast of the samples relative to ``b``, (P, 1, 1)."""
     first, second = _centred(sample, inside), _centred(b, inside)
     power = (second**2).sum((1, 2), keepdims=True)
     found: Floats = (first * second).sum((1, 2), keepdims=True) / power.clip(1e-6)
@@ -206,22 +206,22 @@ def _contrast(sample: Floats, b: Floats, inside: Floats) -> Floats:
 
 
 def _centred(values: Floats, inside: Floats) -> Floats:
-    """Values less their mean, 0 outside."""
+    """Subtract the mean; 0 outside."""
     count = inside.sum((1, 2), keepdims=True).clip(1)
     centred: Floats = (values - (values * inside).sum((1, 2), keepdims=True) / count) * inside
     return centred
 
 
 def _in_one_tone(a: Floats, b: Floats, inside: Floats) -> tuple[Floats, Floats]:
-    """Give the first the brightness and contrast of the second, and clip both where either was.
+    """Match brightness and contrast of the first to the second; clip both where either was clipped.
 
-    A picture that was made brighter until its lights were cut off still is the same picture: what
-    was cut off is cut off in both.
+    A picture brightened until its highlights are clipped is still the same picture, so the same
+    values are clipped in both.
     """
     low, high = _CLIPPED
     kept = inside * ((a > low) & (a < high) & (b > low) & (b < high))
     count = kept.sum((1, 2))
-    known = count >= _ENOUGH * inside.sum((1, 2))  # else all is light or dark: left as it is
+    known = count >= _ENOUGH * inside.sum((1, 2))  # otherwise nearly all is clipped: unchanged
     count = count.clip(1)[:, None, None]
     mean_a = (a * kept).sum((1, 2), keepdims=True) / count
     mean_b = (b * kept).sum((1, 2), keepdims=True) / count
@@ -246,12 +246,12 @@ def _correlation(sample: Floats, b: Floats, inside: Floats) -> Floats:
 def _detail(sample: Floats, b: Floats, inside: Floats) -> Floats:
     found = np.empty(len(b), np.float32)
     for row, (first, second, known) in enumerate(zip(sample, b, inside, strict=True)):
-        share = _windows(known).clip(1e-3)  # a window at the edge is one of what it holds
+        share = _windows(known).clip(1e-3)  # normalise windows at the edge
         mean_a, mean_b = _windows(first * known) / share, _windows(second * known) / share
         spread_a = (_windows(first**2 * known) / share - mean_a**2).clip(0)
         spread_b = (_windows(second**2 * known) / share - mean_b**2).clip(0)
         shared = _windows(first * second * known) / share - mean_a * mean_b
-        # flat windows have no correlation of their own: they count as alike
+        # flat windows have no defined correlation: they count as equal
         floor = _FLAT * np.sqrt(spread_a.mean() * spread_b.mean()) + 1e-6
         local = (shared + floor) / (np.sqrt(spread_a * spread_b) + floor)
         found[row] = np.quantile(local[known > 0], _LEAST)
@@ -259,7 +259,7 @@ def _detail(sample: Floats, b: Floats, inside: Floats) -> Floats:
 
 
 def _windows(image: Floats) -> Floats:
-    """Mean of the window around each pixel."""
+    """Return the mean of the window around each pixel."""
     return np.asarray(
         cv2.blur(image, (_WINDOW, _WINDOW), borderType=cv2.BORDER_REFLECT), np.float32
     )

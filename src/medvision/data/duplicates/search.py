@@ -1,27 +1,28 @@
-"""Find images that show the same picture, so that they are not split apart.
+"""Find images that show the same picture, so that a split keeps them together.
 
 Similarity is the normalised cross-correlation of grey thumbnails of 48 px,
 
     r(a, b) = <a - mean(a), b - mean(b)> / (|a - mean(a)| |b - mean(b)|)
 
-so that brightness and contrast do not count, nor does the size of the file. Two images are
-near-duplicates (twins for short) if it reaches the threshold as they are, or with one of them
-mirrored or turned by quarter turns, or if they agree, as a whole and in every part, with a cut of
-up to a tenth of each side and a change of tone undone (`medvision.data.duplicates.registration`).
-Equal pixels are twins whatever they show. Twins of twins share a group.
+which is invariant to brightness, contrast and image size. Two images are near-duplicates if it
+reaches the threshold for the unchanged images or with one of them mirrored or rotated by multiples
+of 90 degrees, or if they match, as a whole and in every part, after a crop of up to a tenth of each
+side and a change of tone are undone (`medvision.data.duplicates.registration`). Images with equal
+pixels are always near-duplicates. Groups are transitive.
 
-Pairs as they are, mirrored or turned are found without exception; cuts and clipped tones among
-the sixteen nearest look-alikes of each image only.
+Unchanged, mirrored and rotated pairs are found exhaustively; crops and clipped tones only among the
+sixteen nearest candidates of each image.
 
-Which pairs of a hundred thousand images are worth a look: thumbnails become unit vectors of mean 0
-and norm 1. Their lowest cosine coefficients (DCT-II, orthonormal) keep the distance of two vectors
-or shorten it, so near vectors have near coefficients, and absolute coefficients forget mirroring
-and, once sorted across the diagonal, quarter turns. So one pass of blocked matrix products finds
-every pair that any of the eight positions brings near.
+Candidate search among a hundred thousand images: thumbnails become unit vectors of mean 0 and norm
+1. The distance of their lowest cosine coefficients (DCT-II, orthonormal) is a lower bound of the
+distance of the vectors. Absolute coefficients are invariant to mirroring and, once sorted across
+the diagonal, to rotations by 90 degrees. One pass of blocked matrix products therefore finds every
+pair that is near in any of the eight orientations.
 
-A cut moves what it shows, and clipped lights change it: plain distances grow quickly. The metric
-for both is therefore learnt from the set itself by linear discriminant analysis: it stresses what
-differs from image to image and not between an image and its copies, of which it makes thousands.
+Crops displace the content and clipping changes it, so plain distances grow quickly. The metric for
+both is therefore learned from the data set by linear discriminant analysis on thousands of
+generated copies: it weights directions that differ between images but not between an image and its
+copies.
 """
 
 from __future__ import annotations
@@ -46,27 +47,27 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 COEFFICIENTS = 16
-"""Cosine coefficients along each axis."""
+"""Number of cosine coefficients along each axis."""
 
 MAX_CUT = 0.1
-"""Share of each side that a cut may remove."""
+"""Largest share of each side that a crop removes."""
 
 _NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
-_BLOCK = 1024  # rows compared at once, with 8 times as many others: 32 MiB of distances
-_INVARIANT = 10  # coefficients along each axis that are compared in any position
+_BLOCK = 1024  # rows compared at once, with 8 times as many others: 32 MiB
+_INVARIANT = 10  # coefficients along each axis compared in any orientation
 _METRIC_SIZE = 32
-_REACH = 1.6  # how much farther than those learnt from a cut may lie
+_REACH = 1.6  # tolerance factor on the distance of the training crops
 _LEARNT_FROM = 1500
 _SPREAD_FROM = 4000
-_CUTS = 4500  # learnt from: fewer than there are coefficients would fit anything
+_CUTS = 4500  # training crops; must exceed the number of coefficients
 
 
 Pairs = tuple[Rows, Rows]
-"""Rows of pairs, (P,) each, the first smaller than the second."""
+"""Row numbers of pairs, (P,) each, the first smaller than the second."""
 
 
 def unit_vectors(thumbnails: NDArray[np.uint8]) -> Floats:
-    """Return (N, S, S) of mean 0 and norm 1; constant ones become 0, which is like nothing."""
+    """Return unit vectors (N, S, S) of mean 0 and norm 1; constant thumbnails become 0."""
     vectors = thumbnails.astype(np.float32)
     vectors -= vectors.mean(axis=(1, 2), keepdims=True)
     norms = np.sqrt(np.einsum("nij,nij->n", vectors, vectors))[:, None, None]
@@ -75,9 +76,9 @@ def unit_vectors(thumbnails: NDArray[np.uint8]) -> Floats:
 
 
 def coefficients(thumbnails: NDArray[np.uint8]) -> Floats:
-    """Lowest cosine coefficients (N, 16, 16) of the unit vectors of thumbnails (N, S, S).
+    """Compute the lowest cosine coefficients (N, 16, 16) of thumbnails (N, S, S) as unit vectors.
 
-    Of thumbnails below 16 px all of them, (N, S, S).
+    Thumbnails smaller than 16 px keep all coefficients, (N, S, S).
     """
     size = thumbnails.shape[1]
     kept = min(COEFFICIENTS, size)
@@ -93,15 +94,15 @@ def coefficients(thumbnails: NDArray[np.uint8]) -> Floats:
 
 
 def near_in_any_position(waves: Floats, *, squared: float, most: int = 64) -> Pairs:
-    """Pairs that are perhaps within a squared distance in one of the eight positions.
+    """Return candidate pairs within a squared distance in one of the eight orientations.
 
-    No pair nearer than that is missed, unless an image has more than ``most`` in a block of
-    8192: then the nearest are kept, which chains of twins connect all the same.
+    No such pair is missed, unless an image has more than ``most`` in a block of 8192: then the
+    nearest are kept, and groups still connect through chains of near-duplicates.
 
     Args:
-        waves: From `coefficients`, none of a constant thumbnail.
-        squared: Of the distance of unit vectors: 2 - 2 r for a correlation r.
-        most: Pairs of one image with those of a block.
+        waves: Result of `coefficients`, without constant thumbnails.
+        squared: Squared distance of unit vectors, 2 - 2 r for a correlation r.
+        most: Largest number of pairs of one image with the images of a block.
     """
     size = np.abs(waves[:, :_INVARIANT, :_INVARIANT])
     turned = size.transpose(0, 2, 1)
@@ -132,21 +133,21 @@ def near_in_any_position(waves: Floats, *, squared: float, most: int = 64) -> Pa
 
 
 def perhaps_cut(thumbnails: NDArray[np.uint8], waves: Floats, *, most: int = 8) -> Pairs:
-    """Pairs of which one may be a cut of the other: the nearest of each image that are near enough.
+    """Return pairs of which one may be a crop of the other: the nearest of each image within reach.
 
     Args:
         thumbnails: uint8 (N, S, S), none constant.
-        waves: Their `coefficients`.
-        most: Candidates of one image.
+        waves: Result of `coefficients`.
+        most: Largest number of candidates per image.
     """
-    if len(thumbnails) <= 64:  # too few to learn from, and few enough to look at all
+    if len(thumbnails) <= 64:  # too few to learn from, and few enough to compare all
         return np.triu_indices(len(thumbnails), 1)
     metric, reach = _metric(thumbnails, waves)
     full = waves.reshape(len(waves), -1) @ metric
     place = np.tile(np.array([1 - MAX_CUT / 2, 0] * 2, np.float32), (len(thumbnails), 1))
     middles = _cut_waves(thumbnails, place).astype(np.float32) @ metric
     pairs = []
-    for query in (full, middles):  # the middle of an image is nearer to its cuts than all of it is
+    for query in (full, middles):  # the centre of an image is nearer to its crops than the whole
         first, second = _nearest(query, full, reach, most)
         pairs.append(np.stack((np.minimum(first, second), np.maximum(first, second))))
     first, second = np.unique(np.concatenate(pairs, axis=1), axis=1)
@@ -154,7 +155,7 @@ def perhaps_cut(thumbnails: NDArray[np.uint8], waves: Floats, *, most: int = 8) 
 
 
 def _metric(thumbnails: NDArray[np.uint8], waves: Floats) -> tuple[Floats, float]:
-    """Directions (256, D) in which cuts differ with variance 1, and how far they get."""
+    """Return directions (256, D) in which crops have variance 1, and their largest distance."""
     rng = np.random.default_rng(0)
     rows = rng.choice(len(waves), min(_LEARNT_FROM, len(waves)), replace=False)
     spread = rng.choice(len(waves), min(_SPREAD_FROM, len(waves)), replace=False)
@@ -180,7 +181,7 @@ def _metric(thumbnails: NDArray[np.uint8], waves: Floats) -> tuple[Floats, float
 
 
 def _tones(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
-    """Grey levels (N, 256) that replace 0 to 255: brighter, darker, bent, half of them as is."""
+    """Draw tone curves (N, 256): brighter, darker or with gamma; half of them are the identity."""
     levels = np.arange(256) / 255
     gain, gamma = rng.uniform(0.7, 1.3, (count, 1)), rng.uniform(0.75, 1.35, (count, 1))
     changed = 255 * (levels**gamma * gain + rng.uniform(-0.1, 0.1, (count, 1)))
@@ -191,7 +192,7 @@ def _tones(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
 def _cut_waves(
     thumbnails: NDArray[np.uint8], place: Floats, tones: NDArray[np.uint8] | None = None
 ) -> NDArray[np.floating]:
-    """Coefficients (N, 256) of what lies at these places of the thumbnails, in these tones."""
+    """Compute coefficients (N, 256) of crops of the thumbnails with the given tone curves."""
     found = []
     for start in range(0, len(thumbnails), _BLOCK):
         rows = slice(start, start + _BLOCK)
@@ -205,7 +206,7 @@ def _cut_waves(
 
 
 def _nearest(queries: Floats, features: Floats, reach: float, most: int) -> Pairs:
-    """For each query the nearest rows but its own, at most ``most`` and within ``reach``."""
+    """Return the nearest other rows of each query, at most ``most`` and within ``reach``."""
     norms = np.einsum("nd,nd->n", features, features)
     found = [_NO_PAIRS]
     for start in range(0, len(queries), _BLOCK):
@@ -219,7 +220,7 @@ def _nearest(queries: Floats, features: Floats, reach: float, most: int) -> Pair
             distance *= -2
             distance += norms[other : other + 8 * _BLOCK]
             reached = limit - own
-            if other == 0 and distance.shape[1] > most + 1:  # its own row is among them
+            if other == 0 and distance.shape[1] > most + 1:  # includes its own row
                 reached = np.minimum(reached, np.partition(distance, most, axis=1)[:, most])
             i, j = np.nonzero(distance <= reached[:, None])
             value = distance[i, j] + own[i]
@@ -237,7 +238,8 @@ def _nearest(queries: Floats, features: Floats, reach: float, most: int) -> Pair
 
 
 def _closest(rows: Rows, *keys: NDArray[Any], most: int) -> NDArray[np.intp]:
-    """Places of the ``most`` smallest keys of each row; of several keys the last one decides."""
+    """Return indices of the ``most`` smallest keys per row; the last key has the highest
+    priority."""
     order = np.lexsort((*keys, rows))
     ranked = rows[order]
     rank = np.arange(len(ranked)) - np.searchsorted(ranked, ranked)
@@ -250,26 +252,26 @@ def _together(parts: Iterable[Pairs]) -> Pairs:
 
 
 THRESHOLD = 0.99
-"""Correlation from which on two thumbnails show the same picture."""
+"""Smallest correlation at which two thumbnails show the same picture."""
 
 MISFIT = 10
-"""Three times what an overlaid cut lacks of a correlation of 1, and what its windows lack of it
-(see `Overlay`), may come to this often ``1 - threshold``."""
+"""Largest misfit of a registered crop in units of ``1 - threshold``: three times (1 - similarity)
+plus (1 - detail), see `Overlay`."""
 
 RELATIONS = ("identical", "same", "mirrored", "rotated", "cropped")
-"""Equal pixels; the same to the eye; and what must be undone to see it."""
+"""Equal pixels, visually the same, or the transform that must be undone."""
 
 _POSITIONS = tuple((t, y, x) for t in (False, True) for y in (False, True) for x in (False, True))
-# Whether a thumbnail is transposed, then turned upside down, then left and right exchanged.
+# Flags of each orientation: transposed, then flipped vertically, then horizontally.
 _IDENTICAL, _SAME, _MIRRORED, _ROTATED, _CROPPED = range(len(RELATIONS))
-_RELATION_OF = {  # an odd number of exchanges is a mirror image, an even one a turn
+_RELATION_OF = {  # odd number of transpositions and flips: mirrored; even: rotated
     position: _SAME if not any(position) else _MIRRORED if sum(position) % 2 else _ROTATED
     for position in _POSITIONS
 }
-_WHOLE = 3  # weight of the whole overlay beside its windows
-_CUT = 0.02  # stretch or shift from which on a picture counts as cut
+_WHOLE = 3  # weight of the overall similarity relative to the windows
+_CUT = 0.02  # smallest scaling or shift that counts as a crop
 _CHUNK = 8192
-_MOST = 16  # pairs kept of one image with later ones
+_MOST = 16  # pairs kept per image with later ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,11 +280,11 @@ class NearDuplicates:
 
     Attributes:
         groups: int64 (N,), group of each image, exact and near duplicates joined, counted from 0
-            in the order of first images; an image without twins is a group of its own.
-        first: int64 (P,), rows of the pairs found directly, the lower one; at most a few of one
-            image: the most similar ones.
-        second: int64 (P,), the higher one.
-        similarity: (P,) of the pair once their relation is undone, [0, 1]; 1 for equal pixels.
+            in the order of first images; an image without near-duplicates is a group of its own.
+        first: int64 (P,), lower row of each directly found pair; limited to the most similar few
+            per image.
+        second: int64 (P,), higher row of each pair.
+        similarity: (P,) similarity after undoing the relation, [0, 1]; 1 for equal pixels.
         relation: uint8 (P,), index into ``RELATIONS``.
     """
 
@@ -306,14 +308,15 @@ def find_near_duplicates(
     *,
     threshold: float = THRESHOLD,
 ) -> NearDuplicates:
-    """Find the near-duplicates in a set.
+    """Find the near-duplicates in a data set.
 
-    A constant thumbnail has no correlation: it is the twin of images with equal pixels only.
+    A constant thumbnail has no correlation: it is a near-duplicate only of images with equal
+    pixels.
 
     Args:
-        thumbnails: Grey, uint8 (N, S, S), shrunk by averaging; S a multiple of 4.
+        thumbnails: Grey, uint8 (N, S, S), downsampled by averaging; S a multiple of 4.
         pixel_hashes: Equal for images with equal pixels, (N,).
-        threshold: Smallest similarity of twins, in (0, 1].
+        threshold: Smallest similarity of near-duplicates, in (0, 1].
     """
     if thumbnails.ndim != 3 or thumbnails.dtype != np.uint8:
         raise ValueError(
@@ -324,7 +327,7 @@ def find_near_duplicates(
     if len(pixel_hashes) != len(thumbnails):
         raise ValueError(f"expected {len(thumbnails)} hashes, got {len(pixel_hashes)}")
     _, shown, which = np.unique(np.asarray(pixel_hashes), return_index=True, return_inverse=True)
-    original = shown[which]  # the first image with these pixels
+    original = shown[which]  # first image with these pixels
     copies = np.flatnonzero(original != np.arange(len(thumbnails)))
     alike = _Found(
         original[copies],
@@ -354,7 +357,7 @@ def find_near_duplicates(
 def join(
     groups: NDArray[np.int64], one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return the groups (N,) after those numbered in ``one`` and ``other`` are joined pairwise."""
+    """Return the groups (N,) after joining the pairs of groups in ``one`` and ``other``."""
     if not len(one):
         return groups
     size = int(groups.max()) + 1
@@ -364,7 +367,7 @@ def join(
 
 
 def count_crossing(components: ArrayLike, splits: Sequence[str]) -> tuple[int, int]:
-    """Count the groups, and their test images, that a split has torn between train and test.
+    """Count the groups divided between train and test, and their test images.
 
     Args:
         components: Group of each image, integers (N,).
@@ -381,7 +384,7 @@ def count_crossing(components: ArrayLike, splits: Sequence[str]) -> tuple[int, i
 def _in_some_position(
     thumbnails: NDArray[np.uint8], waves: NDArray[np.float32], threshold: float
 ) -> _Found:
-    """Twins as they are, mirrored or turned."""
+    """Return unchanged, mirrored and rotated near-duplicates."""
     squared = 2 - 2 * threshold
     parts = []
     for first, second in _chunks(near_in_any_position(waves, squared=squared)):
@@ -393,7 +396,7 @@ def _in_some_position(
             a = unit_vectors(thumbnails[first[near]])
             b = unit_vectors(_turned(thumbnails[second[near]], position))
             found = np.einsum("nij,nij->n", a, b)
-            better = found > similarity[near] + 1e-6  # of equal ones the plainest
+            better = found > similarity[near] + 1e-6  # prefer the simplest of equal ones
             similarity[near[better]] = found[better]
             relation[near[better]] = _RELATION_OF[position]
         kept = similarity >= np.float32(threshold - 1e-6)  # rounding
@@ -404,7 +407,7 @@ def _in_some_position(
 def _cut(
     thumbnails: NDArray[np.uint8], waves: NDArray[np.float32], known: _Found, threshold: float
 ) -> _Found:
-    """Twins of which one is a cut of the other, among those not known to be twins."""
+    """Return near-duplicates of which one is a crop of the other, among pairs not yet found."""
     lower, higher = perhaps_cut(thumbnails, waves)
     size = len(thumbnails)
     new = ~np.isin(lower * size + higher, known.first * size + known.second)
@@ -422,7 +425,7 @@ def _cut(
 
 
 def _chunks(pairs: Pairs) -> Iterator[Pairs]:
-    """A few thousand pairs at a time: their thumbnails are held at once."""
+    """Yield a few thousand pairs at a time, to limit the memory of their thumbnails."""
     first, second = pairs
     for start in range(0, len(first), _CHUNK):
         yield first[start : start + _CHUNK], second[start : start + _CHUNK]
@@ -445,7 +448,7 @@ def _turned(images: NDArray[Any], position: tuple[bool, bool, bool]) -> NDArray[
 def _turned_waves(
     waves: NDArray[np.float32], position: tuple[bool, bool, bool]
 ) -> NDArray[np.float32]:
-    """Coefficients of the turned images: exchanging ends changes the sign of the odd ones."""
+    """Return coefficients of the reoriented images: a flip negates the odd ones."""
     transpose, upside_down, left_right = position
     signs = np.where(np.arange(waves.shape[1]) % 2, -1, 1).astype(np.float32)
     if transpose:
@@ -456,15 +459,16 @@ def _turned_waves(
 
 
 FORMAT = 1
-"""Grows when the search changes: what older ones found is then found again."""
+"""Version of the search; increment it to invalidate cached results."""
 
-_WORTH_KEEPING = 500  # fewer images are searched in the time that a file takes
+_WORTH_KEEPING = 500  # fewer images are searched as fast as a file is read
 
 
 def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
-    """Find the near-duplicates of a data set, or recall them.
+    """Find the near-duplicates of a data set, or load them from the cache.
 
-    Where they cannot be kept they are found again the next time; the cache of facts says why.
+    If they cannot be cached, they are searched again the next time; the properties cache reports
+    why.
     """
     path, names = None, {field.name for field in fields(NearDuplicates)}
     if len(facts) >= _WORTH_KEEPING:

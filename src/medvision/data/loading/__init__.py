@@ -1,1 +1,1 @@
-"""From a prepared data set to batches: order, augmentation, loader processes."""
+"""Batches of a prepared data set: order, augmentation, loader processes."""

@@ -1,6 +1,6 @@
-"""Samples as arrays, and the processes that load them.
+"""Dataset of samples as arrays, and its loader processes.
 
-Order and augmentation depend on (seed, epoch, row) and nothing else.
+Order and augmentation depend only on (seed, epoch, row).
 """
 
 import gc
@@ -29,15 +29,15 @@ from medvision.types import IGNORE_INDEX, Batch
 
 
 class SampleDataset(Dataset[dict[str, Any]]):
-    """Image, target and row of each sample; keyed by (epoch, row), of which one is ``PADDING``.
+    """Image, target and row of each sample, keyed by (epoch, row); row ``PADDING`` is padding.
 
     Args:
-        samples: Table of the split.
-        source: Reads a sample.
-        transform: Applied to every image, and to its mask alike.
-        seed: With epoch and row, decides every random transform.
-        targets: Target of each sample, floats or unsigned integers (N, ...); None: its mask.
-        cache: Keeps decoded images of files; None decodes them each time.
+        samples: Samples of the split.
+        source: Source of the samples.
+        transform: Transform of every image and its mask.
+        seed: Seed that, with epoch and row, determines every random transform.
+        targets: Target of each sample, floats or unsigned integers (N, ...); None uses the masks.
+        cache: Cache of decoded images; None decodes them each time.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         return {"image": image, "target": target, "index": row}
 
     def _padding(self) -> dict[str, Any]:
-        """A black image that counts nowhere; only the transforms know the shape it must have."""
+        """Create an ignored black image; its shape is defined by the transforms."""
         size = (self.transform.size_px, self.transform.size_px)
         black = np.zeros((*size, self.source.channels), np.uint8)
         image, mask = self.transform(black, np.zeros(size, np.uint8), seed=0)
@@ -89,7 +89,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
 
 def collate(items: Sequence[dict[str, Any]]) -> Batch:
-    """Stack samples; images come out as (N, C, H, W) in channels-last memory at no cost."""
+    """Stack samples; images become (N, C, H, W) in channels-last memory without a copy."""
     image = torch.from_numpy(np.stack([item["image"] for item in items]))
     return {
         "image": image.permute(0, 3, 1, 2),
@@ -99,18 +99,18 @@ def collate(items: Sequence[dict[str, Any]]) -> Batch:
 
 
 SHARED_MEMORY = Path("/dev/shm")
-"""Where Linux keeps the batches that loader processes hand over."""
+"""Shared memory through which Linux passes batches from loader processes."""
 
 AHEAD = 2
-"""Batches that each loader process has ready, as PyTorch's loader has it by default."""
+"""Batches that each loader process prefetches, PyTorch's default."""
 
 
-def start_worker(worker_id: int) -> None:  # noqa: ARG001  torch calls it with the number
-    """Prepare a loader process: one thread, shared memory, and alive until the training ends it.
+def start_worker(worker_id: int) -> None:  # noqa: ARG001  torch passes the number
+    """Prepare a loader process: one thread, shared memory, SIGTERM only from the parent process.
 
-    OpenCV would otherwise take every core. Collecting garbage would write to, and so copy, every
-    page of objects that the training held when it was forked. A cluster sends SIGTERM to every
-    process of a job; the training then finishes its step, for which it needs its loaders.
+    OpenCV would otherwise use every core. Garbage collection would write to, and therefore copy,
+    every page of objects inherited at the fork. A cluster sends SIGTERM to every process of a job;
+    the training then finishes its step and still needs its loaders.
     """
     cv2.setNumThreads(0)
     gc.freeze()
@@ -121,17 +121,17 @@ def start_worker(worker_id: int) -> None:  # noqa: ARG001  torch calls it with t
 
 
 def _end_with_parent(parent: int) -> None:
-    """Heed SIGTERM where the process that started this one sends it."""
+    """Exit on SIGTERM only if the parent process sent it."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
 
 
 def _hand_over(queue: Any, error: BaseException, item: Any) -> None:
-    """Send the error in the place of a batch that could not be sent.
+    """Send the error instead of a batch that could not be sent.
 
-    Python's own prints it and drops the batch, for which the training would then wait for ever:
-    so it was without a free file handle or shared memory.
+    Python's default handler prints the error and drops the batch, so that the training blocks
+    forever, for example without free file handles or shared memory.
     """
     info = get_worker_info()
     if info is None or not isinstance(item, tuple) or isinstance(item[1], ExceptionWrapper):
@@ -142,23 +142,23 @@ def _hand_over(queue: Any, error: BaseException, item: Any) -> None:
 
 
 def workers_with_room(num_workers: int, *, batch_bytes: int) -> tuple[int, str | None]:
-    """How many loader processes the shared memory has room for.
+    """Limit the number of loader processes to the available shared memory.
 
-    A batch that finds none ends its process by a bus error, in the midst of the training.
+    Without space for a batch, a bus error kills the process during training.
 
     Args:
-        num_workers: How many are asked for.
-        batch_bytes: Size of a batch.
+        num_workers: Requested number of loader processes.
+        batch_bytes: Size of a batch in bytes.
 
     Returns:
-        How many there may be, and a note where that is fewer.
+        The possible number, and a note if it is smaller than requested.
     """
     if not num_workers or not SHARED_MEMORY.is_dir():
         return num_workers, None
     space = shutil.disk_usage(SHARED_MEMORY)
-    if not space.total:  # it has no limit
+    if not space.total:  # unlimited
         return num_workers, None
-    # The processes' batches, the one that is trained on, and one that is being handed over.
+    # The batches of the processes, the current training batch, and one in transfer.
     fitting = max(0, (space.free // max(1, batch_bytes) - 2) // AHEAD)
     if fitting >= num_workers:
         return num_workers, None

@@ -1,4 +1,4 @@
-"""The order of an epoch, from (seed, epoch) alone."""
+"""Samplers whose order depends only on (seed, epoch)."""
 
 import math
 from collections.abc import Iterator
@@ -9,32 +9,32 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 PADDING = -1
-"""Row of a sample that only fills up a batch: black, all of it to be ignored, from no file."""
+"""Row of a padding sample: black, ignored in targets, not from a file."""
 
 Key = tuple[int, ...]
-"""Epoch and row of a sample: what a sampler asks a dataset for. A row drawn again in the same
-epoch has the number of its repeat behind, and so another augmentation."""
+"""Epoch and row of a sample, passed from sampler to dataset. A row repeated in the same epoch also
+has its repeat number, and therefore another augmentation."""
 
-_CHUNK = 1 << 14  # keys that are there at once
+_CHUNK = 1 << 14  # keys created at once
 
 
 class EpochSampler(Sampler[Key]):
-    """Rows of one epoch, each with the epoch's number.
+    """Sampler of the rows of one epoch, each with the epoch number.
 
-    Lightning calls ``set_epoch``; worker processes learn the epoch from the keys, so they
-    can live on from one epoch to the next.
+    Lightning calls ``set_epoch``; worker processes get the epoch from the keys, so they can persist
+    across epochs.
 
     Args:
-        num_samples: Rows to draw from.
-        seed: With the epoch, decides the order.
-        shuffle: Draw a new order each epoch, the same number of rows for every process;
-            otherwise ascending, every row once over all processes, and as many keys for each:
-            what is missing at the end is filled up with the row ``PADDING``.
+        num_samples: Number of rows to draw from.
+        seed: Seed that, with the epoch, determines the order.
+        shuffle: If True, draw a new order each epoch, with the same number of rows for every
+            process; otherwise ascending order, with every row once over all processes, padded with
+            the row ``PADDING`` to the same number of keys for each.
         rank: Number of this process.
-        num_processes: Processes that share the rows, each taking its own.
-        balance_by: Class of each row; given with ``shuffle``, as many rows are drawn as there are,
-            from every class alike: the rows of a rare class several times.
-        pad_to: Without ``shuffle``, the keys of each process are a multiple of this.
+        num_processes: Number of processes that share the rows.
+        balance_by: Class of each row; with ``shuffle``, ``num_samples`` rows are drawn equally from
+            every class, repeating rows of rare classes.
+        pad_to: Without ``shuffle``, the number of keys of each process is a multiple of this.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class EpochSampler(Sampler[Key]):
         self.epoch, self._behind = 0, (0, 0)
 
     def skip(self, num_keys: int, *, epoch: int) -> None:
-        """Leave out the first keys of this process in one epoch.
+        """Skip the first keys of this process in one epoch.
 
-        For a run that goes on in the middle of it: what it has learned from is behind it.
+        Used to resume a run in the middle of an epoch.
         """
         self._behind = (epoch, num_keys)
 
     @property
     def num_skipped(self) -> int:
-        """Keys of this process that its epoch leaves out."""
+        """Number of keys of this process that are skipped in the current epoch."""
         epoch, num_keys = self._behind
         return num_keys if self.epoch == epoch else 0
 
@@ -71,7 +71,7 @@ class EpochSampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.shuffle:  # processes step together: as many rows for each, the rest in no epoch
+        if self.shuffle:  # processes step together: equal numbers of rows, the remainder is dropped
             return self.num_samples // self.num_processes
         together = self.num_processes * self.pad_to
         return math.ceil(self.num_samples / together) * self.pad_to
@@ -107,13 +107,13 @@ def _keys(
 def _draw_evenly(
     balance_by: NDArray[np.integer], rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw as many rows as there are, every class the same number (or one more).
+    """Draw N rows, the same number (or one more) of every class.
 
-    A class with more rows than its share gives a part of them, without repeats; one with fewer
-    gives each of them equally often, up to one time.
+    A class with more rows than its share is subsampled without repeats; one with fewer repeats each
+    row equally often, up to a difference of one.
 
     Returns:
-        Rows, and the number of the repeat that each is; (N,).
+        Rows and their repeat numbers, (N,).
     """
     classes = rng.permutation(np.unique(balance_by))
     rows, repeats = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
@@ -127,22 +127,22 @@ def _draw_evenly(
 
 
 _SHARDS = 1
-"""Told the generator beside seed and epoch, so that shards and rows are drawn apart."""
+"""Extra seed of the generator, so that shards and rows are drawn independently."""
 
 
 class ShardSampler(EpochSampler):
-    """The keys of `EpochSampler` in windows of a few shards.
+    """Sampler of the keys of `EpochSampler` in windows of a few shards.
 
-    With ``shuffle``: the shards that hold rows are permuted by (seed, epoch) and cut into windows
-    of ``window`` shards. The keys come window by window, and within one in the order that plain
-    files have in that epoch: a window of all shards gives the order of plain files. Otherwise:
-    shard by shard, and within one ascending.
+    With ``shuffle``, the shards that contain rows are permuted by (seed, epoch) and divided into
+    windows of ``window`` shards. The keys are ordered by window, and within a window as plain files
+    in that epoch; a window of all shards gives the order of plain files. Otherwise, the keys are
+    ordered by shard and ascend within a shard.
 
-    Each process takes every n-th key of this one order, and as many of them as of plain files.
+    Each process takes every n-th key of this order, as many as for plain files.
 
     Args:
-        shards: Shard of each row, integers (num_samples,).
-        window: Shards that are mixed with each other.
+        shards: Shard number of each row, integers (num_samples,).
+        window: Number of shards that are mixed.
         **common: As for `EpochSampler`.
     """
 
@@ -166,7 +166,7 @@ class ShardSampler(EpochSampler):
         return iter(keys[self.rank : shared : self.num_processes][self.num_skipped :])
 
     def _turns(self) -> NDArray[np.int64]:
-        """When each shard is read: the number of its window, or its own number."""
+        """Return the window number of each shard, or its own number without ``shuffle``."""
         found = np.unique(self.shards)
         turns = np.arange(found[-1] + 1 if len(found) else 0)
         if self.shuffle:

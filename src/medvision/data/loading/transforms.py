@@ -1,4 +1,4 @@
-"""Resize and augment images, with masks or without: albumentations behind one small class."""
+"""Resize and augment images, with or without masks, using albumentations."""
 
 import inspect
 import os
@@ -16,10 +16,10 @@ REFERENCE = "see the albumentations 2 reference"
 
 
 def resize(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, size_px: int) -> Pixels:
-    """Bring an image, and the class indices of its mask if it has one, to a square.
+    """Resize an image, and its mask if it has one, to a square.
 
-    An image shrinks by area, which averages what is lost instead of skipping it, and grows
-    bilinearly. Masks take the nearest pixel centre, so no class is invented between two.
+    Images are downsampled by area averaging and upsampled bilinearly. Masks use the nearest pixel
+    centre, so no intermediate class indices appear.
 
     Args:
         image: (H, W, C), values in [0, 255].
@@ -44,18 +44,18 @@ def resize(image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, size_px: in
 class Transform:
     """Resize to ``size_px``, then apply the named albumentations in order.
 
-    Chance is drawn from the seed that each call brings, so a sample looks the same
-    whichever process loads it and in whatever order.
+    Random numbers are drawn from the seed of each call, so a sample is independent of loading
+    process and order.
 
     Args:
         size_px: Height and width of the result; pixels.
         transforms: Arguments of each albumentations class, by class name.
-        key: The config key the transforms come from, for messages.
-        deterministic: Refuse transforms that depend on the seed.
+        key: Config key of the transforms, for messages.
+        deterministic: If True, reject transforms that depend on the seed.
 
     Raises:
-        MedvisionError: If a name or an argument is unknown, or a transform is random
-            where ``deterministic`` forbids it.
+        MedvisionError: If a name or an argument is unknown, or a transform is random although
+            ``deterministic``.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Transform:
     def __call__(
         self, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, *, seed: int
     ) -> Pixels:
-        """Transform one (H, W, C) image and its (H, W) mask alike; ``seed`` decides all chance."""
+        """Transform an image (H, W, C) and its mask (H, W) alike, with the given seed."""
         image, mask = resize(image, mask, self.size_px)
         if self.pipeline is None:
             return image, mask
@@ -85,7 +85,7 @@ class Transform:
         return changed.reshape(*changed.shape[:2], -1), result.get("mask")
 
     def keeps_pixels_in_place(self) -> bool:
-        """Whether a mask comes out as it went in, so that it still fits the file."""
+        """True if masks are unchanged, so that they still match the file."""
         image, mask = self._noise()
         return np.array_equal(np.asarray(self(image, mask, seed=0)[1]), mask)
 
@@ -108,10 +108,10 @@ class Transform:
 
 
 def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, always: bool) -> Any:
-    """Compose the named transforms, or None when there are none: the import costs a second."""
+    """Compose the named transforms; None without any, because the import takes a second."""
     if not transforms:
         return None
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network at import
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # disables a network request at import
     import albumentations
 
     steps = []
