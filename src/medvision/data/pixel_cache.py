@@ -1,14 +1,14 @@
-"""Keep decoded images at the size of the network, so that files are decoded in one epoch only.
+"""Cache decoded images at network resolution, so that files are decoded in only one epoch.
 
-What is kept is what random augmentation begins with. It is found by the content of the files, which
-are still read in every epoch: no file that has changed, is damaged or is gone goes unnoticed.
+Images are cached before random augmentation. The key is the content of the files, which are still
+read in every epoch, so that changed, damaged and missing files are detected.
 
-A store has two files. ``NAME.pixels`` holds records one after another: pixels, the key they are
-found by, and a CRC-32 of the pixels. ``NAME.index`` holds the keys in the same order and only says
-where to look. A record counts as long as both its key and its CRC-32 are right: what a killed
-process, a full disk or another program left behind is never served. Whoever writes next mends it.
+A store has two files. ``NAME.pixels`` contains consecutive records of pixels, key and CRC-32 of the
+pixels. ``NAME.index`` contains the keys in the same order and is only used for lookup. A record is
+valid only if both its key and its CRC-32 match, so that incomplete data of a killed process, a full
+disk or another program is never returned. The next writer repairs the store.
 
-Files are read with `os.preadv`, not mapped into memory: a mapped file that somebody cuts short ends
+Files are read with `os.preadv` instead of memory mapping, because truncating a mapped file kills
 the process that reads it.
 """
 
@@ -44,29 +44,29 @@ except ImportError:  # Windows
     CAN_KEEP = False
 else:
     CAN_KEEP = hasattr(fcntl, "flock") and hasattr(os, "preadv")
-"""Whether this system has what it takes; where it has not, do not make a store."""
+"""True if this system supports stores; do not create one otherwise."""
 
 MIN_FREE_BYTES = 10**9
-"""Left free on the disk, for checkpoints: pixels can be had again, these cannot."""
+"""Disk space reserved for checkpoints, which unlike pixels cannot be recreated."""
 
 WAIT_S = 10.0
-"""For other processes, each of which needs a millisecond, unless it has been stopped."""
+"""Longest wait for other processes, each of which needs a millisecond unless suspended."""
 
 
 KEY_BYTES = 16
 
 TAIL_BYTES = KEY_BYTES + 4
-"""Of a record behind its pixels: key and CRC-32."""
+"""Size of key and CRC-32, which follow the pixels of a record."""
 
 PIXELS, INDEX = ".pixels", ".index"
 
 
 class PixelFiles:
-    """The two files of a store, open in one process, which is then known to use them.
+    """Open files of a store, locked as in use by this process.
 
     Attributes:
-        places: Number of each key that the index is known to hold, by the key.
-        count: Of keys that were read.
+        places: Record number of each key read from the index.
+        count: Number of keys read.
     """
 
     def __init__(self, path: Path, num_bytes: int) -> None:
@@ -81,7 +81,7 @@ class PixelFiles:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
             self._numbers.append(os.open(path.with_name(path.name + suffix), flags, 0o600))
         self.pixels, self.index = self._numbers
-        # shared, and on the data: filelock knows neither
+        # a shared lock on the data file, which filelock does not support
         fcntl.flock(self.pixels, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.utime(self.pixels)
 
@@ -99,15 +99,15 @@ class PixelFiles:
             return False
 
     def find(self, key: bytes) -> int | None:
-        """Number of the record with a key, looked for once more where others may have added it."""
+        """Return the record number of a key; read the index again if others may have added it."""
         if key not in self.places:
             self.look_again()
         return self.places.get(key)
 
     def look_again(self) -> None:
-        """Read what the index has gained, all of it where it was cut."""
+        """Read new entries of the index; all entries if it was truncated."""
         count = os.fstat(self.index).st_size // KEY_BYTES
-        if count < self.count:  # by whoever mended it
+        if count < self.count:  # truncated by a repair
             self.forget()
         start = self.count * KEY_BYTES
         keys = os.pread(self.index, count * KEY_BYTES - start, start)
@@ -116,11 +116,11 @@ class PixelFiles:
             self.count += 1
 
     def forget(self) -> None:
-        """Read the whole index again when a key is looked for."""
+        """Discard the known entries, so that the next lookup reads the whole index."""
         self.places, self.count = {}, 0
 
     def read(self, place: int, key: bytes) -> NDArray[np.uint8] | None:
-        """Pixels of a record, or None if it is not whole, or that of another key."""
+        """Return the pixels of a record, or None if it is incomplete or has another key."""
         record = np.empty(self.stride, np.uint8)
         if os.preadv(self.pixels, [record.data], place * self.stride) != self.stride:
             return None
@@ -128,7 +128,7 @@ class PixelFiles:
         return pixels if tail == _tail(key, pixels) else None
 
     def mend(self) -> None:
-        """Cut off what a process left that was stopped in the middle of a record."""
+        """Truncate an incomplete record left by an interrupted process."""
         num_pixels, num_keys = (os.fstat(number).st_size for number in self._numbers)
         count = min(num_pixels // self.stride, num_keys // KEY_BYTES)
         if num_pixels != count * self.stride:
@@ -138,7 +138,7 @@ class PixelFiles:
         self.look_again()
 
     def append(self, key: bytes, pixels: NDArray[np.uint8]) -> None:
-        """Add a record, its key last: without it nobody looks for the record."""
+        """Append a record, then its index key: without the key, the record is not found."""
         place = self.count
         self.write(place, key, pixels)
         _write(self.index, key, place * KEY_BYTES)
@@ -156,7 +156,7 @@ def _tail(key: bytes, pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _write(number: int, data: bytes | memoryview, start: int) -> None:
-    """Write all of it: a disk that fills up takes a part, and fails at the next one."""
+    """Write all data: a full disk accepts a part and fails at the next write."""
     rest = memoryview(data)
     while rest:
         written = os.pwrite(number, rest, start)
@@ -164,12 +164,12 @@ def _write(number: int, data: bytes | memoryview, start: int) -> None:
 
 
 def remove_unused(path: Path) -> bool:
-    """Remove a store unless a process has it open."""
+    """Remove a store unless a process uses it."""
     import fcntl
 
     try:
         number = os.open(path.with_name(path.name + PIXELS), os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:  # an index without pixels
+    except FileNotFoundError:  # index without pixels
         remove(path)
         return True
     try:
@@ -183,23 +183,23 @@ def remove_unused(path: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a store; those who have it open read on in it until they see that it is gone."""
+    """Remove a store; processes that have it open continue to read until they notice."""
     for suffix in (PIXELS, INDEX):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 class PixelStore:
-    """Pixels by key, within a bound of bytes that all stores of a folder share.
+    """Pixels by key, with a size limit shared by all stores of a folder.
 
-    Every process opens the files for itself: locks and descriptors of the process that it was
-    forked from are not its own.
+    Every process opens the files itself, because locks and descriptors belong to the parent process
+    after a fork.
 
     Args:
-        folder: Of all stores; made where it is not there, for its owner only.
-        name: Of this one.
-        num_bytes: Of the pixels of a record.
-        max_bytes: Of all stores of the folder together.
-        num_needed: Records that are of use at a time.
+        folder: Folder of all stores, created if missing, accessible only to its owner.
+        name: Name of this store.
+        num_bytes: Size of the pixels of a record.
+        max_bytes: Largest total size of all stores of the folder.
+        num_needed: Number of records in use at a time.
     """
 
     def __init__(
@@ -215,11 +215,11 @@ class PixelStore:
 
     @property
     def bytes_each(self) -> int:
-        """What a record takes on the disk."""
+        """Size of a record on disk."""
         return self.num_bytes + TAIL_BYTES + KEY_BYTES
 
     def read(self, key: bytes) -> NDArray[np.uint8] | None:
-        """Pixels (num_bytes,), or None where they are not, or no longer what they were.
+        """Return pixels (num_bytes,), or None if they are missing or corrupted.
 
         Raises:
             OSError: If the files cannot be opened or read.
@@ -233,18 +233,18 @@ class PixelStore:
             return None
         pixels = files.read(place, key)
         if pixels is None:
-            files.forget()  # the index may have been mended too
+            files.forget()  # the index may have been repaired too
         return pixels
 
     def keep(self, key: bytes, pixels: NDArray[np.uint8]) -> bool:
-        """Add pixels (num_bytes,), and say whether there was room; old stores make some.
+        """Add pixels (num_bytes,) and return True if there was space; old stores may be removed.
 
         Raises:
-            OSError: If they cannot be written.
+            OSError: If the files cannot be written.
         """
         with self.alone():
             files = self._current()
-            if files is None or not files.are_at_their_path():  # renamed: NFS removes so
+            if files is None or not files.are_at_their_path():  # renamed by NFS on removal
                 files = self._open()
             files.mend()
             place = files.find(key)
@@ -262,10 +262,10 @@ class PixelStore:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep all other processes from changing anything in the folder.
+        """Lock the folder against changes by other processes.
 
         Raises:
-            OSError: If the folder cannot be written, or others hold it for ``WAIT_S``.
+            OSError: If the folder cannot be written, or others hold the lock for ``WAIT_S``.
         """
         for folder in (self.folder.parent, self.folder):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -280,20 +280,20 @@ class PixelStore:
             time.sleep(0.001)
 
     def free_bytes(self) -> int:
-        """Bytes of the disk that may be filled.
+        """Return the number of bytes that may be written to the disk.
 
         Raises:
-            OSError: If there is no such folder.
+            OSError: If the folder does not exist.
         """
         disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize - MIN_FREE_BYTES
 
     def num_bytes_used(self) -> int:
-        """Bytes of all stores of the folder."""
+        """Return the total size of all stores of the folder."""
         return sum(num_bytes for _, num_bytes in self._stores().values())
 
     def _current(self) -> PixelFiles | None:
-        """The files, if this process has opened them and nobody has removed them."""
+        """Return the files if this process has opened them and they still exist."""
         files = self._files
         if files is not None and files.process == os.getpid() and files.are_there():
             return files
@@ -305,7 +305,7 @@ class PixelStore:
         return self._files
 
     def _make_room(self) -> bool:
-        """Remove stores that nobody uses, the one used longest ago first, for one more record."""
+        """Remove unused stores, the least recently used first, to make space for one record."""
         stores = self._stores()
         more = self.bytes_each
         missing = sum(num_bytes for _, num_bytes in stores.values()) + more - self.max_bytes
@@ -319,7 +319,7 @@ class PixelStore:
         return missing <= 0
 
     def _begin_anew(self, files: PixelFiles) -> bool:
-        """Remove a full store that must hold records of no use; once, for others may share it."""
+        """Remove a full store with obsolete records; only once, because it may be shared."""
         if not self._may_begin_anew or files.count < self.num_needed:
             return False
         self._may_begin_anew = False
@@ -327,11 +327,11 @@ class PixelStore:
         return True
 
     def _stores(self) -> dict[str, tuple[int, int]]:
-        """When each was last used, and its bytes, by name."""
+        """Return the time of last use and the size of each store by name."""
         found: dict[str, tuple[int, int]] = {}
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  quicker, at every write
+                name, suffix = os.path.splitext(entry.name)  # noqa: PTH122  faster, called at every write
                 if suffix in (PIXELS, INDEX):
                     state = entry.stat()
                     used, num_bytes = found.get(name, (0, 0))
@@ -341,25 +341,26 @@ class PixelStore:
 
 
 FORMAT = 1
-"""Grows when this package decodes or resizes otherwise: what was kept is then found by nobody."""
+"""Version of decoding and resizing; incrementing it invalidates cached images."""
 
 _OFF = "every epoch decodes the images anew"
 
 
 class PixelCache:
-    """Decoded and resized images of one data set, on the disk.
+    """Disk cache of the decoded and resized images of a data set.
 
-    A disk that is full or cannot be written ends no training: what cannot be kept is decoded each
-    time. ``notes`` says so before a training, the log of the first loader process in the middle.
+    A full or read-only disk does not stop a training: images that cannot be cached are decoded each
+    time. This is reported by ``notes`` before a training and by the log of the first loader process
+    during it.
 
     Args:
-        folder: Of the kept images of all data sets; made where it is not there.
+        folder: Cache folder of all data sets, created if missing.
         root: Folder or address of the data set.
-        size_px: Height and width of what is kept; pixels.
-        channels: C of its images.
-        max_bytes: Of the kept images of all data sets.
-        num_images: Of the data set.
-        reading: How its files are read; a mask is kept with each image if there are masks.
+        size_px: Height and width of cached images; pixels.
+        channels: Number of channels C of the images.
+        max_bytes: Largest total size of the cached images of all data sets.
+        num_images: Number of images of the data set.
+        reading: Reading options; masks, if any, are cached with the images.
     """
 
     def __init__(
@@ -389,7 +390,7 @@ class PixelCache:
         self._reads = self._writes = CAN_KEEP
 
     def notes(self) -> list[str]:
-        """What the user should know before a training: that no, or not all, images are kept."""
+        """Remarks before a training if no images, or not all, are cached."""
         store = self._store
         if not CAN_KEEP:
             return [f"decoded images cannot be kept on this system: {_OFF}"]
@@ -406,7 +407,7 @@ class PixelCache:
         if fits >= self.num_images:
             return []
         where = f"into {store.max_bytes / GIGABYTE:.3g} GB"
-        needed = 1.005 * self.num_images * store.bytes_each / GIGABYTE  # not less when rounded
+        needed = 1.005 * self.num_images * store.bytes_each / GIGABYTE  # rounds up
         hint = f"all take data.decoded_gb={needed:.3g}"
         if free < store.max_bytes:
             where = f"on the disk of {store.folder}"
@@ -417,7 +418,7 @@ class PixelCache:
         ]
 
     def read(self, source: FileSource, sample: Sample) -> Pixels:
-        """Image (S, S, C) and mask (S, S) of a sample, decoded where they are not kept."""
+        """Return image (S, S, C) and mask (S, S) of a sample, decoding them if not cached."""
         files = source.files(sample)
         key = self._key(*files)
         found = self._read(key)
@@ -458,13 +459,13 @@ class PixelCache:
 
 
 def _versions() -> tuple[Any, ...]:
-    """What decodes and resizes; OpenCV rounds as the instructions of the processor do."""
+    """Return all that affects decoded pixels: library versions and CPU (rounding in OpenCV)."""
     libraries = (PIL.__version__, features.version("jpg"), cv2.__version__, np.__version__)
     return (FORMAT, *libraries, platform.machine(), cv2.getCPUFeaturesLine())
 
 
 def _log(text: str) -> None:
-    """Tell it once, not for every loader process."""
+    """Log a message once instead of in every loader process."""
     worker = get_worker_info()
     if worker is None or worker.id == 0:
         logging.getLogger(__name__).warning(text)

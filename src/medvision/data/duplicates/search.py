@@ -238,8 +238,7 @@ def _nearest(queries: Floats, features: Floats, reach: float, most: int) -> Pair
 
 
 def _closest(rows: Rows, *keys: NDArray[Any], most: int) -> NDArray[np.intp]:
-    """Return indices of the ``most`` smallest keys per row; the last key has the highest
-    priority."""
+    """Return indices of the ``most`` smallest keys of each row; the last key is the primary one."""
     order = np.lexsort((*keys, rows))
     ranked = rows[order]
     rank = np.arange(len(ranked)) - np.searchsorted(ranked, ranked)

@@ -1,10 +1,10 @@
-"""Slices of the head as in T1-weighted MRI with contrast agent, four classes, drawn by code.
+"""Synthetic head slices resembling contrast-enhanced T1-weighted MRI, in four classes.
 
 A slice is axial, coronal or sagittal, whatever the class. A glioma is an irregular mass inside the
 brain with a ragged bright rim, a dark core and a dark swelling around it; a meningioma is round,
 evenly bright and lies on the lining of the brain; a pituitary tumour is small, bright and round,
-and lies in the midline at the base. Bright vessels, glands and fat, an uneven field and the
-contrast of the scanner come with every class.
+and lies in the midline at the base. Bright vessels, glands and fat, a bias field and scanner
+contrast occur in every class.
 """
 
 from __future__ import annotations
@@ -37,39 +37,39 @@ BRAIN_CLASSES = ("glioma_tumor", "meningioma_tumor", "no_tumor", "pituitary_tumo
 """Class names in the order of their indices."""
 
 PHANTOM_BRAIN_VERSION = 1
-"""Part of every seed; bumped when a pixel changes."""
+"""Part of every seed; incremented when a pixel changes."""
 
 _GLIOMA, _MENINGIOMA, _NO_TUMOR, _PITUITARY = range(4)
-_SCENE_STREAM, _SIGN_STREAM = 1, 2  # the tumour has its own chance, so the patient stays the same
+_SCENE_STREAM, _SIGN_STREAM = 1, 2  # independent of each other
 
 
 def _mirrored(half: ArrayLike) -> NDArray[np.floating]:
-    """Close the right half of an outline (P, 2), given downwards, with its mirror image."""
+    """Close the right half of an outline (P, 2), from top to bottom, with its mirror image."""
     right = np.asarray(half)
     return np.concatenate([right, right[::-1] * (-1, 1)])
 
 
 def _pair(points: ArrayLike) -> list[NDArray[np.floating]]:
-    """Points (P, 2) on the right and on the left of the picture."""
+    """Return points (P, 2) on the right and their mirror image on the left."""
     return [np.asarray(points) * (side, 1) for side in (1, -1)]
 
 
 @dataclass(frozen=True)
 class _Slice:
-    """The atlas of one plane: corner points in image widths, y down, origin in the middle."""
+    """Atlas of one plane: corner points in image widths, y down, origin in the centre."""
 
     head: NDArray[np.floating]  # outline of the skin
     brain: NDArray[np.floating]  # outline of the brain
     water: list[NDArray[np.floating]]  # outlines of ventricles and cisterns
     grooves: list[NDArray[np.floating]]  # paths of deep furrows
     falx: list[NDArray[np.floating]]  # paths of the lining between the halves of the brain
-    hollow: list[NDArray[np.floating]]  # outlines that hold air
+    hollow: list[NDArray[np.floating]]  # outlines filled with air
     solid: list[NDArray[np.floating]]  # outlines of brain stem and cerebellum
-    sella: tuple[float, float]  # where the pituitary gland lies
-    base: float  # y below which no tumour lies on the lining
+    sella: tuple[float, float]  # position of the pituitary gland
+    base: float  # y below which no tumour is placed on the lining
 
 
-# Points in rows, as a table: one to a line they would fill two screens.
+# Points in rows: one per line would fill two screens.
 # fmt: off
 _AXIAL = _Slice(
     head=_mirrored([(0.02, -0.46), (0.16, -0.43), (0.29, -0.3), (0.36, -0.06), (0.37, 0.12),
@@ -130,10 +130,10 @@ _SLICES = (_AXIAL, _CORONAL, _SAGITTAL)
 
 
 def draw_brain(index: int, label: int, *, size_px: int, seed: int) -> NDArray[np.uint8]:
-    """Draw one slice of a class, index into ``BRAIN_CLASSES``, as `draw_chest` draws a radiograph.
+    """Draw a slice of a class, index into ``BRAIN_CLASSES``; arguments as for `draw_chest`.
 
     Another label shows the same slice of the same patient with another tumour or none, and changes
-    nothing away from the tumours.
+    only the tumour region.
     """
     check_at_least(("index", index, 0), ("size_px", size_px, 16), ("seed", seed, 0))
     check_label(label, len(BRAIN_CLASSES))
@@ -153,19 +153,19 @@ def draw_brain(index: int, label: int, *, size_px: int, seed: int) -> NDArray[np
     np.power(image, np.float32(rng.uniform(0.75, 1.3)), out=image)
     image *= stretch(rng.uniform(0.65, 1.15) + rng.uniform(0.2, 0.6) * noise_field(rng, 3), size_px)
     blur_px, grain = rng.uniform(0.5, 1.0) * size_px / 256, rng.uniform(0.02, 0.08)
-    # the only draw that knows the size comes last, so every size shows the same patient
+    # the only draw that depends on the size comes last, so every size shows the same patient
     image += unit(rng.integers(0, 256, (size_px, size_px), dtype=np.uint8), grain)
     shown = cv2.GaussianBlur(image, (0, 0), max(0.2, blur_px))
     return np.clip(255 * shown, 0, 255).astype(np.uint8)
 
 
 def _paint(image: Field, shape: Field, value: float | Field) -> None:
-    """Lay a value over the image where the shape (H, W) in [0, 1] covers it."""
+    """Blend a value into the image, weighted by the shape (H, W) in [0, 1]."""
     image += shape * (value - image)
 
 
 def _shape(outlines: list[Field], image: Field) -> Field:
-    """Filled polygons at the size of the image, in [0, 1]."""
+    """Fill polygons at the size of the image, in [0, 1]."""
     return unit(fill(outlines, len(image)))
 
 
@@ -177,7 +177,7 @@ def _grown(outline: Field, by: float) -> Field:
 
 
 def _head(rng: Rng, plane: _Slice, pose: Pose, size_px: int) -> Field:
-    """Fat under the skin, patchy flesh, and a skull that gives no signal; air around."""
+    """Draw fat under the skin, patchy soft tissue and a skull without signal, surrounded by air."""
     image = np.full((size_px, size_px), 0.01, np.float32)
     skin, brain = spline(plane.head, closed=True), spline(plane.brain, closed=True)
     _paint(image, _shape([pose(skin)], image), rng.uniform(0.5, 0.9))
@@ -190,7 +190,7 @@ def _head(rng: Rng, plane: _Slice, pose: Pose, size_px: int) -> Field:
 
 
 def _brain(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
-    """Grey and white matter, furrows, ventricles and the lining between the halves."""
+    """Draw grey and white matter, furrows, ventricles and the lining between the halves."""
     outline = pose(spline(plane.brain, closed=True))
     white, grey, water = rng.uniform(0.36, 0.46), rng.uniform(0.28, 0.35), rng.uniform(0.08, 0.16)
     deep = np.clip(2.2 * blur(unit(fill([outline], LATTICE_PX)), 0.12) - 1.3, 0, 1)
@@ -204,7 +204,7 @@ def _brain(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
     _paint(image, _shape(stem, image), white)
     grooves = [ribbon(pose(spline(path)), rng.uniform(0.008, 0.016)) for path in plane.grooves]
     pools = []
-    for part in plane.water:  # each its own size: halves differ, and so do the aged and the young
+    for part in plane.water:  # individual sizes: they differ between sides and with age
         middle = part.mean(axis=0)
         pools.append(pose(spline(middle + rng.uniform(0.6, 1.4) * (part - middle), closed=True)))
     _paint(image, _shape([*grooves, *pools], image), water)
@@ -213,7 +213,7 @@ def _brain(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
 
 
 def _vessels(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
-    """What takes up contrast agent in every patient: arteries, sinuses, plexus and gland."""
+    """Draw structures that enhance in every patient: arteries, sinuses, plexus and gland."""
     bright = [pose(blob(rng, np.array(plane.sella), rng.uniform(0.008, 0.016), wobble=0.1))]
     rim = spline(plane.brain, closed=True)
     for place in rim[rng.integers(0, len(rim), 3)]:  # veins on the surface
@@ -229,7 +229,7 @@ def _vessels(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
 
 
 def _glioma(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
-    """Dark swelling, ragged bright rim, dark core; within the brain and off the midline base."""
+    """Draw dark swelling, ragged bright rim, dark core; in the brain, off the midline base."""
     radius = rng.uniform(0.06, 0.11)
     outline = spline(plane.brain, closed=True)
     places = outline[rng.integers(0, len(outline), 12)] * rng.uniform(0.2, 0.75, (12, 1))
@@ -248,7 +248,7 @@ def _glioma(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
 
 
 def _meningioma(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
-    """Round and evenly bright, flat against the lining it grows from."""
+    """Draw a round, evenly bright tumour, flat against the lining."""
     radius = rng.uniform(0.055, 0.1)
     outline = spline(plane.brain, closed=True)
     wall = outline[outline[:, 1] < plane.base]
@@ -265,7 +265,7 @@ def _meningioma(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
 
 
 def _pituitary(rng: Rng, plane: _Slice, pose: Pose, image: Field) -> None:
-    """Small, bright and round, in the midline at the base of the brain."""
+    """Draw a small, bright, round tumour in the midline at the base of the brain."""
     radius = rng.uniform(0.03, 0.055)
     centre = np.array(plane.sella) + rng.normal((0, -0.4 * radius), 0.006)
     _paint(

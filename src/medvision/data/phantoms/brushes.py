@@ -1,8 +1,8 @@
-"""Brushes that every phantom is painted with: smooth noise, smooth outlines, soft fills.
+"""Drawing primitives of all phantoms: smooth noise, smooth outlines, soft fills.
 
-Places and lengths are in image widths with y pointing down. Smooth fields live on a lattice of
-fixed size and are stretched to the image; edges are drawn at the size of the image. So one index
-shows one scene at every size.
+Positions and lengths are in image widths with y pointing down. Smooth fields are computed on a
+lattice of fixed size and resampled to the image; edges are drawn at the size of the image. An index
+therefore shows the same scene at every size.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LATTICE_PX = 128  # fine enough for folds and domes, a quarter of the work of a 256 px image
-SHIFT_BITS = 4  # OpenCV draws in fixed point; 1/16 px keeps one outline alike at all sizes
+LATTICE_PX = 128  # sufficient for folds and domes, a quarter of the cost of 256 px
+SHIFT_BITS = 4  # OpenCV draws in fixed point; 1/16 px keeps outlines alike at all sizes
 
 _T = np.arange(6, dtype=np.float32)[:, None] / 6
 _CATMULL_ROM = np.hstack([np.ones_like(_T), _T, _T**2, _T**3]) @ np.array(
     [[0, 1, 0, 0], [-0.5, 0, 0.5, 0], [1, -2.5, 2, -0.5], [-0.5, 1.5, -1.5, 0.5]], np.float32
-)  # weights of four neighbouring points at six places between the middle two, (6, 4)
-_LABEL_STREAM = 3  # numbers apart from those that draw the scene of the same index
+)  # weights of four neighbouring points at six positions between the middle two, (6, 4)
+_LABEL_STREAM = 3  # independent of the stream that draws the scene of the same index
 
 Field = NDArray[np.float32]
 Canvas = NDArray[np.uint8]
@@ -29,10 +29,11 @@ Rng = np.random.Generator
 
 
 def phantom_label(index: int, num_classes: int, seed: int) -> int:
-    """Class of one phantom: a seeded shuffle of all classes in every ``num_classes`` indices.
+    """Return the class of a phantom; every ``num_classes`` indices are a seeded shuffle of all
+    classes.
 
-    So any ``2 * num_classes - 1`` consecutive indices show every class, and the class counts of
-    the first n indices differ by one at most.
+    Any ``2 * num_classes - 1`` consecutive indices contain every class, and the class counts of the
+    first n indices differ by at most one.
 
     Args:
         index: Number of the scene, 0 or greater.
@@ -66,16 +67,16 @@ def check_label(label: int, num_classes: int) -> None:
 
 @dataclass(frozen=True)
 class Pose:
-    """How one patient differs from the textbook: places points of the atlas in the image."""
+    """Individual anatomy of a patient: maps points of the atlas to the image."""
 
     matrix: Field  # (2, 2): size, proportions, rotation and shear
-    centre: Field  # where the origin of the atlas lies in the image, (2,)
-    phase: Field  # of a gentle wave that makes no two outlines and no two sides alike, (2,)
-    sway: float  # height of that wave
+    centre: Field  # position of the origin of the atlas in the image, (2,)
+    phase: Field  # phase of a wave that varies outlines and sides, (2,)
+    sway: float  # amplitude of that wave
 
     @classmethod
     def draw(cls, rng: Rng, *, centre: ArrayLike, turn_deg: float, sway: float) -> Pose:
-        """Draw size and proportions within 10 %, and up to ``turn_deg`` degrees either way."""
+        """Draw size and proportions within 10 %, and a rotation of up to ±``turn_deg`` degrees."""
         turn = np.deg2rad(rng.uniform(-turn_deg, turn_deg))
         cos, sin = np.cos(turn), np.sin(turn)
         shape = np.diag(rng.uniform(0.9, 1.08) * rng.uniform(0.95, 1.05, 2))
@@ -88,16 +89,16 @@ class Pose:
         )
 
     def __call__(self, points: ArrayLike) -> Field:
-        """Place points (..., 2)."""
+        """Map points (..., 2) to the image."""
         atlas = np.asarray(points, np.float32)
         wave = self.sway * np.sin(7 * atlas[..., ::-1] + self.phase)
         return ((atlas + wave) @ self.matrix.T + self.centre).astype(np.float32)
 
 
 def spline(points: ArrayLike, *, closed: bool = False) -> Field:
-    """Catmull-Rom curves through points (..., P, 2), six steps from each point to the next.
+    """Interpolate points (..., P, 2) by Catmull-Rom curves, six steps per segment.
 
-    A point given twice makes a corner.
+    A repeated point gives a corner.
     """
     knots = np.asarray(points, np.float32)
     first, last = (
@@ -113,7 +114,7 @@ def spline(points: ArrayLike, *, closed: bool = False) -> Field:
 
 
 def ribbon(path: Field, width: ArrayLike) -> Field:
-    """Outlines of bands along paths (..., P, 2); ``width`` is one number or one for each point."""
+    """Return outlines of bands along paths (..., P, 2); ``width`` is a number or one per point."""
     step = np.empty_like(path)
     step[..., 1:-1, :] = path[..., 2:, :] - path[..., :-2, :]
     step[..., 0, :] = path[..., 1, :] - path[..., 0, :]
@@ -124,7 +125,7 @@ def ribbon(path: Field, width: ArrayLike) -> Field:
 
 
 def blob(rng: Rng, centre: NDArray[np.floating], radius: float, *, wobble: float) -> Field:
-    """Outline of a smooth irregular ellipse, (48, 2)."""
+    """Draw the outline of a smooth irregular ellipse, (48, 2)."""
     angle = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     waves = np.arange(2, 6)[:, None]
     swing = rng.normal(0, wobble, (4, 1)) / (waves - 0.5)
@@ -135,12 +136,12 @@ def blob(rng: Rng, centre: NDArray[np.floating], radius: float, *, wobble: float
 
 
 def polar(angle: float | NDArray[np.floating]) -> Field:
-    """Unit vectors at the angles, in radians, (..., 2)."""
+    """Return unit vectors at angles in radians, (..., 2)."""
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
 
 
 def noise_field(rng: Rng, cells: int, size_px: int = LATTICE_PX) -> Field:
-    """Smooth noise in [-0.5, 0.5] with ``cells`` cells across, (size_px, size_px)."""
+    """Draw smooth noise in [-0.5, 0.5] with ``cells`` cells across, (size_px, size_px)."""
     values = rng.integers(0, 256, (cells, cells), dtype=np.uint8)
     return stretch(unit(values) - np.float32(0.5), size_px)
 
@@ -159,18 +160,18 @@ def blur(field: Field, width: float) -> Field:
 
 
 def soft(outlines: Iterable[NDArray[np.floating]], width: float) -> Field:
-    """Union of filled polygons with edges ``width`` image widths wide, a lattice field."""
+    """Fill the union of polygons with edges ``width`` image widths wide; a lattice field."""
     return blur(blur(unit(fill(outlines, LATTICE_PX)), width / 2), width / 2)
 
 
 def unit(canvas: Canvas, full: float = 1.0) -> Field:
-    """Bytes as floats in [0, full]."""
+    """Convert bytes to floats in [0, full]."""
     return canvas * np.float32(full / 255)
 
 
 def fill(outlines: Iterable[NDArray[np.floating]], size_px: int) -> Canvas:
-    """Union of filled polygons, 255 inside and 0 outside, with smooth edges."""
-    finer = max(2, 256 // size_px)  # OpenCV fills half a pixel too far: make the pixel small
+    """Fill the union of polygons, 255 inside and 0 outside, with smooth edges."""
+    finer = max(2, 256 // size_px)  # OpenCV fills half a pixel too far: use smaller pixels
     canvas: Canvas = np.zeros((finer * size_px, finer * size_px), np.uint8)
     for outline in outlines:
         cv2.fillPoly(canvas, [fixed(outline, len(canvas))], 255, cv2.LINE_8, SHIFT_BITS)
@@ -178,5 +179,5 @@ def fill(outlines: Iterable[NDArray[np.floating]], size_px: int) -> Canvas:
 
 
 def fixed(points: NDArray[np.floating], size_px: int) -> NDArray[np.int32]:
-    """Points in image widths as OpenCV's fixed-point pixels, whose centres are whole numbers."""
+    """Convert points in image widths to OpenCV's fixed-point pixels with integer centres."""
     return np.rint((points * size_px - 0.5) * 2**SHIFT_BITS).astype(np.int32)

@@ -1,10 +1,10 @@
-"""Frontal chest radiographs of a child, normal or with pneumonia, drawn by code.
+"""Synthetic frontal chest radiographs of a child, normal or with pneumonia.
 
-The picture is a sum of what weakens the beam: soft tissue, bones, and lungs that hold air. Disease
-does one thing, namely to replace air: in one soft patch whose middle is densest (lobar
-consolidation) or along a net of fine lines on both sides (interstitial). Exposure, build, position
-and how clear each lung is vary by more than the disease does, so brightness does not tell; tubes,
-cables and side markers come with either class.
+The image is the sum of the attenuation by soft tissue, bones and air-filled lungs. Disease replaces
+air: in one soft patch that is densest in the centre (lobar consolidation) or along a net of fine
+lines on both sides (interstitial). Exposure, build, position and the transparency of each lung vary
+more than the disease, so brightness does not reveal the class; tubes, cables and side markers occur
+in both classes.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CHEST_CLASSES = ("NORMAL", "PNEUMONIA")
 """Class names in the order of their indices."""
 
 PHANTOM_CHEST_VERSION = 1
-"""Part of every seed; bumped when a pixel changes."""
+"""Part of every seed; incremented when a pixel changes."""
 
-_SCENE_STREAM, _SIGN_STREAM = 1, 2  # the disease has its own chance, so the patient stays the same
+_SCENE_STREAM, _SIGN_STREAM = 1, 2  # independent of each other
 
-# The atlas: x from the midline outwards, y down, in image widths; the trunk is about 0.8 wide.
+# Atlas: x from the midline outwards, y down, in image widths; the trunk is about 0.8 wide.
 # fmt: off
 _TRUNK = ((0.08, -0.6), (0.085, -0.47), (0.22, -0.41), (0.39, -0.34), (0.41, -0.25),
           (0.38, -0.12), (0.385, 0.1), (0.4, 0.35), (0.39, 0.7))
@@ -62,17 +62,17 @@ _LETTERS = {
 
 
 def draw_chest(index: int, label: int, *, size_px: int, seed: int) -> NDArray[np.uint8]:
-    """Draw one radiograph of a class.
+    """Draw a radiograph of a class.
 
-    The same arguments give the same pixels in any order, process and number of threads. Another
-    size shows the same patient; the other label shows the same patient with or without disease,
-    and changes nothing outside the lungs.
+    The result depends only on the arguments, not on order, process or number of threads. Another
+    size shows the same patient; the other label shows the same patient with or without disease, and
+    changes only the lungs.
 
     Args:
         index: Number of the patient, 0 or greater.
         label: 0 for normal, 1 for pneumonia: the index into ``CHEST_CLASSES``.
         size_px: Height and width in pixels, 16 or greater.
-        seed: Number of the data set, 0 or greater.
+        seed: Seed of the data set, 0 or greater.
 
     Returns:
         The grey image (H, W) in [0, 255].
@@ -84,7 +84,7 @@ def draw_chest(index: int, label: int, *, size_px: int, seed: int) -> NDArray[np
     check_label(label, len(CHEST_CLASSES))
     rng = np.random.default_rng([PHANTOM_CHEST_VERSION, seed, index, _SCENE_STREAM])
     pose = Pose.draw(rng, centre=(0.5, 0.5), turn_deg=6, sway=0.008)
-    turned = rng.uniform(-0.02, 0.02)  # a patient turned aside shifts heart and spine
+    turned = rng.uniform(-0.02, 0.02)  # rotation of the patient shifts heart and spine
     density = _tissue(rng, pose, size_px)
     air = _air(rng, pose, turned, size_px)
     if label == 1:
@@ -93,25 +93,25 @@ def draw_chest(index: int, label: int, *, size_px: int, seed: int) -> NDArray[np
     density *= 1 - air
     density += _bones(rng, pose, turned, size_px)
     density += _foreign(rng, pose, size_px)
-    # film: dark where much of the beam arrives, and its contrast fades in the bright
+    # film: dark at high exposure, with lower contrast in bright regions
     low, gain, speed = rng.uniform(0.02, 0.12), rng.uniform(0.7, 1.0), rng.uniform(0.5, 1.6)
     shown = low + (gain - low) * (1 - np.exp(-speed * density)) / (1 - np.exp(-speed))
     shown *= stretch(1 + rng.uniform(0.1, 0.35) * noise_field(rng, 3), size_px)
     blur_px, grain = rng.uniform(0.5, 1.1) * size_px / 256, rng.uniform(0.02, 0.07)
-    # the only draw that knows the size comes last, so every size shows the same patient
+    # the only draw that depends on the size comes last, so every size shows the same patient
     shown += unit(rng.integers(0, 256, (size_px, size_px), dtype=np.uint8), grain) - grain / 2
     shown = cv2.GaussianBlur(shown, (0, 0), max(0.2, blur_px))
     return np.clip(255 * shown, 0, 255).astype(np.uint8)
 
 
 def _both(points: ArrayLike) -> Field:
-    """Shapes (..., P, 2) on the left and then on the right of the picture, (2, ..., P, 2)."""
+    """Return shapes (..., P, 2) on the left and right of the image, (2, ..., P, 2)."""
     half = np.asarray(points, np.float32)
     return half * _SIDES.reshape(2, *[1] * (half.ndim - 1), 2)
 
 
 def _tissue(rng: Rng, pose: Pose, size_px: int) -> Field:
-    """Soft tissue of trunk, arms and head, thicker in the middle and below the diaphragm."""
+    """Draw soft tissue of trunk, arms and head, thicker in the middle and below the diaphragm."""
     left, right = (spline(half) for half in _both(_TRUNK))
     trunk = pose(np.concatenate([left, right[::-1]]))
     raised = rng.uniform(-0.25, 0.45)  # y of the elbows
@@ -131,7 +131,7 @@ def _tissue(rng: Rng, pose: Pose, size_px: int) -> Field:
 
 
 def _air(rng: Rng, pose: Pose, turned: float, size_px: int) -> Field:
-    """Share of the beam's path that is air: lungs less heart and vessels, each lung its own."""
+    """Draw the air share of the beam's path: each lung individually, minus heart and vessels."""
     air = np.zeros((size_px, size_px), np.float32)
     for half in _both(_LUNG):
         lift = rng.uniform(-0.03, 0.03) * np.clip(4 * half[:, 1], 0, 1)  # of the diaphragm
@@ -154,13 +154,13 @@ def _air(rng: Rng, pose: Pose, turned: float, size_px: int) -> Field:
 
 
 def _disease(rng: Rng, pose: Pose) -> Field:
-    """Share of the air that disease replaces, a lattice field in [0, 1]."""
+    """Draw the share of air replaced by disease, a lattice field in [0, 1]."""
     if rng.random() < 0.6:  # lobar
         place = np.array([rng.uniform(0.13, 0.23), rng.uniform(-0.18, 0.15)])
         if rng.random() < 0.5:
             place[0] *= -1
         else:
-            place[0] += 0.03  # the heart would hide it
+            place[0] += 0.03  # not hidden by the heart
         size = rng.uniform(0.085, 0.13)
         patch = soft([pose(blob(rng, place, size, wobble=0.12))], size)
         core = soft([pose(blob(rng, place, 0.5 * size, wobble=0.1))], 0.6 * size)
@@ -171,13 +171,13 @@ def _disease(rng: Rng, pose: Pose) -> Field:
 
 
 def _net(rng: Rng) -> Field:
-    """A net of fine lines, a lattice field in [0, 1]."""
+    """Draw a net of fine lines, a lattice field in [0, 1]."""
     ways = [np.abs(blur(noise_field(rng, cells), 0.018)) for cells in (26, 38)]
     return np.clip(1 - 9 * np.minimum(*ways), 0, 1)
 
 
 def _bones(rng: Rng, pose: Pose, turned: float, size_px: int) -> Field:
-    """What ribs, spine, clavicles and arms add, at the size of the image."""
+    """Draw ribs, spine, clavicles and arms, at the size of the image."""
     y = rng.uniform(-0.4, -0.37) + rng.uniform(0.062, 0.07) * np.arange(11)
     droop, wide = rng.uniform(0.05, 0.11), rng.uniform(0.019, 0.024)
     wall = np.interp(y + droop, *_WALL.T) + 0.005
@@ -200,13 +200,13 @@ def _bones(rng: Rng, pose: Pose, turned: float, size_px: int) -> Field:
 
 
 def _hollow(canvas: NDArray[np.uint8]) -> Field:
-    """Bone is denser at its surface than inside."""
+    """Make bone denser at its surface than inside."""
     solid = unit(canvas)
     return solid * (1.25 - 0.5 * blur(solid, 0.012))
 
 
 def _foreign(rng: Rng, pose: Pose, size_px: int) -> Field:
-    """Side marker, tube and cable, none of which tells the class; at the size of the image."""
+    """Draw side marker, tube and cable, independent of the class, at the size of the image."""
     things = []
     letter, shown = "LR"[rng.integers(2)], rng.random() < 0.7
     corner = np.array([rng.uniform(0.03, 0.08), rng.uniform(0.06, 0.5)])
