@@ -29,8 +29,7 @@ Rng = np.random.Generator
 
 
 def phantom_label(index: int, num_classes: int, seed: int) -> int:
-    """Return the class of a phantom; every ``num_classes`` indices are a seeded shuffle of all
-    classes.
+    """Return the class of a phantom; each block of ``num_classes`` indices is a seeded shuffle.
 
     Any ``2 * num_classes - 1`` consecutive indices contain every class, and the class counts of the
     first n indices differ by at most one.

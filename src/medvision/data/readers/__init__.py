@@ -1,1 +1,1 @@
-"""Read image, mask and DICOM files as arrays that mean the same for every format."""
+"""Read image, mask and DICOM files as arrays that are independent of the file format."""

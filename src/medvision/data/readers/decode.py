@@ -1,7 +1,7 @@
-"""From the bytes of a picture file to upright samples, or one line that says why not.
+"""Decode image files to upright samples, or raise an error with a one-line reason.
 
-Files are known by their first bytes, never by their extension. The plugins of Pillow are called
-directly: `Image.open` warns about large pictures before their size can be looked at here.
+Formats are detected by the first bytes, never by the extension. Pillow plugins are called directly,
+because `Image.open` warns about large pictures before their size can be checked here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from medvision.errors import MedvisionError
 from medvision.files import file_errors
 
 MAX_PIXELS = 100_000_000
-"""A larger picture is refused before it is decoded: it would fill the memory."""
+"""Largest number of pixels; larger pictures are rejected before decoding to save memory."""
 
 _PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
@@ -42,25 +42,25 @@ _PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
 )
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 274, 256, 257, 258
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
-_LOSSY = ("jpeg", "tiff_jpeg", "webp")  # kinds of TIFF compression
+_LOSSY = ("jpeg", "tiff_jpeg", "webp")  # TIFF compressions
 _REPLACE = "replace the file or remove it"
 
-# A damaged TIFF makes Pillow warn on the screen before it fails; the failure is reported here.
+# Pillow warns about a damaged TIFF before it fails; the failure is reported here.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One decoded file, before its values are given a meaning.
+    """Decoded file, before its values are interpreted.
 
     Attributes:
-        image: Loaded by Pillow, turned upright only where Pillow does it (TIFF); of DICOM its
-            values, as ``DicomPixels``.
-        data: The whole file.
-        where: The file's name, for messages.
-        bits: Bits of each sample in the file, 1 to 64.
+        image: Image loaded by Pillow, upright only if Pillow rotates it (TIFF); ``DicomPixels`` for
+            DICOM.
+        data: Content of the file.
+        where: Name of the file, for messages.
+        bits: Bits per sample in the file, 1 to 64.
         orientation: EXIF orientation still to be applied, 1 to 8.
-        lossy: Whether compression may have changed the values.
+        lossy: True if compression may have changed the values.
         file_format: ``JPEG``, ``PNG``, ``BMP``, ``TIFF`` or ``DICOM``.
     """
 
@@ -74,7 +74,7 @@ class Picture:
 
     @property
     def pillow(self) -> ImageFile:
-        """The image of every format but DICOM."""
+        """Pillow image, for all formats except DICOM."""
         assert isinstance(self.image, ImageFile), "a DICOM file has no image of Pillow"
         return self.image
 
@@ -90,7 +90,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def unreadable_named(path: Path) -> AbstractContextManager[None]:
-    """Name a file of the data set that cannot be read in the block."""
+    """Raise an error with the file's name if it cannot be read in the block."""
     return file_errors("cannot read the file", path, hint="check data.root", exit_code=2)
 
 
@@ -121,7 +121,7 @@ def decode(data: bytes, *, where: str) -> Picture:
                 f"the file holds {frames} pictures", where=where, hint="store each in its own file"
             )
         if isinstance(image, JpegImageFile) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
-            raise ValueError("truncated, no end mark")  # zeros would decode to grey
+            raise ValueError("truncated, no end mark")  # missing data would decode to grey
         image.load()
     orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
     return Picture(
@@ -138,10 +138,11 @@ def decode(data: bytes, *, where: str) -> Picture:
 def image_size(path: Path) -> tuple[int, int]:
     """Return the height and width in pixels, after EXIF orientation, from the header alone.
 
-    An orientation that a PNG file states only behind its pixels is not seen.
+    An orientation stored after the pixels of a PNG file is ignored.
 
     Raises:
-        MedvisionError: If the file cannot be read or is no JPEG, PNG, BMP, TIFF or DICOM picture.
+        MedvisionError: If the file cannot be read or is not a JPEG, PNG, BMP, TIFF or DICOM
+            picture.
     """
     with unreadable_named(path), path.open("rb") as stream:
         if is_dicom(stream.read(PREAMBLE)):
@@ -151,7 +152,7 @@ def image_size(path: Path) -> tuple[int, int]:
         if not isinstance(image, TiffImageFile):
             width, height = image.size
             return (width, height) if _exif_orientation(image) >= 5 else (height, width)
-        tags = image.tag_v2  # Pillow swaps the size of a turned TIFF only in newer releases
+        tags = image.tag_v2  # only newer Pillow swaps the size of a rotated TIFF
         height, width = int(tags[_TIFF_HEIGHT]), int(tags[_TIFF_WIDTH])
         return (width, height) if tags.get(_ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
 
@@ -159,12 +160,12 @@ def image_size(path: Path) -> tuple[int, int]:
 def samples(picture: Picture) -> NDArray[Any]:
     """Return grey (H, W) or red, green, blue (H, W, 3), upright.
 
-    Files of up to 8 bits give uint8 in [0, 255], fewer bits being stretched to that range;
-    deeper ones their own values. Transparent pixels are laid over black, palettes are looked
-    up, and CMYK and YCbCr become RGB.
+    Files of up to 8 bits give uint8 in [0, 255], with fewer bits scaled to that range; deeper files
+    keep their values. Transparent pixels are composited over black, palettes are resolved, and CMYK
+    and YCbCr become RGB.
 
     Raises:
-        MedvisionError: If the colours cannot be turned into grey or RGB.
+        MedvisionError: If the colours cannot be converted to grey or RGB.
     """
     image = picture.image
     if isinstance(image, DicomPixels):
@@ -186,7 +187,7 @@ def samples(picture: Picture) -> NDArray[Any]:
 
 
 def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return (H, W) or (H, W, C) values as a viewer that obeys the EXIF orientation shows them."""
+    """Apply an EXIF orientation to values (H, W) or (H, W, C)."""
     if orientation >= 5:
         values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -222,7 +223,7 @@ def _open(stream: BinaryIO, where: str) -> ImageFile:
 
 def _bits(image: ImageFile, data: bytes) -> int:
     if isinstance(image, PngImageFile):
-        return data[24]  # of the IHDR chunk, which always comes first
+        return data[24]  # in the IHDR chunk, which always comes first
     if isinstance(image, TiffImageFile):
         bits = image.tag_v2.get(_TIFF_BITS, (1,))
         return int(max(bits) if isinstance(bits, tuple) else bits)
@@ -230,17 +231,17 @@ def _bits(image: ImageFile, data: bytes) -> int:
 
 
 def _exif_orientation(image: ImageFile) -> int:
-    try:  # Image's own method: that of PNG files would decode the whole picture
+    try:  # method of Image: that of PNG files would decode the picture
         orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata is no reason to refuse a sound picture
+    except Exception:  # damaged metadata does not invalidate the picture
         return 1
     return orientation if orientation in range(1, 9) else 1
 
 
 def _deep_colours(picture: Picture) -> NDArray[Any]:
-    """Decode colours of 16 bits with OpenCV: Pillow drops their lower half."""
+    """Decode 16-bit colours with OpenCV, because Pillow drops the lower 8 bits."""
     flat = np.frombuffer(picture.data, np.uint8)
-    is_tiff = isinstance(picture.image, TiffImageFile)  # which is turned already where it was read
+    is_tiff = isinstance(picture.image, TiffImageFile)  # already rotated when read
     if is_tiff and TiffImageFile(io.BytesIO(picture.data)).tag_v2.get(_ORIENTATION, 1) != 1:
         raise ValueError("16-bit colour TIFF with an orientation tag; save it upright")
     values = cv2.imdecode(flat, cv2.IMREAD_UNCHANGED)  # ignores EXIF orientation
@@ -261,7 +262,7 @@ def _over_black(rgba: NDArray[Any], *, opaque: int) -> NDArray[Any]:
 
 @contextmanager
 def _damage_named(where: str) -> Iterator[None]:
-    """Put into one line what Pillow and OpenCV raise on damaged files: nearly anything."""
+    """Convert any exception of Pillow or OpenCV on damaged files to a one-line error."""
     try:
         yield
     except MedvisionError:

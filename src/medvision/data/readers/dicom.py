@@ -1,8 +1,7 @@
-"""Read DICOM files: their values, what these mean, and how a viewer shows them.
+"""Read DICOM files: values, their interpretation and their display.
 
-Values go through the modality transform (rescale slope and intercept, or its table), then through
-the first VOI window or table, and MONOCHROME1 is turned around (DICOM PS3.3, C.11.1, C.11.2 and
-C.7.6.3).
+The modality transform (rescale slope and intercept, or its table) is applied, then the first VOI
+window or table, and MONOCHROME1 is inverted (DICOM PS3.3, C.11.1, C.11.2 and C.7.6.3).
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from medvision.errors import MedvisionError, install_command
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DicomPixels:
-    """The values of one picture.
+    """Values of a picture.
 
     Attributes:
         values: Grey (H, W) after the modality transform, or red, green, blue (H, W, 3).
-        bits: Bits of each sample in the file.
-        lossy: Whether compression may have changed the values.
-        window: Values that are shown black and white, or None: the smallest and the largest.
-        display: Values of a VOI table or sigmoid in [0, 255], where a window does not say it.
-        inverted: Whether small values are white.
+        bits: Bits per sample in the file.
+        lossy: True if compression may have changed the values.
+        window: Values shown as black and white; None uses the smallest and the largest value.
+        display: Values of a VOI table or sigmoid in [0, 255], if used instead of a window.
+        inverted: True if small values are white.
     """
 
     values: NDArray[Any]
@@ -44,7 +43,7 @@ class DicomPixels:
 
 
 def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> DicomPixels:
-    """Put stored values (H, W) through the modality transform, and find how they are shown."""
+    """Apply the modality transform to stored values (H, W), and determine their display."""
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     values = np.asarray(apply_modality_lut(stored, header))
@@ -57,7 +56,7 @@ def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> Di
         low, high = window
         away = (values - (low + high) / 2) / (high - low)
         display, window = _as_levels(1 / (1 + np.exp(np.clip(-4 * away, -50, 50)))), None
-    if values.dtype.kind == "f" and (values == np.rint(values)).all():  # slope 1, as of most files
+    if values.dtype.kind == "f" and (values == np.rint(values)).all():  # slope 1, as in most files
         values = values.astype(np.int32)
     if window is None and display is None and (bits > 8 or values is not stored):
         window = _range(header, stored, values)
@@ -65,7 +64,7 @@ def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> Di
 
 
 def _window(header: Any) -> tuple[float, float] | None:
-    """The first window, as the values that become black and white (C.11.2.1.2 and C.11.2.1.3)."""
+    """Return the black and white values of the first window (C.11.2.1.2 and C.11.2.1.3)."""
     centre, width = _first(header, "WindowCenter"), _first(header, "WindowWidth")
     if centre is None or width is None or not np.isfinite((centre, width)).all():
         return None
@@ -90,12 +89,12 @@ def _function(header: Any) -> str:
 
 
 def _as_levels(share: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Shares of white in [0, 1] as grey levels."""
+    """Convert shares of white in [0, 1] to grey levels."""
     return np.rint(share * 255).clip(0, 255).astype(np.uint8)
 
 
 def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
-    """Smallest and largest value of what is no padding."""
+    """Return the smallest and largest value, excluding padding."""
     padding = header.get("PixelPaddingValue")
     seen = values if padding is None else values[stored != int(padding)]
     seen = seen if seen.size else values
@@ -103,7 +102,7 @@ def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[flo
 
 
 PREAMBLE = 132
-"""Bytes from which a file is known: 128 of anything, then DICM."""
+"""Bytes needed to detect the format: 128 arbitrary bytes, then DICM."""
 
 SUFFIXES = frozenset({".dcm", ".dicom"})
 
@@ -120,13 +119,13 @@ _PIXELS = (
 )
 _PLUGINS = install_command("dicom")
 
-# What pydicom warns of quotes the values of tags, which may be those of a patient.
+# Warnings of pydicom quote tag values, which may contain patient data.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
 def is_dicom(start: bytes) -> bool:
-    """Whether a file that starts so is DICOM."""
+    """Return True if a file with these first bytes is DICOM."""
     return start[128:132] == b"DICM"
 
 
@@ -134,14 +133,14 @@ def dicom_size(stream: BinaryIO, *, where: str, max_pixels: int) -> tuple[int, i
     """Return height and width in pixels from the header.
 
     Raises:
-        MedvisionError: If the file is damaged, too large, or holds more than one picture.
+        MedvisionError: If the file is damaged, too large, or contains more than one picture.
     """
     with _told(where):
         return _checked_size(_read(stream, _SIZE, where), where, max_pixels)
 
 
 def dicom_texts(stream: BinaryIO, tags: tuple[str, ...], *, where: str) -> list[str]:
-    """Return what the named tags hold, blank where they are missing.
+    """Return the text of the named tags, blank if missing.
 
     Raises:
         MedvisionError: If pydicom is not installed, or the file is damaged.
@@ -152,16 +151,16 @@ def dicom_texts(stream: BinaryIO, tags: tuple[str, ...], *, where: str) -> list[
 
 
 def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
-    """Decode a file of one picture.
+    """Decode a file with a single picture.
 
     Raises:
         MedvisionError: If pydicom or a plugin is not installed, or the file is damaged, too large,
-            of several frames, or of colours that are not grey or RGB.
+            has several frames, or has colours other than grey or RGB.
     """
     with _told(where):
         header = _read(io.BytesIO(data), _PIXELS, where, pixels=True)
         height, width = _checked_size(header, where, max_pixels)
-        before = _read(io.BytesIO(data), _SIZE, where)  # what is known without the pixels
+        before = _read(io.BytesIO(data), _SIZE, where)  # header without pixels
         if (before.get("Rows"), before.get("Columns")) != (height, width):
             raise ValueError("it states its size again behind its pixels")
         kind = str(header.get("PhotometricInterpretation", ""))
@@ -200,7 +199,7 @@ def _pixels(header: Any, where: str) -> NDArray[Any]:
 
 
 def _check_coded_size(header: Any) -> None:
-    """Look into a compressed frame: it may say another size than the header, and fill the memory.
+    """Check that a compressed frame has the size in the header, before it can fill the memory.
 
     Raises:
         ValueError: If the two differ.
@@ -215,8 +214,8 @@ def _check_coded_size(header: Any) -> None:
 
 
 def _coded_size(code: bytes) -> tuple[int, int] | None:
-    """Height and width that a JPEG, JPEG-LS or JPEG 2000 code states, or None."""
-    start = code.find(b"\xff\x4f\xff\x51")  # JPEG 2000, with its boxes or without
+    """Return the height and width in a JPEG, JPEG-LS or JPEG 2000 codestream, or None."""
+    start = code.find(b"\xff\x4f\xff\x51")  # JPEG 2000, with or without boxes
     if 0 <= start < 4096 and not code.startswith(b"\xff\xd8"):
         wide, high, left, top = struct.unpack_from(">4I", code, start + 8)
         return high - top, wide - left
@@ -272,7 +271,7 @@ def _read(stream: BinaryIO, tags: tuple[str, ...], where: str, *, pixels: bool =
     about = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
     if "TransferSyntaxUID" not in about:
         raise ValueError("it does not say how its values are stored")
-    if str(about.TransferSyntaxUID) == _DEFLATED:  # it would be unpacked whole, however large
+    if str(about.TransferSyntaxUID) == _DEFLATED:  # would be decompressed without a size limit
         raise ValueError("deflated files are not read; store it uncompressed")
     stream.seek(0)
     return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=list(tags))
@@ -280,9 +279,9 @@ def _read(stream: BinaryIO, tags: tuple[str, ...], where: str, *, pixels: bool =
 
 @contextlib.contextmanager
 def _told(where: str) -> Iterator[None]:
-    """Put into one line what pydicom and its plugins raise on damaged files: nearly anything.
+    """Convert any exception of pydicom or its plugins on damaged files to a one-line error.
 
-    Values are turned into numbers only when they are asked for.
+    Values are converted to numbers only on access.
     """
     try:
         yield
@@ -290,7 +289,7 @@ def _told(where: str) -> Iterator[None]:
         raise
     except BaseException as fault:
         if not isinstance(fault, Exception) and type(fault).__name__ != "PanicException":
-            raise  # a panic is of a plugin in Rust
+            raise  # not a panic of a Rust plugin
         words = " ".join(str(fault).split()) or type(fault).__name__
         raise MedvisionError(
             f"damaged or unsupported DICOM file: {words[:_MOST_WORDS]}",

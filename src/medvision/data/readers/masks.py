@@ -1,7 +1,7 @@
-"""From the values of a mask file to class indices.
+"""Convert the values of a mask file to class indices.
 
-Masks come as 0/1, 0/255, grey JPEG edges, palettes and colours. Where two readings are possible
-and one of them would lose the foreground without a word, the file is refused.
+Supported masks are 0/1, 0/255, with grey JPEG edges, with palettes and with colours. A file is
+rejected if it is ambiguous and one interpretation would silently lose the foreground.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from medvision.data.readers.decode import Picture, samples, upright
 from medvision.data.readers.dicom import DicomPixels
 from medvision.errors import MedvisionError
 
-_CHROMA_NOISE = 24  # grey levels by which JPEG parts the channels of a grey picture
+_CHROMA_NOISE = 24  # grey levels by which JPEG separates the channels of a grey picture
 _MAX_NAMED = 6
-_THIN = 0.005  # of the pixels
+_THIN = 0.005  # share of the pixels
 
 
 def class_indices(
     picture: Picture, *, num_classes: int, color_map: Sequence[Sequence[int]] | None
 ) -> NDArray[np.uint8]:
-    """Return uint8 (H, W) class indices in [0, K), by the rules of `read_mask`.
+    """Return class indices in [0, K), uint8 (H, W), by the rules of `read_mask`.
 
     Raises:
-        MedvisionError: If the values are not those of a mask with these classes.
+        MedvisionError: If the values are not valid for these classes.
     """
     if isinstance(picture.image, DicomPixels):
         raise MedvisionError(
@@ -52,7 +52,7 @@ def class_indices(
 
 
 def _palette_indices(picture: Picture, num_classes: int) -> NDArray[Any] | None:
-    """Return palette indices, or None where two classes are told apart by grey colours."""
+    """Return palette indices, or None if two classes are distinguished by grey colours."""
     if picture.pillow.mode != "P":
         return None
     indices = np.asarray(picture.pillow)
@@ -64,7 +64,7 @@ def _palette_indices(picture: Picture, num_classes: int) -> NDArray[Any] | None:
 
 
 def _grey_levels(picture: Picture, num_classes: int) -> tuple[NDArray[Any], int]:
-    """Return integers (H, W) as they stand in the file, and the largest its depth allows."""
+    """Return the integers (H, W) in the file, and the largest value of its bit depth."""
     values = samples(picture)
     if values.ndim == 3:
         values = _one_channel(values, picture, num_classes)
@@ -112,9 +112,9 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
 
 
 def _holds_a_third_level(values: NDArray[Any], full: int) -> bool:
-    """Tell three levels, such as 0, 128 and 255 for what is not sure, from grey edges.
+    """Distinguish three levels, such as 0, 128 (uncertain) and 255, from grey edges.
 
-    Edges hold many levels, in thin lines; a threshold would give the third level to one side.
+    Edges have many levels in thin lines; a threshold would merge the third level into a class.
     """
     between = values[(values != 0) & (values != full)]
     if not between.size or between.min() != between.max():
@@ -166,7 +166,7 @@ def _by_colour(picture: Picture, colours: NDArray[np.int32]) -> NDArray[np.uint8
     return classes.astype(np.uint8)
 
 
-_PLACES = np.array([65536, 256, 1], np.int32)  # a colour as one number
+_PLACES = np.array([65536, 256, 1], np.int32)  # weights that encode a colour as one number
 
 
 def _checked_map(color_map: Sequence[Sequence[int]], num_classes: int) -> NDArray[np.int32]:

@@ -1,1 +1,1 @@
-"""Data sets as a few large tar files, local or at an address."""
+"""Data sets stored as a few large tar files, local or remote."""

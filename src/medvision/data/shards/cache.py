@@ -1,7 +1,7 @@
-"""Keep shards of an address on the local disk, within a bound, for all processes of a machine.
+"""Size-limited local cache of remote shards, shared by all processes of a machine.
 
-Files are named after the SHA-256 of their content: what lies there is whole and checked, whichever
-set and address it came from. The one used longest ago goes first.
+Files are named after the SHA-256 of their content: they are complete and verified, for any data set
+and address. The least recently used file is removed first.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _LOCK, _ARRIVING = ".lock", ".part"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardCache:
-    """The files of one address, fetched when they are asked for.
+    """Files of an address, fetched on demand.
 
     Attributes:
-        address: Where they come from.
-        folder: Where they are kept; other sets may share it.
-        max_bytes: Of all files in it together.
+        address: Address of the files.
+        folder: Cache folder; may be shared with other data sets.
+        max_bytes: Largest total size of the files in it.
     """
 
     address: str
@@ -32,7 +32,7 @@ class ShardCache:
     max_bytes: int
 
     def open(self, part: Part) -> int:
-        """Descriptor of a file, open for reading, whatever becomes of its name.
+        """Return a descriptor of a file, open for reading even if the file is removed later.
 
         Raises:
             MedvisionError: If it cannot be fetched.
@@ -41,11 +41,11 @@ class ShardCache:
             path = self.path(part)
             try:
                 return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-            except FileNotFoundError:  # another process made space in between
+            except FileNotFoundError:  # removed by another process in between
                 continue
 
     def path(self, part: Part) -> Path:
-        """A file, fetched first where it is not there; marked as used now.
+        """Return the path of a file, fetching it if missing; mark it as used.
 
         Raises:
             MedvisionError: If it cannot be fetched.
@@ -53,30 +53,30 @@ class ShardCache:
         path = self.folder / part.sha256
         if not _touch(path):
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with locked(self.folder / f"{part.sha256}{_LOCK}"):  # the others wait for this one
+            with locked(self.folder / f"{part.sha256}{_LOCK}"):  # other processes wait here
                 if not _touch(path):
                     self._fetch(part, path)
         return path
 
     def _fetch(self, part: Part, path: Path) -> None:
         arriving = path.with_name(f"{path.name}{_ARRIVING}")
-        arriving.unlink(missing_ok=True)  # of a process that was killed
+        arriving.unlink(missing_ok=True)  # left by a killed process
         with locked(self.folder / f"space{_LOCK}"):
             self._make_space(part.num_bytes)
             with arriving.open("wb") as stream:
-                stream.truncate(part.num_bytes)  # counts from now on
+                stream.truncate(part.num_bytes)  # reserves the space
         fetch(self.address, part, arriving)
         arriving.replace(path)
 
     def _make_space(self, num_bytes: int) -> None:
-        """Remove what was used longest ago until there is room."""
+        """Remove the least recently used files until there is enough space."""
         found, kept = [], 0
         for path in self.folder.iterdir():
             if path.suffix == _LOCK:
                 continue
             try:
                 state = path.stat()
-            except FileNotFoundError:  # it has arrived, or failed
+            except FileNotFoundError:  # completed, or failed
                 continue
             kept += state.st_size
             if path.suffix != _ARRIVING or not self._is_arriving(path):
@@ -88,13 +88,13 @@ class ShardCache:
             kept -= size
 
     def _is_arriving(self, path: Path) -> bool:
-        """Whether a process is at it; one that was killed has left it otherwise."""
+        """Return True if a process is fetching it; otherwise it was left by a killed process."""
         with locked(path.with_suffix(_LOCK), wait=False) as is_free:
             return not is_free
 
 
 def _touch(path: Path) -> bool:
-    """Mark a file as used, and say whether it is there."""
+    """Mark a file as used; return True if it exists."""
     try:
         os.utime(path)
     except FileNotFoundError:

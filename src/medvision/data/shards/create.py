@@ -1,9 +1,9 @@
-"""Make shards of a folder: plain tar files that WebDataset reads, written whole or not at all.
+"""Create shards from a folder, atomically: tar files that WebDataset can read.
 
-The files of the folder are checked as a training checks them. The header of each member is one
-block of the POSIX ustar format, so that the offset of its content is known as it is written; the
-same samples give the same bytes on every machine. The library's own writer tells no offsets, and
-the standard library's would have to be asked for its inner state.
+The files are checked as for training. The header of each member is one block of the POSIX ustar
+format, so that the offset of its content is known when it is written; the same samples give the
+same bytes on every machine. WebDataset's writer does not report offsets, and tarfile exposes them
+only as internal state.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ from medvision.errors import MedvisionError
 from medvision.files import file_errors, sole_writer, write_atomically
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
-"""Zeros that end a tar file."""
+"""Number of zeros that end a tar file."""
 
 
 class ShardWriter:
-    """Tar files ``shard-000000.tar`` and so on in one folder.
+    """Writer of tar files ``shard-000000.tar`` and so on in one folder.
 
     Args:
-        folder: Where to; it is there and holds none.
-        shard_bytes: A shard is closed before it would grow past this, unless one sample does.
+        folder: Existing folder without shards.
+        shard_bytes: Largest size of a shard, exceeded only by a single larger sample.
 
     Attributes:
-        parts: The shards that are closed.
+        parts: Closed shards.
     """
 
     def __init__(self, folder: Path, *, shard_bytes: int) -> None:
@@ -81,10 +81,10 @@ class ShardWriter:
             self._stream.close()
 
     def add(self, members: Sequence[tuple[str, bytes]]) -> tuple[int, list[int]]:
-        """Write the files of a sample side by side.
+        """Write the files of a sample consecutively.
 
         Args:
-            members: Name and content of each.
+            members: Name and content of each file.
 
         Returns:
             Number of the shard, and the offset of each content in it.
@@ -103,7 +103,7 @@ class ShardWriter:
         return len(self.parts), starts
 
     def close(self) -> None:
-        """End the shard that is open; the next sample starts another."""
+        """Close the current shard; the next sample starts another."""
         if self._stream is None:
             return
         self._write(bytes(END_BYTES))
@@ -130,19 +130,19 @@ def _padded(size: int) -> int:
 
 
 Advance = Callable[[str, int, int], None]
-"""Told what is being done, and how many of how many samples are."""
+"""Progress callback: current step, completed samples, total samples."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedFolder:
-    """A checked folder on its way into shards.
+    """Checked folder to be written as shards.
 
     Attributes:
         root: The folder.
-        task: What it is for.
-        names: Classes by index; empty where there are masks.
-        reading: How its files are read.
-        checked: What the check of its files found.
+        task: Task of the folder.
+        names: Classes by index; empty for segmentation.
+        reading: Reading options.
+        checked: Result of the check of its files.
         advance: Told of the progress.
     """
 
@@ -154,7 +154,7 @@ class CheckedFolder:
     advance: Advance | None
 
     def write(self, folder: Path, shard_bytes: int) -> tuple[list[Part], ShardTable]:
-        """Write the tar files; return them and where each sample lies."""
+        """Write the tar files; return them and the location of each sample."""
         samples = self.checked.samples
         num_files = 1 + self.reading.has_masks
         split = np.array([SPLITS.index(sample.split) for sample in samples], np.uint8)
@@ -187,10 +187,10 @@ class CheckedFolder:
         return writer.parts, table
 
     def _files(self, sample: Sample, content: str) -> list[tuple[str, bytes]]:
-        """Extension and content of the image, and of its mask."""
+        """Return extension and content of the image, and of its mask if it has one."""
         names = {sample.path: ""} | ({sample.target: "mask."} if self.reading.has_masks else {})
         files = []
-        known = content.split("\0")[1:]  # of very many files nothing but their names
+        known = content.split("\0")[1:]  # for very many files, only their names are known
         for (name, before), told in zip_longest(names.items(), known):
             data = read_bytes(self.root / name)
             if told not in (None, str(len(data)), hashlib.sha256(data).hexdigest()):
@@ -204,7 +204,7 @@ class CheckedFolder:
         return files
 
     def _label(self, sample: Sample) -> list[tuple[str, bytes]]:
-        """The class index as other readers of the format expect it."""
+        """Return the class index as expected by other readers of the format."""
         if self.reading.has_masks:
             return []
         return [("cls", str(self.names.index(sample.target)).encode())]
@@ -214,23 +214,23 @@ _PLAIN = re.compile(r"[a-z0-9]{1,8}")
 
 
 def _order(split: NDArray[np.uint8]) -> list[int]:
-    """Rows as they are written: train and undecided ones as drawn, then val, then test."""
+    """Return rows in writing order: shuffled train and unassigned rows, then val, then test."""
     drawn = np.random.default_rng(0).permutation(len(split))
     places = [drawn[split[drawn] < 2], np.flatnonzero(split == 2), np.flatnonzero(split == 3)]
     return np.concatenate(places).tolist()
 
 
 def store(out: Path, making: CheckedFolder, *, shard_bytes: int, notes: Sequence[str]) -> Manifest:
-    """Write everything beside ``out``, then rename it.
+    """Write all files beside ``out``, then rename the folder.
 
     Args:
         out: Folder for the shards, new or empty.
-        making: What goes into them.
+        making: Checked folder to write.
         shard_bytes: Largest size of a shard.
-        notes: What a reader should know.
+        notes: Remarks for users of the shards.
 
     Raises:
-        MedvisionError: If something cannot be written, or a file has changed since it was checked.
+        MedvisionError: If a file cannot be written, or has changed since it was checked.
     """
     partial = out.with_name(f".{out.name}.partial")
     busy = "another process is writing it"
@@ -288,12 +288,12 @@ def _stored(folder: Path, name: str, columns: dict[str, Any]) -> Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """What was made.
+    """Result of creating shards.
 
     Attributes:
-        out: The folder of the shards.
-        manifest: What its shards.json says.
-        skipped: Path and reason of each sample left out.
+        out: Folder of the shards.
+        manifest: Content of its shards.json.
+        skipped: Path and reason of each omitted sample.
     """
 
     out: Path
@@ -302,7 +302,7 @@ class Made:
 
     @property
     def num_bytes(self) -> int:
-        """Of all shards."""
+        """Total size of the shards."""
         return sum(part.num_bytes for part in self.manifest.shards)
 
 
@@ -320,18 +320,18 @@ def make_shards(
     on_error: Literal["fail", "skip"] = "fail",
     advance: Advance | None = None,
 ) -> Made:
-    """Write the usable samples of a folder as shards, with their given splits.
+    """Write the usable samples of a folder as shards with their given splits.
 
-    Samples that may be trained on lie in an order drawn once, so that a few shards are a fair part
-    of the set; those of a given val or test split lie in shards of their own, in order.
+    Train and unassigned samples are shuffled once, so that a few shards are a representative
+    sample; samples of a given val or test split are stored in separate shards, in order.
 
     Args:
-        root: Images and masks, or class folders, laid out as for training.
-        out: Folder for the shards, new or empty, outside of ``root``.
-        task: What the folder is for; None: what its layout says.
+        root: Folder of images and masks, or of class folders, in the layout for training.
+        out: Folder for the shards, new or empty, outside ``root``.
+        task: Task of the folder; None derives it from the layout.
         shard_bytes: Largest size of a shard.
         group_pattern: As for `index_segmentation`.
-        mask_suffix: What the name of a mask adds to the name of its image.
+        mask_suffix: Suffix of a mask's stem after the stem of its image.
         num_classes: As for `read_mask`.
         color_map: As for `read_mask`.
         value_range: As for `read_image`.
@@ -339,15 +339,15 @@ def make_shards(
         advance: Told of the progress.
 
     Raises:
-        MedvisionError: If the folder cannot be used as a training could not, or ``out`` cannot be
-            written. Nothing is left of it then.
+        MedvisionError: If the folder cannot be used for training, or ``out`` cannot be written;
+            ``out`` is then removed.
     """
     root, out = _two_folders(root, out)
     task = task or task_of(root)
     has_masks = task == "segmentation"
     reading = Reading(
         num_classes=num_classes if has_masks else None,
-        color_map=color_map if has_masks else None,  # type: ignore[arg-type]  # it makes tuples
+        color_map=color_map if has_masks else None,  # type: ignore[arg-type]  # converts lists to tuples
         value_range=value_range,
     )
     index = (
@@ -377,10 +377,10 @@ def make_shards(
 
 
 def _refuse_dicom(root: Path, samples: SampleTable) -> None:
-    """Files are stored as they are, and these say whose they are.
+    """Reject DICOM files, because they are stored unchanged and identify patients.
 
     Raises:
-        MedvisionError: If there are any.
+        MedvisionError: If there are DICOM files.
     """
     named = [path for path in samples.paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
     if named:
@@ -393,7 +393,7 @@ def _refuse_dicom(root: Path, samples: SampleTable) -> None:
 
 
 def task_of(root: Path) -> Task:
-    """What the layout of a folder is for: masks beside images, or else classes.
+    """Return the task of a folder by its layout: masks beside images, or else classes.
 
     Raises:
         MedvisionError: If the folder cannot be listed.

@@ -1,4 +1,4 @@
-"""Where shards lie: a local folder, or an address that fsspec knows, such as s3:// or https://."""
+"""Location of shards: a local folder, or an address supported by fsspec (s3://, https://)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from medvision.errors import MedvisionError, install_command
 Result = TypeVar("Result")
 
 CHUNK_BYTES = 1 << 23
-"""Asked for at a time."""
+"""Number of bytes per request."""
 ATTEMPTS = 4
 WAIT_S = 1.0
 """Pause before the second attempt; doubled before each further one."""
 SILENCE_S = 60.0
-"""Longest silence of a web server."""
+"""Longest wait for data from a web server."""
 
 
 def place_of(root: str | Path) -> Path | str:
-    """The folder that ``data.root`` names, or the address."""
+    """Return ``data.root`` as a folder or an address."""
     text = str(root)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
@@ -33,16 +33,16 @@ def place_of(root: str | Path) -> Path | str:
 
 
 def holds_shards(root: Path) -> bool:
-    """Whether a local folder is a set of shards."""
+    """Return True if a local folder contains shards."""
     return (root / MANIFEST).is_file()
 
 
 def check_address(address: str) -> None:
-    """Refuse an address that nothing here can read; the network is not asked.
+    """Reject an unsupported address without network access.
 
     Raises:
-        MedvisionError: If fsspec, or what it needs for this protocol, is not installed, or no
-            protocol is called so.
+        MedvisionError: If fsspec or its package for this protocol is not installed, or the protocol
+            is unknown.
     """
     if importlib.util.find_spec("fsspec") is None:
         raise _not_installed(address, "fsspec is")
@@ -60,7 +60,7 @@ def check_address(address: str) -> None:
 
 
 def read_small(address: str, name: str = MANIFEST, *, limit: int = MAX_MANIFEST_BYTES) -> bytes:
-    """The content of a small file at an address, or its start where it is longer than ``limit``.
+    """Read a small file at an address, up to ``limit`` bytes.
 
     Raises:
         MedvisionError: If it cannot be fetched.
@@ -74,15 +74,15 @@ def read_small(address: str, name: str = MANIFEST, *, limit: int = MAX_MANIFEST_
 
 
 def fetch(address: str, part: Part, path: Path) -> None:
-    """Copy a file of a set to ``path``, which is removed where that fails.
+    """Copy a file of a data set to ``path``, which is removed on failure.
 
     Raises:
-        MedvisionError: If it cannot be fetched, or is not what shards.json says.
+        MedvisionError: If it cannot be fetched, or differs from shards.json.
     """
 
     def take() -> None:
         digest, missing = hashlib.sha256(), part.num_bytes
-        mode = "r+b" if path.exists() else "wb"  # its size may stand for the space it will take
+        mode = "r+b" if path.exists() else "wb"  # may be preallocated to reserve space
         with _open(address, part.name) as source, path.open(mode) as target:
             while missing and (chunk := source.read(min(CHUNK_BYTES, missing))):
                 digest.update(chunk)
@@ -101,8 +101,8 @@ def fetch(address: str, part: Part, path: Path) -> None:
 
 
 def _fsspec() -> Any:
-    """The library, which is an extra and takes a while to import."""
-    import fsspec  # type: ignore[import-untyped]  # it ships no types
+    """Import fsspec, an optional and slow import."""
+    import fsspec  # type: ignore[import-untyped]  # no types
 
     return fsspec
 
@@ -113,17 +113,17 @@ def _open(address: str, name: str) -> IO[bytes]:
     if address.startswith(("http://", "https://")):
         import aiohttp
 
-        # aiohttp would give a whole shard five minutes, and know nothing of a proxy
+        # aiohttp would limit a whole shard to five minutes and ignore proxies
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
         options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
-        reading = {"block_size": 0}  # one request: not every server sends parts of a file
+        reading = {"block_size": 0}  # one request: not every server supports ranges
     system, folder = _fsspec().core.url_to_fs(address, **options)
     opened: IO[bytes] = system.open(f"{folder.rstrip('/')}/{name}", "rb", **reading)
     return opened
 
 
 def _tried(take: Callable[[], Result], address: str, name: str) -> Result:
-    """Do what may fail on the way a few times."""
+    """Retry an operation that may fail in transfer."""
     check_address(address)
     where = f"{address}/{name}"
     for attempt in range(ATTEMPTS):
@@ -131,7 +131,7 @@ def _tried(take: Callable[[], Result], address: str, name: str) -> Result:
             time.sleep(WAIT_S * 2 ** (attempt - 1))
         try:
             return take()
-        except Exception as fault:  # every protocol has errors of its own
+        except Exception as fault:  # each protocol has its own errors
             if _is_absent(fault):
                 raise MedvisionError(
                     "there is no such file",
@@ -150,7 +150,7 @@ def _tried(take: Callable[[], Result], address: str, name: str) -> Result:
 
 
 def _is_absent(fault: BaseException) -> bool:
-    """Whether a file is not there; fsspec says so of every fault of a web server."""
+    """Return True if a file is missing; fsspec reports every web server error as missing."""
     cause = fault.__cause__
     if not isinstance(fault, FileNotFoundError) or cause is None:
         return isinstance(fault, FileNotFoundError)

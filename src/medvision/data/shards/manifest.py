@@ -1,4 +1,4 @@
-"""What ``shards.json`` says of a set of shards: its files, how it was read, and nothing to run."""
+"""Content of ``shards.json``: files of a set of shards and reading options, without code."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from medvision.data.reading import Reading
 from medvision.errors import MedvisionError
 
 FORMAT = 1
-"""Grows when shards.json, the table or the facts change their meaning."""
+"""Format version of shards.json, the table and the facts."""
 
 MANIFEST = "shards.json"
 TABLE = "table.npz"
 FACTS = "facts.npz"
 MAX_MANIFEST_BYTES = 1 << 26
-"""A hundred thousand shards; a longer file is none of ours."""
+"""Largest size of shards.json, enough for a hundred thousand shards."""
 
 AGAIN = "copy the shards again, or make them anew with medvision data shard"
 _SHARD_NAME = re.compile(r"shard-\d{6,9}\.tar")
@@ -26,12 +26,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Part:
-    """One file of a set.
+    """File of a set of shards.
 
     Attributes:
-        name: In the folder of ``shards.json``.
-        num_bytes: Its size.
-        sha256: Of its content, in hexadecimal digits.
+        name: File name in the folder of ``shards.json``.
+        num_bytes: File size.
+        sha256: SHA-256 of its content, in hexadecimal digits.
     """
 
     name: str
@@ -41,19 +41,19 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """What ``shards.json`` holds.
+    """Content of ``shards.json``.
 
     Attributes:
-        task: What the samples are for, such as ``segmentation``.
-        class_names: Of a set of classes, sorted; empty where there are masks.
-        num_images: Rows of the table.
-        fingerprint: Of the data set, as plain files have it.
-        facts_format: Which meaning the columns of ``facts`` have.
-        reading: How files were read.
-        notes: What a reader should know.
+        task: Task of the samples, such as ``segmentation``.
+        class_names: Sorted class names; empty for segmentation.
+        num_images: Number of rows of the table.
+        fingerprint: Fingerprint of the data set, equal to that of plain files.
+        facts_format: Format version of the columns of ``facts``.
+        reading: Reading options of the files.
+        notes: Remarks for the user.
         shards: The tar files, by number.
-        table: Where each image lies.
-        facts: What the files told; None where only their headers were read.
+        table: File with the location of each image.
+        facts: File with the file properties; None if only headers were read.
     """
 
     task: str
@@ -69,11 +69,11 @@ class Manifest:
 
     @property
     def has_masks(self) -> bool:
-        """Whether each image has a mask."""
+        """True if each image has a mask."""
         return self.reading.has_masks
 
     def to_json(self) -> str:
-        """The content of ``shards.json``."""
+        """Return the content of ``shards.json``."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -81,11 +81,11 @@ def read_manifest(content: bytes, where: str) -> Manifest:
     """Read ``shards.json``.
 
     Args:
-        content: Of the file.
-        where: Its name, for messages.
+        content: Content of the file.
+        where: Name of the file, for messages.
 
     Raises:
-        MedvisionError: If it is damaged, or of another format.
+        MedvisionError: If it is damaged or has another format version.
     """
     try:
         if len(content) > MAX_MANIFEST_BYTES:
@@ -98,12 +98,12 @@ def read_manifest(content: bytes, where: str) -> Manifest:
                 hint="make them anew with medvision data shard, or use the version they are from",
             )
         return _manifest(node)
-    except (ValueError, TypeError, RecursionError) as fault:  # UnicodeDecodeError is the first
+    except (ValueError, TypeError, RecursionError) as fault:  # includes UnicodeDecodeError
         raise damaged(str(fault), where) from fault
 
 
 def damaged(reason: str, where: str) -> MedvisionError:
-    """What is said about a file of a set that cannot be used."""
+    """Return the error for an unusable file of a set."""
     return MedvisionError(f"damaged shards: {reason}", where=where, hint=AGAIN)
 
 

@@ -1,4 +1,4 @@
-"""Read images out of shards by their place: a few bytes of a file, never the whole of it."""
+"""Read images from shards by offset, without reading whole files."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from medvision.errors import MedvisionError
 from medvision.files import file_errors
 
 MAX_OPEN = 64
-"""Shards that a process keeps open."""
+"""Largest number of shards a process keeps open."""
 
 IMAGE, MASK = 0, 1
-"""Which of the files of a row."""
+"""Index of a file within a row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalFolder:
-    """Files of a set in a folder of this machine."""
+    """Files of a set in a local folder."""
 
     folder: Path
 
     def open(self, part: Part) -> int:
-        """Descriptor of a file, open for reading.
+        """Return a descriptor of a file, open for reading.
 
         Raises:
             MedvisionError: If it cannot be opened.
@@ -46,7 +46,7 @@ Opener = LocalFolder | ShardCache
 
 
 class _Descriptor:
-    """An open file, closed when nobody reads from it any more."""
+    """Open file, closed when no longer referenced."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -56,13 +56,13 @@ class _Descriptor:
 
 
 class ShardFiles:
-    """The files in the shards of one set; may be handed to other processes.
+    """Files in the shards of one set; can be sent to other processes.
 
     Args:
         place: Folder or address, for messages.
-        opener: Opens a shard.
-        shards: Their names and sizes.
-        table: Where each image lies, checked against the sizes.
+        opener: Opener of the shards.
+        shards: Names and sizes of the shards.
+        table: Location of each image, checked against the sizes.
     """
 
     def __init__(
@@ -80,19 +80,19 @@ class ShardFiles:
         self.__init__(**state)  # type: ignore[misc]
 
     def where(self, path: str) -> str:
-        """What messages call an image or mask."""
+        """Return the name of an image or mask in messages."""
         return f"{self.place}: {path}"
 
     def image(self, path: str) -> bytes:
-        """Content of an image file.
+        """Return the content of an image file.
 
         Raises:
-            MedvisionError: If there is none of this name, or its shard cannot be read.
+            MedvisionError: If no image has this name, or its shard cannot be read.
         """
         return self._read(self._row(path), IMAGE)
 
     def mask(self, sample: Sample) -> bytes:
-        """Content of the mask file of a sample.
+        """Return the content of the mask file of a sample.
 
         Raises:
             MedvisionError: If the image has no such mask, or its shard cannot be read.
@@ -129,7 +129,7 @@ class ShardFiles:
         return data
 
     def _shard(self, number: int) -> _Descriptor:
-        """The shard, opened now or before; whoever reads from it holds it open."""
+        """Return the shard, opening it if needed; the caller's reference keeps it open."""
         with self._lock:
             known = self._open.get(number)
             if known is None:
@@ -149,17 +149,17 @@ class ShardFiles:
             return known
 
     def _close_the_removed(self) -> None:
-        """Let go of shards that the cache has removed: they take space until then."""
+        """Close shards removed by the cache, to release their disk space."""
         for number, shard in list(self._open.items()):
             if not os.fstat(shard.number).st_nlink:
                 del self._open[number]
 
 
 def read_part(opener: Opener, part: Part, place: str) -> bytes:
-    """Content of a whole file of a set, such as the table.
+    """Read a whole file of a set, such as the table.
 
     Raises:
-        MedvisionError: If it cannot be read, or is not what shards.json says.
+        MedvisionError: If it cannot be read, or differs from shards.json.
     """
     with os.fdopen(opener.open(part), "rb") as stream:
         data = stream.read(part.num_bytes + 1)

@@ -1,7 +1,7 @@
-"""Where each image of a set of shards lies: columns of a million rows, and nothing is unpickled.
+"""Location of each image in a set of shards, as columns that load without unpickling.
 
-On disk a column of text is one run of UTF-8 bytes and the ends of its parts, so that a million of
-them load in the time that their bytes take.
+On disk a text column is one array of UTF-8 bytes and the end offset of each text, so that a million
+rows load at disk speed.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from numpy.typing import NDArray
 from medvision.data.samples import SampleTable, StringColumn
 
 SPLITS = ("", "train", "val", "test")
-"""Split of each code; a blank one where none was given."""
+"""Split of each code; blank if none was given."""
 
 _TEXTS = ("path", "target", "group", "content")
 
 _UNSAFE = re.compile(r"^[/\\]|(?:^|[/\\])\.\.(?:[/\\]|$)|^[A-Za-z]:[/\\]|\n\n|\0", re.MULTILINE)
-"""What leads out of a folder: an absolute path, a drive or ``..``; also a blank name."""
+"""Names outside a folder: an absolute path, a drive or ``..``; also a blank name."""
 
 _ODD = ("..", "\\", ":", "\n/", "\n\n", "\0")
-"""One of these is in every unsafe name: found much faster, and hardly ever there."""
+"""Fast pre-check: every unsafe name contains one of these, and hardly any other name does."""
 
 DAMAGE = (
     OSError,
     ValueError,
     KeyError,
     EOFError,
-    MemoryError,  # an array that says it is larger than its file
+    MemoryError,  # an array declared larger than its file
     NotImplementedError,
     zipfile.BadZipFile,
 )
-"""What comes of reading columns that are damaged."""
+"""Exceptions raised when reading damaged columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardTable:
-    """A row for each image, by path.
+    """Table with a row for each image, by path.
 
     Attributes:
-        path: As `Sample` has it.
-        target: As `Sample` has it.
-        group: As `Sample` has it.
-        content: What the fingerprint says of each behind path and target.
+        path: ``Sample.path``.
+        target: ``Sample.target``.
+        group: ``Sample.group``.
+        content: Part of each image's fingerprint line after path and target.
         split: uint8 (N,), index into ``SPLITS``.
         shard: int32 (N,), number of the shard.
         start: int64 (N, F), offset in the shard of the image and, where F is 2, of the mask.
-        size: int64 (N, F), their bytes.
+        size: int64 (N, F), their sizes in bytes.
     """
 
     path: StringColumn
@@ -71,19 +71,19 @@ class ShardTable:
         return len(self.path)
 
     def row_of(self, path: str) -> int | None:
-        """Row of an image, or None."""
+        """Return the row of an image, or None."""
         row = bisect_left(self.path, path)
         return row if row < len(self) and self.path[row] == path else None
 
     def rows_of(self, paths: Sequence[str]) -> NDArray[np.int64]:
-        """Row of each of many images, -1 where there is none."""
+        """Return the rows of several images, -1 if missing."""
         if len(paths) == len(self) and all(map(eq, paths, self.path)):
             return np.arange(len(self))
         known = {path: row for row, path in enumerate(self.path)}
         return np.fromiter((known.get(path, -1) for path in paths), np.int64, len(paths))
 
     def samples(self) -> SampleTable:
-        """All of them, with the splits that were given."""
+        """Return all samples with their given splits."""
         return SampleTable(
             paths=self.path,
             targets=self.target,
@@ -92,7 +92,7 @@ class ShardTable:
         )
 
     def to_columns(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays, which load without unpickling."""
+        """Return plain arrays, which load without unpickling."""
         columns = {name: getattr(self, name) for name in ("split", "shard", "start", "size")}
         for name in _TEXTS:
             parts = [text.encode() for text in getattr(self, name)]
@@ -102,11 +102,11 @@ class ShardTable:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> Self:
-        """From what `to_columns` gave.
+        """Create a table from the result of `to_columns`.
 
         Raises:
-            ValueError: If a column is of another type, or text is no UTF-8.
-            KeyError: If one is missing.
+            ValueError: If a column has another type, or text is not UTF-8.
+            KeyError: If a column is missing.
         """
         texts = {
             name: _texts(_typed(columns, name, np.uint8), _typed(columns, f"{name}_ends", np.int64))
@@ -121,15 +121,15 @@ class ShardTable:
         )
 
     def check(self, shard_bytes: Sequence[int], *, with_masks: bool) -> None:
-        """Refuse what cannot be true of shards of these sizes.
+        """Validate the table against shards of these sizes.
 
         Args:
             shard_bytes: Size of each shard.
-            with_masks: Whether targets are files.
+            with_masks: If True, targets are mask files.
 
         Raises:
-            ValueError: If columns do not fit each other, names are not in order or lead out of the
-                folder, or an image lies outside its shard.
+            ValueError: If columns are inconsistent, names are not sorted or lead outside the
+                folder, or an image is outside its shard.
         """
         lengths = {len(getattr(self, field.name)) for field in fields(self)}
         shape = (len(self), 2 if with_masks else 1)
@@ -158,12 +158,12 @@ def _check_names(names: list[str], *, in_order: bool) -> None:
 
 
 def _texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringColumn:
-    """The column of these bytes."""
+    """Create a column from UTF-8 bytes and end offsets."""
     starts = np.concatenate([np.zeros(1, np.int64), ends])
     if ends.ndim != 1 or data.ndim != 1 or (np.diff(starts) < 0).any() or starts[-1] != len(data):
         raise ValueError("texts that end where they cannot")
     text = data.tobytes().decode()
-    if len(text) < len(data):  # from offsets of bytes to offsets of characters
+    if len(text) < len(data):  # convert byte offsets to character offsets
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum((data & 0xC0) != 0x80)])
         starts = before[starts]
     return StringColumn.of(text[a:b] for a, b in pairwise(starts.tolist()))
@@ -182,14 +182,14 @@ def write_columns(stream: IO[bytes], columns: Mapping[str, NDArray[Any]]) -> Non
 
 
 def read_columns(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
-    """Read arrays that `write_columns` wrote.
+    """Read arrays written by `write_columns`.
 
     Raises:
         Exception: One of ``DAMAGE``, if they cannot be read.
     """
     with zipfile.ZipFile(stream) as archive:
         if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise ValueError("compressed columns")  # which may be of any size inside
+            raise ValueError("compressed columns")  # may expand to any size
     stream.seek(0)
     with np.load(stream, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}
