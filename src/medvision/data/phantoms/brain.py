@@ -40,7 +40,8 @@ PHANTOM_BRAIN_VERSION = 1
 """Part of every seed; incremented when a pixel changes."""
 
 _GLIOMA, _MENINGIOMA, _NO_TUMOR, _PITUITARY = range(4)
-_SCENE_STREAM, _SIGN_STREAM = 1, 2  # independent of each other
+# Separate random streams: another tumour leaves the patient unchanged.
+_SCENE_STREAM, _SIGN_STREAM = 1, 2
 
 
 def _mirrored(half: ArrayLike) -> NDArray[np.floating]:

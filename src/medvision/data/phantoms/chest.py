@@ -37,7 +37,8 @@ CHEST_CLASSES = ("NORMAL", "PNEUMONIA")
 PHANTOM_CHEST_VERSION = 1
 """Part of every seed; incremented when a pixel changes."""
 
-_SCENE_STREAM, _SIGN_STREAM = 1, 2  # independent of each other
+# Separate random streams: the disease leaves the patient unchanged.
+_SCENE_STREAM, _SIGN_STREAM = 1, 2
 
 # Atlas: x from the midline outwards, y down, in image widths; the trunk is about 0.8 wide.
 # fmt: off

@@ -143,7 +143,7 @@ class CheckedFolder:
         names: Classes by index; empty for segmentation.
         reading: Reading options.
         checked: Result of the check of its files.
-        advance: Told of the progress.
+        advance: Progress callback.
     """
 
     root: Path
@@ -336,7 +336,7 @@ def make_shards(
         color_map: As for `read_mask`.
         value_range: As for `read_image`.
         on_error: As for `check_files`.
-        advance: Told of the progress.
+        advance: Progress callback.
 
     Raises:
         MedvisionError: If the folder cannot be used for training, or ``out`` cannot be written;

@@ -150,7 +150,7 @@ def _tried(take: Callable[[], Result], address: str, name: str) -> Result:
 
 
 def _is_absent(fault: BaseException) -> bool:
-    """Return True if a file is missing; fsspec reports every web server error as missing."""
+    """Return True if a file is missing; fsspec raises the same error for any web server fault."""
     cause = fault.__cause__
     if not isinstance(fault, FileNotFoundError) or cause is None:
         return isinstance(fault, FileNotFoundError)

@@ -1,1 +1,1 @@
-"""Split samples by protocol, with whole groups and stable assignments."""
+"""Split samples by protocol, with intact groups and stable assignments."""

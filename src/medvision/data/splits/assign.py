@@ -1,11 +1,11 @@
-"""Draw train, val and test so that groups stay whole and existing samples keep their split.
+"""Draw train, val and test with intact groups, keeping the split of existing samples.
 
-There are four protocols. ``official`` keeps the given split: scores compare with those that others
-report on it. ``merged`` pools and draws single images, as most published scores do, and leaks
-wherever images repeat. ``grouped`` pools and draws whole groups: patients, and images that look the
-same. ``kfold`` does so ``folds`` times, so that every image is tested once.
+There are four protocols. ``official`` keeps the given split, so that scores are comparable with
+published ones. ``merged`` pools and draws single images, as most publications do, and leaks if
+images repeat. ``grouped`` pools and draws whole groups: patients and near-duplicates. ``kfold``
+does so ``folds`` times, so that every image is tested once.
 
-A group goes where u = (first 8 bytes of SHA-256("{seed}, NUL, {group}")) / 2^64 puts it.
+A group is assigned by u = (first 8 bytes of SHA-256("{seed}, NUL, {group}")) / 2^64.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from medvision.types import STAGES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Groups:
-    """The groups of N samples, G of them.
+    """The G groups of N samples.
 
     Attributes:
-        of_sample: (N,) group of each sample, in [0, G).
-        first: (G,) the first sample of each.
-        u: (G,) what is drawn for each, in [0, 1], ascending.
+        of_sample: (N,) group index of each sample, in [0, G).
+        first: (G,) first sample of each group.
+        u: (G,) random number of each group in [0, 1], ascending.
     """
 
     of_sample: NDArray[np.intp]
@@ -42,9 +42,9 @@ class Groups:
 
 
 def draw_groups(samples: SampleTable, *, seed: int) -> Groups:
-    """Number the groups of the samples, and draw u for each.
+    """Number the groups of the samples and compute u for each.
 
-    Groups are told apart by u: the names of a million of them need not be held at once.
+    Groups are identified by u, so that a million names need not be in memory at once.
     """
     drawn = bytearray()
     for key in samples.group_keys():
@@ -55,7 +55,7 @@ def draw_groups(samples: SampleTable, *, seed: int) -> Groups:
 
 
 _KEYS = "data.val_fraction, data.test_fraction"
-_ENOUGH = 5  # samples expected in a split, from which on a share can be judged
+_ENOUGH = 5  # expected samples in a split required to judge a share
 _NAMES = ("", *STAGES)
 _CODE = {name: code for code, name in enumerate(_NAMES)}
 
@@ -64,7 +64,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitResult:
-    """The samples in the order given, each with its split, and notes on what is odd."""
+    """Samples in the given order, each with its split, and notes on irregularities."""
 
     samples: SampleTable
     notes: list[str]
@@ -72,13 +72,13 @@ class SplitResult:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Places:
-    """Where each of G groups goes.
+    """Split of each of G groups.
 
     Attributes:
-        samples: All of them.
-        groups: Their groups.
+        samples: All samples.
+        groups: Groups of the samples.
         split: uint8 (G,), index into ``_NAMES``; changed in place.
-        movable: (G,) whether the group may go elsewhere.
+        movable: (G,) True if the group may be moved to another split.
     """
 
     samples: SampleTable
@@ -87,7 +87,7 @@ class _Places:
     movable: NDArray[np.bool_]
 
     def spare(self, own: NDArray[np.intp], split: str) -> NDArray[np.intp] | None:
-        """Those of some groups that their splits can spare; None where the split holds one."""
+        """Return groups of ``own`` that can leave their split; None if ``split`` contains one."""
         held = np.bincount(self.split[own], minlength=len(_NAMES))
         if held[_CODE[split]]:
             return None
@@ -96,11 +96,11 @@ class _Places:
     def move_nearest(
         self, spare: NDArray[np.intp], split: str, interval: Interval, *, lacking: str
     ) -> str:
-        """Move that of the spare groups whose u is nearest to the interval; return a note."""
+        """Move the spare group with u nearest to the interval; return a note."""
         low, high = interval
         u = self.groups.u[spare]
         distance = np.maximum(np.maximum(low - u, u - high), 0.0)
-        near = spare[distance == distance.min()]  # of equally near ones the first by name
+        near = spare[distance == distance.min()]  # the first by name of equally near ones
         nearest = min(
             near.tolist(), key=lambda group: self.samples[int(self.groups.first[group])].group_key
         )
@@ -121,24 +121,24 @@ def draw_split(
     stratify_by: Sequence[str] | None = None,
     every_stratum: bool = False,
 ) -> SplitResult:
-    """Give every sample without a split one; move none that has one.
+    """Assign a split to every sample without one; keep existing splits.
 
-    A group with a sample in a given split joins it. Where some splits are given and val or
-    test is not, the missing one is drawn from the groups of train. A wanted split that stays
-    empty gets the group nearest to it, and a note.
+    A group with a sample in a given split joins it. If some splits are given but val or test is
+    not, the missing one is drawn from the groups of train. A requested split that remains empty
+    gets the nearest group, with a note.
 
     Args:
-        samples: With given splits or empty ones.
-        seed: Another seed draws another split.
-        val_fraction: Share of the groups in val; 0 wants none.
-        test_fraction: Share of the groups in test; 0 wants none.
-        stratify_by: Class or foreground stratum of each sample; a split with other shares than the
-            whole set is noted, nothing is moved for it.
-        every_stratum: Move the nearest group of a stratum into a drawn val or test that has none
-            of it, with a note: without one of the classes, scores are undefined.
+        samples: Samples with given or empty splits.
+        seed: Seed of the draw.
+        val_fraction: Share of the groups in val; 0 for none.
+        test_fraction: Share of the groups in test; 0 for none.
+        stratify_by: Class or foreground stratum of each sample; a split whose shares differ from
+            the whole data set is noted, but no group is moved.
+        every_stratum: If True, move the nearest group of each stratum missing from a drawn val or
+            test into it, with a note, because scores are undefined without one of the classes.
 
     Raises:
-        MedvisionError: If the fractions are impossible, or groups are fewer than splits.
+        MedvisionError: If the fractions are invalid, or there are fewer groups than splits.
     """
     _check_fractions(val_fraction, test_fraction)
     if stratify_by is not None and len(stratify_by) != len(samples):
@@ -152,7 +152,7 @@ def draw_split(
     table = SampleTable.of(samples)
     own = _codes(table.splits)
     groups = draw_groups(table, seed=seed)
-    inside = np.zeros((len(groups), len(_NAMES)), bool)  # which splits a group has samples in
+    inside = np.zeros((len(groups), len(_NAMES)), bool)  # splits in which a group has samples
     inside[groups.of_sample, own] = True
     given = inside[:, 1:]
     in_given = {STAGES[k] for k in np.flatnonzero(given.any(axis=0)).tolist()}
@@ -165,10 +165,10 @@ def draw_split(
             hint="add the samples of train",
         )
 
-    drawn = np.full(len(groups), _CODE["train"], np.uint8)  # u rounds to 1 once in 2^54
+    drawn = np.full(len(groups), _CODE["train"], np.uint8)  # u rounds to 1 with probability 2^-54
     for name, (low, high) in intervals.items():
         drawn[(low <= groups.u) & (groups.u < high)] = _CODE[name]
-    # Of a split that is missing, the groups are drawn from those that are in train alone.
+    # The groups of a missing split are drawn from those that are only in train.
     lent = inside[:, _CODE["train"]] & (given.sum(axis=1) == 1) & bool(missing)
     to_missing = np.isin(drawn, [_CODE[name] for name in missing])
     place = np.where(unplaced | (lent & to_missing), drawn, 1 + given.argmax(axis=1))
@@ -192,7 +192,7 @@ def draw_split(
 
 
 def _codes(splits: StringColumn) -> NDArray[np.intp]:
-    """Index into ``_NAMES`` of each sample's split, (N,)."""
+    """Return the index into ``_NAMES`` of each sample's split, (N,)."""
     names, number = splits.numbered()
     return np.array([_CODE[name] for name in names], np.intp)[number]
 
@@ -201,7 +201,7 @@ _STRATA = ("empty", "small", "medium", "large")
 
 
 def foreground_strata(shares: Sequence[float]) -> list[str]:
-    """Sort foreground shares in [0, 1] into ``empty`` and the thirds of all others.
+    """Divide foreground shares in [0, 1] into ``empty`` and terciles of the others.
 
     Returns:
         ``empty``, ``small``, ``medium`` or ``large`` for each share.
@@ -215,7 +215,7 @@ def foreground_strata(shares: Sequence[float]) -> list[str]:
 
 def _check_fractions(val_fraction: float, test_fraction: float) -> None:
     in_range = val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1
-    if not in_range:  # written so that NaN fails too
+    if not in_range:  # also rejects NaN
         raise MedvisionError(
             f"expected fractions of at least 0 with a sum below 1, got val {val_fraction}"
             f" and test {test_fraction}",
@@ -225,7 +225,7 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
 
 
 def _fill_empty(places: _Places, wanted: Mapping[str, Interval]) -> list[str]:
-    """Move the nearest group into each wanted split that is empty, and say so."""
+    """Move the nearest group into each empty requested split, with a note."""
     notes, every = [], np.arange(len(places.groups))
     for split, interval in wanted.items():
         spare = places.spare(every, split)
@@ -247,7 +247,7 @@ def _fill_strata(
     of_sample: NDArray[np.intp],
     wanted: Mapping[str, Interval],
 ) -> list[str]:
-    """Move the nearest group of each stratum that a held-out split lacks into it, and say so."""
+    """Move the nearest group of each stratum missing from a held-out split into it, with a note."""
     of_group = places.groups.of_sample
     members = [np.unique(of_group[of_sample == k]) for k in range(len(names))]
     notes = []
@@ -274,7 +274,7 @@ def _leak_note(splits: NDArray[np.intp], is_torn: NDArray[np.bool_], num_torn: i
 def _compare_shares(
     splits: NDArray[np.intp], names: Sequence[str], of_sample: NDArray[np.intp]
 ) -> list[str]:
-    """Note strata that a split lacks, or holds at less than half or more than twice their share."""
+    """Note strata missing from a split, or with less than half or more than twice their share."""
     notes = []
     overall = dict(zip(names, np.bincount(of_sample).tolist(), strict=True))
     for split in STAGES if names else ():
@@ -312,30 +312,30 @@ def apply_protocol(
     every_stratum: bool = False,
     keep: bool = False,
 ) -> SplitResult:
-    """Give every sample its split, and as its group all that must stay together.
+    """Assign to every sample its split, and the group that must stay together.
 
-    All but ``official`` drop the given splits, unless they are to be kept. Images that share a
-    group or are twins make one group, named after its first image or patient in the alphabet;
-    ``merged`` knows no groups. So a new image moves old ones only if it is their twin and comes
-    before them in the alphabet, or ties two groups; in a kept split it moves none, and ``LEAK``
-    is noted.
+    All protocols but ``official`` discard the given splits, unless ``keep``. Images that share a
+    group or are near-duplicates form one group, named after its alphabetically first image or
+    patient; ``merged`` uses no groups. A new image therefore moves existing ones only if it is
+    their near-duplicate and precedes them alphabetically, or if it joins two groups; in a kept
+    split it moves none, and ``LEAK`` is noted.
 
     Args:
-        samples: In any order, with given splits or empty ones.
+        samples: Samples in any order, with given or empty splits.
         protocol: One of ``PROTOCOLS``.
-        fold: Which part is test, in [0, folds); only read by ``kfold``.
-        folds: Number of parts, at least 2; only read by ``kfold``.
-        seed: Another seed draws another split.
-        val_fraction: Share of val where it is drawn; for ``kfold`` of what is not test.
-        test_fraction: Share of test where it is drawn; ``kfold`` does not read it.
-        near_duplicates: Group of each sample as `find_near_duplicates` numbers them; None: unknown.
+        fold: Index of the test fold, in [0, folds); only used by ``kfold``.
+        folds: Number of folds, at least 2; only used by ``kfold``.
+        seed: Seed of the draw.
+        val_fraction: Share of val if drawn; for ``kfold``, of the samples outside test.
+        test_fraction: Share of test if drawn; not used by ``kfold``.
+        near_duplicates: Group number of each sample from `find_near_duplicates`; None if unknown.
         stratify_by: Class or foreground stratum of each sample, as for `draw_split`.
         every_stratum: As for `draw_split`.
-        keep: Keep the given splits, those of an earlier run, and draw for the rest only.
+        keep: If True, keep the given splits of an earlier run and draw only for the others.
 
     Raises:
         MedvisionError: If the protocol or the fold does not exist, a split is to be kept that the
-            protocol would draw anew, or a split has no space.
+            protocol would draw again, or there are too few groups for a split.
     """
     if protocol not in PROTOCOLS:
         nearest = did_you_mean(protocol, PROTOCOLS, otherwise=f"use {', '.join(PROTOCOLS)}")
@@ -360,7 +360,7 @@ def apply_protocol(
         notes.append("near-duplicates were not looked for: only known groups stay together")
     if protocol == "kfold":
         placed = _test_fold(placed, fold=fold, folds=folds, seed=seed)
-        seed, test_fraction = ~seed, 0.0  # val needs a second hash: the first chose the fold
+        seed, test_fraction = ~seed, 0.0  # the first hash selects the fold
     drawn = draw_split(
         placed,
         seed=seed,
@@ -377,10 +377,10 @@ def apply_protocol(
 def join_groups(
     samples: Sequence[Sample], near_duplicates: Sequence[int] | NDArray[np.int64] | None
 ) -> SampleTable:
-    """Join the groups that twins tie together; an image alone keeps its empty group.
+    """Join the groups connected by near-duplicates; a single image keeps its empty group.
 
     Args:
-        samples: With the groups that are known.
+        samples: Samples with their known groups.
         near_duplicates: As for `apply_protocol`.
     """
     table = SampleTable.of(samples)
@@ -389,7 +389,7 @@ def join_groups(
     keys, of_sample = StringColumn.of(table.group_keys()).numbered()
     _, first, which = np.unique(np.asarray(near_duplicates), return_index=True, return_inverse=True)
     of_key = join(np.arange(len(keys)), of_sample, of_sample[first][which])
-    # Groups are numbered in the order of their first keys: that key is the name.
+    # Groups are numbered in the order of their first keys; this key is the name.
     names = np.unique(of_key, return_index=True)[1]
     sizes = np.bincount(of_key)
     joined = (
@@ -400,7 +400,7 @@ def join_groups(
 
 
 def _test_fold(samples: SampleTable, *, fold: int, folds: int, seed: int) -> SampleTable:
-    """Put the groups whose u lies in [fold / folds, (fold + 1) / folds) into test."""
+    """Assign the groups with u in [fold / folds, (fold + 1) / folds) to test."""
     if folds < 2:
         raise MedvisionError(
             f"expected at least 2 folds, got {folds}", where="data.folds", hint="5 is usual"

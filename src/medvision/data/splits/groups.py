@@ -1,4 +1,4 @@
-"""Groups of samples: from a pattern, a csv or DICOM patients; stored as salted hashes."""
+"""Groups of samples from a pattern, a csv or DICOM patients, stored as salted hashes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from medvision.files import own_folder
 
 
 def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, list[str]]:
-    """Return the samples with the groups that a pattern captures, and notes.
+    """Return the samples with the groups captured by a pattern, and notes.
 
-    Where it matches nothing a sample keeps its own group.
+    Samples that do not match keep their group.
 
     Raises:
-        MedvisionError: If it is no pattern with one group, or matches no path.
+        MedvisionError: If the pattern is invalid, does not have exactly one group, or matches no
+            path.
     """
     try:
         expression = re.compile(pattern)
@@ -61,7 +62,7 @@ def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, l
 
 
 def given_groups(samples: SampleTable) -> dict[str, str]:
-    """Group of each path that has one."""
+    """Return the group of each path that has one."""
     if not any(samples.groups.numbered()[0]):
         return {}
     named = ~samples.groups.equal("")
@@ -75,12 +76,13 @@ _HASH_DIGITS = 12
 def hash_groups(samples: Iterable[Sample]) -> tuple[SampleTable, str | None]:
     """Return the samples with their groups as salted hashes, and a warning or None.
 
-    The salt is made once per user and kept outside every run, so the same group has the same
-    hash in all runs of one machine. Where it cannot be kept, it lives as long as the process,
-    and the warning says so. An empty group stays empty.
+    The salt is created once per user and stored outside run folders, so a group has the same hash
+    in all runs on a machine. If it cannot be stored, it is valid only for the process, with a
+    warning. An empty group stays empty.
 
     Returns:
-        The samples in their order, each group 12 hexadecimal digits or empty; a warning.
+        The samples in their order, each group 12 hexadecimal digits or empty; and a warning or
+        None.
     """
     table = SampleTable.of(samples)
     names, number = table.groups.numbered()
@@ -92,7 +94,7 @@ def hash_groups(samples: Iterable[Sample]) -> tuple[SampleTable, str | None]:
 
 
 def hash_names(names: Iterable[str]) -> list[str]:
-    """Return the salted hash of each name, as `hash_groups` makes them."""
+    """Return the salted hash of each name, as in `hash_groups`."""
     salt, _ = _salt()
     return [_hashed(name, salt) for name in names]
 
@@ -121,7 +123,7 @@ def _salt() -> tuple[bytes, str | None]:
 
 
 def _create(path: Path) -> None:
-    """Make the salt whole or not at all; of two processes that try, the first one's stays."""
+    """Create the salt atomically; of two concurrent processes, the first one wins."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
@@ -146,12 +148,12 @@ _MAX_WORKERS = 8
 def group_by_patient(root: Path, samples: SampleTable) -> tuple[SampleTable, list[str]]:
     """Return the samples with the patients of DICOM files as groups, and notes.
 
-    Groups that a csv or a pattern gave stay. What is returned is a salted hash already: no
-    patient's number goes any further than this function.
+    Groups from a csv or a pattern are kept. The returned groups are salted hashes, so that patient
+    ids do not leave this function.
 
     Args:
         root: The data folder.
-        samples: Of it; only files named ``.dcm`` or ``.dicom`` are opened.
+        samples: Samples of the folder; only files named ``.dcm`` or ``.dicom`` are opened.
     """
     rows = [
         row
@@ -190,7 +192,7 @@ def group_by_patient(root: Path, samples: SampleTable) -> tuple[SampleTable, lis
 
 
 def _patient(path: Path) -> str:
-    """Number of the patient and who gave it, or nothing: what is damaged is told when it is read.
+    """Return patient id and its issuer, or empty; damaged files are reported when read as images.
 
     Raises:
         MedvisionError: If pydicom is not installed.

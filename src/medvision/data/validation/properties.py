@@ -1,4 +1,4 @@
-"""What the files of a data set tell before any network sees them: one decoding, many uses."""
+"""Properties of the files of a data set, collected in a single decoding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from medvision.data.readers.images import as_bytes
 from medvision.errors import MedvisionError
 
 THUMBNAIL_PX = 48
-"""Height and width of thumbnails: the scale at which twins are told from look-alikes."""
+"""Height and width of thumbnails, sufficient to distinguish near-duplicates from similar images."""
 
 BORDER = 0.04
 """Share of height and width that counts as border."""
@@ -28,16 +28,17 @@ _LUMINANCE_SUM = 3679
 
 @dataclass(frozen=True, kw_only=True)
 class MaskProperties:
-    """Columns about the masks, one row per image.
+    """Properties of the masks as columns, one row per image.
 
     Attributes:
         mask_hash: (N,) SHA-256 of the class indices and their shape.
         thumbnail: uint8 (N, 48, 48), share of foreground in each cell, 255 being all of it.
         foreground: (N,) share of the pixels that are not background, [0, 1].
-        grey: (N,) share of the file's values farther than a sixteenth of their range from both
-            its ends, [0, 1]: none of a binary mask, edges of a JPEG; 0 for more than two classes.
+        grey: (N,) share of the file's values farther than a sixteenth of their range from both its
+            ends, [0, 1]: 0 for binary masks, edge pixels of JPEG masks; 0 for more than two
+            classes.
         frame: (N,) share of the outermost pixels that are not background, [0, 1].
-        turned: (N,) whether an EXIF orientation turns the image and not the mask, or otherwise.
+        turned: (N,) True if the EXIF orientations of image and mask differ.
     """
 
     mask_hash: NDArray[np.str_]
@@ -50,25 +51,25 @@ class MaskProperties:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageProperties:
-    """Columns about the images, one row per image.
+    """Properties of the images as columns, one row per image.
 
     Attributes:
         pixel_hash: (N,) SHA-256 of the decoded samples and their shape: equal for every lossless
             encoding of the same pixels; a colour file with equal channels counts as grey.
-        thumbnail: uint8 (N, 48, 48), grey, shrunk by averaging (OpenCV's ``INTER_AREA``).
-        height: (N,) upright, pixels.
-        width: (N,) upright, pixels.
-        num_bytes: (N,) size of the file.
+        thumbnail: uint8 (N, 48, 48), grey, downsampled by averaging (OpenCV's ``INTER_AREA``).
+        height: (N,) height of the upright image, pixels.
+        width: (N,) width of the upright image, pixels.
+        num_bytes: (N,) file size, bytes.
         file_format: (N,) ``JPEG``, ``PNG``, ``BMP`` or ``TIFF``.
-        bits: (N,) of each sample in the file.
-        colour: (N,) whether the channels differ anywhere.
-        jpeg_quality: (N,) 1 to 100 as libjpeg counts, nearest; -1 where the file is no JPEG.
-        mean: (N,) of the grey 8-bit image, [0, 255].
-        std: (N,) of the same.
-        low: (N,) its smallest value.
-        high: (N,) its largest value.
+        bits: (N,) bits per sample in the file.
+        colour: (N,) True if the channels differ anywhere.
+        jpeg_quality: (N,) nearest libjpeg quality, 1 to 100; -1 for other formats.
+        mean: (N,) mean of the grey 8-bit image, [0, 255].
+        std: (N,) standard deviation of the grey 8-bit image.
+        low: (N,) smallest value of the grey 8-bit image.
+        high: (N,) largest value of the grey 8-bit image.
         border: (N, 4) mean grey value of the outermost 4 % at top, bottom, left and right.
-        mask: The same about masks; None for images of classes.
+        mask: Properties of the masks; None for classification.
     """
 
     pixel_hash: NDArray[np.str_]
@@ -91,11 +92,11 @@ class ImageProperties:
         return len(self.pixel_hash)
 
     def take(self, rows: Sequence[int] | NDArray[np.intp]) -> Self:
-        """These rows, in this order."""
+        """Select rows, in the given order."""
         return self._of({name: column[rows] for name, column in self.to_columns().items()})
 
     def to_columns(self) -> dict[str, NDArray[Any]]:
-        """Plain arrays, which load without unpickling."""
+        """Return plain arrays, which load without unpickling."""
         columns = {f"image_{name}": getattr(self, name) for name in IMAGE_TYPES}
         if self.mask is not None:
             columns |= {f"mask_{name}": getattr(self.mask, name) for name in MASK_TYPES}
@@ -105,11 +106,11 @@ class ImageProperties:
     def from_columns(
         cls, columns: Mapping[str, NDArray[Any]], *, num_rows: int, with_masks: bool
     ) -> Self:
-        """Take over what `to_columns` gave.
+        """Create properties from the result of `to_columns`.
 
         Raises:
-            ValueError: If a column is of another length, shape or type.
-            KeyError: If one is missing.
+            ValueError: If a column has another length, shape or type.
+            KeyError: If a column is missing.
         """
         names = [name for name in _TYPES if with_masks or name.startswith("image_")]
         found = {name: _checked(columns[name], name) for name in names}
@@ -119,10 +120,10 @@ class ImageProperties:
 
     @classmethod
     def joined(cls, tables: Sequence[Self]) -> Self:
-        """The rows of several tables below each other.
+        """Concatenate several tables.
 
         Raises:
-            ValueError: If there are none, or only some have masks.
+            ValueError: If there are no tables, or only some have masks.
         """
         parts = [table.to_columns() for table in tables]
         if len({len(columns) for columns in parts}) != 1:
@@ -131,10 +132,10 @@ class ImageProperties:
 
     @classmethod
     def stack(cls, rows: Sequence[Row]) -> Self:
-        """Columns from one row per file.
+        """Create columns from one row per file.
 
         Raises:
-            ValueError: If there are none, or only some have a mask.
+            ValueError: If there are no rows, or only some have a mask.
         """
         if len({len(row) for row in rows}) != 1:
             raise ValueError(f"expected files that all or none have masks, got {len(rows)}")
@@ -158,17 +159,17 @@ def _checked(column: NDArray[Any], name: str) -> NDArray[Any]:
 
 
 Row = Mapping[str, Any]
-"""What the files of one sample tell, by the names of `ImageProperties.to_columns`."""
+"""Properties of the files of a sample, with the keys of `ImageProperties.to_columns`."""
 
 
 def row_of(image: Mapping[str, Any], mask: Mapping[str, Any] | None = None) -> Row:
-    """What `image_properties` and, where there is a mask, `mask_properties` gave, as one row."""
+    """Combine the results of `image_properties` and, if there is a mask, `mask_properties`."""
     named = {f"image_{name}": value for name, value in image.items()}
     return named | {f"mask_{name}": value for name, value in (mask or {}).items()}
 
 
 def _types(columns: type) -> dict[str, Any]:
-    """Type of the values in each column, by name."""
+    """Return the value type of each column, by name."""
     hints = {name: kind for name, kind in get_type_hints(columns).items() if name != "mask"}
     return {name: get_args(get_args(kind)[1])[0] for name, kind in hints.items()}
 
@@ -179,12 +180,12 @@ _TYPES = row_of(IMAGE_TYPES, MASK_TYPES)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspected:
-    """One sample: what its files tell, or why it cannot be used.
+    """Properties of the files of a sample, or the reason why it cannot be used.
 
     Attributes:
-        content: Ends its line of the fingerprint: a NUL and the SHA-256 of each file, or its size.
-        properties: Of its files; None where only headers were read.
-        fault: What is wrong with them.
+        content: End of its fingerprint line: a NUL and the SHA-256 of each file, or its size.
+        properties: Properties of its files; None if only headers were read.
+        fault: Error of its files; None if there is none.
     """
 
     content: str = ""
@@ -195,14 +196,14 @@ class Inspected:
 def image_properties(
     picture: Picture, *, value_range: tuple[float, float] | None = None
 ) -> dict[str, Any]:
-    """What a decoded image file tells, by the names of `ImageProperties`.
+    """Compute the properties of a decoded image, with the keys of `ImageProperties`.
 
     Args:
-        picture: The file.
+        picture: Decoded file.
         value_range: As for `read_image`.
 
     Raises:
-        MedvisionError: If its values cannot be turned into 8 bits.
+        MedvisionError: If its values cannot be converted to 8 bits.
     """
     values = samples(picture)
     colour = values.ndim == 3 and not (values == values[..., :1]).all()
@@ -236,12 +237,12 @@ def image_properties(
 def mask_properties(
     indices: NDArray[np.uint8], picture: Picture, *, binary: bool, turned: bool = False
 ) -> dict[str, Any]:
-    """What a mask tells, by the names of `MaskProperties`.
+    """Compute the properties of a mask, with the keys of `MaskProperties`.
 
     Args:
-        indices: Its class indices (H, W).
-        picture: Its file.
-        binary: Whether it holds two classes by grey levels, which may be half way.
+        indices: Class indices (H, W).
+        picture: Decoded file.
+        binary: If True, the mask has two classes by grey levels, which may be intermediate.
         turned: As in `MaskProperties`.
     """
     foreground = (indices > 0).astype(np.uint8)
@@ -268,7 +269,7 @@ def _shrunk(grey: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _share_between(values: NDArray[Any]) -> float:
-    """Share of the values that are neither near 0 nor near the end of their range."""
+    """Return the share of values near neither end of their range."""
     top = int(values.max())
     if top <= 1 or values.dtype.kind == "f":
         return 0.0
@@ -277,12 +278,12 @@ def _share_between(values: NDArray[Any]) -> float:
 
 
 def _jpeg_quality(picture: Picture) -> int:
-    """The quality whose luminance table has the sum nearest to that of the file."""
+    """Return the quality whose luminance table sum is nearest to that of the file."""
     if not isinstance(picture.image, JpegImageFile):
         return -1
     tables: dict[int, Sequence[int]] = getattr(picture.image, "quantization", {})
     if not tables:
         return -1
     total = sum(tables[min(tables)])
-    scale = 100 * total / _LUMINANCE_SUM  # libjpeg: 5000 / q below 50, 200 - 2 q from there on
+    scale = 100 * total / _LUMINANCE_SUM  # libjpeg: 5000 / q below 50, 200 - 2 q from 50
     return round(min(100, max(1, (200 - scale) / 2 if scale <= 100 else 5000 / scale)))

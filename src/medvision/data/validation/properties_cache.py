@@ -1,8 +1,9 @@
-"""Keep what files told, so that a data set is decoded once and not at every start.
+"""Cache file properties, so that a data set is decoded once instead of at every start.
 
-A row counts as long as size and time of change of the image (and of its mask) are what they were.
-The cache holds names, facts and 48 px thumbnails; it lies outside data set and run folders, under
-``MEDVISION_CACHE_DIR``, ``XDG_CACHE_HOME/medvision`` or ``~/.cache/medvision``, for its owner only.
+A row is valid while size and modification time of the image (and of its mask) are unchanged. The
+cache contains names, properties and 48 px thumbnails; it is outside data set and run folders, in
+``MEDVISION_CACHE_DIR``, ``XDG_CACHE_HOME/medvision`` or ``~/.cache/medvision``, accessible only to
+its owner.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from medvision.data.validation.properties import ImageProperties, Inspected, Row
 from medvision.files import atomic_path, own_folder
 
 FORMAT = 2
-"""Grows when a fact changes its meaning: older files are then read by nobody."""
+"""Format version; increment it when a property changes its meaning, to invalidate older files."""
 
 
 class PropertiesCache:
-    """Properties of the files of one folder, read in one way.
+    """Cached properties of the files of a folder, for one set of reading options.
 
     Args:
-        root: The folder of the data set.
-        reading: How the files are read.
+        root: Folder of the data set.
+        reading: Reading options.
     """
 
     def __init__(self, root: Path, reading: Reading) -> None:
@@ -46,20 +47,20 @@ class PropertiesCache:
         self._rows: dict[str, tuple[str, Row]] | None = None
 
     def known(self, sample: Sample) -> Inspected | None:
-        """What is remembered about a sample whose files have not changed since."""
+        """Return the cached properties of a sample if its files are unchanged, else None."""
         if self._rows is None:
             self._rows = self._read()
         if not self._rows:
             return None
         try:
             line, properties = self._rows[self._key(sample)]
-        except (OSError, KeyError):  # a file that is gone is told by whoever reads it
+        except (OSError, KeyError):  # a missing file is reported by its reader
             return None
         content = line.removeprefix(f"{sample.path}\0{sample.target}")
         return Inspected(content=content, properties=properties)
 
     def keep(self, samples: Iterable[tuple[Sample, Inspected]]) -> list[str]:
-        """Write these rows in the place of all others; a note says why where that fails."""
+        """Replace all rows by these; return a note if writing fails."""
         try:
             found = {self._key(sample): (sample, row) for sample, row in samples}
             if not found or (self._rows is not None and found.keys() == self._rows.keys()):
@@ -77,7 +78,7 @@ class PropertiesCache:
         return []
 
     def _read(self) -> dict[str, tuple[str, Row]]:
-        """Nothing where there is no cache, or a damaged one: it is written anew."""
+        """Read the cache; empty if missing or damaged, in which case it is written again."""
         try:
             stored = recall(own_folder("cache") / self._name)
             keys, lines = (json.loads(stored[name].tobytes()) for name in ("keys", "lines"))
@@ -90,7 +91,7 @@ class PropertiesCache:
             return {}
 
     def _key(self, sample: Sample) -> str:
-        """Names, sizes and times of the image and, where the target is a file, of its mask."""
+        """Return name, size and time of the image and, if the target is a file, of its mask."""
         parts: list[Any] = [sample.path, sample.target]
         for name in (sample.path, sample.target):
             try:
@@ -98,14 +99,14 @@ class PropertiesCache:
             except (FileNotFoundError, NotADirectoryError):
                 if name == sample.path:
                     raise
-                continue  # the name of a class
-            if stat.S_ISREG(state.st_mode):  # class names may be those of folders
+                continue  # a class name
+            if stat.S_ISREG(state.st_mode):  # class names may equal folder names
                 parts += [state.st_size, state.st_mtime_ns]
         return json.dumps(parts)
 
 
 def store(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays whole or not at all, for their owner only."""
+    """Write arrays atomically, accessible only to their owner."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (
         atomic_path(path) as temporary,
@@ -115,7 +116,7 @@ def store(path: Path, columns: Mapping[str, NDArray[Any]]) -> None:
 
 
 def recall(path: Path) -> dict[str, NDArray[Any]]:
-    """Arrays that `store` wrote; none where nothing is kept, or what is kept is damaged."""
+    """Read arrays written by `store`; empty if missing or damaged."""
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
@@ -124,5 +125,5 @@ def recall(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _text(lines: list[str]) -> NDArray[np.uint8]:
-    """Lines as bytes: arrays of text would lose what ends in zeros, and take four times as much."""
+    """Encode lines as bytes; text arrays lose trailing zeros and are four times as large."""
     return np.frombuffer(json.dumps(lines).encode(), np.uint8)

@@ -29,7 +29,7 @@ from medvision.data.validation.properties_cache import PropertiesCache
 from medvision.errors import MedvisionError
 
 _MAX_WORKERS = 8
-_IN_PARTS, _PART = 10_000, 32  # of so many samples a thread takes a few at a time: 2 kB each else
+_IN_PARTS, _PART = 10_000, 32  # large sets go to threads in parts: single tasks take 2 kB
 
 OnError = Literal["fail", "skip"]
 
@@ -37,13 +37,13 @@ OnError = Literal["fail", "skip"]
 Faults = list[tuple[Sample, MedvisionError]]
 
 Advance = Callable[[int, int], None]
-"""Told how many of how many samples are done."""
+"""Progress callback: completed samples, total samples."""
 
 
 def _in_threads(
     inspect: Callable[[Sample], Inspected], samples: Sequence[Sample], advance: Advance | None
 ) -> list[Inspected]:
-    """Decoding releases the lock of the interpreter, so threads share the work."""
+    """Apply a function in threads, as decoding releases the GIL."""
     pool = ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1))
     findings: list[Inspected] = []
     at_once = 1 if len(samples) < _IN_PARTS else _PART
@@ -56,13 +56,13 @@ def _in_threads(
                     advance(len(findings), len(samples))
         return findings
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
+        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for pending samples
 
 
 def _refuse(root: Path, faults: Faults, looked_at: int, total: int, on_error: OnError) -> None:
-    """Raise for all faults together where they are errors or no sample is left.
+    """Raise one error for all faults if faults are errors or no sample is left.
 
-    A fault about a config key is raised alone: it is not about the files.
+    A fault of a config key is raised alone, because it does not concern the files.
     """
     told = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
     if told:
@@ -74,7 +74,7 @@ def _refuse(root: Path, faults: Faults, looked_at: int, total: int, on_error: On
     reasons = [reason(root, fault) for _, fault in faults]
     hints = Counter(fault.hint for _, fault in faults)
     hint = "mend or remove them, or set data.on_error=skip"
-    if len(hints) == 1 and len(faults) == looked_at:  # not the files: what was said about them
+    if len(hints) == 1 and len(faults) == looked_at:  # the cause is the config, not the files
         hint = next(iter(hints)) or hint
     of = f"{total} images"
     if looked_at < total:
@@ -85,13 +85,13 @@ def _refuse(root: Path, faults: Faults, looked_at: int, total: int, on_error: On
 
 
 def reason(root: Path, fault: MedvisionError) -> str:
-    """Return the file below the root and what is wrong with it."""
+    """Return the file relative to the root, and its fault."""
     name = (fault.where or "").removeprefix(f"{root}{os.sep}")
     return f"{name}: {fault.what}"
 
 
 def fingerprint(samples: SampleTable, contents: StringColumn) -> str:
-    """Return the SHA-256 of the sorted lines, each path, target and content of a sample."""
+    """Return the SHA-256 of the sorted lines (path, target and content) of the samples."""
     lines = _lines(samples, contents)
     digest = hashlib.sha256()
     for line in lines if samples.paths.ascends() else sorted(lines):
@@ -105,7 +105,7 @@ def _lines(samples: SampleTable, contents: StringColumn) -> Iterator[str]:
 
 
 def _skip_notes(root: Path, total: int, faults: Faults, *, with_class: bool) -> list[str]:
-    """Say how many samples of which split, and of which class, are left out, and why."""
+    """Report the number of omitted samples by split and class, with the reasons."""
     if not faults:
         return []
     by_place = Counter(
@@ -126,7 +126,7 @@ def _skip_notes(root: Path, total: int, faults: Faults, *, with_class: bool) -> 
 
 
 def _header_note(total: int, looked_at: int) -> str:
-    """Say that no content was read, or hardly any file opened."""
+    """Report that no content was read, or that only few files were opened."""
     if looked_at == total:
         return (
             f"{total} images are many: only their headers were read before the start;"
@@ -188,17 +188,17 @@ def compare_sizes(
     *,
     turned: bool = False,
 ) -> None:
-    """Refuse a mask whose height and width are not those of its image.
+    """Reject a mask whose height and width differ from those of its image.
 
     Args:
-        sample: The pair.
+        sample: Sample of image and mask.
         image: Height and width of the image.
-        mask: Those of the mask.
-        where: What messages call the mask.
-        turned: Whether one of the two is turned by an EXIF orientation, for the message.
+        mask: Height and width of the mask.
+        where: Name of the mask in messages.
+        turned: If True, the EXIF orientations of the two differ; for the message.
 
     Raises:
-        MedvisionError: If they differ.
+        MedvisionError: If the sizes differ.
     """
     if image != mask:
         raise MedvisionError(
@@ -212,31 +212,30 @@ def compare_sizes(
 
 
 MAX_DECODED = 20_000
-"""Of more samples only the headers are read at the start of a training."""
+"""Number of samples beyond which only headers are read at the start of a training."""
 
 MAX_HEADERS = 100_000
-"""Of more samples only ``NUM_SAMPLED`` headers are read: all of them would take more than ten
-seconds from a warm cache, and an hour from a network disk that answers in 30 ms."""
+"""Number of samples beyond which only ``NUM_SAMPLED`` headers are read: all of them would take more
+than ten seconds from a warm cache, and an hour from a network disk with 30 ms latency."""
 
 NUM_SAMPLED = 1000
-"""Headers that are read of very many files. Of a fault in one file of a hundred they miss all
-with a chance of 4e-5."""
+"""Number of headers read of very many files. If one file in a hundred is faulty, all faults are
+missed with probability 4e-5."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
-    """What the check found.
+    """Result of the check.
 
     Attributes:
-        samples: Those that can be used, in the order given.
-        properties: Of their files, a row for each; None where only headers were read.
-        skipped: Path and reason of each sample left out.
-        fingerprint: SHA-256 over the sorted paths and contents of the usable samples; over
-            paths and file sizes where only headers were read, and without the sizes of those files
-            whose headers were not.
-        contents: What the line of each sample in the fingerprint has behind path and target; None
-            for phantoms.
-        notes: What a reader should know.
+        samples: Usable samples in the given order.
+        properties: File properties, one row per sample; None if only headers were read.
+        skipped: Path and reason of each omitted sample.
+        fingerprint: SHA-256 over the sorted paths and contents of the usable samples; over paths
+            and file sizes if only headers were read, without the sizes of files whose headers were
+            not read.
+        contents: Part of each sample's fingerprint line after path and target; None for phantoms.
+        notes: Remarks for the user.
     """
 
     samples: SampleTable
@@ -247,7 +246,7 @@ class CheckResult:
     notes: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """What the fingerprint is made of, a line for each sample; none for phantoms."""
+        """Iterate over the lines of the fingerprint, one per sample; empty for phantoms."""
         return iter(()) if self.contents is None else _lines(self.samples, self.contents)
 
 
@@ -263,22 +262,21 @@ def check_files(
 ) -> CheckResult:
     """Decode every image and mask of a data set, and compare the sizes of both.
 
-    What was decoded at an earlier start and has not changed since is not decoded again.
+    Unchanged files that were decoded at an earlier start are not decoded again.
 
     Args:
         root: The folder that paths are relative to.
-        samples: What to check; their targets are masks, or else names of classes.
-        reading: How the files are read.
-        on_error: ``fail`` raises one error for all faults; ``skip`` leaves the samples out
-            and says so in the notes.
-        max_decoded: For more samples only headers are read, unless all are known from earlier,
-            and a note says so; None reads all whatever their number.
-        max_headers: For more samples only ``NUM_SAMPLED`` headers are read, as a note says.
-        advance: Told of the progress.
+        samples: Samples to check; their targets are masks or class names.
+        reading: Reading options.
+        on_error: ``fail`` raises one error for all faults; ``skip`` omits the samples with a note.
+        max_decoded: For more samples, only headers are read, with a note, unless all are cached;
+            None always decodes all.
+        max_headers: For more samples, only ``NUM_SAMPLED`` headers are read, with a note.
+        advance: Progress callback.
 
     Raises:
-        MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, if none can, or
-            if none of a class can.
+        MedvisionError: If a sample cannot be used and ``on_error`` is ``fail``, or if no sample, or
+            none of a class, can be used.
     """
     if on_error not in ("fail", "skip"):
         raise MedvisionError(
@@ -325,14 +323,14 @@ def check_files(
 def _what_to_read(
     samples: SampleTable, cache: PropertiesCache, *, max_decoded: int | None, max_headers: int
 ) -> tuple[list[Sample], dict[str, Inspected] | None]:
-    """Samples to look at, and what is known of some, by path; None: their headers are read."""
+    """Return the samples to check and the cached properties by path; None: read headers."""
     drawn: list[Sample] = []
     if max_decoded is not None and len(samples) > max_headers:
         number = min(NUM_SAMPLED, len(samples))
         rows = np.random.default_rng(0).choice(len(samples), number, replace=False)
-        drawn = list(samples.select(np.sort(rows)))  # the same ones at every start
+        drawn = list(samples.select(np.sort(rows)))  # the same samples at every start
         known = [cache.known(sample) is not None for sample in drawn]
-        if sum(known) <= len(known) / 2:  # then it cannot pay to ask about all of them
+        if sum(known) <= len(known) / 2:  # then looking up all of them cannot pay off
             return drawn, None
     every = list(samples)
     remembered = {s.path: found for s in every if (found := cache.known(s)) is not None}
