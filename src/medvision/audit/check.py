@@ -154,7 +154,7 @@ class Audit:
         findings: Problems and irregularities, the most severe first.
         duplicates: Images that occur more than once.
         memory: Score of the nearest neighbour; None for a single image.
-        shortcuts: How well file properties predict the class; None if this was not evaluated.
+        shortcuts: Scores of predicting the class from file properties; None if not evaluated.
         numbers: The parts of audit.json about duplicates.
         elapsed_s: Seconds from the given start to the end.
     """

@@ -34,7 +34,7 @@ from medvision.files import own_folder
 from medvision.types import STAGES, Batch, Stage
 
 PROCESSES = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-"""Start method of loader processes, set explicitly because joblib's default fails in DataLoader."""
+"""Start method of loader processes; a launcher may set another one, and joblib's fails here."""
 
 
 class ImageData(LightningDataModule):
@@ -268,8 +268,8 @@ class ImageData(LightningDataModule):
     def split_fingerprint(self, stage: Stage) -> str:
         """SHA-256 of the images of a split, by path and content.
 
-        Available after ``prepare`` and ``gather``. Files of which only the header was read are
-        identified by their size.
+        Available after ``prepare`` and ``gather``. Files with only the header read are identified
+        by their size.
         """
         paths = {sample.path for sample in self.tables[stage]}
         chosen = [line for line in self._checked.lines() if line.partition("\0")[0] in paths]

@@ -13,11 +13,11 @@ pixels are always near-duplicates. Groups are transitive.
 Unchanged, mirrored and rotated pairs are found exhaustively; crops and clipped tones only among the
 sixteen nearest candidates of each image.
 
-Candidate search among a hundred thousand images: thumbnails become unit vectors of mean 0 and norm
-1. The distance of their lowest cosine coefficients (DCT-II, orthonormal) is a lower bound of the
-distance of the vectors. Absolute coefficients are invariant to mirroring and, once sorted across
-the diagonal, to rotations by 90 degrees. One pass of blocked matrix products therefore finds every
-pair that is near in any of the eight orientations.
+Candidate search among a hundred thousand images: thumbnails become unit vectors with zero mean. The
+distance of their lowest cosine coefficients (DCT-II, orthonormal) is a lower bound of the distance
+of the vectors. Absolute coefficients are invariant to mirroring and, once sorted across the
+diagonal, to rotations by 90 degrees. One pass of blocked matrix products therefore finds every pair
+that is near in any of the eight orientations.
 
 Crops displace the content and clipping changes it, so plain distances grow quickly. The metric for
 both is therefore learned from the data set by linear discriminant analysis on thousands of

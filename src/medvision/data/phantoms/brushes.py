@@ -37,7 +37,7 @@ def phantom_label(index: int, num_classes: int, seed: int) -> int:
     Args:
         index: Number of the scene, 0 or greater.
         num_classes: Number of classes K, 1 or greater.
-        seed: Number of the data set, 0 or greater.
+        seed: Seed of the data set, 0 or greater.
 
     Returns:
         The class index in [0, K).
