@@ -35,7 +35,7 @@ class TaskDefinition:
         min_classes: Fewest names in ``class_names`` of a model. From 2 on they are classes that
             exclude each other: their probability is the sigmoid or softmax of the logits. With
             fewer the network gives other numbers, which no export explains.
-        in_percent: Whether tables of several runs show scores between 0 and 1 in per cent.
+        in_percent: If True, tables of several runs show scores between 0 and 1 in per cent.
     """
 
     kind: str

@@ -25,7 +25,7 @@ def convention_table(rows: Rows) -> Table:
     """A row per convention, its difference from medvision's own below each score.
 
     Args:
-        rows: What ``summary.json`` holds under ``conventions``.
+        rows: The value of ``conventions`` in ``summary.json``.
     """
     segmentation = "dice" in rows[0]
     columns = ("dice", "iou") if segmentation else ("value",)
@@ -53,10 +53,10 @@ def convention_table(rows: Rows) -> Table:
 
 
 def convention_words(rows: Rows) -> list[str]:
-    """What a reader of the table must know, a line each.
+    """Notes for readers of the table, one line each.
 
     Args:
-        rows: What ``summary.json`` holds under ``conventions``.
+        rows: The value of ``conventions`` in ``summary.json``.
     """
     column = "dice" if "dice" in rows[0] else "value"
     known = [row for row in rows if row[column] is not None]
@@ -136,8 +136,8 @@ def print_audit(found: Audit, *, console: Console | None = None) -> None:
     """Print the verdict, every finding with its first files, and the numbers.
 
     Args:
-        found: What `medvision.audit.check.audit` returned.
-        console: Where to; the screen unless given. 80 columns are enough.
+        found: Result of `medvision.audit.check.audit`.
+        console: Console to print to; the screen by default. 80 columns are enough.
     """
     console = console or Console()
     content = found.to_dict()
