@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from medvision.errors import MedvisionError
-from medvision.hardware.processes import Place, place_of
+from medvision.hardware.processes import ORPHANED, Place, place_of
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "none",
@@ -173,6 +173,16 @@ def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
     while _is_alive(pid):
         assert time.monotonic() < deadline_s, "the child lives on"
         time.sleep(0.05)
+
+
+def test_a_process_whose_parent_ended_before_it_could_look_ends_too() -> None:
+    code = (
+        "import time; from medvision.hardware.processes import end_with_parent;"
+        " end_with_parent(); time.sleep(60)"
+    )
+    environment = {**os.environ, "MEDVISION_PARENT": "0"}  # not the one that it has now
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=50, check=False)
+    assert done.returncode == ORPHANED
 
 
 def _is_alive(pid: int) -> bool:

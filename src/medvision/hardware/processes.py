@@ -16,6 +16,9 @@ from medvision.errors import MedvisionError
 RANK_VARIABLE = "MEDVISION_PROCESS"
 """Rank of a process among all, set by the first process of its host for those it starts."""
 
+PARENT_VARIABLE = "MEDVISION_PARENT"
+"""Process id of the parent, which may end before this process looks for it."""
+
 PARENT_S = 1.0
 """Time between two checks of the parent."""
 
@@ -116,7 +119,7 @@ def place_of(environment: Mapping[str, str]) -> Place:
 @functools.cache  # one watcher is enough
 def end_with_parent() -> None:
     """End this process as soon as its parent has ended, for whatever reason."""
-    parent = os.getppid()
+    parent = int(os.environ.get(PARENT_VARIABLE, os.getppid()))
 
     def watch() -> None:
         while os.getppid() == parent:

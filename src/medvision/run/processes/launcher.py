@@ -24,7 +24,7 @@ from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnect
 from typing_extensions import override
 
 from medvision.errors import MedvisionError
-from medvision.hardware.processes import RANK_VARIABLE, place_of
+from medvision.hardware.processes import PARENT_VARIABLE, RANK_VARIABLE, place_of
 from medvision.run.config.hydra_errors import quote_text
 from medvision.run.processes.errors import described, say
 from medvision.run.processes.failure_board import (
@@ -186,6 +186,7 @@ class Launcher(_SubprocessScriptLauncher):
                 **os.environ,
                 BOARD_VARIABLE: str(board.folder),
                 RANK_VARIABLE: str(rank),
+                PARENT_VARIABLE: str(os.getpid()),
                 "MASTER_ADDR": self.cluster_environment.main_address,
                 "MASTER_PORT": str(self.cluster_environment.main_port),
                 "NODE_RANK": str(self.place.node_rank),
