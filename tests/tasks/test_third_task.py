@@ -30,7 +30,7 @@ from medvision.data import ImageData
 from medvision.evaluation import Evaluation
 from medvision.files import write_table
 from medvision.metrics import bootstrap_mean_interval
-from medvision.reports.page import Row, Table
+from medvision.reports.page import Table
 from medvision.reports.task_report import Section, TaskReport
 from medvision.scores import OF_A_RUN, OF_SEVERAL_RUNS, Score
 from medvision.task_definition import TaskDefinition, define_task
@@ -142,10 +142,8 @@ class BoneAgeEvaluation(Evaluation):
 
 class BoneAgeReport(TaskReport):
     def sections(self, run):
-        rows = [
-            Row(name=bone, cells=[f"{bias:+.2f}"])
-            for bone, bias in zip(run.config["data"]["bones"], run.summary.get("bias", ()))
-        ]
+        biases = zip(run.config["data"]["bones"], run.summary.get("bias", ()))
+        rows = [[bone, f"{bias:+.2f}"] for bone, bias in biases]
         table = Table(caption="Predicted less true age", head=["Bone", "Years"], rows=rows)
         return [Section(title="Bias of the ages", tables=[table])]
 '''
@@ -376,6 +374,18 @@ def test_compare_prefers_the_lower_error(command: Run, trained: tuple[Path, str]
     assert pair["winner"] == 2
     assert pair["claim"].index("optimizer.lr=0.03") < pair["claim"].index("optimizer.lr=1e-06")
     assert (written / "comparison.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [(), ("-m", "seed=0,1")])
+def test_a_package_that_cannot_be_imported_ends_in_one_line(
+    command: Run, mode: Sequence[str]
+) -> None:
+    told = command("--config-dir=conf", *mode, *SMALL, "trust=bone_ages", code=2).stderr
+    assert set(told.splitlines()) == {
+        "error: bone_ages cannot be imported: No module named 'bone_ages' (trust);"
+        " name an installed package, or one on PYTHONPATH"
+    }
 
 
 @pytest.mark.slow

@@ -161,13 +161,11 @@ class Command:
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import OmegaConf
 
-        from medvision.registry import trust
         from medvision.run.config.schema import trusted_packages
         from medvision.run.storage.run_folder import RunFolder
         from medvision.run.storage.test_seal import is_trial, start_line
         from medvision.run.training.job import Job, run_job
 
-        trust(trusted := trusted_packages(cfg))
         hydra_cfg: Any = HydraConfig.get()
         experiment = str(hydra_cfg.runtime.choices["experiment"])
         number = int(OmegaConf.select(hydra_cfg, "job.num", default=0) or 0)
@@ -191,6 +189,7 @@ class Command:
                 experiment=experiment,
                 folder=lambda: RunFolder.plan(name, cfg.run_dir, multirun=base, number=number),
                 sealed_by=keys,
+                trusted=trusted_packages(cfg),
                 is_quiet=not is_here,
             )
             try:
@@ -203,7 +202,7 @@ class Command:
                 # Unresolved: with ${seed} resolved, every seed would form its own group.
                 given: Any = OmegaConf.to_container(hydra_cfg.overrides, resolve=False)
                 result = replace(
-                    result, overrides=tuple(given["task"]), trusted=trusted, told=is_here
+                    result, overrides=tuple(given["task"]), trusted=job.trusted, told=is_here
                 )
                 write_result(self.jobs, number, result)
         self.codes.append(result.code)
@@ -264,7 +263,7 @@ def resume_run(arguments: Sequence[str]) -> int:
     from omegaconf import OmegaConf
 
     from medvision.registry import trust
-    from medvision.run.config.schema import trusted_packages
+    from medvision.run.config.schema import check_values, trusted_packages
     from medvision.run.storage.resume import InterruptedRun, read_arguments
     from medvision.run.storage.run_folder import RunFolder
     from medvision.run.training.job import Job, run_job
@@ -272,6 +271,7 @@ def resume_run(arguments: Sequence[str]) -> int:
     place = _place()
     path, changes = read_arguments(arguments)
     given = OmegaConf.create({"trust": changes.pop("trust", None)})  # never from the stored run
+    check_values(given, part="trust")
     trust(trusted_packages(given))
     run = InterruptedRun.read(path)
     if run.is_over:

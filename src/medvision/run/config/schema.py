@@ -274,14 +274,10 @@ EXTRAS = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow"}
 
 
 def trusted_packages(config: DictConfig) -> tuple[str, ...]:
-    """Packages named by ``trust``: one, or a list.
-
-    Raises:
-        MedvisionError: If the value is anything else.
-    """
-    check_values(config, part="trust")
+    """Packages named by ``trust``, one or a list; none for any other value."""
     given = OmegaConf.select(config, "trust")
-    return (given,) if isinstance(given, str) else tuple(given or ())
+    names = [given] if isinstance(given, str) else given if OmegaConf.is_list(given) else []
+    return tuple(name for name in names if isinstance(name, str))
 
 
 def check_config(cfg: DictConfig) -> None:

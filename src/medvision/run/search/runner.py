@@ -70,6 +70,7 @@ def run_trial(cfg: DictConfig, experiment: str, *, is_here: bool) -> int:
     run, stopped = folder / str(number), None
     with alone_with(folder / JOBS, number):
         try:
+            trust(trusted_packages(cfg))
             job = _job_of(cfg, experiment, run)
             result = JobResult(code=0, run=run) if job is None else run_job(job)
         except MedvisionError as error:

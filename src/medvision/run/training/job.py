@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from medvision.errors import MedvisionError, Stopped
+from medvision.registry import trust
 from medvision.run.config.schema import check_config
 from medvision.run.multirun.jobs import JobResult
 from medvision.run.processes.errors import described, report, with_way_on
@@ -32,6 +33,7 @@ class Job:
         folder: Returns the run folder; called after the config was checked.
         sealed_by: Keys with which the command chooses hyper-parameters: if not empty, the test
             split is not used.
+        trusted: Packages that are imported first, because they may define the task.
         is_quiet: If True, print no error: the reader of the result does.
     """
 
@@ -39,6 +41,7 @@ class Job:
     experiment: str
     folder: Callable[[], RunFolder]
     sealed_by: tuple[str, ...] = ()
+    trusted: tuple[str, ...] = ()
     is_quiet: bool = False
 
 
@@ -57,6 +60,7 @@ def run_job(job: Job) -> JobResult:
     is_trial = trial_of(job.cfg) is not None  # its search resumes it
     failure: MedvisionError | None = None
     try:
+        trust(job.trusted)
         check_config(job.cfg)
         folder = job.folder()
         with gc_pause():  # torch and Lightning take seconds to import
