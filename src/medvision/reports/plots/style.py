@@ -136,5 +136,5 @@ def draw_curve(history: History, *, score: Score, mark: str) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.15)
     if axes.has_data():
-        axes.legend()
+        axes.legend(loc="best")
     return figure

@@ -52,7 +52,7 @@ def draw_history(trials: Sequence[Trial], *, metric: str, mode: str) -> Figure:
         axes.axvline(trial["number"], color=GREY, linewidth=1, linestyle=":", label=label)
     axes.set(xlabel="trial", ylabel=metric, title="Course of the search")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=9)
+    axes.legend(loc="best", fontsize=9)
     return figure
 
 
