@@ -46,7 +46,7 @@ RELATION_WORDS = {
     "mirrored": "mirrored",
     "rotated": "turned",
     "cropped": "cut",
-    "chain": "twins of twins",
+    "chain": "connected through other pairs",
 }
 
 

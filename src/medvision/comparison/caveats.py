@@ -241,8 +241,8 @@ def _sizes(groups: Sequence[Group]) -> list[str]:
     leading = next((score for score in scores_at("comparison", task) if score.per_image), None)
     if leading is None or score_at_file_size(leading.name, task) is None:
         return found
-    told = f"who is better is told by {leading.title} at the size of the files"
-    return [f"{note}; {told}" for note in found]
+    advice = f"compare {leading.title} at the size of the files instead"
+    return [f"{note}; {advice}" for note in found]
 
 
 def _folds(groups: Sequence[Group]) -> list[str]:

@@ -107,7 +107,7 @@ class _Places:
         self.split[nearest] = _CODE[split]
         return (
             f"{split} would have {lacking}, so one group was moved into it;"
-            " a set this small may be split anew when files are added:"
+            " a set this small may be split differently once files are added:"
             " keep this split with data.splits=RUN/splits.csv"
         )
 
