@@ -241,8 +241,8 @@ def _sizes(groups: Sequence[Group]) -> list[str]:
     leading = next((score for score in scores_at("comparison", task) if score.per_image), None)
     if leading is None or score_at_file_size(leading.name, task) is None:
         return found
-    advice = f"compare {leading.title} at the size of the files instead"
-    return [f"{note}; {advice}" for note in found]
+    basis = f"the verdict rests on {leading.title} at the size of the files"
+    return [f"{note}; {basis}" for note in found]
 
 
 def _folds(groups: Sequence[Group]) -> list[str]:
