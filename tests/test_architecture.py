@@ -124,9 +124,9 @@ TASK_MODULES = {
 """Modules of the classes that a task consists of."""
 
 NAMES_OF_FOLDERS = {
-    "audit.dataset": "tells by its layout whether a folder holds classes or masks",
+    "audit.dataset": "detects by its layout whether a folder holds classes or masks",
     "cli.program": "an option of `data shard` says how a folder is to be read",
-    "data.discovery.index": "tells by splits.csv whether a folder holds classes or masks",
+    "data.discovery.index": "detects by splits.csv whether a folder holds classes or masks",
     "data.download.catalog": "says for what each public set was published",
     "data.shards.create": "writes into shards.json how the folder was read",
 }

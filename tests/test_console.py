@@ -5,16 +5,17 @@ import sys
 import pytest
 from rich.console import Console
 
-from medvision.console import counted, progress_bar, say
+from medvision.console import counted, print_line, progress_bar
 
 
 def test_a_line_is_neither_wrapped_nor_interpreted(capsys: pytest.CaptureFixture[str]) -> None:
-    say("[red]a[/red] " + "b" * 300 + "\nnext \x1b[31m")
+    print_line("[red]a[/red] " + "b" * 300 + "\nnext \x1b[31m")
     assert capsys.readouterr().out == "[red]a[/red] " + "b" * 300 + "\\nnext \\x1b[31m\n"
 
 
 def test_counts_have_their_noun() -> None:
     assert [counted(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [counted(number, "class", "classes") for number in (1, 2)] == ["1 class", "2 classes"]
 
 
 def test_without_a_terminal_no_bar_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,7 +170,7 @@ def test_no_class_that_a_config_names_is_built(
     config[part]["callback"] = {"_target_": "pathlib.Path.touch", "self": str(trace)}
     path.write_text(yaml.safe_dump(config))
     line = ends_with("medvision", "evaluate", str(run_folder))
-    assert "names pathlib.Path.touch, which is not built from a file" in line
+    assert "names pathlib.Path.touch, which must not be built from a file" in line
 
 
 def test_no_class_that_a_config_names_is_built_to_go_on(

@@ -41,7 +41,7 @@ def test_a_class_is_allowed_from_one_purpose_on(name: str, first: Purpose | None
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A package that defines a class, imports another one, and tells when it is imported."""
+    """A package that defines a class, imports another one, and shows that it was imported."""
     package = tmp_path / "own_package"
     package.mkdir()
     (package / "__init__.py").write_text(
@@ -79,14 +79,16 @@ def test_a_package_is_trusted_by_name_with_what_it_defines_itself(own: Path) -> 
 @pytest.mark.parametrize(
     ("package", "why"),
     [
-        ("os", "os is a part of Python, whose functions no file may call"),
-        ("importlib.util", "importlib.util is a part of Python"),
+        ("os", "os is part of Python, whose functions a file must not call"),
+        ("importlib.util", "importlib.util is part of Python"),
         ("no_such_package", "no_such_package cannot be imported: No module named"),
         ("a-b", "a-b is not the name of a package"),
         ("", " is not the name of a package"),
     ],
 )
-def test_what_cannot_be_trusted_is_said(package: str, why: str) -> None:
+def test_a_package_that_cannot_be_trusted_is_refused_with_the_reason(
+    package: str, why: str
+) -> None:
     with pytest.raises(MedvisionError) as error:
         trust([package])
     assert error.value.what.startswith(why)

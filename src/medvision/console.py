@@ -18,7 +18,7 @@ Advance = Callable[[str, int, int | None], None]
 """Report the progress of a named step: amount done, and total if known."""
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print one line: not wrapped, no markup, line breaks and control characters escaped.
 
     Args:
@@ -30,9 +30,15 @@ def say(text: str) -> None:
     Console().print(in_one_line, highlight=False, soft_wrap=True, markup=False)
 
 
-def counted(number: int, noun: str) -> str:
-    """Return the number with its noun, in the plural unless the number is one."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """Return the number with its noun, in the plural unless the number is one.
+
+    Args:
+        number: Number of things.
+        noun: Singular of the noun.
+        plural: Plural of the noun; None adds an s.
+    """
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 @contextmanager

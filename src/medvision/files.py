@@ -128,7 +128,7 @@ def read_plain(path: Path) -> dict[str, Any]:
     except RecursionError as fault:
         raise ValueError("nested too deep") from fault
     if not isinstance(content, dict):
-        raise ValueError("it holds no names with values")
+        raise ValueError("expected names with values")
     return content
 
 
@@ -137,7 +137,7 @@ def _plain_yaml(text: str) -> Any:
 
     try:
         if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it repeats parts by aliases")
+            raise ValueError("it contains YAML aliases")
         return yaml.safe_load(text)
     except yaml.YAMLError as fault:
         raise ValueError(str(fault)) from fault
@@ -239,7 +239,9 @@ def sole_writer(target: Path, *, lock: str, wait: bool, busy: str) -> Iterator[N
     try:
         with locked(target.with_name(lock), wait=wait) as is_ours:
             if not is_ours:
-                raise MedvisionError(busy, where=str(target), hint="wait for it", exit_code=3)
+                raise MedvisionError(
+                    busy, where=str(target), hint="wait until it has finished", exit_code=3
+                )
             yield
     finally:
         with suppress(OSError):  # another process may use them by now

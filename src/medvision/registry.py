@@ -65,7 +65,7 @@ def trust(packages: Iterable[str]) -> None:
         if not all(part.isidentifier() for part in package.split(".")):
             raise _not_trusted(package, "is not the name of a package")
         if package.partition(".")[0] in sys.stdlib_module_names:
-            raise _not_trusted(package, "is a part of Python, whose functions no file may call")
+            raise _not_trusted(package, "is part of Python, whose functions a file must not call")
         try:
             importlib.import_module(package)
         except Exception as error:  # importing may raise anything
@@ -132,7 +132,7 @@ def check_classes(
     for name in _classes(config):
         if not may_build(name, purpose):
             raise MedvisionError(
-                f"the config of the run names {name}, which is not built from a file",
+                f"the config of the run names {name}, which must not be built from a file",
                 where=where,
                 hint=_way_to_trust(name, option) or hint,
             )
@@ -173,7 +173,7 @@ def build_network(name: str, arguments: Mapping[str, Any], *, where: str) -> nn.
         return getattr(importlib.import_module(package), network)(**options)
     except TypeError as error:
         raise MedvisionError(
-            f"{name} refuses its arguments: {first_line(error)}",
+            f"{name} does not accept its arguments: {first_line(error)}",
             where=where,
-            hint="the file is damaged or of another version of medvision",
+            hint="the file is damaged or from another version of medvision",
         ) from error

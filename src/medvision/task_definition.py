@@ -27,14 +27,14 @@ class TaskDefinition:
         result: Prediction for one image, a ``Result``; None if ``medvision predict`` does not
             support the task.
         per_pixel: True if the network predicts every pixel instead of the whole image.
-        flips: Axes of (H, W) along which an image is mirrored for test-time augmentation, each
-            with the axes left as they are first.
+        flips: Axes of (H, W) along which an image is mirrored for test-time augmentation; the
+            first entry mirrors none.
         losses: Choices of the config group ``loss`` that fit.
-        folder_config: File of ``conf/data`` whose keys a run has that was made before they were
-            there; None where there is no such file.
-        min_classes: Fewest names in ``class_names`` of a model. From 2 on they are classes that
-            exclude each other: their probability is the sigmoid or softmax of the logits. With
-            fewer the network gives other numbers, which no export explains.
+        folder_config: File of ``conf/data`` with the defaults of data keys that older runs lack;
+            None if there is no such file.
+        min_classes: Fewest names in ``class_names`` of a model. With 2 or more, the classes exclude
+            each other and their probability is the sigmoid or softmax of the logits. With fewer,
+            the output has another meaning, which exports do not describe.
         in_percent: If True, tables of several runs show scores between 0 and 1 in per cent.
     """
 
@@ -118,7 +118,7 @@ def define_task(definition: TaskDefinition) -> None:
     known = _DEFINED.get(definition.kind)
     if known is not None and known.evaluation != definition.evaluation:
         raise MedvisionError(
-            f"the task {definition.kind} is already defined, by {known.evaluation}",
+            f"the task {definition.kind} is already defined by {known.evaluation}",
             where=definition.evaluation,
             hint="choose another name",
         )

@@ -47,7 +47,7 @@ def watcher(
 ) -> tuple[Interruption, Files]:
     files: Any = Files()
     callback = Interruption(
-        asked=lambda: signum, checkpoints=files, finite=finite, every_minutes=every_minutes
+        requested=lambda: signum, checkpoints=files, finite=finite, every_minutes=every_minutes
     )
     callback.on_train_start(trainer_of(), None)  # type: ignore[arg-type]
     return callback, files

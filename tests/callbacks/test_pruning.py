@@ -1,4 +1,4 @@
-"""A run tells its search of each epoch, and stops where the search says so."""
+"""A run reports each epoch to its search, and stops when the search prunes it."""
 
 import pickle
 from pathlib import Path
@@ -116,7 +116,7 @@ def test_a_run_that_goes_on_reports_what_was_lost_once_and_is_judged_at_once(
     assert fit.should_stop
 
 
-def test_the_other_processes_do_what_the_first_one_is_told(tmp_path: Path, study: Study) -> None:
+def test_the_other_processes_prune_when_the_first_one_does(tmp_path: Path, study: Study) -> None:
     callback = pruning(tmp_path)
     fit = trainer(first=False, told=True)
     end_epoch(callback, fit, 0.9)

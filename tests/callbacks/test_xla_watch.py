@@ -107,7 +107,7 @@ def compiles(count: int, place: str = "") -> Act:
 
 
 def reads(place: str, *, item: bool = False) -> Act:
-    """A value is asked for; by ``.item()`` that is an operator too."""
+    """A value is read; with ``.item()`` this is also an operator."""
 
     def act(xla: Counters) -> None:
         xla.read += 1
@@ -174,7 +174,7 @@ def test_a_value_read_in_a_training_step_is_named_with_its_line(fit: Any) -> Non
     run.epoch()
     line = stall(run, in_step=reads("training_step (task.py:7)"))
     assert line == (
-        "training step 4 reads a value from the device, and waits for everything before it"
+        "training step 4 reads a value from the device, which waits for all earlier operations"
         " (training_step (task.py:7));"
         " keep .item(), float(), .cpu() and branches on tensors out of steps"
     )
@@ -255,7 +255,7 @@ def test_a_batch_of_another_shape_is_named_with_both_shapes(
     run.epoch()
     assert stall(run, **rows) == (
         f"{stage} batches changed shape from (4, 3, 8, 8) to (3, 3, 8, 8), and each shape is"
-        " compiled anew (data); pad the last batch or drop it"
+        " compiled separately (data); pad the last batch or drop it"
     )
 
 
@@ -273,9 +273,9 @@ def test_a_compilation_after_the_first_epoch_is_named_with_step_and_line(fit: An
     run.epoch(in_step=compiles(9, "first (task.py:1)"))
     line = stall(run, in_step=compiles(2, "training_step (task.py:7)"))
     assert line == (
-        "epoch 2 compiled 2 graphs again, first in step 2: what is computed differs from the"
+        "epoch 2 compiled 2 graphs again, first in step 2: the computation differs from the"
         " first epoch (training_step (task.py:7));"
-        " look for a shape, a branch or a number of Python that changes between steps"
+        " look for a shape, a branch or a Python number that changes between steps"
     )
     assert run.watch.compilations_per_epoch == [9, 2]
 

@@ -47,10 +47,10 @@ def test_the_words_name_the_range_and_what_is_optimistic() -> None:
     lines = convention_words(segmentation())
     values = [row["dice"] for row in segmentation()]
     assert lines[0] == (
-        "Scores can be compared only within one convention: of the same predictions they give"
+        "Scores can be compared only within one convention: the same predictions give"
         f" Dice from {min(values):.3f} to {max(values):.3f}."
     )
-    assert lines[1].startswith("* chosen on the very images")
+    assert lines[1].startswith("* chosen on the scored images")
     assert len(lines) == 2
     (first, _) = convention_words(binary())
     assert "accuracy from 0.500 to 0.750, f1 from 0.500 to 0.800, auroc from" in first

@@ -98,8 +98,11 @@ def test_ctrl_c_says_so_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--color", "1,2"], "1,2 is no colour (--color); give red,green,blue from 0 to 255"),
-        (["--color", "1,2,256"], "1,2,256 is no colour (--color)"),
+        (
+            ["--color", "1,2"],
+            "1,2 is not a valid colour (--color); give red,green,blue from 0 to 255",
+        ),
+        (["--color", "1,2,256"], "1,2,256 is not a valid colour (--color)"),
         (["--shard-mb", "0"], "Invalid value for '--shard-mb'"),
         (["--task", "regression"], "Invalid value for '--task'"),
     ],
@@ -122,14 +125,13 @@ def test_verbs_that_read_images_say_that_shards_are_none(
     assert run_here("audit", "out") == (
         2,
         "",
-        "error: the audit reads a folder of images, these are shards (out);"
+        "error: the audit reads a folder of images, got shards (out);"
         " audit the folder they were made of; a training on shards audits them itself\n",
     )
     assert run_here("predict", "run", "out", "--out", "masks") == (
         2,
         "",
-        "error: predict reads image files, these are shards (out);"
-        " unpack them first: tar -xf SHARD\n",
+        "error: predict reads image files, got shards (out); unpack them first: tar -xf SHARD\n",
     )
     assert run_here("data", "shard", "out", "again")[2].startswith(
         "error: the folder holds shards already (out)"

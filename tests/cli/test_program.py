@@ -87,7 +87,7 @@ def test_train_passes_everything_on(tmp_path: Path) -> None:
         ),
         pytest.param(["predict", "none"], "Missing argument", id="argument"),
         pytest.param(["predict", "none", "a.png"], "Missing option '--out'", id="option"),
-        pytest.param(["evaluate", "."], "not the folder of a run", id="evaluate"),
+        pytest.param(["evaluate", "."], "not a run folder", id="evaluate"),
         pytest.param(["evaluate", ".", "--split", "tset"], "'tset' is not one of", id="split"),
         pytest.param(["export", "none", "--format", "onxx"], "'onxx' is not one of", id="format"),
         pytest.param(["export", "none", "--format", "onnx"], "no such file or folder", id="export"),
@@ -122,9 +122,9 @@ def test_predicting_a_folder_with_a_broken_image_ends_with_1(
     code, output, errors = run_here(*arguments, "--out", "part")
     assert code == 1
     assert errors.splitlines() == [
-        f"not done: {folder / 'c.png'}: not a JPEG, PNG, BMP, TIFF or DICOM picture",
+        f"not read: {folder / 'c.png'}: not a JPEG, PNG, BMP, TIFF or DICOM picture",
         "error: 1 of 3 images could not be read (part/predictions.csv, column error);"
-        " mend or remove them",
+        " fix or remove them",
     ]
     for kind in ("masks", "overlays", "probabilities"):
         assert {path.name for path in (tmp_path / "part" / kind).iterdir()} == {"a.png", "b.png"}

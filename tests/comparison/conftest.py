@@ -13,7 +13,7 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Write a run folder: a classifier of cats and dogs unless told otherwise.
+    """Write a run folder: a classifier of cats and dogs by default.
 
     ``rows`` is predictions_test.csv as text, ``groups`` the group of each of the images.
     """

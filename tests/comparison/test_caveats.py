@@ -32,7 +32,7 @@ def test_other_test_images_are_counted(make: Make) -> None:
     runs = [make("pets/0"), make("pets/1", 1, images=("a.png", "z.png"))]
     assert error_of(*runs) == (
         "cannot compare: the test images differ: 4 in pets/0, 2 in pets/1, 1 in both; b.png is in"
-        " one only (RUN); compare runs that were tested on the same images"
+        " only one (RUN); compare runs that were tested on the same images"
     )
 
 
@@ -40,7 +40,7 @@ def test_another_target_of_the_same_image_is_named(make: Make) -> None:
     run = make("pets/0", images=("a.png", "b.png"))
     other = make("pets/1", rows="path,target,predicted\na.png,cat,cat\nb.png,cat,cat\n")
     assert error_of(run, other).startswith(
-        "cannot compare: 1 test images have another target in pets/0 than in pets/1, such as b.png"
+        "cannot compare: the targets of 1 test image differ between pets/0 and pets/1, such as"
     )
 
 
@@ -49,7 +49,7 @@ def test_another_target_of_the_same_image_is_named(make: Make) -> None:
     [
         pytest.param(
             {"synthetic": True},
-            "images drawn by code beside real ones: real in pets/0, drawn in pets/1",
+            "synthetic images beside real ones: real in pets/0, synthetic in pets/1",
             id="synthetic",
         ),
         pytest.param(
@@ -83,7 +83,7 @@ def test_other_definitions_of_the_scores_are_refused(make: Make) -> None:
     )
 
 
-def test_all_that_differs_is_told_at_once(make: Make) -> None:
+def test_all_differences_are_reported_at_once(make: Make) -> None:
     other = {"protocol": "merged", "fingerprint": "0123456789"}
     line = error_of(make("pets/0"), make("pets/1", 1, dataset=other))
     assert "the protocols differ" in line
@@ -103,7 +103,7 @@ def test_equal_names_with_other_contents_are_refused(make: Make) -> None:
         for n, letter in enumerate("de")
     ]
     assert error_of(*runs).startswith(
-        "cannot compare: the test images have the same names and other contents"
+        "cannot compare: the test images have the same names but different contents"
         " (test_fingerprint) in pets/0 and in pets/1"
     )
 
@@ -114,8 +114,8 @@ def test_a_sealed_run_says_why_it_has_no_predictions(make: Make) -> None:
     summary = (sealed / "summary.json").read_text()
     (sealed / "summary.json").write_text(summary.replace('"test/', '"val/'))
     assert error_of(make("pets/0"), sealed) == (
-        "the test images of this run are sealed, because it chose hyper-parameters: it has no test"
-        f" predictions ({sealed}); train the chosen setting once more outside the search and"
+        "the run has no test predictions: its test images are sealed, because hyper-parameters"
+        f" were being chosen ({sealed}); train the chosen setting once more outside the search and"
         " compare that run"
     )
 
@@ -129,5 +129,5 @@ def test_a_run_without_test_predictions_is_refused(make: Make) -> None:
 def test_an_image_that_is_tested_twice_is_refused(make: Make) -> None:
     run = make("pets/0", images=("a.png", "a.png"))
     assert error_of(make("pets/1", 1), run).startswith(
-        "1 test images come twice in the predictions of pets/0"
+        "the predictions of pets/0 contain 1 test image twice"
     )

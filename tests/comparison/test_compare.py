@@ -81,7 +81,7 @@ def test_the_files_hold_the_same_and_one_run_has_no_deviation(
     assert [row["test/accuracy_std"] for row in rows][1] == ""
     assert float(rows[0]["test/accuracy_mean"]) == pytest.approx(0.958)
     assert [row["seeds"] for row in rows] == ["0 1 2", "0"]
-    assert "one seed alone, so no spread over seeds, in group 2" in comparison.notes
+    assert "only one seed, so no spread over seeds, in group 2" in comparison.notes
     with (tmp_path / "out" / "comparison_pairs.csv").open(newline="") as file:
         pairs = list(csv.DictReader(file))
     assert [row["metric"] for row in pairs] == [
@@ -169,22 +169,22 @@ def test_alike_runs_raise_no_doubt(three: list[Path]) -> None:
     assert notes_of(*three) == []
 
 
-def test_other_training_data_and_sizes_are_told(make: Make) -> None:
+def test_other_training_data_and_sizes_are_reported(make: Make) -> None:
     other = {"fingerprint": "0123456789"}
     notes = notes_of(
         make("pets/0"), make("pets/1", 1, dataset=other, settings={"data.image_size": 64})
     )
     assert (
-        "the test images are the same, but the data differ: fingerprint ffffffff in group 1;"
+        "the test images are the same, but the other data differ: fingerprint ffffffff in group 1;"
         " fingerprint 01234567 in group 2" in notes
     )
     assert "the image sizes differ: 32 px in group 1; 64 px in group 2" in notes
 
 
-def test_the_leak_of_the_merged_protocol_is_told(make: Make) -> None:
+def test_the_leak_of_the_merged_protocol_is_reported(make: Make) -> None:
     runs = [make(f"pets/{seed}", seed, dataset={"protocol": "merged"}) for seed in range(2)]
     assert notes_of(*runs) == [
-        "the merged protocol leaks in group 1: images of one patient and near-duplicates lie in"
+        "the merged protocol leaks in group 1: images of one patient and near-duplicates are in"
         " train and in test"
     ]
 
@@ -205,15 +205,15 @@ def test_folds_are_told_and_missing_ones_counted(make: Make) -> None:
     assert notes_of(*runs) == [
         "2 of 5 folds are pooled in group 1; their AUROC ranks the probabilities of several models"
         " together",
-        "one seed alone, so no spread over seeds, in group 1",
+        "only one seed, so no spread over seeds, in group 1",
     ]
 
 
-def test_images_drawn_by_code_are_told(make: Make) -> None:
+def test_synthetic_images_are_reported(make: Make) -> None:
     drawn = {"synthetic": True}
     runs = [make(f"pets/{seed}", seed, dataset=drawn) for seed in range(2)]
     assert notes_of(*runs) == [
-        "every image is drawn by code; scores on them say nothing about patients"
+        "all images are drawn by code; their scores do not apply to patients"
     ]
 
 
@@ -262,18 +262,18 @@ def test_what_is_no_run_is_refused(make: Make, tmp_path: Path) -> None:
     run, empty = make("pets/0"), tmp_path / "empty"
     empty.mkdir()
     assert error_of(run, empty) == (
-        f"not a run folder: it holds no summary.json ({empty}); name folders that training wrote,"
+        f"not a run folder: it has no summary.json ({empty}); name folders that training wrote,"
         " such as runs/<experiment>/<time>"
     )
     (run / "config.yaml").unlink()
-    assert error_of(run, empty).startswith(f"not a run folder: it holds no config.yaml ({run});")
+    assert error_of(run, empty).startswith(f"not a run folder: it has no config.yaml ({run});")
 
 
 def test_an_evaluation_is_no_run(make: Make) -> None:
     runs = [make("pets/0"), make("pets/1", 1, evaluated={"run": "x"})]
     (runs[1] / "config.yaml").unlink()
     assert error_of(*runs) == (
-        f"this folder holds an evaluation, not a run ({runs[1]}); name the run that was evaluated"
+        f"expected a run, got an evaluation ({runs[1]}); name the run that was evaluated"
     )
 
 
@@ -281,7 +281,7 @@ def test_an_unfinished_run_is_refused(make: Make) -> None:
     runs = [make("pets/0"), make("pets/1", 1, status="interrupted")]
     assert error_of(*runs) == (
         f"the run has not finished: its status is interrupted ({runs[1]});"
-        f" go on with it by resume={runs[1]}"
+        f" continue it: python train.py resume={runs[1]}"
     )
 
 
@@ -310,7 +310,7 @@ def test_a_broken_table_is_named(make: Make) -> None:
     (runs[1] / "metrics.csv").write_text("epoch,val/loss\n0,low\n")
     assert error_of(*runs) == f"expected a number, got 'low' ({runs[1] / 'metrics.csv'})"
     (runs[1] / "metrics.csv").write_text("loss\n1\n")
-    assert error_of(*runs) == f"there is no column epoch ({runs[1] / 'metrics.csv'})"
+    assert error_of(*runs) == f"missing column epoch ({runs[1] / 'metrics.csv'})"
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_while_running(
@@ -335,9 +335,9 @@ def test_the_tables_on_the_screen_fit_80_columns(three: list[Path], make: Make) 
     assert "0.958 ± 0.008" in text
     assert "0.800 to 0.990" in text
     assert "0.900 ±" not in text  # one run: no deviation
-    assert "note: one seed alone" in text
+    assert "note: only one seed" in text
     assert "No difference between pets optimizer.lr=0.001 and pets optimizer.lr=1.0:" in text
-    assert "p of 16 exchanges" in text
+    assert "p from 16 permutations" in text
 
 
 def test_importing_it_loads_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""Who is better: matched by image, averaged over seeds, pooled over folds, and told with care."""
+"""Verdicts: matched by image, averaged over seeds, pooled over folds, worded with care."""
 
 import json
 from collections.abc import Callable
@@ -86,8 +86,8 @@ def test_one_seed_each_compares_models_not_methods(segment: Segment) -> None:
         " Dice 0."
     )
     assert pair["sentence"].endswith(
-        "This compares trained models, not methods: with one seed of each, other seeds may differ"
-        " by as much."
+        "This compares trained models, not methods: with one seed each, other seeds may differ"
+        " as much."
     )
     assert pair["metrics"]["dice"]["seeds"]["ci95"] is None
 
@@ -164,7 +164,7 @@ def test_one_image_cannot_speak_for_others(segment: Segment) -> None:
     (pair,) = pairs_of(*runs)
     assert pair["verdict"] == "unknown"
     assert pair["sentence"].endswith(
-        "Dice 0.500 and 0.600, but one test image cannot speak for others."
+        "Dice 0.500 and 0.600, but nothing about other images follows from one test image."
     )
     json.dumps(pair, allow_nan=False)
 
@@ -175,7 +175,7 @@ def test_images_of_one_group_cannot_either(segment: Segment) -> None:
         for n, settings in enumerate((A, B))
     ]
     (pair,) = pairs_of(*runs)
-    assert pair["sentence"].endswith("but 40 test images of 1 group cannot speak for others.")
+    assert pair["sentence"].endswith("follows from 40 test images of 1 group.")
 
 
 def test_groups_of_either_run_stay_together(segment: Segment) -> None:
@@ -290,7 +290,7 @@ def test_folds_are_pooled_before_they_are_compared(segment: Segment) -> None:
 
 def test_a_missing_column_is_named(make: Make, segment: Segment) -> None:
     broken = make("u/1", settings=B, task="segmentation", rows="path,target\n00.png,m\n")
-    with pytest.raises(MedvisionError, match="there is no column dice") as caught:
+    with pytest.raises(MedvisionError, match="missing column dice") as caught:
         pairs_of(segment("u/0", 0, [0.5], A, NAMES[:1]), broken)
     assert str(broken / "predictions_test.csv") in str(caught.value)
 

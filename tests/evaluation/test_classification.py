@@ -24,7 +24,7 @@ from medvision.types import Stage
 
 
 class Images:
-    """Stands for prepared data: names, tables and groups are all that is asked for."""
+    """Minimal prepared data: names, tables and groups."""
 
     def __init__(self, class_names: Sequence[str], *, per_group: int = 1) -> None:
         self.class_names, self.per_group = list(class_names), per_group

@@ -28,8 +28,8 @@ def test_a_rule_chooses_once_and_says_where_the_threshold_came_from() -> None:
         "num_images": 200,
     }
     assert choices.notes == [
-        f"ill is predicted from a probability of {choices.threshold:.4f} on: the threshold of the"
-        " best Youden's J on the validation images; the test images had no part in it"
+        f"ill is predicted at a probability of {choices.threshold:.4f} or more: the threshold of"
+        " the best Youden's J on the validation images; test images were not used"
     ]
 
 
@@ -74,7 +74,7 @@ def test_the_temperature_of_the_run_is_kept_and_not_told_again() -> None:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.12, 0.5, 0.93])
-def test_calibrated_probabilities_decide_alike_at_the_threshold_that_is_told(
+def test_calibrated_probabilities_give_the_same_decisions_at_the_reported_threshold(
     threshold: float,
 ) -> None:
     logits, target = draw()
@@ -87,18 +87,18 @@ def test_calibrated_probabilities_decide_alike_at_the_threshold_that_is_told(
     assert ((calibrated >= moved) == (raw >= threshold)).all()
 
 
-def test_validation_images_of_one_class_fit_nothing_and_that_is_told() -> None:
+def test_no_temperature_is_fitted_to_validation_images_of_one_class_and_a_note_says_so() -> None:
     choices = ValidationChoices(TWO)
     choices.learn(draw()[0], np.ones(200, int))
     assert choices.temperature is None
     assert "calibration" not in choices.details()
     assert choices.notes == [
-        "no temperature is fitted, and the probabilities stay as they are: the validation images"
-        " are all of one class"
+        "no temperature is fitted and the probabilities are unchanged: all validation images have"
+        " the same class"
     ]
 
 
-def test_what_limits_the_temperature_is_told() -> None:
+def test_a_note_reports_what_limits_the_temperature() -> None:
     choices = ValidationChoices(TWO)
     choices.learn(*(part[:40] for part in draw()))
     assert choices.notes == ["the temperature rests on 40 validation images only"]

@@ -214,7 +214,7 @@ def test_weights_a_checkpoint_would_fetch_are_not_fetched(
 def test_arguments_of_another_version_are_one_line(tmp_path: Path, finished: Path) -> None:
     good = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
     good["medvision"]["model"]["arguments"]["gates"] = 3
-    with pytest.raises(MedvisionError, match=r"UNet refuses its arguments.*gates"):
+    with pytest.raises(MedvisionError, match=r"UNet does not accept its arguments.*gates"):
         medvision.load_model(write(tmp_path / "a.ckpt", good))
 
 

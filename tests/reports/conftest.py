@@ -98,7 +98,7 @@ def segmentation() -> dict[str, Any]:
 
 @pytest.fixture
 def classification() -> dict[str, Any]:
-    """Summary of a run that tells two classes of phantoms apart, drawn image by image."""
+    """Summary of a run on two classes of phantoms, with predictions drawn for each image."""
     return json.loads(json.dumps(CLASSIFICATION))
 
 

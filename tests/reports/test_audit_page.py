@@ -127,7 +127,7 @@ def test_pairs_are_pictures_with_their_names(page: Render) -> None:
     assert html.count('src="data:image/jpeg;base64,') == 3
     assert '<figure class="wrong">' in html
     assert 'alt="Cut, 0.99: left: x_y.png"' in html
-    assert "3 more like these are named in audit.json." in html
+    assert "3 more are listed in audit.json." in html
     assert "Empty gallery" not in html
 
 
@@ -167,7 +167,7 @@ def test_left_out_images_and_dice_are_named_so(content: dict[str, Any]) -> None:
         audit_page(content | {"memory_baseline": memory}, pairs=[], odd=[], neighbours=[])
     )
     assert "All images, each left out in turn 4 0.500" in text
-    assert "With a near-duplicate in the set" in text
+    assert "With a near-duplicate in the data set" in text
     assert "Without one 0 undefined" in text
     assert "Foreground everywhere 0.200" in text
     assert "Nearest neighbour 0.500 Dice, 0.400 to 0.600; chance 0.200" in text

@@ -100,9 +100,9 @@ def test_an_evaluation_without_history_has_no_findings_about_the_fit() -> None:
 @pytest.mark.parametrize(
     ("stage", "expected"),
     [
-        ("train", "train holds no ill: the network cannot learn what it never sees"),
-        ("val", "val holds no ill: the choice of the best epoch does not heed it"),
-        ("test", "test holds no ill: how well it is recognised remains unknown"),
+        ("train", "train has no ill: a class cannot be learned without training images"),
+        ("val", "val has no ill: the choice of the best epoch ignores this class"),
+        ("test", "test has no ill: the recognition of this class is not measured"),
     ],
 )
 def test_a_class_is_missing(stage: str, expected: str) -> None:
@@ -124,11 +124,9 @@ def test_a_missing_class_explains_what_is_undefined() -> None:
 
 def test_few_test_images_tell_little() -> None:
     assert findings(segmentation(test=99, test_dice_ci95=[0.6, 0.95]), []) == [
-        "there are only 99 test images: Dice 0.840 (0.600 to 0.950) is all that they tell"
+        "only 99 test images: the 95 % interval of Dice is 0.600 to 0.950"
     ]
-    assert findings(segmentation(test=1, test_dice_ci95=[0.84, 0.84]), []) == [
-        "there are only 1 test images"
-    ]
+    assert findings(segmentation(test=1, test_dice_ci95=[0.84, 0.84]), []) == ["only 1 test image"]
     assert findings(segmentation(test=100), []) == []
     assert findings(segmentation(test=0), []) == []
 
@@ -136,11 +134,11 @@ def test_few_test_images_tell_little() -> None:
 def test_few_images_of_a_class() -> None:
     found = findings(classification(counts={"test": {"normal": 145, "ill": 5}}), [])
     assert found == [
-        "few test images of a class (5 of ill): a single image moves its recall by 0.20"
+        "few test images of a class (5 of ill): a single image changes its recall by 0.20"
     ]
     found = findings(classification(counts={"test": {"normal": 8, "ill": 5, "other": 200}}), [])
     assert found == [
-        "few test images of a class (8 of normal, 5 of ill): a single image moves its recall by"
+        "few test images of a class (8 of normal, 5 of ill): a single image changes its recall by"
         " 0.12 or more"
     ]
     assert findings(classification(counts={"test": {"normal": 140, "ill": 10}}), []) == []
@@ -150,7 +148,7 @@ def test_a_gap_between_train_and_val() -> None:
     history = curve("dice", [0.6, 0.8, 0.96, 0.97], [0.6, 0.8, 0.85, 0.84])
     expected = (
         "Dice is 0.960 on train and 0.850 on val in the best epoch:"
-        " the network fits its training images better than new ones, by 0.110"
+        " the network fits its training images better than new ones by 0.110"
     )
     assert findings(segmentation(), history) == [expected]
     as_text = [{name: str(value) for name, value in row.items()} for row in history]
@@ -169,10 +167,11 @@ def test_validation_loss_that_rises_for_long() -> None:
     history = curve("dice", flat, flat, val_loss=falling_then_rising)
     start = "validation loss was lowest in epoch 3 of 12 (0.300) and rose to 0.580 by the end: "
     assert findings(segmentation(best=3), history) == [
-        f"{start}it overfits from there on, and the best epoch, 4, was kept"
+        f"{start}the network overfits from then on; the best epoch, 4, was kept"
     ]
     assert findings(segmentation(best=9), history) == [
-        f"{start}the best epoch, 10, already has 0.550, so its probabilities are likely too sure"
+        f"{start}the best epoch, 10, already has 0.550, so its probabilities are likely"
+        " overconfident"
     ]
 
 
@@ -199,7 +198,7 @@ def test_the_best_epoch_is_the_last() -> None:
     level = curve("dice", [0.6, 0.8, 0.8], [0.6, 0.799, 0.8])
     assert findings(segmentation(), level) == []
     assert findings(segmentation(best=0), history[:1]) == [
-        "there was one epoch only: training has not converged"
+        "there was only one epoch: training has not converged"
     ]
 
 
@@ -213,8 +212,8 @@ def test_test_images_that_are_harder_than_those_of_validation() -> None:
     assert findings(summary, []) == [
         "balanced accuracy is 0.900 (0.870 to 0.930) on val and 0.700 (0.650 to 0.750) on test,"
         " AUROC is 0.950 (0.930 to 0.970) on val and 0.800 (0.750 to 0.850) on test:"
-        " the validation images do not stand for the test images; they may resemble the training"
-        " images, or the test images come from elsewhere"
+        " the validation images do not represent the test images; they may resemble the training"
+        " images, or the test images have another source"
     ]
     summary["metrics"]["test/balanced_accuracy_ci95"] = [0.65, 0.88]
     assert findings(summary, [])[0].startswith("AUROC is 0.950")
@@ -225,7 +224,8 @@ def test_test_images_that_are_harder_than_those_of_validation() -> None:
 def test_test_images_that_are_easier_than_those_of_validation() -> None:
     assert findings(segmentation(test_dice=0.95, test_dice_ci95=[0.93, 0.97]), []) == [
         "Dice is 0.850 (0.820 to 0.880) on val and 0.950 (0.930 to 0.970) on test: the test"
-        " images are the easier ones, and on others the score may be nearer to that on val"
+        " images are easier than the validation images, and the score on other images may be"
+        " closer to that on val"
     ]
 
 
@@ -239,7 +239,7 @@ def test_one_answer_for_every_image() -> None:
         **{"test_recall/normal": 0.0, "test_specificity/normal": 1.0},
     )
     assert findings(summary, []) == [
-        "all 150 test images are predicted as ill, which 70 of them are"
+        "all 150 test images are predicted as ill, the true class of 70"
     ]
 
 
@@ -253,10 +253,10 @@ def test_a_class_that_is_never_recognised() -> None:
 
 def test_masks_of_one_value() -> None:
     assert findings(segmentation(test_recall=0.0, test_precision=None), []) == [
-        "the network finds no foreground pixel on the test images (recall 0)"
+        "the network finds no foreground pixel in the test images (recall 0)"
     ]
     assert findings(segmentation(test_recall=1.0, test_specificity=0.0), []) == [
-        "the network calls every test pixel foreground (specificity 0)"
+        "the network predicts every test pixel as foreground (specificity 0)"
     ]
 
 
@@ -264,33 +264,33 @@ def test_no_better_than_guessing() -> None:
     level = {"val_auroc_ci95": [0.4, 0.97]}
     summary = classification(test_auroc=0.6, test_auroc_ci95=[0.45, 0.75], **level)
     assert findings(summary, []) == [
-        "AUROC 0.600 (0.450 to 0.750) on test is not shown to be better than guessing:"
-        " the 95 % interval holds 0.5"
+        "AUROC 0.600 (0.450 to 0.750) on test is not shown to be better than chance:"
+        " the 95 % interval includes 0.5"
     ]
     summary = classification(test_auroc=0.3, test_auroc_ci95=[0.2, 0.45], **level)
-    assert findings(summary, []) == ["AUROC 0.300 (0.200 to 0.450) on test is worse than guessing"]
+    assert findings(summary, []) == ["AUROC 0.300 (0.200 to 0.450) on test is worse than chance"]
 
 
 def test_undefined_scores_are_named() -> None:
     summary = segmentation(test_auroc=None, test_iou_ci95=None, **{"test_dice/cup": None})
     assert findings(summary, []) == [
-        "undefined on test for want of anything to count: AUROC (pixels)"
+        "undefined on test because there is nothing to count: AUROC (pixels)"
     ]
 
 
 def test_hd95_leaves_missed_lesions_out() -> None:
     summary = segmentation(test_hd95_px=4.0, test_hd95_px_undefined=7)
     assert findings(summary, []) == [
-        "HD95 leaves out 7 of 200 test images, in which prediction or label is empty:"
-        " read it beside Dice"
+        "HD95 excludes 7 of 200 test images, in which prediction or label is empty:"
+        " read it together with Dice"
     ]
     summary["lesion_sizes"] = [
         {"name": "no lesion", "num_images": 5},
         {"name": "small", "num_images": 195},
     ]
     assert findings(summary, []) == [
-        "HD95 leaves out 2 of 200 test images, whose lesion was missed altogether:"
-        " read it beside Dice"
+        "HD95 excludes 2 of 200 test images, whose lesion was missed completely:"
+        " read it together with Dice"
     ]
     summary["lesion_sizes"][0]["num_images"] = 7
     assert findings(summary, []) == []

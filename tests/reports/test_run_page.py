@@ -81,9 +81,9 @@ def test_the_headline_of_a_classifier_names_its_classes_accuracy_and_auroc(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
     assert (
-        "SimpleCNN (31.2 k parameters), trained on 40 synthetic images of chest_xray, tells NORMAL"
-        " and PNEUMONIA apart in 10 test images with an accuracy of 0.900 (95 % interval 0.600 to"
-        " 1.000) and an AUROC of 0.950 (95 % interval 0.800 to 1.000)."
+        "SimpleCNN (31.2 k parameters), trained on 40 synthetic images of chest_xray,"
+        " distinguishes NORMAL and PNEUMONIA in 10 test images with an accuracy of 0.900 (95 %"
+        " interval 0.600 to 1.000) and an AUROC of 0.950 (95 % interval 0.800 to 1.000)."
     ) in words(report(write_run(classification)))
 
 
@@ -105,7 +105,7 @@ def test_a_measurement_on_other_data_says_so(
     seen = words(report(folder))
     assert (
         "UNet (1.9 M parameters), trained on synthetic images in the run polyp_unet/2026 and"
-        " measured on other images, segments the foreground in 612 images of cvc with a mean Dice"
+        " evaluated on other images, segments the foreground in 612 images of cvc with a mean Dice"
     ) in seen
     assert "medvision evaluate runs/polyp_unet/2026 --data /data/cvc --split all" in seen
     assert "Synthetic data." not in seen
@@ -161,7 +161,7 @@ def test_a_full_run_has_every_section_in_order(full_run: Path) -> None:
     assert "Merged protocol: this split leaks." in seen
     assert "medvision is not a medical device" in seen
     assert "THE MERGED PROTOCOL LEAKS: 2 of 10 test images" in seen
-    assert "1 of 2 images are predicted wrongly." in seen
+    assert "1 of 2 images are misclassified." in seen
     assert "wrong: Dice 0.312, IoU 0.184" in seen
     assert "python train.py experiment=polyp_unet seed=3" in seen
     assert "2 known (patients or near-identical images); each kept in one split" in seen
@@ -177,7 +177,7 @@ def test_scores_stand_with_three_decimals_and_undefined_ones_as_such(
     assert not re.search(r"\b(NaN|nan|None|null)\b", words(text))
 
 
-def test_distances_have_their_unit_and_say_what_they_leave_out(
+def test_distances_have_their_unit_and_the_number_of_excluded_images(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     segmentation["metrics"] |= {
@@ -187,7 +187,7 @@ def test_distances_have_their_unit_and_say_what_they_leave_out(
     }
     text = report(write_run(segmentation))
     assert table_row(text, "HD95, px")[:2] == ["9.2", "7.1 to 12.9"]
-    assert "HD95 is undefined for 2 test images, which its mean leaves out." in words(text)
+    assert "HD95 is undefined for 2 test images, which its mean excludes." in words(text)
 
 
 def test_classes_are_listed_with_intervals_and_undefined_scores(
@@ -211,16 +211,16 @@ def test_lesion_sizes_are_listed_by_the_share_of_the_image(
     text = report(write_run(segmentation))
     assert ">By lesion size</h2>" in text
     assert table_row(text, "no lesion")[:3] == ["0.0 %", "1", "1.000"]
-    assert "HD95 leaves out images where a mask is empty: 3 of large." in words(text)
+    assert "HD95 excludes images with an empty mask: 3 of large." in words(text)
     assert table_row(text, "large")[:3] == ["5.0 to 31.6 %", "11", "0.900 0.800 to 0.950"]
 
 
-def test_thresholds_say_where_they_come_from_and_what_ppv_holds_for(full_run: Path) -> None:
+def test_thresholds_show_their_origin_and_the_share_of_positives_for_ppv(full_run: Path) -> None:
     text = report(full_run)
     row = table_row(text, "Youden's J")
     assert row == ["0.610", "validation", *["0.750 0.500 to 0.900"] * 3, "undefined"]
     assert "none on test images. Of the images 6 are positive and 4 negative" in words(text)
-    assert "for a share of 60.0 % positive images" in words(text)
+    assert "apply to a share of 60.0 % positive images" in words(text)
 
 
 def test_ppv_and_npv_at_a_prevalence_stand_beside_those_of_the_test_images(
@@ -235,7 +235,7 @@ def test_ppv_and_npv_at_a_prevalence_stand_beside_those_of_the_test_images(
     text = report(full_run)
     assert table_row(text, "Threshold")[-4:] == ["PPV", "NPV", "PPV at 2 %", "NPV at 2 %"]
     assert table_row(text, "in use")[-2:] == ["0.0722 0.0589 to 0.0904", "undefined"]
-    assert "Where 2 % of the patients are ill, they are what the last two columns" in words(text)
+    assert "The last two columns apply if 2 % of the patients are ill" in words(text)
     assert 'id="define-prevalence"' in text
 
 
@@ -275,17 +275,17 @@ def test_calibration_stands_before_and_after_and_says_what_it_changes(
     seen = words(text)
     assert "Temperature 1.65, fitted on 1,072 validation images" in seen
     assert "no prediction: the threshold of 0.4412 becomes 0.4622." in seen
-    assert "the error has grown" not in seen
+    assert "the error increased" not in seen
     numbers = text[text.index('id="numbers"') : text.index('id="data"')]
     assert "after temperature scaling" not in numbers
     assert 'id="define-ece-calibrated"' in text
 
 
-def test_a_temperature_that_makes_the_test_images_worse_is_told(
+def test_a_temperature_that_makes_the_test_images_worse_is_reported(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
     assert (
-        "On the test images the error has grown: the validation images do not stand for them."
+        "On the test images the error increased: the validation images do not represent them."
     ) in words(report(write_run(calibrated(classification, 0.2))))
 
 
@@ -296,7 +296,7 @@ def test_without_a_temperature_there_is_no_calibration_table(
 
 
 @pytest.mark.parametrize(
-    ("rule", "told"),
+    ("rule", "shown"),
     [
         (None, "0.4412"),
         ({"rule": "fixed", "chosen_on": "fixed"}, "0.4412, fixed beforehand"),
@@ -310,13 +310,13 @@ def test_without_a_temperature_there_is_no_calibration_table(
         ),
     ],
 )
-def test_the_rule_of_the_threshold_is_told(
-    write_run: Write, classification: dict[str, Any], rule: dict[str, Any] | None, told: str
+def test_the_rule_of_the_threshold_is_reported(
+    write_run: Write, classification: dict[str, Any], rule: dict[str, Any] | None, shown: str
 ) -> None:
     if rule is not None:
         classification["threshold_rule"] = rule
     text = report(write_run(classification))
-    assert table_row(text[text.index('id="run"') :], "Threshold") == [told]
+    assert table_row(text[text.index('id="run"') :], "Threshold") == [shown]
 
 
 def test_validation_scores_have_their_intervals_too(
@@ -331,8 +331,7 @@ def test_groups_in_two_splits_are_counted(write_run: Write, segmentation: dict[s
     splits = "split,path,target,group\ntrain,a,m,g1\ntest,b,m,g1\ntest,c,m,g2\nval,d,m,\n"
     seen = words(report(write_run(segmentation, splits=splits)))
     assert (
-        "2 known (patients or near-identical images), 1 images without one; 1 of them lie in more"
-        " than one split"
+        "2 known (patients or near-identical images), 1 image without one; 1 in more than one split"
     ) in seen
 
 
@@ -356,7 +355,7 @@ def test_names_from_outside_are_shown_and_never_run(
     assert not [a for _, a in page.tags if any(name.startswith("on") for name in a)]
     seen = words(text)
     assert f"{evil}$x$" in html.unescape(text)
-    assert "tells $x$ and" in seen
+    assert "distinguishes $x$ and" in seen
     assert table_row(text, "$x$")[:2] == ["4", "0.250"]
 
 
@@ -421,8 +420,7 @@ def test_a_folder_without_a_summary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MedvisionError) as caught:
         write_report(tmp_path)
     assert str(caught.value) == (
-        "there is nothing to report on: summary.json is missing or empty"
-        f" ({tmp_path}); give the folder of a run"
+        f"cannot write a report: summary.json is missing or empty ({tmp_path}); give a run folder"
     )
 
 

@@ -94,7 +94,7 @@ def test_epochs_that_pruning_saved_by_hand() -> None:
 def test_without_importance_the_page_says_why() -> None:
     none = {"method": "fANOVA", "shares": {}, "num_trials": 1, "reason": "1 of the trials ended"}
     page = text_of(found(trial(0), importance=none))
-    assert "No importance can be given: 1 of the trials ended." in page
+    assert "Importance is not available: 1 of the trials ended." in page
     assert page.count("data:image/png;base64,") == 3
 
 
@@ -102,7 +102,7 @@ def test_a_search_of_which_nothing_came_to_its_end_has_a_page_too() -> None:
     failed = trial(0, state="failed", value=None, epochs=0, seconds=None, error="no <memory>")
     none = {"method": "fANOVA", "shares": {}, "num_trials": 0, "reason": "no trial"}
     page = text_of(found(failed, importance=none))
-    assert "None of the 1 trials came to its end." in page
+    assert "No trial of 1 was completed." in page
     assert "trial 0: no &lt;memory&gt;" in page
     assert 'id="best"' not in page
 

@@ -47,7 +47,7 @@ def test_a_winner() -> None:
         "large is better than small: Dice 0.912 against 0.874, difference +0.038 (95 % interval"
         " +0.021 to +0.056), permutation p 0.0004; the probability that large is truly better on"
         " other patients like these is above 0.999. Over the seeds (4 and 5) the difference has a"
-        " standard error of 0.011, and it stays clear of zero there too."
+        " standard error of 0.011, and its interval excludes zero there too."
     )
 
 
@@ -77,14 +77,14 @@ def test_seeds_that_spread_as_much() -> None:
     assert text.startswith("The trained models of large score better than those of small: Dice")
     assert text.endswith(
         "Between the methods there is no winner: over the seeds (4 and 5) the difference lies"
-        " between -0.030 and +0.106, so other seeds may turn it around."
+        " between -0.030 and +0.106, so other seeds may reverse it."
     )
 
 
 def test_no_winner_and_how_many_images_would_tell() -> None:
     few = {"difference": 0.004, "ci95": [-0.01, 0.02], "p": 0.61, "images_needed": 4123}
     assert said(pair("no_winner", **few)).endswith(
-        " To see a true difference of this size in 8 of 10 such tests, about 4,000 test images"
+        " To detect a true difference of this size in 8 of 10 such tests, about 4,000 test images"
         " would be needed; there are 100."
     )
     assert said(pair("no_winner", **few | {"images_needed": None})).endswith("is above 0.999.")
@@ -93,9 +93,9 @@ def test_no_winner_and_how_many_images_would_tell() -> None:
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        pytest.param({"p": 0.02}, "among so many comparisons it may be luck.", id="holm"),
-        pytest.param({"p": 0.06}, "Interval and p do not agree here", id="p"),
-        pytest.param({"ci95": [-0.001, 0.056]}, "Interval and p do not agree here", id="interval"),
+        pytest.param({"p": 0.02}, "among so many comparisons it may be chance.", id="holm"),
+        pytest.param({"p": 0.06}, "Interval and p disagree", id="p"),
+        pytest.param({"ci95": [-0.001, 0.056]}, "Interval and p disagree", id="interval"),
     ],
 )
 def test_what_keeps_a_near_winner_from_winning(numbers: dict[str, Any], words: str) -> None:
@@ -104,7 +104,9 @@ def test_what_keeps_a_near_winner_from_winning(numbers: dict[str, Any], words: s
 
 def test_no_score_makes_no_claim() -> None:
     nothing = pair("unknown") | {"headline": None, "metrics": {}, "winner": None}
-    assert said(nothing) == "No winner can be told between small and large: no score is defined."
+    assert (
+        said(nothing) == "No winner can be determined between small and large: no score is defined."
+    )
 
 
 def test_drawn_images_are_no_patients() -> None:

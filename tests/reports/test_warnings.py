@@ -50,7 +50,7 @@ def test_leaks_are_the_first_thing_below_the_title(
     assert after_title.startswith('<div class="banner leak" role="note"><p><strong>These data leak')
     seen = words(text)
     assert all(leak in seen for leak in leaks)
-    assert seen.index(leaks[1]) < seen.index("tells NORMAL and PNEUMONIA apart")
+    assert seen.index(leaks[1]) < seen.index("distinguishes NORMAL and PNEUMONIA")
     assert table_row(text, "Audit") == ["complete; 2 leaks, 1 warning"]
 
 
@@ -59,19 +59,19 @@ def test_leaks_are_the_first_thing_below_the_title(
     [
         pytest.param(
             {"mode": "skip"},
-            "The data were not audited, by choice.",
-            "left out, by choice",
+            "The data were not audited (audit=skip).",
+            "skipped",
             id="skipped",
         ),
         pytest.param(
             {"mode": "warn", "complete": False, "leaks": [], "findings": []},
-            "Only the cheap checks ran.",
-            "the cheap checks only; nothing found",
+            "Only quick checks ran.",
+            "quick checks only; nothing found",
             id="incomplete",
         ),
     ],
 )
-def test_an_audit_that_was_not_made_or_not_finished_is_told(
+def test_a_skipped_or_incomplete_audit_is_reported(
     write_run: Write, segmentation: dict[str, Any], audit: dict[str, Any], banner: str, fact: str
 ) -> None:
     text = report(write_run({**segmentation, "audit": audit}))
@@ -105,7 +105,7 @@ def test_scores_with_and_without_a_twin_stand_beside_the_memory_baseline(
     assert sections(text)[:2] == ["numbers", "twins"]
     head = ["Images", "Accuracy", "Accuracy of the memory baseline", "AUROC", "0 to 1"]
     assert table_row(text, "Test images") == head
-    assert table_row(text, "with a twin in training")[:4] == [
+    assert table_row(text, "with a near-duplicate in training")[:4] == [
         "259",
         "0.980 0.960 to 0.990",
         "0.970 0.940 to 0.980",
@@ -136,7 +136,7 @@ def test_twins_of_masks_are_scored_by_dice_and_need_no_baseline(
     ("times", "sentence"),
     [
         (1, "This test split has been evaluated once, for these scores."),
-        (7, "This test split has been evaluated 7 times. With every further look"),
+        (7, "This test split has been evaluated 7 times. With every evaluation"),
     ],
 )
 def test_looks_at_the_test_images_are_counted(
@@ -145,7 +145,7 @@ def test_looks_at_the_test_images_are_counted(
     assert sentence in words(report(write_run({**segmentation, "test_evaluations": times})))
 
 
-def test_a_sealed_run_is_told_by_its_validation_scores(
+def test_a_sealed_run_is_described_by_its_validation_scores(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
     metrics = classification["metrics"]
@@ -158,15 +158,18 @@ def test_a_sealed_run_is_told_by_its_validation_scores(
     classification |= {"sealed": True, "test_evaluations": 3}
     text = report(write_run(classification, plots=("loss",)))
     seen = words(text)
-    assert "Sealed: the test split was not touched. Hyper-parameters were being chosen." in seen
-    assert "apart in 10 validation images with an accuracy of 0.800 (95 % interval 0.5" in seen
+    assert "Sealed: the test split was not used. Hyper-parameters were being chosen." in seen
+    assert (
+        "distinguishes NORMAL and PNEUMONIA in 10 validation images with an accuracy of 0.800 (95 %"
+        " interval 0.5" in seen
+    )
     assert table_row(text, "Score")[:2] == ["Validation", "95 % interval"]
     assert table_row(text, "Test, sealed")[:3] == ["4", "6", "10"]
     assert sections(text) == ["numbers", "data", "details", "curves", "definitions", "run"]
     assert "has been evaluated" not in seen
 
 
-def test_a_seal_that_was_opened_is_no_longer_told(
+def test_an_opened_seal_is_no_longer_reported(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     assert "Sealed" not in words(report(write_run({**segmentation, "sealed": True})))

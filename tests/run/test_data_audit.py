@@ -119,7 +119,7 @@ def test_too_many_files_are_audited_in_part_and_it_is_said(
     assert any("looked at names and counts only" in text for text in summary["warnings"])
     capsys.readouterr()
     assert main([*SMALL, f"data.root={leaking}", "audit=strict"]) == 2
-    assert "too many to be read" in capsys.readouterr().err
+    assert "too many files to read" in capsys.readouterr().err
     monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", None)
     run_on(leaking)  # reads them all
     monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", 10)
@@ -139,7 +139,7 @@ def test_of_very_many_names_some_runs_are_searched_and_it_is_said(
     monkeypatch.setattr(data_audit, "NAME_RUNS", 4)
     summary = run_on(leaking)
     assert summary["audit"]["names_searched"] == 12
-    said = "numbers of patients were looked for in 12 of 36 names"
+    said = "patient numbers were searched in 12 of 36 names"
     assert any(text.endswith(said) for text in summary["warnings"])
 
 

@@ -143,7 +143,7 @@ def test_a_seal_is_opened_by_evaluating_and_that_is_said(
 ) -> None:
     summary = evaluate_run(sealed_run)
     said = " ".join(capsys.readouterr().out.split())
-    assert "none of its hyper-parameters may be changed by what it shows" in said
+    assert "its scores must not be used to change hyper-parameters" in said
     assert "nothing to compare: the run's summary.json has no score of these images" in said
     assert summary["metrics"]["test/dice"] > 0
     assert summary["metrics"]["val/dice"] > 0
@@ -284,7 +284,7 @@ def test_another_set_must_have_the_classes_of_the_model(
 
 
 def test_training_images_are_not_measured(own_run: Path) -> None:
-    with pytest.raises(MedvisionError, match="mostly those it was trained on"):
+    with pytest.raises(MedvisionError, match="most images of a run are its training images"):
         evaluate_run(own_run, split="all")
 
 
@@ -298,7 +298,7 @@ def test_an_earlier_evaluation_is_replaced_and_nothing_else(own_run: Path) -> No
     mine.mkdir()
     (mine / "summary.json").write_text("my notes")
     for taken in (own_run, own_run / "plots", mine):
-        with pytest.raises(MedvisionError, match="exists and is not empty"):
+        with pytest.raises(MedvisionError, match="the folder is not empty"):
             evaluate_run(own_run, out=taken)
     assert (own_run / "checkpoints" / "best.ckpt").exists()
 
@@ -314,7 +314,7 @@ def test_a_failure_leaves_nothing(own_run: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_no_finished_run_is_refused(own_run: Path, tmp_path: Path) -> None:
-    with pytest.raises(MedvisionError, match=r"not the folder of a run.*summary.json"):
+    with pytest.raises(MedvisionError, match=r"not a run folder.*summary.json"):
         evaluate_run(tmp_path)
     summary = json.loads((own_run / "summary.json").read_text())
     (own_run / "summary.json").write_text(json.dumps({**summary, "status": "interrupted"}))

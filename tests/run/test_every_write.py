@@ -208,7 +208,7 @@ FAILURES: dict[str, tuple[Fault, tuple[str, ...] | None]] = {
 WORDS = {
     "full disk": "o space left on",
     "broken disk": ("the disk failed", "Input/output error"),
-    "read-only disk": ("the disk may only be read", "Read-only file system"),
+    "read-only disk": ("the disk is read-only", "Read-only file system"),
 }
 
 
@@ -269,7 +269,7 @@ def test_a_run_folder_that_is_taken_away_is_one_line(tmp_path: Path, whole_of: C
     failed = place.attempt(partial(train, *RECIPES["masks"]), at=at, fault=taken_away)
     assert failed.code == 3
     assert failed.errors == [
-        "error: the run folder was taken away while the run was on (run); start the run again"
+        "error: the run folder was removed during the run (run); start the run again"
     ]
     assert not place.run.exists()
 
@@ -284,6 +284,6 @@ def test_a_full_disk_says_how_to_go_on(tmp_path: Path, whole_of: Callable, patte
     assert failed.code == 3
     name = pattern.split("/.")[1].removesuffix(".*.tmp")
     assert failed.errors == [
-        f"error: no space left on the disk (run/{name}); free some; then continue with"
+        f"error: no space left on the disk (run/{name}); free some space; then continue with"
         " python train.py resume=run"
     ]

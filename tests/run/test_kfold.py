@@ -1,4 +1,4 @@
-"""All folds together test every image once, and nothing is pooled where they do not."""
+"""All folds together test every image once; otherwise there are no pooled scores."""
 
 import csv
 import io
@@ -199,9 +199,9 @@ def test_the_files_hold_what_was_found(tmp_path: Path, make: Callable[..., Any])
 @pytest.mark.parametrize(
     ("missing", "note"),
     [
-        ("failed", "nothing is pooled: fold 1 of 3 failed"),
-        ("never made", "nothing is pooled: fold 1 of 3 failed"),
-        ("not asked", "nothing is pooled: fold 1 of 3 was not run"),
+        ("failed", "no pooled scores: fold 1 of 3 failed"),
+        ("never made", "no pooled scores: fold 1 of 3 failed"),
+        ("not asked", "no pooled scores: fold 1 of 3 was not run"),
     ],
 )
 def test_nothing_is_pooled_without_a_fold(
@@ -215,7 +215,7 @@ def test_nothing_is_pooled_without_a_fold(
     (found,) = write_folds(tmp_path, summarise(*together(*made)))
     assert found.notes == (
         note,
-        "nothing is pooled: 4 of 12 images were tested by no fold, such as a/01.png",
+        "no pooled scores: 4 of 12 images were not tested by any fold, such as a/01.png",
     )
     score = found.scores["test/accuracy"]
     assert (score.mean, score.pooled, score.low) == (pytest.approx(0.6), None, None)
@@ -230,7 +230,7 @@ def test_nothing_is_pooled_without_a_fold(
 @pytest.mark.parametrize(
     ("tested", "note"),
     [
-        ([1, 4, 7], "1 of 12 images were tested by no fold, such as a/10.png"),
+        ([1, 4, 7], "1 of 12 images were not tested by any fold, such as a/10.png"),
         ([1, 4, 7, 10, 0], "1 of 12 images were tested more than once, such as a/00.png"),
         ([1, 4, 7, 10, 99], "1 of 12 images are not in the splits.csv of the first fold"),
     ],
@@ -239,14 +239,14 @@ def test_every_image_is_tested_exactly_once(
     make: Callable[..., Any], tested: list[int], note: str
 ) -> None:
     found = only(together(make(0), make(1, tested=tested), make(2)))
-    assert found.notes[0].startswith(f"nothing is pooled: {note}")
+    assert found.notes[0].startswith(f"no pooled scores: {note}")
     assert found.scores["test/accuracy"].pooled is None
     assert not found.predictions
 
 
 def test_a_fold_that_was_run_twice(make: Callable[..., Any]) -> None:
     found = only(together(make(0), make(1), make(1), make(2)))
-    assert found.notes[0] == "nothing is pooled: fold 1 was run 2 times"
+    assert found.notes[0] == "no pooled scores: fold 1 was run 2 times"
     assert found.num_finished == 3
 
 

@@ -51,11 +51,11 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "data.rot=/x"],
-            "error: no key is called data.rot (data.rot=/x); did you mean data.root?",
+            "error: unknown config key data.rot (data.rot=/x); did you mean data.root?",
         ),
         (
             ["experiment=polyp_unet", "lr=1e-3"],
-            "error: no key is called lr (lr=1e-3); did you mean optimizer.lr?",
+            "error: unknown config key lr (lr=1e-3); did you mean optimizer.lr?",
         ),
         (
             ["experiment=polyp_unet", "model=unett"],
@@ -112,12 +112,12 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "trainer.limit_train_batches=0"],
-            "error: expected a count of at least 1 batch, or a share above 0.0 and up to 1.0, got 0"
-            " (trainer.limit_train_batches); change it",
+            "error: expected a number of batches of at least 1, or a fraction above 0.0 and up to"
+            " 1.0, got 0 (trainer.limit_train_batches); change it",
         ),
         (
             ["experiment=polyp_unet", "trainer.limit_val_batches=0.001"],
-            "error: 0.001 of 19 batches is less than one (trainer.limit_val_batches);"
+            "error: 0.001 of 19 batches is less than one batch (trainer.limit_val_batches);"
             " give a count, such as 1, or a larger share",
         ),
         (
@@ -151,7 +151,7 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "data.mask_suffix=1"],
-            "error: expected a text, got 1 (data.mask_suffix); change it",
+            "error: expected a string, got 1 (data.mask_suffix); change it",
         ),
         (
             ["experiment=polyp_unet", "optimizer._target_=torch.optim.Admw"],
@@ -159,12 +159,14 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "checkpoint.monitor=test/dice"],
-            "error: test/dice may not choose the checkpoint: nothing is selected on the test set"
+            "error: test/dice must not be used to choose the checkpoint: nothing is selected on"
+            " the test set"
             " (checkpoint.monitor); use val/dice",
         ),
         (
             ["experiment=chest_xray_cnn", "checkpoint.monitor=test/auroc"],
-            "error: test/auroc may not choose the checkpoint: nothing is selected on the test set"
+            "error: test/auroc must not be used to choose the checkpoint: nothing is selected on"
+            " the test set"
             " (checkpoint.monitor); use val/auroc",
         ),
         (
@@ -197,22 +199,24 @@ def fails(
         ),
         (
             ["experiment=brain_mri_cnn", "data.fold=1"],
-            "error: fold 1 is asked for, and the protocol official has no folds (data.fold);"
+            "error: fold 1 is requested, but the protocol official has no folds (data.fold);"
             " add data.protocol=kfold",
         ),
         (
             ["experiment=polyp_unet", "checkpoint.monitor=test_dice"],
-            "error: test_dice may not choose the checkpoint: nothing is selected on the test set"
+            "error: test_dice must not be used to choose the checkpoint: nothing is selected on"
+            " the test set"
             " (checkpoint.monitor); use val/dice",
         ),
         (
             ["experiment=polyp_unet", "checkpoint.monitor=Test/Dice"],
-            "error: Test/Dice may not choose the checkpoint: nothing is selected on the test set"
+            "error: Test/Dice must not be used to choose the checkpoint: nothing is selected on"
+            " the test set"
             " (checkpoint.monitor); use val/Dice",
         ),
         (
             ["experiment=polyp_unet", "scheduler=plateau", "scheduler.monitor=test/loss"],
-            "error: test/loss may not decide anything: nothing is selected on the test set"
+            "error: test/loss must not be used for a decision: nothing is selected on the test set"
             " (scheduler.monitor); use val/loss",
         ),
         (
@@ -221,17 +225,17 @@ def fails(
                 "callbacks=early_stopping",
                 "callbacks.early_stopping.monitor=TEST_iou",
             ],
-            "error: TEST_iou may not decide anything: nothing is selected on the test set"
+            "error: TEST_iou must not be used for a decision: nothing is selected on the test set"
             " (callbacks.early_stopping.monitor); use val/iou",
         ),
         (
             ["experiment=polyp_unet", "+task.score={objectives: [val/loss, test-dice]}"],
-            "error: test-dice may not decide anything: nothing is selected on the test set"
+            "error: test-dice must not be used for a decision: nothing is selected on the test set"
             " (task.score.objectives); use val/dice",
         ),
         (
             ["experiment=polyp_unet", "+note=test/iou", "+my_metric=${note}"],
-            "error: test/iou may not decide anything: nothing is selected on the test set"
+            "error: test/iou must not be used for a decision: nothing is selected on the test set"
             " (my_metric); use val/iou",
         ),
         (
@@ -240,7 +244,7 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "seed"],
-            "error: seed is no key=value (command line); see python train.py --help",
+            "error: expected key=value, got seed (command line); see python train.py --help",
         ),
         (
             ["--experiment", "polyp_unet"],
@@ -274,7 +278,7 @@ def test_a_path_may_hold_any_character(fails: Callable[..., str], name: str) -> 
 
 def test_a_sweep_without_its_flag(fails: Callable[..., str]) -> None:
     assert fails("experiment=polyp_unet", "seed=0,1") == (
-        "error: the comma makes several values of it (seed=0,1);"
+        "error: the comma separates several values (seed=0,1);"
         " add -m to run each of them, or quote the value"
     )
 
@@ -343,7 +347,7 @@ def test_a_checkpoint_that_is_a_program(fails: Callable[..., str], tmp_path: Pat
     path = tmp_path / "bad.ckpt"
     path.write_bytes(b"cos\nsystem\n(S'touch " + str(trace).encode() + b"'\ntR.")
     line = fails(*SMALL, "experiment=polyp_unet", f"ckpt_path={path}")
-    assert "not a checkpoint that can be read safely" in line
+    assert "expected a checkpoint that can be read safely" in line
     assert not trace.exists()
 
 
@@ -407,7 +411,7 @@ def test_a_test_class_unknown_in_train(
 
 def test_a_model_of_other_channels_than_the_data(fails: Callable[..., str]) -> None:
     assert fails(*CHEST, "model.in_channels=3") == (
-        "error: the model takes images of 3 channels, the data gives 1 (model.in_channels);"
+        "error: the model expects images with 3 channels, the data has 1 (model.in_channels);"
         " leave it out, and set data.in_channels"
     )
 
@@ -421,14 +425,14 @@ def test_weights_of_another_architecture(fails: Callable[..., str], finished: Pa
 
 def test_a_task_that_does_not_fit_the_data(fails: Callable[..., str]) -> None:
     assert fails(*SMALL, "experiment=brain_mri_cnn", "data=polyps") == (
-        "error: ClassificationTask cannot learn from segmentation data (task, data);"
+        "error: ClassificationTask expects classification data, got segmentation data (task, data);"
         " start from an experiment with task=segmentation"
     )
 
 
 def test_a_score_that_the_task_does_not_have(fails: Callable[..., str]) -> None:
     assert fails(*CHEST, "checkpoint.monitor=val/dice") == (
-        "error: val/dice is no score of this task (checkpoint.monitor); did you mean val/ece?"
+        "error: unknown score val/dice for this task (checkpoint.monitor); did you mean val/ece?"
     )
 
 
@@ -440,7 +444,7 @@ def test_a_region_loss_for_images_of_one_class(fails: Callable[..., str]) -> Non
 def test_a_threshold_for_four_classes(fails: Callable[..., str]) -> None:
     arguments = ("experiment=brain_mri_cnn", "model.base_channels=2", "task.threshold=validation")
     assert fails(*SMALL, *arguments) == (
-        "error: 4 classes have no threshold (task.threshold); leave it at 0.5"
+        "error: choosing a threshold requires two classes, got 4 (task.threshold); leave it at 0.5"
     )
 
 

@@ -86,7 +86,7 @@ def test_a_classifier_of_ones_own(
         (
             "+model.outputs=2",
             "error: Net gives (1, 2, 32, 32) for an image, expected logits (1, 1, 32, 32) (model);"
-            " two classes have one channel, more classes one each\n",
+            " two classes need one output channel, more classes one channel each\n",
         ),
         ("data.in_channels=1", "error: Net cannot take an image (1, 1, 32, 32): "),
     ],

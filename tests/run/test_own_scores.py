@@ -74,7 +74,9 @@ def test_without_a_callback_of_ones_own_it_is_refused_before_training(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["experiment=polyp_unet", "checkpoint.monitor=val/my_score", *small]) == 2
-    assert "val/my_score is no score of this task (checkpoint.monitor)" in capsys.readouterr().err
+    assert (
+        "unknown score val/my_score for this task (checkpoint.monitor)" in capsys.readouterr().err
+    )
 
 
 def test_a_loss_is_monitored_by_its_lowest_value(train: Callable[..., Path]) -> None:

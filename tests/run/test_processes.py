@@ -108,7 +108,7 @@ def test_a_run_that_no_command_line_started_has_a_program_too(
     assert seen[0]["command"][0] == [sys.executable, *PROGRAM, "experiment=polyp_unet"]
 
 
-def test_what_hydra_is_told_comes_along_and_what_makes_several_runs_does_not(
+def test_options_of_hydra_are_passed_on_except_those_that_make_several_runs(
     seen: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     own = tmp_path / "own conf" / "experiment"
@@ -210,7 +210,7 @@ def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Board:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(errors, "PEERS_S", 0.2)
-    monkeypatch.setattr(errors, "SAID_S", 0.2)
+    monkeypatch.setattr(errors, "REPORTED_S", 0.2)
     as_torchrun(monkeypatch, rank=0)
     made = Board.here()
     assert made is not None
@@ -239,11 +239,11 @@ def test_the_first_process_says_an_error_of_all_once(
 def test_the_first_process_says_what_another_one_had_first(
     board: Board, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    error = MedvisionError("the disk is full", hint="free some", exit_code=3)
+    error = MedvisionError("the disk is full", hint="free some space", exit_code=3)
     board.post(Place(started_by="torchrun", rank=1, local_rank=1), notice_of(error, "process 1"))
     broken = described(RuntimeError("[x] Connection closed by peer [127.0.0.1]:1"))
     assert report(broken) == 3
-    assert capsys.readouterr().err == "error: the disk is full; free some [process 1]\n"
+    assert capsys.readouterr().err == "error: the disk is full; free some space [process 1]\n"
 
 
 def test_a_further_process_speaks_where_the_first_one_does_not(
@@ -252,7 +252,7 @@ def test_a_further_process_speaks_where_the_first_one_does_not(
     as_torchrun(monkeypatch, rank=1)
     assert report(MedvisionError("no such file", where="x")) == 2
     assert capsys.readouterr().err == "error: no such file (x) [process 1]\n"
-    assert board.is_told
+    assert board.is_reported
 
 
 def test_a_further_process_is_silent_where_the_first_one_has_spoken(
@@ -311,43 +311,43 @@ TORCHRUN = {
         pytest.param(
             {**TORCHRUN, "WORLD_SIZE": "2"},
             {},
-            "torchrun started 2 processes, and the run wants 1 on each of 1 host (trainer.devices);"
-            " add trainer=ddp trainer.devices=2 trainer.num_nodes=1",
+            "torchrun started 2 processes, but the run expects 1 on each of 1 host"
+            " (trainer.devices); add trainer=ddp trainer.devices=2 trainer.num_nodes=1",
             id="it-would-train-twice",
         ),
         pytest.param(
             TORCHRUN,
             {"devices": 4},
-            "torchrun started 4 processes, and the run wants 4 on each of 1 host (trainer.devices);"
-            " add trainer=ddp trainer.devices=2 trainer.num_nodes=2",
+            "torchrun started 4 processes, but the run expects 4 on each of 1 host"
+            " (trainer.devices); add trainer=ddp trainer.devices=2 trainer.num_nodes=2",
             id="on-two-hosts",
         ),
         pytest.param(
             {**SLURM, "SLURM_STEP_ID": "0"},
             {"devices": 2},
-            "SLURM started 4 processes, and the run wants 2 on each of 1 host (trainer.devices);"
+            "SLURM started 4 processes, but the run expects 2 on each of 1 host (trainer.devices);"
             " add trainer=ddp trainer.devices=2 trainer.num_nodes=2",
             id="slurm",
         ),
         pytest.param(
             SLURM,
             {"devices": 2, "num_nodes": 2},
-            "the SLURM job has 4 tasks, and this process was not started by srun: it would wait"
-            " for the others for ever (SLURM_NTASKS); put srun before python",
+            "the SLURM job has 4 tasks, but this process was not started by srun: it would block,"
+            " waiting for the others (SLURM_NTASKS); put srun before python",
             id="without-srun",
         ),
         pytest.param(
             {"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "job", "SLURM_STEP_ID": "0"},
             {"devices": 2},
-            "the SLURM job has 2 tasks, and does not say how many are on each host"
+            "the SLURM job has 2 tasks, but the number per host is not set"
             " (SLURM_NTASKS_PER_NODE); use --ntasks-per-node=<GPUs of a host> instead of --ntasks",
             id="slurm-tasks-without-hosts",
         ),
         pytest.param(
             {},
             {"num_nodes": 2},
-            "2 hosts are asked for, and NODE_RANK, MASTER_ADDR, MASTER_PORT is not set: they would"
-            " wait for each other for ever (trainer.num_nodes); on each host set NODE_RANK=0, 1,"
+            "2 hosts are requested, but NODE_RANK, MASTER_ADDR, MASTER_PORT are not set: they would"
+            " block, waiting for each other (trainer.num_nodes); on each host set NODE_RANK=0, 1,"
             " ..., MASTER_ADDR=<first host> and MASTER_PORT=<free port>, or start with torchrun or"
             " srun",
             id="hosts-that-would-not-meet",
@@ -355,15 +355,15 @@ TORCHRUN = {
         pytest.param(
             {"NODE_RANK": "1"},
             {},
-            "this is host 1, counted from 0, and the run has 1 (trainer.num_nodes); set it to the"
-            " number of hosts, at least 2, or unset NODE_RANK",
+            "this is host 1, counted from 0, but the run has 1 host (trainer.num_nodes); set it to"
+            " the number of hosts, at least 2, or unset NODE_RANK",
             id="a-host-too-many",
         ),
         pytest.param(
             {"LOCAL_RANK": "0"},
             {"devices": 2},
-            "LOCAL_RANK is set, which says that somebody else starts the processes, and"
-            " MASTER_PORT is not (LOCAL_RANK); unset LOCAL_RANK, or set MASTER_ADDR and"
+            "LOCAL_RANK is set, so another program starts the processes, but MASTER_PORT is"
+            " not set (LOCAL_RANK); unset LOCAL_RANK, or set MASTER_ADDR and"
             " MASTER_PORT for all of them",
             id="left-over",
         ),
@@ -424,14 +424,13 @@ def check(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **traine
             {"devices": 2, "sync_batchnorm": True},
             "cpu",
             9,
-            "batch norm can be shared between processes on GPUs only (trainer.sync_batchnorm);"
-            " leave it out",
+            "synchronised batch norm requires GPUs (trainer.sync_batchnorm); leave it out",
         ),
         (
             {"devices": 64},
             "gpu",
             99,
-            "64 GPUs are asked for, and 2 found (trainer.devices); lower it, or set it to auto",
+            "64 GPUs requested, but 2 found (trainer.devices); lower it, or set it to auto",
         ),
         ({"devices": 1, "sync_batchnorm": True}, "cpu", 9, None),
         ({"devices": "auto", "sync_batchnorm": True}, "gpu", 2, None),
@@ -513,18 +512,18 @@ def test_a_fit_that_ends_leaves_no_process_and_no_board(
         pytest.param(POST, "bad file (x) [process 1]", 2, id="before-the-fit"),
         pytest.param(
             READY + "os.kill(os.getpid(), 9)",
-            "a process was ended by SIGKILL; if that was the system for lack of memory: lower"
+            "a process was ended by SIGKILL; if memory ran out, lower"
             " data.batch_size or data.num_workers [process 1]",
             3,
             id="killed",
         ),
         pytest.param(
             "sys.exit(7)",
-            "a process ended with code 7 without a message; see what it printed [process 1]",
+            "a process ended with code 7 without a message; see its output [process 1]",
             3,
             id="without-a-word",
         ),
-        pytest.param("", "a process ended before the training began", 3, id="too-early"),
+        pytest.param("", "a process ended before the training started", 3, id="too-early"),
     ],
 )
 def test_the_first_process_says_why_another_one_failed(

@@ -215,7 +215,7 @@ def test_a_metric_of_dynamic_shape_is_caught(told: Callable[[str], Told]) -> Non
 
 def test_a_shape_that_grows_is_caught(told: Callable[[str], Told]) -> None:
     run = told("growing")
-    what = "epoch 2 compiled 1 graph again, first in step 1: what is computed differs"
+    what = "epoch 2 compiled 1 graph again, first in step 1: the computation differs"
     assert_caught(run, what, "task, model, loss or metrics")  # torch-xla names no line of a step
     assert run.summary["xla"]["compilations_per_epoch"][1:] == [1]
 

@@ -55,7 +55,7 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The run of a recipe that was never stopped, shared: read it, never write to it."""
+    """The run of a recipe without an interruption, shared: read it, never write to it."""
 
     @cache
     def run(*recipe: str) -> Path:
@@ -149,7 +149,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     out, err = capfd.readouterr()
     assert out.splitlines()[-1] == "to continue: python train.py resume=run"
     assert err.splitlines()[-2:] == [
-        "ending after this step, to continue later; once more ends at once",
+        "ending after this step, to continue later; repeat to end at once",
         "interrupted",
     ]
     assert main(["resume=run"]) == 0
@@ -179,7 +179,9 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_beginning(
     with pytest.raises(KilledError):
         go("run", *POLYP)
     assert main(["resume=run"]) == 0
-    assert "continuing from its beginning: it had written no checkpoint" in capsys.readouterr().out
+    assert (
+        "continuing from the start, because it had written no checkpoint" in capsys.readouterr().out
+    )
     assert_same("run", whole)
 
 
@@ -263,7 +265,7 @@ def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
     assert go("run", *POLYP) == 143
     damage(Path("run/checkpoints/last.ckpt"))
     assert main(["resume=run"]) == 0
-    told = "last.ckpt is damaged and was passed over for previous.ckpt"
+    told = "last.ckpt is damaged, previous.ckpt is used instead"
     assert f"note: {told}" in capsys.readouterr().out
     assert told in summary_of("run")["warnings"]
     assert_same("run", whole)
@@ -305,7 +307,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(
         assert go("run", *POLYP) == 3
     assert capsys.readouterr().err.splitlines()[-1] == (
         "error: cannot write a checkpoint: no space left on the disk"
-        " (run/checkpoints/last.ckpt); the checkpoint of before is intact; free some space, then"
+        " (run/checkpoints/last.ckpt); the previous one is intact; free some space, then"
         " continue with python train.py resume=run"
     )
     assert summary_of("run")["status"] == "failed"
@@ -325,7 +327,7 @@ def test_a_finished_run_says_so_and_stays_as_it_is(
     shutil.copytree(finished, run)
     before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
     assert main([f"resume={run}"]) == 0
-    assert capsys.readouterr().out == f"{run}: finished already, nothing is left to do\n"
+    assert capsys.readouterr().out == f"{run}: already finished, nothing to do\n"
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
@@ -351,7 +353,7 @@ def test_only_where_the_data_lie_may_change(
         " start a new run"
     )
     assert error_of(capsys, "-m", "resume=run") == (
-        "error: -m has no place beside resume=RUN (resume); leave it out, or start a new run"
+        "error: -m cannot be combined with resume=RUN (resume); leave it out, or start a new run"
     )
 
 
@@ -360,8 +362,8 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "error: no/run is not a folder (resume); give the folder of a run"
     )
     assert error_of(capsys, f"resume={tmp_path}") == (
-        f"error: {tmp_path} holds no config.yaml: it is not the folder of a run, or of one that"
-        " ended before it began (resume); start the run again"
+        f"error: {tmp_path} has no config.yaml: it is not a run folder, or the run ended"
+        " before it started (resume); start the run again"
     )
 
 
@@ -373,7 +375,7 @@ def test_a_class_that_is_not_ours_is_not_built(
     config["callbacks"]["more"] = {"_target_": "os.system", "command": "touch made"}
     path.write_text(yaml.safe_dump(config))
     assert error_of(capsys, "resume=run") == (
-        "error: the config of the run names os.system, which is not built from a file"
+        "error: the config of the run names os.system, which must not be built from a file"
         " (run/config.yaml); start a new run, with ckpt_path=RUN/checkpoints/last.ckpt"
     )
     assert not Path("made").exists()
@@ -409,13 +411,14 @@ def test_other_data_are_refused(
     kept = image.read_bytes()
     image.write_bytes(sorted((moved / "images").iterdir())[1].read_bytes())
     assert error_of(capsys, "resume=run", f"data.root={moved}") == (
-        "error: the data are not those that the run began with: the content of an image or mask"
-        f" has changed ({moved}); bring them back, or start a new run"
+        "error: the data differ from those at the start of the run: the content of an image or"
+        f" mask has changed ({moved}); restore them, or start a new run"
     )
     image.unlink()
     mask.rename(moved / "mask")
-    assert "1 images came, went or changed their split, such as images/case_00.png" in error_of(
-        capsys, "resume=run", f"data.root={moved}"
+    assert (
+        "1 image was added, removed or moved to another split, such as images/case_00.png"
+        in error_of(capsys, "resume=run", f"data.root={moved}")
     )
     image.write_bytes(kept)
     (moved / "mask").rename(mask)

@@ -29,14 +29,14 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ("", "it holds no names with values"),
-        ("[1, 2]", "it holds no names with values"),
-        ("data: 3", "config.yaml holds no data"),
-        ("seed: 0", "config.yaml holds no data"),
+        ("", "expected names with values"),
+        ("[1, 2]", "expected names with values"),
+        ("data: 3", "config.yaml has no key data"),
+        ("seed: 0", "config.yaml has no key data"),
         ("data: {a: [}", "while parsing a flow node"),
-        ("data: {}\n" + LAUGHS, "it repeats parts by aliases"),
+        ("data: {}\n" + LAUGHS, "it contains YAML aliases"),
         ("data: " + "[" * 5000, "nested too deep"),
-        ("data: {root: '${oc.env:HOME}'}", "config.yaml refers to other values with ${"),
+        ("data: {root: '${oc.env:HOME}'}", "config.yaml contains references (${...})"),
         ("data: !!python/object/apply:os.system ['touch trace']", "could not determine a construc"),
         ("data: {}\n#" + "x" * MOST_BYTES, "more than 16 MB"),
         ("data: {when: 2026-11-22}", "config.yaml: Value 'date' is not a supported primitive"),
@@ -49,7 +49,7 @@ def test_a_config_of_others_is_refused_in_one_line(
     (folder / "config.yaml").write_text(config)
     with pytest.raises(MedvisionError) as error:
         StoredRun.read(folder)
-    assert error.value.what.startswith(f"not the folder of a run: {told}")
+    assert error.value.what.startswith(f"not a run folder: {told}")
     assert error.value.where == str(folder)
     assert not (folder / "trace").exists()
 
@@ -57,12 +57,12 @@ def test_a_config_of_others_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("summary", "told"),
     [
-        ("", "not the folder of a run: Expecting value"),
-        ("[]", "not the folder of a run: it holds no names with values"),
-        ("[" * 100_000, "not the folder of a run: nested too deep"),
+        ("", "not a run folder: Expecting value"),
+        ("[]", "not a run folder: expected names with values"),
+        ("[" * 100_000, "not a run folder: nested too deep"),
         (
             '{"status": "finished", "task": "../secret"}',
-            "not the folder of a run: summary.json nam",
+            "not a run folder: unknown task",
         ),
         (
             '{"status": "running", "task": "segmentation"}',
@@ -82,7 +82,8 @@ def test_a_class_that_is_not_ours_is_not_built(folder: Path) -> None:
     with pytest.raises(MedvisionError) as error:
         StoredRun.read(folder)
     assert (
-        error.value.what == "the config of the run names os.system, which is not built from a file"
+        error.value.what
+        == "the config of the run names os.system, which must not be built from a file"
     )
 
 

@@ -26,13 +26,13 @@ def check(target: str) -> None:
             "pytorch_lightning.callbacks has no EarlyStoping (KEY); did you mean EarlyStopping?",
         ),
         ("medvision.models.UNett", "medvision.models has no UNett (KEY); did you mean UNet?"),
-        ("medvision.losses.Dicee", "medvision.losses has no Dicee (KEY); mend the name"),
+        ("medvision.losses.Dicee", "medvision.losses has no Dicee (KEY); fix the name"),
         (
             "medvision.callbacks.EpochLgo",
             "medvision.callbacks has no EpochLgo (KEY); did you mean EpochLog?",
         ),
-        ("torch.nn.Zzz", "torch.nn has no Zzz (KEY); mend the name"),
-        ("trch.optim.Adam", "there is no package trch (KEY); install it, or mend the name"),
+        ("torch.nn.Zzz", "torch.nn has no Zzz (KEY); fix the name"),
+        ("trch.optim.Adam", "cannot find the package trch (KEY); install it, or fix the name"),
     ],
 )
 def test_a_class_that_is_nowhere_is_named_with_the_nearest(target: str, line: str) -> None:

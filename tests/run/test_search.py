@@ -213,7 +213,7 @@ def test_a_process_that_dies_twice_without_a_word_is_a_failed_trial() -> None:
     stub.silent = {1}
     search(stub, "sweep.num_trials=3")
     assert [int(given["sweep.trial"]) for given in stub.started] == [0, 1, 1, 2]
-    assert rows()[1]["error"].startswith("its process ended without a word")
+    assert rows()[1]["error"].startswith("its process ended without a message")
 
 
 def test_a_launcher_that_starts_nothing_ends_the_search() -> None:
@@ -230,7 +230,7 @@ def test_a_launcher_that_starts_nothing_ends_the_search() -> None:
 
 def test_a_search_of_which_nothing_ended_as_planned_ends_with_3() -> None:
     stub = Stub(lambda _: (3, MedvisionError("no memory", exit_code=3)))
-    with pytest.raises(MedvisionError, match="no trial came to its end") as raised:
+    with pytest.raises(MedvisionError, match="no trial was completed") as raised:
         search(stub, "sweep.num_trials=2")
     assert raised.value.exit_code == 3
 
@@ -255,7 +255,7 @@ def test_the_page_needs_nothing_from_outside_and_tells_no_test_score() -> None:
     text = page()
     assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert "test/" not in text
-    assert "The test split was not touched" in text
+    assert "The test split was not used" in text
     assert "synthetic data" in text
     assert text.count("data:image/png;base64,") == 4
 
@@ -265,23 +265,26 @@ def test_the_page_needs_nothing_from_outside_and_tells_no_test_score() -> None:
     [
         (
             "sweep.metric=test/dice",
-            "test/dice may not decide anything: nothing is selected on the test set"
+            "test/dice must not be used to compare trials: nothing is selected on the test set"
             " (sweep.metric); use val/dice",
         ),
         (
             "sweep.metric=val/my_score",
-            "whether val/my_score is to be large or small is not said (sweep.mode); add",
+            "no direction is set for val/my_score (sweep.mode); add",
         ),
         ("sweep.jobs=2", "2 trials at a time need a launcher that starts them in parallel"),
         ("sweep.num_trials=0", "expected an integer of at least 1, got 0 (sweep.num_trials)"),
         ("sweep.pruner=mean", "expected one of median, none, got mean (sweep.pruner)"),
-        ("sweep.name=a/b", "'a/b' cannot be the name of a search (sweep.name); use letters"),
-        ("sweep.trial=3", "a search decides this itself (sweep.trial); leave it out"),
-        ("run_dir=x", "a search decides this itself (run_dir); leave it out"),
-        ("optimizer.lr=tag(log,interval(0,1))", "a log interval must begin above 0, not at 0"),
-        ("optimizer.lr=tag(big,interval(1,2))", "no tag is called big, but log is"),
+        ("sweep.name=a/b", "'a/b' is not a valid name of a search (sweep.name); use letters"),
+        ("sweep.trial=3", "a search sets this itself (sweep.trial); leave it out"),
+        ("run_dir=x", "a search sets this itself (run_dir); leave it out"),
+        (
+            "optimizer.lr=tag(log,interval(0,1))",
+            "expected a log interval above 0, got the low end 0",
+        ),
+        ("optimizer.lr=tag(big,interval(1,2))", "expected the tag log, got big"),
         ("loss=bce,bcee", "no loss is called bcee (loss=bcee); did you mean bce?"),
-        ("optimizer.lrr=interval(0,1)", "no key is called optimizer.lrr"),
+        ("optimizer.lrr=interval(0,1)", "unknown config key optimizer.lrr"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -295,7 +298,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 def test_nothing_to_search_says_how_to(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep=tpe", "experiment=polyp_unet"]) == 2
-    assert capfd.readouterr().err.startswith("error: nothing is searched (command line); give")
+    assert capfd.readouterr().err.startswith(
+        "error: no key has a range to search (command line); give"
+    )
 
 
 def test_what_varies_and_what_is_fixed_is_read_from_the_command() -> None:

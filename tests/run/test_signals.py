@@ -37,7 +37,7 @@ def test_within_a_step_the_first_signal_waits_and_the_second_does_not(
         assert stopped.value.signum == signal.SIGINT
         stopping._requests.received = None
     assert capfd.readouterr().err == (
-        "ending after this step, to continue later; once more ends at once\n"
+        "ending after this step, to continue later; repeat to end at once\n"
     )
 
 

@@ -78,12 +78,12 @@ in_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks
 
 
 DIED = (
-    "a process that reads images has died;"
-    " if it lacked memory, or shared memory (/dev/shm): lower data.num_workers"
+    "a process that reads images ended unexpectedly;"
+    " if memory or shared memory (/dev/shm) ran out, lower data.num_workers"
 )
 NO_SHARED_MEMORY = (
-    "a process that reads images found no shared memory left; data.num_workers=0 needs none;"
-    " in a container, docker run --shm-size=1g gives more"
+    "no shared memory is left for a process that reads images; set data.num_workers=0,"
+    " or in a container raise it with docker run --shm-size=1g"
 )
 
 
@@ -220,15 +220,15 @@ WRAPPED = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (m
     [
         (
             OSError(errno.ENOSPC, "No space left on device", "run/.metrics.csv.71.tmp"),
-            "no space left on the disk (run/metrics.csv); free some",
+            "no space left on the disk (run/metrics.csv); free some space",
         ),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded", "run/a.csv"),
-            "no space left in the quota of the disk (run/a.csv); free some",
+            "disk quota exceeded (run/a.csv); free some space",
         ),
         (
             OSError(WRAPPED + "OSError: [Errno 5] Input/output error: 'a.png'\n"),
-            "the disk failed; see what the system's log says of it",
+            "the disk failed; see the system log",
         ),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "out of memory; lower data.batch_size"),
         (
@@ -243,7 +243,7 @@ WRAPPED = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (m
                 "unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on"
                 " device (28)"
             ),
-            "a process that reads images found no shared memory left; data.num_workers=0",
+            "no shared memory is left for a process that reads images; set data.num_workers=0",
         ),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_folder_that_may_not_be_written_is_named(
     ended = run(nobody, "data.num_workers=0", "trainer.max_epochs=1")
     assert ended.code == 2
     assert ended.err == (
-        "error: cannot make the run folder: Permission denied (run); start in a folder you may"
+        "error: cannot create the run folder: Permission denied (run); start in a folder you may"
         " write to\n"
     )
     assert not list(work.iterdir())

@@ -116,7 +116,7 @@ def test_processes_that_write_at_once_lose_no_line() -> None:
 @pytest.mark.parametrize(
     ("damage", "what"),
     [
-        (lambda text: text[:-1], "the last line is cut off (runs/test_ledger.csv, line 2)"),
+        (lambda text: text[:-1], "the last line is incomplete (runs/test_ledger.csv, line 2)"),
         (
             lambda text: text[:-20] + "\n",
             "",
@@ -127,14 +127,14 @@ def test_processes_that_write_at_once_lose_no_line() -> None:
         ),
         (
             lambda text: text.replace(ONE, "many"),
-            "no fingerprint of a split (runs/test_ledger.csv, line 2)",
+            "expected a fingerprint of a split (runs/test_ledger.csv, line 2)",
         ),
-        (lambda text: "a,b\n" + text, f"the first line is not {','.join(COLUMNS)}"),
-        (lambda text: text.split("\n", 1)[1], f"the first line is not {','.join(COLUMNS)}"),
+        (lambda text: "a,b\n" + text, f"expected the first line {','.join(COLUMNS)}"),
+        (lambda text: text.split("\n", 1)[1], f"expected the first line {','.join(COLUMNS)}"),
     ],
     ids=["no line end", "shorter name of a run", "two cells", "fingerprint", "foreign", "no head"],
 )
-def test_a_damaged_file_is_told_and_left_alone(damage: Callable[[str], str], what: str) -> None:
+def test_a_damaged_file_is_reported_and_left_alone(damage: Callable[[str], str], what: str) -> None:
     note(run=Path("runs", "a" * 30))
     damaged = damage(LEDGER.read_text())
     LEDGER.write_text(damaged)
@@ -163,7 +163,7 @@ def test_a_folder_under_the_name_of_the_ledger() -> None:
     LEDGER.mkdir(parents=True)
     with pytest.raises(MedvisionError, match=r"cannot read the file: Is a directory \(runs/"):
         check_ledger()
-    with pytest.raises(MedvisionError, match="cannot note that the test split was evaluated") as e:
+    with pytest.raises(MedvisionError, match="cannot record the test split was evaluated") as e:
         note()
     assert e.value.exit_code == 3
 

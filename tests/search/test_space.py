@@ -36,8 +36,11 @@ def test_a_drawn_fraction_becomes_the_one_that_it_stands_for() -> None:
     ("given", "words"),
     [
         ({"low": 1.0, "high": 0.0}, "the low end 1 is above the high end 0"),
-        ({"low": 0.0, "high": 1.0, "log": True}, "a log interval must begin above 0, not at 0"),
-        ({"low": 1.0, "high": 9.0, "log": True, "step": 2.0}, "a log interval has no steps"),
+        (
+            {"low": 0.0, "high": 1.0, "log": True},
+            "expected a log interval above 0, got the low end 0",
+        ),
+        ({"low": 1.0, "high": 9.0, "log": True, "step": 2.0}, "a log interval cannot have steps"),
         ({"low": 0.0, "high": float("inf")}, "both ends must be finite"),
     ],
 )
@@ -60,5 +63,7 @@ def test_a_grid_goes_through_every_combination_the_last_key_fastest() -> None:
 
 
 def test_a_grid_over_an_interval_is_refused_with_what_to_do() -> None:
-    with pytest.raises(MedvisionError, match=r"counted \(lr\); give lr=choice\(\.\.\.\) or range"):
+    with pytest.raises(
+        MedvisionError, match=r"finite number of values \(lr\); give lr=choice\(\.\.\.\) or range"
+    ):
         grid([key("lr", Numbers(low=0.0, high=1.0))])

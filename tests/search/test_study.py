@@ -196,14 +196,14 @@ def test_the_lock_of_a_killed_writer_does_not_last(
     assert number == 1
 
 
-def test_a_second_process_is_told_and_a_killed_first_one_lets_it_in(
+def test_a_second_process_is_refused_until_the_first_one_is_killed(
     tmp_path: Path, holder: Callable[[str], subprocess.Popen[str]]
 ) -> None:
     process = holder(
         "from pathlib import Path\nfrom medvision.search.study import alone\n"
         "held = alone(Path('.'))\nheld.__enter__()"
     )
-    with pytest.raises(MedvisionError, match="another process is at work on this search"):
+    with pytest.raises(MedvisionError, match="another process is running this search"):
         alone(tmp_path).__enter__()
     kill(process)
     with alone(tmp_path):
@@ -228,11 +228,11 @@ def test_what_differs_from_the_stored_search_is_said() -> None:
     wider = Key(name="lr", given="lr", values=Numbers(low=1e-4, high=1e-1, log=True))
     other = definition(seed=3, keys=(wider,), fixed={"trainer.max_epochs": "5", "loss": "dice"})
     assert other.differences(stored) == [
-        "sweep.seed was 0 and is 3",
-        "+width is searched no more",
-        "lr was 1e-05 to 0.1, log and is 0.0001 to 0.1, log",
-        "loss is given now",
-        "trainer.max_epochs was 3 and is 5",
+        "sweep.seed was 0 and is now 3",
+        "+width is no longer searched",
+        "lr was 1e-05 to 0.1, log and is now 0.0001 to 0.1, log",
+        "loss is now given",
+        "trainer.max_epochs was 3 and is now 5",
     ]
 
 
@@ -258,7 +258,7 @@ def test_importance_finds_the_key_that_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ([0.1, 0.2, 0.3], "3 of the trials came to their end, and it takes 4"),
+        ([0.1, 0.2, 0.3], "expected at least 4 complete trials, got 3"),
         ([0.5] * 5, "all trials have the same value"),
     ],
 )

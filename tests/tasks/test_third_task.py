@@ -333,7 +333,7 @@ def test_evaluate_needs_trust_and_gives_the_same_scores(
 ) -> None:
     (run,) = folders(trained[0], 0)
     told = command("medvision", "evaluate", run, code=2).stderr
-    assert "summary.json names the task 'bone_age', which --trust PACKAGE may define" in told
+    assert "unknown task 'bone_age' in summary.json, name its package with --trust PACKAGE" in told
     assert told.startswith("error: ")
     assert told.count("\n") == 1
     assert "reproduced: " in command("medvision", "evaluate", run, "--trust", "bone_age").stdout

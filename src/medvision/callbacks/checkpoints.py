@@ -68,7 +68,7 @@ class BestAndLast(Checkpoint):
         if better and value is not None:
             self.best_epoch, self.best_value = trainer.current_epoch, float(value)
         self.last_epoch = trainer.current_epoch
-        with _plateaus_told(trainer):
+        with _plateaus_stepped(trainer):
             self.save(trainer)
         if better and trainer.is_global_zero:
             link_or_copy(self.last_path, self.best_path)
@@ -135,7 +135,7 @@ class BestAndLast(Checkpoint):
             return []
         if best is None:
             self._record = (None, None)
-            return [f"best.ckpt, of epoch {epoch + 1}, is damaged: a later one takes its place"]
+            return [f"best.ckpt of epoch {epoch + 1} is damaged: a later epoch will replace it"]
         there = best["callbacks"][self.state_key]
         if (there["best_epoch"], there["best_value"]) != (epoch, value):
             self._record = (there["best_epoch"], there["best_value"])
@@ -181,11 +181,13 @@ class BestAndLast(Checkpoint):
         full = isinstance(fault, OSError) and fault.errno in (errno.ENOSPC, errno.EDQUOT)
         words = fault.strerror if isinstance(fault, OSError) else first_line(fault)
         what = "no space left on the disk" if full else str(words)
-        kept = "the checkpoint of before is intact" if self.last_path.exists() else "there is none"
+        kept = (
+            "the previous one is intact" if self.last_path.exists() else "there is no previous one"
+        )
         return MedvisionError(
             f"cannot write a checkpoint: {what}",
             where=str(self.last_path),
-            hint=f"{kept}; {'free some space' if full else 'see to the disk'}, then continue with"
+            hint=f"{kept}; {'free some space' if full else 'check the disk'}, then continue with"
             f" python train.py resume={self.folder.parent}",
             exit_code=3,
         )
@@ -215,31 +217,31 @@ def _is_about_files(fault: Exception) -> bool:
 
 
 @contextmanager
-def _plateaus_told(trainer: Trainer) -> Iterator[None]:
+def _plateaus_stepped(trainer: Trainer) -> Iterator[None]:
     """Step schedules that monitor a value for this epoch, only while its state is saved.
 
     Lightning steps them after the last hook of the epoch; a run resumed from a checkpoint of the
     epoch's end would never step them.
     """
     configs = [c for c in trainer.lr_scheduler_configs if c.reduce_on_plateau]
-    told = [
+    due = [
         config
         for config in configs
         if config.interval == "epoch"
         and (trainer.current_epoch + 1) % config.frequency == 0
         and config.monitor in trainer.callback_metrics
     ]
-    before = [deepcopy(config.scheduler.state_dict()) for config in told]
+    before = [deepcopy(config.scheduler.state_dict()) for config in due]
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     rates = [group["lr"] for group in groups]
-    for config in told:
+    for config in due:
         trainer.lightning_module.lr_scheduler_step(
             config.scheduler, trainer.callback_metrics[str(config.monitor)]
         )
     try:
         yield
     finally:
-        for config, state in zip(told, before, strict=True):
+        for config, state in zip(due, before, strict=True):
             config.scheduler.load_state_dict(state)
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
@@ -286,7 +288,7 @@ class FiniteLoss(Callback):
                 f"the training loss became NaN or infinite in epoch {trainer.current_epoch}",
                 where="loss",
                 hint="lower optimizer.lr, or set trainer.precision=32;"
-                " the checkpoints of the epochs before are kept",
+                " earlier checkpoints are kept",
                 exit_code=3,
             )
 
@@ -303,7 +305,7 @@ class Interruption(Checkpoint):
     only for Lightning's callback order: must be listed after the callback that saves the epochs.
 
     Args:
-        asked: Returns the signal that requests the end, or None.
+        requested: Returns the signal that requests the end, or None.
         checkpoints: Callback that saves the state.
         finite: Checked first: no state may be saved after a NaN or infinite loss.
         every_minutes: Time between two states within an epoch; None saves none.
@@ -312,12 +314,12 @@ class Interruption(Checkpoint):
     def __init__(
         self,
         *,
-        asked: Callable[[], int | None],
+        requested: Callable[[], int | None],
         checkpoints: BestAndLast,
         finite: FiniteLoss | None,
         every_minutes: float | None,
     ) -> None:
-        self.asked, self.checkpoints, self.finite = asked, checkpoints, finite
+        self.requested, self.checkpoints, self.finite = requested, checkpoints, finite
         self.every_s = float("inf") if every_minutes is None else 60 * every_minutes
         self._saved_s = self._epoch_s = 0.0
         self._stride = 1
@@ -338,7 +340,7 @@ class Interruption(Checkpoint):
     ) -> None:
         if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
             return
-        signum, is_due = self.asked(), time.monotonic() - self._saved_s > self.every_s
+        signum, is_due = self.requested(), time.monotonic() - self._saved_s > self.every_s
         if trainer.world_size > 1:
             if (batch_idx + 1) % self._stride:
                 return
@@ -355,7 +357,7 @@ class Interruption(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_s = time.monotonic()
-        signum = self.asked()
+        signum = self.requested()
         if trainer.world_size > 1:
             signum, _ = self._agree(trainer, signum, False)
         if signum is not None:

@@ -59,7 +59,7 @@ class Pruning(Checkpoint):
         logged = [name for name in self.epoch_log.rows[-1] if "/" in name]
         if self.metric not in logged and trainer.check_val_every_n_epoch == 1:
             raise MedvisionError(
-                f"no logged value is called {self.metric}",
+                f"unknown logged value {self.metric}",
                 where="sweep.metric",
                 hint=did_you_mean(self.metric, logged, otherwise=f"choose from {logged}"),
             )
@@ -90,7 +90,9 @@ class Pruning(Checkpoint):
             self._study = Study.of(self.folder)
         if self._study is None:
             raise MedvisionError(
-                "the search of this trial is gone", where=str(self.folder), hint="start it again"
+                "the search of this trial no longer exists",
+                where=str(self.folder),
+                hint="start it again",
             )
         return self._study
 

@@ -124,7 +124,7 @@ class XlaWatch(Checkpoint):
         if shape != known:
             self._stall(
                 f"{stage} batches changed shape from {known} to {shape}, and each shape is compiled"
-                " anew",
+                " separately",
                 where="data",
                 hint="pad the last batch or drop it",
             )
@@ -138,7 +138,7 @@ class XlaWatch(Checkpoint):
     def _stall_reading(self, step: str) -> None:
         places = [t.place for t in self._xla.take_triggers() if t.read and t.place]
         self._stall(
-            f"{step} reads a value from the device, and waits for everything before it",
+            f"{step} reads a value from the device, which waits for all earlier operations",
             where=places[0] if places else SOMEWHERE,
             hint="keep .item(), float(), .cpu() and branches on tensors out of steps",
         )
@@ -163,8 +163,7 @@ class XlaWatch(Checkpoint):
             self._stall(
                 f"XLA lacks {', '.join(lacking)}: the host computes it while the device waits",
                 where=places[-1] if places else SOMEWHERE,
-                hint="use operators whose result has a fixed shape, and look at values once an"
-                " epoch",
+                hint="use operators whose result has a fixed shape, and read values once per epoch",
             )
 
     def _count_epoch(self, trainer: Trainer) -> None:
@@ -179,10 +178,10 @@ class XlaWatch(Checkpoint):
         if count and self._steps_before >= WARM_STEPS:
             places = [t.place for t in triggers if t.kind == "compilation" and t.place]
             self._stall(
-                f"{done} again, first in {step or 'its end'}: what is computed differs from the"
+                f"{done} again, first in {step or 'its end'}: the computation differs from the"
                 " first epoch",
                 where=places[-1] if places else SOMEWHERE,
-                hint="look for a shape, a branch or a number of Python that changes between steps",
+                hint="look for a shape, a branch or a Python number that changes between steps",
             )
 
     def _stall(self, what: str, *, where: str, hint: str) -> None:
@@ -191,4 +190,7 @@ class XlaWatch(Checkpoint):
 
 
 def _listed(fallbacks: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count} times" for name, count in fallbacks.items()) or "nothing"
+    return (
+        ", ".join(f"{name} {counted(count, 'time')}" for name, count in fallbacks.items())
+        or "nothing"
+    )

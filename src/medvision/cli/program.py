@@ -1,4 +1,4 @@
-"""Verbs of the command and their arguments; heavy imports wait until a verb needs them."""
+"""Commands and their arguments; slow imports wait until a command needs them."""
 
 import functools
 import shlex
@@ -12,62 +12,62 @@ import typer
 from medvision.errors import MedvisionError, printable
 from medvision.types import RESEARCH_ONLY
 
-data_app = typer.Typer(help="Public data sets: what there is, getting one; shards of a folder.")
+data_app = typer.Typer(help="List and download public data sets; pack a folder into shards.")
 
 
 GroupPattern = Annotated[
-    str | None, typer.Option(help=r"what names the patient in a path, as '(person\d+)_'")
+    str | None,
+    typer.Option(help=r"regular expression for the patient in a path, as '(person\d+)_'"),
 ]
-MaskSuffix = Annotated[
-    str, typer.Option(help="what the names of masks have beyond those of images")
-]
+MaskSuffix = Annotated[str, typer.Option(help="suffix of the mask names, such as _mask")]
 NumClasses = Annotated[
-    int, typer.Option(min=2, max=255, help="of the masks, the background included")
+    int, typer.Option(min=2, max=255, help="classes in the masks, including the background")
 ]
-"""Options that several verbs have."""
+"""Options that several commands have."""
 
 MEGABYTE = 10**6
 
 
 @data_app.command("list")
 def data_list() -> None:
-    """Name, task, size, licence and home page of each set."""
-    from medvision.console import say
+    """List the public data sets: name, task, size, licence and home page."""
+    from medvision.console import print_line
     from medvision.data.download.catalog import list_text
 
     for line in list_text().splitlines():
-        say(line)
+        print_line(line)
 
 
 @data_app.command("download")
 def data_download(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="as `medvision data list` shows")],
-    root: Annotated[Path, typer.Option(metavar="DIR", help="new folder for the set")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="see `medvision data list`")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="new folder for the data set")],
 ) -> None:
-    """Fetch a set, check it and lay it out as medvision reads it."""
-    from medvision.console import say
+    """Download a data set, verify it and arrange it for medvision."""
+    from medvision.console import counted, print_line
     from medvision.data.download.catalog import find, text_of
     from medvision.data.download.download import download
 
     for line in text_of(find(name)).splitlines():
-        say(line)
-    done = download(name, root, report=say)
+        print_line(line)
+    done = download(name, root, report=print_line)
     where = root.expanduser()
-    say(f"{done['num_files']} files in {where}; SHA-256 of the download {done['sha256']}")
+    files = counted(done["num_files"], "file")
+    print_line(f"{files} in {where}; SHA-256 of the download {done['sha256']}")
 
 
 @data_app.command(
     "shard",
-    help="Pack a folder into tar files (WebDataset's) that a training reads from disk or network."
-    " Every file goes in as it is, and the folder stays as it was. The shards hold the names of the"
-    " files, and the groups: where those name patients, so do the shards.",
+    help="Pack a folder into WebDataset tar files that training reads from disk or network. Files"
+    " are stored unchanged, and the folder is not modified. The shards contain the file names and"
+    " groups, including any patient identifiers in them.",
 )
 def data_shard(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="class folders, or images + masks")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the shards, new or empty")],
     task: Annotated[
         Literal["segmentation", "classification"] | None,
-        typer.Option(help="default: what the layout of the folder says"),
+        typer.Option(help="default: from the layout of the folder"),
     ] = None,
     shard_mb: Annotated[int, typer.Option(min=1, help="largest size of a shard, in MB")] = 256,
     group_pattern: GroupPattern = None,
@@ -75,20 +75,20 @@ def data_shard(
     num_classes: NumClasses = 2,
     color: Annotated[
         list[str] | None,
-        typer.Option(metavar="R,G,B", help="colour of each class in the masks; give it for each"),
+        typer.Option(metavar="R,G,B", help="colour of a class in the masks; repeat for each class"),
     ] = None,
     value_range: Annotated[
         tuple[float, float] | None,
-        typer.Option(help="values of deeper than 8-bit files that become black and white"),
+        typer.Option(help="values shown as black and white, for files of more than 8 bits"),
     ] = None,
     on_error: Annotated[
         Literal["fail", "skip"],
-        typer.Option(help="fail on an unusable file, or skip it and say so"),
+        typer.Option(help="fail on an unusable file, or skip and report it"),
     ] = "fail",
 ) -> None:
-    """Make shards of a folder, and say how many they are and how to train on them."""
+    """Create the shards, and print their number and the command to train on them."""
     from medvision.cli.screen import SHARD_OPTIONS, options_in_errors, with_options
-    from medvision.console import counted, progress_bar, say
+    from medvision.console import counted, print_line, progress_bar
     from medvision.data.shards.create import make_shards
 
     color_map = [_color(text) for text in color or []] or None
@@ -108,20 +108,24 @@ def data_shard(
         )
     manifest = made.manifest
     for note in manifest.notes:
-        say(f"note: {with_options(note, SHARD_OPTIONS)}")
-    say(
+        print_line(f"note: {with_options(note, SHARD_OPTIONS)}")
+    print_line(
         f"{counted(len(manifest.shards), 'shard')}, {counted(manifest.num_images, 'image')}"
         f"{' with masks' if manifest.has_masks else ''},"
         f" {made.num_bytes / MEGABYTE:.1f} MB"
     )
-    say(f"train on them: python train.py experiment=NAME data.root={shlex.quote(str(made.out))}")
+    print_line(
+        f"train on them: python train.py experiment=NAME data.root={shlex.quote(str(made.out))}"
+    )
 
 
 def _color(text: str) -> tuple[int, int, int]:
     parts = text.split(",")
     if len(parts) != 3 or not all(p.strip().isdecimal() and int(p) < 256 for p in parts):
         raise MedvisionError(
-            f"{text} is no colour", where="--color", hint="give red,green,blue from 0 to 255"
+            f"{text} is not a valid colour",
+            where="--color",
+            hint="give red,green,blue from 0 to 255",
         )
     red, green, blue = (int(part) for part in parts)
     return red, green, blue
@@ -159,7 +163,7 @@ def _no_verb(context: typer.Context) -> None:
 def train(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
 ) -> None:
-    """Hand the overrides to the one Hydra program."""
+    """Pass the overrides to the Hydra program."""
     from medvision.run import main as train_main
 
     raise typer.Exit(train_main(arguments or []))
@@ -181,7 +185,7 @@ Trust = Annotated[
         callback=_trust,
         is_eager=True,
         expose_value=False,
-        help="a package of yours, whose classes the run may name; may be given again",
+        help="your own package with classes of the run; may be repeated",
     ),
 ]
 
@@ -199,14 +203,14 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="write Grad-CAM heat maps (classifiers)")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="images of a batch")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="images per batch")] = 8,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="write into a folder that holds something")
+        bool, typer.Option("--overwrite", help="write into a folder that is not empty")
     ] = False,
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
-    """Predict new images of any size: masks and overlays, or classes, and a table."""
-    from medvision.console import counted, progress_bar, say
+    """Predict new images of any size; write masks and overlays, or classes, and a table."""
+    from medvision.console import counted, print_line, progress_bar
     from medvision.hardware import keep_freed_memory
     from medvision.inference import load_model, predict_files
 
@@ -214,7 +218,7 @@ def predict(
         _refuse_shards(path, "predict reads image files", hint="unpack them first: tar -xf SHARD")
     keep_freed_memory()
     loaded = load_model(model)
-    say(f"{loaded!r}")
+    print_line(f"{loaded!r}")
     with progress_bar(transient=False) as advance:
         done = predict_files(
             loaded,
@@ -229,19 +233,19 @@ def predict(
             advance=functools.partial(advance, "predict"),
         )
     for note in done.notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")
     rate = done.num_done / done.seconds if done.seconds else 0
-    say(f"{counted(done.num_done, 'image')} in {done.seconds:.1f} s, {rate:.1f} images/s")
-    say(RESEARCH_ONLY)
-    say(str(out))
+    print_line(f"{counted(done.num_done, 'image')} in {done.seconds:.1f} s, {rate:.1f} images/s")
+    print_line(RESEARCH_ONLY)
+    print_line(str(out))
     if not done.failures:
         return
     total = done.num_done + len(done.failures)
     for path, reason in done.failures[:MOST_FAILURES]:
-        sys.stderr.write(printable(f"not done: {path}: {reason}\n"))
+        sys.stderr.write(printable(f"not read: {path}: {reason}\n"))
     sys.stderr.write(
-        f"error: {len(done.failures)} of {total} images could not be read"
-        f" ({out / 'predictions.csv'}, column error); mend or remove them\n"
+        f"error: {len(done.failures)} of {counted(total, 'image')} could not be read"
+        f" ({out / 'predictions.csv'}, column error); fix or remove them\n"
     )
     raise typer.Exit(1)
 
@@ -254,12 +258,14 @@ def evaluate(
     ] = None,
     split: Annotated[
         Literal["test", "val", "all"] | None,
-        typer.Option(help="test, val or all; of another set without a split all"),
+        typer.Option(help="test, val or all; default: test, or all if ROOT has no split"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="default: RUN/evaluation/...")] = None,
     conventions: Annotated[
         bool,
-        typer.Option("--conventions", help="score the same predictions as other tools do, too"),
+        typer.Option(
+            "--conventions", help="also score the predictions by conventions of other tools"
+        ),
     ] = False,
     accelerator: Annotated[
         str | None, typer.Option(help="cpu, gpu, tpu or tpu_rehearsal; default: the run's own")
@@ -282,20 +288,20 @@ def evaluate(
 def export(
     model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="a run folder or a .ckpt")],
     format: Annotated[  # noqa: A002  the option's name
-        Literal["onnx", "safetensors"], typer.Option(help="what to write")
+        Literal["onnx", "safetensors"], typer.Option(help="file format")
     ],
     out: Annotated[Path | None, typer.Option(help="default: beside the checkpoint")] = None,
     images: Annotated[
-        list[Path] | None, typer.Option(help="images to check it on; default: test images")
+        list[Path] | None, typer.Option(help="images for the check; default: test images")
     ] = None,
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
     """Write a model that other programs can run, checked against this one."""
-    from medvision.console import say
+    from medvision.console import print_line
     from medvision.export import default_name, export_model
 
     out = out or default_name(model, format)
-    export_model(model, format=format, out=out, images=images or [], report=say)
+    export_model(model, format=format, out=out, images=images or [], report=print_line)
 
 
 @app.command()
@@ -304,12 +310,12 @@ def compare(
     out: Annotated[Path, typer.Option(help="folder for the page and tables")] = Path("comparison"),
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
-    """Say who is better on the same test images, by how much and how surely; one page."""
+    """Compare runs on the same test images: which is better, by how much, how certainly."""
     from medvision.comparison import compare as comparing
-    from medvision.console import say
+    from medvision.console import print_line
 
     comparing.print_comparison(comparing.compare(runs, out=out))
-    say(str(out))
+    print_line(str(out))
 
 
 @app.command()
@@ -317,7 +323,7 @@ def audit(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="class folders, or images + masks")],
     against: Annotated[
         Path | None,
-        typer.Option(metavar="ROOT2", help="a test set: ROOT is then held to be train"),
+        typer.Option(metavar="ROOT2", help="a test set; ROOT is then the training set"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="default: audit/<name of ROOT>")
@@ -326,19 +332,19 @@ def audit(
     mask_suffix: MaskSuffix = "",
     num_classes: NumClasses = 2,
 ) -> None:
-    """Look for what makes scores untrue: duplicates, leaks, conflicts, shortcuts."""
+    """Find what makes scores invalid: duplicates, leaks, conflicts, shortcuts."""
     from medvision.audit import check
     from medvision.audit.dataset import scan
     from medvision.audit.report import check_out, write_audit
     from medvision.cli.screen import AUDIT_OPTIONS, options_in_errors, print_audit
-    from medvision.console import progress_bar, say
+    from medvision.console import print_line, progress_bar
 
     roots = [root] if against is None else [root, against]
     for path in roots:
         _refuse_shards(
             path,
             "the audit reads a folder of images",
-            hint="audit the folder they were made of; a training on shards audits them itself",
+            hint="audit the folder they were made from; training on shards audits them itself",
         )
     started = time.perf_counter()
     out = out or Path("audit") / (root.expanduser().resolve().name or "root")
@@ -359,16 +365,16 @@ def audit(
         files = write_audit(found, out)
     print_audit(found)
     for path in files:
-        say(str(path))
+        print_line(str(path))
     raise typer.Exit(found.exit_code)
 
 
 def _refuse_shards(path: Path, what: str, *, hint: str) -> None:
-    """Say that a verb reads plain files, where it is given shards."""
+    """Raise an error if a command that reads plain files is given shards."""
     from medvision.data.shards.location import holds_shards
 
     if holds_shards(path.expanduser()):
-        raise MedvisionError(f"{what}, these are shards", where=str(path), hint=hint)
+        raise MedvisionError(f"{what}, got shards", where=str(path), hint=hint)
 
 
 def main() -> None:
@@ -390,6 +396,6 @@ def _code() -> int:
         from medvision.run.processes.errors import report
 
         return report(error)
-    if code == INTERRUPTED and sys.argv[1] != "train":  # which has said so itself
+    if code == INTERRUPTED and sys.argv[1] != "train":  # which has reported it itself
         sys.stderr.write("interrupted\n")
     return code

@@ -1,4 +1,4 @@
-"""Tables that the verbs print, and errors in the words of their options."""
+"""Tables that the commands print, and errors that name their options."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medvision.console import counted, say
+from medvision.console import counted, print_line
 from medvision.errors import MedvisionError
 from medvision.types import RESEARCH_ONLY
 
-if TYPE_CHECKING:  # decoding and comparing load when a folder is there to be read
+if TYPE_CHECKING:  # slow to import
     from medvision.audit.check import Audit
 
 Rows = Sequence[Mapping[str, Any]]
@@ -65,11 +65,11 @@ def convention_words(rows: Rows) -> list[str]:
         values = [row[column] for row in known if _score(row) == score]
         spans.append(f"{score} from {min(values):.3f} to {max(values):.3f}")
     lines = [
-        "Scores can be compared only within one convention: of the same predictions they give"
+        "Scores can be compared only within one convention: the same predictions give"
         f" {', '.join(spans)}."
     ]
     if any(row["optimistic"] for row in known):
-        lines.append("* chosen on the very images that are scored: optimistic, no test score.")
+        lines.append("* chosen on the scored images: optimistic, not a test score.")
     left_out = [row for row in rows if row["binary_only"] and row[column] is None]
     if left_out:
         names = "; ".join(f"{row.get('score', '')} {row['name']}".strip() for row in left_out)
@@ -81,7 +81,7 @@ def print_conventions(rows: Rows) -> None:
     """Print the table, and what a reader of it must know."""
     Console().print(convention_table(rows))
     for line in convention_words(rows):
-        say(line)
+        print_line(line)
 
 
 def _score(row: Mapping[str, Any]) -> str:
@@ -143,7 +143,7 @@ def print_audit(found: Audit, *, console: Console | None = None) -> None:
     content = found.to_dict()
     counts = ", ".join(f"{k} {v}" for k, v in content["num_images_by_split"].items() if k != "none")
     console.print(
-        f"{content['name']}: {content['task']}, {content['num_images']} images"
+        f"{content['name']}: {content['task']}, {counted(content['num_images'], 'image')}"
         + (f" ({counts})" if counts else ", no split given"),
         highlight=False,
         markup=False,
@@ -161,7 +161,7 @@ def print_audit(found: Audit, *, console: Console | None = None) -> None:
 def _findings_table(content: Mapping[str, Any]) -> Table:
     table = Table(box=box.MINIMAL, show_edge=False, show_lines=True, padding=(0, 1))
     table.add_column("", no_wrap=True)
-    table.add_column("what was found", overflow="fold")
+    table.add_column("finding", overflow="fold")
     for finding in content["findings"]:
         text = Text(finding["text"])
         files = finding["files"]
@@ -179,7 +179,7 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     for name in ("exact", "near"):
         part = content[f"{name}_duplicates"]
-        words = f"{counted(part['groups'], 'group')} with {part['images']} images"
+        words = f"{counted(part['groups'], 'group')} with {counted(part['images'], 'image')}"
         sizes = content["num_images_by_split"]
         if {"train", "test"} <= sizes.keys():
             words += f"; {part['test_images_in_train']} of {sizes['test']} test images in train"
@@ -188,13 +188,13 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
     memory = content["memory_baseline"]
     if memory is not None:
         metric = "accuracy" if "accuracy" in memory else "dice"
-        asked = "" if memory["protocol"] == "test split" else ", each image left out in turn"
+        how = "" if memory["protocol"] == "test split" else ", each image left out in turn"
         table.add_row(
             "nearest neighbour",
             f"{metric.replace('dice', 'Dice')} {_with_interval(memory, metric)},"
-            f" chance {memory['chance']:.3f}{asked}: a network must beat that",
+            f" chance {memory['chance']:.3f}{how}: a network must score higher",
         )
-        for part, name in (("with_twin", "with a twin"), ("without_twin", "without one")):
+        for part, name in (("with_twin", "with a near-duplicate"), ("without_twin", "without one")):
             if memory["with_twin"]["num_images"]:
                 number = memory[part]["num_images"]
                 table.add_row(

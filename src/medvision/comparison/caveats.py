@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from medvision.comparison.runs import FinishedRun, Group, Member
+from medvision.console import counted
 from medvision.errors import MedvisionError
 from medvision.scores import score_at_file_size, scores_at
 
@@ -28,12 +29,12 @@ def require_comparable(groups: Sequence[Group]) -> None:
     for run in runs:
         _require_predictions(run)
     known = all(run.dataset.get("test_fingerprint") for run in runs)
-    told = [
+    differences = [
         *_unlike(
             runs,
-            "images drawn by code beside real ones",
+            "synthetic images beside real ones",
             lambda run: bool(run.dataset.get("synthetic")),
-            lambda drawn: "drawn" if drawn else "real",
+            lambda synthetic: "synthetic" if synthetic else "real",
         ),
         *_unlike(runs, "the protocols differ", lambda run: run.protocol, str),
         *_unlike(runs, "the classes differ", lambda run: tuple(run.class_names), ", ".join),
@@ -45,9 +46,9 @@ def require_comparable(groups: Sequence[Group]) -> None:
         ),
         *([] if known else _unlike(runs, "the data differ", _fingerprint, str)),
     ]
-    if told:
+    if differences:
         raise MedvisionError(
-            f"cannot compare: {'; '.join(told)}",
+            f"cannot compare: {'; '.join(differences)}",
             where="RUN",
             hint="compare runs that agree in this",
         )
@@ -84,8 +85,8 @@ def names(members: Sequence[int | str]) -> str:
 def _require_predictions(run: FinishedRun) -> None:
     if run.sealed:
         raise MedvisionError(
-            "the test images of this run are sealed, because it chose hyper-parameters: it has"
-            " no test predictions",
+            "the run has no test predictions: its test images are sealed, because hyper-parameters"
+            " were being chosen",
             where=str(run.folder),
             hint="train the chosen setting once more outside the search and compare that run",
         )
@@ -107,8 +108,8 @@ def _unlike(
     found: dict[Any, list[str]] = {}
     for run in runs:
         found.setdefault(value_of(run), []).append(run.name)
-    told = (f"{words(value)} in {names(which)}" for value, which in found.items())
-    return [f"{what}: {', '.join(told)}"] if len(found) > 1 else []
+    parts = (f"{words(value)} in {names(which)}" for value, which in found.items())
+    return [f"{what}: {', '.join(parts)}"] if len(found) > 1 else []
 
 
 def _fingerprint(run: FinishedRun) -> str:
@@ -126,7 +127,7 @@ def _require_one_test_set(groups: Sequence[Group]) -> None:
         contents = _contents(first), _contents(member)
         if contents[0] != contents[1] and None not in (*contents[0], *contents[1]):
             raise MedvisionError(
-                "cannot compare: the test images have the same names and other contents"
+                "cannot compare: the test images have the same names but different contents"
                 f" (test_fingerprint) in {_name(first)} and in {_name(member)}",
                 where="RUN",
                 hint="train both on the same files",
@@ -143,7 +144,7 @@ def _images(member: Member) -> Keys:
     if len({path for path, _ in rows}) < len(rows):
         many = len(rows) - len({path for path, _ in rows})
         raise MedvisionError(
-            f"{many} test images come twice in the predictions of {_name(member)}",
+            f"the predictions of {_name(member)} contain {counted(many, 'test image')} twice",
             where=str(member[0].folder / "predictions_test.csv"),
             hint="test every image once",
         )
@@ -165,15 +166,15 @@ def _other_images(first: Member, images: Keys, member: Member, others: Keys) -> 
     if paths == other_paths:
         unlike = sorted(path for path, _ in images - others)
         return MedvisionError(
-            f"cannot compare: {len(unlike)} test images have another target in {_name(first)} than"
-            f" in {_name(member)}, such as {unlike[0]}",
+            f"cannot compare: the targets of {counted(len(unlike), 'test image')} differ between"
+            f" {_name(first)} and {_name(member)}, such as {unlike[0]}",
             where="RUN",
             hint=hint,
         )
     only = sorted(paths ^ other_paths)[0]
     return MedvisionError(
         f"cannot compare: the test images differ: {len(paths)} in {_name(first)}, "
-        f"{len(other_paths)} in {_name(member)}, {shared or 'none'} in both; {only} is in one only",
+        f"{len(other_paths)} in {_name(member)}, {shared or 'none'} in both; {only} is in only one",
         where="RUN",
         hint=hint,
     )
@@ -188,12 +189,12 @@ def doubts(groups: Sequence[Group]) -> list[str]:
         seeds that a group contains twice.
     """
     runs = [run for group in groups for run in group.runs]
-    drawn = "every image is drawn by code; scores on them say nothing about patients"
+    drawn = "all images are drawn by code; their scores do not apply to patients"
     return [
         *([drawn] if any(run.dataset.get("synthetic") for run in runs) else []),
         *_differing(
             groups,
-            "the test images are the same, but the data differ",
+            "the test images are the same, but the other data differ",
             lambda run: str(run.dataset.get("fingerprint", "unknown")),
             lambda name: f"fingerprint {name[:8]}",
         ),
@@ -216,8 +217,8 @@ def _differing(
     words: Callable[[Any], str],
 ) -> list[str]:
     found = sides(groups, value_of)
-    told = (f"{words(value)} in {names(which)}" for value, which in found.items())
-    return [f"{what}: {'; '.join(told)}"] if len(found) > 1 else []
+    parts = (f"{words(value)} in {names(which)}" for value, which in found.items())
+    return [f"{what}: {'; '.join(parts)}"] if len(found) > 1 else []
 
 
 def _merged(groups: Sequence[Group]) -> list[str]:
@@ -226,7 +227,7 @@ def _merged(groups: Sequence[Group]) -> list[str]:
         return []
     return [
         f"the merged protocol leaks in {names(merged)}: images of one patient and near-duplicates"
-        " lie in train and in test"
+        " are in train and in test"
     ]
 
 
@@ -241,7 +242,7 @@ def _sizes(groups: Sequence[Group]) -> list[str]:
     leading = next((score for score in scores_at("comparison", task) if score.per_image), None)
     if leading is None or score_at_file_size(leading.name, task) is None:
         return found
-    basis = f"the verdict rests on {leading.title} at the size of the files"
+    basis = f"the verdict is based on {leading.title} at the size of the files"
     return [f"{note}; {basis}" for note in found]
 
 
@@ -266,7 +267,7 @@ def _seeds(groups: Sequence[Group]) -> list[str]:
     alone = [number for number, group in numbered if len(group.members) == 1]
     notes = []
     if alone:
-        notes.append(f"one seed alone, so no spread over seeds, in {names(alone)}")
+        notes.append(f"only one seed, so no spread over seeds, in {names(alone)}")
     for number, group in numbered:
         if group.repeated_seeds:
             seeds = ", ".join(map(str, group.repeated_seeds))

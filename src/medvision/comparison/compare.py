@@ -184,9 +184,7 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
         out=out,
     )
     content, page = comparison.to_dict(), _page(comparison)
-    with file_errors(
-        "cannot write the comparison", out, hint="name a folder that you may write to with --out"
-    ):
+    with file_errors("cannot write the comparison", out, hint="name a writable folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps(content, indent=2, allow_nan=False, default=str)
         write_atomically(out / "comparison.json", text + "\n")
@@ -306,7 +304,7 @@ def _table_of_pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
         ["", "score", "difference", "95 % interval", "p", *holm, "probability\nof better"],
         "score",
         title="test: difference to group 1, same images",
-        caption=f"p of {exchanges:,} exchanges",
+        caption=f"p from {exchanges:,} permutations",
     )
     for pair in pairs:
         for name, found in pair["metrics"].items():

@@ -137,7 +137,7 @@ def read_run(path: Path) -> FinishedRun:
     run = FinishedRun.read(path)
     if "evaluated" in run.summary:
         raise MedvisionError(
-            "this folder holds an evaluation, not a run",
+            "expected a run, got an evaluation",
             where=str(path),
             hint="name the run that was evaluated",
         )
@@ -146,7 +146,7 @@ def read_run(path: Path) -> FinishedRun:
     missing = {"experiment", "seed", "status", "task", "metrics"} - set(run.summary)
     if missing:
         raise MedvisionError(
-            f"summary.json lacks {', '.join(sorted(missing))}",
+            f"summary.json has no {', '.join(sorted(missing))}",
             where=str(path),
             hint="name a folder that training wrote",
         )
@@ -155,14 +155,14 @@ def read_run(path: Path) -> FinishedRun:
         raise MedvisionError(
             f"the run has not finished: its status is {status}",
             where=str(path),
-            hint=f"go on with it by resume={path}",
+            hint=f"continue it: python train.py resume={path}",
         )
     return run
 
 
 def _no_run(path: Path, name: str) -> MedvisionError:
     return MedvisionError(
-        f"not a run folder: it holds no {name}",
+        f"not a run folder: it has no {name}",
         where=str(path),
         hint="name folders that training wrote, such as runs/<experiment>/<time>",
     )
@@ -210,7 +210,7 @@ def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
         reader = csv.DictReader(file)
         missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:
-            raise MedvisionError(f"there is no column {', '.join(missing)}", where=str(path))
+            raise MedvisionError(f"missing column {', '.join(missing)}", where=str(path))
         return list(reader)
 
 
@@ -222,7 +222,7 @@ def _number(path: Path, cell: str) -> float | None:
 
 
 MOST_KEYS = 3  # in a label
-FIRST_ROOMS = ("model", "loss", "optimizer", "scheduler", "task", "data", "ckpt_path", "trainer")
+FIRST_GROUPS = ("model", "loss", "optimizer", "scheduler", "task", "data", "ckpt_path", "trainer")
 """Most informative config groups to tell runs apart, in this order."""
 
 ABSENT = "absent"
@@ -388,8 +388,10 @@ def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
     partial = {key for key in differing if any(key not in found for found in settings)}
 
     def order(key: str) -> tuple[bool, int]:
-        room = key.partition(".")[0]
-        return key in partial, FIRST_ROOMS.index(room) if room in FIRST_ROOMS else len(FIRST_ROOMS)
+        group = key.partition(".")[0]
+        return key in partial, FIRST_GROUPS.index(group) if group in FIRST_GROUPS else len(
+            FIRST_GROUPS
+        )
 
     # of keys with the same name and values, only the first in the config is kept
     leading: dict[tuple[str, str], str] = {}

@@ -139,7 +139,7 @@ def _texts(member: Member, column: str, order: Mapping[str, int]) -> list[str]:
     for run in member:
         if column not in run.predictions[0]:
             raise MedvisionError(
-                f"there is no column {column}", where=str(run.folder / "predictions_test.csv")
+                f"missing column {column}", where=str(run.folder / "predictions_test.csv")
             )
         for row in run.predictions:
             found[order[row["path"]]] = row[column]

@@ -127,22 +127,22 @@ class ValidationChoices:
             rule, positive, target, sensitivity=self.sensitivity
         )
         self.notes.append(
-            f"{self.class_names[1]} is predicted from a probability of {self.threshold:.4f} on:"
-            f" {words}; the test images had no part in it"
+            f"{self.class_names[1]} is predicted at a probability of {self.threshold:.4f} or more:"
+            f" {words}; test images were not used"
         )
-        asked = {"sensitivity": self.sensitivity} if rule == "sensitivity" else {}
+        rate = {"sensitivity": self.sensitivity} if rule == "sensitivity" else {}
         self._details["threshold_rule"] = {
             "rule": rule,
             "chosen_on": "val",
             "num_images": len(target),
-            **asked,
+            **rate,
         }
 
     def _fit_temperature(self, logits: Floats, target: Ints) -> None:
         if len(np.unique(target)) < 2:
             self.notes.append(
-                "no temperature is fitted, and the probabilities stay as they are: the validation"
-                " images are all of one class"
+                "no temperature is fitted and the probabilities are unchanged: all validation"
+                " images have the same class"
             )
             return
         fitted = fit_temperature(logits, target)
@@ -211,10 +211,10 @@ class ClassificationEvaluation(Evaluation):
         options: Mapping[str, Any],
         finished: FinishedRun | None = None,
     ) -> Self:
-        asked = options.get("threshold", 0.5)
+        requested = options.get("threshold", 0.5)
         rates: Any = {name: options.get(name) for name in ("sensitivity", "prevalence")}
         if finished is None:
-            return cls(folder=folder, data=data, threshold=asked, **rates)
+            return cls(folder=folder, data=data, threshold=requested, **rates)
         validation = finished.path / "predictions_val.csv"
         known = validation.exists()
         return cls(
@@ -222,7 +222,7 @@ class ClassificationEvaluation(Evaluation):
             data=data,
             threshold=float(finished.summary.get("threshold", 0.5)),
             validation=read_class_predictions(validation, data.class_names) if known else None,
-            chosen_on="val" if isinstance(asked, str) else "fixed",
+            chosen_on="val" if isinstance(requested, str) else "fixed",
             temperature=(finished.summary.get("calibration") or {}).get("temperature"),
             **rates,
         )
@@ -250,8 +250,8 @@ class ClassificationEvaluation(Evaluation):
         absent = sorted(set(names) - {str(row["target"]) for row in rows})
         if absent:
             self.notes.append(
-                f"{stage} holds no {', no '.join(absent)}: AUROC and recall of a class are"
-                " undefined where the split lacks it or holds nothing else"
+                f"{stage} has no {', no '.join(absent)}: AUROC and recall of a class are"
+                " undefined if the split has no image of it, or only images of it"
             )
         return scores
 

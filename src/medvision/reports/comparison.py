@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medvision.reports.page import NOT_MEASURED, Picture, render, setting_in_words
+from medvision.reports.page import NOT_MEASURED, Picture, counted, render, setting_in_words
 from medvision.reports.plots.classification import Points
 from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
 from medvision.reports.plots.style import STYLE, History, figure_picture, line_look, short_name
@@ -150,7 +150,7 @@ def comparison_page(
     scores = named_scores(task)
     measured = [name for name in scores if any(has_value(group, name) for group in groups)]
     tests = [name.split("/") for name in groups[0]["metrics"] if name.startswith("test/")]
-    told = {metric for _, metric, *_ in tests}  # including class scores
+    shown = {metric for _, metric, *_ in tests}  # including class scores
     places = names_at("comparison page", task)
     main = [scores[name] for name in places if name in measured][:MOST_MAIN]
     pairs: Sequence[Pair] = [pair for pair in comparison["pairs"] if pair["a"] == 1]
@@ -196,7 +196,7 @@ def comparison_page(
         runs=[(name, run) for name, run, _ in runs],
         warnings=_warnings(groups),
         scores=scores,
-        definitions=[score for name, score in scores.items() if name in told],
+        definitions=[score for name, score in scores.items() if name in shown],
         line_look=line_look,
         p_in_words=p_in_words,
         probability_in_words=probability_in_words,
@@ -229,7 +229,7 @@ def _forest(
 
 def _title(groups: Sequence[Group]) -> str:
     runs = sum(group["num_runs"] for group in groups)
-    return f"{runs} runs in {len(groups)} group{'s' * (len(groups) > 1)}"
+    return f"{counted(runs, 'run')} in {counted(len(groups), 'group')}"
 
 
 def _headline(groups: Sequence[Group], main: Sequence[Score]) -> str:
@@ -239,7 +239,7 @@ def _headline(groups: Sequence[Group], main: Sequence[Score]) -> str:
         return "No run has a test score."
     metric, experiments = f"test/{main[0].name}", [group["experiment"] for group in groups]
 
-    def told(group: Group) -> str:
+    def described(group: Group) -> str:
         name = str(group["experiment"])
         if experiments.count(name) > 1:
             name += f", group {groups.index(group) + 1}"
@@ -250,9 +250,11 @@ def _headline(groups: Sequence[Group], main: Sequence[Score]) -> str:
         own = all(len(set(group["seeds"])) == group["num_runs"] for group in known)
         name += f", mean over {'seeds' if own else 'runs'}"
     if len(known) <= 3:
-        return f"{name}: {', '.join(map(told, known))}."
+        return f"{name}: {', '.join(map(described, known))}."
     ranked = sorted(known, key=lambda group: group["metrics"][metric]["mean"])
-    return f"{name}, of {len(known)} groups: from {told(ranked[0])} to {told(ranked[-1])}."
+    return (
+        f"{name}, of {len(known)} groups: from {described(ranked[0])} to {described(ranked[-1])}."
+    )
 
 
 def _warnings(groups: Sequence[Group]) -> list[tuple[str, str]]:

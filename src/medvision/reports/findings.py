@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from medvision.console import counted
 from medvision.scores import names_at, score_named, scores_of
 from medvision.task_definition import task_names, task_of
 
@@ -30,9 +31,9 @@ MIN_CLASS_IMAGES = 10
 """With fewer images, each moves the recall of its class by more than 0.1."""
 
 ABSENT = {
-    "train": "the network cannot learn what it never sees",
-    "val": "the choice of the best epoch does not heed it",
-    "test": "how well it is recognised remains unknown",
+    "train": "a class cannot be learned without training images",
+    "val": "the choice of the best epoch ignores this class",
+    "test": "the recognition of this class is not measured",
 }
 """Consequence of a class that is missing from a split."""
 
@@ -128,14 +129,14 @@ def findings(summary: Mapping[str, Any], history: History) -> list[str]:
 def _missing_classes(run: _Run) -> list[str]:
     found = []
     for stage, what in ABSENT.items():
-        told = "\n".join(w for w in run.warnings if w.startswith(stage))
+        known = "\n".join(w for w in run.warnings if w.startswith(stage))
         new = [
             name
             for name in run.absent(stage)
-            if not re.search(rf"\bno {re.escape(name)}(?=[,:]|$)", told, re.MULTILINE)
+            if not re.search(rf"\bno {re.escape(name)}(?=[,:]|$)", known, re.MULTILINE)
         ]
         if new:
-            found.append(f"{stage} holds no {', no '.join(new)}: {what}")
+            found.append(f"{stage} has no {', no '.join(new)}: {what}")
     return found
 
 
@@ -144,19 +145,18 @@ def _few_images(run: _Run) -> list[str]:
         return []
     found, count = [], run.num_images("test")
     if count and count < MIN_TEST_IMAGES:
-        sentence = f"there are only {count} test images"
-        known = [name for name in run.headlines if run.interval(f"test/{name}")]
-        for name in known[:1]:
-            sentence += (
-                f": {run.title(name)} {_with_range(run, f'test/{name}')} is all that they tell"
-            )
+        sentence = f"only {counted(count, 'test image')}"
+        for name in run.headlines:
+            if ends := run.interval(f"test/{name}"):
+                sentence += f": the 95 % interval of {run.title(name)} is {_range(ends)}"
+                break
         found.append(sentence)
     counts = run.class_counts.get("test") or {}
     few = {name: n for name, n in counts.items() if 0 < n < MIN_CLASS_IMAGES}
     if few:
         each = ", ".join(f"{n} of {name}" for name, n in few.items())
         found.append(
-            f"few test images of a class ({each}): a single image moves its recall by"
+            f"few test images of a class ({each}): a single image changes its recall by"
             f" {1 / max(few.values()):.2f}{' or more' if len(set(few.values())) > 1 else ''}"
         )
     return found
@@ -165,15 +165,15 @@ def _few_images(run: _Run) -> list[str]:
 def _one_answer(run: _Run) -> list[str]:
     if run.per_pixel:
         if run.score("test/recall") == 0:
-            return ["the network finds no foreground pixel on the test images (recall 0)"]
+            return ["the network finds no foreground pixel in the test images (recall 0)"]
         if run.score("test/specificity") == 0:
-            return ["the network calls every test pixel foreground (specificity 0)"]
+            return ["the network predicts every test pixel as foreground (specificity 0)"]
         return []
     counts = run.class_counts.get("test") or {}
     for name, count in counts.items():
         if run.score(f"test/recall/{name}") == 1 and run.score(f"test/specificity/{name}") == 0:
             total = sum(counts.values())
-            return [f"all {total} test images are predicted as {name}, which {count} of them are"]
+            return [f"all {total} test images are predicted as {name}, the true class of {count}"]
     never = [name for name in counts if run.score(f"test/recall/{name}") == 0]
     each = ", ".join(f"{name} (0 of {counts[name]})" for name in never)
     return [f"the network recognises no test image of {each}"] if never else []
@@ -190,12 +190,12 @@ def _no_better_than_chance(run: _Run) -> list[str]:
         worst, best = sorted(ends, reverse=sign < 0)
         if sign * worst > sign * chance:
             continue
-        said = f"{score.capitalized} {_with_range(run, name)} on test is"
+        start = f"{score.capitalized} {_with_range(run, name)} on test is"
         if sign * best < sign * chance:
-            found.append(f"{said} worse than guessing")
+            found.append(f"{start} worse than chance")
         else:
             found.append(
-                f"{said} not shown to be better than guessing: the 95 % interval holds {chance:g}"
+                f"{start} not shown to be better than chance: the 95 % interval includes {chance:g}"
             )
     return found
 
@@ -211,7 +211,7 @@ def _overfitting(run: _Run) -> list[str]:
         if run.gain(name, train, val) >= max(MIN_GAP, chance):
             return [
                 f"{run.title(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
-                " the network fits its training images better than new ones, by"
+                " the network fits its training images better than new ones by"
                 f" {abs(train - val):.3f}"
             ]
     return []
@@ -232,9 +232,9 @@ def _rising_loss(run: _Run) -> list[str]:
         f" ({losses[lowest]:.3f}) and rose to {late:.3f} by the end: "
         + (
             f"the best epoch, {run.best + 1}, already has {kept:.3f}, so its probabilities are"
-            " likely too sure"
+            " likely overconfident"
             if kept >= (1 + MIN_LOSS_RISE) * losses[lowest]
-            else f"it overfits from there on, and the best epoch, {run.best + 1}, was kept"
+            else f"the network overfits from then on; the best epoch, {run.best + 1}, was kept"
         )
     ]
 
@@ -243,7 +243,7 @@ def _unfinished(run: _Run) -> list[str]:
     if not run.history or run.best != len(run.history) - 1:
         return []
     if len(run.history) == 1:
-        return ["there was one epoch only: training has not converged"]
+        return ["there was only one epoch: training has not converged"]
     for name in run.headlines:
         values = run.epochs(f"val/{name}")
         last = values.pop(run.best, None)
@@ -276,13 +276,13 @@ def _unlike_validation(run: _Run) -> list[str]:
     found = []
     if falls:
         found.append(
-            f"{', '.join(falls)}: the validation images do not stand for the test images;"
-            " they may resemble the training images, or the test images come from elsewhere"
+            f"{', '.join(falls)}: the validation images do not represent the test images;"
+            " they may resemble the training images, or the test images have another source"
         )
     if rises:
         found.append(
-            f"{', '.join(rises)}: the test images are the easier ones,"
-            " and on others the score may be nearer to that on val"
+            f"{', '.join(rises)}: the test images are easier than the validation images,"
+            " and the score on other images may be closer to that on val"
         )
     return found
 
@@ -301,19 +301,19 @@ def _undefined(run: _Run) -> list[str]:
     ]
     found = []
     if names and not run.absent("test"):
-        found.append(f"undefined on test for want of anything to count: {', '.join(names)}")
+        found.append(f"undefined on test because there is nothing to count: {', '.join(names)}")
     # images without a lesion have no HD95 either, but are not missed lesions
     free = [group["num_images"] for group in run.lesion_sizes if group["name"] == "no lesion"]
     left_out = (run.score("test/hd95_px_undefined") or 0) - sum(free)
     if left_out > 0:
         which = (
-            "whose lesion was missed altogether"
+            "whose lesion was missed completely"
             if run.lesion_sizes
             else "in which prediction or label is empty"
         )
         found.append(
-            f"HD95 leaves out {left_out:.0f} of {run.num_images('test')} test images, {which}:"
-            " read it beside Dice"
+            f"HD95 excludes {left_out:.0f} of {run.num_images('test')} test images, {which}:"
+            " read it together with Dice"
         )
     return found
 
@@ -328,5 +328,9 @@ def _number(value: object) -> float | None:
 
 def _with_range(run: _Run, name: str) -> str:
     """Format a score with its interval."""
-    low, high = run.interval(name) or (math.nan, math.nan)
-    return f"{run.score(name) or 0:.3f} ({low:.3f} to {high:.3f})"
+    ends = run.interval(name) or (math.nan, math.nan)
+    return f"{run.score(name) or 0:.3f} ({_range(ends)})"
+
+
+def _range(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"

@@ -67,6 +67,11 @@ def whole(value: float | None) -> str:
     return f"{round(value):,}" if value is not None and math.isfinite(value) else UNDEFINED
 
 
+def counted(value: float | None, noun: str, plural: str | None = None) -> str:
+    """Format a count with its noun, in the plural unless it is one."""
+    return f"{whole(value)} {noun if value == 1 else plural or f'{noun}s'}"
+
+
 def setting_in_words(value: Any) -> str:
     """Shorten a setting to a few characters: the last part of a path or class name."""
     if value is None or isinstance(value, bool | list | Mapping):
@@ -101,7 +106,7 @@ def png_picture(path: Path, *, alt: str, caption: str = "") -> Picture:
         raise MedvisionError(
             f"cannot read the picture {path.name}: {error}",
             where=str(path),
-            hint="repair or remove the file",
+            hint="fix or remove the file",
         ) from error
     return Picture(
         source=_address("image/png", data),
@@ -155,7 +160,9 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number, interval=interval, day=day, whole=whole)
+    environment.filters.update(
+        number=number, interval=interval, day=day, whole=whole, counted=counted
+    )
     environment.globals.update(plain=PLAIN, dash=NOT_MEASURED)
     environment.tests.update(a_number=is_number, an_interval=is_interval)
     return environment

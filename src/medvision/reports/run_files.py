@@ -52,9 +52,9 @@ class RunFiles:
         summary = _read_json(folder / "summary.json") if summary is None else summary
         if not summary:
             raise MedvisionError(
-                "there is nothing to report on: summary.json is missing or empty",
+                "cannot write a report: summary.json is missing or empty",
                 where=str(folder),
-                hint="give the folder of a run",
+                hint="give a run folder",
             )
         config_text = _read_text(folder / "config.yaml")
         try:
@@ -167,7 +167,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     except json.JSONDecodeError as error:
         raise _unreadable(path, error) from error
     if not isinstance(content, dict):
-        raise _unreadable(path, "it holds no names with values")
+        raise _unreadable(path, "expected names with values")
     return content
 
 
@@ -177,5 +177,5 @@ def _read_csv(path: Path) -> list[dict[str, str]]:
 
 def _unreadable(path: Path, reason: object) -> MedvisionError:
     return MedvisionError(
-        f"cannot read {path.name}: {reason}", where=str(path), hint="repair or remove the file"
+        f"cannot read {path.name}: {reason}", where=str(path), hint="fix or remove the file"
     )

@@ -66,7 +66,7 @@ def headline(run: RunFiles) -> str:
         trained = PurePath(str(evaluated["run"]))
         drawn = " on synthetic images" if run.trained_on_synthetic else ""
         name = "/".join(trained.parts[-2:])
-        history = f"trained{drawn} in the run {name} and measured on other images,"
+        history = f"trained{drawn} in the run {name} and evaluated on other images,"
     elif run.num_images.get("train"):
         kind = "synthetic images" if run.dataset.get("synthetic") else "images"
         history = f"trained on {whole(run.num_images['train'])} {kind} of {set_name(run)},"
@@ -118,8 +118,8 @@ JUDGED = {
     "calibration": (
         "calibration",
         "Calibration diagram",
-        "How often the network is right against how sure it is; bars on the dotted line would be "
-        "calibrated. Below, the images in each bin.",
+        "Accuracy against predicted probability; bars on the dotted line are calibrated. Below: "
+        "images in each bin.",
     ),
     "confusion": (
         "confusion",

@@ -6,7 +6,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from medvision.reports.page import Picture, render
+from medvision.reports.page import Picture, counted, render
 from medvision.reports.plots.style import STYLE, figure_picture
 from medvision.reports.plots.sweep import (
     MOST_KEYS,
@@ -19,7 +19,7 @@ from medvision.scores import UNDEFINED, is_number
 
 Trial = Mapping[str, Any]
 
-WORDS = {"complete": "complete", "pruned": "pruned", "failed": "failed", "running": "not ended"}
+WORDS = {"complete": "complete", "pruned": "pruned", "failed": "failed", "running": "not finished"}
 
 
 def number(value: Any) -> str:
@@ -90,7 +90,7 @@ def sweep_page(search: Mapping[str, Any]) -> str:
             "metric": f"{search['metric']}, {search['mode']}",
             "sampler": f"{search['sampler']}, seed {search['seed']}",
             "pruner": _pruner(search),
-            "trials asked for": search["num_trials"],
+            "requested trials": search["num_trials"],
         },
         hidden_keys=max(0, len(keys) - MOST_KEYS),
         number=number,
@@ -119,8 +119,8 @@ def _pruner(search: Mapping[str, Any]) -> str:
     if search["pruner"] == "none":
         return "none"
     return (
-        f"{search['pruner']}, after {search['startup_trials']} complete trials and"
-        f" {search['warmup_epochs']} epochs"
+        f"{search['pruner']}, after {counted(search['startup_trials'], 'complete trial')} and"
+        f" {counted(search['warmup_epochs'], 'epoch')}"
     )
 
 
@@ -131,7 +131,7 @@ def _pictures(search: Mapping[str, Any]) -> dict[str, Picture | None]:
         drawn: dict[str, tuple[Figure | None, str]] = {
             "history": (
                 draw_history(trials, metric=metric, mode=mode),
-                f"{metric} of every trial in their order, and the best so far",
+                f"{metric} of every trial in order, and the best so far",
             ),
             "bars": (
                 draw_importance(shares) if shares else None,

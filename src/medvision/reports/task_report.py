@@ -77,7 +77,7 @@ class TaskReport:
         )
         if score.bounded and score.better == "higher":
             below = sum(value < 0.5 for value in values)
-            text += f"; {whole(below)} of {whole(len(values))} lie below 0.5"
+            text += f"; {whole(below)} of {whole(len(values))} are below 0.5"
         return f"{text}."
 
     def sections(self, run: RunFiles) -> Sequence[Section]:  # noqa: ARG002  none by default
@@ -107,7 +107,8 @@ class ClassificationReport(TaskReport):
             return None
         names = listed(run.class_names) or f"{len(run.class_names) or 'the'} classes"
         text = (
-            f"tells {names} apart in {images(run)} with an accuracy of {score_of(run, 'accuracy')}"
+            f"distinguishes {names} in {images(run)} with an accuracy of"
+            f" {score_of(run, 'accuracy')}"
         )
         if is_number(run.metrics.get(f"{run.stage}/auroc")):
             mean = "a mean" if len(run.class_names) > 2 else "an"
@@ -119,7 +120,7 @@ class ClassificationReport(TaskReport):
         if not judged:
             return None
         wrong = sum(row["target"] != row["predicted"] for row in judged)
-        return f"{whole(wrong)} of {whole(len(judged))} images are predicted wrongly."
+        return f"{whole(wrong)} of {whole(len(judged))} images are misclassified."
 
 
 def measured(run: RunFiles, name: str) -> bool:
@@ -140,6 +141,8 @@ def images(run: RunFiles) -> str:
     """Name the images of the reported split, with their number."""
     count = run.num_images.get(run.stage) or len(run.predictions)
     words = f"images of {set_name(run)}" if run.external else images_of(run.stage)
+    if count == 1:
+        words = words.replace("images", "image", 1)
     return f"{whole(count)} {words}" if count else f"the {words}"
 
 

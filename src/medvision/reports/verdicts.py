@@ -27,7 +27,7 @@ def claim_of(pair: Pair, names: Sequence[str], *, task: str) -> str:
         "better_model": f"The trained model of {first} is better than that of {second}",
         "better_within_seeds": f"The trained models of {first} score better than those of {second}",
         "alike": f"No difference between {a} and {b}",
-        "unknown": f"No winner can be told between {a} and {b}",
+        "unknown": f"No winner can be determined between {a} and {b}",
         "no_winner": f"No winner between {a} and {b}",
     }[pair["verdict"]]
 
@@ -47,8 +47,8 @@ def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool 
     found, score = pair["metrics"][headline], named_scores(task)[headline].title
     if verdict == "unknown":
         return (
-            f"{claim}: {score} {found['a']:.3f} and {found['b']:.3f}, but {_units(pair, found)} "
-            "cannot speak for others."
+            f"{claim}: {score} {found['a']:.3f} and {found['b']:.3f}, but nothing about other "
+            f"images follows from {_units(pair, found)}."
         )
     if verdict == "alike":
         images = f"{found['num_images']:,} test images"
@@ -65,7 +65,7 @@ def _doubt(pair: Pair, names: Sequence[str], *, turned: bool) -> str:
     if verdict == "better":
         return (
             f" Over the seeds ({counts}) the difference has a standard error of "
-            f"{found['seeds']['standard_error']:.3f}, and it stays clear of zero there too."
+            f"{found['seeds']['standard_error']:.3f}, and its interval excludes zero there too."
         )
     if verdict == "better_model":
         unknown = _unknown_spread(pair, found, names)
@@ -74,7 +74,7 @@ def _doubt(pair: Pair, names: Sequence[str], *, turned: bool) -> str:
         low, high = _turned(found["seeds"]["ci95"], turned=turned)
         return (
             f" Between the methods there is no winner: over the seeds ({counts}) the difference "
-            f"lies between {low:+.3f} and {high:+.3f}, so other seeds may turn it around."
+            f"lies between {low:+.3f} and {high:+.3f}, so other seeds may reverse it."
         )
     return _borderline(found) + _needed(found)
 
@@ -134,7 +134,7 @@ def _unknown_spread(pair: Pair, found: Mapping[str, Any], names: Sequence[str]) 
     """Name the group whose spread over seeds is unknown, and the spread of the other group."""
     few = [name for name, count in zip(names, pair["num_seeds"], strict=True) if count < 2]
     if len(few) == 2:
-        return "with one seed of each, other seeds may differ by as much"
+        return "with one seed each, other seeds may differ as much"
     known = found["seeds"]["std_b" if few[0] == names[0] else "std_a"]
     other = next(name for name in names if name != few[0])
     return (
@@ -147,9 +147,9 @@ def _borderline(found: Mapping[str, Any]) -> str:
     """Explain why there is no winner although one of the numbers suggests one."""
     apart = found["ci95"][0] > 0 or found["ci95"][1] < 0
     if apart and found["p"] < LEVEL:
-        return " Alone it would count as a difference; among so many comparisons it may be luck."
+        return " Alone it would count as a difference; among so many comparisons it may be chance."
     if apart or found["p"] < LEVEL:
-        return " Interval and p do not agree here: a borderline case, which counts as none."
+        return " Interval and p disagree: a borderline case, counted as no difference."
     return ""
 
 
@@ -174,6 +174,6 @@ def _needed(found: Mapping[str, Any]) -> str:
     if needed is None or needed <= found["num_images"]:
         return ""
     return (
-        f" To see a true difference of this size in 8 of 10 such tests, about {about(needed)} test "
-        f"images would be needed; there are {found['num_images']:,}."
+        f" To detect a true difference of this size in 8 of 10 such tests, about {about(needed)} "
+        f"test images would be needed; there are {found['num_images']:,}."
     )

@@ -202,7 +202,7 @@ class Command:
                 # Unresolved: with ${seed} resolved, every seed would form its own group.
                 given: Any = OmegaConf.to_container(hydra_cfg.overrides, resolve=False)
                 result = replace(
-                    result, overrides=tuple(given["task"]), trusted=job.trusted, told=is_here
+                    result, overrides=tuple(given["task"]), trusted=job.trusted, reported=is_here
                 )
                 write_result(self.jobs, number, result)
         self.codes.append(result.code)
@@ -275,7 +275,7 @@ def resume_run(arguments: Sequence[str]) -> int:
     trust(trusted_packages(given))
     run = InterruptedRun.read(path)
     if run.is_over:
-        sys.stdout.write(f"{path}: {run.summary['status']} already, nothing is left to do\n")
+        sys.stdout.write(f"{path}: already {run.summary['status']}, nothing to do\n")
         return 0
     for key, value in changes.items():
         OmegaConf.update(run.cfg, key, value)
@@ -309,7 +309,7 @@ def _gather(base: Path, jobs: Path) -> list[int]:
     results = read_results(jobs)
     forget_jobs(jobs)
     for result in results:
-        if result.error is not None and not result.told:
+        if result.error is not None and not result.reported:
             sys.stderr.write(f"error: {result.error}\n")
     trust({package for result in results for package in result.trusted})  # they define tasks
     run_dirs = [result.run for result in results]
@@ -329,8 +329,8 @@ def _scratch(jobs: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(scratch)
         return
-    hint = "start in a folder you may write to"
-    with file_errors("cannot make the folder of the runs", jobs.parent, hint=hint, exit_code=2):
+    hint = "start in a writable folder"
+    with file_errors("cannot create the folder of the runs", jobs.parent, hint=hint, exit_code=2):
         jobs.mkdir(parents=True, exist_ok=True)
     try:
         yield jobs.absolute()

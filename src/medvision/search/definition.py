@@ -74,7 +74,7 @@ class Definition:
         """Differences between this command and the stored search, in words."""
         own = self.plain()
         changed = [
-            f"{key} was {stored.get(name)} and is {own[name]}"
+            f"{key} was {stored.get(name)} and is now {own[name]}"
             for name, key in SETTINGS.items()
             if own[name] != stored.get(name)
         ]
@@ -93,7 +93,7 @@ def check_name(name: str) -> None:
     """
     if not NAME.fullmatch(name):
         raise MedvisionError(
-            f"{name!r} cannot be the name of a search",
+            f"{name!r} is not a valid name of a search",
             where="sweep.name",
             hint="use letters, digits, _, - and dots",
         )
@@ -101,10 +101,10 @@ def check_name(name: str) -> None:
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], verb: str) -> Sequence[str]:
     """Differences between two mappings of keys, in words."""
-    words = [f"{key} is {verb} now" for key in new if key not in old]
-    words += [f"{key} is {verb} no more" for key in old if key not in new]
+    words = [f"{key} is now {verb}" for key in new if key not in old]
+    words += [f"{key} is no longer {verb}" for key in old if key not in new]
     return words + [
-        f"{key} was {_short(old[key])} and is {_short(new[key])}"
+        f"{key} was {_short(old[key])} and is now {_short(new[key])}"
         for key in new
         if key in old and old[key] != new[key]
     ]

@@ -22,7 +22,7 @@ Value = float | int | str
 """Value of a key in a trial: a number, or an option as written on a command line."""
 
 MOST_GRID = 100_000
-"""Largest number of points in a grid; nobody would run more."""
+"""Largest number of points in a grid; no search runs more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +49,9 @@ class Numbers:
         if self.low > self.high:
             raise ValueError(f"the low end {self.low:g} is above the high end {self.high:g}")
         if self.log and self.low <= 0:
-            raise ValueError(f"a log interval must begin above 0, not at {self.low:g}")
+            raise ValueError(f"expected a log interval above 0, got the low end {self.low:g}")
         if self.log and self.step not in (None, 1):
-            raise ValueError("a log interval has no steps")
+            raise ValueError("a log interval cannot have steps")
 
     def distribution(self) -> BaseDistribution:
         """Equivalent optuna distribution."""
@@ -105,7 +105,7 @@ class Options:
 
     def __post_init__(self) -> None:
         if len(set(self.options)) < len(self.options):
-            raise ValueError("an option is named twice")
+            raise ValueError("an option appears twice")
 
     def distribution(self) -> BaseDistribution:
         """Equivalent optuna distribution."""
@@ -166,14 +166,14 @@ def grid(keys: Sequence[Key]) -> list[dict[str, Value]]:
         points = key.values.points()
         if points is None:
             raise MedvisionError(
-                "a grid needs values that can be counted",
+                "a grid requires a finite number of values",
                 where=key.name,
-                hint=f"give {key.name}=choice(...) or range(from,to,step), or take sweep=random",
+                hint=f"give {key.name}=choice(...) or range(from,to,step), or use sweep=random",
             )
         axes[key.name] = points
     size = math.prod(map(len, axes.values()))
     if size > MOST_GRID:
         raise MedvisionError(
-            f"the grid has {size} points", where="sweep=grid", hint="take sweep=random or sweep=tpe"
+            f"the grid has {size} points", where="sweep=grid", hint="use sweep=random or sweep=tpe"
         )
     return [dict(zip(axes, point, strict=True)) for point in islice(product(*axes.values()), size)]

@@ -81,7 +81,7 @@ def open_journal(folder: Path) -> JournalStorage:
         raise MedvisionError(
             f"cannot read the journal of the search: {error}",
             where=str(path),
-            hint="repair it, or give the search another sweep.name",
+            hint="fix it, or give the search another sweep.name",
         ) from error
 
 
@@ -95,7 +95,7 @@ def alone(folder: Path) -> Iterator[None]:
     with locked(folder / LOCK, wait=False) as is_free:
         if not is_free:
             raise MedvisionError(
-                "another process is at work on this search",
+                "another process is running this search",
                 where=str(folder),
                 hint="wait for it, or give this one another sweep.name",
             )
@@ -315,7 +315,7 @@ def importance_of(study: Study) -> Importance:
     complete = [trial for trial in study.frozen() if trial.state == TrialState.COMPLETE]
     reason, shares = "", {}
     if len(complete) < FEWEST:
-        reason = f"{len(complete)} of the trials came to their end, and it takes {FEWEST}"
+        reason = f"expected at least {FEWEST} complete trials, got {len(complete)}"
     elif len({trial.value for trial in complete}) == 1:
         reason = "all trials have the same value"
     elif all(values.single() for trial in complete for values in trial.distributions.values()):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from medvision.console import progress_bar, say
+from medvision.console import print_line, progress_bar
 from medvision.data.download.archives import unpack
 from medvision.data.download.catalog import DataSet, find, needs_account
 from medvision.errors import MedvisionError
@@ -262,7 +262,7 @@ def fetch_for_training(name: str, root: Path, *, task: str) -> None:
             where="data.download",
             hint=f"choose an experiment of {dataset.task}",
         )
-    download(dataset, root, report=say, wait=True)
+    download(dataset, root, report=print_line, wait=True)
 
 
 def is_absent(root: Path) -> bool:
@@ -271,7 +271,11 @@ def is_absent(root: Path) -> bool:
 
 
 def download(
-    dataset: DataSet | str, root: Path, *, report: Callable[[str], None] = say, wait: bool = False
+    dataset: DataSet | str,
+    root: Path,
+    *,
+    report: Callable[[str], None] = print_line,
+    wait: bool = False,
 ) -> dict[str, Any]:
     """Download a public data set into a folder, in the layout that medvision reads.
 

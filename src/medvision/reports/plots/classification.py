@@ -133,10 +133,11 @@ def draw_calibration(
         axes.plot(*points, marker, color=point, markeredgecolor="white", label=label, zorder=3)
         below.bar(left, images, **bars, color=bar, label=f"images{when}")
     axes.set(ylabel="accuracy", ylim=(0, 1.04), xlim=(0, 1))
-    title = f"Calibration, ECE {told(ece)[1]}, test images{mark}"
+    title = f"Calibration, ECE {value_text(ece)[1]}, test images{mark}"
     if after:
         title = (
-            f"Calibration, test images{mark}\nECE {told(ece)[1]} before, {told(after_ece)[1]}"
+            f"Calibration, test images{mark}\nECE {value_text(ece)[1]} before,"
+            f" {value_text(after_ece)[1]}"
             f" after temperature {temperature:.3g}"
         )
     axes.set_title(title)
@@ -146,7 +147,7 @@ def draw_calibration(
     return figure
 
 
-def told(score: float | None) -> tuple[bool, str]:
+def value_text(score: float | None) -> tuple[bool, str]:
     """Return whether a score is a finite number, and its text with four decimals."""
     known = score is not None and bool(np.isfinite(score))
     return known, f"{score:.4f}" if known else "undefined"
@@ -256,7 +257,7 @@ def draw_roc(
     draw_chance(axes, f"ROC of test images{mark}")
     defined = []
     for name, look in _lines(class_names):
-        known, text = told(scores.get(f"auroc/{name}"))
+        known, text = value_text(scores.get(f"auroc/{name}"))
         if known:
             defined.append(roc[name])
         axes.plot(
@@ -272,7 +273,7 @@ def draw_roc(
             axes.plot(false, true, "o", color="black", fillstyle="none", markersize=9, label=label)
     else:
         curve = macro_mean(defined) if defined else NOTHING
-        text = told(scores.get("auroc"))[1]
+        text = value_text(scores.get("auroc"))[1]
         axes.plot(*curve, color="black", linewidth=2, label=f"AUC {text}  macro mean")
     _legend(figure)
     return figure
@@ -301,7 +302,7 @@ def draw_precision_recall(
     figure, axes = _square(class_names)
     prevalence = confusion.sum(axis=1) / max(confusion.sum(), 1)
     for name, look in _lines(class_names):
-        known, text = told(scores.get(f"average_precision/{name}"))
+        known, text = value_text(scores.get(f"average_precision/{name}"))
         label = f"AP {text}  {short_name(name)}"
         # the precision of a threshold extends back to the recall of the stricter one
         points = precision_recall[name] if known else NOTHING

@@ -5,6 +5,7 @@ import math
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from medvision.console import counted
 from medvision.data import ImageData
 from medvision.errors import MedvisionError, first_line
 from medvision.losses import balanced_weights
@@ -39,9 +40,9 @@ def fill_in(cfg: DictConfig, data: ImageData) -> None:
             counts = data.class_counts()
             if counts is None:
                 raise MedvisionError(
-                    "balanced weights need images of one class each",
+                    "balanced class weights require images with one class each",
                     where="loss.class_weights",
-                    hint="give one number per class",
+                    hint="give one weight per class",
                 )
             cfg.loss.class_weights = balanced_weights(list(counts["train"].values()))
         mixing = OmegaConf.select(cfg, "task.mixing")
@@ -66,7 +67,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
     """
     if task.kind != data.task:
         raise MedvisionError(
-            f"{type(task).__name__} cannot learn from {data.task} data",
+            f"{type(task).__name__} expects {task.kind} data, got {data.task} data",
             where="task, data",
             hint=f"start from an experiment with task={data.task}",
         )
@@ -75,9 +76,10 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
     channels = getattr(task.model, "in_channels", data.in_channels)
     if channels != data.in_channels:
         raise MedvisionError(
-            f"the model takes images of {channels} channels, the data gives {data.in_channels}",
+            f"the model expects images with {counted(channels, 'channel')}, the data has"
+            f" {data.in_channels}",
             where="model.in_channels",
-            hint="leave it out, and set data.in_channels",
+            hint="leave it out and set data.in_channels",
         )
     monitor = str(cfg.checkpoint.monitor)
     names = task.score_names()
@@ -85,7 +87,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
     is_own = score_named(monitor, task.kind) is None and _has_own_callback(cfg)
     if monitor.partition("/")[2] not in names and not is_own:
         raise MedvisionError(
-            f"{monitor} is no score of this task",
+            f"unknown score {monitor} for this task",
             where="checkpoint.monitor",
             hint=nearest(monitor, [f"val/{name}" for name in names if "/" not in name]),
         )
@@ -93,7 +95,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
         _check_choice(data)
     if OmegaConf.select(cfg, "task.prevalence") is not None and len(data.class_names) != 2:
         raise MedvisionError(
-            f"PPV and NPV at a prevalence are those of two classes, got {len(data.class_names)}",
+            f"PPV and NPV at a prevalence require two classes, got {len(data.class_names)}",
             where="task.prevalence",
             hint="leave it out",
         )
@@ -115,9 +117,9 @@ def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: 
     whole = max(1, whole)
     if isinstance(share, float) and num_images and 0 < share * whole < 1:
         raise MedvisionError(
-            f"{share} of {whole} batches is less than one",
+            f"{share} of {counted(whole, 'batch', 'batches')} is less than one batch",
             where=f"trainer.limit_{stage}_batches",
-            hint="give a count, such as 1, or a larger share",
+            hint="give a number of batches, such as 1, or a larger fraction",
         )
 
 
@@ -133,7 +135,7 @@ def _try_network(task: Task, data: ImageData) -> None:
             f"{task.model.architecture} cannot take an image {tuple(image.shape)}:"
             f" {first_line(error)}",
             where="model",
-            hint="mend the network, or change data.image_size or data.in_channels",
+            hint="fix the network, or change data.image_size or data.in_channels",
         ) from error
     finally:
         task.model.train()
@@ -141,9 +143,10 @@ def _try_network(task: Task, data: ImageData) -> None:
         expected = (1, logits.shape[1], *(size_px for _ in logits.shape[2:]))
         if found != expected:
             raise MedvisionError(
-                f"{task.model.architecture} gives {found} for an image, expected logits {expected}",
+                f"expected logits {expected} for one image, got {found} from"
+                f" {task.model.architecture}",
                 where="model",
-                hint="two classes have one channel, more classes one each",
+                hint="two classes need one output channel, more classes one channel each",
             )
 
 
@@ -157,9 +160,8 @@ def _try_loss(task: Task) -> None:
         except Exception as error:  # losses of torch or of the user raise various types
             fitting = ", ".join(f"loss={name}" for name in task_of(task.kind).losses)
             raise MedvisionError(
-                f"{type(task.loss).__name__} takes other logits and targets than those of"
-                f" {task.kind}, {tuple(logits.shape)} and {tuple(target.shape)}:"
-                f" {first_line(error)}",
+                f"{type(task.loss).__name__} does not accept the logits {tuple(logits.shape)} and"
+                f" targets {tuple(target.shape)} of {task.kind}: {first_line(error)}",
                 where="loss",
                 hint=f"use {fitting}, or a loss for these shapes" if fitting else None,
             ) from error
@@ -168,14 +170,14 @@ def _try_loss(task: Task) -> None:
 def _check_choice(data: ImageData) -> None:
     if len(data.class_names) != 2:
         raise MedvisionError(
-            f"{len(data.class_names)} classes have no threshold",
+            f"choosing a threshold requires two classes, got {len(data.class_names)}",
             where="task.threshold",
             hint="leave it at 0.5",
         )
     present = {sample.target for sample in data.tables["val"]}
     if len(present) < 2:
         raise MedvisionError(
-            f"no threshold can be chosen on validation images of {len(present)} classes",
+            f"choosing a threshold requires validation images of both classes, got {len(present)}",
             where="task.threshold",
-            hint="raise data.val_fraction, or set a number",
+            hint="raise data.val_fraction, or set the threshold to a number",
         )

@@ -41,7 +41,7 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
     parsed = parser.parse_args(list(arguments))
     for override in parsed.overrides:
         if "=" not in override and not override.startswith("~"):
-            fail(f"{override} is no key=value")
+            fail(f"expected key=value, got {override}")
     return bool(parsed.multirun), list(parsed.overrides)
 
 
@@ -98,9 +98,9 @@ def _explain_option(error: MissingConfigException, arguments: Sequence[str]) -> 
         known = options(group) if group in groups() else groups()
     typed = _network_of_library(name, arguments) if group == "model" else None
     return MedvisionError(
-        f"no {group or 'configuration'} is called {name}",
+        f"unknown {group or 'configuration'} {name}",
         where=f"{group}={name}",
-        hint=nearest(name, known) if typed is None else f"type {typed}",
+        hint=nearest(name, known) if typed is None else f"use {typed}",
     )
 
 
@@ -141,7 +141,7 @@ def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) ->
         )
     if several := re.match(r"Ambiguous value for argument '(.*)'", text):
         return MedvisionError(
-            "the comma makes several values of it",
+            "the comma separates several values",
             where=several[1],
             hint="add -m to run each of them, or quote the value",
         )
@@ -153,7 +153,7 @@ def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) ->
     known = _known_keys([a for a in arguments if a != typed])
     if key in known:
         return MedvisionError(first_line(error), where=typed)
-    return MedvisionError(f"no key is called {key}", where=typed, hint=_nearest_key(key, known))
+    return MedvisionError(f"unknown config key {key}", where=typed, hint=_nearest_key(key, known))
 
 
 def _nearest_key(key: str, known: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from medvision.console import counted
 from medvision.errors import MedvisionError
 from medvision.hardware.processes import Place, place_of
 
@@ -38,7 +39,8 @@ def check_processes(cfg: DictConfig) -> None:
         _check_numbers(place, devices, num_nodes)
     if place.node_rank >= num_nodes:
         raise MedvisionError(
-            f"this is host {place.node_rank}, counted from 0, and the run has {num_nodes}",
+            f"this is host {place.node_rank}, counted from 0, but the run has"
+            f" {counted(num_nodes, 'host')}",
             where="trainer.num_nodes",
             hint=f"set it to the number of hosts, at least {place.node_rank + 1},"
             " or unset NODE_RANK",
@@ -46,8 +48,9 @@ def check_processes(cfg: DictConfig) -> None:
     missing = [name for name in ADDRESS if name not in os.environ]
     if num_nodes > 1 and place.started_by == "user" and missing:
         raise MedvisionError(
-            f"{num_nodes} hosts are asked for, and {', '.join(missing)} is not set:"
-            " they would wait for each other for ever",
+            f"{num_nodes} hosts are requested, but {', '.join(missing)}"
+            f" {'is' if len(missing) == 1 else 'are'} not set: they would block, waiting for each"
+            " other",
             where="trainer.num_nodes",
             hint="on each host set NODE_RANK=0, 1, ..., MASTER_ADDR=<first host> and"
             " MASTER_PORT=<free port>, or start with torchrun or srun",
@@ -75,7 +78,7 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
     rows = len(data.tables["train"])
     if processes > rows:
         raise MedvisionError(
-            f"{processes} processes share {rows} training images",
+            f"more processes than training images: {processes} and {rows}",
             where="trainer.devices",
             hint=f"use at most {rows}",
         )
@@ -85,7 +88,7 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
         and plan.accelerator != "gpu"
     ):
         raise MedvisionError(
-            "batch norm can be shared between processes on GPUs only",
+            "synchronised batch norm requires GPUs",
             where="trainer.sync_batchnorm",
             hint="leave it out",
         )
@@ -100,7 +103,7 @@ def _count_devices(devices: int | str, accelerator: str) -> int:
     found = torch.cuda.device_count()
     if devices != "auto" and int(devices) > found:
         raise MedvisionError(
-            f"{devices} GPUs are asked for, and {found} found",
+            f"{counted(int(devices), 'GPU')} requested, but {found} found",
             where="trainer.devices",
             hint="lower it, or set it to auto",
         )
@@ -111,14 +114,14 @@ def _check_srun(place: Place) -> None:
     tasks = place.num_processes or 1
     if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
         raise MedvisionError(
-            f"the SLURM job has {tasks} tasks, and this process was not started by srun:"
-            " it would wait for the others for ever",
+            f"the SLURM job has {tasks} tasks, but this process was not started by srun:"
+            " it would block, waiting for the others",
             where="SLURM_NTASKS",
             hint="put srun before python",
         )
     if tasks > 1 and place.num_local is None:
         raise MedvisionError(
-            f"the SLURM job has {tasks} tasks, and does not say how many are on each host",
+            f"the SLURM job has {tasks} tasks, but the number per host is not set",
             where="SLURM_NTASKS_PER_NODE",
             hint="use --ntasks-per-node=<GPUs of a host> instead of --ntasks",
         )
@@ -130,8 +133,8 @@ def _check_numbers(place: Place, devices: int | str, num_nodes: int) -> None:
     if place.started_by == "other" and "MASTER_PORT" not in os.environ:
         if devices != 1 or num_nodes > 1:
             raise MedvisionError(
-                "LOCAL_RANK is set, which says that somebody else starts the processes,"
-                " and MASTER_PORT is not",
+                "LOCAL_RANK is set, so another program starts the processes, but MASTER_PORT is"
+                " not set",
                 where="LOCAL_RANK",
                 hint="unset LOCAL_RANK, or set MASTER_ADDR and MASTER_PORT for all of them",
             )
@@ -143,8 +146,8 @@ def _check_numbers(place: Place, devices: int | str, num_nodes: int) -> None:
         hosts = -(-place.num_processes // local)
         local = place.num_local or place.num_processes // num_nodes
         raise MedvisionError(
-            f"{starter} started {place.num_processes} processes, and the run wants"
-            f" {devices} on each of {num_nodes} {'hosts' if num_nodes > 1 else 'host'}",
+            f"{starter} started {place.num_processes} processes, but the run expects"
+            f" {devices} on each of {counted(num_nodes, 'host')}",
             where="trainer.devices",
             hint=f"add trainer=ddp trainer.devices={local} trainer.num_nodes={hosts}",
         )

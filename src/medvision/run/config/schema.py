@@ -39,9 +39,9 @@ def check_targets(cfg: DictConfig) -> None:
     for name, node in (cfg.get("callbacks") or {}).items():
         if node is not None and "_target_" not in node:
             raise MedvisionError(
-                "there are keys for a callback that is not chosen",
+                "config for a callback that is not enabled",
                 where=f"callbacks.{name}",
-                hint=f"leave it out with callbacks.{name}=null, or choose callbacks={name}",
+                hint=f"remove it with callbacks.{name}=null, or enable it with callbacks={name}",
             )
     for key, target in _entries(cfg, re.compile("^_target_$")):
         if isinstance(target, str) and "${" not in target:
@@ -57,13 +57,13 @@ def _entries(cfg: DictConfig, pattern: re.Pattern[str]) -> Iterator[tuple[str, A
 
 def _check(target: str, *, where: str) -> None:
     if target == "???":
-        hint = f"set {where}, or choose an option that names one"
-        raise MedvisionError("no class is named", where=where, hint=hint)
+        hint = f"set {where}, or choose an option that sets it"
+        raise MedvisionError("no class is set", where=where, hint=hint)
     package, *names = target.split(".")
     spec = _find(package)
     if spec is None:
         raise MedvisionError(
-            f"there is no package {package}", where=where, hint="install it, or mend the name"
+            f"cannot find the package {package}", where=where, hint="install it, or fix the name"
         )
     for name in names:
         inside = _inside(spec, name)
@@ -71,7 +71,7 @@ def _check(target: str, *, where: str) -> None:
             known = _names(spec)
             if known is not None and name not in known:
                 alike = [k for k in known if k[:1].isupper() == name[:1].isupper() and k[0] != "_"]
-                hint = did_you_mean(name, sorted(alike), otherwise="mend the name")
+                hint = did_you_mean(name, sorted(alike), otherwise="fix the name")
                 raise MedvisionError(f"{spec.name} has no {name}", where=where, hint=hint)
             return  # names inside a class are not checked
         spec = inside
@@ -170,16 +170,16 @@ _INSIDE = _number(0, 1, above=True)
 _COUNT = _integer(1)
 _SHARE = _number(0, 1)
 _FLAG = _one_of(True, False)
-_TEXT = Rule(lambda v: isinstance(v, str), "a text")
+_TEXT = Rule(lambda v: isinstance(v, str), "a string")
 _NULL = Rule(lambda v: v is None, "null")
 _AUTO = Rule(lambda v: v == "auto", "auto")
 _NO_END = Rule(lambda v: type(v) is int and v == -1, "-1")
-_BATCHES = Rule(lambda v: v is None or (type(v) is int and v >= 0), "a count of batches") | Rule(
-    lambda v: type(v) is float and 0 <= v <= 1, "a share from 0.0 to 1.0"
+_BATCHES = Rule(lambda v: v is None or (type(v) is int and v >= 0), "a number of batches") | Rule(
+    lambda v: type(v) is float and 0 <= v <= 1, "a fraction from 0.0 to 1.0"
 )
 _SOME_BATCHES = Rule(
-    lambda v: v is None or (type(v) is int and v >= 1), "a count of at least 1 batch"
-) | Rule(lambda v: type(v) is float and 0 < v <= 1, "a share above 0.0 and up to 1.0")
+    lambda v: v is None or (type(v) is int and v >= 1), "a number of batches of at least 1"
+) | Rule(lambda v: type(v) is float and 0 < v <= 1, "a fraction above 0.0 and up to 1.0")
 
 PRECISIONS = ("auto", "32", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 
@@ -297,7 +297,7 @@ def check_config(cfg: DictConfig) -> None:
     fold, protocol = (OmegaConf.select(cfg, f"data.{key}") for key in ("fold", "protocol"))
     if fold and protocol != "kfold":
         raise MedvisionError(
-            f"fold {fold} is asked for, and the protocol {protocol} has no folds",
+            f"fold {fold} is requested, but the protocol {protocol} has no folds",
             where="data.fold",
             hint="add data.protocol=kfold",
         )
@@ -322,8 +322,8 @@ def check_values(cfg: DictConfig, *, part: str = "") -> None:
     for key, rule in SCHEMA.items():
         value = OmegaConf.select(cfg, key, default=absent) if key.startswith(part) else absent
         if value is not absent and not rule.holds(value):
-            told = f"expected {rule.expected}, got {value}"
-            raise MedvisionError(told, where=key, hint="change it")
+            message = f"expected {rule.expected}, got {value}"
+            raise MedvisionError(message, where=key, hint="change it")
 
 
 def _check_paths(cfg: DictConfig) -> None:
@@ -361,7 +361,7 @@ def check_metric(metric: str, *, where: str, may_not: str) -> None:
     """
     if _names_test(metric):
         raise MedvisionError(
-            f"{metric} may not {may_not}: nothing is selected on the test set",
+            f"{metric} must not be used to {may_not}: nothing is selected on the test set",
             where=where,
             hint=f"use {_of_val(metric)}",
         )
@@ -381,7 +381,7 @@ def _check_choices(cfg: DictConfig) -> None:
             value = OmegaConf.to_container(value, resolve=True)
         for name in filter(_names_test, _texts(value)):
             raise MedvisionError(
-                f"{name} may not decide anything: nothing is selected on the test set",
+                f"{name} must not be used for a decision: nothing is selected on the test set",
                 where=key,
                 hint=f"use {_of_val(name)}",
             )

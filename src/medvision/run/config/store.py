@@ -34,7 +34,7 @@ Common keys
   data.protocol=grouped     official, merged, grouped or kfold: how classes are split
   model.weights=FILE        weights of a finished run; ckpt_path=FILE: optimizer state too
 
-Every key of a choice:  python train.py experiment=NAME --cfg job
+All keys of a choice:   python train.py experiment=NAME --cfg job
 """
 
 

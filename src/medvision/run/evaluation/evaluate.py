@@ -12,7 +12,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from medvision.console import say
+from medvision.console import counted, print_line
 from medvision.data import ImageData
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.errors import MedvisionError
@@ -106,7 +106,7 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
     stage: Literal["val", "test"] = "val" if split == "val" else "test"
     if split == "all":
         raise MedvisionError(
-            "all images of a run are mostly those it was trained on",
+            "most images of a run are its training images",
             where="--split",
             hint="use test or val",
         )
@@ -119,9 +119,9 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
     if missing:
         total = len(data.tables[stage]) * (1 + data.has_masks)
         raise MedvisionError(
-            f"{len(missing)} of {total} files of the split are gone, such as {missing[0]}",
+            f"{len(missing)} of {total} files of the split are missing, such as {missing[0]}",
             where=str(data.root),
-            hint="give the folder where the data set lies now with --data ROOT",
+            hint="give the current folder of the data set with --data ROOT",
         )
     return Target(data=data, stage=stage, split=stage, external=False, name=stage)
 
@@ -138,8 +138,8 @@ SAME = 1e-6
 """Largest difference at which a score counts as reproduced."""
 
 OPENED = (
-    "the test split of this run was sealed and is open now: from here on none of its"
-    " hyper-parameters may be changed by what it shows"
+    "the test split of this run was sealed and is now open: from now on its scores must not be used"
+    " to change hyper-parameters"
 )
 
 
@@ -202,11 +202,11 @@ def evaluate_run(
     if not target.external and target.stage == "test":
         write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
     print_scores(summary)
-    say(_reproduced(summary))
+    print_line(_reproduced(summary))
     if target.stage == "test" and summary["test_evaluations"] > 1:
         times = summary["test_evaluations"]
-        say(f"note: this test split has been evaluated {times} times ({LEDGER})")
-    say(str(out))
+        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
+    print_line(str(out))
     return summary
 
 
@@ -271,8 +271,8 @@ def _measure(
         summary["conventions"] = evaluation.conventions(stage)
     if stage == "test":
         summary["test_evaluations"] = _note(run, target, scores)
-    said = set(summary["warnings"])
-    summary["warnings"] += [text for text in findings(summary, history) if text not in said]
+    known = set(summary["warnings"])
+    summary["warnings"] += [text for text in findings(summary, history) if text not in known]
     write_json(folder / "summary.json", summary)
     kept = ["config.yaml", "environment.json"]
     kept += [] if target.external else ["metrics.csv", "splits.csv"]
@@ -326,8 +326,8 @@ def _plan(run: StoredRun, accelerator: str | None) -> tuple[Plan, list[str]]:
     if (plan.accelerator, plan.precision) == (trainer.accelerator, trainer.precision):
         return plan, []
     return plan, [
-        f"the run computed on {trainer.accelerator} in {trainer.precision}, this evaluation on"
-        f" {plan.accelerator} in {plan.precision}: figures may differ a little"
+        f"the run used {trainer.accelerator} in {trainer.precision}, this evaluation on"
+        f" {plan.accelerator} in {plan.precision}: scores may differ slightly"
     ]
 
 
@@ -339,13 +339,11 @@ def _reproduced(summary: Mapping[str, Any]) -> str:
     if not count:
         return "nothing to compare: the run's summary.json has no score of these images"
     if difference is not None and difference <= SAME:
-        return (
-            f"reproduced: {count} figures of the run's summary.json, none off by more than {SAME}"
-        )
+        return f"reproduced: {counted(count, 'value')} of the run's summary.json, all within {SAME}"
     size = "one is undefined" if difference is None else f"by {difference:.2g}"
     return (
         f"NOT reproduced: {evaluated['differs_most']} differs from the run's summary.json ({size});"
-        " the data, the machine or the packages are not those of the run"
+        " the data, the machine or the packages differ from those of the run"
     )
 
 
@@ -358,7 +356,7 @@ def _check_out(out: Path | None) -> None:
     except (OSError, ValueError):  # no summary or invalid JSON: not a results folder
         earlier = False
     if not earlier:
-        raise MedvisionError("exists and is not empty", where=str(out), hint="name a new folder")
+        raise MedvisionError("the folder is not empty", where=str(out), hint="name a new folder")
 
 
 def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  required by the task

@@ -40,7 +40,7 @@ class JobResult:
         where: File or key that the error is about.
         overrides: Overrides that the command set for the job.
         trusted: Packages that may define its classes.
-        told: True if the user has seen the error message.
+        reported: True if the user has seen the error message.
     """
 
     code: int
@@ -49,7 +49,7 @@ class JobResult:
     where: str | None = None
     overrides: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
-    told: bool = False
+    reported: bool = False
 
     @classmethod
     def of(cls, code: int, run: Path | None, error: MedvisionError | None) -> JobResult:

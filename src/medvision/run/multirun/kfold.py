@@ -202,7 +202,7 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
     num_folds = int(finished[0].summary["dataset"]["folds"])
     faults = [*_missing_folds(runs, num_folds), *_not_once(samples, predictions)]
     pooled: Pooled = {}
-    notes = [f"nothing is pooled: {fault}" for fault in faults]
+    notes = [f"no pooled scores: {fault}" for fault in faults]
     if not faults:
         tested = [row for part in predictions for row in part]
         groups = [samples[row["path"]].group or row["path"] for row in tested]
@@ -215,7 +215,7 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
         if any(name.startswith("probability/") for name in tested[0]):
             notes = [
                 f"AUROC, average precision and ECE pool the probabilities of {len(finished)} models"
-                " as if they were on one scale; their mean over folds does not"
+                " as if they were on one scale; their means over folds do not"
             ]
     scores = {}
     for metric in (name for name in metrics_of(finished) if name.startswith("test/")):
@@ -242,11 +242,11 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
 
 
 def _missing_folds(runs: Sequence[Run], num_folds: int) -> Iterable[str]:
-    asked = Counter(int(run.fold or 0) for run in runs)
+    started = Counter(int(run.fold or 0) for run in runs)
     done = Counter(int(run.fold or 0) for run in runs if run.finished)
     for fold in range(num_folds):
         if not done[fold]:
-            yield f"fold {fold} of {num_folds} " + ("failed" if asked[fold] else "was not run")
+            yield f"fold {fold} of {num_folds} " + ("failed" if started[fold] else "was not run")
         elif done[fold] > 1:
             yield f"fold {fold} was run {done[fold]} times"
 
@@ -259,7 +259,7 @@ def _not_once(
     often = [path for path, count in times.items() if count > 1]
     strange = [path for path in times if path not in samples]
     for paths, what in (
-        (never, "were tested by no fold"),
+        (never, "were not tested by any fold"),
         (often, "were tested more than once"),
         (strange, "are not in the splits.csv of the first fold"),
     ):

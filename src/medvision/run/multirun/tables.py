@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from medvision.console import counted
 from medvision.run.multirun.kfold import CrossValidation, FoldScore
 from medvision.run.multirun.summary import Group
 from medvision.scores import headline_of, names_at, score_named
@@ -56,7 +57,7 @@ def _table(task: str | None, groups: Sequence[Group]) -> Table:
     sealed = any(group.sealed for group in groups)
     shown = _columns(task, sealed=sealed)
     table = Table(
-        title=f"{task or 'no run began'}{_unit(task)}{', test sealed' * sealed}:"
+        title=f"{task or 'no run started'}{_unit(task)}{', test sealed' * sealed}:"
         " mean ± standard deviation over the runs",
         box=box.MINIMAL,
         show_edge=False,
@@ -97,7 +98,7 @@ def _table_of_folds(one: CrossValidation, *, name_seed: bool) -> Table:
     table = Table(
         title=Text(
             f"{one.group.label}{one.group.marks}{seed}: {one.num_finished} of {one.num_folds}"
-            f" folds, {one.num_images} images{_unit(task)}"
+            f" folds, {counted(one.num_images, 'image')}{_unit(task)}"
         ),
         box=box.MINIMAL,
         show_edge=False,

@@ -16,7 +16,7 @@ from medvision.files import write_atomically
 from medvision.hardware.processes import place_of
 from medvision.run.processes.failure_board import (
     PEERS_S,
-    SAID_S,
+    REPORTED_S,
     Board,
     ProcessError,
     first_cause,
@@ -38,24 +38,24 @@ _WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos")
 _IN_LOADER = "in DataLoader worker process"
 
 _DISK = {
-    errno.ENOSPC: ("no space left on the disk", "free some"),
-    errno.EDQUOT: ("no space left in the quota of the disk", "free some"),
-    errno.EFBIG: ("the file is larger than the system allows", "see ulimit -f"),
-    errno.EROFS: ("the disk may only be read", "make it writable, or start elsewhere"),
-    errno.EIO: ("the disk failed", "see what the system's log says of it"),
+    errno.ENOSPC: ("no space left on the disk", "free some space"),
+    errno.EDQUOT: ("disk quota exceeded", "free some space"),
+    errno.EFBIG: ("the file is larger than the system allows", "raise the limit (ulimit -f)"),
+    errno.EROFS: ("the disk is read-only", "make it writable, or start in another folder"),
+    errno.EIO: ("the disk failed", "see the system log"),
     errno.EACCES: ("permission denied", "check the permissions"),
-    errno.EPERM: ("the system forbids it", "check the permissions"),
+    errno.EPERM: ("operation not permitted", "check the permissions"),
 }
 _FULL = _DISK[errno.ENOSPC][0]
 _HANDLES = ("too many open files", "raise the limit (ulimit -n 65536) or lower data.num_workers")
 _MEMORY = ("out of memory", "lower data.batch_size or data.image_size")
 _DIED = (
-    "a process that reads images has died",
-    "if it lacked memory, or shared memory (/dev/shm): lower data.num_workers",
+    "a process that reads images ended unexpectedly",
+    "if memory or shared memory (/dev/shm) ran out, lower data.num_workers",
 )
 _SHARED = (
-    "a process that reads images found no shared memory left",
-    "data.num_workers=0 needs none; in a container, docker run --shm-size=1g gives more",
+    "no shared memory is left for a process that reads images",
+    "set data.num_workers=0, or in a container raise it with docker run --shm-size=1g",
 )
 
 
@@ -104,7 +104,7 @@ def _machine_error(error: BaseException) -> MachineError | None:
         below = error.__context__  # torch's message hides that of the disk
         if isinstance(below, OSError) and (found := _of_disk(below, str(below))) is not None:
             return found
-        return MachineError("a file could not be written to its end", "free some space")
+        return MachineError("a file could not be written completely", "free some space")
     return _of_disk(error, text)
 
 
@@ -160,18 +160,18 @@ def described(error: Exception) -> MedvisionError:
     what, hint = f"{type(error).__name__}: {line}", None
     if _is_broken_connection(error):
         what = f"the connection to another process of the run broke: {line}"
-        hint = "see what that process said"
+        hint = "see the output of that process"
     trace = "".join(traceback.format_exception(error))
     return MedvisionError(what, hint=hint, exit_code=3, trace=trace)
 
 
-def with_way_on(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
+def with_resume_hint(error: MedvisionError, folder: RunFolder | None) -> MedvisionError:
     """Add how to resume a run that failed because of the machine, if it has started."""
     if folder is None or not folder.exists:
         return error
     is_machine = isinstance(error, MachineError)
     if not folder.path.is_dir() and (is_machine or error.trace is not None):
-        what = "the run folder was taken away while the run was on"
+        what = "the run folder was removed during the run"
         return MachineError(what, "start the run again", where=str(folder.path))
     if is_machine and (folder.path / "summary.json").exists():
         way = f"then continue with python train.py resume={shlex.quote(str(folder.path))}"
@@ -191,11 +191,11 @@ def report(error: Exception, folder: RunFolder | None = None, *, quiet: bool = F
     try:
         place, board = place_of(os.environ), Board.here()
     except MedvisionError as fault:  # the environment itself is invalid
-        say(fault, folder)
+        print_error(fault, folder)
         return fault.exit_code
     own = ProcessError.of(failure, name=place.name)
     if board is None:
-        say(failure if place.is_first else own, folder, quiet=quiet)
+        print_error(failure if place.is_first else own, folder, quiet=quiet)
         return failure.exit_code
     board.post(place, own)
     if place.started_by == "medvision":  # the first process reads it
@@ -203,25 +203,27 @@ def report(error: Exception, folder: RunFolder | None = None, *, quiet: bool = F
     if place.local_rank > 0:
         # The first process of this host reports the error, and removes the board once all processes
         # have posted. If it does not, because it is blocked, this one reports.
-        told = wait_until(lambda: board.is_told or not board.folder.exists(), timeout_s=SAID_S)
-        if not told:
-            say(own, folder)
-            board.tell()
+        reported = wait_until(
+            lambda: board.is_reported or not board.folder.exists(), timeout_s=REPORTED_S
+        )
+        if not reported:
+            print_error(own, folder)
+            board.mark_reported()
         return failure.exit_code
     expected = place.num_local or place.num_processes or 2
     together = wait_until(lambda: len(board.errors()) >= expected, timeout_s=PEERS_S)
     others = [other for other in board.errors() if other.name != place.name]
     cause = first_cause(own, others) or (failure if place.is_first else own)
-    if not board.is_told:
-        say(cause, folder)
+    if not board.is_reported:
+        print_error(cause, folder)
     if together:
         board.remove()
     else:
-        board.tell()
+        board.mark_reported()
     return cause.exit_code
 
 
-def say(error: MedvisionError, folder: RunFolder | None, *, quiet: bool = False) -> None:
+def print_error(error: MedvisionError, folder: RunFolder | None, *, quiet: bool = False) -> None:
     """Print the error, and write its traceback, if any, to a file that the line names."""
     if os.environ.get("MEDVISION_DEBUG") == "1":
         traceback.print_exception(error)

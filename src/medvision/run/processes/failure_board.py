@@ -24,7 +24,7 @@ JOB_VARIABLE = "MEDVISION_JOB"
 POLL_S = 0.1
 PEERS_S = 5.0
 """Time that the first process waits for the errors of the others."""
-SAID_S = 15.0
+REPORTED_S = 15.0
 """Time that a further process waits for the first one to report, before it reports itself."""
 OLD_S = 60.0
 
@@ -97,13 +97,13 @@ class Board:
         return len(self._glob("ready.*"))
 
     @property
-    def is_told(self) -> bool:
+    def is_reported(self) -> bool:
         """True if the error has been reported to the user."""
-        return bool(self._glob("told"))
+        return bool(self._glob("reported"))
 
-    def tell(self) -> None:
+    def mark_reported(self) -> None:
         """Note that the error has been reported."""
-        self._write("told", "")
+        self._write("reported", "")
 
     def remove(self) -> None:
         """Remove the board."""

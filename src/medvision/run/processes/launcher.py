@@ -26,7 +26,7 @@ from typing_extensions import override
 from medvision.errors import MedvisionError
 from medvision.hardware.processes import PARENT_VARIABLE, RANK_VARIABLE, place_of
 from medvision.run.config.hydra_errors import quote_text
-from medvision.run.processes.errors import described, say
+from medvision.run.processes.errors import described, print_error
 from medvision.run.processes.failure_board import (
     BOARD_VARIABLE,
     PEERS_S,
@@ -227,39 +227,38 @@ class Launcher(_SubprocessScriptLauncher):
             return failed or (self.board is not None and bool(self.board.errors()))
         if self.board is None or self.place.started_by == "medvision":
             return False
-        return bool(self.board.errors()) if self.place.local_rank == 0 else self.board.is_told
+        return bool(self.board.errors()) if self.place.local_rank == 0 else self.board.is_reported
 
     def _cause(self, fault: Exception) -> MedvisionError:
         """First failure of any process; called after this process failed."""
         assert self.board is not None
         board = self.board
-        wait_until(lambda: self._all_told(board), timeout_s=PEERS_S)
+        wait_until(lambda: self._all_ended(board), timeout_s=PEERS_S)
         others = [*self._unexplained(board), *board.errors()]
         if isinstance(fault, _DiedEarlyError):
             return others[0] if others else fault
         error = described(fault)
         return first_cause(ProcessError.of(error, name=self.place.name), others) or error
 
-    def _all_told(self, board: Board) -> bool:
+    def _all_ended(self, board: Board) -> bool:
         running = sum(process.poll() is None for process in self.procs)
         return running == 0 or len(board.errors()) == len(self.procs)
 
     def _unexplained(self, board: Board) -> list[ProcessError]:
         """Errors of processes that ended without a message, such as killed ones."""
-        told, found = {error.name for error in board.errors()}, []
+        posted, found = {error.name for error in board.errors()}, []
         for number, process in enumerate(self.procs, start=1):
             name = f"process {self.place.node_rank * self.num_processes + number}"
-            if process.poll() in (None, 0) or name in told:
+            if process.poll() in (None, 0) or name in posted:
                 continue
             code = process.returncode
             what, hint = (
                 f"a process ended with code {code} without a message",
-                "see what it printed",
+                "see its output",
             )
             if code < 0:
                 what = f"a process was ended by {signal.Signals(-code).name}"
-                hint = "if that was the system for lack of memory: lower data.batch_size or"
-                hint += " data.num_workers"
+                hint = "if memory ran out, lower data.batch_size or data.num_workers"
             found.append(ProcessError.of(MedvisionError(what, hint=hint, exit_code=3), name=name))
         return found
 
@@ -269,9 +268,9 @@ class Launcher(_SubprocessScriptLauncher):
         if self.place.local_rank > 0:  # the first process has reported the reason
             os._exit(FAILED)
         cause = self.cause or [*self._unexplained(self.board), *self.board.errors()][0]
-        if not self.board.is_told:
-            say(cause, self.folder)
-            self.board.tell()
+        if not self.board.is_reported:
+            print_error(cause, self.folder)
+            self.board.mark_reported()
         if self.folder.exists:
             self.folder.write_status("failed")
         self._end()
@@ -297,7 +296,7 @@ class _DiedEarlyError(MedvisionError):
     """A process ended before the fit; its note on the board, if any, has the reason."""
 
     def __init__(self) -> None:
-        super().__init__("a process ended before the training began", exit_code=3)
+        super().__init__("a process ended before the training started", exit_code=3)
 
 
 def _remember_handlers(signals: _SignalConnector) -> None:

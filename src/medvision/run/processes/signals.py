@@ -97,7 +97,7 @@ def _handler(owner: int) -> Callable[[int, FrameType | None], None]:
             return
         if _requests.may_wait and _requests.received is None:
             _requests.received = signum
-            words = "ending after this step, to continue later; once more ends at once\n"
+            words = "ending after this step, to continue later; repeat to end at once\n"
             os.write(sys.stderr.fileno() if _has_file() else 2, words.encode())
             return
         raise Stopped(signum)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medvision.console import say
+from medvision.console import counted, print_line
 from medvision.files import write_atomically, write_table
 from medvision.run.search.settings import Settings, text_of
 from medvision.search.definition import Definition
@@ -69,11 +69,11 @@ def write_best(
     header = [
         "@package _global_",
         "",
-        f"The best of {sum(one.ended for one in trials)} trials of the search {settings.name}:"
-        f" trial {trial.number}.",
+        f"The best of {counted(sum(one.ended for one in trials), 'trial')} of the search"
+        f" {settings.name}: trial {trial.number}.",
         f"  command   {command}",
-        f"  value     {definition.metric} {trial.value}{epoch}; the best of many, so it is",
-        "            optimistic. The search did not touch the test split, this command does",
+        f"  value     {definition.metric} {trial.value}{epoch}; optimistic, because it is the",
+        "            best of many. The search did not use the test split, this command does",
     ]
     write_atomically(path, "".join(f"# {line}".rstrip() + "\n" for line in header) + text)
     return command
@@ -132,15 +132,15 @@ def end_search(settings: Settings, study: Study, loader: ConfigLoader) -> None:
     write_atomically(settings.folder / PAGE, sweep_page(content))
     Console().print(_table(settings, trials))
     if best is not None:
-        say(
-            "validation values of a search are optimistic: each best is picked from many;"
-            " the test split was not touched"
+        print_line(
+            "validation values of a search are optimistic: the best trial is selected from many;"
+            " the test split was not used"
         )
-        say(f"train the best one, and test it: {command}")
+        print_line(f"train and test the best trial: {command}")
         run = settings.folder / str(best.number)
-        say(f"or test its weights as they are: medvision evaluate {run}")
-    say(f"{settings.folder / PAGE}")
-    say(str(settings.folder))
+        print_line(f"or test its weights as they are: medvision evaluate {run}")
+    print_line(f"{settings.folder / PAGE}")
+    print_line(str(settings.folder))
 
 
 def notes_of(folder: Path, numbers: list[int]) -> list[str]:
@@ -153,11 +153,11 @@ def notes_of(folder: Path, numbers: list[int]) -> list[str]:
     data = [summary["dataset"] for summary in found]
     notes = []
     if any(dataset["synthetic"] for dataset in data):
-        notes.append("synthetic data: images drawn by code, which say nothing about patients")
+        notes.append("synthetic data: images drawn by code, so the values do not apply to patients")
     if any(dataset.get("protocol") == "merged" for dataset in data):
-        notes.append("merged protocol: images were split at random, whatever is alike among them")
+        notes.append("merged protocol: images were split at random, near-duplicates included")
     if len({dataset["fingerprint"] for dataset in data}) > 1:
-        notes.append("the trials did not all see the same data: compare their values with care")
+        notes.append("the trials did not all use the same data: compare their values with care")
     return notes
 
 
@@ -179,9 +179,9 @@ def ending_line(trial: Trial, trials: Sequence[Trial], definition: Definition) -
     if trial.state == "failed":
         return f"trial {trial.number} failed: {trial.error}{known}"
     if trial.state == "running":
-        return f"trial {trial.number} was stopped, and will continue"
+        return f"trial {trial.number} was stopped and will continue"
     value = "undefined" if trial.value is None else f"{trial.value:.4f}"
-    how = f" pruned after {trial.epochs} epochs:" if trial.state == "pruned" else ""
+    how = f" pruned after {counted(trial.epochs or 0, 'epoch')}:" if trial.state == "pruned" else ""
     return f"trial {trial.number}{how} {definition.metric} {value}{known}"
 
 

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from medvision.console import say
+from medvision.console import counted, print_line
 from medvision.errors import MedvisionError, Stopped, first_line
 from medvision.files import read_plain
 from medvision.hardware.processes import place_of
@@ -52,7 +52,7 @@ from medvision.search.proposals import propose
 from medvision.search.space import Numbers, Options, Value
 from medvision.search.study import JOURNAL, LOCK, Study, Trial, alone, best_of
 
-SILENT = "its process ended without a word, as a killed one does: look at the memory it needed"
+SILENT = "its process ended without a message, as a killed one does; check its memory use"
 
 
 def run_trial(cfg: DictConfig, experiment: str, *, is_here: bool) -> int:
@@ -114,7 +114,7 @@ def ending_of(
         silent: Reason of the failure if the process ended without a message; None if that does not
             count as an end.
     """
-    run, said = base / str(trial.number), read_result(base / JOBS, trial.number)
+    run, result = base / str(trial.number), read_result(base / JOBS, trial.number)
     summary, config = (_read(run / name) for name in ("summary.json", "config.yaml"))
     metric, rows = definition.metric, read_history(run)
     known = {int(row["epoch"] or 0): row.get(metric) for row in rows}
@@ -136,9 +136,9 @@ def ending_of(
         error: str | None = f"{metric} is undefined at the best epoch (sweep.metric)"
         if metric not in logged:
             hint = nearest(metric, logged)
-            error = f"no logged value is called {metric} (sweep.metric); {hint}"
-    elif said is not None and said.code not in (0, *STOPPED):
-        error = said.error or SILENT
+            error = f"unknown logged value {metric} (sweep.metric); {hint}"
+    elif result is not None and result.code not in (0, *STOPPED):
+        error = result.error or SILENT
     else:
         error = silent
     return None if error is None else replace(trial, state="failed", error=error)
@@ -188,10 +188,12 @@ class Leader:
         trials = self.study.trials()
         if trials:
             ended = sum(trial.ended for trial in trials)
-            say(f"continuing the search {self.settings.name}: {ended} trials have ended")
+            print_line(
+                f"continuing the search {self.settings.name}: {counted(ended, 'trial')} done"
+            )
         while batch := self._next():
             for trial in batch:
-                say(trial_line(trial, self.settings.num_trials))
+                print_line(trial_line(trial, self.settings.num_trials))
             cause = self._launch([trial for trial in batch if self._ending(trial) is None])
             first = not any(trial.ended for trial in self.study.trials())
             for trial in batch:
@@ -199,19 +201,19 @@ class Leader:
             write_trials(self.settings, self.study)
             trials = self.study.trials()
             for trial in batch:
-                say(ending_line(trials[trial.number], trials, self.settings.definition))
+                print_line(ending_line(trials[trial.number], trials, self.settings.definition))
 
     def _next(self) -> list[Trial]:
         """Trials to start now: unfinished ones of an earlier command, then new ones."""
         trials = self.study.trials()
         left = self.settings.num_trials - sum(trial.ended for trial in trials)
-        room = min(self.settings.jobs, left)
-        batch = [trial for trial in trials if not trial.ended][: max(room, 0)]
-        while len(batch) < room:
+        size = min(self.settings.jobs, left)
+        batch = [trial for trial in trials if not trial.ended][: max(size, 0)]
+        while len(batch) < size:
             values = propose(self.settings.definition, self.study.frozen())
             if values is None:
                 if not batch:
-                    say("everything there is to try has been tried")
+                    print_line("all combinations have been tried")
                 break
             number = self.study.add(self.settings.definition, values)
             batch.append(self.study.trials()[number])
@@ -243,27 +245,27 @@ class Leader:
 
     def _note(self, trial: Trial, cause: str | None, *, is_first: bool) -> None:
         """Record the result of a trial, unless it is to be started again."""
-        said = read_result(self.settings.folder / JOBS, trial.number)
+        result = read_result(self.settings.folder / JOBS, trial.number)
         ending = self._ending(trial)
         if ending is None:
-            if said is not None and said.code in STOPPED:  # a signal sent to this trial only
+            if result is not None and result.code in STOPPED:  # a signal sent to this trial only
                 return
             self.silent[trial.number] = self.silent.get(trial.number, 0) + 1
             if self.silent[trial.number] < MOST_SILENT:
                 return
             ending = self._ending(trial, silent=cause or SILENT)
         assert ending is not None
-        if ending.state == "failed" and is_first and self._is_of_all_trials(said):
+        if ending.state == "failed" and is_first and self._is_of_all_trials(result):
             drop_result(self.settings.folder / JOBS, trial.number)  # it may be fixed by then
             raise MedvisionError(str(ending.error))
         self.study.end(ending)
         drop_result(self.settings.folder / JOBS, trial.number)
 
-    def _is_of_all_trials(self, said: JobResult | None) -> bool:
+    def _is_of_all_trials(self, result: JobResult | None) -> bool:
         """Return True if the error is wrong input that is unrelated to the varied keys."""
-        if said is None or said.code != WRONG_INPUT:
+        if result is None or result.code != WRONG_INPUT:
             return False
-        about = str(said.where or "").partition("=")[0]
+        about = str(result.where or "").partition("=")[0]
         return not any(
             about == key.name or about.startswith(f"{key.name}.")
             for key in self.settings.definition.keys
@@ -306,7 +308,7 @@ def search(
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=hydra_context, task_function=task_function, config=config
     )
-    say(start_line((SEARCH,)))
+    print_line(start_line((SEARCH,)))
     run_search(
         settings,
         start=lambda overrides, first: launcher.launch(overrides, initial_job_idx=first),
@@ -340,7 +342,7 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
             leader.lead()
         except Stopped:
             end()
-            say(f"stopped; the same command continues the search: {folder}")
+            print_line(f"stopped; the same command continues the search: {folder}")
             raise
         except MedvisionError:
             if is_new and not any(trial.ended for trial in study.trials()):
@@ -351,9 +353,9 @@ def run_search(settings: Settings, *, start: Start, loader: ConfigLoader) -> Non
         end()
         if best_of(study.trials(), settings.definition.mode) is None:
             raise MedvisionError(
-                "no trial came to its end",
+                "no trial was completed",
                 where=str(folder / TRIALS),
-                hint="it says why",
+                hint="see the column error",
                 exit_code=3,
             )
 
@@ -384,7 +386,7 @@ def _share_cores(config: DictConfig, settings: Settings) -> None:
         with open_dict(launcher):
             launcher.n_jobs = settings.jobs
     if settings.jobs == 1 and not settings.launcher.endswith(".BasicLauncher"):
-        say("note: one trial at a time; sweep.jobs=2 starts two")
+        print_line("note: one trial at a time; sweep.jobs=2 runs two in parallel")
 
 
 def _open(settings: Settings) -> tuple[Study, bool]:
@@ -407,7 +409,7 @@ def _open(settings: Settings) -> tuple[Study, bool]:
             hint="give this search another name, or repeat its command",
         )
     if study.trials():
-        say(f"none of the trials of the search in {folder} ended: starting again")
+        print_line(f"no trial of the search in {folder} was completed: starting again")
     _forget(folder, study)
     return Study.begin(folder, definition), True
 

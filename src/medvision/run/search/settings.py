@@ -59,7 +59,7 @@ def read_overrides(
             own.append(text_of(override))
     if not keys:
         raise MedvisionError(
-            "nothing is searched",
+            "no key has a range to search",
             where="command line",
             hint="give a key a range, such as 'optimizer.lr=tag(log,interval(1e-5,1e-2))'",
         )
@@ -84,7 +84,7 @@ def _check(override: Override) -> None:
             raise MedvisionError(f"{name} cannot be searched", where=name, hint="give it one value")
     elif name in ("run_dir", "resume", f"{SEARCH}.trial"):
         raise MedvisionError(
-            "a search decides this itself",
+            "a search sets this itself",
             where=name,
             hint="leave it out; the same command continues a search",
         )
@@ -108,18 +108,18 @@ def _values(override: Override) -> Numbers | Options:
     tags = set(getattr(sweep, "tags", ()))
     if isinstance(sweep, IntervalSweep):
         if tags - {"log"}:
-            raise ValueError(f"no tag is called {', '.join(sorted(tags - {'log'}))}, but log is")
+            raise ValueError(f"expected the tag log, got {', '.join(sorted(tags - {'log'}))}")
         if sweep.start is None or sweep.end is None:
-            raise ValueError("an interval has two ends")
+            raise ValueError("an interval needs two ends")
         whole = isinstance(sweep.start, int) and isinstance(sweep.end, int)
         return Numbers(low=sweep.start, high=sweep.end, whole=whole, log=bool(tags))
     if tags:
-        raise ValueError(f"{', '.join(sorted(tags))} is no tag of choices and ranges")
+        raise ValueError(f"choices and ranges accept no tag, got {', '.join(sorted(tags))}")
     if isinstance(sweep, RangeSweep):
         return _range(sweep)
     options = tuple(override.sweep_string_iterator())
     if not options:
-        raise ValueError("there is nothing to choose from")
+        raise ValueError("the choice is empty")
     return Options(options=options)
 
 
@@ -235,10 +235,10 @@ def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
     metric, mode = sweep["metric"], sweep["mode"]
     if metric is None:
         metric, mode = config.checkpoint.monitor, mode or config.checkpoint.mode
-    check.check_metric(str(metric), where="sweep.metric", may_not="decide anything")
+    check.check_metric(str(metric), where="sweep.metric", may_not="compare trials")
     if mode is None and sweep["metric"] is not None and score_named(metric) is None:
         raise MedvisionError(
-            f"whether {metric} is to be large or small is not said",
+            f"no direction is set for {metric}",
             where="sweep.mode",
             hint="add sweep.mode=max or sweep.mode=min",
         )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from omegaconf import DictConfig
 
+from medvision.console import counted
 from medvision.errors import MedvisionError, first_line
 from medvision.files import check_stored, read_plain
 from medvision.registry import Purpose, check_classes
@@ -48,7 +49,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:
             raise MedvisionError(
                 f"{argument} cannot be changed when resuming a run"
                 if equals and key not in given
-                else f"{argument} has no place beside resume=RUN",
+                else f"{argument} cannot be combined with resume=RUN",
                 where="resume",
                 hint="leave it out, or start a new run",
             )
@@ -88,12 +89,14 @@ class State:
     def words(self) -> str:
         """Description of the point where the run continues."""
         if self.checkpoint is None:
-            return "from its beginning: it had written no checkpoint"
+            return "from the start, because it had written no checkpoint"
         behind = self.checkpoint["continuation"]
         if self.is_over:
-            return f"after its {behind['epoch']} epochs, with the evaluation"
-        within = f" and {behind['batches']} batches" if behind["batches"] else ""
-        return f"after {behind['epoch']} epochs{within}"
+            return f"after {counted(behind['epoch'], 'epoch')}, with the evaluation"
+        within = (
+            f" and {counted(behind['batches'], 'batch', 'batches')}" if behind["batches"] else ""
+        )
+        return f"after {counted(behind['epoch'], 'epoch')}{within}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +130,13 @@ class InterruptedRun:
         """
         if not path.is_dir():
             raise MedvisionError(
-                f"{path} is not a folder", where="resume", hint="give the folder of a run"
+                f"{path} is not a folder", where="resume", hint="give a run folder"
             )
         missing = [name for name in KEPT_FILES if not (path / name).is_file()]
         if missing:
             raise MedvisionError(
-                f"{path} holds no {missing[0]}: it is not the folder of a run, or of one that"
-                " ended before it began",
+                f"{path} has no {missing[0]}: it is not a run folder, or the run ended before it"
+                " started",
                 where="resume",
                 hint="start the run again",
             )
@@ -143,7 +146,7 @@ class InterruptedRun:
             cfg = as_config(_moved(config, str(config["run_dir"]), str(path)))
         except (ValueError, KeyError) as fault:
             raise MedvisionError(
-                f"cannot read what the run has written: {first_line(fault)}",
+                f"cannot read the files of the run: {first_line(fault)}",
                 where=str(path),
                 hint="start the run again",
             ) from fault
@@ -169,15 +172,16 @@ def check_same_data(run: Path, data: ImageData, summary: Mapping[str, Any]) -> N
     now = {sample.path: stage for stage in STAGES for sample in data.tables[stage]}
     differ = sorted(path for path in began.keys() | now.keys() if began.get(path) != now.get(path))
     if differ:
-        what = f"{len(differ)} images came, went or changed their split, such as {differ[0]}"
+        were = "image was" if len(differ) == 1 else "images were"
+        what = f"{len(differ)} {were} added, removed or moved to another split, such as {differ[0]}"
     elif data.fingerprint != summary["dataset"]["fingerprint"]:
         what = "the content of an image or mask has changed"
     else:
         return
     raise MedvisionError(
-        f"the data are not those that the run began with: {what}",
+        f"the data differ from those at the start of the run: {what}",
         where=str(run) if data.root is None else str(data.root),
-        hint="bring them back, or start a new run",
+        hint="restore them, or start a new run",
     )
 
 
@@ -208,7 +212,7 @@ def find_state(run: Path) -> State:
         if checkpoint is None or "continuation" not in checkpoint:
             passed.append(path.name)
             continue
-        notes = [f"{name} is damaged and was passed over for {path.name}" for name in passed]
+        notes = [f"{name} is damaged, {path.name} is used instead" for name in passed]
         return State(path=path, checkpoint=checkpoint, best=best, notes=notes)
     if passed:
         raise MedvisionError(

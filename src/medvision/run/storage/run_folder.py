@@ -42,7 +42,7 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
         raise MedvisionError(
             "this run is already in use by another process",
             where=str(folder),
-            hint="wait for its end, or end that process",
+            hint="wait until it ends, or end that process",
         )
     return release
 
@@ -104,7 +104,7 @@ class RunFolder:
             path = Path(run_dir).expanduser()
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 raise MedvisionError(
-                    f"{path} exists and is not empty", where="run_dir", hint="name a new folder"
+                    f"{path} is not an empty folder", where="run_dir", hint="name a new folder"
                 )
             return cls(path)
         if multirun is not None:
@@ -168,9 +168,9 @@ class RunFolder:
         except OSError as error:
             of_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
             raise MedvisionError(
-                f"cannot make the run folder: {error.strerror}",
+                f"cannot create the run folder: {error.strerror}",
                 where=str(self.path),
-                hint="see to the disk" if of_disk else "start in a folder you may write to",
+                hint="free space or check the disk" if of_disk else "start in a writable folder",
                 exit_code=3 if of_disk else 2,
             ) from error
         self._created = True
@@ -216,7 +216,7 @@ class RunFolder:
         now = {**_program(), "hardware": dict(hardware)}
         write_json(path, {**began, "resumed": [*began.get("resumed", []), now]})
         return [
-            f"{key} {began[part][key]} then, {now[part].get(key)} now"
+            f"{key} {now[part].get(key)} instead of {began[part][key]}"
             for part, keys in COUNTS.items()
             for key in keys
             if key in began.get(part, {}) and began[part][key] != now[part].get(key)

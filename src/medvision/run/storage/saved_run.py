@@ -52,7 +52,7 @@ class StoredRun:
             summary, config = (read_plain(path / name) for name in ("summary.json", "config.yaml"))
             defaults = _later_keys(str(summary.get("task")))
             if not isinstance(config.get("data"), dict):
-                raise ValueError("config.yaml holds no data")
+                raise ValueError("config.yaml has no key data")
             config["data"] = {**defaults, **config["data"]}
             cfg = as_config(config)
             (path / "checkpoints" / "best.ckpt").stat()
@@ -61,9 +61,9 @@ class StoredRun:
             if isinstance(error, OSError):
                 reason = f"{error.strerror}: {Path(error.filename or '').name}"
             raise MedvisionError(
-                f"not the folder of a run: {reason}",
+                f"not a run folder: {reason}",
                 where=str(path),
-                hint="give the folder that the end of a training names",
+                hint="give the folder that a training printed at its end",
             ) from error
         if summary.get("status") != "finished":
             raise MedvisionError(
@@ -76,7 +76,7 @@ class StoredRun:
                 config.get(key),
                 Purpose.EVALUATE,
                 where=f"{path / 'config.yaml'}, {key}",
-                hint="measure it in Python, where its class is known",
+                hint="evaluate it in Python, where its class is known",
             )
         return cls(path=path, cfg=cfg, summary=summary)
 
@@ -124,7 +124,7 @@ def as_config(values: dict[str, Any]) -> DictConfig:
         ValueError: If a value refers to another one, or to something outside of the file.
     """
     if "${" in json.dumps(values, default=str):
-        raise ValueError("config.yaml refers to other values with ${")
+        raise ValueError("config.yaml contains references (${...})")
     try:
         return DictConfig(values)
     except OmegaConfBaseException as fault:
@@ -139,7 +139,7 @@ def _later_keys(task: str) -> dict[str, Any]:
     """
     if task not in task_names():
         raise ValueError(
-            f"summary.json names the task {task[:40]!r}, which --trust PACKAGE may define"
+            f"unknown task {task[:40]!r} in summary.json, name its package with --trust PACKAGE"
         )
     file = task_of(task).folder_config
     if file is None:

@@ -65,7 +65,7 @@ def note_test_evaluation(
         "value": "" if value is None else repr(float(value)),
         "run": run.as_posix(),
     }
-    with file_errors("cannot note that the test split was evaluated", LEDGER):
+    with file_errors("cannot record the evaluation of the test split", LEDGER):
         LEDGER.parent.mkdir(exist_ok=True)
         lock = LEDGER.with_name(".test_ledger.lock")
         with locked(lock), LEDGER.open("a+b", buffering=0) as stream:
@@ -147,16 +147,16 @@ def _parse(content: bytes) -> list[dict[str, str]]:
     except (UnicodeDecodeError, csv.Error) as fault:
         raise _damaged("not a csv file", 1) from fault
     if tuple(rows[0]) != COLUMNS:
-        raise _damaged(f"the first line is not {','.join(COLUMNS)}", 1)
+        raise _damaged(f"expected the first line {','.join(COLUMNS)}", 1)
     lines = []
     for number, cells in enumerate(rows[1:], start=2):
         if len(cells) != len(COLUMNS):
             raise _damaged(f"expected {len(COLUMNS)} cells, got {len(cells)}", number)
         lines.append(dict(zip(COLUMNS, cells, strict=True)))
         if not re.fullmatch("[0-9a-f]{64}", lines[-1]["split_fingerprint"]):
-            raise _damaged("no fingerprint of a split", number)
+            raise _damaged("expected a fingerprint of a split", number)
     if not text.endswith("\n"):
-        raise _damaged("the last line is cut off", len(rows))
+        raise _damaged("the last line is incomplete", len(rows))
     return lines
 
 
@@ -164,7 +164,7 @@ def _damaged(what: str, number: int) -> MedvisionError:
     return MedvisionError(
         what,
         where=f"{LEDGER}, line {number}",
-        hint="fix it, or move the file away: a new one then counts from the start",
+        hint="fix it, or move the file away: counting then starts again",
     )
 
 

@@ -59,7 +59,7 @@ def is_trial(cfg: DictConfig) -> bool:
         MedvisionError: If it requests a search, but is run alone.
     """
     if trial_of(cfg) is None and OmegaConf.select(cfg, f"{SEARCH}.sampler") is not None:
-        raise MedvisionError("the experiment asks for a search", where="sweep", hint="add -m")
+        raise MedvisionError("the experiment defines a search", where="sweep", hint="add -m")
     return trial_of(cfg) is not None
 
 

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from medvision.callbacks import Progress
+from medvision.console import counted
 from medvision.data import ImageData
 from medvision.errors import MedvisionError, first_line
 from medvision.evaluation import Evaluation, Score
@@ -194,7 +195,7 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise MedvisionError(
-            "not a checkpoint that can be read safely",
+            "expected a checkpoint that can be read safely",
             where=where,
             hint="give a best.ckpt or last.ckpt of a medvision run",
         ) from error
@@ -205,7 +206,8 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
     epochs = int(checkpoint.get("epoch", -1)) + 1
     if epochs >= max_epochs:
         raise MedvisionError(
-            f"the checkpoint has {epochs} epochs behind it, and trainer.max_epochs is {max_epochs}",
+            f"the checkpoint has {counted(epochs, 'epoch')} of training, but trainer.max_epochs is"
+            f" {max_epochs}",
             where=where,
             hint=f"set trainer.max_epochs above {epochs}",
         )

@@ -16,6 +16,7 @@ from medvision.audit.duplicates import find_duplicates
 from medvision.audit.finding import Finding
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.memory import memory_baseline
+from medvision.console import counted
 from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.evaluation.base import DuplicatesInTraining
@@ -64,8 +65,8 @@ def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
     if data.root is None:
         return None
     if mode == "skip":
-        told = "the data were not audited: audit=skip"
-        return DataAudit(summary={"mode": "skip"}, warnings=[told], near_duplicates=None)
+        note = "the data were not audited: audit=skip"
+        return DataAudit(summary={"mode": "skip"}, warnings=[note], near_duplicates=None)
     found = _in_part(data) if data.properties is None else _whole(data)
     if mode == "strict":
         _refuse(data, found)
@@ -95,10 +96,10 @@ def _whole(data: ImageData) -> DataAudit:
     started = time.perf_counter()
     seen = _audited(data)
     found = audit(seen, started=started)
-    told = [f for f in found.findings if f.severity == "conflict" or f.kind == NOT_JUDGED]
+    reported = [f for f in found.findings if f.severity == "conflict" or f.kind == NOT_JUDGED]
     return DataAudit(
         summary={"complete": True, **found.summary()},
-        warnings=[f"LEAK: {leak}" for leak in found.leaks] + [_told(f) for f in told],
+        warnings=[f"LEAK: {leak}" for leak in found.leaks] + [_text(f) for f in reported],
         near_duplicates=_crossing(seen),
     )
 
@@ -109,13 +110,13 @@ def _in_part(data: ImageData) -> DataAudit:
     seen = ListedSet(**_listed(data))
     named = _runs_of_names(seen)
     found = [*group_findings(seen), *class_findings(seen), *name_hint_findings(named)]
-    leaks = [_told(finding) for finding in found if finding.severity == "leak"]
+    leaks = [_text(finding) for finding in found if finding.severity == "leak"]
     part = (
-        "the files are too many to be read before the start: the audit looked at names and counts"
-        f" only; run medvision audit {data.root} once, and later starts know what it read"
+        "too many files to read before the start: the audit checked names and counts only; run"
+        f" medvision audit {data.root} once, and later starts use its results"
     )
     if len(named) < len(seen):
-        part += f"; numbers of patients were looked for in {len(named)} of {len(seen)} names"
+        part += f"; patient numbers were searched in {len(named)} of {len(seen)} names"
     return DataAudit(
         summary={
             "complete": False,
@@ -145,25 +146,25 @@ def _runs_of_names(seen: ListedSet) -> ListedSet:
 def _refuse(data: ImageData, found: DataAudit) -> None:
     if not found.summary["complete"]:
         raise MedvisionError(
-            "the files are too many to be read before the start, and audit=strict asks for it",
+            "too many files to read before the start, which audit=strict requires",
             where=str(data.root),
             hint=f"run medvision audit {data.root} once, then start again",
         )
     spoiling = [f["text"] for f in found.summary["findings"] if f["severity"] in _SPOILING]
     if spoiling:
-        more = f" (and {len(spoiling) - 1} more findings)" if len(spoiling) > 1 else ""
+        more = f" (and {counted(len(spoiling) - 1, 'more finding')})" if len(spoiling) > 1 else ""
         raise MedvisionError(
             f"{spoiling[0]}{more}",
             where=f"audit=strict, {data.root}",
-            hint="see medvision audit for the files; data.protocol=grouped keeps look-alikes and"
-            " patients together, audit=warn trains all the same",
+            hint="see medvision audit for the files; data.protocol=grouped keeps near-duplicates"
+            " and patients together, audit=warn trains anyway",
         )
 
 
 _SPOILING = ("leak", "conflict")
 
 
-def _told(finding: Finding) -> str:
+def _text(finding: Finding) -> str:
     return f"{finding.text}; {finding.advice}" if finding.advice else finding.text
 
 

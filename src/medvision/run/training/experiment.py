@@ -10,7 +10,7 @@ from pytorch_lightning import seed_everything
 from torch import nn
 
 from medvision.callbacks.checkpoints import DirectFiles
-from medvision.console import say
+from medvision.console import print_line
 from medvision.data import ImageData
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.evaluation import Evaluation, Score
@@ -110,7 +110,7 @@ def run_experiment(
         folder.write_summary(summary)
         greet(folder.path, data, model, summary)
         if state is not None:
-            say(f"continuing {state.words}")
+            print_line(f"continuing {state.words}")
     if summary.get("sealed"):  # already printed before the first run
         summary["warnings"].append(sealed_note(summary["sealed_by"], folder.path))
     config = {"experiment": experiment, **_plain(cfg)}
@@ -127,8 +127,8 @@ def run_experiment(
         state=state,
     )
     if state is not None:
-        told = summary["warnings"]
-        summary["warnings"] = [*told, *(note for note in state.notes if note not in told)]
+        known = summary["warnings"]
+        summary["warnings"] = [*known, *(note for note in state.notes if note not in known)]
     if not folder.exists:  # the first process measures alone, like a run of one process
         return summary
     if fitted.pruned:
@@ -216,8 +216,8 @@ def _reopen_folder(folder: RunFolder, data: ImageData, state: State) -> dict[str
     check_same_data(folder.path, data, summary)
     if folder.exists and (differs := folder.note_part(describe_hardware())):
         state.notes.append(
-            f"the run continues with {'; '.join(differs)}: its numbers may differ from those of a"
-            " run that was never stopped"
+            f"the run continues with {'; '.join(differs)}: its scores may differ from those of an"
+            " uninterrupted run"
         )
     return {**summary, "status": "running", "warnings": [*summary["warnings"], *state.notes]}
 

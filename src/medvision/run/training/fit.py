@@ -116,10 +116,10 @@ def fit(
             )
         )
     logger: Logger | None = build(cfg.logger)
-    with after_the_step() as asked:
+    with after_the_step() as requested:
         callbacks.append(
             Interruption(
-                asked=asked,
+                requested=requested,
                 checkpoints=best,
                 finite=next((c for c in callbacks if isinstance(c, FiniteLoss)), None),
                 every_minutes=OmegaConf.select(cfg, "checkpoint.every_minutes"),

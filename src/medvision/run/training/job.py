@@ -13,7 +13,7 @@ from medvision.errors import MedvisionError, Stopped
 from medvision.registry import trust
 from medvision.run.config.schema import check_config
 from medvision.run.multirun.jobs import JobResult
-from medvision.run.processes.errors import described, report, with_way_on
+from medvision.run.processes.errors import described, report, with_resume_hint
 from medvision.run.quick_imports import gc_pause
 from medvision.run.storage.test_seal import trial_of
 
@@ -77,7 +77,7 @@ def run_job(job: Job) -> JobResult:
     except Exception as error:
         failure = described(error)
         if not is_trial:
-            failure = with_way_on(failure, folder)
+            failure = with_resume_hint(failure, folder)
         code, status = report(failure, folder, quiet=job.is_quiet), "failed"
     except (Stopped, KeyboardInterrupt):
         if folder is not None and folder.exists and not is_trial:

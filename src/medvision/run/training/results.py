@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from medvision.console import say
+from medvision.console import counted, print_line
 from medvision.data import ImageData
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
@@ -88,8 +88,8 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
     if data.synthetic:
         console.rule("[bold]SYNTHETIC DATA[/bold]")
         console.print(
-            "These images are drawn by code. Scores on them say nothing about patients;\n"
-            "give data.root=FOLDER for real ones.",
+            "These images are drawn by code. Their scores do not apply to patients;\n"
+            "give data.root=FOLDER for real images.",
             highlight=False,
         )
         console.rule()
@@ -107,8 +107,8 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
         console.print(_class_table(classes, summary["dataset"]["protocol"]))
     loaded = getattr(model, "loaded_weights", None)
     for note in [*summary["warnings"], *([] if loaded is None else loaded.report())]:
-        say(f"note: {note}")
-    say(f"run folder: {path}")
+        print_line(f"note: {note}")
+    print_line(f"run folder: {path}")
 
 
 def finish(
@@ -143,8 +143,8 @@ def finish(
     print_scores(final)
     if final.get("test_evaluations", 0) > 1:
         times = final["test_evaluations"]
-        say(f"note: this test split has been evaluated {times} times ({LEDGER})")
-    say(str(folder.path))
+        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
+    print_line(str(folder.path))
     return final
 
 
@@ -155,7 +155,7 @@ def finish_pruned(
     metrics = _of_best_epoch(fitted, "train/") | _of_best_epoch(fitted, "val/")
     final = {**summary, **_of_fit(fitted), "status": "pruned", "metrics": metrics}
     folder.write_summary(final)
-    say(f"pruned after {len(fitted.rows)} epochs: {folder.path}")
+    print_line(f"pruned after {counted(len(fitted.rows), 'epoch')}: {folder.path}")
     return final
 
 
@@ -220,20 +220,21 @@ def print_scores(summary: Mapping[str, Any]) -> None:
         )
     console.print(table)
     if summary.get("twins"):
-        console.print(_twin_table(summary["twins"]))
+        console.print(_near_duplicate_table(summary["twins"]))
     for warning in summary["warnings"]:
-        say(f"note: {warning}")
+        print_line(f"note: {warning}")
 
 
-def _twin_table(twins: Mapping[str, Any]) -> Table:
+def _near_duplicate_table(twins: Mapping[str, Any]) -> Table:
     """Test scores with and without a near-duplicate in train, and of the nearest train image."""
-    table = Table(title="test, by whether an image has a near-duplicate in train")
+    table = Table(title="test images with and without a near-duplicate in train")
     names = [n for n in twins["without_twin"] or twins["with_twin"] if not n.endswith("_ci95")]
     names = [name for name in names if name != "num_images"]
     table.add_column("")
     for part in TWIN_PARTS:
         count = twins[part]["num_images"]
-        table.add_column(f"{part.replace('_', ' ')} ({count} images)", justify="right")
+        words = part.replace("_", " ").replace("twin", "near-duplicate")
+        table.add_column(f"{words} ({counted(count, 'image')})", justify="right")
     for name in names:
         table.add_row(name, *(_with_interval(twins[part], name) for part in TWIN_PARTS))
     recalled = twins["memory_baseline"]
