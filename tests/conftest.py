@@ -1,4 +1,4 @@
-"""Fixtures that more than one room uses."""
+"""Fixtures used by several test packages."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SMALL = (
     "data.num_workers=0",
     "trainer.max_epochs=1",
 )
-"""Overrides that make a run of a second or two out of any experiment."""
+"""Overrides that shorten any experiment to one or two seconds."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,7 +39,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep salts, run folders and random numbers of a test to itself."""
+    """Isolate salts, run folders and random numbers of each test."""
     torch.manual_seed(0)
     monkeypatch.setenv("MEDVISION_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
@@ -48,7 +48,7 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture
 def small() -> tuple[str, ...]:
-    """Overrides that make a run of a second or two out of any experiment."""
+    """Overrides that shorten any experiment to one or two seconds."""
     return SMALL
 
 
@@ -67,7 +67,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 
 def finish(folder: Path, *overrides: str) -> Path:
-    """Run two small epochs in a folder of its own; return the run."""
+    """Run two small epochs in a new folder; return the run."""
     here = Path.cwd()
     os.chdir(folder)
     os.environ["MEDVISION_STATE_DIR"] = str(folder / "state")

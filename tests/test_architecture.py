@@ -1,4 +1,4 @@
-"""Packages of the source, what they may import, and how they are cut."""
+"""Packages of the source, their allowed imports and their structure."""
 
 import ast
 from collections import Counter
@@ -55,7 +55,7 @@ MOST_SINGLE_IMPORTERS = 40
 
 
 def imports_at_run_time(path: Path) -> Iterator[str]:
-    """Every module that a file imports, wherever in the file, but not for type checking only."""
+    """Modules that a file imports anywhere, except for type checking only."""
     tree = ast.parse(path.read_text())
     for_types = {
         child
@@ -134,7 +134,7 @@ NAMES_OF_FOLDERS = {
 
 
 def test_only_the_classes_of_a_task_know_its_name() -> None:
-    """A further task is a package of its own, so no other module may depend on a task's name."""
+    """A further task is a separate package, so no other module may depend on a task's name."""
     found = {
         name
         for name, _, path in own_modules()

@@ -1,4 +1,4 @@
-"""Every shipped configuration is composed and run: the files users run, not twins of them."""
+"""Every shipped configuration is composed and run: the files of users, not copies."""
 
 import json
 import math
@@ -45,7 +45,7 @@ def test_the_collector_finds_every_file() -> None:
 
 
 @pytest.mark.parametrize(("group", "name"), OF_HYDRA)
-def test_every_launcher_and_sweeper_names_a_class_that_is_there(group: str, name: str) -> None:
+def test_every_launcher_and_sweeper_names_an_existing_class(group: str, name: str) -> None:
     given = [f"hydra/{group}={name}", "experiment=polyp_unet"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=given, return_hydra_config=True)
@@ -76,7 +76,7 @@ def test_every_experiment_opens_with_command_cost_and_expectation(experiment: st
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_every_option_composes_and_names_what_exists(group: str, name: str) -> None:
+def test_every_option_composes_and_names_existing_classes(group: str, name: str) -> None:
     node = composed("experiment=polyp_unet", f"{group}={name}")[group]
     assert isinstance(node, dict)
     for target in targets_of(node):
@@ -162,7 +162,7 @@ def test_every_option_of_classification_runs_a_batch(
 
 
 @pytest.mark.parametrize("name", options("data"))
-def test_every_data_set_draws_phantoms_where_no_root_is_given(name: str) -> None:
+def test_every_data_set_draws_phantoms_without_a_root(name: str) -> None:
     small = ("image_size=32", "num_images=40", "batch_size=4", "num_workers=0", "root=null")
     node = composed("experiment=polyp_unet", f"data={name}", *(f"data.{key}" for key in small))
     data: ImageData = instantiate(node["data"], _convert_="all")
@@ -180,13 +180,13 @@ def test_checked_values_pass_for_every_experiment() -> None:
 
 @cache
 def network_of(node: str) -> nn.Module:
-    """What a node in JSON builds; many experiments have the same one."""
+    """Build the network of a node in JSON; many experiments share one."""
     return build(OmegaConf.create(json.loads(node)))
 
 
 @pytest.mark.parametrize("model", options("model"))
 def test_every_experiment_runs_with_every_model_of_its_task(model: str) -> None:
-    """Whose a model is, its logits tell. Weights are not downloaded."""
+    """The shape of the logits shows the task of a model. Weights are not downloaded."""
     small = ("data.image_size=64", "data.num_classes=3", "data.class_names=[a,b,c]")
     run = set()
     for experiment in EXPERIMENTS:
@@ -237,7 +237,7 @@ def test_runs_on_any_data_are_named_after_its_folder(
     assert run_name(experiment, root) == name
 
 
-def test_runs_on_a_folder_of_ones_own_lie_under_its_name(
+def test_runs_on_a_user_folder_are_named_after_it(
     train: Callable[..., Path],
     make_folder: Callable[..., Path],
     summary_of: Callable[[Path], dict],

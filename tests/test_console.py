@@ -25,7 +25,7 @@ def test_without_a_terminal_no_bar_is_drawn(capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_download_continues_from_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_continues_from_the_existing_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
 
     def terminal(**_: object) -> Console:

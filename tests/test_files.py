@@ -6,7 +6,7 @@ import pytest
 from medvision.files import atomic_path, link_or_copy, write_atomically
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+def test_a_file_is_replaced_completely(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_atomically(path, "old")
     write_atomically(path, "new ü")

@@ -1,4 +1,4 @@
-"""Files from strangers: none of them may run anything; each payload here would leave a trace."""
+"""Untrusted files must not execute code; each payload here would leave a trace."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0"
 
 
 class Payload:
-    """What a pickle runs when it is read."""
+    """Code that a pickle runs when it is read."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -43,7 +43,7 @@ class Payload:
 
 @pytest.fixture
 def trace(tmp_path: Path) -> Path:
-    """A file that is there once a payload has run."""
+    """File that exists once a payload has run."""
     return tmp_path / "trace"
 
 
@@ -51,7 +51,7 @@ def trace(tmp_path: Path) -> Path:
 def ends_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], trace: Path
 ) -> Callable[..., str]:
-    """Run a command that must refuse a file: its one line, after checking that nothing ran."""
+    """Run a command that must refuse a file; check that nothing ran and return the error line."""
     workplace = tmp_path / "workplace"
     workplace.mkdir()
     monkeypatch.chdir(workplace)
@@ -97,7 +97,7 @@ def in_the_storage(path: Path, trace: Path, finished: Path) -> None:
 
 
 def bare(path: Path, trace: Path, finished: Path) -> None:
-    """Nothing but a payload, as old checkpoints were written."""
+    """Only a payload, in the format of old checkpoints."""
     path.write_bytes(pickled(trace))
 
 
@@ -113,7 +113,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def test_the_payload_would_leave_a_trace(tmp_path: Path, trace: Path, finished: Path) -> None:
-    """Read as anything but weights, each of them runs."""
+    """Read without ``weights_only``, each of them runs."""
     for make in CHECKPOINTS:
         make(tmp_path / "bad.ckpt", trace, finished)
         with contextlib.suppress(Exception):  # of what is no checkpoint, once it has run
@@ -124,7 +124,7 @@ def test_the_payload_would_leave_a_trace(tmp_path: Path, trace: Path, finished: 
 
 @pytest.fixture
 def run_folder(tmp_path: Path, finished: Path) -> Path:
-    """A copy of a finished run, to be spoilt."""
+    """Copy of a finished run, to be changed."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -173,7 +173,7 @@ def test_no_class_that_a_config_names_is_built(
     assert "names pathlib.Path.touch, which must not be built from a file" in line
 
 
-def test_no_class_that_a_config_names_is_built_to_go_on(
+def test_no_class_that_a_config_names_is_built_to_resume(
     ends_with: Callable[..., str], run_folder: Path, trace: Path
 ) -> None:
     path = run_folder / "config.yaml"
@@ -212,7 +212,7 @@ def test_only_networks_of_the_list_are_rebuilt(
 def test_an_onnx_file_reads_no_other_file(
     ends_with: Callable[..., str], tmp_path: Path, finished: Path, data: Path
 ) -> None:
-    """Tensors of ONNX may lie in other files, and their names may lead anywhere."""
+    """ONNX tensors may be in other files, whose names may be any path."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -248,7 +248,7 @@ def test_an_onnx_file_reads_no_other_file(
 def test_names_cannot_write_into_a_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
 ) -> None:
-    """Folders and files may be called as a page would read them; `/` cannot stand in a name."""
+    """Names of folders and files may contain HTML; `/` cannot be part of a name."""
     hostile = "<img src=x onerror=alert(1)>"
     rng = np.random.default_rng(0)
     for name in (hostile, "plain"):
@@ -320,7 +320,7 @@ def test_a_checkpoint_that_would_fill_the_memory_is_refused_before_it_is_loaded(
     assert loaded == []
 
 
-def test_checkpoints_of_pytorch_are_not_refused(tmp_path: Path, finished: Path) -> None:
+def test_checkpoints_of_pytorch_are_accepted(tmp_path: Path, finished: Path) -> None:
     check_stored(finished / "checkpoints" / "best.ckpt")
     for number, new_format in enumerate((True, False)):
         path = tmp_path / f"{number}.pt"

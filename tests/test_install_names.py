@@ -17,14 +17,14 @@ INSTALLS = re.compile(r"(?<![-\w])pip install +(.*)")
 
 
 def lines_with_install() -> Iterator[tuple[Path, str]]:
-    """Every `pip install ...` that a user can read, with the file it stands in."""
+    """Every `pip install ...` that a user can read, with its file."""
     for path in [*PAGES, *SOURCES]:
         if path.suffix in {".md", ".ipynb", ".py", ".yaml"}:
             for match in INSTALLS.finditer(path.read_text()):
                 yield path, match[1]
 
 
-def test_no_page_or_message_installs_the_other_project_of_that_name() -> None:
+def test_no_page_or_message_installs_the_other_project_with_this_name() -> None:
     found = list(lines_with_install())
     assert found, "the collector found no install command at all"
     wrong = [
@@ -49,7 +49,7 @@ def test_the_command_in_messages_installs_an_extra_from_a_checkout() -> None:
     assert install_command("onnx") == "pip install -e '.[onnx]' (in the medvision checkout)"
 
 
-def test_the_distribution_has_a_name_and_a_version_of_its_own() -> None:
+def test_the_distribution_has_its_own_name_and_version() -> None:
     assert PROJECT["name"] == "medvision-lightning"
     assert "version" not in PROJECT
     assert metadata.version("medvision-lightning") == medvision.__version__

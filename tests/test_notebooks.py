@@ -19,7 +19,7 @@ print("PICTURES", sum("image/png" in output.get("data", {}) for output in output
 """
 
 
-def test_there_are_notebooks_and_they_hold_no_output() -> None:
+def test_notebooks_exist_and_contain_no_output() -> None:
     assert NOTEBOOKS
     for path in NOTEBOOKS:
         assert '"outputs": []' in path.read_text()

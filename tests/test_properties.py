@@ -1,4 +1,4 @@
-"""What holds of all images, tables, folders, splits and overrides that a machine makes up."""
+"""Properties of generated images, tables, folders, splits and overrides."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ side = st.integers(1, 40)
 
 @property_test
 @given(pixels(side, side, 3), st.sampled_from([".png", ".bmp", ".tif"]))
-def test_colours_come_back_from_every_lossless_file(image: Any, suffix: str) -> None:
+def test_colours_are_unchanged_in_every_lossless_format(image: Any, suffix: str) -> None:
     data = cv2.imencode(suffix, image[..., ::-1])[1].tobytes()
     np.testing.assert_array_equal(decode_image(data, where="a", channels=3), image)
 
@@ -82,7 +82,7 @@ def test_a_mask_is_its_foreground(noise: Any, top: int, suffix: str) -> None:
 
 @property_test
 @given(st.binary(max_size=300))
-def test_bytes_are_a_picture_or_an_error_of_one_line(data: bytes) -> None:
+def test_bytes_give_an_image_or_an_error_of_one_line(data: bytes) -> None:
     for start in (
         b"",
         b"\x89PNG\r\n\x1a\n",
@@ -111,7 +111,7 @@ def test_bytes_are_a_picture_or_an_error_of_one_line(data: bytes) -> None:
         unique_by=lambda sample: sample.path,
     )
 )
-def test_a_table_comes_back_as_it_was(samples: list[Sample]) -> None:
+def test_a_table_is_read_as_it_was_written(samples: list[Sample]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "splits.csv")
         write_splits(table, samples)
@@ -120,7 +120,7 @@ def test_a_table_comes_back_as_it_was(samples: list[Sample]) -> None:
 
 @property_test
 @given(st.text(max_size=200), st.sampled_from(["", "path\n", "split,path,target,group\n"]))
-def test_text_is_a_table_of_paths_below_the_root_or_an_error(text: str, header: str) -> None:
+def test_text_gives_a_table_of_paths_below_the_root_or_an_error(text: str, header: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder, "splits.csv")
         table.write_bytes((header + text).encode(errors="surrogatepass"))
@@ -171,7 +171,7 @@ def test_images_and_masks_are_paired_by_stem(
     st.sampled_from([(0.1, 0.1), (0.3, 0.2), (0.0, 0.5), (0.2, 0.0)]),
     st.randoms(use_true_random=False),
 )
-def test_no_group_is_torn_apart_and_no_order_matters(
+def test_no_group_is_split_and_the_order_does_not_matter(
     rows: list[tuple[int, str]], seed: int, shares: tuple[float, float], chance: Any
 ) -> None:
     samples = [
@@ -203,7 +203,7 @@ def test_no_group_is_torn_apart_and_no_order_matters(
     ),
     text=st.text(max_size=20),
 )
-def test_an_override_is_taken_or_refused_in_one_line(
+def test_an_override_is_accepted_or_refused_in_one_line(
     start: str, text: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assume(not text.startswith("-"))
@@ -218,7 +218,7 @@ def test_an_override_is_taken_or_refused_in_one_line(
 
 @property_test
 @given(st.text(max_size=40))
-def test_no_text_steers_a_terminal(text: str) -> None:
+def test_no_text_controls_a_terminal(text: str) -> None:
     shown = printable(text)
     assert all(char.isprintable() or char == "\n" for char in shown)
     if all(char.isprintable() for char in text):

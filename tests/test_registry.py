@@ -1,4 +1,4 @@
-"""What may be built because a file names it."""
+"""Classes that may be built because a file names them."""
 
 import sys
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ from medvision.registry import Purpose, check_classes, may_build, trust
         ("my_package.Net", None),
     ],
 )
-def test_a_class_is_allowed_from_one_purpose_on(name: str, first: Purpose | None) -> None:
+def test_a_class_is_allowed_from_its_purpose_on(name: str, first: Purpose | None) -> None:
     allowed = [purpose for purpose in Purpose if may_build(name, purpose)]
     assert allowed == [purpose for purpose in Purpose if first is not None and purpose >= first]
 
@@ -56,7 +56,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(name, None)
 
 
-def test_a_package_is_trusted_by_name_with_what_it_defines_itself(own: Path) -> None:
+def test_a_trusted_package_allows_only_its_own_definitions(own: Path) -> None:
     names = ["own_package.Net", "own_package.parts.Net"]
     assert not any(may_build(name, Purpose.RESUME) for name in names)
     assert not (own / "imported").exists()
@@ -95,7 +95,7 @@ def test_a_package_that_cannot_be_trusted_is_refused_with_the_reason(
     assert error.value.where == "trust"
 
 
-def test_a_refused_class_is_named_with_the_way_to_trust_it() -> None:
+def test_a_refused_class_is_named_with_the_option_to_trust_it() -> None:
     config = {"loss": {"_target_": "my_package.losses.Loss"}}
     with pytest.raises(MedvisionError, match=r"names my_package\.losses\.Loss") as error:
         check_classes(config, Purpose.EVALUATE, where="run", hint="none")

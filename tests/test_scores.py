@@ -1,4 +1,4 @@
-"""The table of scores holds a row for everything that is logged."""
+"""The table of scores has a row for every logged value."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def test_rows_are_unique_and_complete(rows: tuple) -> None:
         assert row.title, row.name
 
 
-def test_a_task_without_a_table_has_its_loss_and_all_else_is_other() -> None:
+def test_a_task_without_a_table_has_its_loss_and_other_scores() -> None:
     assert scores_of("detection") == (LOSS,)
     logged = ["val/loss", "val/map", "val/map_ci95", "train/map", "epoch", "lr"]
     assert [score.name for score in other_scores(logged, "detection")] == ["map"]
@@ -64,7 +64,7 @@ def test_the_loss_leads_the_log_and_each_name_occurs_once() -> None:
     assert len(set(names_at("terminal"))) == len(scores_at("terminal"))
 
 
-def test_values_are_written_with_their_unit_in_mind() -> None:
+def test_values_are_formatted_by_their_unit() -> None:
     hd95, dice = (score_named(name, "segmentation") for name in ("hd95_px", "dice"))
     assert hd95 is not None
     assert dice is not None

@@ -109,7 +109,7 @@ def _calls(settings: Any) -> list[list[str]]:
 
 
 def _leave(settings: Any, name: str, status: str) -> Path:
-    """Make the run folder that a training leaves with some status."""
+    """Write the run folder of a training with a given status."""
     folder: Path = settings.runs / name
     folder.mkdir()
     (folder / "config.yaml").write_text(f"run_dir: {folder}\ndata:\n  root: {folder.parent}\n")

@@ -110,7 +110,7 @@ def test_a_seed_decides_every_byte(drawn: str, tmp_path: Path) -> None:
     assert folders[0] != folders[2]
 
 
-def test_the_truth_stands_beside_the_data_and_accounts_for_every_file(
+def test_the_truth_is_stored_beside_the_data_and_covers_every_file(
     brain: tuple[Path, Truth],
 ) -> None:
     root, truth = brain
@@ -180,7 +180,7 @@ def test_pairs_of_images_and_masks_are_read_as_they_were_planted(
     assert Counter(s.split for s in index.samples) == truth.num_images == {"train": 71, "test": 72}
 
 
-def test_equal_bytes_and_equal_pixels_are_what_they_say(brain: tuple[Path, Truth]) -> None:
+def test_equal_bytes_and_equal_pixels_are_equal(brain: tuple[Path, Truth]) -> None:
     root, truth = brain
     for pair in truth.pairs:
         same_bytes = (root / pair.source).read_bytes() == (root / pair.copy).read_bytes()
@@ -208,7 +208,7 @@ def test_drawn_images_are_never_equal_by_themselves(brain: tuple[Path, Truth]) -
     assert len({pixels(root, name).tobytes() for name in drawn}) == len(drawn) == 124
 
 
-def test_look_alikes_are_different_draws_of_a_class_with_the_stated_correlation(
+def test_similar_images_are_different_draws_of_a_class_with_the_stated_correlation(
     tmp_path: Path,
 ) -> None:
     root = tmp_path / "data"
@@ -230,7 +230,7 @@ def test_a_conflicting_copy_has_another_class(brain: tuple[Path, Truth]) -> None
         assert (len(classes) == 2) == pair.conflict
 
 
-def test_a_wrong_label_stands_in_the_folder_of_another_class(brain: tuple[Path, Truth]) -> None:
+def test_a_wrong_label_is_in_the_folder_of_another_class(brain: tuple[Path, Truth]) -> None:
     _, truth = brain
     for name, true in truth.wrong_labels.items():
         split, stored, _ = name.split("/")
@@ -384,7 +384,7 @@ def test_a_crop_is_a_window_of_its_source(place: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize(("kind", "strength"), KINDS)
-def test_every_change_keeps_the_format_unless_it_is_about_the_file(
+def test_every_change_except_recompression_keeps_the_file_format(
     kind: str, strength: float
 ) -> None:
     for suffix in (".png", ".jpg"):
@@ -392,7 +392,7 @@ def test_every_change_keeps_the_format_unless_it_is_about_the_file(
         assert found in ({".jpg"} if kind == "recompressed" else {suffix, ".bmp", ".tif"})
 
 
-def test_what_a_plan_cannot_hold_is_refused() -> None:
+def test_an_invalid_plan_is_refused() -> None:
     with pytest.raises(ValueError, match="expected drawn to be one of brain, chest, polyps, got"):
         Plan(drawn="knees")
     with pytest.raises(ValueError, match=r"expected kind to be one of same_bytes, .*, got blurred"):
@@ -418,7 +418,7 @@ def test_what_a_plan_cannot_hold_is_refused() -> None:
         ({"shortcuts": (Shortcut(kind="size", label=0, train=9),)}, "more train images with the"),
     ],
 )
-def test_more_than_there_are_images_is_refused_and_leaves_nothing(
+def test_more_faults_than_images_are_refused_and_leave_nothing(
     more: dict[str, object], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=words):
@@ -426,7 +426,7 @@ def test_more_than_there_are_images_is_refused_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_exists_is_never_replaced(tmp_path: Path) -> None:
+def test_existing_files_are_never_replaced(tmp_path: Path) -> None:
     plan = Plan(train=4, test=4, size_px=16)
     plant(tmp_path / "data", plan)
     before = files_of(tmp_path)

@@ -16,7 +16,7 @@ from medvision.errors import MedvisionError
 
 
 def trainer(epoch: int = 0, **metrics: float) -> Any:
-    """Stands in for Lightning's: what the callbacks ask of it."""
+    """Stand-in for Lightning's trainer with the attributes that the callbacks use."""
 
     def save_checkpoint(path: Path) -> None:
         Path(path).write_text(f"epoch {epoch}")
@@ -43,7 +43,9 @@ def best_and_last(tmp_path: Path, mode: Any = "max") -> BestAndLast:
 
 
 @pytest.mark.parametrize(("mode", "best"), [("max", 1), ("min", 2)])
-def test_best_is_the_best_and_last_is_the_last(tmp_path: Path, mode: str, best: int) -> None:
+def test_best_and_last_checkpoint_are_of_the_right_epochs(
+    tmp_path: Path, mode: str, best: int
+) -> None:
     callback = best_and_last(tmp_path, mode)
     for epoch, value in enumerate([0.5, 0.8, 0.2, 0.3]):
         callback.on_train_epoch_end(trainer(epoch, val__dice=value), None)
@@ -70,7 +72,9 @@ def test_nan_is_never_the_best(tmp_path: Path) -> None:
     assert callback.warning is None
 
 
-def test_without_a_defined_value_best_is_last_and_says_so(tmp_path: Path) -> None:
+def test_without_a_defined_value_best_is_the_last_epoch_and_a_warning_says_so(
+    tmp_path: Path,
+) -> None:
     callback = best_and_last(tmp_path)
     for epoch in range(2):
         callback.on_train_epoch_end(trainer(epoch, val__dice=math.nan), None)
@@ -102,7 +106,7 @@ def test_the_checkpoint_before_the_last_is_kept(tmp_path: Path) -> None:
     assert callback.previous_path.read_text() == "epoch 1"
 
 
-def test_a_schedule_is_saved_as_it_is_after_the_epoch_and_told_only_once(tmp_path: Path) -> None:
+def test_a_schedule_is_saved_in_its_state_after_the_epoch_and_stepped_once(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.5)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=0)
@@ -162,7 +166,7 @@ def test_the_log_has_a_row_per_epoch_and_blanks_for_what_is_undefined(
     assert line.startswith("epoch   1/9  train loss 0.5000  val loss 0.6000 dice 0.2500")
 
 
-def test_the_log_goes_on_where_its_checkpoint_stopped(tmp_path: Path) -> None:
+def test_the_log_continues_where_its_checkpoint_stopped(tmp_path: Path) -> None:
     first = EpochLog(dirpath=str(tmp_path))
     for epoch in range(3):
         first.on_train_epoch_end(trainer(epoch, val__loss=float(epoch)), None)
@@ -181,7 +185,7 @@ def step(watch: FiniteLoss, value: float, batch: int, *, last: bool = False) -> 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_stops_the_epoch(value: float) -> None:
+def test_a_nan_loss_stops_the_epoch(value: float) -> None:
     watch = FiniteLoss(every_n_steps=100)
     step(watch, value, 0)
     with pytest.raises(MedvisionError, match="NaN or infinite in epoch 0") as raised:
@@ -189,7 +193,7 @@ def test_a_loss_that_is_no_number_stops_the_epoch(value: float) -> None:
     assert raised.value.exit_code == 3
 
 
-def test_the_loss_is_asked_about_every_few_steps() -> None:
+def test_the_loss_is_checked_every_few_steps() -> None:
     watch = FiniteLoss(every_n_steps=3)
     step(watch, math.nan, 0)
     step(watch, 1.0, 1)
@@ -204,7 +208,7 @@ def test_finite_losses_pass() -> None:
 
 
 class Processes:
-    """Stands in for the strategy of several: what each of the others will answer, in turn."""
+    """Stand-in for a strategy of several processes, with the answers of the others in order."""
 
     def __init__(self, *others: bool) -> None:
         self.others, self.asked = list(others), []
@@ -215,7 +219,7 @@ class Processes:
         return decision and self.others.pop(0)
 
 
-def test_where_one_process_has_no_number_all_stop_at_the_same_step() -> None:
+def test_all_processes_stop_at_the_same_step_if_one_has_a_nan_loss() -> None:
     strategy = Processes(True, False)
     fit = trainer()
     fit.strategy = strategy
@@ -230,7 +234,7 @@ def test_where_one_process_has_no_number_all_stop_at_the_same_step() -> None:
     assert raised.value.exit_code == 3
 
 
-def test_a_process_whose_loss_is_no_number_tells_the_others() -> None:
+def test_a_process_with_a_nan_loss_stops_the_others() -> None:
     fit = trainer()
     fit.strategy, fit.is_last_batch = Processes(True), True
     with pytest.raises(MedvisionError):
@@ -238,7 +242,7 @@ def test_a_process_whose_loss_is_no_number_tells_the_others() -> None:
     assert fit.strategy.asked == [False]
 
 
-def test_a_fit_that_begins_forgets_the_losses_of_the_fit_before() -> None:
+def test_a_new_fit_forgets_the_losses_of_the_previous_fit() -> None:
     watch = FiniteLoss(every_n_steps=100)
     step(watch, math.nan, 0)
     watch.on_train_start(trainer(), SimpleNamespace(device=torch.device("cpu")))
@@ -246,7 +250,7 @@ def test_a_fit_that_begins_forgets_the_losses_of_the_fit_before() -> None:
 
 
 class Explodes(LightningModule):
-    """Fits a constant; its loss is NaN from epoch 2 on."""
+    """Fit a constant; the loss is NaN from epoch 2 on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -264,7 +268,7 @@ class Explodes(LightningModule):
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore:.*number of training batches")
-def test_nan_stops_the_fit_before_a_checkpoint_can_hold_it(tmp_path: Path) -> None:
+def test_nan_stops_the_fit_before_a_checkpoint_contains_it(tmp_path: Path) -> None:
     best = best_and_last(tmp_path)
     fit = Trainer(
         accelerator="cpu",
@@ -281,7 +285,7 @@ def test_nan_stops_the_fit_before_a_checkpoint_can_hold_it(tmp_path: Path) -> No
     assert last["state_dict"]["weight"].item() == pytest.approx(0.8**6)
 
 
-def test_throughput_leaves_out_start_and_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_throughput_excludes_start_and_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0, 15.0, 16.0, 18.0, 100.0, 103.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     rate = Throughput()

@@ -11,7 +11,7 @@ def batch(index: list[int]) -> Any:
     return {"target": target.to(torch.uint8), "index": torch.tensor(index)}
 
 
-def test_rows_that_pad_a_batch_are_not_kept() -> None:
+def test_padding_rows_are_not_kept() -> None:
     seen, trainer = ClassProbabilities(), Any
     logits = torch.tensor([[0.0], [1.0], [torch.nan]])
     seen.on_test_batch_end(trainer, trainer, logits, batch([4, 1, -1]), 0)

@@ -11,7 +11,7 @@ from medvision.callbacks import BestAndLast, EpochLog, FiniteLoss, Handover, Thr
 
 
 def callbacks(folder: Path) -> list[Callback]:
-    """Those of a fit, as each of its processes makes them."""
+    """Callbacks of a fit, as created in each of its processes."""
     return [
         FiniteLoss(),
         Throughput(),
@@ -44,7 +44,7 @@ def watched(folder: Path) -> list[Callback]:
     return seen
 
 
-def test_another_process_takes_over_what_every_callback_knew(tmp_path: Path) -> None:
+def test_another_process_takes_over_the_state_of_every_callback(tmp_path: Path) -> None:
     seen = watched(tmp_path)
     of(Handover, seen).on_fit_end(trainer(seen), None)
     fresh = callbacks(tmp_path)
@@ -60,7 +60,7 @@ def test_another_process_takes_over_what_every_callback_knew(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_why_best_is_the_last_epoch_is_handed_over(tmp_path: Path) -> None:
+def test_the_warning_about_the_best_epoch_is_handed_over(tmp_path: Path) -> None:
     seen = watched(tmp_path)
     of(BestAndLast, seen).warning = "val/dice was undefined"
     of(Handover, seen).on_fit_end(trainer(seen), None)
@@ -75,7 +75,7 @@ def test_further_processes_hand_over_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_sees_the_end_after_all_that_it_asks(tmp_path: Path) -> None:
+def test_the_handover_callback_runs_last(tmp_path: Path) -> None:
     from pytorch_lightning.trainer.connectors.callback_connector import _CallbackConnector
 
     ordered = _CallbackConnector._reorder_callbacks(callbacks(tmp_path))
@@ -83,12 +83,14 @@ def test_it_sees_the_end_after_all_that_it_asks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [Throughput, EpochLog, BestAndLast, XlaWatch])
-def test_what_is_handed_over_is_there_from_the_start_and_plain(tmp_path: Path, kind: Any) -> None:
+def test_the_handed_over_state_is_plain_and_exists_from_the_start(
+    tmp_path: Path, kind: Any
+) -> None:
     callback = of(kind, callbacks(tmp_path))
     known = {name: getattr(callback, name) for name in kind.HANDED_OVER}
     assert json.loads(json.dumps(known)) == known
 
 
-def test_every_callback_of_a_fit_can_go_to_another_process(tmp_path: Path) -> None:
+def test_every_callback_of_a_fit_can_be_pickled(tmp_path: Path) -> None:
     there = pickle.loads(pickle.dumps(watched(tmp_path)))
     assert of(EpochLog, there).rows[1]["val/dice"] == 0.2

@@ -9,7 +9,7 @@ from medvision.errors import MedvisionError, Stopped
 
 
 class Strategy:
-    """Stands for two processes: of the others it is known what they say."""
+    """Stand-in for two processes, with given answers of the others."""
 
     def __init__(self, others: bool) -> None:
         self.others, self.asked = others, 0
@@ -57,13 +57,13 @@ def step(callback: Interruption, trainer: Any, batch_idx: int = 0) -> None:
     callback.on_train_batch_end(trainer, None, None, None, batch_idx)  # type: ignore[arg-type]
 
 
-def test_nothing_is_saved_where_nobody_asks() -> None:
+def test_nothing_is_saved_without_a_request() -> None:
     callback, files = watcher()
     step(callback, trainer_of())
     assert files.saved == 0
 
 
-def test_what_was_asked_is_done_after_the_state_is_saved() -> None:
+def test_a_requested_stop_follows_the_saved_state() -> None:
     callback, files = watcher(signal.SIGINT)
     with pytest.raises(Stopped) as stopped:
         step(callback, trainer_of())
@@ -78,7 +78,7 @@ def test_what_was_asked_is_done_after_the_state_is_saved() -> None:
     ],
     ids=["last batch", "gradients are being added up"],
 )
-def test_a_state_that_could_not_go_on_is_not_saved(busy: dict[str, Any]) -> None:
+def test_a_state_that_cannot_be_resumed_is_not_saved(busy: dict[str, Any]) -> None:
     callback, files = watcher(signal.SIGINT, every_minutes=1e-9)
     step(callback, trainer_of(**busy))
     assert files.saved == 0
@@ -91,7 +91,7 @@ def test_the_end_of_an_epoch_needs_no_further_file() -> None:
     assert files.saved == 0
 
 
-def test_every_few_minutes_the_state_is_saved_and_training_goes_on() -> None:
+def test_the_state_is_saved_every_few_minutes_and_training_continues() -> None:
     callback, files = watcher(every_minutes=1e-9)
     step(callback, trainer_of())
     step(callback, trainer_of(), 1)
@@ -101,7 +101,7 @@ def test_every_few_minutes_the_state_is_saved_and_training_goes_on() -> None:
     assert files.saved == 0
 
 
-def test_no_state_is_saved_after_a_loss_that_was_no_number() -> None:
+def test_no_state_is_saved_after_a_nan_loss() -> None:
     finite = FiniteLoss()
     finite.all_finite = ~finite.all_finite
     callback, files = watcher(signal.SIGTERM, finite=finite)
@@ -111,14 +111,14 @@ def test_no_state_is_saved_after_a_loss_that_was_no_number() -> None:
     assert files.saved == 0
 
 
-def test_processes_end_together_whichever_was_asked() -> None:
+def test_all_processes_end_together_whichever_got_the_signal() -> None:
     callback, files = watcher(None)
     with pytest.raises(Stopped) as stopped:
         step(callback, trainer_of(others=True))
     assert (files.saved, stopped.value.signum) == (1, signal.SIGTERM)
 
 
-def test_processes_ask_each_other_about_once_a_second() -> None:
+def test_processes_exchange_requests_about_once_a_second() -> None:
     callback, _ = watcher(None)
     trainer = trainer_of(others=False)
     for batch_idx in range(100):  # steps of no time at all

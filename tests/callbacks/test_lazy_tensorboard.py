@@ -36,7 +36,7 @@ def test_values_and_hyperparameters_are_those_that_were_logged(logger: LateTenso
     assert yaml.safe_load(Path(logger.log_dir, "hparams.yaml").read_text()) == {"seed": 3}
 
 
-def test_whoever_asked_for_the_writer_early_writes_with_it(logger: LateTensorBoard) -> None:
+def test_a_writer_requested_early_writes_to_the_same_log(logger: LateTensorBoard) -> None:
     writer = logger.experiment
     writer.add_scalar("own", 0.5, 1)
     logger.log_metrics({"own": 0.75}, step=2)

@@ -13,7 +13,7 @@ SOURCE = PolypPhantoms(size_px=16, seed=0, channels=3, num_images=6)
 
 
 class Kept:
-    """Stands in for the conventions: keeps what they would count."""
+    """Stand-in for the conventions that records their input."""
 
     def __init__(self) -> None:
         self.counted = 0
@@ -42,7 +42,7 @@ def batch(index: list[int]) -> Any:
 
 
 @pytest.mark.parametrize("empty", [torch.nan, 0.0])
-def test_rows_that_pad_a_batch_are_scored_and_written_nowhere(tmp_path: Path, empty: float) -> None:
+def test_padding_rows_are_neither_scored_nor_written(tmp_path: Path, empty: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 1, 16, 16, generator=generator)
     padding = torch.full((1, 1, 16, 16), empty)

@@ -83,7 +83,7 @@ def test_a_run_below_the_median_is_stopped_and_one_above_it_is_not(
     assert [trial.by_epoch for trial in study.trials()[1:]] == [{0: 0.6}, {0: 0.4}]
 
 
-def test_without_a_pruner_values_are_reported_all_the_same(tmp_path: Path, study: Study) -> None:
+def test_without_a_pruner_values_are_still_reported(tmp_path: Path, study: Study) -> None:
     callback = pruning(tmp_path, pruner="none")
     end_epoch(callback, trainer(), 0.1)
     assert not callback.pruned
@@ -97,14 +97,16 @@ def test_after_the_last_epoch_nothing_is_stopped(tmp_path: Path, study: Study) -
     assert not callback.pruned
 
 
-def test_an_undefined_value_is_neither_reported_nor_judged(tmp_path: Path, study: Study) -> None:
+def test_an_undefined_value_is_neither_reported_nor_used_for_pruning(
+    tmp_path: Path, study: Study
+) -> None:
     callback = pruning(tmp_path)
     end_epoch(callback, trainer(), None)
     assert not callback.pruned
     assert study.trials()[1].by_epoch == {}
 
 
-def test_a_run_that_goes_on_reports_what_was_lost_once_and_is_judged_at_once(
+def test_a_resumed_run_reports_lost_values_once_and_can_be_pruned_at_once(
     tmp_path: Path, study: Study
 ) -> None:
     study.report(1, 0, 0.45)

@@ -16,7 +16,7 @@ NUM_BATCHES = 5
 
 
 class Task(LightningModule):
-    """Learns under dropout, and notes every loss and epoch."""
+    """Learn with dropout, and record every loss and epoch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Task(LightningModule):
 
 
 class Save(ExactState):
-    """Keeps the checkpoint of one place."""
+    """Save a checkpoint at one point of the fit."""
 
     def __init__(self, place: tuple[int, int] | None) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def fit(callback: ExactState, path: Any = None, *, skip: int = 0) -> Task:
     return task
 
 
-def test_a_fit_that_goes_on_after_an_epoch_draws_and_learns_the_same(tmp_path: Any) -> None:
+def test_a_fit_resumed_after_an_epoch_draws_and_learns_the_same(tmp_path: Any) -> None:
     save = Save(None)
     whole = fit(save)
     torch.save(save.checkpoint, tmp_path / "at.ckpt")
@@ -107,7 +107,7 @@ def test_sums_of_a_half_epoch_are_kept(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("within", [True, False])
-def test_settled_counters_say_what_is_done_and_nothing_else(within: bool) -> None:
+def test_settled_counters_contain_only_finished_work(within: bool) -> None:
     done = {"ready": 8, "started": 8, "processed": 8, "completed": 7}
     epoch = {"ready": 2, "started": 2, "processed": 1 if within else 2, "completed": 1}
     loop = {

@@ -16,7 +16,7 @@ UPSAMPLE = "aten::upsample_bilinear2d"
 
 
 class Counters:
-    """Stands in for ``xla_counters``: a test plays torch-xla with it."""
+    """Stand-in for ``xla_counters``, with values set by the test."""
 
     NOT_ON_XLA_CPU: ClassVar = {UPSAMPLE: "a reason"}
 
@@ -44,7 +44,7 @@ class Counters:
 
 
 class Fit:
-    """A fit of some steps and one validation step an epoch, as Lightning would tell of it."""
+    """Calls that Lightning makes for a fit with some steps and one validation step per epoch."""
 
     def __init__(self, *, strict: bool) -> None:
         self.xla, self.watch = Counters(), XlaWatch(strict=strict)
@@ -127,14 +127,14 @@ def falls_back(name: str, place: str = "") -> Act:
 
 
 def stall(fit: Fit, **what: Any) -> str:
-    """The line of the error that ends the epoch; its exit code is that of a check that found it."""
+    """Error message that ends the epoch, with the exit code of a check that found something."""
     with pytest.raises(MedvisionError) as raised:
         fit.epoch(**what)
     assert raised.value.exit_code == 1
     return str(raised.value)
 
 
-def test_each_epoch_counts_its_own_compilations_and_those_before_the_fit_count_nowhere(
+def test_each_epoch_counts_its_own_compilations_without_those_before_the_fit(
     fit: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fit(strict=True)
@@ -180,7 +180,7 @@ def test_a_value_read_in_a_training_step_is_named_with_its_line(fit: Any) -> Non
     )
 
 
-def test_item_is_reported_as_the_read_that_it_is_and_not_as_a_lacking_operator(fit: Any) -> None:
+def test_item_is_reported_as_a_read_and_not_as_a_missing_operator(fit: Any) -> None:
     run = fit(strict=True)
     run.start()
     line = stall(run, in_step=reads("training_step (task.py:7)", item=True))
@@ -197,7 +197,7 @@ def test_a_value_read_in_a_validation_step_is_named_too(fit: Any) -> None:
     assert "(update (metric.py:9))" in line
 
 
-def test_what_is_read_between_steps_is_no_stall_and_not_taken_for_one(fit: Any) -> None:
+def test_a_read_between_steps_is_not_a_stall(fit: Any) -> None:
     run = fit(strict=True)
     run.start()
     run.epoch(after_step=reads("on_train_batch_end (finite_loss.py:40)"))
@@ -207,13 +207,13 @@ def test_what_is_read_between_steps_is_no_stall_and_not_taken_for_one(fit: Any) 
     assert "(update (metric.py:9))" in line
 
 
-def test_a_read_that_torch_xla_gave_no_line_for_says_where_to_look(fit: Any) -> None:
+def test_a_read_without_a_line_from_torch_xla_names_where_to_look(fit: Any) -> None:
     run = fit(strict=True)
     run.start()
     assert "(task, model, loss or metrics)" in stall(run, in_step=reads(""))
 
 
-def test_reads_of_an_epoch_before_the_fit_are_nobodys(fit: Any) -> None:
+def test_reads_before_the_fit_are_not_counted(fit: Any) -> None:
     run = fit(strict=True)
     run.xla.fell_back, run.xla.read = {"aten::_local_scalar_dense": 1}, 1
     run.start()
@@ -228,12 +228,12 @@ def test_an_operator_that_xla_lacks_is_named_with_its_line(fit: Any) -> None:
     assert line == (
         "XLA lacks aten::nonzero: the host computes it while the device waits"
         " (update (metric.py:9));"
-        " use operators whose result has a fixed shape, and look at values once an epoch"
+        " use operators whose result has a fixed shape, and read values once per epoch"
     )
     assert run.watch.fallbacks == {"aten::nonzero": 1}
 
 
-def test_operators_that_only_the_cpu_backend_lacks_are_counted_and_stall_nothing(
+def test_operators_missing_only_in_the_cpu_backend_are_counted_but_do_not_stall(
     fit: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fit(strict=True)
@@ -280,7 +280,7 @@ def test_a_compilation_after_the_first_epoch_is_named_with_step_and_line(fit: An
     assert run.watch.compilations_per_epoch == [9, 2]
 
 
-def test_a_compilation_at_the_end_of_an_epoch_is_said_to_be_there(fit: Any) -> None:
+def test_a_compilation_at_the_end_of_an_epoch_is_reported_there(fit: Any) -> None:
     run = fit(strict=True)
     run.start()
     run.epoch()
@@ -288,7 +288,7 @@ def test_a_compilation_at_the_end_of_an_epoch_is_said_to_be_there(fit: Any) -> N
     assert "epoch 2 compiled 1 graph again, first in its end: " in stall(run)
 
 
-def test_the_first_epoch_of_a_run_that_goes_on_may_compile(fit: Any) -> None:
+def test_the_first_epoch_of_a_resumed_run_may_compile(fit: Any) -> None:
     run = fit(strict=True)
     run.trainer.current_epoch, run.trainer.global_step = 3, 30
     run.start()

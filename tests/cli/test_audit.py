@@ -38,7 +38,7 @@ def run_here(
 
 @pytest.fixture
 def leaky(make_class_folder: MakeFolder) -> Path:
-    """Two of four test images are in train: one as it is, one under another class and format."""
+    """Two of four test images are in train: one unchanged, one with another class and format."""
     folders = {f"{s}/{c}": n for s, n in (("train", 8), ("test", 2)) for c in ("cat", "dog")}
     root = make_class_folder(folders, size_px=(64, 64))
     copyfile(root / "train/cat/case_00.png", root / "test/cat/case_00.png")
@@ -53,7 +53,7 @@ def state_of(root: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_a_leaking_set_ends_with_1_and_is_left_as_it_was(run_here: Run, leaky: Path) -> None:
+def test_a_leaking_data_set_ends_with_1_and_is_unchanged(run_here: Run, leaky: Path) -> None:
     before = state_of(leaky)
     code, output, errors = run_here(str(leaky))
     assert (code, errors) == (1, "")
@@ -83,7 +83,7 @@ def test_80_columns_are_enough(run_here: Run, leaky: Path, monkeypatch: pytest.M
     assert "…" not in output
 
 
-def test_a_clean_set_ends_with_0(run_here: Run, make_folder: MakeFolder) -> None:
+def test_a_clean_data_set_ends_with_0(run_here: Run, make_folder: MakeFolder) -> None:
     code, output, errors = run_here(str(make_folder(6)))
     assert (code, errors) == (0, "")
     assert "set: segmentation, 6 images, no split given" in output
@@ -91,7 +91,7 @@ def test_a_clean_set_ends_with_0(run_here: Run, make_folder: MakeFolder) -> None
     assert "no test split is given that could leak." in output
 
 
-def test_two_folders_are_held_against_each_other(
+def test_two_folders_are_compared_with_each_other(
     run_here: Run, make_class_folder: MakeFolder
 ) -> None:
     one = make_class_folder({"a": 4, "b": 4}, name="one", size_px=(64, 64))
@@ -108,7 +108,7 @@ def test_two_folders_are_held_against_each_other(
     ]
 
 
-def test_an_earlier_audit_is_replaced_and_nothing_else(run_here: Run, leaky: Path) -> None:
+def test_only_an_earlier_audit_is_replaced(run_here: Run, leaky: Path) -> None:
     assert run_here(str(leaky), "--out", "o")[0] == 1
     first = json.loads(Path("o/audit.json").read_text())
     (leaky / "test/dog/case_00.bmp").unlink()
@@ -153,7 +153,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert list(Path().iterdir()) == []
 
 
-def test_errors_name_options_and_no_keys_of_a_config(run_here: Run, leaky: Path) -> None:
+def test_errors_name_options_instead_of_config_keys(run_here: Run, leaky: Path) -> None:
     code, _, errors = run_here(str(leaky), "--group-pattern", "person")
     assert code == 2
     assert "person has 0 capture groups, expected one (--group-pattern)" in errors
@@ -190,7 +190,7 @@ def test_on_a_terminal_a_bar_counts_the_files(
     assert "read" in shown.getvalue()
 
 
-def test_an_unreadable_file_is_a_fault_and_no_abort(run_here: Run, leaky: Path) -> None:
+def test_an_unreadable_file_is_a_finding_and_does_not_abort(run_here: Run, leaky: Path) -> None:
     (leaky / "train/cat/broken.png").write_bytes(np.zeros(9, np.uint8).tobytes())
     code, output, _ = run_here(str(leaky))
     assert code == 1

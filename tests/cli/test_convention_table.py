@@ -26,7 +26,7 @@ def binary() -> Rows:
     )
 
 
-def test_the_table_fits_80_columns_and_cuts_no_word() -> None:
+def test_the_table_fits_80_columns_without_cutting_words() -> None:
     for rows in (segmentation(), binary()):
         text = printed(rows)
         assert max(len(line) for line in text.splitlines()) <= 80
@@ -35,7 +35,7 @@ def test_the_table_fits_80_columns_and_cuts_no_word() -> None:
         assert all(word in words for row in rows for word in row["name"].split())
 
 
-def test_the_own_row_is_first_and_the_others_say_how_far_off_they_are() -> None:
+def test_the_own_row_is_first_and_the_others_show_their_difference() -> None:
     rows = segmentation()
     body = [line for line in printed(rows).splitlines() if "own" in line or "nnU-Net" in line]
     assert body[0].split()[:2] == ["per", "image"]
@@ -56,7 +56,7 @@ def test_the_words_name_the_range_and_what_is_optimistic() -> None:
     assert "accuracy from 0.500 to 0.750, f1 from 0.500 to 0.800, auroc from" in first
 
 
-def test_what_several_classes_do_not_have_is_one_line() -> None:
+def test_scores_for_two_classes_only_are_named_in_one_line() -> None:
     conventions = SegmentationConventions(3)
     conventions.update(np.ones((1, 3, 3), int), np.zeros((1, 3, 3)), np.zeros((1, 3, 3)))
     rows = conventions.compute()

@@ -26,7 +26,7 @@ def run_here(
     return run
 
 
-def test_the_end_says_how_many_and_how_to_train_on_them(
+def test_the_output_ends_with_the_number_of_shards_and_the_training_command(
     run_here: Run, make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     make_folder(12)
@@ -56,7 +56,7 @@ def test_options_reach_the_shards(
     assert output.splitlines()[1].startswith(f"{num_shards} shards, 18 images, ")
 
 
-def test_what_is_left_out_is_said(
+def test_skipped_files_are_reported(
     run_here: Run, make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = make_folder(12)
@@ -73,7 +73,7 @@ def test_what_is_left_out_is_said(
     assert "\n1 shard, 10 images with masks, " in output
 
 
-def test_ctrl_c_says_so_and_leaves_nothing(
+def test_ctrl_c_is_reported_and_leaves_nothing(
     run_here: Run,
     make_folder: Callable[..., Path],
     tmp_path: Path,
@@ -117,7 +117,7 @@ def test_wrong_options_are_one_line(
     assert errors.count("\n") == 1
 
 
-def test_verbs_that_read_images_say_that_shards_are_none(
+def test_commands_that_read_images_refuse_shards(
     run_here: Run, make_folder: Callable[..., Path]
 ) -> None:
     make_folder(12)
@@ -126,7 +126,7 @@ def test_verbs_that_read_images_say_that_shards_are_none(
         2,
         "",
         "error: the audit reads a folder of images, got shards (out);"
-        " audit the folder they were made of; a training on shards audits them itself\n",
+        " audit the folder they were made from; training on shards audits them itself\n",
     )
     assert run_here("predict", "run", "out", "--out", "masks") == (
         2,
@@ -138,8 +138,8 @@ def test_verbs_that_read_images_say_that_shards_are_none(
     )
 
 
-def test_the_help_warns_of_names(run_here: Run) -> None:
+def test_the_help_warns_that_shards_contain_file_names(run_here: Run) -> None:
     code, output, _ = run_here("data", "shard", "--help")
     assert code == 0
     words = " ".join(output.split())
-    assert "where those name patients, so do the shards" in words
+    assert "including any patient identifiers" in words

@@ -42,7 +42,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"]])
-def test_help_lists_the_verbs(tmp_path: Path, arguments: list[str]) -> None:
+def test_help_lists_the_commands(tmp_path: Path, arguments: list[str]) -> None:
     done = medvision(*arguments, cwd=tmp_path)
     assert done.returncode == 0
     assert all(verb in done.stdout for verb in VERBS)
@@ -65,7 +65,7 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         print(f"{arguments}: {time.perf_counter() - started_s:.2f} s")
 
 
-def test_an_unknown_verb_is_one_line(tmp_path: Path) -> None:
+def test_an_unknown_command_is_one_line(tmp_path: Path) -> None:
     done = medvision("trian", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: No such command 'trian'")

@@ -1,4 +1,4 @@
-"""Runs whose scores have nothing to do with each other are refused, and what differs is named."""
+"""Runs with incomparable scores are refused, and the differences are named."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +97,7 @@ def test_known_test_images_may_have_other_training_data(make: Make) -> None:
     accepted(make("pets/0", dataset=test), make("pets/1", dataset=more))
 
 
-def test_equal_names_with_other_contents_are_refused(make: Make) -> None:
+def test_equal_names_with_different_contents_are_refused(make: Make) -> None:
     runs = [
         make(f"pets/{n}", n, dataset={"test_fingerprint": letter * 64})
         for n, letter in enumerate("de")
@@ -108,7 +108,7 @@ def test_equal_names_with_other_contents_are_refused(make: Make) -> None:
     )
 
 
-def test_a_sealed_run_says_why_it_has_no_predictions(make: Make) -> None:
+def test_a_sealed_run_is_refused_with_the_reason(make: Make) -> None:
     sealed = make("search/0", sealed=True)
     (sealed / "predictions_test.csv").unlink()
     summary = (sealed / "summary.json").read_text()

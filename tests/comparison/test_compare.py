@@ -1,4 +1,4 @@
-"""Finished runs side by side: groups over seeds, means by hand, and what makes them unfair."""
+"""Comparison of finished runs: groups over seeds, means by hand, and notes on fairness."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def groups_of(*runs: Path) -> list[Group]:
 
 
 def compared(*runs: Path) -> Comparison:
-    """What ``compare`` gives, without its files."""
+    """Result of ``compare`` without its files."""
     groups = tuple(groups_of(*runs))
     pairs = tuple(compare_pairs(groups))
     return Comparison(groups=groups, pairs=pairs, notes=tuple(doubts(groups)), out=Path("out"))
@@ -106,7 +106,7 @@ def test_an_undefined_score_is_counted_as_such(make: Make) -> None:
     assert (found["mean"], found["std"], found["num_values"]) == (0.8, None, 1)
 
 
-def test_seeds_and_run_folders_make_no_setting() -> None:
+def test_seeds_and_run_folders_are_not_settings() -> None:
     settings = settings_of(
         {
             "seed": 3,
@@ -125,13 +125,13 @@ def test_seeds_and_run_folders_make_no_setting() -> None:
     }
 
 
-def test_a_split_seed_makes_another_group(make: Make) -> None:
+def test_another_split_seed_is_another_group(make: Make) -> None:
     runs = [make("pets/0"), make("pets/1", settings={"data.split_seed": 1})]
     labels = [group.label for group in groups_of(*runs)]
     assert labels == ["pets data.split_seed=0", "pets data.split_seed=1"]
 
 
-def test_labels_name_what_differs_in_a_few_words(make: Make) -> None:
+def test_labels_name_the_differences_in_a_few_words(make: Make) -> None:
     many = {
         "optimizer.lr": 0.01,
         "model._target_": "medvision.models.AlexNet",
@@ -154,7 +154,7 @@ def test_labels_that_would_be_equal_are_numbered(make: Make) -> None:
     assert labels == ["pets data.root=.../pets #1", "pets data.root=.../pets #2"]
 
 
-def test_a_seed_that_comes_twice_gives_no_spread(make: Make) -> None:
+def test_a_repeated_seed_gives_no_spread(make: Make) -> None:
     runs = [make("pets/0", 4, 0.8), make("pets/1", 4, 0.9)]
     (group,) = groups_of(*runs)
     assert group.mean_and_std("test/accuracy") == (pytest.approx(0.85), None)
@@ -165,7 +165,7 @@ def test_a_seed_that_comes_twice_gives_no_spread(make: Make) -> None:
     ]
 
 
-def test_alike_runs_raise_no_doubt(three: list[Path]) -> None:
+def test_similar_runs_give_no_note(three: list[Path]) -> None:
     assert notes_of(*three) == []
 
 
@@ -189,7 +189,7 @@ def test_the_leak_of_the_merged_protocol_is_reported(make: Make) -> None:
     ]
 
 
-def test_folds_are_told_and_missing_ones_counted(make: Make) -> None:
+def test_folds_are_reported_and_missing_ones_counted(make: Make) -> None:
     runs = [
         make(
             f"pets/{fold}",
@@ -239,7 +239,7 @@ def test_the_roc_of_more_classes_is_their_mean(make: Make) -> None:
     assert np.trapezoid(curve[1], curve[0]) == pytest.approx((1 / 2 + 3 / 4) / 2)
 
 
-def test_the_roc_of_pixels_is_read_where_it_was_written(make: Make) -> None:
+def test_the_roc_of_pixels_is_read_from_its_file(make: Make) -> None:
     path = make("polyps/0", task="segmentation")
     assert read_run(path).roc() is None
     (path / "roc_test.csv").write_text(
@@ -250,7 +250,7 @@ def test_the_roc_of_pixels_is_read_where_it_was_written(make: Make) -> None:
     assert [points.tolist() for points in curve] == [[0, 0.25, 1], [0, 0.5, 1]]
 
 
-def test_a_rate_that_is_undefined_makes_no_curve(make: Make) -> None:
+def test_an_undefined_rate_gives_no_curve(make: Make) -> None:
     path = make("polyps/0", task="segmentation")
     (path / "roc_test.csv").write_text(
         "false_positive_rate,true_positive_rate,threshold\n0,,1\n1,,0\n"
@@ -258,7 +258,7 @@ def test_a_rate_that_is_undefined_makes_no_curve(make: Make) -> None:
     assert read_run(path).roc() is None
 
 
-def test_what_is_no_run_is_refused(make: Make, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(make: Make, tmp_path: Path) -> None:
     run, empty = make("pets/0"), tmp_path / "empty"
     empty.mkdir()
     assert error_of(run, empty) == (
@@ -269,7 +269,7 @@ def test_what_is_no_run_is_refused(make: Make, tmp_path: Path) -> None:
     assert error_of(run, empty).startswith(f"not a run folder: it has no config.yaml ({run});")
 
 
-def test_an_evaluation_is_no_run(make: Make) -> None:
+def test_an_evaluation_is_refused(make: Make) -> None:
     runs = [make("pets/0"), make("pets/1", 1, evaluated={"run": "x"})]
     (runs[1] / "config.yaml").unlink()
     assert error_of(*runs) == (
@@ -291,7 +291,7 @@ def test_one_run_is_not_enough(make: Make) -> None:
     )
 
 
-def test_a_run_named_twice_is_refused_however_it_is_written(make: Make) -> None:
+def test_a_run_named_twice_is_refused_however_its_path_is_written(make: Make) -> None:
     run = make("pets/0")
     again = run / ".." / "0"
     assert error_of(run, again) == f"the same run is named twice ({again}); name each run once"
@@ -313,9 +313,7 @@ def test_a_broken_table_is_named(make: Make) -> None:
     assert error_of(*runs) == f"missing column epoch ({runs[1] / 'metrics.csv'})"
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_while_running(
-    three: list[Path], tmp_path: Path
-) -> None:
+def test_a_folder_that_cannot_be_created_ends_with_3(three: list[Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MedvisionError, match="cannot write the comparison") as caught:
         compare(three, out=tmp_path / "file" / "out")

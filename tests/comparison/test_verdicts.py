@@ -58,7 +58,7 @@ def pairs_of(*runs: Path) -> list[dict[str, Any]]:
 
 
 def scores(seed: int, better: float = 0.0) -> np.ndarray:
-    """Images that are hard for all, and noise of each model."""
+    """Scores of images that are hard for all models, plus noise of each model."""
     hard = np.random.default_rng(0).beta(8, 2, 40) * 0.8
     return hard + better + np.random.default_rng(seed).normal(0, 0.01, 40)
 
@@ -92,7 +92,7 @@ def test_one_seed_each_compares_models_not_methods(segment: Segment) -> None:
     assert pair["metrics"]["dice"]["seeds"]["ci95"] is None
 
 
-def test_the_better_one_is_named_first_whatever_the_order(segment: Segment) -> None:
+def test_the_better_group_is_named_first_in_any_order(segment: Segment) -> None:
     (pair,) = pairs_of(segment("u/0", 0, scores(1, 0.05), A), segment("u/1", 0, scores(2), B))
     assert pair["winner"] == 1
     assert pair["metrics"]["dice"]["difference"] < 0
@@ -100,7 +100,7 @@ def test_the_better_one_is_named_first_whatever_the_order(segment: Segment) -> N
     assert "difference +0.0" in pair["sentence"]
 
 
-def test_several_seeds_that_agree_make_a_winner(segment: Segment) -> None:
+def test_several_consistent_seeds_give_a_winner(segment: Segment) -> None:
     runs = [
         segment(f"u/{n}{seed}", seed, scores(10 * n + seed, 0.05 * n), [A, B][n])
         for n in range(2)
@@ -118,7 +118,7 @@ def test_several_seeds_that_agree_make_a_winner(segment: Segment) -> None:
     )
 
 
-def test_seeds_that_spread_take_the_win_away(segment: Segment) -> None:
+def test_a_large_spread_over_seeds_gives_no_winner(segment: Segment) -> None:
     spread = (-0.08, 0.0, 0.08)
     runs = [
         segment(f"u/{n}{seed}", seed, scores(n, 0.05 * n + spread[seed]), [A, B][n])
@@ -132,7 +132,7 @@ def test_seeds_that_spread_take_the_win_away(segment: Segment) -> None:
     assert "Between the methods there is no winner" in pair["sentence"]
 
 
-def test_a_seed_that_comes_twice_tells_no_spread(segment: Segment) -> None:
+def test_a_repeated_seed_has_no_spread(segment: Segment) -> None:
     runs = [segment(f"u/{n}", 4, scores(n, 0.05), A) for n in range(2)]
     (pair,) = pairs_of(*runs, *[segment(f"v/{n}", n, scores(5 + n), B) for n in range(2)])
     assert pair["num_seeds"] == [1, 2]
@@ -143,20 +143,20 @@ def test_a_seed_that_comes_twice_tells_no_spread(segment: Segment) -> None:
     )
 
 
-def test_noise_makes_no_winner_and_tells_what_would(segment: Segment) -> None:
+def test_noise_gives_no_winner_and_the_number_of_images_needed(segment: Segment) -> None:
     (pair,) = pairs_of(segment("u/0", 0, scores(1), A), segment("u/1", 0, scores(2, 0.002), B))
     assert (pair["verdict"], pair["winner"]) == ("no_winner", None)
     assert pair["sentence"].startswith("No winner between ")
     assert "images would be needed; there are 40." in pair["sentence"]
 
 
-def test_equal_scores_make_no_difference(segment: Segment) -> None:
+def test_equal_scores_are_no_difference(segment: Segment) -> None:
     (pair,) = pairs_of(segment("u/0", 0, scores(1), A), segment("u/1", 0, scores(1), B))
     assert pair["verdict"] == "alike"
     assert "for both, the same on each of 40 test images." in pair["sentence"]
 
 
-def test_one_image_cannot_speak_for_others(segment: Segment) -> None:
+def test_one_image_gives_no_verdict(segment: Segment) -> None:
     runs = [
         segment(f"u/{n}", 0, [0.5 + n / 10], settings, NAMES[:1])
         for n, settings in enumerate((A, B))
@@ -169,7 +169,7 @@ def test_one_image_cannot_speak_for_others(segment: Segment) -> None:
     json.dumps(pair, allow_nan=False)
 
 
-def test_images_of_one_group_cannot_either(segment: Segment) -> None:
+def test_images_of_one_group_give_no_verdict(segment: Segment) -> None:
     runs = [
         segment(f"u/{n}", 0, scores(n), settings, groups=("p",) * 40)
         for n, settings in enumerate((A, B))
@@ -193,7 +193,7 @@ def test_groups_of_either_run_stay_together(segment: Segment) -> None:
     assert pairs_of(some, every)[0]["metrics"]["dice"]["num_units"] == 1
 
 
-def test_an_undefined_image_is_left_out_of_both(segment: Segment) -> None:
+def test_an_undefined_image_is_excluded_from_both(segment: Segment) -> None:
     holes = scores(1)
     holes[3] = np.nan
     (pair,) = pairs_of(segment("u/0", 0, holes, A), segment("u/1", 0, scores(2), B))
@@ -254,7 +254,7 @@ def test_classifiers_are_compared_with_the_threshold_that_each_has_in_use(make: 
     assert found["auroc"]["alike"]
 
 
-def test_one_class_alone_leaves_the_area_out(make: Make) -> None:
+def test_auroc_is_left_out_if_only_one_class_is_present(make: Make) -> None:
     head = "path,target,predicted,probability/cat,probability/dog\n"
     runs = [
         make(f"pets/{n}", settings=s, rows=f"{head}1,cat,cat,0.9,0.1\n2,cat,dog,0.4,0.6\n")
@@ -295,7 +295,7 @@ def test_a_missing_column_is_named(make: Make, segment: Segment) -> None:
     assert str(broken / "predictions_test.csv") in str(caught.value)
 
 
-def test_text_where_a_number_belongs_is_named(segment: Segment) -> None:
+def test_text_instead_of_a_number_is_named(segment: Segment) -> None:
     runs = [segment(f"u/{n}", 0, [0.5], s, NAMES[:1]) for n, s in enumerate((A, B))]
     table = runs[1] / "predictions_test.csv"
     table.write_text(table.read_text().replace("0.5", "high"))

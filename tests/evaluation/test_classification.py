@@ -1,4 +1,4 @@
-"""What an evaluation makes of the outputs of a network, without a network."""
+"""Evaluation of network outputs, without a network."""
 
 import csv
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ NAMES = ("a", "b", "c", "d")
 
 
 def outputs(num_classes: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of a network that is too sure, and targets."""
+    """Logits of an overconfident network, and targets."""
     generator = torch.Generator().manual_seed(seed)
     target = torch.randint(0, num_classes, (size,), generator=generator)
     noise = torch.randn(size, num_classes, generator=generator)
@@ -120,7 +120,7 @@ def test_predictions_and_their_columns_are_those_before_the_temperature(tmp_path
     assert found == pytest.approx(raw, abs=1e-6)
 
 
-def test_a_measurement_later_uses_the_temperature_of_the_run(tmp_path: Path) -> None:
+def test_a_later_evaluation_uses_the_temperature_of_the_run(tmp_path: Path) -> None:
     first = evaluation(tmp_path, 2, threshold="youden")
     own = see(first, "val", 2, 60) | see(first, "test", 2, 80)
     known = first.details()
@@ -153,7 +153,7 @@ def test_without_a_temperature_the_stored_validation_probabilities_give_it(
     assert scores["test/ece_calibrated"] >= 0
 
 
-def test_operating_points_know_groups_prevalence_and_the_wished_sensitivity(
+def test_operating_points_use_groups_prevalence_and_the_requested_sensitivity(
     tmp_path: Path,
 ) -> None:
     options: dict[str, Any] = {"prevalence": 0.02, "sensitivity": 0.8}
@@ -174,7 +174,7 @@ def test_operating_points_know_groups_prevalence_and_the_wished_sensitivity(
     assert high - low > expected[1] - expected[0]
 
 
-def test_logits_tell_apart_what_probabilities_round(tmp_path: Path) -> None:
+def test_logits_distinguish_rounded_probabilities(tmp_path: Path) -> None:
     measured = evaluation(tmp_path, 2)
     watcher = measured.watch("test")
     batch: Any = {"target": torch.tensor([1, 1]), "index": torch.tensor([0, 1])}
@@ -184,7 +184,7 @@ def test_logits_tell_apart_what_probabilities_round(tmp_path: Path) -> None:
     assert watcher.logits.tolist() == [[0, 30], [0, 60]]
 
 
-def test_some_of_the_test_images_are_scored_as_all_of_them_are(tmp_path: Path) -> None:
+def test_a_part_of_the_test_images_is_scored_like_all(tmp_path: Path) -> None:
     measured = evaluation(tmp_path, 4, per_group=4)
     assert measured.tested() is None
     scores = see(measured, "val", 4, 60) | see(measured, "test", 4, 80)

@@ -20,14 +20,14 @@ def images(paths: str = "abcd", groups: list[str] | None = None) -> base.Tested:
     )
 
 
-def test_images_are_scored_apart_by_whether_training_holds_a_twin() -> None:
+def test_images_with_and_without_a_near_duplicate_in_training_are_scored_separately() -> None:
     table = TWINS.table(images())
     assert table["with_twin"] == {"num_images": 2, "accuracy": 0.5, "accuracy_ci95": None}
     assert table["without_twin"]["num_images"] == 2
     assert table["without_twin"]["accuracy"] == 0.5
 
 
-def test_beside_them_stands_what_the_nearest_training_image_scores() -> None:
+def test_the_scores_of_the_nearest_training_image_are_included() -> None:
     recalled = TWINS.table(images())["memory_baseline"]
     low, high = recalled["with_twin"]["accuracy_ci95"]
     assert (recalled["with_twin"]["accuracy"], high) == (1, 1)
@@ -37,7 +37,7 @@ def test_beside_them_stands_what_the_nearest_training_image_scores() -> None:
     assert (low, high) == (0, 1)
 
 
-def test_the_interval_of_the_neighbour_is_over_groups_where_they_are_known() -> None:
+def test_the_interval_of_the_neighbour_is_over_known_groups() -> None:
     recalled = TWINS.table(images(groups=["p", "q", "p", "q"]))["memory_baseline"]
     assert recalled["without_twin"]["accuracy_ci95"] == [0.5, 0.5]  # one group: no spread
 
@@ -48,7 +48,7 @@ def test_a_part_without_images_has_no_scores() -> None:
     assert table["memory_baseline"]["without_twin"] == {"accuracy": None, "accuracy_ci95": None}
 
 
-def test_images_whose_neighbour_was_not_asked_leave_the_baseline_undefined() -> None:
+def test_the_baseline_is_undefined_without_a_nearest_neighbour() -> None:
     table = TWINS.table(images("abce"))
     assert table["memory_baseline"]["without_twin"]["accuracy"] is None
     assert table["memory_baseline"]["with_twin"]["accuracy"] == pytest.approx(1)

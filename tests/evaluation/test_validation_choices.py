@@ -15,7 +15,7 @@ def draw(num_classes: int = 2, size: int = 200) -> tuple[np.ndarray, np.ndarray]
     return logits - logits[:, :1], target
 
 
-def test_a_rule_chooses_once_and_says_where_the_threshold_came_from() -> None:
+def test_a_rule_chooses_once_and_reports_the_origin_of_the_threshold() -> None:
     logits, target = draw()
     probability = special.softmax(logits, axis=1)
     choices = ValidationChoices(TWO, threshold="youden")
@@ -33,7 +33,7 @@ def test_a_rule_chooses_once_and_says_where_the_threshold_came_from() -> None:
     ]
 
 
-def test_a_wished_sensitivity_stands_with_its_rule() -> None:
+def test_a_requested_sensitivity_is_stored_with_its_rule() -> None:
     logits, target = draw()
     choices = ValidationChoices(TWO, threshold="sensitivity", sensitivity=0.9)
     choices.learn(logits, target, probability=special.softmax(logits, axis=1))
@@ -42,7 +42,7 @@ def test_a_wished_sensitivity_stands_with_its_rule() -> None:
     assert 0.9 <= found.mean() < 0.92
 
 
-def test_a_number_is_fixed_and_stays() -> None:
+def test_a_numeric_threshold_stays_fixed() -> None:
     choices = ValidationChoices(TWO, threshold=0.3)
     choices.learn(*draw(), probability=special.softmax(draw()[0], axis=1))
     assert choices.threshold == 0.3
@@ -67,7 +67,7 @@ def test_the_temperature_is_that_of_the_validation_images() -> None:
     assert choices.temperature == before  # once
 
 
-def test_the_temperature_of_the_run_is_kept_and_not_told_again() -> None:
+def test_the_temperature_of_the_run_is_kept_and_not_reported_again() -> None:
     choices = ValidationChoices(TWO, threshold=0.4, chosen_on="val", temperature=1.7)
     choices.learn(*draw())
     assert (choices.temperature, choices.details(), choices.notes) == (1.7, {}, [])

@@ -1,10 +1,10 @@
-"""Feed the readers of files with what a coverage-guided fuzzer makes up.
+"""Feed the file readers with input of a coverage-guided fuzzer.
 
     uv pip install atheris
     python tests/fuzz/readers.py KIND FOLDER [-max_total_time=600]
 
 KIND is image, mask, csv, checkpoint, dicom or config.
-FOLDER keeps what was found to be interesting; samples of every kind are put there first. Every
+FOLDER stores interesting inputs; samples of every kind are written there first. Every
 reader may answer with its result or with a MedvisionError of one line; anything else is a finding,
 and so are more than 5 s or 2 GB for one input. Options with one hyphen are libFuzzer's.
 """
@@ -50,7 +50,7 @@ SCRATCH = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else
 
 
 def image(data: bytes) -> None:
-    """As a training reads an image, and as the check looks at it."""
+    """Read an image as training and validation do."""
     for channels in (1, 3):
         found = decode_image(data, where="a", channels=channels)
         assert found.dtype == np.uint8
@@ -61,7 +61,7 @@ def image(data: bytes) -> None:
 
 
 def dicom(data: bytes) -> None:
-    """The same, and what is looked at before a training."""
+    """Read a DICOM file as training and validation do."""
     image(data)
     inspect_files(SCRATCH, Sample(path="a.png", target=""), Reading())
 
@@ -79,7 +79,7 @@ def mask(data: bytes) -> None:
 
 
 def csv(data: bytes) -> None:
-    """The table of samples."""
+    """Read a table of samples."""
     for sample in read_splits(_file(data, "splits.csv")):
         assert sample.split in ("", "train", "val", "test")
         assert sample.path
@@ -97,7 +97,7 @@ def checkpoint(data: bytes) -> None:
 
 
 def config(data: bytes) -> None:
-    """The config of a run folder that came from somewhere."""
+    """Read the config of an untrusted run folder."""
     folder = SCRATCH / "run"
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / "best.ckpt").touch()
@@ -123,7 +123,7 @@ def _file(data: bytes, name: str) -> Path:
 
 
 def samples(kind: str) -> Iterator[bytes]:
-    """Sound files of every kind, small."""
+    """Small valid files of every kind."""
     rng = np.random.default_rng(0)
     grey, colour = (rng.integers(0, 255, shape, dtype=np.uint8) for shape in ((9, 7), (9, 7, 3)))
     if kind in ("image", "mask"):

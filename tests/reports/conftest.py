@@ -124,7 +124,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def full_run(write_run: Callable[..., Path], classification: dict[str, Any]) -> Path:
-    """A run that has something for every section."""
+    """A run with content for every section."""
     rates = {
         name: value
         for rate in ("sensitivity", "specificity", "ppv", "npv")

@@ -12,7 +12,7 @@ Render = Callable[..., str]
 
 @pytest.fixture
 def content() -> dict[str, Any]:
-    """An audit.json of a set that leaks."""
+    """An audit.json of a data set with leaks."""
     part = {"accuracy": 0.75, "accuracy_ci95": [0.6, 0.9], "balanced_accuracy": 0.7}
     duplicates = {
         "groups": 3,
@@ -101,7 +101,7 @@ def text_of(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", body).split())
 
 
-def test_the_page_says_the_verdict_the_numbers_and_the_way_out(page: Render) -> None:
+def test_the_page_has_the_verdict_the_numbers_and_the_advice(page: Render) -> None:
     text = text_of(page())
     assert "would not be true: 5 of 20." in text
     assert "Near-duplicates 7 of 20 test images are also in train" in text
@@ -131,7 +131,7 @@ def test_pairs_are_pictures_with_their_names(page: Render) -> None:
     assert "Empty gallery" not in html
 
 
-def test_nothing_comes_from_outside_and_nothing_runs(page: Render) -> None:
+def test_the_page_is_self_contained_and_runs_nothing(page: Render) -> None:
     html = page()
     assert "<script" not in html
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html) == []
@@ -143,7 +143,7 @@ def test_names_are_escaped(page: Render) -> None:
     assert "<b>more</b>" not in html
 
 
-def test_what_there_is_not_makes_no_section(content: dict[str, Any]) -> None:
+def test_missing_content_has_no_section(content: dict[str, Any]) -> None:
     bare = content | {
         "memory_baseline": None,
         "shortcuts": None,
@@ -173,7 +173,7 @@ def test_left_out_images_and_dice_are_named_so(content: dict[str, Any]) -> None:
     assert "Nearest neighbour 0.500 Dice, 0.400 to 0.600; chance 0.200" in text
 
 
-def test_pictures_stand_side_by_side_with_white_between() -> None:
+def test_pictures_are_side_by_side_with_white_between() -> None:
     joined = side_by_side([np.zeros((4, 3, 3), np.uint8), np.full((2, 5, 3), 7, np.uint8)])
     assert joined.shape == (4, 3 + 6 + 5, 3)
     assert (joined[:, 3:9] == 255).all()

@@ -1,4 +1,4 @@
-"""The report in a real browser, at the width of a desk and of a phone."""
+"""The report in a real browser, at desktop and phone width."""
 
 import shutil
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ def page_of(full_run: Path) -> Path:
 
 
 @pytest.mark.parametrize("width_px", SIZES)
-def test_the_report_opens_without_a_complaint_a_request_or_a_sideways_page(
+def test_the_report_opens_without_errors_requests_or_horizontal_scrolling(
     browser: Any, page_of: Path, width_px: int
 ) -> None:
     context = browser.new_context(viewport={"width": width_px, "height": SIZES[width_px]})

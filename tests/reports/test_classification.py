@@ -1,4 +1,4 @@
-"""Pictures of a classification run show the numbers they were given, and nothing else."""
+"""Plots of a classification run show exactly the given numbers."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def legend_of(figure: Figure) -> list[str]:
 
 
 def results(names: list[str], num_images: int = 20) -> dict[str, Any]:
-    """Everything there is to draw, for images whose class goes round."""
+    """All results for drawing, for images with cycling classes."""
     num_classes = len(names)
     target = np.arange(num_images) % num_classes
     probability = np.full((num_images, num_classes), 0.1 / (num_classes - 1))
@@ -88,7 +88,7 @@ def results(names: list[str], num_images: int = 20) -> dict[str, Any]:
     ],
     ids=["two", "unkind-names", "nine"],
 )
-def test_every_picture_is_written_and_reads(tmp_path: Path, names: list[str]) -> None:
+def test_every_picture_is_written_and_readable(tmp_path: Path, names: list[str]) -> None:
     (tmp_path / "plots").mkdir()
     write_curves(
         tmp_path, task="classification", history=HISTORY, synthetic=False, protocol="official"
@@ -110,20 +110,20 @@ def test_the_same_numbers_give_the_same_picture(tmp_path: Path) -> None:
         assert first.read_bytes() == second.read_bytes()
 
 
-def test_shapes_that_do_not_agree_are_named(tmp_path: Path) -> None:
+def test_mismatched_shapes_are_named(tmp_path: Path) -> None:
     wrong = results(["a", "b"]) | {"class_names": ["a", "b", "c"]}
     with pytest.raises(ValueError, match=r"expected probability \(20, 3\).*got \(20, 2\)"):
         write_classification_plots(tmp_path, **wrong)
 
 
-def test_precision_and_recall_the_wrong_way_round_are_refused(tmp_path: Path) -> None:
+def test_swapped_precision_and_recall_are_refused(tmp_path: Path) -> None:
     wrong = results(["a", "b"])
     wrong["precision_recall"] = {"b": wrong["precision_recall"]["b"][::-1]}
     with pytest.raises(ValueError, match="expected x of the curve of 'b' to rise"):
         write_classification_plots(tmp_path, **wrong)
 
 
-def test_titles_say_synthetic_and_merged_and_nothing_otherwise() -> None:
+def test_titles_mark_synthetic_and_merged_data_only() -> None:
     assert title_mark(synthetic=False, protocol="grouped") == ""
     assert title_mark(synthetic=True) == " (synthetic data)"
     assert title_mark(synthetic=False, protocol="merged") == " (merged protocol)"
@@ -131,7 +131,7 @@ def test_titles_say_synthetic_and_merged_and_nothing_otherwise() -> None:
     assert both.split("\n")[1] == "(synthetic data) (merged protocol)"
 
 
-def test_every_figure_carries_the_mark() -> None:
+def test_every_figure_has_the_mark() -> None:
     given, mark = results(["a", "b", "c"]), " (synthetic data)"
     names, confusion = given["class_names"], given["confusion"]
     shared = {"scores": given["scores"], "mark": mark}
@@ -191,7 +191,7 @@ def test_a_class_without_a_curve_is_named_as_undefined() -> None:
     ]
 
 
-def test_nothing_defined_is_a_picture_without_curves() -> None:
+def test_undefined_scores_give_a_picture_without_curves() -> None:
     nothing: dict[str, Any] = {"scores": {}, "mark": ""}
     counts = np.array([[4, 0], [0, 0]])
     roc = draw_roc({}, counts, ["well", "sick"], threshold=0.5, **nothing)
@@ -249,7 +249,7 @@ def test_empty_bins_of_the_calibration_have_no_point() -> None:
     assert axes.get_title() == "Calibration, ECE undefined, test images"
 
 
-def test_the_bins_after_calibration_stand_beside_those_before() -> None:
+def test_the_bins_before_and_after_calibration_are_side_by_side() -> None:
     nan = float("nan")
     before = np.array([nan, 0.8]), np.array([nan, 0.6]), np.array([0, 5])
     after = np.array([0.45, 0.7]), np.array([0.5, 0.65]), np.array([2, 3])
@@ -301,12 +301,12 @@ def test_few_images_are_all_shown_once_and_unlabelled_ones_never() -> None:
     assert chosen == [3, 0, 1]
 
 
-def test_more_mistakes_than_half_fill_up_what_is_left() -> None:
+def test_more_mistakes_than_half_fill_the_remaining_places() -> None:
     target, predicted = np.zeros(20, int), np.ones(20, int)
     assert len(choose_images(predicted, np.linspace(0, 1, 20), target)) == 16
 
 
-def test_mistakes_are_crossed_framed_and_told_by_the_threshold() -> None:
+def test_mistakes_by_the_threshold_are_crossed_and_framed() -> None:
     probability = np.array([[0.7, 0.3], [0.9, 0.1]])
     figure = draw_images(
         probability,

@@ -1,4 +1,4 @@
-"""The page of a comparison: what it says, what it escapes, and that it needs nothing else."""
+"""The page of a comparison: content, escaping, and self-containment."""
 
 import re
 from html.parser import HTMLParser
@@ -118,7 +118,7 @@ def page(content: dict[str, Any], **more: Any) -> str:
 
 
 class Reader(HTMLParser):
-    """Collects the text of cells, every address and every name of an element."""
+    """Collect the text of cells, all addresses and all element names."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ def test_means_have_their_deviation_and_single_runs_their_interval(made: str) ->
     assert "± 0.000" not in made
 
 
-def test_differences_to_the_first_group_bear_their_sign(made: str) -> None:
+def test_differences_to_the_first_group_have_a_sign(made: str) -> None:
     rows = Reader(made).rows
     start = len(rows) - rows[::-1].index("2 pets") - 1
     assert rows[start + 1] == "-0.050"
@@ -167,7 +167,7 @@ def test_differences_to_the_first_group_bear_their_sign(made: str) -> None:
     assert "A difference alone may be chance" in made
 
 
-def test_who_is_better_comes_first(made: str) -> None:
+def test_the_verdict_comes_first(made: str) -> None:
     headline = re.search(r'class="headline">(.*?)</p>', made)
     assert headline is not None
     assert headline[1] == (
@@ -191,14 +191,14 @@ def test_who_is_better_comes_first(made: str) -> None:
     assert "Holm p" not in rows
 
 
-def test_seeds_and_images_are_two_doubts_side_by_side(made: str) -> None:
+def test_uncertainty_over_seeds_and_over_images_is_side_by_side(made: str) -> None:
     rows = Reader(made).rows
     start = len(rows) - rows[::-1].index("2 against 1: accuracy") - 1
     assert rows[start + 1 : start + 6] == ["2 and 1", "0.071", *[NOT_MEASURED] * 3]
     assert rows[start + 6].startswith("0.020")
 
 
-def test_a_third_group_brings_holm_and_the_other_pairs() -> None:
+def test_a_third_group_adds_holm_and_the_other_pairs() -> None:
     content = comparison(pairs=[pair(num_comparisons=2), pair(1, 3, num_comparisons=2), pair(2, 3)])
     content["groups"].append(content["groups"][1])
     made = page(
@@ -234,7 +234,7 @@ def test_the_picture_of_differences_has_a_row_for_each_pair() -> None:
     assert draw_differences([unknown], ["a", "b"], named_scores("classification"), mark="") is None
 
 
-def test_the_page_holds_notes_labels_warnings_and_definitions(made: str) -> None:
+def test_the_page_has_notes_labels_warnings_and_definitions(made: str) -> None:
     assert "<li>The data differ: a in group 1; b in group 2.</li>" in made
     assert "<strong>(synthetic data)</strong>" in made
     assert "<li>group 2: the data are few</li>" in made
@@ -244,7 +244,7 @@ def test_the_page_holds_notes_labels_warnings_and_definitions(made: str) -> None
     assert "sample standard deviation over their seeds" in text
 
 
-def test_the_page_needs_nothing_from_outside(made: str) -> None:
+def test_the_page_is_self_contained(made: str) -> None:
     found = Reader(made)
     assert "script" not in found.elements
     local = {f"#{name}" for name in found.ids}
@@ -254,7 +254,7 @@ def test_the_page_needs_nothing_from_outside(made: str) -> None:
     assert not re.search(r"url\(|@import|https?://(?!www\.w3\.org/2000/svg)", made)
 
 
-def test_names_are_escaped_wherever_they_stand() -> None:
+def test_names_are_escaped_everywhere() -> None:
     evil = "<script>alert('x')</script> & $x$"
     pairs = [pair(claim=evil, sentence=evil)]
     content = comparison(notes=[evil], differing_settings={evil: [evil, "<b>"]}, pairs=pairs)
@@ -280,7 +280,7 @@ def test_groups_without_a_test_have_a_page_too() -> None:
     assert 'id="roc"' not in made
 
 
-def test_many_groups_are_told_by_their_range() -> None:
+def test_many_groups_are_summarised_by_their_range() -> None:
     content = comparison()
     alone = content["groups"][1]
     for number, mean in enumerate((0.5, 0.95)):
@@ -321,7 +321,7 @@ def test_runs_of_one_seed_have_neither_mean_nor_band() -> None:
     assert not axes.collections
 
 
-def test_the_mean_roc_halves_the_way_between_two() -> None:
+def test_the_mean_of_two_roc_curves_is_halfway_between_them() -> None:
     axes = draw_rocs([drawn()], what="images", mark="").axes[0]
     diagonal, first, second, mean, name = axes.lines
     assert second.get_xydata().tolist() == [[0, 0], [0, 1], [1, 1]]
@@ -352,5 +352,5 @@ def test_a_group_keeps_its_colour_where_another_has_no_roc() -> None:
         pytest.param("0.5.1", "0.5.1", id="not-a-class"),
     ],
 )
-def test_settings_are_told_in_a_few_characters(value: Any, words: str) -> None:
+def test_settings_are_shortened_to_a_few_characters(value: Any, words: str) -> None:
     assert setting_in_words(value) == words

@@ -104,7 +104,7 @@ def test_synthetic_data_is_named_in_every_title(run: Path) -> None:
     assert "(synthetic data)" in curve.axes[0].get_title()
 
 
-def test_every_plot_is_written_and_reads_as_a_picture(run: Path) -> None:
+def test_every_plot_is_written_and_readable(run: Path) -> None:
     rates = (np.array([0.0, 1.0]), np.array([0.0, 1.0]), np.array([1.0, 0.0]))
     rows = [row(number) for number in range(1)]
     write_curves(run, task="segmentation", history=HISTORY, synthetic=True)

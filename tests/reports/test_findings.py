@@ -1,4 +1,4 @@
-"""Remarks about a run are made where they are true, with their numbers, and nowhere else."""
+"""Findings are reported with their numbers exactly when they apply."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def curve(name: str, train: list[float | None], val: list[float | None], **more:
 
 
 def segmentation(*, best: int | None = 2, test: int = 200, **metrics: Any) -> dict[str, Any]:
-    """The summary of a run without a flaw, but for the metrics given."""
+    """Summary of a run without findings, except for the given metrics."""
     scores = {
         "val/dice": 0.85,
         "val/dice_ci95": [0.82, 0.88],
@@ -82,13 +82,13 @@ def classification(
 HEALTHY = curve("dice", [0.6, 0.8, 0.86, 0.86], [0.6, 0.8, 0.85, 0.84])
 
 
-def test_a_healthy_run_is_left_alone() -> None:
+def test_a_healthy_run_has_no_findings() -> None:
     assert findings(segmentation(), HEALTHY) == []
     history = curve("balanced_accuracy", [0.6, 0.8, 0.91, 0.91], [0.6, 0.8, 0.9, 0.89])
     assert findings(classification(), history) == []
 
 
-def test_nothing_is_known_of_nothing() -> None:
+def test_an_empty_summary_has_no_findings() -> None:
     assert findings({}, []) == []
     assert findings({"task": "detection", "metrics": None, "best_epoch": None}, []) == []
 
@@ -116,13 +116,13 @@ def test_a_class_is_missing(stage: str, expected: str) -> None:
     assert findings(summary, []) == [expected]
 
 
-def test_a_missing_class_explains_what_is_undefined() -> None:
+def test_a_missing_class_explains_undefined_scores() -> None:
     counts = {"test": {"normal": 150, "ill": 0}}
     summary = classification(counts=counts, test_auroc=None, test_auroc_ci95=None, test_recall=None)
     assert len(findings(summary, [])) == 1
 
 
-def test_few_test_images_tell_little() -> None:
+def test_few_test_images_are_reported() -> None:
     assert findings(segmentation(test=99, test_dice_ci95=[0.6, 0.95]), []) == [
         "only 99 test images: the 95 % interval of Dice is 0.600 to 0.950"
     ]
@@ -184,7 +184,7 @@ def test_validation_loss_that_rises_for_long() -> None:
         pytest.param([None] * 10, id="undefined"),
     ],
 )
-def test_validation_loss_that_wavers_is_left_alone(losses: list[float | None]) -> None:
+def test_a_fluctuating_validation_loss_is_not_reported(losses: list[float | None]) -> None:
     flat: list[float | None] = [0.85] * 10
     assert findings(segmentation(best=3), curve("dice", flat, flat, val_loss=losses)) == []
 
@@ -229,7 +229,7 @@ def test_test_images_that_are_easier_than_those_of_validation() -> None:
     ]
 
 
-def test_an_interval_without_spread_proves_nothing() -> None:
+def test_an_interval_without_spread_is_ignored() -> None:
     assert findings(segmentation(test_dice=0.1, test_dice_ci95=[0.1, 0.1]), []) == []
 
 
@@ -260,7 +260,7 @@ def test_masks_of_one_value() -> None:
     ]
 
 
-def test_no_better_than_guessing() -> None:
+def test_no_better_than_chance() -> None:
     level = {"val_auroc_ci95": [0.4, 0.97]}
     summary = classification(test_auroc=0.6, test_auroc_ci95=[0.45, 0.75], **level)
     assert findings(summary, []) == [
@@ -278,7 +278,7 @@ def test_undefined_scores_are_named() -> None:
     ]
 
 
-def test_hd95_leaves_missed_lesions_out() -> None:
+def test_hd95_excludes_missed_lesions() -> None:
     summary = segmentation(test_hd95_px=4.0, test_hd95_px_undefined=7)
     assert findings(summary, []) == [
         "HD95 excludes 7 of 200 test images, in which prediction or label is empty:"
@@ -296,7 +296,7 @@ def test_hd95_leaves_missed_lesions_out() -> None:
     assert findings(summary, []) == []
 
 
-def test_importing_it_loads_neither_pictures_nor_numbers() -> None:
+def test_importing_it_loads_neither_matplotlib_nor_numpy() -> None:
     program = (
         "import sys; import medvision.reports.findings; "
         "print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"

@@ -33,7 +33,7 @@ def drawn(picture: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_the_original_stands_on_the_left_and_nothing_is_drawn_without_a_region(
+def test_the_original_is_on_the_left_and_nothing_is_drawn_without_a_region(
     channels: int,
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 41, channels), dtype=np.uint8)
@@ -71,7 +71,7 @@ def test_a_hole_has_its_contour() -> None:
 
 
 @pytest.mark.parametrize(("side_px", "width_px"), [(32, 1), (128, 1), (352, 3), (1024, 8)])
-def test_contours_are_as_wide_as_the_image_asks_for(side_px: int, width_px: int) -> None:
+def test_contour_width_follows_the_image_size(side_px: int, width_px: int) -> None:
     mask = empty(side_px, side_px)
     mask[:, side_px // 4 : side_px // 2] = 1
     row = drawn(draw_overlay(grey(side_px, side_px), mask), PREDICTED_COLOR)[side_px // 2]
@@ -93,7 +93,7 @@ def test_each_class_has_its_color_and_the_seventh_that_of_the_first() -> None:
     assert len({*CLASS_COLORS, TRUE_COLOR}) == 7
 
 
-def test_the_truth_is_green_whatever_its_class_and_lies_below() -> None:
+def test_the_truth_is_green_for_any_class_and_below_the_prediction() -> None:
     mask, truth = empty(), empty()
     mask[10:20, 10:20] = 1
     truth[10:20, 10:20] = 1
@@ -145,7 +145,7 @@ def test_full_heat_covers_six_tenths_of_the_image_in_red() -> None:
     assert (picture[:, :64] == GREY).all()
 
 
-def test_heat_lies_where_it_was_given() -> None:
+def test_heat_is_drawn_at_its_position() -> None:
     heat = np.zeros((6, 8), np.float32)
     heat[1, 6] = 1  # of 8x8 pixels each
     change = np.abs(heat_overlay(grey(), heat)[:, 64:].astype(int) - GREY).sum(axis=2)
@@ -165,7 +165,7 @@ def test_heat_outside_its_range_is_refused(value: float) -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 6])
 @pytest.mark.parametrize("shape", [(20, 31, 3), (20, 31, 1), (20, 31)])
-def test_a_png_reads_as_what_was_written(shape: tuple[int, ...], level: int) -> None:
+def test_a_png_is_read_as_written(shape: tuple[int, ...], level: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     with Image.open(BytesIO(encode_png(pixels, level=level))) as image:
         assert image.format == "PNG"
@@ -186,7 +186,7 @@ def test_a_mask_takes_less_than_a_hundredth_of_its_pixels() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 4, 4), (4, 4, 2), (4,), (2, 4, 4, 3)])
-def test_pixels_that_are_no_picture_are_refused(shape: tuple[int, ...]) -> None:
+def test_invalid_pixels_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected pixels \(H, W\), \(H, W, 1\) or \(H, W, 3\)"):
         encode_png(np.zeros(shape, np.uint8))
 

@@ -39,7 +39,7 @@ def test_every_picture_is_shown_below_its_title(tmp_path: Path, drawn: list[Figu
         assert min(image.size) > 300
 
 
-def test_titles_of_a_row_stand_at_one_height(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_titles_of_a_row_have_the_same_height(tmp_path: Path, drawn: list[Figure]) -> None:
     sizes = [(64, 20, 1), (20, 64, 1), (50, 50, 1), (1, 1, 1)]
     write_grid(tmp_path / "grid.png", [picture(size=size) for size in sizes], ["a"] * 4)
     tops = [axes.get_window_extent().y1 for axes in drawn[0].axes]
@@ -53,7 +53,7 @@ def test_rows_are_as_full_as_they_can_be(count: int, columns: int) -> None:
     assert num_columns(count) == columns
 
 
-def test_the_middle_of_a_long_name_is_left_out_and_its_probability_kept(
+def test_a_long_name_is_shortened_in_the_middle_and_its_probability_kept(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
     title = "adenocarcinoma of the left lower lobe 100.0 %"
@@ -78,7 +78,7 @@ def test_large_pictures_are_shown_smaller(tmp_path: Path, drawn: list[Figure]) -
     assert shapes == [(320, 160, 3), (1, 320)]
 
 
-def test_the_note_stands_below(tmp_path: Path, drawn: list[Figure]) -> None:
+def test_the_note_is_below(tmp_path: Path, drawn: list[Figure]) -> None:
     write_grid(tmp_path / "grid.png", [picture()], ["$a_1$ 3 %"], note="first 1 of 2 images")
     assert drawn[0].get_supxlabel() == "first 1 of 2 images"
 

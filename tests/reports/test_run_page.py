@@ -44,7 +44,7 @@ def report(folder: Path, **cases: Any) -> str:
 
 
 def words(text: str) -> str:
-    """What a reader sees, in one line."""
+    """Visible text, in one line."""
     body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
@@ -54,7 +54,7 @@ def sections(text: str) -> list[str | None]:
 
 
 def table_row(text: str, name: str) -> list[str]:
-    """Cells behind the line that starts with a name."""
+    """Cells of the row that starts with a name."""
     for line in re.findall(r"<tr.*?</tr>", text, re.DOTALL):
         cells = [words(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", line, re.DOTALL)]
         if cells[0] == name:
@@ -67,7 +67,7 @@ def case(name: str = "a.png", *, wrong: bool = False) -> Case:
     return Case(title=name, caption="Dice 0.312, IoU 0.184", picture=picture, wrong=wrong)
 
 
-def test_the_headline_says_what_was_trained_on_what_and_how_well(
+def test_the_headline_names_network_data_and_score(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     config = "data:\n  root: /data/kvasir\n  class_names: [background, polyp]\n"
@@ -87,7 +87,7 @@ def test_the_headline_of_a_classifier_names_its_classes_accuracy_and_auroc(
     ) in words(report(write_run(classification)))
 
 
-def test_a_measurement_on_other_data_says_so(
+def test_an_evaluation_on_other_data_is_named(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     segmentation["dataset"] |= {"name": "cvc", "num_images": {"train": 0, "val": 0, "test": 612}}
@@ -111,7 +111,7 @@ def test_a_measurement_on_other_data_says_so(
     assert "Synthetic data." not in seen
 
 
-def test_validation_measured_again_is_not_called_a_test(
+def test_a_second_validation_is_not_called_a_test(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     segmentation["evaluated"] = {"run": "r", "data": "d", "split": "val", "external": False}
@@ -167,7 +167,7 @@ def test_a_full_run_has_every_section_in_order(full_run: Path) -> None:
     assert "2 known (patients or near-identical images); each kept in one split" in seen
 
 
-def test_scores_stand_with_three_decimals_and_undefined_ones_as_such(
+def test_scores_have_three_decimals_or_are_shown_as_undefined(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     text = report(write_run(segmentation))
@@ -223,7 +223,7 @@ def test_thresholds_show_their_origin_and_the_share_of_positives_for_ppv(full_ru
     assert "apply to a share of 60.0 % positive images" in words(text)
 
 
-def test_ppv_and_npv_at_a_prevalence_stand_beside_those_of_the_test_images(
+def test_ppv_and_npv_at_a_prevalence_are_beside_those_of_the_test_images(
     full_run: Path,
 ) -> None:
     summary = json.loads((full_run / "summary.json").read_text())
@@ -254,7 +254,7 @@ def calibrated(summary: dict[str, Any], after: float) -> dict[str, Any]:
     return {**summary, "calibration": {**fitted, "threshold_calibrated": 0.4622}}
 
 
-def test_calibration_stands_before_and_after_and_says_what_it_changes(
+def test_calibration_is_shown_before_and_after_with_its_effect(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
     text = report(write_run(calibrated(classification, 0.04)))
@@ -335,7 +335,7 @@ def test_groups_in_two_splits_are_counted(write_run: Write, segmentation: dict[s
     ) in seen
 
 
-def test_names_from_outside_are_shown_and_never_run(
+def test_untrusted_names_are_shown_and_never_executed(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
     evil = "<script>alert(1)</script>"
@@ -359,7 +359,7 @@ def test_names_from_outside_are_shown_and_never_run(
     assert table_row(text, "$x$")[:2] == ["4", "0.250"]
 
 
-def test_the_page_needs_nothing_from_outside(full_run: Path) -> None:
+def test_the_page_is_self_contained(full_run: Path) -> None:
     page = Page(report(full_run, worst=[case()]))
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "action", "poster", "data"):
@@ -399,7 +399,7 @@ def test_pictures_of_cases_are_small_jpegs_and_plots_keep_their_size_in_inches(
         assert picture.size == (640, 320)
 
 
-def test_the_grid_of_test_images_stands_in_for_cases_only(
+def test_the_grid_of_test_images_is_shown_only_without_cases(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     folder = write_run(segmentation, plots=("test_images",))
@@ -407,9 +407,7 @@ def test_the_grid_of_test_images_stands_in_for_cases_only(
     assert "Some of the test images" not in report(folder, worst=[case()])
 
 
-def test_a_second_report_replaces_the_first_whole(
-    write_run: Write, segmentation: dict[str, Any]
-) -> None:
+def test_a_second_report_replaces_the_first(write_run: Write, segmentation: dict[str, Any]) -> None:
     folder = write_run(segmentation)
     first = report(folder)
     assert report(folder) == first
@@ -424,7 +422,7 @@ def test_a_folder_without_a_summary_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_a_plot_that_is_no_picture_is_named(write_run: Write, segmentation: dict[str, Any]) -> None:
+def test_an_unreadable_plot_is_named(write_run: Write, segmentation: dict[str, Any]) -> None:
     folder = write_run(segmentation)
     (folder / "plots" / "loss.png").write_bytes(b"nothing")
     with pytest.raises(MedvisionError, match=r"cannot read the picture loss\.png"):
@@ -434,7 +432,7 @@ def test_a_plot_that_is_no_picture_is_named(write_run: Write, segmentation: dict
 @pytest.mark.parametrize(
     ("count", "shown"), [(850, "850"), (31_200, "31.2 k"), (5_198_161, "5.2 M")]
 )
-def test_parameters_are_told_in_thousands_and_millions(
+def test_parameters_are_given_in_thousands_and_millions(
     write_run: Write, segmentation: dict[str, Any], count: int, shown: str
 ) -> None:
     segmentation["model"]["num_parameters"] = count

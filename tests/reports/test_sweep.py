@@ -69,7 +69,7 @@ def text_of(search: dict[str, Any]) -> str:
     return " ".join(sweep_page(search).split())
 
 
-def test_the_page_tells_the_best_trial_and_how_to_train_it() -> None:
+def test_the_page_names_the_best_trial_and_the_command_to_train_it() -> None:
     page = text_of(found(*map(trial, range(5))))
     assert "Best val/dice 0.5400 of 5 trials of polyp_unet: optimizer.lr 0.001," in page
     assert "<pre>python train.py experiment=width_best</pre>" in page
@@ -77,28 +77,28 @@ def test_the_page_tells_the_best_trial_and_how_to_train_it() -> None:
     assert page.count("data:image/png;base64,") == 4
 
 
-def test_the_page_is_closed_in_itself_and_escapes_what_it_is_given() -> None:
+def test_the_page_is_self_contained_and_escapes_its_input() -> None:
     page = text_of(found(*map(trial, range(4))))
     assert "<dice>" not in page
     assert "<script" not in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
-def test_epochs_that_pruning_saved_by_hand() -> None:
+def test_epochs_saved_by_pruning_match_a_count_by_hand() -> None:
     trials = [trial(0), trial(1, state="pruned", epochs=2), trial(2, state="failed", epochs=1)]
     assert saved(trials) == (6, 17)  # of 8 + 8 + 1
     page = text_of(found(*trials))
     assert "Pruning ended 1 trial early and saved 6 of 17 epochs (35%)." in page
 
 
-def test_without_importance_the_page_says_why() -> None:
+def test_without_importance_the_page_gives_the_reason() -> None:
     none = {"method": "fANOVA", "shares": {}, "num_trials": 1, "reason": "1 of the trials ended"}
     page = text_of(found(trial(0), importance=none))
     assert "Importance is not available: 1 of the trials ended." in page
     assert page.count("data:image/png;base64,") == 3
 
 
-def test_a_search_of_which_nothing_came_to_its_end_has_a_page_too() -> None:
+def test_a_search_without_a_complete_trial_has_a_page_too() -> None:
     failed = trial(0, state="failed", value=None, epochs=0, seconds=None, error="no <memory>")
     none = {"method": "fANOVA", "shares": {}, "num_trials": 0, "reason": "no trial"}
     page = text_of(found(failed, importance=none))

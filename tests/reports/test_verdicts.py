@@ -1,4 +1,4 @@
-"""Sentences word for word: who wins, how sure, and what is not known."""
+"""Exact sentences: the winner, its certainty, and what is unknown."""
 
 from typing import Any
 
@@ -71,7 +71,7 @@ def test_one_seed_of_one_group_leaves_its_spread_unknown() -> None:
     )
 
 
-def test_seeds_that_spread_as_much() -> None:
+def test_a_spread_over_seeds_as_large_as_the_difference() -> None:
     seeds = {"std_a": 0.05, "std_b": 0.04, "standard_error": 0.03, "ci95": [-0.03, 0.106]}
     text = said(pair("better_within_seeds", seeds=seeds))
     assert text.startswith("The trained models of large score better than those of small: Dice")
@@ -81,7 +81,7 @@ def test_seeds_that_spread_as_much() -> None:
     )
 
 
-def test_no_winner_and_how_many_images_would_tell() -> None:
+def test_no_winner_and_the_number_of_images_needed() -> None:
     few = {"difference": 0.004, "ci95": [-0.01, 0.02], "p": 0.61, "images_needed": 4123}
     assert said(pair("no_winner", **few)).endswith(
         " To detect a true difference of this size in 8 of 10 such tests, about 4,000 test images"
@@ -102,14 +102,14 @@ def test_what_keeps_a_near_winner_from_winning(numbers: dict[str, Any], words: s
     assert words in said(pair("no_winner", **numbers))
 
 
-def test_no_score_makes_no_claim() -> None:
+def test_without_a_score_there_is_no_claim() -> None:
     nothing = pair("unknown") | {"headline": None, "metrics": {}, "winner": None}
     assert (
         said(nothing) == "No winner can be determined between small and large: no score is defined."
     )
 
 
-def test_drawn_images_are_no_patients() -> None:
+def test_synthetic_images_are_not_called_patients() -> None:
     text = sentence_of(pair("better"), NAMES, task="segmentation", synthetic=True)
     assert "on other images like these" in text
 
@@ -117,7 +117,7 @@ def test_drawn_images_are_no_patients() -> None:
 @pytest.mark.parametrize(
     ("count", "words"), [(9, "9"), (96, "100"), (4923, "5,000"), (149, "100"), (1, "1")]
 )
-def test_an_order_of_magnitude(count: int, words: str) -> None:
+def test_numbers_of_images_are_rounded_to_one_digit(count: int, words: str) -> None:
     assert about(count) == words
 
 

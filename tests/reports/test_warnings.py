@@ -16,13 +16,13 @@ def report(folder: Path) -> str:
 
 
 def words(text: str) -> str:
-    """What a reader sees, in one line."""
+    """Visible text, in one line."""
     body = re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
 def table_row(text: str, name: str) -> list[str]:
-    """Cells behind the line that starts with a name."""
+    """Cells of the row that starts with a name."""
     for line in re.findall(r"<tr.*?</tr>", text, re.DOTALL):
         cells = [words(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", line, re.DOTALL)]
         if cells[0] == name:
@@ -90,7 +90,7 @@ def test_a_clean_audit_and_none_at_all_need_no_banner(
     assert table_row(text, "Audit") == ["complete; nothing found"]
 
 
-def test_scores_with_and_without_a_twin_stand_beside_the_memory_baseline(
+def test_scores_with_and_without_a_near_duplicate_are_beside_the_memory_baseline(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
     classification["twins"] = {
@@ -119,7 +119,7 @@ def test_scores_with_and_without_a_twin_stand_beside_the_memory_baseline(
     ]
 
 
-def test_twins_of_masks_are_scored_by_dice_and_need_no_baseline(
+def test_near_duplicates_with_masks_are_scored_by_dice_without_a_baseline(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     segmentation["twins"] = {
@@ -139,7 +139,7 @@ def test_twins_of_masks_are_scored_by_dice_and_need_no_baseline(
         (7, "This test split has been evaluated 7 times. With every evaluation"),
     ],
 )
-def test_looks_at_the_test_images_are_counted(
+def test_evaluations_of_the_test_images_are_counted(
     write_run: Write, segmentation: dict[str, Any], times: int, sentence: str
 ) -> None:
     assert sentence in words(report(write_run({**segmentation, "test_evaluations": times})))

@@ -1,4 +1,4 @@
-"""Folders of classes as they are found: what is wrong is one line, what is skipped is counted."""
+"""Broken class folders: an error is one line, and skipped files are counted."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def spoil(root: Path, *names: str) -> None:
 
 
 def copies(root: Path) -> None:
-    """Every image of every class is the same one."""
+    """Make all images of all classes identical."""
     first, *others = sorted(root.rglob("*.png"))
     for other in others:
         shutil.copy(first, other)
@@ -86,7 +86,7 @@ SPOILT: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_a_spoilt_folder_is_one_line_and_leaves_nothing(
+def test_a_broken_folder_ends_in_one_line_and_leaves_nothing(
     case: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -106,7 +106,7 @@ def test_a_spoilt_folder_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize(("stage", "lacking"), [("train", "val, test"), ("test", "train")])
-def test_a_class_of_one_image_is_missed_where_it_is_not(
+def test_a_class_missing_from_a_split_is_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_class_folder: Callable[..., Path],
@@ -128,7 +128,7 @@ def test_a_class_of_one_image_is_missed_where_it_is_not(
             assert f"note: {part} (6 images) holds no a" in out
 
 
-def test_what_is_skipped_in_validation_and_test_is_said_aloud(
+def test_files_skipped_in_validation_and_test_are_reported(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     make_class_folder: Callable[..., Path],

@@ -1,7 +1,7 @@
-"""The folders that people have: what is wrong with them is told in one exact line, exit code 2.
+"""Folders as users have them: errors are reported in one exact line, exit code 2.
 
-Each case spoils one sound folder of 24 images with masks, and runs the program on it. The other
-list holds what looks odd and is sound, which must be read.
+Each case breaks a valid folder of 24 images with masks, and runs the program on it. The other
+list has unusual but valid folders, which must be read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CSV_ROWS = [
 
 
 class Folder:
-    """A data folder that a case spoils."""
+    """Data folder that a case breaks."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.rng = root, np.random.default_rng(0)
@@ -81,7 +81,7 @@ class Folder:
 
 
 def bomb(folder: Folder) -> None:
-    """A PNG of 1 kB that claims 30 000 x 30 000 pixels."""
+    """PNG of 1 kB with a stated size of 30 000 x 30 000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
@@ -306,7 +306,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("case", SPOILT)
-def test_a_spoilt_folder_is_one_line_and_leaves_nothing(
+def test_a_broken_folder_ends_in_one_line_and_leaves_nothing(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     spoil, line = SPOILT[case]
@@ -332,7 +332,7 @@ def junk(folder: Folder) -> None:
 
 
 def linked_folder(folder: Folder) -> None:
-    """Images on another disk, reached by a link, and a link that leads round in a circle."""
+    """Images on another disk, reached by a link, and a circular link."""
     elsewhere = folder.root.parent / "elsewhere"
     elsewhere.mkdir()
     for k in range(12):
@@ -368,7 +368,7 @@ SOUND: dict[str, Callable[[Folder], object]] = {
 
 
 @pytest.mark.parametrize("case", SOUND)
-def test_what_looks_odd_and_is_sound_is_read(case: str, tmp_path: Path) -> None:
+def test_unusual_but_valid_folders_are_read(case: str, tmp_path: Path) -> None:
     folder = Folder(tmp_path / "set")
     SOUND[case](folder)
     index = index_segmentation(folder.root)
@@ -379,8 +379,8 @@ def test_what_looks_odd_and_is_sound_is_read(case: str, tmp_path: Path) -> None:
     assert index.notes + checked.notes == told.get(case, [])
 
 
-def test_a_folder_that_is_there_is_not_read_through_a_link(tmp_path: Path) -> None:
-    """Whatever the names: `a` sorts before `part`, and leads to it."""
+def test_a_folder_is_not_read_twice_through_a_link(tmp_path: Path) -> None:
+    """For any names: `a` sorts before `part`, and links to it."""
     folder = Folder(tmp_path / "set")
     linked_folder(folder)
     real = folder.root / "images" / "real"
@@ -395,7 +395,9 @@ def test_a_folder_that_is_there_is_not_read_through_a_link(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("orientation", [3, 2])
-def test_a_turn_that_keeps_the_size_is_noted(tmp_path: Path, orientation: int) -> None:
+def test_an_orientation_tag_that_keeps_the_size_is_reported(
+    tmp_path: Path, orientation: int
+) -> None:
     """Upside down or mirrored, an image has the size of its mask and does not fit it."""
     folder = Folder(tmp_path / "set")
     turned(orientation)(folder)
@@ -418,7 +420,7 @@ def test_a_turn_that_keeps_the_size_is_noted(tmp_path: Path, orientation: int) -
         ("images", "cannot list the folder: Permission denied (ROOT/images); check"),
     ],
 )
-def test_what_may_not_be_read_is_named(
+def test_an_unreadable_file_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

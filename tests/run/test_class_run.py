@@ -1,4 +1,4 @@
-"""What a classification run writes, and that its numbers are what their names say."""
+"""Files of a classification run, and the correctness of their numbers."""
 
 import csv
 import json
@@ -100,14 +100,14 @@ def test_the_epochs_log_every_score_of_both_splits(run: Path) -> None:
     assert len(rows) == 2
 
 
-def test_class_names_and_their_order_travel_with_the_checkpoint(finished_brain: Path) -> None:
+def test_the_checkpoint_stores_the_class_names_in_order(finished_brain: Path) -> None:
     facts = torch.load(finished_brain / "checkpoints/best.ckpt", weights_only=True)["medvision"]
     assert facts["class_names"] == BRAIN
     assert facts["task"] == "classification"
     assert list(summary_at(finished_brain)["dataset"]["class_counts"]["val"]) == BRAIN
 
 
-def test_the_threshold_comes_from_validation_and_stands_in_summary_and_checkpoint(
+def test_the_threshold_is_chosen_on_validation_and_stored_in_summary_and_checkpoint(
     finished_chest: Path,
 ) -> None:
     summary = summary_at(finished_chest)
@@ -125,7 +125,7 @@ def test_the_threshold_comes_from_validation_and_stands_in_summary_and_checkpoin
     assert [w for w in summary["warnings"] if "test images were not used" in w]
 
 
-def test_what_images_go_through_before_the_network_is_in_the_checkpoint(
+def test_the_checkpoint_stores_the_preprocessing(
     train: Callable[..., Path],
 ) -> None:
     run = train("experiment=chest_xray_lite0", "model.weights=none", "data.train_transforms={}")
@@ -135,7 +135,7 @@ def test_what_images_go_through_before_the_network_is_in_the_checkpoint(
     assert (facts["image_size"], facts["in_channels"]) == (32, 1)
 
 
-def test_the_merged_protocol_is_named_wherever_its_scores_are(
+def test_the_merged_protocol_is_named_beside_its_scores(
     train: Callable[..., Path],
     make_class_folder: Callable[..., Path],
     capsys: pytest.CaptureFixture[str],
@@ -157,7 +157,7 @@ def test_the_merged_protocol_is_named_wherever_its_scores_are(
     }
 
 
-def test_a_folder_of_ones_own_with_three_classes_in_colour(
+def test_a_user_folder_with_three_classes_in_colour(
     train: Callable[..., Path], make_class_folder: Callable[..., Path]
 ) -> None:
     root = make_class_folder({"b b": 20, "a": 20, "Z": 20})
@@ -178,7 +178,7 @@ def test_a_folder_of_ones_own_with_three_classes_in_colour(
     assert len(rows_of(run / "splits.csv")) == 60
 
 
-def test_a_validation_split_of_one_class_has_no_auroc_and_says_so(
+def test_a_validation_split_of_one_class_has_no_auroc_and_a_note(
     train: Callable[..., Path], make_class_folder: Callable[..., Path]
 ) -> None:
     root = make_class_folder({"train/a": 8, "train/b": 8, "val/a": 4, "test/a": 4, "test/b": 4})
@@ -194,7 +194,7 @@ def test_a_validation_split_of_one_class_has_no_auroc_and_says_so(
 
 
 @pytest.mark.parametrize("override", ["data.val_fraction=0", "data.test_fraction=0"])
-def test_a_split_may_be_left_out(train: Callable[..., Path], override: str) -> None:
+def test_a_split_may_be_empty(train: Callable[..., Path], override: str) -> None:
     run = train("experiment=brain_mri_cnn", "model.base_channels=2", override)
     left_out = "test" if "test" in override else "val"
     assert not [n for n in summary_at(run)["metrics"] if n.startswith(f"{left_out}/")]

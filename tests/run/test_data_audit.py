@@ -57,7 +57,7 @@ def run_on(root: Path, *more: str) -> dict[str, Any]:
     return {**json.loads((run / "summary.json").read_text()), "run": run}
 
 
-def test_training_on_a_leaking_split_says_so_first_and_scores_twins_apart(
+def test_training_on_a_leaking_split_reports_the_leak_first_and_scores_near_duplicates_separately(
     leaking: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = run_on(leaking)
@@ -102,7 +102,7 @@ def test_strict_trains_on_what_does_not_leak(leaking: Path) -> None:
     assert "twins" not in summary
 
 
-def test_skipping_is_said_in_summary_and_report(leaking: Path) -> None:
+def test_a_skipped_audit_is_reported_in_summary_and_report(leaking: Path) -> None:
     summary = run_on(leaking, "audit=skip")
     assert summary["audit"] == {"mode": "skip"}
     assert "the data were not audited: audit=skip" in summary["warnings"]
@@ -110,13 +110,13 @@ def test_skipping_is_said_in_summary_and_report(leaking: Path) -> None:
     assert "not audited" in (summary["run"] / "report.html").read_text()
 
 
-def test_too_many_files_are_audited_in_part_and_it_is_said(
+def test_a_partial_audit_of_many_files_is_reported(
     leaking: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", 10)
     summary = run_on(leaking)
     assert summary["audit"]["complete"] is False
-    assert any("looked at names and counts only" in text for text in summary["warnings"])
+    assert any("checked names and counts only" in text for text in summary["warnings"])
     capsys.readouterr()
     assert main([*SMALL, f"data.root={leaking}", "audit=strict"]) == 2
     assert "too many files to read" in capsys.readouterr().err
@@ -131,7 +131,7 @@ def test_phantoms_are_not_audited(train: Callable[..., Path]) -> None:
     assert "audit" not in json.loads((run / "summary.json").read_text())
 
 
-def test_of_very_many_names_some_runs_are_searched_and_it_is_said(
+def test_of_very_many_names_some_sections_are_searched_and_reported(
     leaking: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(checks.check_files.__kwdefaults__, "max_decoded", 10)
@@ -143,7 +143,7 @@ def test_of_very_many_names_some_runs_are_searched_and_it_is_said(
     assert any(text.endswith(said) for text in summary["warnings"])
 
 
-def test_the_runs_of_names_lie_all_over_the_list_and_none_is_torn(
+def test_the_sections_of_names_cover_the_whole_list_and_are_contiguous(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(data_audit, "MAX_NAMES", 40)

@@ -1,4 +1,4 @@
-"""The same run on one process and on several, however they are started."""
+"""The same run in one process and in several, with each way to start them."""
 
 import csv
 import json
@@ -73,7 +73,7 @@ class SameWeights(Callback):
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a command in an empty folder; what still runs at the end is killed."""
+    """Start a command in an empty folder; remaining processes are killed at the end."""
     started = []
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "faults.py").write_text(FAULTS)
@@ -99,7 +99,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Output and errors of a command that must end well."""
+    """Output and errors of a command that must succeed."""
     out, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     return out, errors
@@ -112,7 +112,7 @@ def free_port() -> str:
 
 
 def scores_of(run: Path) -> dict[str, float]:
-    """Every cell of metrics.csv but the training ones of a batch, and every test score."""
+    """All cells of metrics.csv except training values of single batches, and all test scores."""
     found: dict[str, float] = {}
     with (run / "metrics.csv").open(newline="") as file:
         for row in csv.DictReader(file):
@@ -126,7 +126,7 @@ def scores_of(run: Path) -> dict[str, float]:
 
 
 def runs_of(folder: Path) -> list[Path]:
-    """The runs of the one command in a folder, in its order."""
+    """Runs of the only command in a folder, in order."""
     (base,) = folder.glob("runs/multirun/*")
     return sorted(
         (path for path in base.iterdir() if path.is_dir()), key=lambda p: int(p.name.split("_")[0])
@@ -219,7 +219,7 @@ def test_slurm_trains_and_measures_classes_as_one_process_does(
     assert_the_same(runs_of(tmp_path), one_process(CLASSES))
 
 
-def test_a_sweep_goes_on_after_a_run_in_which_one_process_failed(
+def test_a_sweep_continues_after_a_run_in_which_one_process_failed(
     start: Callable[..., Any], one_process: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     fail = (
@@ -266,7 +266,7 @@ def test_a_frozen_backbone_trains_on_two_processes_as_on_one(
         assert float(rows[1][name]) == pytest.approx(float(rows[0][name]), abs=1e-5)
 
 
-def test_ctrl_c_ends_every_process_and_is_said_once(
+def test_ctrl_c_ends_every_process_and_is_reported_once(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
     endless = [option for option in SMALL if "max_epochs" not in option]

@@ -30,7 +30,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own to start from: the ledger of test evaluations lies below it."""
+    """Start in a new folder, which contains the ledger of test evaluations."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -52,7 +52,7 @@ def folder_run(train: Train, make_folder: MakeFolder) -> tuple[Path, Path]:
     return train("experiment=polyp_unet", "model.base_channels=2", f"data.root={root}"), root
 
 
-def test_the_stored_test_split_gives_the_figures_of_the_run(
+def test_the_stored_test_split_gives_the_scores_of_the_run(
     own_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = content(own_run)
@@ -71,7 +71,7 @@ def test_the_stored_test_split_gives_the_figures_of_the_run(
     assert summary["evaluated"]["figures_compared"] >= 15
 
 
-def test_conventions_score_the_very_predictions_that_are_measured(own_run: Path) -> None:
+def test_conventions_score_the_same_predictions(own_run: Path) -> None:
     out = own_run / "evaluation" / "test"
     for split in ("val", "test"):
         summary = evaluate_run(own_run, split=split, conventions=True)
@@ -98,7 +98,7 @@ def test_conventions_score_the_very_predictions_that_are_measured(own_run: Path)
 
 
 def own_scores_of(summary: dict[str, Any]) -> dict[str, float | None]:
-    """What the run calls the scores that the table of conventions names as medvision's."""
+    """Scores of the run, by the names of medvision's rows in the table of conventions."""
     rows = {row["key"]: row["value"] for row in summary["conventions"]}
     for name in ("accuracy", "balanced_accuracy", "f1", "auroc"):
         ours = summary["metrics"][f"test/{name}"]
@@ -106,7 +106,7 @@ def own_scores_of(summary: dict[str, Any]) -> dict[str, float | None]:
     return rows
 
 
-def test_every_look_at_a_test_split_is_counted(own_run: Path, here: Path) -> None:
+def test_every_evaluation_of_a_test_split_is_counted(own_run: Path, here: Path) -> None:
     assert evaluate_run(own_run)["test_evaluations"] == 1
     summary = evaluate_run(own_run)
     assert summary["test_evaluations"] == 2
@@ -117,7 +117,7 @@ def test_every_look_at_a_test_split_is_counted(own_run: Path, here: Path) -> Non
     assert Path(first["run"]) == own_run
 
 
-def test_a_damaged_ledger_is_found_before_anything_is_measured(own_run: Path, here: Path) -> None:
+def test_a_damaged_ledger_is_found_before_the_evaluation(own_run: Path, here: Path) -> None:
     (here / "runs").mkdir()
     (here / "runs" / "test_ledger.csv").write_text("my notes\n")
     with pytest.raises(MedvisionError, match=r"test_ledger.csv, line 1"):
@@ -127,7 +127,7 @@ def test_a_damaged_ledger_is_found_before_anything_is_measured(own_run: Path, he
 
 @pytest.fixture
 def sealed_run(own_run: Path) -> Path:
-    """A run that chose hyper-parameters: it has no score of its test images."""
+    """A sealed run, without scores of its test images."""
     path = own_run / "summary.json"
     summary = json.loads(path.read_text())
     kept = {k: v for k, v in summary["metrics"].items() if not k.startswith("test/")}
@@ -138,7 +138,7 @@ def sealed_run(own_run: Path) -> Path:
     return own_run
 
 
-def test_a_seal_is_opened_by_evaluating_and_that_is_said(
+def test_an_evaluation_opens_the_seal_and_reports_it(
     sealed_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = evaluate_run(sealed_run)
@@ -153,13 +153,13 @@ def test_a_seal_is_opened_by_evaluating_and_that_is_said(
     assert json.loads((sealed_run / "summary.json").read_text())["sealed"] is True
 
 
-def test_validation_images_leave_the_seal_alone(
+def test_evaluating_validation_images_keeps_the_seal(
     sealed_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = evaluate_run(sealed_run, split="val")
     assert summary["sealed"] is True
     assert not any(name.startswith("test/") for name in summary["metrics"])
-    assert "may be changed by what it shows" not in capsys.readouterr().out
+    assert "to change hyper-parameters" not in capsys.readouterr().out
     assert any("split is sealed" in warning for warning in summary["warnings"])
 
 
@@ -178,7 +178,7 @@ def test_surface_scores_are_added_with_their_counts(own_run: Path) -> None:
     assert "hd95_px" in summary["lesion_sizes"][-1]
 
 
-def test_the_validation_split_gives_the_figures_of_the_run_too(own_run: Path, here: Path) -> None:
+def test_the_validation_split_gives_the_scores_of_the_run_too(own_run: Path, here: Path) -> None:
     summary = evaluate_run(own_run, split="val", out=own_run.parent / "out")
     assert summary["evaluated"]["largest_difference"] <= 1e-6
     assert summary["evaluated"]["differs_most"] == ""
@@ -209,7 +209,7 @@ def test_several_classes_are_measured_too(finished_brain: Path, tmp_path: Path) 
     assert own_scores_of(summary)["accuracy_best"] is None  # of two classes only
 
 
-def test_data_that_moved_is_known_by_its_content(folder_run: tuple[Path, Path]) -> None:
+def test_moved_data_is_recognised_by_its_content(folder_run: tuple[Path, Path]) -> None:
     run, root = folder_run
     moved = root.rename(root.with_name("moved"))
     with pytest.raises(MedvisionError, match=r"files of the split are gone.*--data ROOT"):
@@ -219,7 +219,7 @@ def test_data_that_moved_is_known_by_its_content(folder_run: tuple[Path, Path]) 
     assert summary["evaluated"]["largest_difference"] <= 1e-6
 
 
-def test_changed_images_are_told(
+def test_changed_images_are_reported(
     folder_run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, root = folder_run
@@ -255,7 +255,7 @@ def test_another_set_is_measured_whole(
     assert {name: after[name] for name in before} == before
 
 
-def test_of_another_set_with_a_split_its_test_images_are_taken(
+def test_the_test_images_of_another_data_set_with_a_split_are_used(
     folder_run: tuple[Path, Path], make_folder: MakeFolder
 ) -> None:
     run, _ = folder_run
@@ -288,7 +288,7 @@ def test_training_images_are_not_measured(own_run: Path) -> None:
         evaluate_run(own_run, split="all")
 
 
-def test_an_earlier_evaluation_is_replaced_and_nothing_else(own_run: Path) -> None:
+def test_only_an_earlier_evaluation_is_replaced(own_run: Path) -> None:
     out = own_run.parent / "out"
     evaluate_run(own_run, out=out)
     (out / "old.txt").write_text("x")
@@ -313,7 +313,7 @@ def test_a_failure_leaves_nothing(own_run: Path, monkeypatch: pytest.MonkeyPatch
     assert list((own_run / "evaluation").iterdir()) == []
 
 
-def test_what_is_no_finished_run_is_refused(own_run: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_finished_run_is_refused(own_run: Path, tmp_path: Path) -> None:
     with pytest.raises(MedvisionError, match=r"not a run folder.*summary.json"):
         evaluate_run(tmp_path)
     summary = json.loads((own_run / "summary.json").read_text())
@@ -333,9 +333,7 @@ def test_what_is_no_finished_run_is_refused(own_run: Path, tmp_path: Path) -> No
     ],
 )
 @pytest.mark.parametrize("part", ["data", "loss", "task", "trainer"])
-def test_a_config_builds_nothing_but_parts_of_this_package(
-    own_run: Path, target: str, part: str
-) -> None:
+def test_a_config_builds_only_parts_of_this_package(own_run: Path, target: str, part: str) -> None:
     config = yaml.safe_load((own_run / "config.yaml").read_text())
     config[part]["extra"] = [{"_target_": target}]
     (own_run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -343,7 +341,7 @@ def test_a_config_builds_nothing_but_parts_of_this_package(
         evaluate_run(own_run)
 
 
-def test_a_run_from_before_a_key_was_there_has_its_default(own_run: Path) -> None:
+def test_a_run_older_than_a_key_gets_its_default(own_run: Path) -> None:
     config = yaml.safe_load((own_run / "config.yaml").read_text())
     del config["data"]["download"], config["data"]["mask_suffix"]
     (own_run / "config.yaml").write_text(yaml.safe_dump(config))

@@ -1,4 +1,4 @@
-"""Rows that pad the batches of validation change nothing that is measured."""
+"""Padding rows in validation batches do not change any result."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,7 +37,7 @@ def data_of(kind: str, count: int) -> ImageData:
 
 
 class Network(nn.Module):
-    """A layer with batch norm, for a logit of each pixel or of the image."""
+    """Layer with batch norm and one logit per pixel or per image."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def task_of(kind: str) -> Task:
 def validate(
     kind: str, count: int, folder: Path, *, fixed_shapes: bool
 ) -> tuple[dict[str, float], Any]:
-    """What Lightning logs of a validation, and what the callback of the task has seen."""
+    """Values that Lightning logs in a validation, and the outputs collected by the callback."""
     data, task = data_of(kind, count), task_of(kind)
     data.fixed_shapes = fixed_shapes
     seen: Any = ClassProbabilities()
@@ -90,7 +90,7 @@ def validate(
 
 @pytest.mark.parametrize("count", [7, 8, 9])
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_neither_loss_nor_scores_nor_what_is_kept_of_each_image(
+def test_padding_changes_neither_loss_nor_scores_nor_stored_predictions(
     kind: str, count: int, tmp_path: Path
 ) -> None:
     plain, before = validate(kind, count, tmp_path, fixed_shapes=False)
@@ -111,7 +111,7 @@ def test_padding_changes_neither_loss_nor_scores_nor_what_is_kept_of_each_image(
 
 
 class Link:
-    """Hands what one of two threads gathers to the other, as DDP does."""
+    """Exchange gathered values between two threads, as DDP does."""
 
     def __init__(self) -> None:
         self.barrier = Barrier(2, timeout=20)
@@ -125,14 +125,14 @@ class Link:
         return together
 
     def trainer(self, rank: int) -> Any:
-        """Stands in for Lightning's: what task and data ask of it."""
+        """Stand-in for Lightning's trainer with the attributes that task and data use."""
         strategy = SimpleNamespace(all_gather=partial(self.all_gather, rank))
         return SimpleNamespace(world_size=2, global_rank=rank, strategy=strategy)
 
 
 @pytest.mark.parametrize(("count", "fixed_shapes"), [(7, False), (8, True), (9, False), (9, True)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_measure_what_one_does(
+def test_two_processes_give_the_scores_of_one(
     kind: str, count: int, fixed_shapes: bool, tmp_path: Path
 ) -> None:
     link = Link()

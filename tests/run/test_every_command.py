@@ -1,4 +1,4 @@
-"""Commands that are killed before any of their file operations leave whole files or none."""
+"""Commands killed before any of their file operations leave complete files or none."""
 
 import os
 import shutil
@@ -53,7 +53,7 @@ def medvision(*arguments: str) -> Callable[[], int]:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a set, a run on it, and an evaluation of that run."""
+    """Folder with a data set, a run on it, and an evaluation of that run."""
     folder = tmp_path_factory.mktemp("base")
     for part in ("images", "masks"):
         (folder / "set" / part).mkdir(parents=True)
@@ -77,7 +77,7 @@ def hidden(path: Path) -> bool:
 
 
 def try_command(base: Path, folder: Path, command: str, at: int) -> Ended:
-    """Kill a command at one operation, look at what there is, and let it run again."""
+    """Kill a command at one operation, check the files, and run it again."""
     shutil.copytree(base, folder)
     killed = attempt(medvision(*COMMANDS[command]), folder, folder, at=at, fault=kill)
     seen = [p for p in folder.rglob("*") if p.is_file() and not hidden(p.relative_to(folder))]
@@ -116,7 +116,9 @@ def test_a_kill_before_any_operation(tmp_path: Path, base: Path, command: str) -
     assert killed >= len(operations) - 2
 
 
-def test_an_earlier_evaluation_is_there_until_the_new_one_is(tmp_path: Path, base: Path) -> None:
+def test_an_earlier_evaluation_is_kept_until_the_new_one_is_complete(
+    tmp_path: Path, base: Path
+) -> None:
     operations = operations_of(base, tmp_path / "whole", "evaluate")
     moved = [k for k, o in enumerate(operations) if o.name == "os.rename" and "earlier" in str(o)]
     assert len(moved) == 1

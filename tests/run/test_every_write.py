@@ -1,4 +1,4 @@
-"""A run that is killed, or whose disk fails, before any of its file operations.
+"""Runs that are killed, or whose disk fails, before any of their file operations.
 
 Nothing that was finished is lost, and nothing looks finished that is not: whatever a run leaves
 under its final name is whole, a run that says that it is finished has all of its files, and any
@@ -51,7 +51,7 @@ def train(*recipe: str) -> int:
 
 
 class Place:
-    """An empty folder in which a program is tried, with caches and state of its own."""
+    """Empty folder for one program, with its own caches and state."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -73,7 +73,7 @@ def files_of(run: Path) -> set[str]:
 
 
 def check_left(run: Path, whole: Path) -> str:
-    """Check what a run has left; return what its summary says of its state."""
+    """Check the files of a run; return the status in its summary."""
     for name in files_of(run):
         check_file(run / name)
     if not (run / "summary.json").exists():
@@ -85,7 +85,7 @@ def check_left(run: Path, whole: Path) -> str:
 
 
 def check_finished(run: Path, whole: Path) -> None:
-    """All files are there, and weights, rows and scores are those of the run without a fault."""
+    """Check that all files exist, with the weights, rows and scores of the run without a fault."""
     assert files_of(run) - {"traceback.txt"} == files_of(whole)
     for name in ("best", "last"):
         a, b = (
@@ -101,7 +101,7 @@ def check_finished(run: Path, whole: Path) -> None:
 
 
 def check_goes_on(place: Place, whole: Place, status: str) -> str:
-    """Go on with what a fault has left; return how that ended."""
+    """Resume after a fault; return how the resumed run ended."""
     before = {path: path.read_bytes() for path in place.folder.rglob("*") if path.is_file()}
     ended = place.attempt(lambda: main(["resume=run"]))
     if ended.code == 0:
@@ -119,7 +119,7 @@ def check_goes_on(place: Place, whole: Place, status: str) -> str:
 
 @pytest.fixture(scope="module")
 def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Place, Ended]]:
-    """A recipe's run without a fault, and what it did with files."""
+    """Run of a recipe without a fault, and its file operations."""
     made: dict[str, tuple[Place, Ended]] = {}
 
     def run(recipe: str) -> tuple[Place, Ended]:
@@ -137,24 +137,24 @@ def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
 
 def taken_away(operation: Operation) -> None:
-    """The user removes the run folder while it is written."""
+    """Remove the run folder while it is written."""
     shutil.rmtree("run", ignore_errors=True)
 
 
 def broken(operation: Operation) -> None:
-    """The disk answers with an error of its own, from now on."""
+    """Let every further disk access fail."""
     raise OSError(errno.EIO, os.strerror(errno.EIO), operation.paths[-1])
 
 
 def read_only(operation: Operation) -> None:
-    """The file system was mounted again for reading alone."""
+    """Make the file system read-only."""
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), operation.paths[-1])
 
 
 def try_one(
     place: Place, whole: Place, recipe: str, at: int, fault: Fault, *, stays: bool
 ) -> tuple[Ended, str]:
-    """Run with a fault, look at what it left, and go on."""
+    """Run with a fault, check the files, and resume."""
     ended = place.attempt(partial(train, *RECIPES[recipe]), at=at, fault=fault, stays=stays)
     assert "Traceback" not in ended.err, ended.err
     status = check_left(place.run, whole.run)
@@ -162,7 +162,7 @@ def try_one(
 
 
 def numbers_of(operations: list[Operation], patterns: tuple[str, ...]) -> list[int]:
-    """The last operation that each pattern describes."""
+    """Numbers of the last operation that matches each pattern."""
     from fnmatch import fnmatch
 
     found = [
@@ -174,7 +174,7 @@ def numbers_of(operations: list[Operation], patterns: tuple[str, ...]) -> list[i
 
 
 @pytest.mark.parametrize("pattern", FEW)
-def test_a_killed_run_goes_on_or_starts_again(
+def test_a_killed_run_resumes_or_starts_again(
     tmp_path: Path, whole_of: Callable, pattern: str
 ) -> None:
     whole, ended = whole_of("masks")
@@ -232,7 +232,7 @@ def test_a_failure_of_the_disk_at_any_operation(
 
 
 def check_line(failed: Ended, words: str | tuple[str, ...]) -> None:
-    """One line says what the disk did; a run that does without what failed ends as ever."""
+    """Check that one line names the failure, unless the run does not need the failed file."""
     if failed.code == 0:
         assert not failed.errors
         return
@@ -242,9 +242,7 @@ def check_line(failed: Ended, words: str | tuple[str, ...]) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_folder_that_is_taken_away_at_any_operation(
-    tmp_path: Path, whole_of: Callable
-) -> None:
+def test_a_run_folder_that_is_removed_at_any_operation(tmp_path: Path, whole_of: Callable) -> None:
     _, ended = whole_of("masks")
     operations = ended.operations
     first = numbers_of(operations, ("os.mkdir run/plots",))[0]
@@ -262,7 +260,7 @@ def test_a_run_folder_that_is_taken_away_at_any_operation(
     print(f"taken away: {dict(outcomes)}")
 
 
-def test_a_run_folder_that_is_taken_away_is_one_line(tmp_path: Path, whole_of: Callable) -> None:
+def test_a_removed_run_folder_ends_in_one_line(tmp_path: Path, whole_of: Callable) -> None:
     _, ended = whole_of("masks")
     (at,) = numbers_of(ended.operations, ("open run/.metrics.csv.*.tmp",))
     place = Place(tmp_path / "a")
@@ -275,7 +273,9 @@ def test_a_run_folder_that_is_taken_away_is_one_line(tmp_path: Path, whole_of: C
 
 
 @pytest.mark.parametrize("pattern", ["open run/.metrics.csv.*.tmp", "open run/.report.html.*.tmp"])
-def test_a_full_disk_says_how_to_go_on(tmp_path: Path, whole_of: Callable, pattern: str) -> None:
+def test_the_error_of_a_full_disk_names_the_command_to_resume(
+    tmp_path: Path, whole_of: Callable, pattern: str
+) -> None:
     whole, ended = whole_of("masks")
     (at,) = numbers_of(ended.operations, (pattern,))
     place = Place(tmp_path / "a")

@@ -40,7 +40,7 @@ def test_another_process_is_kept_out_until_the_end_of_the_first(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_that_waits_gets_in_when_the_first_one_lets_go(tmp_path: Path) -> None:
+def test_a_waiting_process_gets_the_lock_when_the_first_one_releases_it(tmp_path: Path) -> None:
     with hold(tmp_path) as other:
         assert other.stdin is not None
         other.stdin.write("\n")

@@ -1,4 +1,4 @@
-"""A fit in copies of the process, as on all cores of a TPU; two on the CPU stand in for them."""
+"""A fit in forked processes, as on all cores of a TPU; here two processes on the CPU."""
 
 import csv
 import json
@@ -94,7 +94,7 @@ def test_an_error_in_a_copy_of_the_process_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "failed" / ".handover.json").exists()
 
 
-def test_an_error_comes_back_from_another_process_as_it_was() -> None:
+def test_an_error_from_another_process_is_unchanged() -> None:
     error = MedvisionError("what", where="where", hint="hint", exit_code=3)
     back = pickle.loads(bytes(ForkingPickler.dumps(error)))
     assert vars(back) == vars(error)
@@ -110,7 +110,7 @@ def test_an_error_comes_back_from_another_process_as_it_was() -> None:
     ],
     ids=lambda given: given[0],
 )
-def test_all_that_a_fit_takes_to_another_process_can_go_there(
+def test_everything_that_a_fit_sends_to_another_process_can_be_pickled(
     small: Sequence[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -33,7 +33,7 @@ Made = tuple[list[Path | None], list[list[str]]]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., tuple[Path, list[str]]]:
-    """Write what a run of one fold leaves: twelve images, of which every third is tested."""
+    """Write the run folder of one fold: twelve images, of which every third is tested."""
 
     def one(
         fold: int,
@@ -151,7 +151,7 @@ def test_pooled_scores_are_those_of_all_images_in_groups(make: Callable[..., Any
     assert found.num_images == 12
 
 
-def test_each_image_keeps_the_class_that_its_own_fold_gave_it() -> None:
+def test_each_image_keeps_the_class_predicted_by_its_own_fold() -> None:
     thresholds = {0: 0.2, 1: 0.8}
     rows = [
         {key: str(value) for key, value in classified(i, thresholds[i % 2]).items()}
@@ -182,7 +182,7 @@ def test_segmentations_pool_the_scores_of_single_images(make: Callable[..., Any]
     assert found.notes == ()
 
 
-def test_the_files_hold_what_was_found(tmp_path: Path, make: Callable[..., Any]) -> None:
+def test_the_files_contain_the_pooled_scores(tmp_path: Path, make: Callable[..., Any]) -> None:
     made = together(*(make(fold, metrics={"test/accuracy": 0.5}) for fold in range(3)))
     (found,) = write_folds(tmp_path, summarise(*made))
     (row,) = rows_of(tmp_path / "kfold_summary.csv")
@@ -204,7 +204,7 @@ def test_the_files_hold_what_was_found(tmp_path: Path, make: Callable[..., Any])
         ("not asked", "no pooled scores: fold 1 of 3 was not run"),
     ],
 )
-def test_nothing_is_pooled_without_a_fold(
+def test_scores_are_not_pooled_if_a_fold_is_missing(
     tmp_path: Path, make: Callable[..., Any], missing: str, note: str
 ) -> None:
     made = [make(0), make(1, status="failed"), make(2)]
@@ -272,7 +272,7 @@ def test_another_override_is_another_cross_validation(make: Callable[..., Any]) 
 @pytest.mark.parametrize(
     "options", [{"protocol": "grouped"}, {"sealed": True}, {"status": "failed"}], ids=str
 )
-def test_runs_that_are_no_tested_folds_make_no_file(
+def test_runs_without_tested_folds_create_no_file(
     tmp_path: Path, make: Callable[..., Any], options: dict[str, Any]
 ) -> None:
     made = together(*(make(fold, **options) for fold in range(3)))
@@ -280,11 +280,11 @@ def test_runs_that_are_no_tested_folds_make_no_file(
     assert not list(tmp_path.glob("kfold*"))
 
 
-def test_seeds_of_one_fold_are_no_cross_validation(make: Callable[..., Any]) -> None:
+def test_seeds_of_one_fold_are_not_a_cross_validation(make: Callable[..., Any]) -> None:
     assert cross_validate(summarise(*together(*(make(1, seed=seed) for seed in range(3))))) == []
 
 
-def test_the_screen_says_what_is_pooled_and_what_that_mixes(make: Callable[..., Any]) -> None:
+def test_the_screen_shows_pooled_scores_and_their_limits(make: Callable[..., Any]) -> None:
     metrics = {"test/accuracy": 0.5, "test/auroc": 0.75}
     shown = screen(together(*(make(fold, metrics=metrics) for fold in range(3))))
     assert "brain: 3 of 3 folds, 12 images, per cent" in shown

@@ -1,4 +1,4 @@
-"""What a newcomer gets wrong ends in one line on stderr, exit code 2, and nothing left behind."""
+"""Typical mistakes end in one line on stderr and exit code 2, and leave no files."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SMALL = (
 def fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., str]:
-    """Run the program with a mistake; return its one line after checking how it ended."""
+    """Run the program with a mistake; check exit code and files, and return the error line."""
     workplace = tmp_path / "workplace"
     workplace.mkdir()
     monkeypatch.chdir(workplace)
@@ -46,7 +46,7 @@ def fails(
     [
         (
             ["experiment=polyp_unte"],
-            "error: no experiment is called polyp_unte (experiment=polyp_unte);"
+            "error: unknown experiment polyp_unte (experiment=polyp_unte);"
             " did you mean polyp_unet?",
         ),
         (
@@ -59,26 +59,26 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "model=unett"],
-            "error: no model is called unett (model=unett); did you mean unet?",
+            "error: unknown model unett (model=unett); did you mean unet?",
         ),
         (
             ["experiment=chest_xray_cnn", "model=resnet50"],
-            "error: no model is called resnet50 (model=resnet50);"
-            " type model=timm_classifier model.name=resnet50",
+            "error: unknown model resnet50 (model=resnet50);"
+            " use model=timm_classifier model.name=resnet50",
         ),
         (
             ["experiment=polyp_unet", "model=resnet50.a1_in1k", "model.base_channels=4"],
-            "error: no model is called resnet50.a1_in1k (model=resnet50.a1_in1k);"
-            " type model=smp_unet model.encoder=resnet50",
+            "error: unknown model resnet50.a1_in1k (model=resnet50.a1_in1k);"
+            " use model=smp_unet model.encoder=resnet50",
         ),
         (
             ["experiment=polyp_unet", "model=convnext_tiny"],
-            "error: no model is called convnext_tiny (model=convnext_tiny);"
-            " type model=smp_unet model.encoder=tu-convnext_tiny",
+            "error: unknown model convnext_tiny (model=convnext_tiny);"
+            " use model=smp_unet model.encoder=tu-convnext_tiny",
         ),
         (
             ["experiment=chest_xray_cnn", "model=alexnt"],
-            "error: no model is called alexnt (model=alexnt); did you mean alexnet?",
+            "error: unknown model alexnt (model=alexnt); did you mean alexnet?",
         ),
         (
             ["experiment=polyp_unet", "data.root=/nowhere"],
@@ -118,7 +118,7 @@ def fails(
         (
             ["experiment=polyp_unet", "trainer.limit_val_batches=0.001"],
             "error: 0.001 of 19 batches is less than one batch (trainer.limit_val_batches);"
-            " give a count, such as 1, or a larger share",
+            " give a number of batches, such as 1, or a larger fraction",
         ),
         (
             ["experiment=polyp_unet", "data.num_workers=100000"],
@@ -259,7 +259,7 @@ def fails(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_the_line_names_the_fault_and_the_way_out(
+def test_the_line_names_the_error_and_the_fix(
     fails: Callable[..., str], arguments: list[str], line: str
 ) -> None:
     assert fails(*arguments) == line
@@ -342,7 +342,7 @@ def test_a_checkpoint_of_another_model(fails: Callable[..., str], finished: Path
     assert f"ckpt_path={checkpoint}" in line
 
 
-def test_a_checkpoint_that_is_a_program(fails: Callable[..., str], tmp_path: Path) -> None:
+def test_a_checkpoint_that_contains_code(fails: Callable[..., str], tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     path = tmp_path / "bad.ckpt"
     path.write_bytes(b"cos\nsystem\n(S'touch " + str(trace).encode() + b"'\ntR.")
@@ -409,10 +409,10 @@ def test_a_test_class_unknown_in_train(
     assert line.startswith("error: test holds the class c, train does not (")
 
 
-def test_a_model_of_other_channels_than_the_data(fails: Callable[..., str]) -> None:
+def test_a_model_with_other_channels_than_the_data(fails: Callable[..., str]) -> None:
     assert fails(*CHEST, "model.in_channels=3") == (
         "error: the model expects images with 3 channels, the data has 1 (model.in_channels);"
-        " leave it out, and set data.in_channels"
+        " leave it out and set data.in_channels"
     )
 
 
@@ -449,7 +449,7 @@ def test_a_threshold_for_four_classes(fails: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["merged", "kfold"])
-def test_a_split_and_a_protocol_that_draws_another(
+def test_a_given_split_with_a_protocol_that_draws_one(
     fails: Callable[..., str],
     make_class_folder: Callable[..., Path],
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""Several runs of one command become one row for each thing that was compared."""
+"""Several runs of one command become one row per compared setting."""
 
 import csv
 import io
@@ -97,7 +97,7 @@ def test_the_seeds_of_one_experiment_share_a_row(tmp_path: Path, three: Made) ->
     assert row["test/accuracy_runs"] == "0.951 0.957 0.966"
 
 
-def test_the_files_hold_exactly_what_the_summaries_hold(
+def test_the_files_contain_exactly_the_values_of_the_summaries(
     tmp_path: Path, make: Callable[..., Any]
 ) -> None:
     values = [1 / 3, 0.1 + 0.2, 2 / 7]
@@ -155,7 +155,7 @@ def test_a_group_without_a_finished_run_keeps_its_row(
     assert "chest" in screen(made)
 
 
-def test_nothing_but_failures_still_makes_a_table(tmp_path: Path) -> None:
+def test_only_failed_runs_still_give_a_table(tmp_path: Path) -> None:
     made = together((None, ["experiment=brain", "seed=0"]))
     summarise(*made, base=tmp_path)
     assert rows_of(tmp_path / "multirun_summary.csv")[0]["failed"] == "1"
@@ -251,7 +251,7 @@ def test_columns_of_one_task_are_blank_for_the_other(
     assert (brain["test/dice_mean"], polyp["test/accuracy_mean"]) == ("", "")
 
 
-def test_phantoms_and_the_protocol_that_leaks_are_marked(
+def test_phantoms_and_the_leaking_protocol_are_marked(
     tmp_path: Path, make: Callable[..., Any]
 ) -> None:
     made = together(
@@ -266,7 +266,7 @@ def test_phantoms_and_the_protocol_that_leaks_are_marked(
     assert "merged protocol" in screen(made)
 
 
-def test_eighty_columns_hold_every_number_of_ten_runs(make: Callable[..., Any]) -> None:
+def test_all_numbers_of_ten_runs_fit_into_80_columns(make: Callable[..., Any]) -> None:
     scores = ("train/dice", "val/dice", "test/dice", "test/iou")
     made = together(
         *(
@@ -284,7 +284,7 @@ def test_eighty_columns_hold_every_number_of_ten_runs(make: Callable[..., Any]) 
     assert all(f"{0.8 + seed / 100:.4f}" in text for seed in range(10))
 
 
-def test_sealed_runs_show_what_validation_says(make: Callable[..., Any]) -> None:
+def test_sealed_runs_show_validation_scores(make: Callable[..., Any]) -> None:
     metrics = {"train/accuracy": 0.99, "val/accuracy": 0.75, "val/auroc": 0.625}
     made = together(
         *(make(0, metrics, sealed=True, more=(f"optimizer.lr={rate}",)) for rate in (1, 2))
@@ -298,11 +298,11 @@ def test_sealed_runs_show_what_validation_says(make: Callable[..., Any]) -> None
     assert "each run's val dice" in screen(segmented)
 
 
-def test_brackets_in_an_override_are_not_taken_for_colours(make: Callable[..., Any]) -> None:
+def test_brackets_in_an_override_are_not_read_as_markup(make: Callable[..., Any]) -> None:
     made = together(make(0, {}, more=("a=[red]",)), make(0, {}, more=("a=[1,2]",)))
     assert "brain a=[red]" in screen(made, width=120)
 
 
-def test_overrides_of_another_number_of_runs_are_refused(three: Made) -> None:
+def test_a_wrong_number_of_overrides_is_refused(three: Made) -> None:
     with pytest.raises(ValueError, match="expected overrides of 3 runs, got 2"):
         summarise(three[0], three[1][:2])

@@ -1,4 +1,4 @@
-"""Clocks that jump, folders listed in any order, runs at one time: numbers stay what they are."""
+"""Results do not depend on clock jumps, the order of folder listings or parallel runs."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SMALL = (
 
 @pytest.fixture
 def shuffled(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Let the system list every folder in an order of its own."""
+    """Let the system list every folder in random order."""
     scandir, listdir = os.scandir, os.listdir
 
     class Shuffled:

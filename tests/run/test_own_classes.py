@@ -1,4 +1,4 @@
-"""A network, loss and callback from outside this project train and are tested like any other."""
+"""User-defined networks, losses and callbacks train and are tested like built-in ones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +46,7 @@ FILES = {
 
 @pytest.fixture
 def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder with classes and the files that name them; the option that adds it."""
+    """Folder with user-defined classes and their config files; the option that adds it."""
     folder = tmp_path_factory.mktemp("elsewhere")
     (folder / "own_parts.py").write_text(SOURCE)
     for name, text in FILES.items():
@@ -56,7 +56,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
     return f"--config-dir={folder}"
 
 
-def test_a_segmenter_a_loss_and_a_callback_of_ones_own(
+def test_a_user_defined_segmenter_loss_and_callback(
     train: Callable[..., Path], capsys: pytest.CaptureFixture[str], summary_of: Callable, own: str
 ) -> None:
     callback = "+callbacks.own._target_=own_parts.Count"
@@ -72,7 +72,7 @@ def test_a_segmenter_a_loss_and_a_callback_of_ones_own(
     assert (card.name, card.mean, card.std) == ("own_parts.Net", (0.5,) * 3, (0.5,) * 3)
 
 
-def test_a_classifier_of_ones_own(
+def test_a_user_defined_classifier(
     train: Callable[..., Path], summary_of: Callable, own: str
 ) -> None:
     options = ("model=pooled", "data.num_images=40", "data.in_channels=3")
@@ -85,13 +85,13 @@ def test_a_classifier_of_ones_own(
     [
         (
             "+model.outputs=2",
-            "error: Net gives (1, 2, 32, 32) for an image, expected logits (1, 1, 32, 32) (model);"
-            " two classes need one output channel, more classes one channel each\n",
+            "error: expected logits (1, 1, 32, 32) for one image, got (1, 2, 32, 32) from Net"
+            " (model); two classes need one output channel, more classes one channel each\n",
         ),
         ("data.in_channels=1", "error: Net cannot take an image (1, 1, 32, 32): "),
     ],
 )
-def test_what_a_network_of_ones_own_does_wrong_is_said_before_it_trains(
+def test_errors_of_a_user_defined_network_are_reported_before_training(
     small: tuple[str, ...], capsys: pytest.CaptureFixture[str], own: str, option: str, line: str
 ) -> None:
     assert main([*small, "experiment=polyp_unet", "model=mine", option, own]) == 2

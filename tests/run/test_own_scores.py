@@ -1,4 +1,4 @@
-"""A score that a callback of the user logs is monitored, logged and shown like any other."""
+"""A score logged by a user's callback is monitored, logged and shown like any other."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def test_it_chooses_the_best_epoch_and_is_shown_under_other(
     assert "0.7500" in screen[screen.index("epoch 2 of 3") :]  # the table at the end
 
 
-def test_a_name_that_nothing_logs_ends_the_run_after_the_first_epoch(
+def test_a_score_that_is_never_logged_ends_the_run_after_the_first_epoch(
     own: str,
     small: tuple[str, ...],
     tmp_path: Path,
@@ -66,7 +66,7 @@ def test_a_name_that_nothing_logs_ends_the_run_after_the_first_epoch(
     assert line in capsys.readouterr().err
 
 
-def test_without_a_callback_of_ones_own_it_is_refused_before_training(
+def test_without_a_user_defined_callback_it_is_refused_before_training(
     small: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

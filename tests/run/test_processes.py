@@ -1,4 +1,4 @@
-"""What a run of several processes needs before it has any: commands, environments, errors."""
+"""Preparation of runs in several processes: commands, environments, errors."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ LAUNCHERS = ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZ
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Stop every run where it would start, and keep its config, command and seal."""
+    """Stop every run before it starts, and record its config, command and seal."""
     monkeypatch.chdir(tmp_path)
     runs: list[dict[str, Any]] = []
 
@@ -93,14 +93,14 @@ def test_the_command_of_a_run_composes_the_same_run(
         ["python", "-c", "import x; x.main()"],
     ],
 )
-def test_the_program_is_started_again_as_it_was(
+def test_further_processes_start_the_same_program(
     seen: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, front: list[str]
 ) -> None:
     started_as(monkeypatch, front, ["experiment=polyp_unet"])
     assert seen[0]["command"][0] == [sys.executable, *front[1:], "experiment=polyp_unet"]
 
 
-def test_a_run_that_no_command_line_started_has_a_program_too(
+def test_a_run_started_from_python_has_a_program_too(
     seen: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest"])
@@ -154,7 +154,7 @@ def test_the_further_processes_are_sealed_as_the_first_one_is(
         ({"SLURM_JOB_ID": "1234567", "MASTER_PORT": "2000"}, "slurm", "2002"),
     ],
 )
-def test_each_run_of_a_command_meets_at_a_port_of_its_own(
+def test_each_run_of_a_command_uses_its_own_port(
     monkeypatch: pytest.MonkeyPatch, before: dict[str, str], started_by: Any, port: str | None
 ) -> None:
     for name in (*LAUNCHERS, "SLURM_JOB_ID"):
@@ -199,14 +199,14 @@ def test_an_error_of_one_process_names_it(
     assert str(first_cause(own, others)) == line
 
 
-def test_an_error_that_all_have_names_nobody() -> None:
+def test_an_error_of_all_processes_names_none() -> None:
     others = [notice("process 1", posted_s=0.5), notice("process 2", posted_s=2.0)]
     assert first_cause(notice("process 0"), others) is None
 
 
 @pytest.fixture
 def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Board:
-    """A board of two torchrun processes on this host, the first one asking."""
+    """Board of two torchrun processes on this host, seen from the first one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(errors, "PEERS_S", 0.2)
@@ -227,7 +227,7 @@ def as_torchrun(monkeypatch: pytest.MonkeyPatch, *, rank: int) -> None:
         monkeypatch.setenv(name, "2")
 
 
-def test_the_first_process_says_an_error_of_all_once(
+def test_the_first_process_reports_an_error_of_all_once(
     board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = MedvisionError("no such key", where="data.rot", hint="see --help")
@@ -236,7 +236,7 @@ def test_the_first_process_says_an_error_of_all_once(
     assert capsys.readouterr().err == "error: no such key (data.rot); see --help\n"
 
 
-def test_the_first_process_says_what_another_one_had_first(
+def test_the_first_process_reports_the_earliest_error(
     board: Board, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = MedvisionError("the disk is full", hint="free some space", exit_code=3)
@@ -246,7 +246,7 @@ def test_the_first_process_says_what_another_one_had_first(
     assert capsys.readouterr().err == "error: the disk is full; free some space [process 1]\n"
 
 
-def test_a_further_process_speaks_where_the_first_one_does_not(
+def test_a_further_process_reports_if_the_first_one_does_not(
     board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     as_torchrun(monkeypatch, rank=1)
@@ -255,7 +255,7 @@ def test_a_further_process_speaks_where_the_first_one_does_not(
     assert board.is_reported
 
 
-def test_a_further_process_is_silent_where_the_first_one_has_spoken(
+def test_a_further_process_is_silent_if_the_first_one_has_reported(
     board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     board.tell()
@@ -264,7 +264,7 @@ def test_a_further_process_is_silent_where_the_first_one_has_spoken(
     assert capsys.readouterr().err == ""
 
 
-def test_a_process_that_this_program_started_leaves_the_word_to_it(
+def test_a_process_that_this_program_started_leaves_the_report_to_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MEDVISION_BOARD", str(tmp_path))
@@ -396,7 +396,7 @@ def test_processes_that_do_not_fit_the_config_are_refused(
         ({"NODE_RANK": "3"}, {"accelerator": "tpu"}),
     ],
 )
-def test_processes_that_fit_the_config_are_not(
+def test_processes_that_fit_the_config_are_accepted(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], trainer: dict[str, Any]
 ) -> None:
     check(monkeypatch, environment, **trainer)
@@ -437,7 +437,7 @@ def check(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **traine
         ({"devices": 8}, "cpu", 8, None),
     ],
 )
-def test_devices_and_rows_are_enough_for_the_processes(
+def test_more_processes_than_devices_or_rows_are_refused(
     monkeypatch: pytest.MonkeyPatch,
     trainer: dict[str, Any],
     accelerator: str,
@@ -458,7 +458,7 @@ def test_devices_and_rows_are_enough_for_the_processes(
 
 @pytest.fixture
 def launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Launcher]:
-    """A launcher of two processes, the second of which runs ``code`` instead of the program."""
+    """Launcher of two processes, the second of which runs ``code`` instead of the program."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(watch, "LOOK_S", 0.05)
     monkeypatch.setattr(watch, "STUCK_S", 0.2)
@@ -486,7 +486,7 @@ POST = (
 
 
 def wait_for_the_other(made: Launcher) -> Callable[[], None]:
-    """What the first process does: wait for the second one, and fail where that is gone."""
+    """Wait for the second process as the first one does, and fail if it has ended."""
 
     def fit() -> None:
         made.procs[0].wait(timeout=20)
@@ -526,7 +526,7 @@ def test_a_fit_that_ends_leaves_no_process_and_no_board(
         pytest.param("", "a process ended before the training started", 3, id="too-early"),
     ],
 )
-def test_the_first_process_says_why_another_one_failed(
+def test_the_first_process_reports_why_another_one_failed(
     launcher: Callable[..., Launcher], tmp_path: Path, code: str, line: str, exit_code: int
 ) -> None:
     made = launcher(code)
@@ -537,7 +537,7 @@ def test_the_first_process_says_why_another_one_failed(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_waits_for_ever_goes_with_the_first_one(
+def test_a_blocked_process_ends_with_the_first_one(
     launcher: Callable[..., Launcher], tmp_path: Path
 ) -> None:
     made = launcher(READY + "time.sleep(600)")

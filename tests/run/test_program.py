@@ -1,4 +1,4 @@
-"""The program as a process: what it says, and how it says what went wrong."""
+"""The program as a process: its output and its error messages."""
 
 import subprocess
 import sys
@@ -18,12 +18,11 @@ def test_train_py_is_the_same_program(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr == (
-        "error: no experiment is called polyp_unte (experiment=polyp_unte);"
-        " did you mean polyp_unet?\n"
+        "error: unknown experiment polyp_unte (experiment=polyp_unte); did you mean polyp_unet?\n"
     )
 
 
-def test_what_a_loader_process_found_is_still_one_line() -> None:
+def test_an_error_in_a_loader_process_is_one_line() -> None:
     text = (
         "Caught MedvisionError in DataLoader worker process 0.\nOriginal Traceback (most recent"
         " call last):\n  File x\n"
@@ -39,7 +38,7 @@ def test_what_a_loader_process_found_is_still_one_line() -> None:
         (OSError(0, "Success"), "OSError: [Errno 0] Success; "),
     ],
 )
-def test_what_nobody_foresaw_is_one_line_and_a_traceback_in_a_file(
+def test_an_unexpected_error_is_one_line_and_a_traceback_file(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

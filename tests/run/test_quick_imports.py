@@ -29,7 +29,7 @@ def test_a_collector_that_was_off_stays_off() -> None:
         gc.enable()
 
 
-def test_what_others_left_lying_around_is_not_kept_for_ever() -> None:
+def test_objects_from_before_the_pause_do_not_become_permanent() -> None:
     import torch  # noqa: F401  loaded before: nothing becomes permanent
 
     before = gc.get_freeze_count()

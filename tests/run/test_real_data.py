@@ -1,4 +1,4 @@
-"""A real data set, where it lies beside the checkout."""
+"""A real data set, if it is available beside the checkout."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ KVASIR = Path(__file__).parents[3] / "shared" / "data" / "kvasir_seg"
 pytestmark = pytest.mark.skipif(not KVASIR.is_dir(), reason="Kvasir-SEG is not here")
 
 
-def test_the_given_split_of_kvasir_is_used_and_its_scores_are_those_of_the_files(
+def test_the_given_split_of_kvasir_is_used_and_its_scores_match_the_files(
     train: Callable[..., Path],
 ) -> None:
     run = train(

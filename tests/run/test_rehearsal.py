@@ -1,4 +1,4 @@
-"""The path of a TPU, compiled for this CPU: what passes, and what a planted stall is told as.
+"""The TPU code path, compiled for this CPU: passing runs, and the errors of synthetic stalls.
 
 torch-xla takes seconds to import and a minute to compile: a program for several runs each.
 """
@@ -109,7 +109,7 @@ with mock.patch.object(SegmentationTask, "training_step", growing):
 
 @dataclass(frozen=True)
 class Told:
-    """What a run left behind."""
+    """Result of a run."""
 
     code: int
     out: str
@@ -123,7 +123,7 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Told]:
-    """The runs of ``PROGRAM``, by name."""
+    """Results of the runs of ``PROGRAM``, by name."""
     folder = tmp_path_factory.mktemp("rehearsals")
     (folder / "planted.py").write_text(PROGRAM)
     command = [sys.executable, "planted.py", json.dumps(POLYPS), str(make_folder(folder))]
@@ -140,7 +140,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Told]:
 
 
 def make_folder(parent: Path) -> Path:
-    """24 pairs with a disc each, named as their split needs no drawing."""
+    """Write 24 pairs with a disc each, with a given split."""
     root = parent / "pairs"
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
@@ -157,7 +157,7 @@ def make_folder(parent: Path) -> Path:
 
 
 def line_of(fault: str) -> int:
-    """Number of the line that a fault was planted in."""
+    """Number of the line with the synthetic fault."""
     lines = PROGRAM.splitlines()
     (number,) = (n for n, line in enumerate(lines, start=1) if f"# planted: {fault}" in line)
     return number
@@ -197,12 +197,12 @@ def test_the_unet_passes(told: Callable[[str], Told]) -> None:
     assert_test_images_are_measured_once(run.folder)
 
 
-def test_a_last_batch_that_is_not_filled_up_is_caught(told: Callable[[str], Told]) -> None:
+def test_an_unpadded_last_batch_is_caught(told: Callable[[str], Told]) -> None:
     what = "val batches changed shape from (4, 3, 32, 32) to (2, 3, 32, 32)"
     assert_caught(told("ragged"), what, "data")
 
 
-def test_a_step_that_looks_at_a_value_is_caught(told: Callable[[str], Told]) -> None:
+def test_a_step_that_reads_a_value_is_caught(told: Callable[[str], Told]) -> None:
     where = f"item (planted.py:{line_of('item')})"
     assert_caught(told("item"), "training step 1 reads a value from the device", where)
 
@@ -221,7 +221,7 @@ def test_a_shape_that_grows_is_caught(told: Callable[[str], Told]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_is_gone_ends_the_epoch_with_its_name(
+def test_a_missing_file_ends_the_epoch_with_its_name(
     told: Callable[[str], Told], workers: int
 ) -> None:
     run = told(f"deleted_{workers}")
@@ -242,7 +242,7 @@ def run_program(folder: Path, *overrides: str) -> Path:
     return folder / "run"
 
 
-def test_the_cnn_of_the_chest_passes(tmp_path: Path) -> None:
+def test_the_chest_cnn_passes(tmp_path: Path) -> None:
     small = (*SIZES, "data.num_images=24", "trainer.max_epochs=2", "data.num_workers=1")
     run = run_program(tmp_path, "experiment=chest_xray_cnn", *small, "trainer=tpu_rehearsal")
     summary = json.loads((run / "summary.json").read_text())

@@ -38,7 +38,7 @@ CHEST = (
 
 
 class KilledError(BaseException):
-    """Stands in for kill -9: nothing is caught, and nothing cleaned up."""
+    """Stand-in for kill -9: nothing catches it or cleans up."""
 
 
 def train(folder: Path | str, *overrides: str) -> int:
@@ -69,7 +69,7 @@ def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Let something happen once, after a step of the optimizer."""
+    """Call a function once, after a step of the optimizer."""
 
     def arrange(step: int, happen: Callable[[], None]) -> None:
         plain, left = Interruption.on_train_batch_end, [happen]
@@ -101,7 +101,7 @@ def summary_of(run: str | Path) -> dict[str, Any]:
 
 
 def assert_same(run: str, whole: Path) -> None:
-    """Weights, optimizer, schedule, rows and scores are those of the run that was not ended."""
+    """Check weights, optimizer, schedule, rows and scores against an uninterrupted run."""
     for file in ("best", "last"):
         a, b = (read(Path(path, "checkpoints", f"{file}.ckpt")) for path in (run, whole))
         assert all(
@@ -132,7 +132,7 @@ def assert_same(run: str, whole: Path) -> None:
         ),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_weights(
+def test_a_stopped_run_resumes_to_the_same_weights(
     go: Callable,
     whole_of: Callable,
     at_step: Callable,
@@ -156,7 +156,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert_same("run", whole)
 
 
-def test_a_killed_run_goes_on_from_the_middle_of_an_epoch(
+def test_a_killed_run_resumes_from_the_middle_of_an_epoch(
     go: Callable, whole_of: Callable, at_step: Callable
 ) -> None:
     often = (*CHEST, "checkpoint.every_minutes=1e-9")
@@ -171,7 +171,7 @@ def test_a_killed_run_goes_on_from_the_middle_of_an_epoch(
     assert_same("run", whole)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_from_its_beginning(
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
     go: Callable, whole_of: Callable, at_step: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = whole_of(*POLYP)
@@ -185,7 +185,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_from_its_beginning(
     assert_same("run", whole)
 
 
-def test_a_run_stopped_twice_and_moved_goes_on_where_it_lies(
+def test_a_run_stopped_twice_and_moved_resumes_in_its_new_folder(
     go: Callable, whole_of: Callable, at_step: Callable, tmp_path: Path
 ) -> None:
     whole = whole_of(*POLYP)
@@ -202,7 +202,7 @@ def test_a_run_stopped_twice_and_moved_goes_on_where_it_lies(
 
 
 @pytest.mark.slow
-def test_early_stopping_goes_on_counting(
+def test_early_stopping_continues_its_count(
     go: Callable, whole_of: Callable, at_step: Callable
 ) -> None:
     recipe = (
@@ -221,7 +221,7 @@ def test_early_stopping_goes_on_counting(
     assert_same("run", whole)
 
 
-def test_a_run_stopped_in_its_evaluation_goes_on_with_it(
+def test_a_run_stopped_in_its_evaluation_resumes_it(
     go: Callable,
     whole_of: Callable,
     monkeypatch: pytest.MonkeyPatch,
@@ -236,12 +236,12 @@ def test_a_run_stopped_in_its_evaluation_goes_on_with_it(
         patched.setattr(job, "measure", stop)
         assert go("run", *POLYP) == 130
     assert main(["resume=run"]) == 0
-    assert "continuing after its 3 epochs, with the evaluation" in capsys.readouterr().out
+    assert "continuing after 3 epochs, with the evaluation" in capsys.readouterr().out
     assert_same("run", whole)
 
 
 def flip(path: Path) -> None:
-    """Change a bit in the middle of a file, as a bad disk does; its size stays."""
+    """Change a bit in the middle of a file without changing its size."""
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.unlink()  # best.ckpt may be the same file
@@ -253,7 +253,7 @@ def flip(path: Path) -> None:
     [flip, lambda path: path.write_bytes(path.read_bytes()[:1000])],
     ids=["a flipped bit", "a cut file"],
 )
-def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
+def test_the_previous_checkpoint_replaces_a_damaged_last_one(
     go: Callable,
     whole_of: Callable,
     at_step: Callable,
@@ -271,7 +271,7 @@ def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
     assert_same("run", whole)
 
 
-def test_where_no_checkpoint_can_be_read_nothing_is_changed(
+def test_without_a_readable_checkpoint_nothing_is_changed(
     go: Callable, whole_of: Callable, at_step: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
     at_step(3, send(signal.SIGTERM))
@@ -286,7 +286,7 @@ def test_where_no_checkpoint_can_be_read_nothing_is_changed(
     assert Path("run/summary.json").read_bytes() == before
 
 
-def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(
+def test_a_full_disk_keeps_the_previous_checkpoint_and_is_reported(
     go: Callable,
     whole_of: Callable,
     monkeypatch: pytest.MonkeyPatch,
@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_the_checkpoint_of_before_and_says_so(
     assert_same("run", whole)
 
 
-def test_a_finished_run_says_so_and_stays_as_it_is(
+def test_resuming_a_finished_run_changes_nothing(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -345,7 +345,7 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return line
 
 
-def test_only_where_the_data_lie_may_change(
+def test_only_the_location_of_the_data_may_change(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert error_of(capsys, "resume=run", "optimizer.lr=1") == (
@@ -357,7 +357,9 @@ def test_only_where_the_data_lie_may_change(
     )
 
 
-def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_is_not_a_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert error_of(capsys, "resume=no/run") == (
         "error: no/run is not a folder (resume); give the folder of a run"
     )
@@ -367,7 +369,7 @@ def test_what_is_no_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
-def test_a_class_that_is_not_ours_is_not_built(
+def test_a_class_of_another_package_is_not_built(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stopped / "config.yaml"
@@ -425,7 +427,7 @@ def test_other_data_are_refused(
     assert main(["resume=run", f"data.root={moved}"]) == 0
 
 
-def test_other_software_is_said_to_change_numbers(
+def test_other_package_versions_are_reported(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = stopped / "environment.json"
@@ -434,14 +436,12 @@ def test_other_software_is_said_to_change_numbers(
     environment["hardware"]["threads"] = 77
     path.write_text(json.dumps(environment))
     assert main(["resume=run"]) == 0
-    (note,) = [n for n in summary_of("run")["warnings"] if "the run continues with torch 1.0" in n]
-    assert "threads 77 then, " in note
-    assert "note: the run continues with torch 1.0 then, " in capsys.readouterr().out
+    (note,) = [n for n in summary_of("run")["warnings"] if "the run continues with torch" in n]
+    assert " instead of 77" in note
+    assert "note: the run continues with torch " in capsys.readouterr().out
 
 
-def test_a_run_that_is_going_on_is_left_alone(
-    stopped: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_in_use_is_not_resumed(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hold = (
         "import sys; from pathlib import Path;"
         " from medvision.run.storage.run_folder import lock_folder;"
@@ -453,7 +453,7 @@ def test_a_run_that_is_going_on_is_left_alone(
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         assert error_of(capsys, "resume=run") == (
-            "error: this run is already in use by another process (run); wait for its end, or end"
+            "error: this run is already in use by another process (run); wait until it ends, or end"
             " that process"
         )
         other.kill()
@@ -461,7 +461,7 @@ def test_a_run_that_is_going_on_is_left_alone(
     assert not (stopped / ".lock").exists()
 
 
-def test_best_that_was_not_written_yet_is_made_up_for(
+def test_a_missing_best_checkpoint_is_written_when_resuming(
     go: Callable, whole_of: Callable, at_step: Callable
 ) -> None:
     whole = whole_of(*POLYP)

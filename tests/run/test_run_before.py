@@ -22,13 +22,13 @@ TOLERANCE = 1e-4
 
 @pytest.fixture
 def run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> Path:
-    """A copy of one of the folders, in an empty working folder."""
+    """Copy of one of the folders, in an empty working folder."""
     monkeypatch.chdir(tmp_path)
     return Path(shutil.copytree(BEFORE / request.param, tmp_path / request.param))
 
 
 def close(values: dict[str, Any]) -> dict[str, Any]:
-    """Scores, intervals and undefined ones, to be compared with a tolerance."""
+    """Scores, intervals and undefined values, for comparison with a tolerance."""
     return {
         name: value if value is None else pytest.approx(value, abs=TOLERANCE)
         for name, value in values.items()

@@ -1,4 +1,4 @@
-"""The run folder holds what the contract says, and its numbers are what their names say."""
+"""The run folder has the documented files, and their numbers are correct."""
 
 import csv
 import datetime
@@ -85,7 +85,7 @@ def test_the_best_epoch_has_the_largest_validation_dice(finished: Path) -> None:
     assert float(best["train/dice"]) == pytest.approx(summary["metrics"]["train/dice"], abs=1e-6)
 
 
-def test_metrics_csv_starts_as_promised(finished: Path) -> None:
+def test_metrics_csv_has_the_documented_columns(finished: Path) -> None:
     header = (finished / "metrics.csv").read_text().splitlines()[0].split(",")
     assert header[:5] == ["epoch", "train/loss", "val/loss", "train/dice", "val/dice"]
     names = (
@@ -104,7 +104,7 @@ def test_metrics_csv_starts_as_promised(finished: Path) -> None:
 
 
 def test_test_scores_equal_the_formulas_on_the_stored_predictions(finished: Path) -> None:
-    """DESIGN's formulas in NumPy, the masks drawn anew."""
+    """The documented formulas in NumPy, with the masks drawn again."""
     config = yaml.safe_load((finished / "config.yaml").read_text())
     dice, iou, seen = [], [], 0
     for row in rows_of(finished / "predictions_test.csv"):
@@ -196,7 +196,7 @@ def test_the_same_seed_twice_gives_the_same_metrics(train: Callable[..., Path]) 
     assert first != other
 
 
-def test_a_folder_of_ones_own_trains_and_its_split_can_be_kept(
+def test_a_user_folder_trains_and_its_split_can_be_kept(
     train: Callable[..., Path], make_folder: Callable[..., Path], summary_of: Callable[[Path], dict]
 ) -> None:
     root = make_folder(20)
@@ -215,7 +215,7 @@ def test_a_folder_of_ones_own_trains_and_its_split_can_be_kept(
     assert (kept / "splits.csv").read_text() == (first / "splits.csv").read_text()
 
 
-def test_a_run_goes_on_from_a_checkpoint(train: Callable[..., Path]) -> None:
+def test_a_run_continues_from_a_checkpoint(train: Callable[..., Path]) -> None:
     options = ("experiment=polyp_unet", "model.base_channels=4")
     whole = train(*options, "trainer.max_epochs=3")
     part = train(*options, "trainer.max_epochs=2")
@@ -228,7 +228,7 @@ def test_a_run_goes_on_from_a_checkpoint(train: Callable[..., Path]) -> None:
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
-def test_an_infinite_loss_stops_the_run_and_no_checkpoint_holds_it(
+def test_an_infinite_loss_stops_the_run_and_is_in_no_checkpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -278,7 +278,7 @@ def test_several_classes_with_colours_train_end_to_end(
 @pytest.mark.parametrize(
     "override", ["data.val_fraction=0", "trainer.limit_val_batches=0", "data.test_fraction=0"]
 )
-def test_a_split_may_be_left_out(
+def test_a_split_may_be_empty(
     train: Callable[..., Path], summary_of: Callable[[Path], dict], override: str
 ) -> None:
     run = train("experiment=polyp_unet", "model.base_channels=2", override)
@@ -291,7 +291,7 @@ def test_a_split_may_be_left_out(
     assert (run / "report.html").exists()
 
 
-def test_several_runs_of_one_command_lie_beside_their_table(
+def test_several_runs_of_one_command_are_beside_their_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)

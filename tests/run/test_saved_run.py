@@ -1,4 +1,4 @@
-"""The folder of a run may come from anywhere: reading it executes, expands and looks up nothing."""
+"""Reading an untrusted run folder executes, expands and looks up nothing."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from medvision.run.storage.saved_run import StoredRun
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """What looks like a finished run."""
+    """Folder that looks like a finished run."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.ckpt").touch()
     summary = {"status": "finished", "task": "segmentation"}
@@ -42,7 +42,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
         ("data: {when: 2026-11-22}", "config.yaml: Value 'date' is not a supported primitive"),
     ],
 )
-def test_a_config_of_others_is_refused_in_one_line(
+def test_a_hostile_config_is_refused_in_one_line(
     folder: Path, config: str, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -70,14 +70,14 @@ def test_a_config_of_others_is_refused_in_one_line(
         ),
     ],
 )
-def test_a_summary_of_others_is_refused_in_one_line(folder: Path, summary: str, told: str) -> None:
+def test_a_hostile_summary_is_refused_in_one_line(folder: Path, summary: str, told: str) -> None:
     (folder / "summary.json").write_text(summary)
     with pytest.raises(MedvisionError) as error:
         StoredRun.read(folder)
     assert error.value.what.startswith(told)
 
 
-def test_a_class_that_is_not_ours_is_not_built(folder: Path) -> None:
+def test_a_class_of_another_package_is_not_built(folder: Path) -> None:
     (folder / "config.yaml").write_text("data: {}\nloss: {_target_: os.system, command: touch x}\n")
     with pytest.raises(MedvisionError) as error:
         StoredRun.read(folder)

@@ -35,7 +35,7 @@ def check(target: str) -> None:
         ("trch.optim.Adam", "cannot find the package trch (KEY); install it, or fix the name"),
     ],
 )
-def test_a_class_that_is_nowhere_is_named_with_the_nearest(target: str, line: str) -> None:
+def test_a_missing_class_is_named_with_the_nearest_name(target: str, line: str) -> None:
     with pytest.raises(MedvisionError) as refused:
         check(target)
     assert str(refused.value) == line.replace("KEY", "part.terms.0._target_")
@@ -60,14 +60,14 @@ def test_a_class_that_is_nowhere_is_named_with_the_nearest(target: str, line: st
         "math",
     ],
 )
-def test_nothing_that_is_there_is_refused(module: str) -> None:
+def test_no_existing_class_is_refused(module: str) -> None:
     names = [name for name in dir(importlib.import_module(module)) if not name.startswith("_")]
     assert names
     for name in names:
         check(f"{module}.{name}")
 
 
-def test_what_a_module_may_make_while_it_is_imported_passes(
+def test_names_that_a_module_may_create_on_import_are_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
@@ -91,16 +91,16 @@ def test_what_a_module_may_make_while_it_is_imported_passes(
             check(target)
 
 
-def test_what_a_class_has_is_left_to_the_run() -> None:
+def test_names_inside_a_class_are_not_checked() -> None:
     check("medvision.data.SegmentationData.whatever")
     check("torch.optim.Adam.whatever.it_is")
 
 
-def test_a_target_that_is_given_elsewhere_is_left_to_the_run() -> None:
+def test_a_target_set_by_a_reference_is_not_checked() -> None:
     check_targets(OmegaConf.create({"a": {"_target_": None}, "b": {"_target_": "${oc.env:X}"}}))
 
 
-def test_keys_of_a_callback_that_is_not_chosen_are_named() -> None:
+def test_config_for_a_callback_that_is_not_enabled_is_refused() -> None:
     cfg = OmegaConf.create({"callbacks": {"early": None, "finetuning": {"frozen_epochs": 3}}})
     with pytest.raises(MedvisionError, match=r"\(callbacks\.finetuning\); leave it out"):
         check_targets(cfg)

@@ -1,4 +1,4 @@
-"""A search from its command to its files, with a stub in place of the trainings."""
+"""A search from its command to its files, with a stub instead of trainings."""
 
 import csv
 import json
@@ -38,7 +38,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @contextmanager
 def hydra_of(*command: str) -> Iterator[tuple[Settings, Any]]:
-    """What a command asks for, and Hydra's loader."""
+    """Arguments and config of a command, and Hydra's loader."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         fixed = [o for o in command if not re.search(r"\w\(|,", o.partition("=")[2])]
         config = compose("train", overrides=fixed, return_hydra_config=True)
@@ -48,10 +48,10 @@ def hydra_of(*command: str) -> Iterator[tuple[Settings, Any]]:
 
 
 class Stub:
-    """Ends trials as a training would, without one.
+    """End trials as a training would, without training.
 
     Args:
-        code: Exit code of the trial with these overrides, and what it says; (0, None) by default.
+        code: Exit code and error message of the trial with these overrides; (0, None) by default.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_search_ends_as_many_trials_as_it_was_asked_for_and_a_larger_number_goes_on() -> None:
+def test_a_search_runs_the_requested_trials_and_continues_with_a_larger_number() -> None:
     stub = Stub()
     search(stub, "sweep.num_trials=3")
     assert [row["number"] for row in rows()] == ["0", "1", "2"]
@@ -130,7 +130,7 @@ def test_the_best_config_is_an_experiment_that_composes_to_what_the_trial_had() 
     assert found == trial
 
 
-def test_a_stopped_search_goes_on_with_the_same_values_under_the_same_number() -> None:
+def test_a_stopped_search_continues_with_the_same_values_and_numbers() -> None:
     stub = Stub()
     stub.stop_at = 2
     with pytest.raises(Stopped):
@@ -152,7 +152,7 @@ def test_a_trial_that_ended_unnoticed_is_not_started_again() -> None:
     assert [row["value"] for row in rows()][1] == "0.7"
 
 
-def test_a_pruned_trial_has_the_best_value_that_it_had() -> None:
+def test_a_pruned_trial_keeps_its_best_value() -> None:
     stub = Stub()
     stub.stop_at = 1
     with pytest.raises(Stopped):
@@ -167,7 +167,7 @@ def page() -> str:
     return " ".join((FOLDER / "sweep.html").read_text().split())
 
 
-def test_failed_trials_are_recorded_and_the_search_goes_on() -> None:
+def test_failed_trials_are_recorded_and_the_search_continues() -> None:
     def code(given: dict[str, str]) -> tuple[int, MedvisionError | None]:
         if given["sweep.trial"] != "1":
             return 0, None
@@ -188,7 +188,7 @@ def test_wrong_input_that_has_nothing_to_do_with_the_search_ends_it_and_leaves_n
     assert not Path("runs").exists()
 
 
-def test_wrong_input_of_a_search_that_goes_on_can_be_mended() -> None:
+def test_wrong_input_of_a_continued_search_can_be_fixed() -> None:
     error = MedvisionError("/x does not exist", where="data.root")
     stub = Stub(lambda _: (2, error))
     stub.stop_at = 0
@@ -208,7 +208,7 @@ def test_wrong_input_about_a_searched_key_is_a_failed_trial() -> None:
     assert [row["state"] for row in rows()] == ["failed", "complete"]
 
 
-def test_a_process_that_dies_twice_without_a_word_is_a_failed_trial() -> None:
+def test_a_process_that_dies_twice_without_a_message_is_a_failed_trial() -> None:
     stub = Stub()
     stub.silent = {1}
     search(stub, "sweep.num_trials=3")
@@ -228,20 +228,20 @@ def test_a_launcher_that_starts_nothing_ends_the_search() -> None:
     assert not Path("runs").exists()
 
 
-def test_a_search_of_which_nothing_ended_as_planned_ends_with_3() -> None:
+def test_a_search_without_a_complete_trial_ends_with_3() -> None:
     stub = Stub(lambda _: (3, MedvisionError("no memory", exit_code=3)))
     with pytest.raises(MedvisionError, match="no trial was completed") as raised:
         search(stub, "sweep.num_trials=2")
     assert raised.value.exit_code == 3
 
 
-def test_another_search_under_the_same_name_is_refused_with_what_differs() -> None:
+def test_another_search_with_the_same_name_is_refused_with_the_differences() -> None:
     search(Stub(), "sweep.num_trials=2")
     with pytest.raises(MedvisionError, match=r"another search: data.batch_size is given now \(s"):
         search(Stub(), "sweep.num_trials=2", "data.batch_size=3")
 
 
-def test_another_search_replaces_one_of_which_no_trial_ended() -> None:
+def test_another_search_replaces_one_without_ended_trials() -> None:
     stub = Stub()
     stub.stop_at = 0
     with pytest.raises(Stopped):
@@ -250,7 +250,7 @@ def test_another_search_replaces_one_of_which_no_trial_ended() -> None:
     assert len(rows()) == 1
 
 
-def test_the_page_needs_nothing_from_outside_and_tells_no_test_score() -> None:
+def test_the_page_is_self_contained_and_shows_no_test_score() -> None:
     search(Stub(), "sweep.num_trials=5")
     text = page()
     assert not re.search(r'(src|href)="(?!data:|#)', text)
@@ -283,7 +283,7 @@ def test_the_page_needs_nothing_from_outside_and_tells_no_test_score() -> None:
             "expected a log interval above 0, got the low end 0",
         ),
         ("optimizer.lr=tag(big,interval(1,2))", "expected the tag log, got big"),
-        ("loss=bce,bcee", "no loss is called bcee (loss=bcee); did you mean bce?"),
+        ("loss=bce,bcee", "unknown loss bcee (loss=bcee); did you mean bce?"),
         ("optimizer.lrr=interval(0,1)", "unknown config key optimizer.lrr"),
     ],
 )
@@ -296,7 +296,9 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert not Path("runs").exists()
 
 
-def test_nothing_to_search_says_how_to(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_search_without_a_range_is_refused_with_an_example(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     assert main(["sweep=tpe", "experiment=polyp_unet"]) == 2
     assert capfd.readouterr().err.startswith(
         "error: no key has a range to search (command line); give"

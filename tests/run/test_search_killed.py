@@ -1,4 +1,4 @@
-"""A search that is killed again and again ends every trial exactly once."""
+"""A repeatedly killed search ends every trial exactly once."""
 
 import csv
 import json
@@ -47,7 +47,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def killed_and_gone_on(folder: Path, *more: str, kills: int, seed: int) -> int:
-    """Kill a search at random moments; return how often it was alive to be killed."""
+    """Kill and continue a search at random moments; return the number of kills."""
     rng, killed = random.Random(seed), 0
     for _ in range(kills):
         process = start(folder, *more)
@@ -91,7 +91,7 @@ def check_ended_once(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_search_ends_each_trial_once_and_is_the_one_that_was_not_killed(
+def test_a_killed_search_ends_each_trial_once_with_the_results_of_an_uninterrupted_one(
     tmp_path: Path,
 ) -> None:
     started_s = time.monotonic()

@@ -1,4 +1,4 @@
-"""The same search and the same plain multirun on launchers that start processes of their own."""
+"""The same search and the same plain multirun on launchers that start further processes."""
 
 import csv
 import importlib.util
@@ -30,7 +30,7 @@ def train(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def small(small: tuple[str, ...]) -> tuple[str, ...]:
-    """Small runs that read with loader processes, as a user's do."""
+    """Small runs that read with loader processes."""
     return tuple(override for override in small if not override.startswith("data.num_workers"))
 
 
@@ -65,7 +65,7 @@ def test_a_search_of_two_jobs_at_a_time_ends_all_its_trials(
 
 
 @pytest.mark.slow
-def test_runs_of_a_plain_multirun_come_together_in_its_tables(
+def test_runs_of_a_plain_multirun_share_its_tables(
     tmp_path: Path, small: tuple[str, ...], launcher: tuple[str, ...]
 ) -> None:
     given = ("-m", "experiment=polyp_unet", "seed=0,1", "model.base_channels=2", *small)
@@ -83,7 +83,7 @@ def test_runs_of_a_plain_multirun_come_together_in_its_tables(
 
 
 @pytest.mark.slow
-def test_what_went_wrong_in_a_run_elsewhere_is_said_here(
+def test_an_error_of_a_run_in_another_process_is_reported_here(
     tmp_path: Path, small: tuple[str, ...], launcher: tuple[str, ...]
 ) -> None:
     given = ("-m", "experiment=polyp_unet", "seed=0,1", *small, "data.root=nowhere")

@@ -41,7 +41,7 @@ def test_within_a_step_the_first_signal_waits_and_the_second_does_not(
     )
 
 
-def test_a_signal_that_nobody_asked_for_ends_the_program_after_the_step() -> None:
+def test_a_signal_without_a_reader_ends_the_program_after_the_step() -> None:
     with handle_signals():
         with pytest.raises(Stopped), after_the_step():
             send(signal.SIGTERM)
@@ -59,7 +59,7 @@ def test_a_loader_process_outlives_the_signals_of_a_terminal() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 
-def test_copies_that_train_heed_signals_as_programs_do_by_default() -> None:
+def test_forked_training_processes_handle_signals_by_default() -> None:
     with handle_signals():
         with pytest.raises(Stopped) as stopped, default_signals():
             send(signal.SIGINT)
@@ -68,7 +68,7 @@ def test_copies_that_train_heed_signals_as_programs_do_by_default() -> None:
             assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_what_a_shell_ignores_stays_ignored() -> None:
+def test_signals_ignored_by_the_shell_stay_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with handle_signals():

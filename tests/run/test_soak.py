@@ -1,4 +1,4 @@
-"""Many runs one after the other in one process: nothing that a run takes is kept."""
+"""Many consecutive runs in one process release all their resources."""
 
 import gc
 import os
@@ -26,14 +26,14 @@ EXPERIMENTS = (
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in use."""
+    """Memory that this process uses."""
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def handles() -> list[str]:
-    """What every open file descriptor leads to, numbers of pipes and sockets left out."""
+    """Targets of all open file descriptors, without the numbers of pipes and sockets."""
     found = []
     for link in Path("/proc/self/fd").iterdir():
         try:
@@ -44,7 +44,7 @@ def handles() -> list[str]:
 
 
 def children() -> list[str]:
-    """Processes that this one started and that are still there."""
+    """Running child processes."""
     tasks = Path("/proc/self/task").iterdir()
     return [pid for task in tasks for pid in (task / "children").read_text().split()]
 

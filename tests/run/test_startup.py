@@ -1,4 +1,4 @@
-"""What is loaded when, which decides how fast the program answers and how soon it trains."""
+"""Time at which modules are imported, which determines how fast the program answers and trains."""
 
 import subprocess
 import sys
@@ -118,7 +118,7 @@ def test_medvision_train_does_not_load_the_parser_of_the_other_verbs(tmp_path: P
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "[]\n")
-    assert done.stderr.startswith("error: no experiment is called polyp_unte")
+    assert done.stderr.startswith("error: unknown experiment polyp_unte")
 
 
 def test_no_verb_loads_matplotlib_before_it_draws(tmp_path: Path) -> None:

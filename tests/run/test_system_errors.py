@@ -1,4 +1,4 @@
-"""What a machine does to a run ends in one line that says how to go on, and never in waiting."""
+"""Failures of the machine end in one line that says how to continue, and never block."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ GO_ON = "; then continue with python train.py resume=run"
 
 @pytest.fixture(scope="module")
 def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Import here what every fork would import again, some of it in little memory."""
+    """Import modules that every fork would import again, some with little memory."""
     folder = tmp_path_factory.mktemp("imported") / "run"
     assert main([*SMALL[:-1], "trainer.max_epochs=1", f"run_dir={folder}"]) == 0
     os.environ.pop("MEDVISION_RUN_DIR", None)
@@ -43,7 +43,7 @@ def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, _imported: None) -> Callable[..., Ended]:
-    """Run the program in a fork, after something was done to it."""
+    """Run the program in a fork, after a change to that process."""
 
     def in_fork(prepare: Callable[[], None], *overrides: str) -> Ended:
         work = tmp_path / "work"
@@ -89,7 +89,7 @@ NO_SHARED_MEMORY = (
 
 @in_proc
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV])
-def test_a_loader_process_that_dies_ends_the_run_which_goes_on_without_it(
+def test_a_dead_loader_process_ends_the_run_which_resumes_without_loaders(
     run: Callable[..., Ended], tmp_path: Path, signum: int
 ) -> None:
     ended = run(end_a_loader(signum), "data.num_workers=1", "trainer.max_epochs=20")
@@ -107,7 +107,7 @@ def limit(kind: int, number: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(kind, (number, number))
 
 
-def test_a_batch_that_cannot_be_sent_is_not_waited_for(run: Callable[..., Ended]) -> None:
+def test_a_batch_that_cannot_be_sent_does_not_block(run: Callable[..., Ended]) -> None:
     def no_handle(_: int) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -123,7 +123,7 @@ def test_a_batch_that_cannot_be_sent_is_not_waited_for(run: Callable[..., Ended]
 
 
 @in_proc
-def test_memory_that_ends_is_one_line(run: Callable[..., Ended]) -> None:
+def test_running_out_of_memory_is_one_line(run: Callable[..., Ended]) -> None:
     def little() -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         allowed = pages * os.sysconf("SC_PAGE_SIZE") + 200 * 2**20
@@ -138,7 +138,7 @@ def test_memory_that_ends_is_one_line(run: Callable[..., Ended]) -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 30_000])
-def test_a_file_that_may_not_grow_leaves_none_half_written(
+def test_a_file_size_limit_leaves_no_partial_file(
     run: Callable[..., Ended], tmp_path: Path, size: int
 ) -> None:
     ended = run(limit(resource.RLIMIT_FSIZE, size), "data.num_workers=0", "trainer.max_epochs=1")
@@ -174,7 +174,7 @@ def test_a_small_disk_that_fills_up_for_real(
 
 
 def space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, total: int, free: int) -> None:
-    """Let the shared memory be of that size."""
+    """Set the size of the shared memory."""
     found = SimpleNamespace(total=total, used=total - free, free=free)
     monkeypatch.setattr(loader_process, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: found)
@@ -184,7 +184,7 @@ def space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, total: int, free: 
     ("free", "asked", "used"),
     [(64, 4, 4), (10, 4, 4), (9, 4, 3), (5, 4, 1), (3, 4, 0), (0, 4, 0), (0, 0, 0)],
 )
-def test_no_more_loader_processes_are_used_than_shared_memory_has_room_for(
+def test_loader_processes_are_limited_by_the_shared_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, asked: int, used: int
 ) -> None:
     space(monkeypatch, tmp_path, total=64_000_000, free=free * 1_000_000)
@@ -195,7 +195,7 @@ def test_no_more_loader_processes_are_used_than_shared_memory_has_room_for(
         assert note.startswith(f"{tmp_path} has {free} MB left, batches of 1.0 MB each: {used} of")
 
 
-def test_shared_memory_without_a_limit_has_room_for_all(
+def test_unlimited_shared_memory_does_not_limit_loader_processes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     space(monkeypatch, tmp_path, total=0, free=0)
@@ -204,7 +204,7 @@ def test_shared_memory_without_a_limit_has_room_for_all(
     assert workers_with_room(4, batch_bytes=10**9) == (4, None)
 
 
-def test_a_run_says_that_it_uses_fewer(
+def test_a_run_reports_fewer_loader_processes(
     train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     space(monkeypatch, tmp_path, total=1, free=1)
@@ -247,7 +247,7 @@ WRAPPED = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (m
         ),
     ],
 )
-def test_faults_of_the_machine_have_their_words(error: Exception, line: str) -> None:
+def test_failures_of_the_machine_have_their_messages(error: Exception, line: str) -> None:
     told = described(error)
     assert str(told).startswith(line)
     assert told.exit_code == 3
@@ -256,7 +256,7 @@ def test_faults_of_the_machine_have_their_words(error: Exception, line: str) -> 
 @pytest.mark.parametrize(
     ("number", "told"), [(errno.EMFILE, "too many open files"), (errno.EACCES, "RuntimeError: b")]
 )
-def test_a_library_that_fails_after_a_fault_of_the_machine_does_not_hide_it(
+def test_a_later_library_error_does_not_hide_a_failure_of_the_machine(
     number: int, told: str
 ) -> None:
     first, then = OSError(number, os.strerror(number)), RuntimeError("b")
@@ -267,9 +267,7 @@ def test_a_library_that_fails_after_a_fault_of_the_machine_does_not_hide_it(
 @pytest.mark.skipif(
     not hasattr(os, "seteuid") or os.geteuid() != 0, reason="needs root to be no one"
 )
-def test_a_folder_that_may_not_be_written_is_named(
-    run: Callable[..., Ended], tmp_path: Path
-) -> None:
+def test_a_read_only_folder_is_named(run: Callable[..., Ended], tmp_path: Path) -> None:
     def nobody() -> None:
         os.seteuid(65534)
 
@@ -280,8 +278,7 @@ def test_a_folder_that_may_not_be_written_is_named(
     ended = run(nobody, "data.num_workers=0", "trainer.max_epochs=1")
     assert ended.code == 2
     assert ended.err == (
-        "error: cannot create the run folder: Permission denied (run); start in a folder you may"
-        " write to\n"
+        "error: cannot create the run folder: Permission denied (run); start in a writable folder\n"
     )
     assert not list(work.iterdir())
     first = run(lambda: None, "data.num_workers=0", "trainer.max_epochs=1")

@@ -1,4 +1,4 @@
-"""Every look at a test split leaves one line, whoever looks and however many at once."""
+"""Every evaluation of a test split adds one line, from any process and in parallel."""
 
 import csv
 import datetime
@@ -53,7 +53,7 @@ def test_each_test_split_is_counted_by_itself() -> None:
     assert len(rows()) == 5
 
 
-def test_a_line_says_when_what_and_where(tmp_path: Path) -> None:
+def test_a_line_has_time_config_and_run(tmp_path: Path) -> None:
     note(metric="test/accuracy", value=1 / 3, run=Path("runs", "b, c"))
     (row,) = rows()
     assert tuple(row) == COLUMNS
@@ -65,7 +65,9 @@ def test_a_line_says_when_what_and_where(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["test_ledger.csv"]
 
 
-def test_the_commit_says_whether_the_source_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_marked_dirty_if_the_source_was_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for state in (("abc", False), ("abc", True), (None, None)):
         monkeypatch.setattr(
             "medvision.run.storage.test_ledger.git_state",
@@ -95,7 +97,7 @@ def test_an_empty_file_gets_its_first_line() -> None:
     assert len(rows()) == 1
 
 
-def test_what_a_spreadsheet_saved_can_be_read() -> None:
+def test_a_ledger_saved_by_a_spreadsheet_can_be_read() -> None:
     note()
     text = LEDGER.read_text().replace("\n", "\r\n")
     LEDGER.write_text("\ufeff" + text, newline="")
@@ -134,7 +136,7 @@ def test_processes_that_write_at_once_lose_no_line() -> None:
     ],
     ids=["no line end", "shorter name of a run", "two cells", "fingerprint", "foreign", "no head"],
 )
-def test_a_damaged_file_is_reported_and_left_alone(damage: Callable[[str], str], what: str) -> None:
+def test_a_damaged_file_is_reported_and_unchanged(damage: Callable[[str], str], what: str) -> None:
     note(run=Path("runs", "a" * 30))
     damaged = damage(LEDGER.read_text())
     LEDGER.write_text(damaged)
@@ -146,7 +148,7 @@ def test_a_damaged_file_is_reported_and_left_alone(damage: Callable[[str], str],
             look()
         assert str(error.value).startswith(what)
         assert str(error.value).endswith(
-            "; fix it, or move the file away: a new one then counts from the start"
+            "; fix it, or move the file away: counting then starts again"
         )
         assert error.value.exit_code == 2
     assert LEDGER.read_text() == damaged
@@ -163,12 +165,12 @@ def test_a_folder_under_the_name_of_the_ledger() -> None:
     LEDGER.mkdir(parents=True)
     with pytest.raises(MedvisionError, match=r"cannot read the file: Is a directory \(runs/"):
         check_ledger()
-    with pytest.raises(MedvisionError, match="cannot record the test split was evaluated") as e:
+    with pytest.raises(MedvisionError, match="cannot record the evaluation") as e:
         note()
     assert e.value.exit_code == 3
 
 
-def test_no_ledger_yet_is_no_fault() -> None:
+def test_a_missing_ledger_is_not_an_error() -> None:
     check_ledger()
     assert not LEDGER.parent.exists()
 
@@ -186,7 +188,7 @@ def test_no_ledger_yet_is_no_fault() -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
-def test_the_hash_is_of_what_is_learned_and_not_of_where(
+def test_the_hash_covers_the_training_but_not_its_location(
     changes: dict[str, Any], same: bool
 ) -> None:
     assert (config_hash({**CONFIG, **changes}) == config_hash(CONFIG)) is same

@@ -1,4 +1,4 @@
-"""Whoever chooses hyper-parameters does not see the test split."""
+"""Commands that choose hyper-parameters do not use the test split."""
 
 import csv
 import json
@@ -41,11 +41,13 @@ from medvision.run.storage.test_seal import sealed, sealed_note, start_line
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_seals_a_command(overrides: list[str], keys: tuple[str, ...]) -> None:
+def test_commands_that_choose_hyper_parameters_are_sealed(
+    overrides: list[str], keys: tuple[str, ...]
+) -> None:
     assert sealed(overrides) == keys
 
 
-def test_the_lines_name_the_keys_and_the_way_out() -> None:
+def test_the_lines_name_the_keys_and_the_next_command() -> None:
     assert start_line(["optimizer.lr", "loss"]) == (
         "test split sealed: this command varies optimizer.lr, loss, so hyper-parameters are being"
         " chosen; compare the runs on validation, then test the one you choose:"
@@ -65,7 +67,7 @@ def several(
     capfd: pytest.CaptureFixture[str],
     small: tuple[str, ...],
 ) -> Callable[..., tuple[Path, str]]:
-    """Run a small multirun of phantoms; return its folder and what the screen said."""
+    """Run a small multirun of phantoms; return its folder and its output."""
     monkeypatch.chdir(tmp_path)
 
     def run(*overrides: str) -> tuple[Path, str]:
@@ -109,7 +111,7 @@ def test_a_sealed_command_leaves_no_trace_of_the_test_images(
     assert not Path("runs", "test_ledger.csv").exists()
 
 
-def test_a_sealed_command_that_is_wrong_leaves_nothing_behind(
+def test_a_sealed_command_with_an_error_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -120,7 +122,7 @@ def test_a_sealed_command_that_is_wrong_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_of_its_own_is_tested_and_counted(
+def test_a_single_run_is_tested_and_counted(
     train: Callable[..., Path], summary_of: Callable[[Path], dict]
 ) -> None:
     options = ("experiment=polyp_unet", "model.base_channels=2", "audit=skip")
@@ -152,12 +154,12 @@ def test_a_damaged_ledger_is_found_before_anything_is_trained(
     assert main([*small, "experiment=polyp_unet", "model.base_channels=2", "audit=skip"]) == 2
     captured = capfd.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("error: the first line is not time,git_sha,")
+    assert captured.err.startswith("error: expected the first line time,git_sha,")
     assert [path.name for path in ledger.parent.iterdir()] == ["test_ledger.csv"]
     assert ledger.read_text() == "my,notes\n1,2\n"
 
 
-def test_what_a_config_lets_vary_seals_every_run_from_its_first_second(
+def test_keys_varied_by_the_config_seal_every_run_from_the_start(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

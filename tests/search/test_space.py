@@ -1,4 +1,4 @@
-"""What a search may vary."""
+"""Values that a search may vary."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_the_points_of_a_range_by_hand(
     assert values.points() == points
 
 
-def test_a_drawn_fraction_becomes_the_one_that_it_stands_for() -> None:
+def test_a_drawn_fraction_is_rounded_to_its_exact_value() -> None:
     assert Numbers(low=0.1, high=0.3, step=0.1).nearest(0.1 + 2 * 0.1) == 0.3
 
 
@@ -44,7 +44,7 @@ def test_a_drawn_fraction_becomes_the_one_that_it_stands_for() -> None:
         ({"low": 0.0, "high": float("inf")}, "both ends must be finite"),
     ],
 )
-def test_a_range_that_cannot_be_says_why(given: dict[str, float], words: str) -> None:
+def test_an_invalid_range_is_refused_with_the_reason(given: dict[str, float], words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}$"):
         Numbers(**given)  # type: ignore[arg-type]
 

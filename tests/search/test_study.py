@@ -1,4 +1,4 @@
-"""A search on a stub: proposals, the journal, the locks, what matters."""
+"""A search on a stub: proposals, journal, locks and importance."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def end(study: Study, number: int, state: Any, value: float | None, **facts: Any
 
 
 def run(folder: Path, wanted: Definition, count: int) -> Study:
-    """Search until so many trials are complete."""
+    """Search until this number of trials is complete."""
     study = Study.of(folder) or Study.begin(folder, wanted)
     while len(study.trials()) < count:
         values = propose(wanted, study.frozen())
@@ -62,7 +62,7 @@ def proposed(study: Study) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_a_search_that_stops_and_goes_on_proposes_what_a_whole_one_does(
+def test_a_continued_search_proposes_the_same_as_an_uninterrupted_one(
     tmp_path: Path, sampler: str
 ) -> None:
     (tmp_path / "whole").mkdir()
@@ -82,7 +82,7 @@ def test_another_seed_proposes_something_else(tmp_path: Path) -> None:
     assert first != proposed(run(tmp_path / "b", definition(seed=1), 3))
 
 
-def test_values_lie_in_their_range_and_are_of_its_kind(tmp_path: Path) -> None:
+def test_values_are_in_their_range_and_of_its_type(tmp_path: Path) -> None:
     keys = (
         LR,
         WIDTH,
@@ -98,9 +98,7 @@ def test_values_lie_in_their_range_and_are_of_its_kind(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
-def test_what_can_be_counted_is_tried_once_and_then_there_is_nothing_left(
-    tmp_path: Path, sampler: str
-) -> None:
+def test_each_combination_of_a_finite_space_is_proposed_once(tmp_path: Path, sampler: str) -> None:
     study = run(tmp_path, definition(sampler=sampler, keys=(WIDTH,)), 10)
     assert sorted(values["width"] for values in proposed(study)) == ["16", "32", "8"]
 
@@ -131,7 +129,7 @@ def test_an_epoch_is_reported_once_and_nothing_after_the_end(tmp_path: Path) -> 
     assert (trial.state, trial.value, trial.epochs, trial.max_epochs) == ("pruned", 0.5, 1, 3)
 
 
-def test_below_the_median_of_the_complete_trials_is_hopeless(tmp_path: Path) -> None:
+def test_a_trial_below_the_median_of_the_complete_trials_is_pruned(tmp_path: Path) -> None:
     study = Study.begin(tmp_path, definition())
     for value in (0.4, 0.6):
         number = study.add(definition(), {"lr": value / 10, "width": "8"})
@@ -149,7 +147,7 @@ def test_below_the_median_of_the_complete_trials_is_hopeless(tmp_path: Path) -> 
     assert not hopeless(1, 0.1, startup_trials=3)
 
 
-def test_a_line_that_a_killed_process_began_is_taken_away(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     study = run(tmp_path, definition(), 2)
     before = proposed(study)
     with (tmp_path / JOURNAL).open("ab") as file:
@@ -183,7 +181,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def test_the_lock_of_a_killed_writer_does_not_last(
+def test_the_lock_of_a_killed_writer_is_released(
     tmp_path: Path, holder: Callable[[str], subprocess.Popen[str]]
 ) -> None:
     study = run(tmp_path, definition(), 1)
@@ -210,7 +208,7 @@ def test_a_second_process_is_refused_until_the_first_one_is_killed(
         pass
 
 
-def test_the_hash_is_the_same_for_the_same_search_and_another_for_another_one() -> None:
+def test_the_hash_is_equal_only_for_the_same_search() -> None:
     name = definition().hash()
     assert name == definition().hash()
     others = [
@@ -222,7 +220,7 @@ def test_the_hash_is_the_same_for_the_same_search_and_another_for_another_one() 
     assert len({name, *(other.hash() for other in others)}) == 5
 
 
-def test_what_differs_from_the_stored_search_is_said() -> None:
+def test_differences_from_the_stored_search_are_reported() -> None:
     stored = json.loads(json.dumps(definition().plain()))
     assert definition().differences(stored) == []
     wider = Key(name="lr", given="lr", values=Numbers(low=1e-4, high=1e-1, log=True))
@@ -237,12 +235,12 @@ def test_what_differs_from_the_stored_search_is_said() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "ä"])
-def test_a_name_that_is_no_name_of_a_folder_is_refused(name: str) -> None:
+def test_an_invalid_folder_name_is_refused(name: str) -> None:
     with pytest.raises(MedvisionError, match=r"\(sweep.name\); use letters, digits"):
         check_name(name)
 
 
-def test_importance_finds_the_key_that_counts(tmp_path: Path) -> None:
+def test_importance_finds_the_relevant_key(tmp_path: Path) -> None:
     study = Study.begin(tmp_path, definition(sampler="random"))
     for _ in range(20):
         values = propose(definition(sampler="random"), study.frozen())
@@ -262,9 +260,7 @@ def test_importance_finds_the_key_that_counts(tmp_path: Path) -> None:
         ([0.5] * 5, "all trials have the same value"),
     ],
 )
-def test_importance_says_why_there_is_none(
-    tmp_path: Path, values: list[float], reason: str
-) -> None:
+def test_missing_importance_has_a_reason(tmp_path: Path, values: list[float], reason: str) -> None:
     study = Study.begin(tmp_path, definition())
     for place, value in enumerate(values):
         number = study.add(definition(), {"lr": 1e-3 + place / 100, "width": "8"})
@@ -273,7 +269,7 @@ def test_importance_says_why_there_is_none(
     assert (dict(found.shares), found.reason) == ({}, reason)
 
 
-def test_the_best_is_the_first_of_equals_and_never_a_pruned_one(tmp_path: Path) -> None:
+def test_the_best_trial_is_the_first_of_equal_ones_and_never_pruned(tmp_path: Path) -> None:
     study = Study.begin(tmp_path, definition())
     for value, state in ((0.5, "complete"), (0.5, "complete"), (0.9, "pruned")):
         number = study.add(definition(), {"lr": 1e-3, "width": "8"})

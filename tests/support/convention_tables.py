@@ -1,4 +1,4 @@
-"""Conventions of maps and masks that are all there."""
+"""Conventions of complete maps and masks."""
 
 from collections.abc import Sequence
 from typing import Any

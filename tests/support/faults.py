@@ -1,8 +1,8 @@
-"""Let a fault happen at one file operation of a program: a kill, a full disk, a folder taken away.
+"""Inject a fault at one file operation of a program: a kill, a full disk, a removed folder.
 
 The program runs in a fork of this process, so that nothing is imported again. Operations are those
-that Python announces (PEP 578) for paths below a folder: files opened to be written, renamed,
-linked or removed, folders made.
+that Python reports (PEP 578) for paths below a folder: files opened for writing, renamed,
+linked or removed, folders created.
 """
 
 import errno
@@ -36,8 +36,8 @@ class Operation:
     """One file operation.
 
     Attributes:
-        name: As Python announces it.
-        paths: What it is about, relative to the watched folder.
+        name: Name of the audit event.
+        paths: Its paths, relative to the watched folder.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Operation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a program ended.
+    """Result of a program.
 
     Attributes:
-        code: Its exit code; negative where a signal ended it.
-        out: What it printed.
-        err: What it said on stderr.
-        operations: What it did with files, in order.
+        code: Exit code; negative if a signal ended it.
+        out: Standard output.
+        err: Standard error.
+        operations: File operations, in order.
     """
 
     code: int
@@ -73,12 +73,12 @@ Fault = Callable[[Operation], None]
 
 
 def kill(_: Operation) -> None:
-    """End the process as kill -9 and the system's own killer do."""
+    """End the process like kill -9 or the system's out-of-memory killer."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def full(operation: Operation) -> None:
-    """No space is left, from now on: see ``attempt``'s ``stays``."""
+    """Fail with a full disk; see ``stays`` of ``attempt``."""
     if operation.name in OF_SPACE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), operation.paths[-1])
 
@@ -96,11 +96,11 @@ def attempt(
 
     Args:
         program: Returns its exit code.
-        folder: Where it starts; its output is kept beside it.
+        folder: Working folder; the output is stored beside it.
         watched: Operations below this folder count.
-        at: The number of the operation before which the fault happens; None for never.
-        fault: What happens.
-        stays: Whether it happens at every later operation too.
+        at: Number of the operation before which the fault is injected; None for no fault.
+        fault: Function that causes the fault.
+        stays: If True, it is also injected before every later operation.
     """
     out, err, log = (folder.with_name(f"{folder.name}.{kind}") for kind in ("out", "err", "log"))
     sys.stdout.flush()
@@ -135,7 +135,7 @@ def attempt(
 
 
 def _wait(child: int) -> int:
-    """Exit code of a process; one that waits for ever is ended."""
+    """Exit code of a process; a blocked process is ended."""
     until = time.monotonic() + LONGEST_S
     while time.monotonic() < until:
         found, status = os.waitpid(child, os.WNOHANG)
@@ -148,7 +148,7 @@ def _wait(child: int) -> int:
 
 
 def _watch(watched: Path, journal: int, at: int | None, fault: Fault, stays: bool) -> None:
-    """Count operations below a folder in this process, and let the fault happen at its number."""
+    """Count operations below a folder in this process, and inject the fault at its number."""
     process, seen, busy = os.getpid(), 0, False
     root = os.path.realpath(watched)
 

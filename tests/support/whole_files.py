@@ -1,4 +1,4 @@
-"""Whether a file that a program left is whole."""
+"""Check that a file written by a program is complete."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 
 def check_file(path: Path) -> None:
-    """A file is whole: it ends where it should, and what it holds can be read."""
+    """Check that a file is complete and its content readable."""
     if path.suffix == ".json":
         json.loads(path.read_text())
     elif path.suffix == ".yaml":

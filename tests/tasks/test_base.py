@@ -41,14 +41,14 @@ def scores(module: ClassificationTask, stage: Any, batches: list[list[int]]) -> 
 
 
 @pytest.mark.parametrize("stage", ["val", "test"])
-def test_a_batch_weighs_by_its_real_rows_and_one_of_padding_counts_nowhere(stage: Any) -> None:
+def test_a_batch_is_weighted_by_its_real_rows_and_padding_is_ignored(stage: Any) -> None:
     module = task()
     whole = scores(module, stage, [[0, 1, 2, 3, 4]])
     padded = scores(module, stage, [[0, 1, 2], [3, 4, -1], [-1, -1, -1]])
     assert padded == pytest.approx(whole, abs=1e-6, nan_ok=True)
 
 
-def test_a_network_that_makes_no_number_of_padding_spoils_no_score() -> None:
+def test_nan_outputs_for_padding_do_not_change_scores() -> None:
     class Inverse(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
             return 1 / image[:, :1] - 1 / image[:, :1]
@@ -66,7 +66,7 @@ def test_a_network_that_makes_no_number_of_padding_spoils_no_score() -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
-def test_each_process_draws_chance_of_its_own_and_the_first_goes_on_as_it_was(
+def test_each_process_draws_its_own_random_numbers_and_the_first_is_unchanged(
     rank: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ClassificationTask, "global_rank", rank)

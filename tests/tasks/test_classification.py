@@ -1,4 +1,4 @@
-"""The task as anyone would use it who only wants the module: no Hydra, no data module."""
+"""The task as a plain module: no Hydra, no data module."""
 
 from functools import partial
 from pathlib import Path
@@ -96,7 +96,7 @@ def test_the_threshold_decides_the_accuracy_and_not_the_ranking(tmp_path: Path) 
 
 
 class Halves:
-    """Mixes every image with the next one, half and half, and keeps the steps it was asked for."""
+    """Mix every image equally with the next one, and record the requested steps."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -117,7 +117,7 @@ def test_mixed_batches_count_steps_and_leave_training_scores_out(tmp_path: Path)
     assert "train/accuracy" not in names
 
 
-def test_the_backbone_has_a_rate_of_its_own() -> None:
+def test_the_backbone_has_its_own_learning_rate() -> None:
     module = task(backbone_lr_factor=0.1)
     optimizer = module.configure_optimizers()
     head, backbone = optimizer.param_groups
@@ -133,7 +133,7 @@ def test_a_factor_without_a_backbone_is_refused() -> None:
 
 
 class Watch(Finetuning):
-    """Keeps what the backbone and the head were at the end of each epoch."""
+    """Record the weights of backbone and head at the end of each epoch."""
 
     def __init__(self, frozen_epochs: int) -> None:
         super().__init__(frozen_epochs=frozen_epochs)
@@ -148,7 +148,7 @@ class Watch(Finetuning):
         self.training.append(pl_module.model.features[1].training)
 
 
-def test_a_frozen_backbone_stays_as_it_is_and_learns_afterwards(tmp_path: Path) -> None:
+def test_a_frozen_backbone_is_unchanged_and_learns_afterwards(tmp_path: Path) -> None:
     module, watch = task(), Watch(frozen_epochs=2)
     before = {name: t.clone() for name, t in module.model.features.state_dict().items()}
     head = module.model.head.weight.detach().clone()

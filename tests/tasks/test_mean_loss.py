@@ -6,7 +6,7 @@ import torch
 from medvision.tasks.base import MeanLoss
 
 
-def test_a_batch_weighs_as_many_rows_as_it_has() -> None:
+def test_a_batch_is_weighted_by_its_rows() -> None:
     mean = MeanLoss()
     mean.update(torch.tensor(1.0), 4)
     mean.update(torch.tensor(6.0), torch.tensor(1))
@@ -15,7 +15,7 @@ def test_a_batch_weighs_as_many_rows_as_it_has() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 3.0, math.nan, math.inf])
-def test_a_batch_without_a_row_counts_nowhere(value: float) -> None:
+def test_a_batch_without_rows_is_ignored(value: float) -> None:
     mean = MeanLoss()
     mean.update(torch.tensor(2.0), torch.tensor(3))
     mean.update(torch.tensor(value), torch.tensor(0))
@@ -23,7 +23,7 @@ def test_a_batch_without_a_row_counts_nowhere(value: float) -> None:
 
 
 @pytest.mark.parametrize("num_rows", [2, torch.tensor(2)])
-def test_a_loss_that_is_no_number_stays_none(num_rows: int | torch.Tensor) -> None:
+def test_a_nan_loss_stays_nan(num_rows: int | torch.Tensor) -> None:
     mean = MeanLoss()
     mean.update(torch.tensor(1.0), num_rows)
     mean.update(torch.tensor(math.nan), num_rows)

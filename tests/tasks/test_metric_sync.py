@@ -19,7 +19,7 @@ FORMS = {"ddp": torch.stack, "xla": torch.cat}
 
 
 class Link:
-    """Hands what one of two threads gathers to the other."""
+    """Exchange gathered values between two threads."""
 
     def __init__(self, form: str) -> None:
         self.join, self.barrier = FORMS[form], Barrier(2, timeout=20)
@@ -33,13 +33,13 @@ class Link:
         return together
 
     def trainer(self, rank: int) -> Any:
-        """Stands in for Lightning's: what the sync asks of it."""
+        """Stand-in for Lightning's trainer with the attributes that the sync uses."""
         strategy = SimpleNamespace(all_gather=partial(self.all_gather, rank))
         return SimpleNamespace(world_size=2, strategy=strategy)
 
 
 def on_two(form: str, modules: list[nn.Module], compute: Callable[[Any], Any]) -> list[Any]:
-    """What each of two processes computes from its own module."""
+    """Results that each of two processes computes from its own module."""
     link = Link(form)
     for rank, module in enumerate(modules):
         sync_through(link.trainer(rank), module)
@@ -95,7 +95,7 @@ def test_lists_that_are_empty_in_all_processes_are_gathered_too(form: str) -> No
         assert torch.stack(list(found.values())).isnan().all()
 
 
-def test_metrics_at_any_depth_are_told_and_one_process_tells_them_otherwise() -> None:
+def test_metrics_at_any_depth_are_synced_and_reset_for_a_single_process() -> None:
     holder = nn.Sequential(nn.Sequential(MeanLoss()), nn.ReLU())
     mean = holder[0][0]
     sync_through(Link("ddp").trainer(0), holder)

@@ -1,4 +1,4 @@
-"""The task as anyone would use it who only wants the module: no Hydra, no data module."""
+"""The task as a plain module: no Hydra, no data module."""
 
 import math
 from functools import partial
@@ -172,7 +172,7 @@ def test_plateau_halves_the_rate_after_its_patience() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_constant_is_no_schedule() -> None:
+def test_constant_has_no_schedule() -> None:
     assert constant(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), total_steps=3) is None
 
 

@@ -1,4 +1,4 @@
-"""A further task is one package and one yaml file: everything else serves it as it is."""
+"""A further task is one package and one yaml file; everything else works unchanged."""
 
 import csv
 import json
@@ -191,7 +191,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def draw_hands(root: Path) -> None:
-    """Images with three brightnesses, the ages; the second one shows the same as the first."""
+    """Draw images whose brightness is the age, with three values; the second equals the first."""
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     ages = rng.uniform(1, 18, (NUM_IMAGES, 3)).round(1)
@@ -305,7 +305,7 @@ def test_the_report_has_its_score_its_curve_and_its_section(trained: tuple[Path,
 
 
 @pytest.mark.slow
-def test_the_audit_says_what_it_cannot_judge_and_finds_the_rest(
+def test_the_audit_names_checks_that_do_not_apply_and_runs_the_others(
     command: Run, trained: tuple[Path, str]
 ) -> None:
     warnings = summary_of(folders(trained[0], 0)[0])["warnings"]
@@ -399,7 +399,7 @@ def test_a_package_that_cannot_be_imported_ends_in_one_line(
         ),
     ],
 )
-def test_a_verb_that_the_task_does_not_offer_ends_in_one_line(
+def test_a_command_that_the_task_does_not_support_ends_in_one_line(
     command: Run, trained: tuple[Path, str], words: Sequence[str], why: str
 ) -> None:
     (run,) = folders(trained[0], 0)
