@@ -1,16 +1,16 @@
-"""What the audit finds of planted faults, what it reports without cause, and how it grows.
+"""Measure the audit: synthetic faults found, false reports, and growth with the data.
 
     python benchmarks/audit.py faults [--data ROOT ...] [--copies 50] [--pictures FOLDER]
     python benchmarks/audit.py scale [--counts 1000 10000 100000] [--size-px 64]
 
-`faults` plants copies of every kind and strength and prints recall and precision of the twins as
+`faults` adds copies of every kind and strength and prints recall and precision of the pairs as
 Markdown: among phantoms, look-alikes included, or with --data among the images of real folders,
 which are only read. A copy is found if it shares a group with its source. A reported pair is
-right if both belong to one source: of real images, which have twins of their own, only pairs
+right if both belong to one source: of real images, which have near-duplicates of their own, only pairs
 with a planted copy are counted, and groups that the untouched folder shows are one source.
 
-`scale` draws phantoms and measures seconds and peak memory of reading the files, of finding twins
-and of the whole audit, each in a process of its own.
+`scale` draws phantoms and measures seconds and peak memory of reading the files, of the
+search for near-duplicates and of the whole audit, each in a process of its own.
 """
 
 import argparse
@@ -57,15 +57,15 @@ PICTURED = 6  # missed and false pairs of each kind and strength
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """Images with copies among them, and what is known about each, one row per image.
+    """Images including copies, with their known properties, one row per image.
 
     Attributes:
-        name: What the images show.
-        files: (N,) where each image lies.
+        name: Content of the images.
+        files: (N,) path of each image.
         facts: N rows.
-        source: (N,) row of the source of a copy, -1 for an image that is none.
-        change: (N,) index into ``CHANGES``, -1 for an image that is no copy.
-        family: (N,) equal for images that are rightly reported as twins.
+        source: (N,) row of the source of a copy, -1 for an image that is not a copy.
+        change: (N,) index into ``CHANGES``, -1 for an image that is not a copy.
+        family: (N,) equal for images that are true near-duplicates.
         all_pairs: Whether pairs of images that are no copies are counted as well.
         note: How the set was made.
     """
@@ -195,8 +195,8 @@ def _among_real(root: Path, scratch: Path, copies: int, seed: int) -> Planted:
         change=np.concatenate([none, changes]),
         family=np.concatenate([untouched.groups, untouched.groups[sources]]),
         all_pairs=False,
-        note=f"{len(originals)} images with {len(np.unique(untouched.groups))} groups of twins"
-        f" and {len(files)} planted copies",
+        note=f"{len(originals)} images with {len(np.unique(untouched.groups))} groups of"
+        f" near-duplicates and {len(files)} planted copies",
     )
 
 
@@ -211,18 +211,18 @@ def _read(files: Sequence[Path]) -> ImageProperties:
 def _tell(planted: Planted, pictures: Path | None) -> None:
     """Print the table of one set."""
     started_s = time.perf_counter()
-    twins = find_near_duplicates(planted.facts.thumbnail, planted.facts.pixel_hash)
+    found_pairs = find_near_duplicates(planted.facts.thumbnail, planted.facts.pixel_hash)
     seconds = time.perf_counter() - started_s
-    pairs = np.stack([twins.first, twins.second])
+    pairs = np.stack([found_pairs.first, found_pairs.second])
     counted = (planted.source[pairs] >= 0).any(axis=0) | planted.all_pairs
-    wrong = counted & (planted.family[twins.first] != planted.family[twins.second])
+    wrong = counted & (planted.family[found_pairs.first] != planted.family[found_pairs.second])
     copies = np.flatnonzero(planted.source >= 0)
     sources = planted.source[copies]
-    found = twins.groups[copies] == twins.groups[sources]
+    found = found_pairs.groups[copies] == found_pairs.groups[sources]
     reported = set(zip(*pairs.tolist(), strict=True))
     ends = np.sort(np.stack([copies, sources]), axis=0)
     alone = np.array([end in reported for end in zip(*ends.tolist(), strict=True)])
-    print(f"### {planted.name}\n\n{planted.note}; twins found in {seconds:.1f} s\n")
+    print(f"### {planted.name}\n\n{planted.note}; near-duplicates found in {seconds:.1f} s\n")
     print("| kind | strength | planted | found | recall | target | as a pair | false pairs |")
     print("|---|---|---|---|---|---|---|---|")
     for kind, strengths in STRENGTHS.items():
@@ -240,17 +240,17 @@ def _tell(planted: Planted, pictures: Path | None) -> None:
                 missed = ends[:, mine & ~found].T.tolist()
                 _picture(stem, "missed", planted, missed, ["missed"] * len(missed))
                 words = [
-                    f"{RELATIONS[twins.relation[k]]} {twins.similarity[k]:.4f}"
+                    f"{RELATIONS[found_pairs.relation[k]]} {found_pairs.similarity[k]:.4f}"
                     for k in np.flatnonzero(false)
                 ]
                 _picture(stem, "false", planted, pairs[:, false].T.tolist(), words)
-    groups, families = _pairs_of(twins.groups), _pairs_of(twins.groups, planted.family)
+    groups, families = _pairs_of(found_pairs.groups), _pairs_of(found_pairs.groups, planted.family)
     total = int(counted.sum())
     print(
         f"\nReported pairs: {total}, {wrong.sum()} of them false: precision"
         f" {1 - wrong.sum() / max(1, total):.4f}. Of the {groups} pairs that share a group"
         f" {families} belong together: {families / max(1, groups):.4f}; the largest group holds"
-        f" {np.bincount(twins.groups).max()}.\n",
+        f" {np.bincount(found_pairs.groups).max()}.\n",
         flush=True,
     )
 
@@ -275,7 +275,7 @@ def _picture(
     pairs: Sequence[Sequence[int]],
     words: Sequence[str],
 ) -> None:
-    """Save the first pairs side by side, one below the other, with a word about each."""
+    """Save the first pairs side by side, one below the other, with a remark on each."""
     rows = []
     for pair, text in list(zip(pairs, words, strict=True))[:PICTURED]:
         both = [cv2.imread(str(planted.files[k]), cv2.IMREAD_GRAYSCALE) for k in pair]

@@ -1,4 +1,4 @@
-"""How the audit grows with the number of images: seconds and peak memory of each of its steps.
+"""Measure how the audit grows with the number of images: seconds and peak memory of each step.
 
 `python benchmarks/audit.py scale` runs it.
 """
@@ -23,7 +23,7 @@ from synthetic_faults.draws import CLASSES, Scenes
 
 STEPS = {
     "read": "reading the files",
-    "twins": "finding twins",
+    "twins": "finding near-duplicates",
     "audit": "the whole audit",
     "again": "the whole audit, files known",
 }
@@ -55,7 +55,9 @@ def scale(folder: Path, counts: Sequence[int], size_px: int) -> None:
             print(f"{count} {step}: {results[step][-1]}", file=sys.stderr, flush=True)
         shutil.rmtree(root)
         shutil.rmtree(cache)
-    print("| step | images | s | s of all cores | grows with n to the | peak MB | pairs of twins |")
+    print(
+        "| step | images | s | s of all cores | grows with n to the | peak MB | duplicate pairs |"
+    )
     print("|---|---|---|---|---|---|---|")
     for step, rows in results.items():
         for k, (count, row) in enumerate(zip(counts, rows, strict=True)):
@@ -70,7 +72,7 @@ def scale(folder: Path, counts: Sequence[int], size_px: int) -> None:
 
 
 def measure(step: str, root: Path) -> dict[str, float]:
-    """Take one step in this process; return seconds, peak memory and pairs of twins."""
+    """Take one step in this process; return seconds, peak memory and near-duplicate pairs."""
     pairs = 0
     facts = root.with_name(f"{root.name}.npz")
     if step == "read":

@@ -1,4 +1,4 @@
-"""The catalogue of spoilt and of odd but sound folders, read by medvision and as peers read them.
+"""The catalogue of broken and of unusual but valid folders, read by medvision and by its peers.
 
 `python benchmarks/bad_inputs.py` makes the folders of tests/run/test_bad_folders.py that images and
 masks alone can show (tables of samples are medvision's own), and lets each be read for an epoch as
@@ -29,7 +29,7 @@ LONGEST = 80
 
 
 def folders(base: Path) -> dict[str, Path]:
-    """Make every folder, by its name in the catalogue."""
+    """Create every folder, by its name in the catalogue."""
     made = {}
     cases = {name: spoil for name, (spoil, _) in SPOILT.items() if not name.startswith("csv")}
     for number, (name, spoil) in enumerate((cases | SOUND).items()):
@@ -40,7 +40,7 @@ def folders(base: Path) -> dict[str, Path]:
 
 
 def ours(root: Path) -> str:
-    """What medvision's user sees."""
+    """Output that a user of medvision sees."""
     work = root.parent / "work"
     work.mkdir()
 
@@ -64,10 +64,10 @@ def _one_line(errors: list[str], code: int) -> str:
 
 
 def theirs(found: dict[str, object]) -> str:
-    """What a peer's user sees."""
+    """Output that a user of a peer sees."""
     said, code = str(found["said"]).strip(), found["code"]
     if code is None:
-        return "waits for ever"
+        return "blocks"
     if code == 0:
         count, wrong = map(int, re.findall(r"read (\d+) wrong (\d+)$", said)[0])
         left = f" {count} of {NUM_IMAGES}" if count != NUM_IMAGES else ""

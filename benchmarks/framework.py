@@ -1,9 +1,9 @@
-"""What the framework costs: `train.py` beside a bare loop with the same settings, and the scores.
+"""Measure the cost of the framework: `train.py` beside a bare loop with the same settings.
 
     python benchmarks/framework.py [KVASIR] [--base 16] [--steps 30] [--runs 5] [--append]
 
 The bare loop has the same data, loader, network, precision, memory format and optimizer, and no
-Lightning, score, log or checkpoint: zero_grad, forward, loss, backward, step. Both say their
+Lightning, score, log or checkpoint: zero_grad, forward, loss, backward, step. Both report their
 training images per second without the first two steps. Beside it what the scores of an epoch cost:
 the update of a batch as a share of its step, and the end of the epoch as a share of 100 steps.
 """

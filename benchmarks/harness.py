@@ -1,4 +1,4 @@
-"""What the benchmarks share: environments of peers, taking turns, tables, and RESULTS.md.
+"""Shared parts of the benchmarks: environments of peers, taking turns, tables, and RESULTS.md.
 
 Ratios are formed within a round, in which every candidate has its turn, and the median of them is
 shown: what slows the whole machine for a while then slows both sides of a ratio.
@@ -88,7 +88,7 @@ def take_turns(
 def ratios(
     results: Results, name: str, *, base: str, figure: str, better: str = "higher"
 ) -> list[float]:
-    """How many times as good a candidate was as another, in each round."""
+    """Ratio of a candidate's figure to another's, in each round."""
     pairs = zip(results[name][figure], results[base][figure], strict=True)
     return [own / other if better == "higher" else other / own for own, other in pairs]
 
@@ -100,7 +100,7 @@ def median_table(
 
     Args:
         results: As `take_turns` gave them.
-        base: Whom they are compared with: by how many times they are better, median of the rounds.
+        base: Candidates to compare with: the ratio by which they are better, median of the rounds.
         figures: Columns.
         better: ``higher`` for rates, ``lower`` for times and memory.
     """
@@ -176,7 +176,7 @@ def versions() -> str:
 
 
 def command_line() -> str:
-    """What the user typed, without the folder of the environment."""
+    """Command line of the user, without the folder of the environment."""
     script = Path(sys.argv[0]).resolve()
     shown = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     words = [w for w in sys.argv[1:] if w != "--append"]

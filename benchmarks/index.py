@@ -1,4 +1,4 @@
-"""How the start of a training grows with the number of files, up to a million.
+"""Measure how the start of a training grows with the number of files, up to a million.
 
     python benchmarks/index.py [--counts 10000 100000 1000000] [--layouts classes csv masks]
                                [--steps prepare train] [--folder DIR] [--core 1]
@@ -98,7 +98,7 @@ def _measured(folder: Path, layout: str, count: int, steps: Sequence[str]) -> di
 
 
 def make_set(root: Path, layout: str, count: int) -> None:
-    """Make a set of so many images; whole or not at all.
+    """Create a data set of this many images, completely or not at all.
 
     Args:
         root: A folder that does not exist.
@@ -163,7 +163,7 @@ def _alone(root: Path, layout: str, settings: dict[str, str], folder: Path) -> d
 
 
 def _prepare(root: Path, layout: str) -> dict[str, float]:
-    """Prepare the set in this process, and take some batches."""
+    """Prepare the data set in this process, and read some batches."""
     import warnings
 
     from hydra import compose, initialize_config_dir
@@ -197,7 +197,7 @@ def _peak_mb() -> float:
 
 
 def _own_mb(pid: int) -> float:
-    """Memory of a process that it shares with no other."""
+    """Memory of a process that is not shared."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
 

@@ -1,4 +1,4 @@
-"""How many images a second one core makes ready: medvision, and the pipelines that others use.
+"""Measure the images per second that one core prepares: medvision and the pipelines of others.
 
     OMP_NUM_THREADS=1 taskset -c 1 python benchmarks/input.py [--data FOLDER] [--rounds 5]
 
@@ -96,7 +96,7 @@ def _rates(given: argparse.Namespace) -> list[str]:
 def _candidates(
     folder: Path, scratch: Path, only: list[str]
 ) -> Iterator[tuple[str, Callable[[], Mapping[str, float]]]]:
-    """Every pipeline, as what runs it in a process of its own."""
+    """Command of every pipeline, for a separate process."""
     own = {name: [sys.executable, __file__, "--measure", name, "--data", folder] for name in OWN}
     others: dict[str, list[Any]] = {}
     for name, (script, mode) in PEERS.items():

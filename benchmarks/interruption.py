@@ -1,4 +1,4 @@
-"""Runs that are ended at random moments and continued, against one that never was.
+"""Compare runs that are stopped at random moments and resumed with an uninterrupted one.
 
 `python benchmarks/interruption.py [--runs 20] [--seed 0] [--threads 1]` prints a line for each run:
 how it was ended and where, and whether weights, optimizer, metrics.csv and scores are those of the
@@ -70,7 +70,7 @@ CODES = {
 
 
 def begin(name: str) -> tuple[str, ...]:
-    """What starts a recipe."""
+    """Arguments that start a recipe."""
     return (*f"experiment={name}".split(), *SMALL, *RECIPES[name])
 
 
@@ -80,7 +80,7 @@ def slug(name: str) -> str:
 
 
 class Trainer:
-    """Starts the program as a user does, and ends it."""
+    """Start the program as a user does, and end it."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         self.folder = folder
@@ -112,7 +112,7 @@ class Trainer:
         return time.perf_counter() - started_s
 
     def end(self, how: str, chance: random.Random, run: Path, *arguments: str) -> tuple[int, str]:
-        """Start, end it at a random moment; return its code and what it said.
+        """Start the run, end it at a random moment; return its exit code and output.
 
         The moment is that of a random epoch's end and up to three epochs' time after it, since a
         machine that is busy takes longer to start than to train.
@@ -137,13 +137,13 @@ class Trainer:
 
 
 def epochs_of(run: Path) -> int:
-    """How many epochs of a run have ended."""
+    """Number of finished epochs of a run."""
     log = run / "metrics.csv"
     return max(0, len(log.read_text().splitlines()) - 1) if log.exists() else 0
 
 
 def where(run: Path) -> str:
-    """What the last checkpoint of a run says of its place."""
+    """Epoch and batch of the last checkpoint of a run."""
     path = run / "checkpoints/last.ckpt"
     if not path.exists():
         return "before the first checkpoint"
@@ -152,7 +152,7 @@ def where(run: Path) -> str:
 
 
 def differences(run: Path, whole: Path) -> list[str]:
-    """What of a run is not that of the other one."""
+    """Differences between two runs."""
     found = []
     for name in ("best", "last"):
         a, b = (
@@ -173,7 +173,7 @@ def differences(run: Path, whole: Path) -> list[str]:
 
 
 def main() -> None:
-    """Print a line for each run, and how many were the same."""
+    """Print a line for each run, and the number of equal runs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

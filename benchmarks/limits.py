@@ -1,4 +1,4 @@
-"""What this machine can do at most, and how much arithmetic the networks ask for.
+"""Measure the limits of this machine, and the arithmetic that the networks require.
 
     python benchmarks/limits.py [--append]
 

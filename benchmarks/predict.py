@@ -1,4 +1,4 @@
-"""How fast images become masks on disk, beside the network alone, and how much memory it takes.
+"""Measure speed and memory from images to masks on disk, beside the network alone.
 
     python benchmarks/predict.py RUN FOLDER_OF_IMAGES [--seconds 20] [--memory]
 
@@ -47,7 +47,7 @@ def main() -> None:
         return
     print(repr(load_model(given.run)))
     for number in range(given.rounds):
-        # each in a process of its own: threads that one leaves behind would slow the next
+        # each in a separate process: remaining threads of one would slow down the next
         together, apart, files = (
             _alone(name, given.run, given.images, given.seconds) for name in MEASUREMENTS
         )

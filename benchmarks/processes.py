@@ -1,4 +1,4 @@
-"""One process against several that train the same: how far their scores differ.
+"""Compare the scores of one process with those of several that train the same.
 
 `python benchmarks/processes.py [--epochs 2] [--threads 1] [--ways host hosts]` prints a table.
 Phantoms of 32 px, float32, no batch norm, no dropout, 7, 8 and 9 test images; one process with a
@@ -106,7 +106,7 @@ def largest_difference(first: dict[str, float], second: dict[str, float], part: 
     """Largest difference of the scores whose name starts with ``part``; NaN equals NaN.
 
     Raises:
-        SystemExit: If one of the two has a score that the other has not.
+        SystemExit: If one of the two has a score that the other lacks.
     """
     if first.keys() != second.keys():
         raise SystemExit(f"not the same scores: {sorted(first.keys() ^ second.keys())}")

@@ -1,4 +1,4 @@
-"""What pruning saves: the same search with and without it.
+"""Measure the savings of pruning: the same search with and without it.
 
     python benchmarks/pruning.py [--trials 20] [--epochs 12] [--folder FOLDER] [key=value ...]
 
@@ -39,7 +39,7 @@ SEARCH = (
 
 @dataclass(frozen=True, kw_only=True)
 class Searched:
-    """What a search trained and found."""
+    """Trials and result of a search."""
 
     trials: int
     pruned: int
@@ -50,7 +50,7 @@ class Searched:
 
 
 def search(folder: Path, pruner: str, arguments: argparse.Namespace) -> Searched:
-    """Run the search with this pruner, or go on with it."""
+    """Run or continue the search with this pruner."""
     command = [
         *SEARCH,
         f"sweep.name={pruner}",

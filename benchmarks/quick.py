@@ -1,4 +1,4 @@
-"""Whether medvision has become slower: small ratios, each from one run, in less than 3 minutes.
+"""Check that medvision has not become slower: small ratios, each from one run, in 3 minutes.
 
     python benchmarks/quick.py
 
@@ -40,7 +40,7 @@ Work = Callable[[], object]
 
 
 def main() -> None:
-    """Measure, print, and exit with 1 where something was lost."""
+    """Measure, print, and exit with 1 if a ratio is too low."""
     keep_freed_memory()
     started_s, lost = time.perf_counter(), 0
     for name, bound, ratio in (*_of_processes(), *_of_networks(), *_of_data()):
@@ -83,7 +83,7 @@ def _of_processes() -> list[tuple[str, float, float]]:
 
 
 def _of_networks() -> list[tuple[str, float, float]]:
-    """What the hardware table chose, beside what PyTorch does by itself."""
+    """Choices of the hardware table beside the defaults of PyTorch."""
     plan = choose_plan(
         accelerator="cpu",
         precision="auto",

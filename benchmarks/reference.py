@@ -311,7 +311,7 @@ def alone(folder: Path) -> Iterator[int]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another process that trains in {folder}")
+            print_line(f"waiting for another process that trains in {folder}")
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield handle
     finally:
@@ -344,15 +344,15 @@ def train_all(
         experiment = choose_experiment(run.entry, settings)
         if run.entry.data not in settings.data or experiment is None:
             reason = "no validation scores to choose by" if experiment is None else "no data folder"
-            say(f"{run.name}: skipped, {reason}")
+            print_line(f"{run.name}: skipped, {reason}")
             unfinished += 1
             continue
         words = training_words(run, experiment, settings)
-        say(f"{run.name}: {shlex.join(words)}")
+        print_line(f"{run.name}: {shlex.join(words)}")
         code, stopped_by = train(
             words, log=settings.runs / f"{run.name}.log", settings=settings, lock=lock
         )
-        say(f"{run.name}: ended with {code}, {state(folder)}")
+        print_line(f"{run.name}: ended with {code}, {state(folder)}")
         if state(folder) == "finished" and collected(folder, settings):
             write_tables(settings)
         else:
@@ -371,7 +371,7 @@ def train(
     SIGTERM is passed on to the training, which saves its state. The program waits for its end.
 
     Returns:
-        Exit code of the training, and the number of the signal that asked to stop (0: none).
+        Exit code of the training, and the number of the signal that requested a stop (0: none).
     """
     source = str(settings.code / "src")
     paths = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -462,7 +462,7 @@ def choose_experiment(entry: Entry, settings: Settings) -> str | None:
     return None if best is None else best[1]
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     """Print a line with the time."""
     print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S} {text}", flush=True)
 
@@ -497,7 +497,7 @@ def collected(folder: Path, settings: Settings) -> bool:
     try:
         collect(folder, settings.results(folder.name), settings)
     except (OSError, ValueError, KeyError) as error:
-        say(f"{folder.name}: the results cannot be copied: {error!r}")
+        print_line(f"{folder.name}: the results cannot be copied: {error!r}")
         return False
     return True
 
@@ -574,7 +574,7 @@ def rounded(value: Any) -> Any:
 
 
 def _is_kept_metric(name: str) -> bool:
-    """Whether a metric is kept: of training the totals, of classes no intervals."""
+    """Return True if a metric is kept: totals of training, and no intervals of classes."""
     is_of_class = name.count("/") > 1
     return not is_of_class or not (name.startswith("train/") or name.endswith("_ci95"))
 

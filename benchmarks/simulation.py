@@ -1,4 +1,4 @@
-"""Whether the intervals and p values hold what they promise, on data whose truth is known.
+"""Check the coverage of intervals and p values on data whose truth is known.
 
     python benchmarks/simulation.py [--quick] [--seed 0]
 
@@ -246,10 +246,10 @@ def _print_seeds(sets: int, rng: Rng) -> None:
             ends = seed_spread(*runs.mean(axis=2).tolist()).interval
             seeds.append(ends is not None and not _covers(ends, 0))
         both = np.logical_and(images, seeds)
-        told = [f"{100 * np.mean(found):.1f}" for found in (images, seeds, both)]
+        result = [f"{100 * np.mean(found):.1f}" for found in (images, seeds, both)]
         if count == 1:
-            told[1:] = "-", "-"
-        print(f"| {count}, {deviation} | {' | '.join(told)} |", flush=True)
+            result[1:] = "-", "-"
+        print(f"| {count}, {deviation} | {' | '.join(result)} |", flush=True)
 
 
 def _compare(score: PairedScore, seed: int, contenders: int = 2) -> list[PairedDifference]:

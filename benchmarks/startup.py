@@ -1,4 +1,4 @@
-"""How long a program takes to answer, and a training to its first step, beside its libraries alone.
+"""Measure the time to an answer and to the first training step, beside the libraries alone.
 
     python benchmarks/startup.py [--runs 5] [--parts light train] [--core N] [--append]
 
@@ -107,17 +107,17 @@ def _answer(command: Sequence[str], code: int, scratch: Path) -> Mapping[str, fl
 def _step(experiment: str, scratch: Path) -> Mapping[str, float]:
     """Seconds until a training has made its first step; it goes no further."""
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
-        told = Path(folder, "first_step.json")
-        clock = f"+callbacks.clock={{_target_:startup.first_step,path:{told}}}"
+        result = Path(folder, "first_step.json")
+        clock = f"+callbacks.clock={{_target_:startup.first_step,path:{result}}}"
         command = (*TRAIN, f"experiment={experiment}", clock)
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
         began_s = time.perf_counter()  # of the machine, not of the process
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
         )
-        if not told.is_file():
+        if not result.is_file():
             raise SystemExit(f"error: {' '.join(command)} made no step\n{done.stderr}")
-        return {"seconds": json.loads(told.read_text()) - began_s}
+        return {"seconds": json.loads(result.read_text()) - began_s}
 
 
 def first_step(path: str) -> Any:

@@ -1,10 +1,10 @@
-"""How fast the loader gives batches: from plain files, local shards, and shards of a web server.
+"""Measure the speed of the loader: from plain files, local shards, and shards of a web server.
 
     python benchmarks/streaming.py [--data FOLDER] [--workers 0 2] [--rounds 3]
 
 One epoch of the training split of phantoms that are written first, or of a folder of images with
 masks: decoding, resizing, stacking, no network behind it. Every measurement is a fork of its own,
-from the first batch asked for to the last, the start of loader processes included; its check of the
+from the first requested batch to the last, the start of loader processes included; its check of the
 files is done before. ``dropped``: the files are put out of the memory of the machine, so that the
 disk is read. ``http``: the server is a process of this machine; ``cold`` begins with an empty cache
 on disk, ``warm`` with that of the ``cold`` measurement before. Beside the rate: what an image takes

@@ -1,9 +1,9 @@
-"""Training and predicting with the reference networks, beside what users would pick instead.
+"""Measure training and prediction with the reference networks, beside common alternatives.
 
     python benchmarks/training.py [KVASIR] [--base 16 64] [--runs 5] [--append]
     python benchmarks/training.py [BRAIN] --classify [--runs 5] [--append]
 
-Every candidate trains for some steps on the files of a data set, in a process of its own, and says
+Every candidate trains for some steps on the files of a data set, in a separate process, and reports
 its images per second without the first two steps, the wait for data counted; then the U-Nets turn
 a folder of images into mask files. Peers run as people write them and in their own fast mode.
 medvision runs as `train.py` and `medvision predict` do, with every default of the experiment but
@@ -210,13 +210,13 @@ def _medvision(
 
 
 def medvision_run(scratch: Path, overrides: list[str], steps: int) -> tuple[dict[str, float], Path]:
-    """What `train.py` says of itself after some steps, and its run folder."""
+    """Timing of `train.py` after some steps, and its run folder."""
     folder = Path(tempfile.mkdtemp(dir=scratch))
     limits = [f"trainer.limit_train_batches={steps}", "trainer.max_epochs=1"]
     limits += ["trainer.limit_val_batches=1", "trainer.limit_test_batches=1"]
-    told = '"$@" >&2 && tr -d "\\n" < "$(ls runs/*/*/summary.json)"'
+    read_summary = '"$@" >&2 && tr -d "\\n" < "$(ls runs/*/*/summary.json)"'
     command = [sys.executable, ROOT / "train.py", *overrides, *limits]
-    timing = run_json(["sh", "-c", told, "sh", *command], cwd=folder)["timing"]
+    timing = run_json(["sh", "-c", read_summary, "sh", *command], cwd=folder)["timing"]
     figures = {name: timing[name] for name in ("train_images_per_s", "peak_memory_mb")}
     return figures, next(folder.glob("runs/*/2*"))
 
@@ -239,8 +239,8 @@ def _predict(run: Path, images: Path) -> dict[str, float]:
     return {"predict_images_per_s": rates[1], "with_overlays_per_s": rates[2]}
 
 
-def _figures(said: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in said.items() if name != "parameters"}
+def _figures(reported: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in reported.items() if name != "parameters"}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the TPU path does on XLA's CPU backend: compilations, fallbacks, agreement with the CPU.
+"""Check the TPU path on XLA's CPU backend: compilations, fallbacks, agreement with the CPU.
 
 For each experiment, at a small size:
 

@@ -58,19 +58,19 @@ def ends_with(
 
     def run(*arguments: str, code: int = 2) -> str:
         if arguments[0] == "train.py":
-            goes_on = arguments[1].startswith("resume=")
-            ended = main([*([] if goes_on else SMALL), *arguments[1:]])
+            resumes = arguments[1].startswith("resume=")
+            ended = main([*([] if resumes else SMALL), *arguments[1:]])
         else:
             monkeypatch.setattr(sys, "argv", list(arguments))
             with pytest.raises(SystemExit) as end:
                 program.main()
             ended = int(end.value.code or 0)
-        said = capfd.readouterr().err
-        assert ended == code, said
+        printed = capfd.readouterr().err
+        assert ended == code, printed
         assert not trace.exists()
-        assert "Traceback" not in said
-        assert said.count("\n") == 1
-        return said
+        assert "Traceback" not in printed
+        assert printed.count("\n") == 1
+        return printed
 
     return run
 

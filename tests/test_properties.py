@@ -182,8 +182,8 @@ def test_no_group_is_split_and_the_order_does_not_matter(
     try:
         drawn = list(draw_split(samples, **options).samples)  # type: ignore[arg-type]
     except MedvisionError as error:
-        told = str(error)
-        assert told.startswith("no space for a split")
+        reported = str(error)
+        assert reported.startswith("no space for a split")
         return
     assert [replace(s, split="") for s in drawn] == samples
     places: dict[str, set[str]] = {}
@@ -208,11 +208,11 @@ def test_an_override_is_accepted_or_refused_in_one_line(
 ) -> None:
     assume(not text.startswith("-"))
     code = main(["experiment=polyp_unet", "data.root=/nowhere", start + text])
-    said = capfd.readouterr()
-    assert code == 2, said
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert said.err.count("\n") == 1
+    printed = capfd.readouterr()
+    assert code == 2, printed
+    assert printed.out == ""
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Read folders, one after the other, as three projects do; note what their user sees.
+"""Read folders in turn as three projects do; record what their users see.
 
     python benchmarks/peers/bad_inputs.py smp|monai|template OUT.json ROOT...
 

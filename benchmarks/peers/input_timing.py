@@ -1,4 +1,4 @@
-"""What the input pipelines of the peers share: the files, and the clock."""
+"""Shared parts of the peers' input pipelines: the files and the clock."""
 
 import argparse
 import json
@@ -47,5 +47,5 @@ def report(epoch: Callable[[], Iterable[int]], *, warm_up: Callable[[], Iterable
 
 
 def core_seconds() -> float:
-    """What this process has had of the processors, all threads and the system's work included."""
+    """CPU seconds of this process, including all threads and system time."""
     return sum(os.times()[:2])

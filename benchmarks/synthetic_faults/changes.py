@@ -1,4 +1,4 @@
-"""Turn an image into a copy that shows the same: resized, compressed anew, brighter, cropped.
+"""Turn an image into a copy with the same content: resized, recompressed, brighter, cropped.
 
 Each kind has strengths with a unit of their own; `STRENGTHS` lists what is measured.
 """
@@ -99,7 +99,7 @@ def changed_file(data: bytes, change: Change) -> tuple[bytes, str]:
 
 
 def changed_values(values: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
-    """Return the pixels (H, W) or (H, W, 3) with other grey levels, where the kind says so."""
+    """Return the pixels (H, W) or (H, W, 3) with other grey levels, if the kind changes them."""
     level: NDArray[np.floating] = values.astype(np.float32)
     strength = change.strength
     if change.kind == "brightness":
@@ -121,7 +121,7 @@ def changed_values(values: NDArray[np.uint8], change: Change) -> NDArray[np.uint
 def changed_shape(
     values: NDArray[np.uint8], change: Change, *, is_mask: bool = False
 ) -> NDArray[np.uint8]:
-    """Return the pixels (H, W) or (H, W, 3) in other places, where the kind says so.
+    """Return the pixels (H, W) or (H, W, 3) moved, if the kind changes places.
 
     Args:
         values: An image or a mask.

@@ -1,4 +1,4 @@
-"""Draw the phantoms that faults are planted among, look-alikes included.
+"""Draw the phantoms that faults are added to, including similar images.
 
 A set of nothing but unlike images would flatter every search for duplicates. So some of the
 drawn images are chosen for their likeness: of several draws, the one most like another image.

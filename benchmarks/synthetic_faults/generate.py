@@ -1,4 +1,4 @@
-"""Data sets with planted faults in stated numbers, and the truth about each of them.
+"""Data sets with synthetic faults in stated numbers, and the truth about each of them.
 
 Phantoms are drawn, copied, mislabelled, damaged and written as the files of a given split. What
 was planted where is known, so a check of data sets can be measured by what it misses and by what
@@ -46,8 +46,8 @@ class Pair:
         copy: The copy, below the root.
         kind: A key of `STRENGTHS`.
         strength: In the unit of the kind.
-        crosses: Whether the source is in train and the copy in test.
-        conflict: Whether the copy has another class or another mask.
+        crosses: True if the source is in train and the copy in test.
+        conflict: True if the copy has another class or another mask.
     """
 
     source: str
@@ -60,10 +60,10 @@ class Pair:
 
 @dataclass(kw_only=True, slots=True)
 class Truth:
-    """What was planted; every path is that of an image, below the root.
+    """Synthetic faults of a data set; every path is that of an image, below the root.
 
     Attributes:
-        drawn: What the images show.
+        drawn: Content of the images.
         class_names: Classes by index; none for polyps.
         num_images: Files in train and in test, the damaged ones included.
         num_of_class: The same by name of the class, for each split; a wrong label counts where
@@ -98,7 +98,7 @@ def plant(root: Path, plan: Plan) -> Truth:
     """Draw and write a data set with faults, and ``truth.json`` beside it.
 
     The folder holds ``{train,test}/<class>/*``, or ``{train,test}/{images,masks}/*`` for polyps.
-    Names start with a patient (``p0123_2.png``), and those of copies tell nothing. The same plan
+    Names start with a patient (``p0123_2.png``), and those of copies are neutral. The same plan
     gives the same bytes.
 
     Args:

@@ -35,7 +35,7 @@ class Copy:
 
 @dataclass(kw_only=True, slots=True)
 class Row:
-    """One image to be drawn, and what becomes of it.
+    """One image to draw, and its use.
 
     Attributes:
         index: Number of the draw.
@@ -45,7 +45,7 @@ class Row:
         patient: Number in its name.
         number: Of the image among those of its patient.
         copy: Its copy, where it has one.
-        wrong: Whether its class or mask is that of another image.
+        wrong: True if its class or mask is that of another image.
         shortcut: One of `SHORTCUTS`, or empty.
         fault: One of `MASK_FAULTS`, of `CORRUPTIONS`, ``constant``, or empty.
         like: Number of the row it was chosen to resemble, and their correlation.

@@ -1,4 +1,4 @@
-"""What to plant in a data set of phantoms, in stated numbers."""
+"""Plan of the synthetic faults in a data set of phantoms, in stated numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Copies:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shortcut:
-    """A sign of one class that is not in the tissue.
+    """Property of one class that is not in the tissue.
 
     Attributes:
         kind: One of `SHORTCUTS`.

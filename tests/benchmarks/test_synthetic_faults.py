@@ -120,11 +120,11 @@ def test_the_truth_is_stored_beside_the_data_and_covers_every_file(
     names = list(files_of(root))
     assert truth.num_images == {"train": 90 + 4 + 5, "test": 30 + 17 + 4}
     assert Counter(name.split("/")[0] for name in names) == truth.num_images
-    told = {
+    reported = {
         split: dict(Counter(name.split("/")[1] for name in names if name.startswith(split)))
         for split in ("train", "test")
     }
-    assert told == truth.num_of_class
+    assert reported == truth.num_of_class
     about = [pair.copy for pair in truth.pairs] + [pair.source for pair in truth.pairs]
     about += [*truth.wrong_labels, *truth.shortcuts, *truth.constant, *truth.corrupt]
     about += [name for pair in truth.look_alikes for name in pair[:2]]

@@ -211,11 +211,11 @@ class Processes:
     """Stand-in for a strategy of several processes, with the answers of the others in order."""
 
     def __init__(self, *others: bool) -> None:
-        self.others, self.asked = list(others), []
+        self.others, self.requested = list(others), []
 
     def reduce_boolean_decision(self, decision: bool, *, all: bool) -> bool:  # noqa: A002
         assert all
-        self.asked.append(decision)
+        self.requested.append(decision)
         return decision and self.others.pop(0)
 
 
@@ -227,10 +227,10 @@ def test_all_processes_stop_at_the_same_step_if_one_has_a_nan_loss() -> None:
     own = {"loss": torch.tensor(1.0)}
     for number in range(3):
         watch.on_train_batch_end(fit, None, own, None, number)
-    assert strategy.asked == [True]  # steps between ask nobody: no step waits for an answer
+    assert strategy.requested == [True]  # steps between ask nobody: no step waits for an answer
     with pytest.raises(MedvisionError, match="NaN or infinite in epoch 0") as raised:
         watch.on_train_batch_end(fit, None, own, None, 3)
-    assert strategy.asked == [True, True]
+    assert strategy.requested == [True, True]
     assert raised.value.exit_code == 3
 
 
@@ -239,7 +239,7 @@ def test_a_process_with_a_nan_loss_stops_the_others() -> None:
     fit.strategy, fit.is_last_batch = Processes(True), True
     with pytest.raises(MedvisionError):
         FiniteLoss().on_train_batch_end(fit, None, {"loss": torch.tensor(math.nan)}, None, 0)
-    assert fit.strategy.asked == [False]
+    assert fit.strategy.requested == [False]
 
 
 def test_a_new_fit_forgets_the_losses_of_the_previous_fit() -> None:

@@ -12,10 +12,10 @@ class Strategy:
     """Stand-in for two processes, with given answers of the others."""
 
     def __init__(self, others: bool) -> None:
-        self.others, self.asked = others, 0
+        self.others, self.wanted = others, 0
 
     def reduce_boolean_decision(self, decision: bool, all: bool = True) -> bool:  # noqa: A002
-        self.asked += 1
+        self.wanted += 1
         return decision and self.others if all else decision or self.others
 
     def broadcast(self, value: Any) -> Any:
@@ -123,4 +123,4 @@ def test_processes_exchange_requests_about_once_a_second() -> None:
     trainer = trainer_of(others=False)
     for batch_idx in range(100):  # steps of no time at all
         step(callback, trainer, batch_idx)
-    assert trainer.strategy.asked <= 2 * 4
+    assert trainer.strategy.wanted <= 2 * 4

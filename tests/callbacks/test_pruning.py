@@ -53,14 +53,14 @@ def pruning(folder: Path, **changes: Any) -> Pruning:
     return Pruning(**fields | changes)
 
 
-def trainer(*, first: bool = True, told: bool | None = None) -> Any:
-    """A trainer of three epochs; ``told`` is what the first process broadcasts to this one."""
+def trainer(*, first: bool = True, reported: bool | None = None) -> Any:
+    """A trainer of three epochs; ``reported`` is what the first process broadcasts to this one."""
     return SimpleNamespace(
         is_global_zero=first,
         max_epochs=3,
         check_val_every_n_epoch=1,
         should_stop=False,
-        strategy=SimpleNamespace(broadcast=lambda own: own if told is None else told),
+        strategy=SimpleNamespace(broadcast=lambda own: own if reported is None else reported),
     )
 
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_reports_lost_values_once_and_can_be_pruned_at_once(
 
 def test_the_other_processes_prune_when_the_first_one_does(tmp_path: Path, study: Study) -> None:
     callback = pruning(tmp_path)
-    fit = trainer(first=False, told=True)
+    fit = trainer(first=False, reported=True)
     end_epoch(callback, fit, 0.9)
     assert callback.pruned
     assert fit.should_stop

@@ -44,10 +44,10 @@ def make(tmp_path: Path) -> Make:
             "logger": {"save_dir": f"{path}/logs"},
         }
         for key, value in (settings or {}).items():
-            *rooms, last = key.split(".")
+            *parents, last = key.split(".")
             place = config
-            for room in rooms:
-                place = place[room]
+            for parent in parents:
+                place = place[parent]
             place[last] = value
         (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         content = {

@@ -174,8 +174,8 @@ def main() -> None:
         try:
             read(data)
         except MedvisionError as error:
-            said = str(error)
-            assert "\n" not in said
+            printed = str(error)
+            assert "\n" not in printed
 
     found = f"-artifact_prefix={corpus}/found_"
     atheris.Setup([sys.argv[0], *LIMITS, found, *options, folder], once)

@@ -38,12 +38,12 @@ def pair(verdict: str, **more: Any) -> dict[str, Any]:
     return known
 
 
-def said(found: dict[str, Any]) -> str:
+def printed(found: dict[str, Any]) -> str:
     return sentence_of(found, NAMES, task="segmentation")
 
 
 def test_a_winner() -> None:
-    assert said(pair("better")) == (
+    assert printed(pair("better")) == (
         "large is better than small: Dice 0.912 against 0.874, difference +0.038 (95 % interval"
         " +0.021 to +0.056), permutation p 0.0004; the probability that large is truly better on"
         " other patients like these is above 0.999. Over the seeds (4 and 5) the difference has a"
@@ -53,7 +53,7 @@ def test_a_winner() -> None:
 
 def test_a_winner_named_first_has_the_sign_of_a_winner() -> None:
     numbers = {"a": 0.912, "b": 0.874, "difference": -0.038, "ci95": [-0.056, -0.021]}
-    text = said(pair("better", **numbers, probability_b_better=0.0012) | {"winner": 1})
+    text = printed(pair("better", **numbers, probability_b_better=0.0012) | {"winner": 1})
     assert text.startswith(
         "small is better than large: Dice 0.912 against 0.874, difference +0.038 (95 % interval"
         " +0.021 to +0.056)"
@@ -65,7 +65,7 @@ def test_a_winner_named_first_has_the_sign_of_a_winner() -> None:
 
 def test_one_seed_of_one_group_leaves_its_spread_unknown() -> None:
     seeds = {"std_a": None, "std_b": 0.027, "standard_error": None, "ci95": None}
-    assert said(pair("better_model", seeds=seeds) | {"num_seeds": [1, 5]}).endswith(
+    assert printed(pair("better_model", seeds=seeds) | {"num_seeds": [1, 5]}).endswith(
         "This compares trained models, not methods: with one seed of small its spread over seeds is"
         " unknown (that of large has a standard deviation of 0.027)."
     )
@@ -73,7 +73,7 @@ def test_one_seed_of_one_group_leaves_its_spread_unknown() -> None:
 
 def test_a_spread_over_seeds_as_large_as_the_difference() -> None:
     seeds = {"std_a": 0.05, "std_b": 0.04, "standard_error": 0.03, "ci95": [-0.03, 0.106]}
-    text = said(pair("better_within_seeds", seeds=seeds))
+    text = printed(pair("better_within_seeds", seeds=seeds))
     assert text.startswith("The trained models of large score better than those of small: Dice")
     assert text.endswith(
         "Between the methods there is no winner: over the seeds (4 and 5) the difference lies"
@@ -83,11 +83,11 @@ def test_a_spread_over_seeds_as_large_as_the_difference() -> None:
 
 def test_no_winner_and_the_number_of_images_needed() -> None:
     few = {"difference": 0.004, "ci95": [-0.01, 0.02], "p": 0.61, "images_needed": 4123}
-    assert said(pair("no_winner", **few)).endswith(
+    assert printed(pair("no_winner", **few)).endswith(
         " To detect a true difference of this size in 8 of 10 such tests, about 4,000 test images"
         " would be needed; there are 100."
     )
-    assert said(pair("no_winner", **few | {"images_needed": None})).endswith("is above 0.999.")
+    assert printed(pair("no_winner", **few | {"images_needed": None})).endswith("is above 0.999.")
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,14 @@ def test_no_winner_and_the_number_of_images_needed() -> None:
     ],
 )
 def test_what_keeps_a_near_winner_from_winning(numbers: dict[str, Any], words: str) -> None:
-    assert words in said(pair("no_winner", **numbers))
+    assert words in printed(pair("no_winner", **numbers))
 
 
 def test_without_a_score_there_is_no_claim() -> None:
     nothing = pair("unknown") | {"headline": None, "metrics": {}, "winner": None}
     assert (
-        said(nothing) == "No winner can be determined between small and large: no score is defined."
+        printed(nothing)
+        == "No winner can be determined between small and large: no score is defined."
     )
 
 

@@ -375,8 +375,8 @@ def test_unusual_but_valid_folders_are_read(case: str, tmp_path: Path) -> None:
     checked = check_files(folder.root, index.samples, Reading(num_classes=2))
     assert len(checked.samples) == NUM_IMAGES
     assert not checked.skipped
-    told = {"empty masks": ["all 24 masks are empty: there is no foreground to learn or to find"]}
-    assert index.notes + checked.notes == told.get(case, [])
+    shown = {"empty masks": ["all 24 masks are empty: there is no foreground to learn or to find"]}
+    assert index.notes + checked.notes == shown.get(case, [])
 
 
 def test_a_folder_is_not_read_twice_through_a_link(tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def test_training_on_a_leaking_split_reports_the_leak_first_and_scores_near_dupl
     leaking: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = run_on(leaking)
-    said = summary["warnings"][0]
-    assert said.startswith("LEAK: 6 of 12 test images are identical to one in train")
-    assert f"note: {said}" in capsys.readouterr().out
+    printed = summary["warnings"][0]
+    assert printed.startswith("LEAK: 6 of 12 test images are identical to one in train")
+    assert f"note: {printed}" in capsys.readouterr().out
     audit = summary["audit"]
     assert (audit["mode"], audit["complete"]) == ("warn", True)
     assert audit["exact_duplicates"]["test_images_in_train"] == 6
@@ -89,10 +89,10 @@ def test_strict_refuses_before_there_is_a_run_folder(
     leaking: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*SMALL, f"data.root={leaking}", "audit=strict"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1
-    assert said[0].startswith("error: 6 of 12 test images are identical to one in train")
-    assert "audit=strict" in said[0]
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("error: 6 of 12 test images are identical to one in train")
+    assert "audit=strict" in printed[0]
     assert not list(Path("runs").glob("*/2*"))
 
 
@@ -139,8 +139,8 @@ def test_of_very_many_names_some_sections_are_searched_and_reported(
     monkeypatch.setattr(data_audit, "NAME_RUNS", 4)
     summary = run_on(leaking)
     assert summary["audit"]["names_searched"] == 12
-    said = "patient numbers were searched in 12 of 36 names"
-    assert any(text.endswith(said) for text in summary["warnings"])
+    printed = "patient numbers were searched in 12 of 36 names"
+    assert any(text.endswith(printed) for text in summary["warnings"])
 
 
 def test_the_sections_of_names_cover_the_whole_list_and_are_contiguous(

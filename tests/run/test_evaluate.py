@@ -142,9 +142,9 @@ def test_an_evaluation_opens_the_seal_and_reports_it(
     sealed_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = evaluate_run(sealed_run)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "its scores must not be used to change hyper-parameters" in said
-    assert "nothing to compare: the run's summary.json has no score of these images" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "its scores must not be used to change hyper-parameters" in printed
+    assert "nothing to compare: the run's summary.json has no score of these images" in printed
     assert summary["metrics"]["test/dice"] > 0
     assert summary["metrics"]["val/dice"] > 0
     assert "sealed" not in summary

@@ -100,7 +100,7 @@ def check_finished(run: Path, whole: Path) -> None:
     assert a["status"] == b["status"] == "finished"
 
 
-def check_goes_on(place: Place, whole: Place, status: str) -> str:
+def check_resumed(place: Place, whole: Place, status: str) -> str:
     """Resume after a fault; return how the resumed run ended."""
     before = {path: path.read_bytes() for path in place.folder.rglob("*") if path.is_file()}
     ended = place.attempt(lambda: main(["resume=run"]))
@@ -108,7 +108,7 @@ def check_goes_on(place: Place, whole: Place, status: str) -> str:
         check_finished(place.run, whole.run)
         hidden = {p.name for p in place.run.rglob(".*") if p.is_file()}
         assert not hidden - ({".lock"} if status == "finished" else set())
-        return "was finished" if status == "finished" else "went on"
+        return "was finished" if status == "finished" else "resumed"
     assert ended.code == 2, ended.err
     assert status == "never began"
     assert len(ended.errors) == 1
@@ -158,7 +158,7 @@ def try_one(
     ended = place.attempt(partial(train, *RECIPES[recipe]), at=at, fault=fault, stays=stays)
     assert "Traceback" not in ended.err, ended.err
     status = check_left(place.run, whole.run)
-    return ended, check_goes_on(place, whole, status)
+    return ended, check_resumed(place, whole, status)
 
 
 def numbers_of(operations: list[Operation], patterns: tuple[str, ...]) -> list[int]:
@@ -182,7 +182,7 @@ def test_a_killed_run_resumes_or_starts_again(
     killed, outcome = try_one(Place(tmp_path / "a"), whole, "masks", at, kill, stays=False)
     assert killed.code == -9
     early = at < numbers_of(ended.operations, (f"os.rename run/.* {BEFORE_IT_BEGAN}",))[0]
-    assert outcome in ("starts again", "went on") if early else outcome == "went on"
+    assert outcome in ("starts again", "resumed") if early else outcome == "resumed"
 
 
 @pytest.mark.slow
@@ -280,7 +280,7 @@ def test_the_error_of_a_full_disk_names_the_command_to_resume(
     (at,) = numbers_of(ended.operations, (pattern,))
     place = Place(tmp_path / "a")
     failed, outcome = try_one(place, whole, "masks", at, full, stays=True)
-    assert outcome == "went on"
+    assert outcome == "resumed"
     assert failed.code == 3
     name = pattern.split("/.")[1].removesuffix(".*.tmp")
     assert failed.errors == [

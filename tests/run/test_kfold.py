@@ -201,7 +201,7 @@ def test_the_files_contain_the_pooled_scores(tmp_path: Path, make: Callable[...,
     [
         ("failed", "no pooled scores: fold 1 of 3 failed"),
         ("never made", "no pooled scores: fold 1 of 3 failed"),
-        ("not asked", "no pooled scores: fold 1 of 3 was not run"),
+        ("not requested", "no pooled scores: fold 1 of 3 was not run"),
     ],
 )
 def test_scores_are_not_pooled_if_a_fold_is_missing(
@@ -210,7 +210,7 @@ def test_scores_are_not_pooled_if_a_fold_is_missing(
     made = [make(0), make(1, status="failed"), make(2)]
     if missing == "never made":
         made[1] = (None, made[1][1])
-    elif missing == "not asked":
+    elif missing == "not requested":
         del made[1]
     (found,) = write_folds(tmp_path, summarise(*together(*made)))
     assert found.notes == (

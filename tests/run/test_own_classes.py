@@ -95,6 +95,6 @@ def test_errors_of_a_user_defined_network_are_reported_before_training(
     small: tuple[str, ...], capsys: pytest.CaptureFixture[str], own: str, option: str, line: str
 ) -> None:
     assert main([*small, "experiment=polyp_unet", "model=mine", option, own]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(line)
-    assert told.count("\n") == 1
+    reported = capsys.readouterr().err
+    assert reported.startswith(line)
+    assert reported.count("\n") == 1

@@ -74,14 +74,14 @@ def test_the_command_of_a_run_composes_the_same_run(
 ) -> None:
     arguments = ["experiment=polyp_unet", *ODD, "seed=0,1" if several else "seed=1"]
     started_as(monkeypatch, [sys.executable, "train.py"], ["-m"] * several + arguments)
-    asked = seen[-1]
-    (program_, script, *again), folder = asked["command"]
+    wanted = seen[-1]
+    (program_, script, *again), folder = wanted["command"]
     assert (program_, script, folder) == (sys.executable, "train.py", tmp_path)
     assert "-m" not in again
-    assert asked["config"]["data"]["root"] == "/a b/Größe [1], 'x' = \"y\""
+    assert wanted["config"]["data"]["root"] == "/a b/Größe [1], 'x' = \"y\""
     main(again)
-    assert seen[-1]["config"] == asked["config"]
-    assert asked["config"]["callbacks"]["other"]["seed"] == asked["config"]["seed"] == 1
+    assert seen[-1]["config"] == wanted["config"]
+    assert wanted["config"]["callbacks"]["other"]["seed"] == wanted["config"]["seed"] == 1
 
 
 @pytest.mark.parametrize(
@@ -120,13 +120,13 @@ def test_options_of_hydra_are_passed_on_except_those_that_make_several_runs(
     given = ["experiment=swept", "hydra.job.chdir=false", "hydra/launcher=basic", "seed=1"]
     started_as(monkeypatch, ["python", "train.py"], [*flags, *given])
     assert [run["config"]["optimizer"]["lr"] for run in seen] == [1e-3, 1e-4]
-    asked = seen[-1]
-    again = asked["command"][0][2:]
+    wanted = seen[-1]
+    again = wanted["command"][0][2:]
     assert again[0] == flags[0]
     assert "hydra.job.chdir=false" in again
     assert not [text for text in again if "launcher" in text or "mode" in text]
     main(again)
-    assert seen[-1]["config"] == asked["config"]
+    assert seen[-1]["config"] == wanted["config"]
 
 
 def test_the_further_processes_are_sealed_as_the_first_one_is(
@@ -181,8 +181,8 @@ def notice(name: str, what: str = "a", *, posted_s: float = 1.0, **changes: Any)
         pytest.param(notice("process 0"), [], "a [process 0]", id="alone"),
         pytest.param(
             notice("process 0", "connection broke", posted_s=2.0),
-            [notice("process 1", "bad file", where="x", hint="mend it", exit_code=2)],
-            "bad file (x); mend it [process 1]",
+            [notice("process 1", "bad file", where="x", hint="fix it", exit_code=2)],
+            "bad file (x); fix it [process 1]",
             id="the-first-cause-counts",
         ),
         pytest.param(
@@ -258,7 +258,7 @@ def test_a_further_process_reports_if_the_first_one_does_not(
 def test_a_further_process_is_silent_if_the_first_one_has_reported(
     board: Board, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    board.tell()
+    board.mark_reported()
     as_torchrun(monkeypatch, rank=1)
     assert report(MedvisionError("no such file", where="x")) == 2
     assert capsys.readouterr().err == ""
@@ -272,9 +272,9 @@ def test_a_process_that_this_program_started_leaves_the_report_to_it(
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert report(described(ZeroDivisionError("division by zero"))) == 3
     assert capsys.readouterr().err == ""
-    (told,) = Board(tmp_path).errors()
-    assert (told.name, told.what) == ("process 3", "ZeroDivisionError: division by zero")
-    assert told.trace is not None
+    (reported,) = Board(tmp_path).errors()
+    assert (reported.name, reported.what) == ("process 3", "ZeroDivisionError: division by zero")
+    assert reported.trace is not None
     assert list(tmp_path.iterdir()) == [tmp_path / "failed.1.json"]
 
 

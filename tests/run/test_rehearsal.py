@@ -51,15 +51,15 @@ from medvision.run.training import experiment as job
 from medvision.tasks import SegmentationTask
 
 POLYPS, FOLDER = json.loads(sys.argv[1]), sys.argv[2]
-told = {}
+reported = {}
 
 
 def run(name, *overrides):
     out, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
         code = main([*POLYPS, "trainer=tpu_rehearsal", f"run_dir={name}", *overrides])
-    told[name] = {"code": code, "out": out.getvalue(), "errors": errors.getvalue()}
-    Path("told.json").write_text(json.dumps(told))
+    reported[name] = {"code": code, "out": out.getvalue(), "errors": errors.getvalue()}
+    Path("reported.json").write_text(json.dumps(reported))
 
 
 train, update, fit = SegmentationTask.training_step, SegmentationScores.update, job.fit
@@ -108,7 +108,7 @@ with mock.patch.object(SegmentationTask, "training_step", growing):
 
 
 @dataclass(frozen=True)
-class Told:
+class RunResult:
     """Result of a run."""
 
     code: int
@@ -122,7 +122,7 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Told]:
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunResult]:
     """Results of the runs of ``PROGRAM``, by name."""
     folder = tmp_path_factory.mktemp("rehearsals")
     (folder / "planted.py").write_text(PROGRAM)
@@ -130,11 +130,11 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Told]:
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=folder, timeout=900
     )
-    found = json.loads((folder / "told.json").read_text())
+    found = json.loads((folder / "reported.json").read_text())
 
-    def of(name: str) -> Told:
+    def of(name: str) -> RunResult:
         assert name in found, done.stderr
-        return Told(**found[name], folder=folder / name)
+        return RunResult(**found[name], folder=folder / name)
 
     return of
 
@@ -172,7 +172,7 @@ def assert_test_images_are_measured_once(run: Path) -> None:
     assert len(expected) % 4 != 0, "no batch was padded"
 
 
-def assert_caught(run: Told, what: str, where: str) -> None:
+def assert_caught(run: RunResult, what: str, where: str) -> None:
     assert run.code == 1, run.errors
     assert run.errors.startswith(f"error: {what}")
     assert run.errors.count("\n") == 1
@@ -181,8 +181,8 @@ def assert_caught(run: Told, what: str, where: str) -> None:
     assert run.summary["xla"].keys() == {"compilations_per_epoch", "fallbacks"}
 
 
-def test_the_unet_passes(told: Callable[[str], Told]) -> None:
-    run = told("clean")
+def test_the_unet_passes(reported: Callable[[str], RunResult]) -> None:
+    run = reported("clean")
     assert run.code == 0, run.errors
     assert run.errors == ""
     first, *later = run.summary["xla"]["compilations_per_epoch"]
@@ -197,24 +197,24 @@ def test_the_unet_passes(told: Callable[[str], Told]) -> None:
     assert_test_images_are_measured_once(run.folder)
 
 
-def test_an_unpadded_last_batch_is_caught(told: Callable[[str], Told]) -> None:
+def test_an_unpadded_last_batch_is_caught(reported: Callable[[str], RunResult]) -> None:
     what = "val batches changed shape from (4, 3, 32, 32) to (2, 3, 32, 32)"
-    assert_caught(told("ragged"), what, "data")
+    assert_caught(reported("ragged"), what, "data")
 
 
-def test_a_step_that_reads_a_value_is_caught(told: Callable[[str], Told]) -> None:
+def test_a_step_that_reads_a_value_is_caught(reported: Callable[[str], RunResult]) -> None:
     where = f"item (planted.py:{line_of('item')})"
-    assert_caught(told("item"), "training step 1 reads a value from the device", where)
+    assert_caught(reported("item"), "training step 1 reads a value from the device", where)
 
 
-def test_a_metric_of_dynamic_shape_is_caught(told: Callable[[str], Told]) -> None:
-    run = told("dynamic")
+def test_a_metric_of_dynamic_shape_is_caught(reported: Callable[[str], RunResult]) -> None:
+    run = reported("dynamic")
     assert_caught(run, "XLA lacks aten::_unique2", f"dynamic (planted.py:{line_of('dynamic')})")
     assert run.summary["xla"]["fallbacks"]["aten::_unique2"] >= 1
 
 
-def test_a_shape_that_grows_is_caught(told: Callable[[str], Told]) -> None:
-    run = told("growing")
+def test_a_shape_that_grows_is_caught(reported: Callable[[str], RunResult]) -> None:
+    run = reported("growing")
     what = "epoch 2 compiled 1 graph again, first in step 1: the computation differs"
     assert_caught(run, what, "task, model, loss or metrics")  # torch-xla names no line of a step
     assert run.summary["xla"]["compilations_per_epoch"][1:] == [1]
@@ -222,9 +222,9 @@ def test_a_shape_that_grows_is_caught(told: Callable[[str], Told]) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_missing_file_ends_the_epoch_with_its_name(
-    told: Callable[[str], Told], workers: int
+    reported: Callable[[str], RunResult], workers: int
 ) -> None:
-    run = told(f"deleted_{workers}")
+    run = reported(f"deleted_{workers}")
     assert run.code == 2, run.errors
     assert run.errors.startswith("error: ")
     assert re.search(r"case_\d\d\.png", run.errors)

@@ -265,9 +265,9 @@ def test_the_previous_checkpoint_replaces_a_damaged_last_one(
     assert go("run", *POLYP) == 143
     damage(Path("run/checkpoints/last.ckpt"))
     assert main(["resume=run"]) == 0
-    told = "last.ckpt is damaged, previous.ckpt is used instead"
-    assert f"note: {told}" in capsys.readouterr().out
-    assert told in summary_of("run")["warnings"]
+    reported = "last.ckpt is damaged, previous.ckpt is used instead"
+    assert f"note: {reported}" in capsys.readouterr().out
+    assert reported in summary_of("run")["warnings"]
     assert_same("run", whole)
 
 

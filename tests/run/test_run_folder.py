@@ -286,8 +286,8 @@ def test_a_split_may_be_empty(
     left_out = "test" if "test" in override else "val"
     assert not [name for name in summary["metrics"] if name.startswith(f"{left_out}/")]
     assert not (run / f"predictions_{left_out}.csv").exists()
-    told = [text for text in summary["warnings"] if "val/dice was undefined" in text]
-    assert len(told) == (left_out == "val")
+    reported = [text for text in summary["warnings"] if "val/dice was undefined" in text]
+    assert len(reported) == (left_out == "val")
     assert (run / "report.html").exists()
 
 

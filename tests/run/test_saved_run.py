@@ -27,7 +27,7 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
 
 
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "reported"),
     [
         ("", "expected names with values"),
         ("[1, 2]", "expected names with values"),
@@ -43,19 +43,19 @@ LAUGHS = "a0: &a0 [x]\n" + "".join(
     ],
 )
 def test_a_hostile_config_is_refused_in_one_line(
-    folder: Path, config: str, told: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, config: str, reported: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "config.yaml").write_text(config)
     with pytest.raises(MedvisionError) as error:
         StoredRun.read(folder)
-    assert error.value.what.startswith(f"not a run folder: {told}")
+    assert error.value.what.startswith(f"not a run folder: {reported}")
     assert error.value.where == str(folder)
     assert not (folder / "trace").exists()
 
 
 @pytest.mark.parametrize(
-    ("summary", "told"),
+    ("summary", "reported"),
     [
         ("", "not a run folder: Expecting value"),
         ("[]", "not a run folder: expected names with values"),
@@ -70,11 +70,13 @@ def test_a_hostile_config_is_refused_in_one_line(
         ),
     ],
 )
-def test_a_hostile_summary_is_refused_in_one_line(folder: Path, summary: str, told: str) -> None:
+def test_a_hostile_summary_is_refused_in_one_line(
+    folder: Path, summary: str, reported: str
+) -> None:
     (folder / "summary.json").write_text(summary)
     with pytest.raises(MedvisionError) as error:
         StoredRun.read(folder)
-    assert error.value.what.startswith(told)
+    assert error.value.what.startswith(reported)
 
 
 def test_a_class_of_another_package_is_not_built(folder: Path) -> None:

@@ -46,7 +46,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[bytes]:
         )
 
 
-def killed_and_gone_on(folder: Path, *more: str, kills: int, seed: int) -> int:
+def kill_and_continue(folder: Path, *more: str, kills: int, seed: int) -> int:
     """Kill and continue a search at random moments; return the number of kills."""
     rng, killed = random.Random(seed), 0
     for _ in range(kills):
@@ -74,12 +74,12 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def check_ended_once(folder: Path) -> None:
-    told = journal(folder)
-    assert sum(line["op_code"] == CREATED for line in told) == NUM_TRIALS
-    ends = Counter(line["trial_id"] for line in told if line["op_code"] == ENDED)
+    reported = journal(folder)
+    assert sum(line["op_code"] == CREATED for line in reported) == NUM_TRIALS
+    ends = Counter(line["trial_id"] for line in reported if line["op_code"] == ENDED)
     assert ends == dict.fromkeys(range(NUM_TRIALS), 1)
     epochs = Counter(
-        (line["trial_id"], line["step"]) for line in told if line["op_code"] == REPORTED
+        (line["trial_id"], line["step"]) for line in reported if line["op_code"] == REPORTED
     )
     assert set(epochs.values()) == {1}
     for number in range(NUM_TRIALS):
@@ -99,7 +99,7 @@ def test_a_killed_search_ends_each_trial_once_with_the_results_of_an_uninterrupt
     whole.mkdir()
     parts.mkdir()
     assert start(whole).wait(timeout=900) == 0, (whole / "output.txt").read_text()[-2000:]
-    killed = killed_and_gone_on(parts, kills=12, seed=0)
+    killed = kill_and_continue(parts, kills=12, seed=0)
     assert killed > 0
     check_ended_once(parts)
     assert rows(parts) == rows(whole)
@@ -109,5 +109,5 @@ def test_a_killed_search_ends_each_trial_once_with_the_results_of_an_uninterrupt
 @pytest.mark.slow
 def test_a_killed_search_with_two_jobs_ends_each_trial_once(tmp_path: Path) -> None:
     more = ("hydra/launcher=joblib", "sweep.jobs=2")
-    assert killed_and_gone_on(tmp_path, *more, kills=6, seed=1) > 0
+    assert kill_and_continue(tmp_path, *more, kills=6, seed=1) > 0
     check_ended_once(tmp_path)

@@ -28,10 +28,10 @@ def test_a_signal_ends_the_program_with_its_code(signum: int, code: int) -> None
 def test_within_a_step_the_first_signal_waits_and_the_second_does_not(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with handle_signals(), after_the_step() as asked:
-        assert asked() is None
+    with handle_signals(), after_the_step() as requested:
+        assert requested() is None
         send(signal.SIGTERM)
-        assert asked() == signal.SIGTERM
+        assert requested() == signal.SIGTERM
         with pytest.raises(Stopped) as stopped:
             send(signal.SIGINT)
         assert stopped.value.signum == signal.SIGINT
@@ -45,8 +45,8 @@ def test_a_signal_without_a_reader_ends_the_program_after_the_step() -> None:
     with handle_signals():
         with pytest.raises(Stopped), after_the_step():
             send(signal.SIGTERM)
-        with after_the_step() as asked:
-            assert asked() is None
+        with after_the_step() as requested:
+            assert requested() is None
 
 
 def test_a_loader_process_outlives_the_signals_of_a_terminal() -> None:

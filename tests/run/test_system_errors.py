@@ -94,8 +94,8 @@ def test_a_dead_loader_process_ends_the_run_which_resumes_without_loaders(
 ) -> None:
     ended = run(end_a_loader(signum), "data.num_workers=1", "trainer.max_epochs=20")
     assert ended.code == 3
-    told = ended.err[ended.err.index("error: ") :].rstrip().removesuffix(GO_ON)
-    assert told in (f"error: {DIED}", f"error: {NO_SHARED_MEMORY}")
+    reported = ended.err[ended.err.index("error: ") :].rstrip().removesuffix(GO_ON)
+    assert reported in (f"error: {DIED}", f"error: {NO_SHARED_MEMORY}")
     work = tmp_path / "work"
     assert '"status": "failed"' in (work / "run" / "summary.json").read_text()
     if signum == signal.SIGKILL:
@@ -181,16 +181,16 @@ def space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, total: int, free: 
 
 
 @pytest.mark.parametrize(
-    ("free", "asked", "used"),
+    ("free", "requested", "used"),
     [(64, 4, 4), (10, 4, 4), (9, 4, 3), (5, 4, 1), (3, 4, 0), (0, 4, 0), (0, 0, 0)],
 )
 def test_loader_processes_are_limited_by_the_shared_memory(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, asked: int, used: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, requested: int, used: int
 ) -> None:
     space(monkeypatch, tmp_path, total=64_000_000, free=free * 1_000_000)
-    number, note = workers_with_room(asked, batch_bytes=1_000_000)
+    number, note = workers_with_room(requested, batch_bytes=1_000_000)
     assert number == used
-    assert (note is None) == (used == asked)
+    assert (note is None) == (used == requested)
     if note is not None:
         assert note.startswith(f"{tmp_path} has {free} MB left, batches of 1.0 MB each: {used} of")
 
@@ -248,34 +248,35 @@ WRAPPED = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (m
     ],
 )
 def test_failures_of_the_machine_have_their_messages(error: Exception, line: str) -> None:
-    told = described(error)
-    assert str(told).startswith(line)
-    assert told.exit_code == 3
+    reported = described(error)
+    assert str(reported).startswith(line)
+    assert reported.exit_code == 3
 
 
 @pytest.mark.parametrize(
-    ("number", "told"), [(errno.EMFILE, "too many open files"), (errno.EACCES, "RuntimeError: b")]
+    ("number", "reported"),
+    [(errno.EMFILE, "too many open files"), (errno.EACCES, "RuntimeError: b")],
 )
 def test_a_later_library_error_does_not_hide_a_failure_of_the_machine(
-    number: int, told: str
+    number: int, reported: str
 ) -> None:
     first, then = OSError(number, os.strerror(number)), RuntimeError("b")
     then.__context__ = first
-    assert described(then).what == told
+    assert described(then).what == reported
 
 
 @pytest.mark.skipif(
     not hasattr(os, "seteuid") or os.geteuid() != 0, reason="needs root to be no one"
 )
 def test_a_read_only_folder_is_named(run: Callable[..., Ended], tmp_path: Path) -> None:
-    def nobody() -> None:
+    def someone_else() -> None:
         os.seteuid(65534)
 
     work = tmp_path / "work"
     work.mkdir()
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)
-    ended = run(nobody, "data.num_workers=0", "trainer.max_epochs=1")
+    ended = run(someone_else, "data.num_workers=0", "trainer.max_epochs=1")
     assert ended.code == 2
     assert ended.err == (
         "error: cannot create the run folder: Permission denied (run); start in a writable folder\n"
@@ -288,7 +289,7 @@ def test_a_read_only_folder_is_named(run: Callable[..., Ended], tmp_path: Path) 
     )
 
     def resume() -> int:
-        nobody()
+        someone_else()
         return main(["resume=run"])
 
     ended = attempt(resume, work, work)

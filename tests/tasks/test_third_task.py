@@ -295,8 +295,8 @@ def test_training_writes_a_whole_run_folder(trained: tuple[Path, str]) -> None:
 def test_the_report_has_its_score_its_curve_and_its_section(trained: tuple[Path, str]) -> None:
     run = Path(folders(trained[0], 1)[0])
     page = (run / "report.html").read_text()
-    told = summary_of(run)["metrics"]["test/mae"]
-    assert f"reaches a mean absolute error of {told:.1f} years" in page
+    reported = summary_of(run)["metrics"]["test/mae"]
+    assert f"reaches a mean absolute error of {reported:.1f} years" in page
     assert "Distance of the predicted ages from the true ones" in page
     section = page[page.index('<section id="own-bias-of-the-ages"') :]
     assert "carpal" in section[: section.index("</section>")]
@@ -332,10 +332,12 @@ def test_evaluate_needs_trust_and_gives_the_same_scores(
     command: Run, trained: tuple[Path, str]
 ) -> None:
     (run,) = folders(trained[0], 0)
-    told = command("medvision", "evaluate", run, code=2).stderr
-    assert "unknown task 'bone_age' in summary.json, name its package with --trust PACKAGE" in told
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
+    reported = command("medvision", "evaluate", run, code=2).stderr
+    assert (
+        "unknown task 'bone_age' in summary.json, name its package with --trust PACKAGE" in reported
+    )
+    assert reported.startswith("error: ")
+    assert reported.count("\n") == 1
     assert "reproduced: " in command("medvision", "evaluate", run, "--trust", "bone_age").stdout
 
 
@@ -349,8 +351,8 @@ def test_an_interrupted_run_is_continued_with_trust(
     (run / "checkpoints" / "last.ckpt").unlink()  # the one after the first epoch stays
     stopped = {**before, "status": "interrupted", "metrics": {}}
     (run / "summary.json").write_text(json.dumps(stopped))
-    told = command(f"resume={run}", code=2).stderr
-    assert "if you know the package bone_age and trust it, add trust=bone_age" in told
+    reported = command(f"resume={run}", code=2).stderr
+    assert "if you know the package bone_age and trust it, add trust=bone_age" in reported
     assert "after 1 epochs" in command(f"resume={run}", "trust=bone_age").stdout
     assert summary_of(run)["metrics"] == before["metrics"]
 
@@ -359,8 +361,8 @@ def test_an_interrupted_run_is_continued_with_trust(
 def test_compare_prefers_the_lower_error(command: Run, trained: tuple[Path, str]) -> None:
     command("--config-dir=conf", "optimizer.lr=1e-6", "run_dir=poor", *SMALL)
     runs = ["poor", *folders(trained[0], 0, 1)]
-    told = command("medvision", "compare", *runs, code=2).stderr
-    assert told == (
+    reported = command("medvision", "compare", *runs, code=2).stderr
+    assert reported == (
         "error: unknown task 'bone_age' (task); name the package that defines it with"
         " --trust PACKAGE\n"
     )
@@ -381,8 +383,8 @@ def test_compare_prefers_the_lower_error(command: Run, trained: tuple[Path, str]
 def test_a_package_that_cannot_be_imported_ends_in_one_line(
     command: Run, mode: Sequence[str]
 ) -> None:
-    told = command("--config-dir=conf", *mode, *SMALL, "trust=bone_ages", code=2).stderr
-    assert set(told.splitlines()) == {
+    reported = command("--config-dir=conf", *mode, *SMALL, "trust=bone_ages", code=2).stderr
+    assert set(reported.splitlines()) == {
         "error: bone_ages cannot be imported: No module named 'bone_ages' (trust);"
         " name an installed package, or one on PYTHONPATH"
     }
@@ -404,7 +406,7 @@ def test_a_command_that_the_task_does_not_support_ends_in_one_line(
 ) -> None:
     (run,) = folders(trained[0], 0)
     given = [word.format(run=run) for word in words]
-    told = command("medvision", *given, "--trust", "bone_age", code=2).stderr
-    assert told.startswith(f"error: {why}")
-    assert told.count("\n") == 1
+    reported = command("medvision", *given, "--trust", "bone_age", code=2).stderr
+    assert reported.startswith(f"error: {why}")
+    assert reported.count("\n") == 1
     assert not (command.folder / "out").exists()  # type: ignore[attr-defined]
