@@ -6,8 +6,8 @@
 `faults` adds copies of every kind and strength and prints recall and precision of the pairs as
 Markdown: among phantoms, look-alikes included, or with --data among the images of real folders,
 which are only read. A copy is found if it shares a group with its source. A reported pair is
-right if both belong to one source: of real images, which have near-duplicates of their own, only pairs
-with a planted copy are counted, and groups that the untouched folder shows are one source.
+right if both belong to one source: of real images, which have near-duplicates of their own, only
+pairs with a planted copy are counted, and groups that the untouched folder shows are one source.
 
 `scale` draws phantoms and measures seconds and peak memory of reading the files, of the
 search for near-duplicates and of the whole audit, each in a process of its own.

@@ -227,7 +227,7 @@ def test_all_processes_stop_at_the_same_step_if_one_has_a_nan_loss() -> None:
     own = {"loss": torch.tensor(1.0)}
     for number in range(3):
         watch.on_train_batch_end(fit, None, own, None, number)
-    assert strategy.requested == [True]  # steps between ask nobody: no step waits for an answer
+    assert strategy.requested == [True]  # no exchange in the steps between, which would wait for it
     with pytest.raises(MedvisionError, match="NaN or infinite in epoch 0") as raised:
         watch.on_train_batch_end(fit, None, own, None, 3)
     assert strategy.requested == [True, True]

@@ -21,7 +21,7 @@ def read(logger: LateTensorBoard) -> EventAccumulator:
 def test_nothing_is_written_before_something_is_logged(
     logger: LateTensorBoard, tmp_path: Path
 ) -> None:
-    _ = logger.experiment  # as Lightning asks for it before the fit
+    _ = logger.experiment  # as Lightning does before the fit
     logger.save()
     logger.finalize("failed")
     assert list(tmp_path.iterdir()) == []

@@ -203,7 +203,7 @@ def test_folds_are_reported_and_missing_ones_counted(make: Make) -> None:
     assert group.size == "2 folds, 1 seed"
     assert group.repeated_seeds == []
     assert notes_of(*runs) == [
-        "2 of 5 folds are pooled in group 1; their AUROC ranks the probabilities of several models"
+        "group 1 pools 2 of 5 folds; their AUROC ranks the probabilities of several models"
         " together",
         "only one seed, so no spread over seeds, in group 1",
     ]

@@ -164,7 +164,7 @@ def test_a_full_run_has_every_section_in_order(full_run: Path) -> None:
     assert "1 of 2 images are misclassified." in seen
     assert "wrong: Dice 0.312, IoU 0.184" in seen
     assert "python train.py experiment=polyp_unet seed=3" in seen
-    assert "2 known (patients or near-identical images); each kept in one split" in seen
+    assert "2 known (patients or near-duplicates); each kept in one split" in seen
 
 
 def test_scores_have_three_decimals_or_are_shown_as_undefined(
@@ -331,7 +331,7 @@ def test_groups_in_two_splits_are_counted(write_run: Write, segmentation: dict[s
     splits = "split,path,target,group\ntrain,a,m,g1\ntest,b,m,g1\ntest,c,m,g2\nval,d,m,\n"
     seen = words(report(write_run(segmentation, splits=splits)))
     assert (
-        "2 known (patients or near-identical images), 1 image without one; 1 in more than one split"
+        "2 known (patients or near-duplicates), 1 image without one; 1 in more than one split"
     ) in seen
 
 

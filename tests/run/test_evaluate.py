@@ -212,7 +212,7 @@ def test_several_classes_are_measured_too(finished_brain: Path, tmp_path: Path) 
 def test_moved_data_is_recognised_by_its_content(folder_run: tuple[Path, Path]) -> None:
     run, root = folder_run
     moved = root.rename(root.with_name("moved"))
-    with pytest.raises(MedvisionError, match=r"files of the split are gone.*--data ROOT"):
+    with pytest.raises(MedvisionError, match=r"missing files of the split.*--data ROOT"):
         evaluate_run(run)
     summary = evaluate_run(run, root=moved)
     assert summary["evaluated"]["external"] is False

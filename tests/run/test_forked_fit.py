@@ -86,7 +86,7 @@ def test_a_run_in_copies_of_the_process_ends_as_one_without(
 @pytest.mark.slow
 def test_an_error_in_a_copy_of_the_process_is_one_line(tmp_path: Path) -> None:
     done = run_program(tmp_path, *PLAIN, *FORKED, "optimizer.lr=1e30", "run_dir=failed")
-    assert done.returncode == 2  # of that process torch tells the text alone, not the 3
+    assert done.returncode == 2  # torch passes on only the text of that process, not the 3
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: the training loss became NaN or infinite in epoch 0 (loss);")
     assert "Traceback" not in done.stderr

@@ -215,7 +215,7 @@ def test_scores_are_not_pooled_if_a_fold_is_missing(
     (found,) = write_folds(tmp_path, summarise(*together(*made)))
     assert found.notes == (
         note,
-        "no pooled scores: 4 of 12 images were not tested by any fold, such as a/01.png",
+        "no pooled scores: 4 of 12 images not tested by any fold, such as a/01.png",
     )
     score = found.scores["test/accuracy"]
     assert (score.mean, score.pooled, score.low) == (pytest.approx(0.6), None, None)
@@ -230,9 +230,9 @@ def test_scores_are_not_pooled_if_a_fold_is_missing(
 @pytest.mark.parametrize(
     ("tested", "note"),
     [
-        ([1, 4, 7], "1 of 12 images were not tested by any fold, such as a/10.png"),
-        ([1, 4, 7, 10, 0], "1 of 12 images were tested more than once, such as a/00.png"),
-        ([1, 4, 7, 10, 99], "1 of 12 images are not in the splits.csv of the first fold"),
+        ([1, 4, 7], "1 of 12 images not tested by any fold, such as a/10.png"),
+        ([1, 4, 7, 10, 0], "1 of 12 images tested more than once, such as a/00.png"),
+        ([1, 4, 7, 10, 99], "1 of 12 images not in the splits.csv of the first fold"),
     ],
 )
 def test_every_image_is_tested_exactly_once(

@@ -140,7 +140,7 @@ def test_a_damaged_file_is_reported_and_unchanged(damage: Callable[[str], str], 
     note(run=Path("runs", "a" * 30))
     damaged = damage(LEDGER.read_text())
     LEDGER.write_text(damaged)
-    if not what:  # still a line of seven cells: nobody can know
+    if not what:  # still a valid line of seven cells
         assert note() == 2
         return
     for look in (note, check_ledger):

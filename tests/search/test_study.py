@@ -139,7 +139,7 @@ def test_a_trial_below_the_median_of_the_complete_trials_is_pruned(tmp_path: Pat
     def hopeless(epoch: int, value: float, **changes: int) -> bool:
         number = study.add(definition(), {"lr": 1e-4, "width": "8"})
         study.report(number, epoch, value)
-        return study.is_hopeless(number, **{"startup_trials": 2, "warmup_epochs": 1, **changes})
+        return study.should_prune(number, **{"startup_trials": 2, "warmup_epochs": 1, **changes})
 
     assert hopeless(1, 0.49)  # the median of 0.4 and 0.6 is 0.5
     assert not hopeless(1, 0.51)

@@ -275,9 +275,9 @@ class FiniteLoss(Callback):
         # One tensor from the first step to the last: a new one would be a new graph to XLA.
         self.all_finite = self.all_finite & torch.isfinite(outputs["loss"].detach())
         if trainer.is_last_batch or (batch_idx + 1) % self.every_n_steps == 0:
-            self.ask(trainer)
+            self.check(trainer)
 
-    def ask(self, trainer: Trainer) -> None:
+    def check(self, trainer: Trainer) -> None:
         """Wait for the losses of this epoch so far; must be called in every process.
 
         Raises:
@@ -349,7 +349,7 @@ class Interruption(Checkpoint):
         if signum is None and not is_due:
             return
         if self.finite is not None:
-            self.finite.ask(trainer)
+            self.finite.check(trainer)
         self.checkpoints.save(trainer)
         self._saved_s = time.monotonic()
         if signum is not None:

@@ -53,7 +53,7 @@ class Pruning(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.epoch_log.rows:
-            self._ask(trainer)
+            self._report(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         logged = [name for name in self.epoch_log.rows[-1] if "/" in name]
@@ -63,16 +63,16 @@ class Pruning(Checkpoint):
                 where="sweep.metric",
                 hint=did_you_mean(self.metric, logged, otherwise=f"choose from {logged}"),
             )
-        self._ask(trainer)
+        self._report(trainer)
 
-    def _ask(self, trainer: Trainer) -> None:
+    def _report(self, trainer: Trainer) -> None:
         """Report new epochs, and stop the run if the search prunes it."""
-        hopeless = trainer.is_global_zero and self._is_hopeless(trainer.max_epochs)
-        if trainer.strategy.broadcast(hopeless):
+        prune = trainer.is_global_zero and self._should_prune(trainer.max_epochs)
+        if trainer.strategy.broadcast(prune):
             self.pruned = True
             trainer.should_stop = True
 
-    def _is_hopeless(self, max_epochs: int | None) -> bool:
+    def _should_prune(self, max_epochs: int | None) -> bool:
         """Report all epochs to the study; return True if it prunes the run after the last one."""
         study = self._open()
         for row in self.epoch_log.rows:
@@ -81,7 +81,7 @@ class Pruning(Checkpoint):
                 study.report(self.trial, epoch, float(value))
         if self.pruner == "none" or value is None or epoch + 1 == max_epochs:
             return False
-        return study.is_hopeless(
+        return study.should_prune(
             self.trial, startup_trials=self.startup_trials, warmup_epochs=self.warmup_epochs
         )
 

@@ -255,7 +255,8 @@ def _folds(groups: Sequence[Group]) -> list[str]:
             continue
         planned = group.runs[0].settings.get("data.folds")
         missing = planned is not None and len(folds) < int(planned)
-        note = f"{len(folds)}{f' of {planned}' * missing} folds are pooled in group {number}"
+        pooled = f"{len(folds)} of {planned} folds" if missing else counted(len(folds), "fold")
+        note = f"group {number} pools {pooled}"
         if group.runs[0].classes:
             note += "; their AUROC ranks the probabilities of several models together"
         notes.append(note)

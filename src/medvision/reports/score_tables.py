@@ -34,7 +34,7 @@ def stages_with(run: RunFiles, names: Iterable[str], stages: Iterable[str]) -> l
 def key_stages(run: RunFiles) -> list[str]:
     """List the splits of the key numbers, the reported one first, for narrow screens.
 
-    Splits with nothing but a loss are left out.
+    Splits with only a loss are left out.
     """
     stages = [run.stage, *(stage for stage in ("val", "train") if stage != run.stage)]
     return stages_with(run, (name for name in shown_scores(run) if name != "loss"), stages)
@@ -62,7 +62,7 @@ def scores_of_classes(run: RunFiles) -> tuple[list[str], list[Score]]:
 
 
 def share_in_words(low: float | None, high: float | None) -> str:
-    """Format a range in per cent: one number if both ends look alike, an open end in words."""
+    """Format a range in per cent: one number for equal rounded ends, an open end in words."""
     if not is_number(low) or not is_number(high):
         known = [f"{word} {end:.1f} %" for word, end in (("over", low), ("up to", high)) if end]
         return known[0] if known else NOT_MEASURED

@@ -239,7 +239,7 @@ class Study:
         if epoch not in known.intermediate_values and not known.state.is_finished():
             self._storage.set_trial_intermediate_value(trial, epoch, value)
 
-    def is_hopeless(self, number: int, *, startup_trials: int, warmup_epochs: int) -> bool:
+    def should_prune(self, number: int, *, startup_trials: int, warmup_epochs: int) -> bool:
         """Return True if the best value so far is worse than the median of the complete trials.
 
         The median is taken at the last epoch that this trial has reported. Nothing is pruned until

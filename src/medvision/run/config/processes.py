@@ -146,8 +146,8 @@ def _check_numbers(place: Place, devices: int | str, num_nodes: int) -> None:
         hosts = -(-place.num_processes // local)
         local = place.num_local or place.num_processes // num_nodes
         raise MedvisionError(
-            f"{starter} started {place.num_processes} processes, but the run expects"
-            f" {devices} on each of {counted(num_nodes, 'host')}",
+            f"{starter} started {counted(place.num_processes, 'process', 'processes')}, but the run"
+            f" expects {devices} on each of {counted(num_nodes, 'host')}",
             where="trainer.devices",
             hint=f"add trainer=ddp trainer.devices={local} trainer.num_nodes={hosts}",
         )

@@ -119,7 +119,7 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
     if missing:
         total = len(data.tables[stage]) * (1 + data.has_masks)
         raise MedvisionError(
-            f"{len(missing)} of {total} files of the split are missing, such as {missing[0]}",
+            f"missing files of the split: {len(missing)} of {total}, such as {missing[0]}",
             where=str(data.root),
             hint="give the current folder of the data set with --data ROOT",
         )

@@ -259,9 +259,9 @@ def _not_once(
     often = [path for path, count in times.items() if count > 1]
     strange = [path for path in times if path not in samples]
     for paths, what in (
-        (never, "were not tested by any fold"),
-        (often, "were tested more than once"),
-        (strange, "are not in the splits.csv of the first fold"),
+        (never, "not tested by any fold"),
+        (often, "tested more than once"),
+        (strange, "not in the splits.csv of the first fold"),
     ):
         if paths:
             yield f"{len(paths)} of {len(samples)} images {what}, such as {paths[0]}"

@@ -31,8 +31,8 @@ def handle_signals() -> Iterator[None]:
     """Raise `Stopped` on signals while the program runs."""
     handler = _handler(os.getpid())
     # nohup and shells set some to be ignored
-    heard = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
-    with _handlers(dict.fromkeys(heard, handler)):
+    handled = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+    with _handlers(dict.fromkeys(handled, handler)):
         yield
 
 

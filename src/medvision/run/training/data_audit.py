@@ -150,18 +150,18 @@ def _refuse(data: ImageData, found: DataAudit) -> None:
             where=str(data.root),
             hint=f"run medvision audit {data.root} once, then start again",
         )
-    spoiling = [f["text"] for f in found.summary["findings"] if f["severity"] in _SPOILING]
-    if spoiling:
-        more = f" (and {counted(len(spoiling) - 1, 'more finding')})" if len(spoiling) > 1 else ""
+    invalid = [f["text"] for f in found.summary["findings"] if f["severity"] in _INVALIDATING]
+    if invalid:
+        more = f" (and {counted(len(invalid) - 1, 'more finding')})" if len(invalid) > 1 else ""
         raise MedvisionError(
-            f"{spoiling[0]}{more}",
+            f"{invalid[0]}{more}",
             where=f"audit=strict, {data.root}",
             hint="see medvision audit for the files; data.protocol=grouped keeps near-duplicates"
             " and patients together, audit=warn trains anyway",
         )
 
 
-_SPOILING = ("leak", "conflict")
+_INVALIDATING = ("leak", "conflict")
 
 
 def _text(finding: Finding) -> str:
