@@ -418,7 +418,8 @@ def check(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], **traine
             {"devices": 8},
             "cpu",
             7,
-            "8 processes share 7 training images (trainer.devices); use at most 7",
+            "expected at most one process per training image, got 8 for 7 (trainer.devices);"
+            " use at most 7",
         ),
         (
             {"devices": 2, "sync_batchnorm": True},

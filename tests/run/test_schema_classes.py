@@ -102,5 +102,5 @@ def test_a_target_set_by_a_reference_is_not_checked() -> None:
 
 def test_config_for_a_callback_that_is_not_enabled_is_refused() -> None:
     cfg = OmegaConf.create({"callbacks": {"early": None, "finetuning": {"frozen_epochs": 3}}})
-    with pytest.raises(MedvisionError, match=r"\(callbacks\.finetuning\); leave it out"):
+    with pytest.raises(MedvisionError, match=r"\(callbacks\.finetuning\); remove it"):
         check_targets(cfg)

@@ -237,7 +237,7 @@ def test_a_search_without_a_complete_trial_ends_with_3() -> None:
 
 def test_another_search_with_the_same_name_is_refused_with_the_differences() -> None:
     search(Stub(), "sweep.num_trials=2")
-    with pytest.raises(MedvisionError, match=r"another search: data.batch_size is given now \(s"):
+    with pytest.raises(MedvisionError, match=r"another search: data.batch_size is now given \(s"):
         search(Stub(), "sweep.num_trials=2", "data.batch_size=3")
 
 

@@ -78,7 +78,7 @@ def check_plan(cfg: DictConfig, plan: Plan, data: ImageData) -> None:
     rows = len(data.tables["train"])
     if processes > rows:
         raise MedvisionError(
-            f"more processes than training images: {processes} and {rows}",
+            f"expected at most one process per training image, got {processes} for {rows}",
             where="trainer.devices",
             hint=f"use at most {rows}",
         )
