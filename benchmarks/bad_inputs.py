@@ -53,7 +53,7 @@ def ours(root: Path) -> str:
     if ended.code:
         return _one_line([line.replace(str(root), "ROOT") for line in ended.errors], ended.code)
     notes = [line for line in ended.out.splitlines() if line.startswith("note: ")]
-    about = [n for n in notes if re.search(r"turned by|masks are empty|SKIPPED", n)]
+    about = [n for n in notes if re.search(r"EXIF orientation|masks are empty|SKIPPED", n)]
     return f"says: {_short(about[0][6:])}" if about else "reads it"
 
 

@@ -23,7 +23,7 @@ def _check_num_classes(num_classes: int) -> None:
     """Raise ``MedvisionError`` unless there are at least two classes."""
     if num_classes < 2:
         raise MedvisionError(
-            f"a loss needs at least 2 classes, got {num_classes}",
+            f"expected at least 2 classes, got {num_classes}",
             where="loss.num_classes",
             hint="in segmentation the background counts as one",
         )
@@ -154,9 +154,9 @@ def _weights(class_weights: Sequence[float], num_classes: int) -> Tensor:
     possible = all(0 <= weight < math.inf for weight in weights) and any(weights)
     if len(weights) != num_classes or not possible:
         raise MedvisionError(
-            f"{class_weights} is no list of weights for {num_classes} classes",
+            f"{class_weights} is not a valid list of weights for {num_classes} classes",
             where="loss.class_weights",
-            hint="give one number per class, none negative",
+            hint="give one non-negative number per class",
         )
     return torch.tensor(weights)
 
@@ -192,7 +192,7 @@ class MaskedLoss(nn.Module):
             self.criterion = criterion(mode=mode, ignore_index=IGNORE_INDEX)
         except (TypeError, ValueError, AssertionError) as error:
             raise MedvisionError(
-                f"the loss cannot be made for {num_classes} classes and ignored pixels: {error}",
+                f"cannot build the loss for {num_classes} classes with ignored pixels: {error}",
                 where="loss.criterion",
                 hint="use one of smp's DiceLoss, TverskyLoss, FocalLoss, LovaszLoss",
             ) from error
@@ -214,7 +214,7 @@ class MaskedLoss(nn.Module):
             )
         if target.ndim == 1 and name != "FocalLoss":
             raise MedvisionError(
-                f"{name} compares regions, and the target is one class per image",
+                f"{name} compares regions, but the target is one class per image",
                 where="loss",
                 hint="use loss=bce or loss=focal",
             )
@@ -248,7 +248,7 @@ class WeightedSum(nn.Module):
         nameless = sorted(set(weights) - set(terms))
         if not terms or nameless:
             raise MedvisionError(
-                f"no loss is called {nameless[0]}" if terms else "a sum needs at least one loss",
+                f"unknown loss {nameless[0]}" if terms else "expected at least one loss",
                 where="loss.weights" if terms else "loss.terms",
                 hint=f"the terms are {', '.join(terms)}" if terms else None,
             )

@@ -125,8 +125,8 @@ OF_SEVERAL_RUNS: tuple[Place, ...] = (
 LOSS = Score(
     name="loss",
     title="loss",
-    definition="What training minimises; the configuration says which loss. Not bound to [0, 1]. "
-    "It is an objective and no score, and has no interval.",
+    definition="Training objective; the configuration names the loss. Not bounded to [0, 1]. "
+    "It is an objective, not a score, and has no interval.",
     better="lower",
     bounded=False,
     places=("log", "curve"),
@@ -137,9 +137,10 @@ SEGMENTATION = (
         name="dice",
         title="Dice",
         formula="(2 |A ∩ B| + 10⁻⁷) / (|A| + |B| + 10⁻⁷)",
-        definition="Overlap of the predicted foreground A and the true one B of an image, at the "
-        "size the network sees and at threshold 0.5, averaged over the images (of more than two "
-        "classes, over the foreground classes too). An image in which both are empty scores 1.",
+        definition="Overlap of the predicted foreground A and the labelled foreground B of an "
+        "image, at the input size of the network and threshold 0.5, averaged over images (with "
+        "more than two classes, also over foreground classes). An image in which both are empty "
+        "scores 1.",
         places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile", "class scale", "checked"),
         per_image=True,
     ),
@@ -147,7 +148,7 @@ SEGMENTATION = (
         name="iou",
         title="IoU",
         formula="(|A ∩ B| + 10⁻⁷) / (|A \N{UNION} B| + 10⁻⁷)",
-        definition="Intersection over union of A and B of an image, measured and averaged as Dice.",
+        definition="Intersection over union of A and B, measured and averaged like Dice.",
         places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile"),
         per_image=True,
     ),
@@ -162,7 +163,7 @@ SEGMENTATION = (
     Score(
         name="iou_original",
         title="IoU at file size",
-        definition="IoU at the size of the file, measured as Dice at file size.",
+        definition="IoU at the size of the file, measured like Dice at file size.",
         places=("terminal", "near-duplicates", "folds"),
         per_image=True,
     ),
@@ -183,10 +184,10 @@ SEGMENTATION = (
         unit="px",
         better="lower",
         bounded=False,
-        definition="95th percentile of the Hausdorff distance: how far the pixels of the predicted "
-        "and of the true outline lie from the other one, in pixels; the larger of the two "
-        "sides, averaged over the images. 0 is the best. Undefined for an image in which one of "
-        "the masks is empty: lesions that were missed are left out, so read it beside Dice.",
+        definition="95th percentile of the Hausdorff distance: distances of the pixels of each "
+        "outline, predicted and true, to the other one, in pixels; the larger of the two "
+        "directions, averaged over the images. 0 is the best. Undefined for an image in which one "
+        "of the masks is empty: missed lesions are excluded, so read it beside Dice.",
         places=("terminal", "tile", "comparison page"),
         per_image=True,
         may_be_undefined=True,
@@ -194,8 +195,8 @@ SEGMENTATION = (
     Score(
         name="nsd_2px",
         title="surface Dice at 2 px",
-        definition="Normalised surface Dice: the share of the pixels of both outlines that have "
-        "the other one within 2 pixels, averaged over the images. 0 for an image in which one "
+        definition="Normalised surface Dice: the share of the pixels of both outlines that lie "
+        "within 2 pixels of the other one, averaged over the images. 0 for an image in which one "
         "mask is empty; undefined where both are.",
         places=("terminal",),
         per_image=True,
@@ -204,7 +205,7 @@ SEGMENTATION = (
     Score(
         name="accuracy",
         title="pixel accuracy",
-        definition="Share of all pixels with the right class. High wherever lesions are small.",
+        definition="Share of all pixels with the right class. High when lesions are small.",
         places=("log", "curve", "terminal"),
     ),
     Score(
@@ -225,7 +226,7 @@ SEGMENTATION = (
         name="specificity",
         title="specificity (pixels)",
         formula="TN / (TN + FP)",
-        definition="Share of the background pixels that are left alone.",
+        definition="Share of the background pixels predicted as background.",
     ),
     Score(
         name="auroc",
@@ -252,8 +253,8 @@ CLASSIFICATION = (
     Score(
         name="balanced_accuracy",
         title="balanced accuracy",
-        definition="Mean of the recalls of the classes that occur, so that each class counts the "
-        "same however many images it has.",
+        definition="Mean of the recalls of the classes that occur, so that each class has the same "
+        "weight, whatever its number of images.",
         places=(
             *OF_A_RUN,
             "tile of many classes",
@@ -269,7 +270,7 @@ CLASSIFICATION = (
         name="auroc",
         title="AUROC",
         definition="Area under the ROC curve: the share of the pairs of a positive and a negative "
-        "image in which the positive one has the larger probability, equal ones half. "
+        "image in which the positive one has the larger probability; ties count half. "
         "Undefined where only one class occurs.",
         places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile", "checked"),
         chance=0.5,
@@ -285,7 +286,7 @@ CLASSIFICATION = (
         name="precision",
         title="precision (PPV)",
         formula="TP / (TP + FP)",
-        definition="Share of the images predicted as a class that are of it. "
+        definition="Share of the images predicted as a class that belong to it. "
         "Undefined without predictions.",
         places=("terminal",),
         of_predicted_classes=True,
@@ -302,7 +303,7 @@ CLASSIFICATION = (
         name="specificity",
         title="specificity",
         formula="TN / (TN + FP)",
-        definition="Share of the images of other classes that are not predicted as it.",
+        definition="Share of the images of other classes that are not predicted as this class.",
         places=("terminal", "tile of two classes", "folds"),
         of_predicted_classes=True,
     ),
@@ -319,8 +320,8 @@ CLASSIFICATION = (
         title="calibration error (ECE)",
         formula="Σ (images of the bin / all images) · |accuracy - confidence|",
         definition="Expected calibration error over 15 bins of equal width of the probability of "
-        "the most probable class: how far that probability is from the share of right answers. "
-        "0 is the best.",
+        "the most probable class: the gap between that probability and the share of correct "
+        "answers. 0 is the best.",
         better="lower",
         places=("terminal",),
     ),
@@ -328,9 +329,9 @@ CLASSIFICATION = (
         name="ece_calibrated",
         title="calibration error after temperature scaling",
         formula="p = softmax(logits / T)",
-        definition="ECE of the probabilities at the temperature T that makes the validation images "
-        "most likely. T above 1: the network was too sure; below 1: not sure enough. The most "
-        "probable class stays the same; all other scores are those of the probabilities before.",
+        definition="ECE of the probabilities at the temperature T with the highest likelihood of "
+        "the validation images. T above 1: the network was overconfident; below 1: underconfident. "
+        "The most probable class stays the same; all other scores use the unscaled probabilities.",
         better="lower",
         places=("terminal",),
     ),
@@ -338,9 +339,9 @@ CLASSIFICATION = (
         name="brier",
         title="Brier score",
         formula="mean of (p - y)²",
-        definition="Mean squared error of the probabilities: of two classes of that of the second "
-        "one, from 0 to 1; of more summed over the classes, from 0 to 2. It falls with calibration "
-        "and with discrimination. 0 is the best.",
+        definition="Mean squared error of the probabilities: with two classes, of the second one, "
+        "from 0 to 1; with more, summed over the classes, from 0 to 2. It falls with better "
+        "calibration and better discrimination. 0 is the best.",
         better="lower",
         bounded=False,
         places=("terminal",),
@@ -348,7 +349,7 @@ CLASSIFICATION = (
     Score(
         name="brier_calibrated",
         title="Brier score after temperature scaling",
-        definition="The Brier score of the same probabilities.",
+        definition="Brier score of the temperature-scaled probabilities.",
         better="lower",
         bounded=False,
         places=("terminal",),

@@ -48,8 +48,8 @@ def test_options_reach_the_shards(
     code, output, _ = run_here(*command, "--group-pattern", r"case_(\d)[0-4]")
     assert code == 0
     assert output.splitlines()[0] == (
-        "note: --group-pattern does not match 8 of 18 images,"
-        " which are groups of their own unless a csv names theirs"
+        "note: --group-pattern does not match 8 of 18 images:"
+        " each is its own group unless a csv gives its group"
     )
     num_shards = len(list((tmp_path / "out").glob("shard-*.tar")))
     assert num_shards > 3
@@ -64,12 +64,14 @@ def test_skipped_files_are_reported(
     (root / "images/case_05.png").write_bytes(b"no picture")
     code, _, errors = run_here("data", "shard", "set", "out")
     assert code == 2
-    assert errors.startswith("error: 2 of 12 images cannot be used: images/case_04.png: not a JPEG")
-    assert errors.endswith("mend or remove them, or set --on-error skip\n")
+    assert errors.startswith("error: cannot use 2 of 12 images: images/case_04.png: not a JPEG")
+    assert errors.endswith("fix or remove them, or set --on-error skip\n")
     assert not (tmp_path / "out").exists()
     code, output, _ = run_here("data", "shard", "set", "out", "--on-error", "skip")
     assert code == 0
-    assert output.startswith("note: SKIPPED 2 of 12 images (not yet split 2), as --on-error skip")
+    assert output.startswith(
+        "note: SKIPPED 2 of 12 images (without a split 2) because of --on-error skip"
+    )
     assert "\n1 shard, 10 images with masks, " in output
 
 
@@ -134,7 +136,7 @@ def test_commands_that_read_images_refuse_shards(
         "error: predict reads image files, got shards (out); unpack them first: tar -xf SHARD\n",
     )
     assert run_here("data", "shard", "out", "again")[2].startswith(
-        "error: the folder holds shards already (out)"
+        "error: the folder already contains shards (out)"
     )
 
 

@@ -64,7 +64,7 @@ def encrypted() -> bytes:
 
 
 def understated() -> bytes:
-    """A zip whose headers say ten bytes where a million come."""
+    """Zip whose headers state ten bytes for a million."""
     data = zip_bytes({"a.txt": b"\0" * 1_000_000})
     return data.replace((1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little"))
 
@@ -109,13 +109,13 @@ FILES = {"set/images/a.png": b"an image", "set/masks/a.png": b"a mask", "set/emp
     ],
     ids=["zip", "tar", "gz", "bz2", "xz"],
 )
-def test_every_kind_is_known_by_its_content_and_comes_out_whole(
+def test_every_archive_format_is_detected_by_content_and_unpacked_completely(
     tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes]
 ) -> None:
     assert unpacked(tmp_path, pack(FILES)) == FILES
 
 
-def test_archives_inside_are_unpacked_where_they_lie(tmp_path: Path) -> None:
+def test_nested_archives_are_unpacked_in_place(tmp_path: Path) -> None:
     inner = tar_bytes({"images/a.jpg": b"1"})
     outer = zip_bytes({"set/Images.TAR.GZ": inner, "set/deeper.zip": zip_bytes({"b": b"2"})})
     assert unpacked(tmp_path, outer) == {
@@ -124,11 +124,11 @@ def test_archives_inside_are_unpacked_where_they_lie(tmp_path: Path) -> None:
     }
 
 
-def test_names_of_windows_and_doubled_slashes_stay_inside(tmp_path: Path) -> None:
+def test_windows_names_and_double_slashes_stay_inside_the_folder(tmp_path: Path) -> None:
     assert unpacked(tmp_path, tar_bytes({".\\set\\.//a.txt": b"1"})) == {"set/a.txt": b"1"}
 
 
-def test_what_macos_leaves_beside_an_archive_is_not_opened(tmp_path: Path) -> None:
+def test_macos_metadata_files_are_not_opened(tmp_path: Path) -> None:
     files = {"__MACOSX/._images.zip": b"\0\5\x16\7"}
     assert unpacked(tmp_path, zip_bytes(files)) == files
 
@@ -150,8 +150,11 @@ HOSTILE = {
     "device": (special(tarfile.CHRTYPE), "a link or a device"),
     "pipe": (special(tarfile.FIFOTYPE), "a link or a device"),
     "encrypted": (encrypted(), "is encrypted"),
-    "case": (zip_bytes({"A.png": b"1", "a.PNG": b"2"}), "differ by case, A.png and a.PNG"),
-    "case of folders": (zip_bytes({"Set/a": b"1", "set/b": b"2"}), "differ by case, Set and set"),
+    "case": (zip_bytes({"A.png": b"1", "a.PNG": b"2"}), "differ only by case, A.png and a.PNG"),
+    "case of folders": (
+        zip_bytes({"Set/a": b"1", "set/b": b"2"}),
+        "differ only by case, Set and set",
+    ),
     "same name": (tar_bytes({"a": b"1", "./a": b"2"}), "a name twice"),
     "file as folder": (zip_bytes({"a": b"1", "a/b": b"2"}), "a name twice"),
     "taken name": (zip_bytes({"a.zip": zip_bytes({}), "a.zip.unpacked/b": b""}), "a name twice"),
@@ -201,7 +204,7 @@ def test_bombs_are_refused_and_leave_nothing(tmp_path: Path, data: bytes, reason
     assert not (tmp_path / "out").exists()
 
 
-def test_bytes_are_counted_as_they_come_whatever_the_headers_say(tmp_path: Path) -> None:
+def test_bytes_are_counted_as_written_and_not_by_the_headers(tmp_path: Path) -> None:
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w:gz") as archive:
         for name in "abc":
@@ -210,8 +213,8 @@ def test_bytes_are_counted_as_they_come_whatever_the_headers_say(tmp_path: Path)
         unpacked(tmp_path, made.getvalue(), SMALL)
 
 
-def test_a_tar_in_which_a_header_repeats_endlessly_ends_at_the_limit(tmp_path: Path) -> None:
-    """Headers without content are entries too."""
+def test_a_tar_with_endlessly_repeated_headers_stops_at_the_limit(tmp_path: Path) -> None:
+    """Headers without content also count as entries."""
     folders = io.BytesIO()
     with tarfile.open(fileobj=folders, mode="w:gz") as archive:
         for _ in range(30):
@@ -222,16 +225,16 @@ def test_a_tar_in_which_a_header_repeats_endlessly_ends_at_the_limit(tmp_path: P
         unpacked(tmp_path, folders.getvalue(), SMALL)
 
 
-def test_two_archives_deep_is_read_and_three_is_refused(tmp_path: Path) -> None:
+def test_nesting_depth_two_is_unpacked_and_three_is_refused(tmp_path: Path) -> None:
     two = zip_bytes({"b.zip": zip_bytes({"c.zip": zip_bytes({"d": b"1"})})})
     assert unpacked(tmp_path, two) == {"b.zip.unpacked/c.zip.unpacked/d": b"1"}
     (tmp_path / "deeper").mkdir()
-    with pytest.raises(MedvisionError, match="archives lie more than 2 deep in each other"):
+    with pytest.raises(MedvisionError, match="archives are nested more than 2 deep"):
         unpacked(tmp_path / "deeper", zip_bytes({"a.zip": two}))
     assert not (tmp_path / "deeper" / "out").exists()
 
 
-def test_a_folder_that_is_there_is_not_touched(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
     with pytest.raises(FileExistsError):

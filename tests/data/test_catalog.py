@@ -16,7 +16,7 @@ DIGITS = {"sha256": 64, "md5": 32}
 
 
 @pytest.mark.parametrize("dataset", SETS, ids=list(CATALOG))
-def test_every_set_says_what_it_is_and_how_it_is_fetched(dataset) -> None:  # noqa: ANN001
+def test_every_data_set_is_described_with_its_download(dataset) -> None:  # noqa: ANN001
     assert CATALOG[dataset.name] is dataset
     assert re.fullmatch(r"[a-z_]+", dataset.name)
     assert dataset.title
@@ -24,7 +24,7 @@ def test_every_set_says_what_it_is_and_how_it_is_fetched(dataset) -> None:  # no
     assert dataset.citation
     assert dataset.num_images > 0
     assert urlsplit(dataset.home_page).scheme == "https"
-    # either a program fetches it and knows the layout, or a person reads the steps
+    # either an automatic download with a layout, or manual steps
     assert (dataset.url is None) == bool(dataset.steps) != bool(dataset.layout)
     if dataset.url is not None:
         assert urlsplit(dataset.url).scheme == "https"
@@ -36,34 +36,34 @@ def test_every_set_says_what_it_is_and_how_it_is_fetched(dataset) -> None:  # no
         assert set(dataset.layout) == {"images", "masks"}
 
 
-def test_the_sets_that_the_experiments_speak_of_are_there() -> None:
+def test_the_data_sets_of_the_experiments_are_in_the_catalogue() -> None:
     wanted = {"kvasir_seg", "hyper_kvasir", "cvc_clinicdb", "chest_xray", "brain_mri"}
     assert wanted <= set(CATALOG)
     assert {name for name in CATALOG if CATALOG[name].url is None} == {"cvc_clinicdb", "brain_mri"}
 
 
-def test_nobody_changes_the_catalogue() -> None:
+def test_the_catalogue_is_read_only() -> None:
     with pytest.raises(TypeError):
         CATALOG["mine"] = SETS[0]  # type: ignore[index]
     with pytest.raises(dataclasses.FrozenInstanceError):
         SETS[0].url = "https://elsewhere"  # type: ignore[misc]
 
 
-def test_an_unknown_name_gets_the_nearest() -> None:
+def test_an_unknown_name_suggests_the_nearest_one() -> None:
     assert find("mednist").title == "MedNIST"
     with pytest.raises(MedvisionError) as unknown:
         find("Kvasir-SEG", where="data.download")
     assert str(unknown.value) == (
-        "no public data set is called Kvasir-SEG (data.download); did you mean kvasir_seg?"
+        "unknown public data set Kvasir-SEG (data.download); did you mean kvasir_seg?"
     )
     with pytest.raises(MedvisionError, match="choose from kvasir_seg, hyper_kvasir, "):
         find("imagenet")
 
 
-def test_a_set_behind_an_account_comes_with_numbered_steps_and_the_users_folder() -> None:
+def test_a_data_set_that_needs_an_account_lists_numbered_steps_with_the_users_folder() -> None:
     error = needs_account(CATALOG["brain_mri"], "data/mri")
     assert str(error) == (
-        "Brain tumour classification, MRI (Sartaj) cannot be downloaded by a program"
+        "Brain tumour classification, MRI (Sartaj) cannot be downloaded automatically"
         " (https://www.kaggle.com/datasets/sartajbhuvaji/brain-tumor-classification-mri);"
         " 1. sign in to Kaggle and download the archive from the home page;"
         " 2. unpack it and put its folders Training and Testing into data/mri"
@@ -77,17 +77,19 @@ def test_the_list_shows_every_set_with_its_terms() -> None:
         for fact in (dataset.name, dataset.title, dataset.licence, dataset.home_page):
             assert fact in text
     assert "kvasir_seg         segmentation     1000 images  46 MB" in text
-    assert "cvc_clinicdb       segmentation      612 images  size not stated, by hand" in text
+    assert (
+        "cvc_clinicdb       segmentation      612 images  size not stated, manual download" in text
+    )
 
 
-def test_the_text_of_a_set_holds_all_that_is_known() -> None:
+def test_the_description_of_a_data_set_contains_all_its_properties() -> None:
     lines = text_of(CATALOG["cvc_clinicdb"]).splitlines()
     assert lines[0] == "CVC-ClinicDB"
     assert "  archive    see the steps" in lines
     assert lines[-1] == "  3. put the files of the folder Ground Truth into ROOT/masks"
     kvasir = text_of(CATALOG["kvasir_seg"])
     assert "  checksum   sha256:03b30e21" in kvasir
-    assert "neither is an external test of the other" in kvasir
+    assert "neither is an external test set for the other" in kvasir
 
 
 def test_every_config_that_downloads_names_a_set_of_its_task() -> None:
@@ -102,7 +104,7 @@ def test_every_config_that_downloads_names_a_set_of_its_task() -> None:
         assert bases.get(base, base.removeprefix("folder_")) == CATALOG[name].task
 
 
-def test_the_catalogue_is_read_without_anything_heavy() -> None:
+def test_reading_the_catalogue_imports_no_heavy_package() -> None:
     code = (
         "import sys, medvision.data.download.catalog, medvision.data.download.download;"
         "print([m for m in ('numpy', 'torch', 'pooch', 'requests', 'rich') if m in sys.modules])"

@@ -13,7 +13,7 @@ LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/spli
 
 
 def make(root: Path, *names: str) -> Path:
-    """Create empty files: an index looks at names only."""
+    """Create empty files: an index only uses names."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -26,13 +26,13 @@ def table(path: Path, *lines: str) -> Path:
 
 
 def error(root: Path, *, class_names: Sequence[str] | None = None) -> str:
-    """The line that the index ends in, the root cut to ROOT."""
+    """Return the error line of the index, with the root shortened to ROOT."""
     with pytest.raises(MedvisionError) as caught:
         index_classification(root, class_names=class_names)
     return str(caught.value).replace(str(root), "ROOT")
 
 
-def test_a_class_is_the_folder_its_images_lie_in(tmp_path: Path) -> None:
+def test_the_class_of_an_image_is_its_folder(tmp_path: Path) -> None:
     index = index_classification(make(tmp_path, "b/2.png", "a/1.jpg", "a/deep/er/3.TIFF"))
     assert index.samples == [
         Sample(path="a/1.jpg", target="a"),
@@ -57,7 +57,7 @@ def test_folders_named_after_splits_are_the_given_split(
     )
 
 
-def test_classes_are_in_the_order_of_the_alphabet_whatever_the_case(tmp_path: Path) -> None:
+def test_classes_are_sorted_alphabetically_ignoring_case(tmp_path: Path) -> None:
     index = index_classification(make(tmp_path, "b/x.png", "C/x.png", "a/x.png", "A2/x.png"))
     assert index.class_names == ["a", "A2", "b", "C"]
 
@@ -74,21 +74,20 @@ def test_the_order_of_class_names_decides_the_indices(tmp_path: Path) -> None:
         (["a", "b", "a"], "a is listed twice (data.class_names); list it once"),
         (
             ["NORMAL", "pneumonia"],
-            "the data set has no class pneumonia (data.class_names); did you mean PNEUMONIA?",
+            "unknown class pneumonia (data.class_names); did you mean PNEUMONIA?",
         ),
         (
             ["xyz"],
-            "the data set has no class xyz (data.class_names);"
-            " its classes are a, b, NORMAL, PNEUMONIA",
+            "unknown class xyz (data.class_names); its classes are a, b, NORMAL, PNEUMONIA",
         ),
         (
             ["NORMAL", "b"],
-            "a, PNEUMONIA is a class of the data set but not listed (data.class_names);"
+            "expected every class of the data set, missing: a, PNEUMONIA (data.class_names);"
             " list all of them, in the order of their indices: a, b, NORMAL, PNEUMONIA",
         ),
     ],
 )
-def test_class_names_that_do_not_fit_name_their_key(
+def test_an_error_in_class_names_names_its_config_key(
     tmp_path: Path, names: list[str], message: str
 ) -> None:
     make(tmp_path, *(f"{name}/x.png" for name in ("a", "b", "NORMAL", "PNEUMONIA")))
@@ -100,14 +99,14 @@ def test_hidden_and_system_files_are_ignored_and_others_noted(tmp_path: Path) ->
     make(tmp_path, ".cache/1.png", "__MACOSX/1.png", "a/__MACOSX/1.png", ".DS_Store", "._1.png")
     index = index_classification(tmp_path)
     assert [sample.path for sample in index.samples] == ["a/1.png", "b/1.png"]
-    assert index.notes == ["other files in b were left out: 1 .csv"]
+    assert index.notes == ["other files in b were ignored: 1 .csv"]
 
 
-def test_folders_beside_those_of_splits_are_left_out_with_a_note(tmp_path: Path) -> None:
+def test_folders_beside_split_folders_are_ignored_with_a_note(tmp_path: Path) -> None:
     make(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png", "extra/train/a/1.png")
     index = index_classification(tmp_path)
     assert {s.path.split("/")[0] for s in index.samples} == {"train", "test"}
-    assert index.notes == ["extra beside the folders of the given splits is left out"]
+    assert index.notes == ["ignored beside the folders of the given splits: extra"]
 
 
 @pytest.mark.parametrize(
@@ -120,24 +119,26 @@ def test_folders_beside_those_of_splits_are_left_out_with_a_note(tmp_path: Path)
         ),
         (
             ["a/1.png", "b/1.png", "2.png", "1.JPG"],
-            f"2 images lie in no class folder: 1.JPG, 2.png (ROOT); move or remove them: {LAYOUT}",
+            "2 images outside the class folders: 1.JPG, 2.png (ROOT);"
+            f" move or remove them: {LAYOUT}",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "train/1.png"],
-            f"1 images lie in no class folder: 1.png (ROOT/train); move or remove them: {LAYOUT}",
+            f"1 image outside the class folders: 1.png (ROOT/train); move or remove them: {LAYOUT}",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "1.png"],
-            f"1 images lie in no class folder: 1.png (ROOT); move or remove them: {LAYOUT}",
+            f"1 image outside the class folders: 1.png (ROOT); move or remove them: {LAYOUT}",
         ),
-        (["NORMAL/1.png"], f"only one class, NORMAL (ROOT); {LAYOUT}"),
+        (["NORMAL/1.png"], f"expected at least 2 classes, found only NORMAL (ROOT); {LAYOUT}"),
         (
             ["chest/a/1.png", "chest/b/1.png"],
-            f"only one class, chest (ROOT); did you mean data.root=ROOT/chest? {LAYOUT}",
+            "expected at least 2 classes, found only chest (ROOT);"
+            f" did you mean data.root=ROOT/chest? {LAYOUT}",
         ),
         (
             ["chest_xray/train/a/1.png", "chest_xray/test/a/1.png"],
-            "chest_xray holds folders of splits (test, train), so it is no class (ROOT);"
+            "expected class folders, found split folders (test, train) in chest_xray (ROOT);"
             f" did you mean data.root=ROOT/chest_xray? {LAYOUT}",
         ),
         (
@@ -152,17 +153,19 @@ def test_folders_beside_those_of_splits_are_left_out_with_a_note(tmp_path: Path)
         ),
         (
             ["images/1.png", "masks/1.png"],
-            "images and masks are the folders of a segmentation set, not classes (ROOT);"
-            " choose an experiment of segmentation, or another data.root",
+            "expected class folders, found the folders images and masks of a segmentation set"
+            " (ROOT);"
+            " choose a segmentation experiment, or another data.root",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/c/1.png"],
-            "test holds the class c, train does not (ROOT/test/c);"
+            "test has the class c, but train does not (ROOT/test/c);"
             " give a class the same name everywhere",
         ),
         (
             ["train/glioma/1.png", "train/none/1.png", "val/gliomas/1.png"],
-            "val holds the class gliomas, train does not (ROOT/val/gliomas); did you mean glioma?",
+            "val has the class gliomas, but train does not (ROOT/val/gliomas);"
+            " did you mean glioma?",
         ),
         (
             ["train/NORMAL/1.png", "train/b/1.png", "test/Normal/1.png"],
@@ -176,11 +179,11 @@ def test_folders_beside_those_of_splits_are_left_out_with_a_note(tmp_path: Path)
         ),
         (
             [f"p{k}/1.png" for k in range(256)],
-            f"256 classes, at most 255 are possible (ROOT); {LAYOUT}",
+            f"expected at most 255 classes, found 256 (ROOT); {LAYOUT}",
         ),
     ],
 )
-def test_a_folder_that_is_no_set_of_classes_is_told_why(
+def test_a_folder_that_is_not_a_classification_set_is_refused_with_the_reason(
     tmp_path: Path, files: list[str], message: str
 ) -> None:
     assert error(make(tmp_path, *files)) == message
@@ -193,12 +196,12 @@ def test_a_root_that_is_missing_or_a_file_is_an_error(tmp_path: Path) -> None:
     assert error(tmp_path / "file") == f"the data folder is not a folder (ROOT); {hint}"
 
 
-def test_a_class_that_test_lacks_is_no_error(tmp_path: Path) -> None:
+def test_a_class_missing_in_test_is_not_an_error(tmp_path: Path) -> None:
     make(tmp_path, "train/a/1.png", "train/b/1.png", "test/a/1.png")
     assert index_classification(tmp_path).class_names == ["a", "b"]
 
 
-def test_splits_csv_names_classes_and_what_it_leaves_blank_is_the_folder(tmp_path: Path) -> None:
+def test_blank_targets_in_splits_csv_are_the_class_folders(tmp_path: Path) -> None:
     make(tmp_path, "a/1.png", "b/deep/2.png", "b/3.png", "b/4.png")
     table(
         tmp_path / "splits.csv",
@@ -213,7 +216,7 @@ def test_splits_csv_names_classes_and_what_it_leaves_blank_is_the_folder(tmp_pat
         Sample(path="b/3.png", target="a", split="test"),
         Sample(path="b/deep/2.png", target="b"),
     ]
-    assert index.notes == ["splits.csv does not list 1 images, which are left out: b/4.png"]
+    assert index.notes == ["splits.csv does not list 1 image (ignored): b/4.png"]
 
 
 def test_a_csv_may_list_images_of_any_folder(tmp_path: Path) -> None:
@@ -229,27 +232,31 @@ def test_a_csv_may_list_images_of_any_folder(tmp_path: Path) -> None:
     [
         (
             ["path", "1.png", "a/1.png"],
-            "1 of 2 images have no class: 1.png (ROOT/splits.csv);"
+            "no class for 1 of 2 images: 1.png (ROOT/splits.csv);"
             " add the column target, or put the images into folders of their classes",
         ),
         (
             ["path,target", "a/1.png,masks/1.png"],
-            "expected names of classes in the column target, got files such as masks/1.png"
-            " (ROOT/splits.csv); choose an experiment of segmentation, or another data.root",
+            "expected class names in the column target, got files such as masks/1.png"
+            " (ROOT/splits.csv); choose a segmentation experiment, or another data.root",
         ),
         (
             ["path", "a/1.png", "a/none.png"],
-            "1 listed files do not exist below ROOT: a/none.png (ROOT/splits.csv);"
+            "cannot find 1 listed file in ROOT: a/none.png (ROOT/splits.csv);"
             " check data.root, or remove their lines",
         ),
-        (["path,target", "a/1.png,x", "1.png,x"], f"only one class, x (ROOT); {LAYOUT}"),
+        (
+            ["path,target", "a/1.png,x", "1.png,x"],
+            f"expected at least 2 classes, found only x (ROOT); {LAYOUT}",
+        ),
         (
             ["path,target,split", "a/1.png,x,train", "1.png,y,test"],
-            "test holds the class y, train does not (ROOT); give a class the same name everywhere",
+            "test has the class y, but train does not (ROOT);"
+            " give a class the same name everywhere",
         ),
     ],
 )
-def test_faults_in_a_csv_are_told(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_errors_in_a_csv_are_reported(tmp_path: Path, lines: list[str], message: str) -> None:
     make(tmp_path, "1.png", "a/1.png")
     table(tmp_path / "splits.csv", *lines)
     assert error(tmp_path) == message
@@ -264,7 +271,7 @@ def test_a_kept_split_stays_and_new_images_join_it_without_one(tmp_path: Path) -
         ("b/1.png", "b", "val"),
         ("b/new.png", "b", ""),
     ]
-    assert index.notes == [f"1 images are not in {kept} and were added to the data set"]
+    assert index.notes == [f"added 1 image that {kept} does not list"]
 
 
 def test_groups_come_from_the_pattern_in_the_path(tmp_path: Path) -> None:

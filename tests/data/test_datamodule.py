@@ -14,7 +14,7 @@ from medvision.types import STAGES
 
 
 def module(**changes: Any) -> SegmentationData:
-    """The shipped configuration, small, as a data module."""
+    """Small data module of the shipped configuration."""
     shipped = keys_of("data", "folder_segmentation")
     shipped.pop("_target_")
     small = {"seed": 0, "image_size": 32, "num_images": 40, "batch_size": 4, "num_workers": 0}
@@ -35,13 +35,13 @@ def test_phantoms_fill_three_splits_without_overlap() -> None:
     assert data.synthetic
 
 
-def test_more_phantoms_move_none_of_the_old_ones() -> None:
+def test_existing_phantoms_keep_their_split_when_more_are_drawn() -> None:
     few, many = prepared(num_images=40), prepared(num_images=80)
     for stage in STAGES:
         assert {s.path for s in few.tables[stage]} <= {s.path for s in many.tables[stage]}
 
 
-def test_the_seed_leaves_the_split_alone_and_the_split_seed_draws_another() -> None:
+def test_the_split_depends_on_split_seed_and_not_on_seed() -> None:
     tables = [prepared(seed=0).tables, prepared(seed=1).tables, prepared(split_seed=1).tables]
     assert tables[0] == tables[1]
     assert tables[0] != tables[2]
@@ -68,7 +68,7 @@ def test_only_training_drops_a_short_batch() -> None:
     assert seen["test"] == counts["test"]
 
 
-def test_fixed_shapes_fill_up_the_last_batch_of_validation_and_test_alone() -> None:
+def test_fixed_shapes_pad_only_the_last_batch_of_validation_and_test() -> None:
     data = prepared(num_images=83)
     trained = [batch["index"].tolist() for batch in data.train_dataloader()]
     data.tables |= {"val": data.tables["val"][:7], "test": data.tables["test"][:5]}
@@ -114,7 +114,7 @@ def test_the_fingerprint_follows_the_content(make_folder: Callable[..., Path]) -
     assert prints[0] == prints[1] != prints[2]
 
 
-def test_skipping_reports_what_it_leaves_out(make_folder: Callable[..., Path]) -> None:
+def test_skipped_images_are_reported(make_folder: Callable[..., Path]) -> None:
     root = make_folder(20)
     (root / "images" / "case_04.png").write_bytes(b"no image")
     with pytest.raises(MedvisionError, match=r"case_04\.png"):
@@ -125,7 +125,7 @@ def test_skipping_reports_what_it_leaves_out(make_folder: Callable[..., Path]) -
 
 
 def test_class_names_must_match_their_number() -> None:
-    with pytest.raises(MedvisionError, match=r"3 class names for 2 classes \(data.num_classes\)"):
+    with pytest.raises(MedvisionError, match=r"expected 2 class names, got 3 \(data.num_classes\)"):
         module(class_names=["a", "b", "c"])
 
 
@@ -141,24 +141,24 @@ def test_multi_class_masks_reach_the_batch(make_folder: Callable[..., Path]) -> 
     assert values == {0, 1, 2}
 
 
-def with_twins(root: Path, count: int = 6) -> None:
-    """Add mirrored copies of the first images, under names that hash elsewhere."""
+def add_mirrored_copies(root: Path, count: int = 6) -> None:
+    """Add mirrored copies of the first images, with names of other hashes."""
     for index in range(count):
         for folder in ("images", "masks"):
             picture = cv2.imread(str(root / folder / f"case_{index:02d}.png"), cv2.IMREAD_UNCHANGED)
-            cv2.imwrite(str(root / folder / f"twin_{index:02d}.png"), picture[:, ::-1])
+            cv2.imwrite(str(root / folder / f"mirrored_{index:02d}.png"), picture[:, ::-1])
 
 
 @pytest.mark.parametrize("protocol", ["official", "grouped", "kfold"])
-def test_masks_too_are_split_so_that_mirrored_twins_stay_together(
+def test_mirrored_near_duplicates_with_masks_stay_in_one_split(
     make_folder: Callable[..., Path], protocol: str
 ) -> None:
     root = make_folder(30)
-    with_twins(root)
+    add_mirrored_copies(root)
     data = prepared(root=str(root), protocol=protocol, val_fraction=0.2, test_fraction=0.2)
     split = {Path(s.path).stem: stage for stage in STAGES for s in data.tables[stage]}
     assert len(split) == 36
-    assert all(split[f"case_{k:02d}"] == split[f"twin_{k:02d}"] for k in range(6))
+    assert all(split[f"case_{k:02d}"] == split[f"mirrored_{k:02d}"] for k in range(6))
     assert data.near_duplicates is not None
     assert len(data.near_duplicates.first) == 6
 
@@ -173,7 +173,7 @@ def test_the_folds_of_masks_test_every_image_once(make_folder: Callable[..., Pat
     assert sorted(tested) == [f"images/case_{k:02d}.png" for k in range(30)]
 
 
-def test_a_kept_split_moves_no_old_image_and_a_new_one_that_ties_two_groups_is_reported(
+def test_a_kept_split_is_unchanged_and_a_new_image_that_links_two_groups_is_reported(
     make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     root = make_folder(30)
@@ -191,13 +191,13 @@ def test_a_kept_split_moves_no_old_image_and_a_new_one_that_ties_two_groups_is_r
     assert {path: new[path] for path in old} == old
     assert (new["images/new_a.png"], new["images/new_b.png"]) == ("test", "train")
     assert not [note for note in after.notes if note.startswith("LEAK")]
-    tie = "(case|new)"  # one group over all of them: now train and test are tied
+    tie = "(case|new)"  # one group of all: links train and test
     tied = prepared(**{**options, "group_pattern": tie}, splits=str(tmp_path / "old.csv"))
     assert {s.path: stage for stage in STAGES for s in tied.tables[stage]}.items() >= old.items()
     assert any(note.startswith("LEAK") for note in tied.notes)
 
 
-def test_the_fingerprint_of_a_split_knows_its_images_and_nothing_else(
+def test_the_fingerprint_of_a_split_depends_only_on_its_images(
     make_folder: Callable[..., Path],
 ) -> None:
     root = make_folder(30)

@@ -52,12 +52,12 @@ def test_a_sample_depends_on_seed_epoch_and_row_only() -> None:
 
 
 @pytest.mark.parametrize("epoch", [0, 3])
-def test_loader_processes_change_nothing(epoch: int) -> None:
+def test_loader_processes_do_not_change_the_batches(epoch: int) -> None:
     alone, shared = batches(0, epoch), batches(2, epoch)
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
 
 
-def test_each_epoch_has_every_row_once_in_an_order_of_its_own() -> None:
+def test_each_epoch_has_every_row_once_in_its_own_order() -> None:
     sampler = EpochSampler(num_samples=20, seed=3, shuffle=True)
     orders = []
     for epoch in range(3):
@@ -76,7 +76,7 @@ def test_without_shuffling_rows_ascend() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [7, 8, 9])
-def test_processes_train_on_as_many_rows_as_each_other_and_share_none(num_samples: int) -> None:
+def test_processes_train_on_equally_many_disjoint_rows(num_samples: int) -> None:
     seen = [
         [row for _, row in sampler] for sampler in samplers(num_samples, 2, shuffle=True, pad_to=4)
     ]
@@ -94,7 +94,7 @@ def samplers(num_samples: int, num_processes: int, **options: Any) -> list[Epoch
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 4])
-def test_evaluation_deals_every_row_once_in_turn_and_then_as_little_padding_as_evens_out(
+def test_evaluation_distributes_every_row_once_with_minimal_padding(
     num_processes: int,
 ) -> None:
     for num_samples, pad_to in product(range(26), range(1, 7)):
@@ -119,7 +119,7 @@ def test_two_processes_see_in_a_step_what_one_sees_with_twice_the_batch() -> Non
 
 
 class Unread:
-    """A source whose files are not to be touched."""
+    """Source whose files must not be read."""
 
     def __init__(self, channels: int) -> None:
         self.channels = channels
@@ -129,7 +129,7 @@ class Unread:
 
 
 class Grey:
-    """A source of one grey."""
+    """Source of constant grey images."""
 
     def __init__(self, channels: int, *, pair: bool) -> None:
         self.channels, self.pair = channels, pair
@@ -144,7 +144,7 @@ class Grey:
 @pytest.mark.parametrize(
     "transforms", [{}, {"CenterCrop": {"height": 24, "width": 28}}], ids=["plain", "cropped"]
 )
-def test_padding_is_black_and_ignored_and_looks_like_a_sample_without_reading_one(
+def test_padding_is_a_black_ignored_sample_that_reads_no_file(
     channels: int, pair: bool, transforms: dict[str, Any]
 ) -> None:
     transform = Transform(size_px=32, transforms=transforms, key="data.eval_transforms")

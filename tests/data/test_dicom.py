@@ -43,7 +43,7 @@ RAMP = np.arange(64 * 48).reshape(64, 48)
 """0 to 3071, (64, 48): 12 bits."""
 
 PLANTED = ("Kowalczyk", "Oleander", "MRN-99417", "19481103", "St. Elsewhere", "ACC-5512")
-"""What identifies a patient; none of it may leave a file."""
+"""Identifiers of a patient, none of which may leave a file."""
 
 
 def write(
@@ -110,7 +110,7 @@ def test_without_a_window_the_smallest_value_is_black_and_the_largest_white(file
 
 @pytest.mark.parametrize("bits", [12, 16])
 @pytest.mark.parametrize("signed", [False, True])
-def test_a_window_is_that_of_the_standard(file: Path, bits: int, signed: bool) -> None:
+def test_a_window_follows_the_standard(file: Path, bits: int, signed: bool) -> None:
     values = RAMP - 1024 if signed else RAMP
     write(file, values, bits=bits, signed=signed, WindowCenter=[900, 40], WindowWidth=[401, 80])
     shown = grey(file)
@@ -123,7 +123,7 @@ def test_a_window_is_that_of_the_standard(file: Path, bits: int, signed: bool) -
 
 
 @pytest.mark.parametrize("function", ["LINEAR_EXACT", "SIGMOID"])
-def test_other_functions_of_a_window_are_those_of_pydicom(file: Path, function: str) -> None:
+def test_other_window_functions_match_pydicom(file: Path, function: str) -> None:
     write(file, RAMP, WindowCenter=1000, WindowWidth=500, VOILUTFunction=function)
     read = pydicom.dcmread(file)
     wanted = apply_voi_lut(read.pixel_array, read) / 4095 * 255
@@ -137,7 +137,7 @@ def test_a_sigmoid_does_not_depend_on_the_values_of_the_image(file: Path) -> Non
     np.testing.assert_array_equal(grey(file), [[128, 186], [69, 128]])
 
 
-def test_rescaled_values_are_what_window_and_value_range_speak_of(file: Path) -> None:
+def test_window_and_value_range_refer_to_rescaled_values(file: Path) -> None:
     tags = {"RescaleSlope": 2, "RescaleIntercept": -1024}
     write(file, RAMP, WindowCenter=0.5, WindowWidth=801, **tags)
     units = RAMP * 2 - 1024
@@ -146,7 +146,7 @@ def test_rescaled_values_are_what_window_and_value_range_speak_of(file: Path) ->
     np.testing.assert_array_equal(shown, stretched(units, -1000, 0))
 
 
-def test_a_table_of_values_is_looked_up(file: Path) -> None:
+def test_the_modality_table_is_applied(file: Path) -> None:
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [3, 1000, 16], words(0, 40000, 65535)
     table.ModalityLUTType = "US"
@@ -157,7 +157,7 @@ def test_a_table_of_values_is_looked_up(file: Path) -> None:
     np.testing.assert_array_equal(grey(file), stretched(values, 0, 65535))
 
 
-def test_a_table_of_what_is_shown_is_looked_up(file: Path) -> None:
+def test_the_voi_table_is_applied(file: Path) -> None:
     table = Dataset()
     table.LUTDescriptor, table.LUTData = [4, 1000, 12], words(0, 1000, 3000, 4095)
     write(file, RAMP, VOILUTSequence=[table])
@@ -167,14 +167,14 @@ def test_a_table_of_what_is_shown_is_looked_up(file: Path) -> None:
     assert set(np.unique(grey(file))) == {0, 62, 187, 255}
 
 
-def test_monochrome1_is_turned_around(file: Path) -> None:
+def test_monochrome1_is_inverted(file: Path) -> None:
     tags = {"WindowCenter": 1000, "WindowWidth": 400}
     plain = grey(write(file, RAMP, **tags))
     inverted = grey(write(file, RAMP, kind="MONOCHROME1", **tags))
     np.testing.assert_array_equal(inverted, 255 - plain)
 
 
-def test_eight_bits_without_a_window_are_taken_as_they_are(file: Path) -> None:
+def test_eight_bit_values_without_a_window_are_unchanged(file: Path) -> None:
     values = np.random.default_rng(0).integers(3, 200, (20, 31), dtype=np.uint8)
     np.testing.assert_array_equal(grey(write(file, values[:, :30], bits=8)), values[:, :30])
     colours = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -182,7 +182,7 @@ def test_eight_bits_without_a_window_are_taken_as_they_are(file: Path) -> None:
     np.testing.assert_array_equal(read_image(file, channels=3), colours)
 
 
-def test_padding_does_not_decide_what_is_black(file: Path) -> None:
+def test_padding_does_not_affect_the_value_range(file: Path) -> None:
     values = RAMP + 1000
     values[:10] = 0
     shown = grey(write(file, values, PixelPaddingValue=0))
@@ -192,7 +192,7 @@ def test_padding_does_not_decide_what_is_black(file: Path) -> None:
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, ImplicitVRLittleEndian])
-def test_how_values_are_stored_changes_none(file: Path, syntax: Any) -> None:
+def test_the_storage_format_changes_no_value(file: Path, syntax: Any) -> None:
     plain = grey(write(file, RAMP))
     other = write(file, RAMP, syntax=syntax)
     np.testing.assert_array_equal(grey(other), plain)
@@ -211,7 +211,7 @@ def test_how_values_are_stored_changes_none(file: Path, syntax: Any) -> None:
     ],
 )
 def test_files_of_other_programs_read_the_same(name: str, same: str) -> None:
-    """They come with pydicom."""
+    """Compare with the files that come with pydicom."""
     paths = [get_testdata_file(one, download=False) for one in (name, same)]
     one, other = (grey(Path(str(path))) for path in paths)
     np.testing.assert_array_equal(one, other)
@@ -227,13 +227,13 @@ def test_jpeg_of_all_kinds_is_read(name: str) -> None:
 
 
 def with_size(code: bytes, height: int, width: int) -> bytes:
-    """A JPEG 2000 code that claims another size."""
+    """Write a JPEG 2000 codestream with another size."""
     at = code.index(b"\xff\x4f\xff\x51") + 8
     return code[:at] + struct.pack(">2I", width, height) + code[at + 8 :]
 
 
 def deflated(path: Path) -> Path:
-    """A file whose content grows a thousandfold when it is unpacked."""
+    """Write a file that grows a thousandfold when decompressed."""
     write(path, RAMP, syntax=ExplicitVRLittleEndian)
     content = path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99", 1)
     path.write_bytes(content[:400] + zlib.compress(bytes(10_000_000)))
@@ -243,12 +243,12 @@ def deflated(path: Path) -> Path:
 FAULTS = [
     pytest.param(
         lambda f: write(f, RAMP, NumberOfFrames=3),
-        "the DICOM file holds 3 frames, only single pictures are read",
+        "expected a DICOM file with a single picture, got 3 frames",
         id="frames",
     ),
     pytest.param(
         lambda f: write(f, RAMP, kind="PALETTE COLOR"),
-        "DICOM pictures of the kind 'PALETTE COLOR' are not read",
+        "unsupported DICOM photometric interpretation 'PALETTE COLOR'",
         id="palette",
     ),
     pytest.param(
@@ -263,13 +263,13 @@ FAULTS = [
     ),
     pytest.param(
         lambda f: f.write_bytes(bytes(128) + b"DICM") and f,
-        "damaged or unsupported DICOM file: it does not say how its values are stored",
+        "damaged or unsupported DICOM file: its transfer syntax is missing",
         id="nothing but its mark",
     ),
     pytest.param(deflated, "damaged or unsupported DICOM file: ", id="deflated"),
     pytest.param(
         lambda f: write(f, RAMP, Rows=60_000, Columns=60_000),
-        "60000 x 60000 pixels are more than 100 million",
+        "60000 x 60000 pixels exceed the limit of 100 million",
         id="bomb",
     ),
     pytest.param(
@@ -279,7 +279,7 @@ FAULTS = [
             )
             and f
         ),
-        "damaged or unsupported DICOM file: its compressed picture says 60000 x 60000 pixels",
+        "damaged or unsupported DICOM file: its compressed picture has 60000 x 60000 pixels",
         id="bomb in a compressed picture",
     ),
     pytest.param(
@@ -295,20 +295,20 @@ FAULTS = [
     ),
     pytest.param(
         lambda f: f.write_bytes(write(f, RAMP).read_bytes() + b"(\0\x10\0US\x02\0\x0a\0") and f,
-        "damaged or unsupported DICOM file: it states its size again behind its pixels",
+        "damaged or unsupported DICOM file: it repeats its size after its pixels",
         id="rows once more behind the pixels",
     ),
 ]
 
 
-@pytest.mark.parametrize(("make", "told"), FAULTS)
-def test_what_cannot_be_read_is_one_line_that_names_the_file(
-    file: Path, make: Callable[[Path], Path], told: str
+@pytest.mark.parametrize(("make", "message"), FAULTS)
+def test_an_unreadable_file_is_a_one_line_error_with_its_name(
+    file: Path, make: Callable[[Path], Path], message: str
 ) -> None:
     make(file)
     with pytest.raises(MedvisionError) as error:
         read_image(file, channels=1)
-    assert error.value.what.startswith(told)
+    assert error.value.what.startswith(message)
     assert error.value.where == str(file)
     assert "\n" not in str(error.value)
     look = inspect_files(file.parent, Sample(path="a.dcm", target=""), Reading())
@@ -316,8 +316,10 @@ def test_what_cannot_be_read_is_one_line_that_names_the_file(
     assert look.fault.what == error.value.what
 
 
-def test_a_plugin_that_panics_is_one_line(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those in Rust raise what is no ``Exception``; the fuzzer found it in pylibjpeg-rle."""
+def test_a_panic_of_a_plugin_is_a_one_line_error(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rust plugins such as pylibjpeg-rle raise panics that are not an ``Exception``."""
 
     class PanicException(BaseException):
         pass
@@ -338,15 +340,15 @@ def interrupt(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_masks_are_not_dicom(file: Path) -> None:
-    with pytest.raises(MedvisionError, match=r"masks are not read from DICOM .*store the mask as"):
+def test_dicom_masks_are_refused(file: Path) -> None:
+    with pytest.raises(MedvisionError, match=r"DICOM masks are not supported .*store the mask as"):
         read_mask(write(file, RAMP))
 
 
 def test_no_message_quotes_a_tag(
     file: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
-    """Pydicom warns of values that the standard does not allow, and shows them."""
+    """Pydicom quotes invalid values in its warnings."""
     content = write(file, RAMP).read_bytes()
     for row in range(400, len(content), 97):
         changed = bytearray(content)
@@ -362,7 +364,7 @@ def test_no_message_quotes_a_tag(
     assert not [w for w in recwarn if any(word in str(w.message) for word in PLANTED)]
 
 
-def test_without_pydicom_the_line_says_what_to_install(
+def test_a_missing_pydicom_is_reported_with_the_install_command(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(file, RAMP)
@@ -370,12 +372,12 @@ def test_without_pydicom_the_line_says_what_to_install(
     with pytest.raises(MedvisionError) as error:
         read_image(file, channels=1)
     assert str(error.value) == (
-        f"pydicom is not installed, which reads DICOM files ({file});"
+        f"pydicom, which reads DICOM files, is not installed ({file});"
         " run: pip install -e '.[dicom]' (in the medvision checkout)"
     )
 
 
-def test_without_a_plugin_the_line_says_what_to_install(
+def test_a_missing_plugin_is_reported_with_the_install_command(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(file, RAMP, syntax=JPEG2000Lossless)
@@ -407,7 +409,9 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_images_of_a_patient_are_a_group_by_a_salted_hash(folder: Callable[..., Path]) -> None:
+def test_the_images_of_a_patient_form_a_group_with_a_salted_hash(
+    folder: Callable[..., Path],
+) -> None:
     root = folder("MRN-99417-A", "MRN-99417-B", "MRN-99417-A", "")
     for name in ("healthy", "sick"):
         write(root / name / "003.dcm", RAMP, patient="")
@@ -418,22 +422,21 @@ def test_images_of_a_patient_are_a_group_by_a_salted_hash(folder: Callable[..., 
     assert groups["healthy/003.dcm"] == ""
     assert all(re.fullmatch(r"[0-9a-f]{12}", group) for group in groups.values() if group)
     assert index.notes == [
-        "4 patients of 6 DICOM files were kept together, as their headers name them",
-        "2 of 8 DICOM files name no patient: they are groups of their own unless a csv names"
-        " theirs",
+        "grouped 6 DICOM files by the patient in their headers: 4 patients",
+        "no patient in 2 of 8 DICOM files: each is its own group unless a csv gives its group",
     ]
 
 
-def test_groups_that_are_given_win_over_patients(folder: Callable[..., Path]) -> None:
+def test_given_groups_take_precedence_over_patients(folder: Callable[..., Path]) -> None:
     root = folder("A", "B", "A")
     index = index_classification(root, group_pattern=r"/(\d+)\.")
     assert {sample.group for sample in index.samples} == {"000", "001", "002"}
 
 
-def test_new_images_of_a_patient_join_the_split_of_the_old_ones(
+def test_new_images_of_a_patient_join_the_split_of_the_existing_ones(
     folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """What an earlier run wrote holds hashes of hashes; the headers say it again."""
+    """The table of an earlier run contains hashed groups; the headers give the groups again."""
     root, table = folder("A", "B"), tmp_path / "splits.csv"
     drawn = [replace(s, split="train") for s in index_classification(root).samples]
     write_splits(table, hash_groups(drawn)[0])
@@ -444,9 +447,9 @@ def test_new_images_of_a_patient_join_the_split_of_the_old_ones(
     assert not [note for note in index.notes if "are unknown" in note]
 
 
-def test_shards_refuse_dicom(folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_dicom_files_are_refused_in_shards(folder: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(
-        MedvisionError, match=r"4 files are DICOM, such as healthy/000\.dcm: shards"
+        MedvisionError, match=r"found 4 DICOM files, such as healthy/000\.dcm: shards"
     ):
         make_shards(folder("A", "B"), tmp_path / "shards", shard_bytes=10**6)
     assert not (tmp_path / "shards").exists()
@@ -462,15 +465,17 @@ def test_predicting_a_folder_of_dicom_writes_no_tag(
         assert not [word for word in PLANTED if word.encode() in path.read_bytes()]
 
 
-def test_one_patient_in_all_files_is_said_and_not_used(folder: Callable[..., Path]) -> None:
+def test_a_single_patient_in_all_files_is_noted_and_not_used_as_a_group(
+    folder: Callable[..., Path],
+) -> None:
     root = folder("x")
     for name in ("healthy", "sick"):
         write(root / name / "000.dcm", RAMP, patient="ANONYMOUS")
     index = index_classification(root)
     assert {sample.group for sample in index.samples} == {""}
     assert index.notes == [
-        "all 2 DICOM files name the same patient, as files do whose patients were made unknown:"
-        " they cannot be kept apart by patient; name the groups in a csv or with"
+        "all 2 DICOM files name the same patient, as anonymised files do: they cannot be grouped"
+        " by patient; give the groups in a csv or with"
         " data.group_pattern"
     ]
 

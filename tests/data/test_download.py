@@ -34,16 +34,16 @@ from medvision.run.config.store import keys_of
 
 @dataclass
 class Site:
-    """A server on loopback that behaves as told, and what it was asked and sent."""
+    """Local server with configurable behaviour and a record of its requests."""
 
     url: str = ""
     body: bytes = b""
     etag: str = '"one"'
     ranges: bool = True
-    blind: bool = False  # sends a range whatever If-Range says
+    blind: bool = False  # sends a range and ignores If-Range
     status: int = 200
     cut_after: list[int] = field(default_factory=list)
-    asked: list[tuple[str | None, int]] = field(default_factory=list)
+    requests: list[tuple[str | None, int]] = field(default_factory=list)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -66,13 +66,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("ETag", site.etag)
         if site.cut_after:
             body = body[: site.cut_after.pop(0)]
-        site.asked.append((wanted, len(body)))  # before the client can ask again
-        with suppress(OSError):  # it may have left at the headers
+        site.requests.append((wanted, len(body)))  # before the next request
+        with suppress(OSError):  # the client may have disconnected
             self.end_headers()
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Keep the screen clean."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def noise(count: int) -> bytes:
 
 
 def pairs(count: int = 3) -> dict[str, bytes]:
-    """A segmentation set as its archive holds it, with what else lies in such archives."""
+    """Files of a segmentation archive, including unrelated ones."""
     files = {"Set/readme.txt": b"read me", "__MACOSX/Set/images/._0.png": b"junk"}
     for index in range(count):
         files[f"Set/images/{index}.png"] = noise(5000 + index)
@@ -131,7 +131,7 @@ def public(site: Site, **changes: Any) -> DataSet:
 
 
 class Lines(list[str]):
-    """What the user reads."""
+    """Lines reported to the user."""
 
     __call__ = list.append
 
@@ -143,14 +143,16 @@ def files_of(folder: Path) -> list[str]:
 IMAGES_AND_MASKS = [f"{kind}/{index}.png" for kind in ("images", "masks") for index in range(3)]
 
 
-def test_a_set_is_announced_fetched_arranged_and_signed(site: Site, tmp_path: Path) -> None:
+def test_a_data_set_is_announced_downloaded_arranged_and_recorded(
+    site: Site, tmp_path: Path
+) -> None:
     site.body = zipped(pairs())
     digest = hashlib.sha256(site.body).hexdigest()
     lines, root = Lines(), tmp_path / "data" / "small"
     done = download(public(site, checksum=f"sha256:{digest}"), root, report=lines)
     assert lines == [
         f"downloading Small Set (1 MB, licence: CC0) from {site.url} into {root}",
-        f"the checksum is as published; SHA-256 {digest}",
+        f"the checksum matches the published one; SHA-256 {digest}",
         f"Small Set is in {root}: 6 files; cite Small et al. 2020",
     ]
     assert (done["sha256"], done["num_files"]) == (digest, 6)
@@ -188,18 +190,18 @@ def test_other_algorithms_are_checked_too(site: Site, tmp_path: Path) -> None:
     md5 = hashlib.md5(site.body).hexdigest()
     lines = Lines()
     download(public(site, checksum=f"md5:{md5}"), tmp_path / "small", report=lines)
-    assert lines[1].startswith("the checksum is as published; SHA-256 ")
+    assert lines[1].startswith("the checksum matches the published one; SHA-256 ")
 
 
-def test_a_cut_connection_goes_on_where_it_was_cut(site: Site, tmp_path: Path) -> None:
+def test_a_closed_connection_is_resumed(site: Site, tmp_path: Path) -> None:
     site.body, site.cut_after = zipped(pairs()), [4096, 5120]
     done = download(public(site), tmp_path / "small", report=Lines())
     rest = len(site.body) - 4096 - 5120
-    assert site.asked == [(None, 4096), ("bytes=4096-", 5120), ("bytes=9216-", rest)]
+    assert site.requests == [(None, 4096), ("bytes=4096-", 5120), ("bytes=9216-", rest)]
     assert done["sha256"] == hashlib.sha256(site.body).hexdigest()
 
 
-def test_a_second_command_goes_on_where_the_first_gave_up(site: Site, tmp_path: Path) -> None:
+def test_a_second_command_resumes_the_download(site: Site, tmp_path: Path) -> None:
     site.body, site.cut_after = zipped(pairs()), [2048, 1024, 1024, 1024, 1024]
     root = tmp_path / "small"
     with pytest.raises(MedvisionError) as cut:
@@ -207,20 +209,20 @@ def test_a_second_command_goes_on_where_the_first_gave_up(site: Site, tmp_path: 
     assert cut.value.exit_code == 3
     assert re.fullmatch(
         r"the connection was cut 5 times: .+ \(http://127.0.0.1:\d+/set.zip\);"
-        r" 0.0 MB are kept: run the same command again to go on",
+        r" 0.0 MB are kept: run the same command again to resume",
         str(cut.value),
     )
     assert not root.exists()
     assert files_of(tmp_path) == [
         f".small.small_set.download/{n}" for n in ("archive.part", "archive.part.json")
     ]
-    site.asked.clear()
+    site.requests.clear()
     download(public(site), root, report=Lines())
-    assert site.asked == [("bytes=6144-", len(site.body) - 6144)]
+    assert site.requests == [("bytes=6144-", len(site.body) - 6144)]
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_an_interrupted_download_keeps_its_bytes_and_leaves_no_half_set(
+def test_an_interrupted_download_keeps_its_bytes_and_creates_no_partial_data_set(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.body = zipped(pairs())
@@ -234,20 +236,22 @@ def test_an_interrupted_download_keeps_its_bytes_and_leaves_no_half_set(
         download(public(site), root, report=Lines())
     assert files_of(tmp_path) == [".small.small_set.download/archive"]
     monkeypatch.undo()
-    site.asked.clear()
+    site.requests.clear()
     download(public(site), root, report=Lines())
-    assert site.asked == []  # the archive was complete
+    assert site.requests == []  # the archive was complete
     assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
-def test_a_server_without_ranges_starts_anew(site: Site, tmp_path: Path) -> None:
+def test_a_server_without_ranges_restarts_the_download(site: Site, tmp_path: Path) -> None:
     site.body, site.cut_after, site.ranges = zipped(pairs()), [4096], False
     done = download(public(site), tmp_path / "small", report=Lines())
-    assert site.asked == [(None, 4096), ("bytes=4096-", len(site.body))]
+    assert site.requests == [(None, 4096), ("bytes=4096-", len(site.body))]
     assert done["sha256"] == hashlib.sha256(site.body).hexdigest()
 
 
-def test_a_file_that_changed_on_the_server_starts_anew(site: Site, tmp_path: Path) -> None:
+def test_a_file_that_changed_on_the_server_restarts_the_download(
+    site: Site, tmp_path: Path
+) -> None:
     site.body, site.cut_after = zipped(pairs()), [2048] * 5
     with pytest.raises(MedvisionError, match="was cut 5 times"):
         download(public(site), tmp_path / "small", report=Lines())
@@ -262,32 +266,32 @@ def test_a_range_of_another_file_is_not_added_to_the_part(site: Site, tmp_path: 
     with pytest.raises(MedvisionError, match="was cut 5 times"):
         download(public(site), tmp_path / "small", report=Lines())
     site.blind, site.etag, site.body = True, '"two"', zipped(pairs(4))
-    site.asked.clear()
+    site.requests.clear()
     done = download(public(site), tmp_path / "small", report=Lines())
-    assert [wanted for wanted, _ in site.asked] == ["bytes=10240-", None]
+    assert [wanted for wanted, _ in site.requests] == ["bytes=10240-", None]
     assert done["sha256"] == hashlib.sha256(site.body).hexdigest()
 
 
-def test_a_part_that_nobody_asked_for_is_not_taken_for_the_file(site: Site, tmp_path: Path) -> None:
+def test_an_unrequested_range_is_not_accepted_as_the_file(site: Site, tmp_path: Path) -> None:
     site.body, site.status = zipped(pairs()), 206
     with pytest.raises(MedvisionError, match="cut 5 times: the file has changed on the server"):
         download(public(site), tmp_path / "small", report=Lines())
 
 
-def test_without_a_sign_of_the_version_nothing_is_reused(site: Site, tmp_path: Path) -> None:
+def test_no_bytes_are_reused_if_the_server_sends_no_version(site: Site, tmp_path: Path) -> None:
     site.body, site.cut_after, site.etag = zipped(pairs()), [4096], ""
     download(public(site), tmp_path / "small", report=Lines())
-    assert site.asked == [(None, 4096), (None, len(site.body))]
+    assert site.requests == [(None, 4096), (None, len(site.body))]
 
 
-def test_a_range_that_the_server_does_not_know_starts_anew(site: Site, tmp_path: Path) -> None:
+def test_a_range_refused_by_the_server_restarts_the_download(site: Site, tmp_path: Path) -> None:
     site.body, site.cut_after = zipped(pairs()), [2048] * 5
     with pytest.raises(MedvisionError, match="was cut 5 times"):
         download(public(site), tmp_path / "small", report=Lines())
-    site.status, site.asked = 416, []
+    site.status, site.requests = 416, []
     with pytest.raises(MedvisionError, match="416 Requested Range Not Satisfiable"):
         download(public(site), tmp_path / "small", report=Lines())
-    assert [wanted is None for wanted, _ in site.asked] == [False, True, True, True, True]
+    assert [wanted is None for wanted, _ in site.requests] == [False, True, True, True, True]
     site.status = 200
     download(public(site), tmp_path / "small", report=Lines())
 
@@ -300,15 +304,15 @@ def test_a_wrong_checksum_names_file_and_both_sums_and_removes_the_file(
     with pytest.raises(MedvisionError) as wrong:
         download(public(site, checksum=f"sha256:{expected}"), tmp_path / "small", report=Lines())
     assert str(wrong.value) == (
-        f"the file has another sha256 than published: expected {expected}, found {found};"
-        f" it was removed ({site.url}); run it again; if that does not help,"
+        f"the sha256 of the file differs from the published one: expected {expected}, got {found};"
+        f" the file was removed ({site.url}); run the command again; if that does not help,"
         " see https://small.example/set"
     )
     assert wrong.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_network_is_one_line_at_once(site: Site, tmp_path: Path) -> None:
+def test_a_missing_network_is_a_one_line_error_at_once(site: Site, tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/set.zip"
@@ -316,36 +320,38 @@ def test_no_network_is_one_line_at_once(site: Site, tmp_path: Path) -> None:
         download(public(site, url=url), tmp_path / "data" / "small", report=Lines())
     assert str(absent.value) == (
         f"no network, or 127.0.0.1 does not answer: Connection refused ({url});"
-        " connect and run it again, or see https://small.example/set"
+        " check the network and run the command again, or see https://small.example/set"
     )
     assert absent.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_refusal_of_the_server_points_to_the_home_page(
+def test_a_refusal_of_the_server_refers_to_the_home_page(
     site: Site, tmp_path: Path, status: int
 ) -> None:
     site.status = status
     with pytest.raises(MedvisionError, match=rf"answers {status} .*see https://small.example/set"):
         download(public(site), tmp_path / "small", report=Lines())
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_busy_server_is_asked_again(site: Site, tmp_path: Path) -> None:
+def test_a_request_to_a_busy_server_is_repeated(site: Site, tmp_path: Path) -> None:
     site.status = 503
     with pytest.raises(MedvisionError, match="cut 5 times: the server answers 503"):
         download(public(site), tmp_path / "small", report=Lines())
-    assert len(site.asked) == 5
+    assert len(site.requests) == 5
 
 
-def test_a_full_disk_is_told_before_the_download(
+def test_a_full_disk_is_reported_before_the_download(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.body = zipped(pairs())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10_000))
-    with pytest.raises(MedvisionError, match=r"0 MB are needed, 0 MB are free .*free some"):
+    with pytest.raises(
+        MedvisionError, match=r"not enough disk space: 0 MB needed, 0 MB free .*free some"
+    ):
         download(public(site), tmp_path / "small", report=Lines())
     assert list(tmp_path.iterdir()) == []
 
@@ -356,7 +362,7 @@ def test_a_full_disk_is_told_before_the_download(
         ({"../evil.png": b"1"}, "a path with .."),
         ({"/evil.png": b"1"}, "an absolute path"),
         ({"Other/images/a.png": b"1"}, "the archive has no folder Set/images"),
-        ({"Set/images/a.txt": b"1"}, "the folder Set/images of the archive holds no image"),
+        ({"Set/images/a.txt": b"1"}, "the folder Set/images of the archive contains no image"),
         ({"a/Set/images/a.png": b"1", "b/Set/images/a.png": b"1"}, "has 2 folders Set/images"),
     ],
 )
@@ -418,7 +424,7 @@ def test_class_folders_may_fill_the_root_itself(site: Site, tmp_path: Path) -> N
     assert index.notes == []
 
 
-def test_the_signature_is_no_part_of_the_data(site: Site, tmp_path: Path) -> None:
+def test_the_source_file_is_not_part_of_the_data(site: Site, tmp_path: Path) -> None:
     site.body = zipped(pairs())
     download(public(site), tmp_path / "small", report=Lines())
     index = index_segmentation(tmp_path / "small")
@@ -426,35 +432,35 @@ def test_the_signature_is_no_part_of_the_data(site: Site, tmp_path: Path) -> Non
     assert index.notes == []
 
 
-def test_a_number_of_images_other_than_published_is_told(site: Site, tmp_path: Path) -> None:
+def test_a_number_of_images_other_than_published_is_reported(site: Site, tmp_path: Path) -> None:
     site.body = zipped(pairs(2))
     lines = Lines()
     download(public(site), tmp_path / "small", report=lines)
     assert "expected 6 files, found 4" in lines
 
 
-def test_a_finished_set_is_left_alone(site: Site, tmp_path: Path) -> None:
+def test_a_finished_data_set_is_not_changed(site: Site, tmp_path: Path) -> None:
     site.body = zipped(pairs())
     root = tmp_path / "small"
     first = download(public(site), root, report=Lines())
-    site.asked.clear()
+    site.requests.clear()
     lines = Lines()
     assert download(public(site), root, report=lines) == first
     assert lines == [f"Small Set is in {root} already: 6 files, nothing to download"]
-    assert site.asked == []
+    assert site.requests == []
     (root / "masks/0.png").unlink()
-    with pytest.raises(MedvisionError, match="5 of the 6 files of Small Set are there"):
+    with pytest.raises(MedvisionError, match="found 5 of the 6 files of Small Set"):
         download(public(site), root, report=lines)
-    with pytest.raises(MedvisionError, match="the folder holds small_set"):
+    with pytest.raises(MedvisionError, match="the folder contains small_set"):
         download(public(site, name="other"), root, report=lines)
 
 
-def test_a_folder_with_something_else_is_left_alone(site: Site, tmp_path: Path) -> None:
+def test_a_folder_with_other_content_is_not_changed(site: Site, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(MedvisionError, match=r"the folder is not empty .*give a new folder"):
         download(public(site), tmp_path, report=Lines())
     assert files_of(tmp_path) == ["mine.txt"]
-    assert site.asked == []
+    assert site.requests == []
 
 
 def test_an_empty_folder_and_a_link_to_one_are_filled(site: Site, tmp_path: Path) -> None:
@@ -467,13 +473,15 @@ def test_an_empty_folder_and_a_link_to_one_are_filled(site: Site, tmp_path: Path
     assert not is_absent(tmp_path / "link")
 
 
-def test_the_folder_that_one_is_in_is_not_replaced(
+def test_the_current_folder_is_not_replaced(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MedvisionError, match=r"the one you are in, .* such as small_set"):
+    with pytest.raises(
+        MedvisionError, match=r"got a mounted folder or the current one .* such as small_set"
+    ):
         download(public(site), Path(), report=Lines())
-    assert site.asked == []
+    assert site.requests == []
 
 
 def test_one_download_at_a_time(site: Site, tmp_path: Path) -> None:
@@ -484,7 +492,7 @@ def test_one_download_at_a_time(site: Site, tmp_path: Path) -> None:
             download(public(site), tmp_path / "small", report=Lines())
 
 
-def test_a_set_behind_an_account_asks_nothing_of_the_network(tmp_path: Path) -> None:
+def test_a_data_set_that_needs_an_account_sends_no_request(tmp_path: Path) -> None:
     with pytest.raises(MedvisionError, match=r"1\. get the archive .* into .*/clinic/masks"):
         download("cvc_clinicdb", tmp_path / "clinic", report=Lines())
     assert list(tmp_path.iterdir()) == []
@@ -500,7 +508,7 @@ def png(value: int, size: tuple[int, ...]) -> bytes:
 def training(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Callable[..., SegmentationData]:
-    """The data module of ``data=kvasir_seg``, whose set lies on loopback."""
+    """Data module of ``data=kvasir_seg`` with the set on the local server."""
     files = {}
     for index in range(12):
         mask = np.zeros((40, 40), np.uint8)
@@ -521,14 +529,14 @@ def training(
     return make
 
 
-def test_training_says_what_it_downloads_and_goes_on_with_it(
+def test_training_reports_its_download_and_continues_with_it(
     training: Callable[..., SegmentationData],
     site: Site,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = training()
-    assert site.asked == []  # nothing happens before the run prepares its data
+    assert site.requests == []  # nothing happens before the run prepares its data
     data.prepare()
     root = tmp_path / "data/small"
     said = capsys.readouterr().out.splitlines()
@@ -537,17 +545,17 @@ def test_training_says_what_it_downloads_and_goes_on_with_it(
     assert not data.synthetic
     again = training()
     again.prepare()
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
     assert again.fingerprint == data.fingerprint
     assert capsys.readouterr().out == ""
 
 
-def test_a_root_that_is_there_is_used_as_it_is(
+def test_an_existing_root_is_used_unchanged(
     training: Callable[..., SegmentationData], site: Site, make_folder: Callable[..., Path]
 ) -> None:
     data = training(root=str(make_folder()))
     data.prepare()
-    assert site.asked == []
+    assert site.requests == []
 
 
 def test_without_a_root_training_draws_phantoms(
@@ -556,23 +564,23 @@ def test_without_a_root_training_draws_phantoms(
     data = training(root=None, num_images=12)
     data.prepare()
     assert data.synthetic
-    assert site.asked == []
+    assert site.requests == []
 
 
-def test_of_several_processes_one_downloads_and_the_others_find_it(
+def test_one_of_several_processes_downloads_and_the_others_use_the_result(
     training: Callable[..., SegmentationData], site: Site, capsys: pytest.CaptureFixture[str]
 ) -> None:
     together = [training() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda data: data.prepare(), together))
-    assert len(site.asked) == 1
+    assert len(site.requests) == 1
     assert len({data.fingerprint for data in together}) == 1
     assert capsys.readouterr().out.count("downloading Small Set") == 1
     root = together[0].given_root()
     assert [path.name for path in root.parent.iterdir() if "download" in path.name] == []
 
 
-def test_a_set_of_the_other_task_is_refused(
+def test_a_data_set_for_another_task_is_refused(
     training: Callable[..., SegmentationData], site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {"small_set": public(site, task="classification")}
@@ -594,14 +602,14 @@ def checked(**data: Any) -> None:
     )
 
 
-def test_the_check_before_training_lets_an_absent_root_be_downloaded(tmp_path: Path) -> None:
+def test_the_check_before_training_accepts_a_missing_root_with_a_download(tmp_path: Path) -> None:
     absent = str(tmp_path / "absent")
     checked(root=absent, download="kvasir_seg")
     with pytest.raises(MedvisionError, match=r"does not exist \(data.root\)"):
         checked(root=absent, download=None)
     with pytest.raises(MedvisionError, match=r"\(data.download\); did you mean kvasir_seg\?"):
         checked(root=absent, download="kvasir_sec")
-    with pytest.raises(MedvisionError, match="CVC-ClinicDB cannot be downloaded by a program"):
+    with pytest.raises(MedvisionError, match="CVC-ClinicDB cannot be downloaded automatically"):
         checked(root=absent, download="cvc_clinicdb")
     (tmp_path / "file").touch()
     with pytest.raises(MedvisionError, match=r"is not a folder \(data.root\)"):

@@ -1,4 +1,4 @@
-"""Splits and orders that runs of earlier releases drew: what they report rests on them."""
+"""Splits and orders of earlier releases, on which reported results are based."""
 
 import hashlib
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 
 def images(kind: str, number: int) -> list[Sample]:
-    """Images of four classes whose paths, groups and given splits are drawn by a fixed seed."""
+    """Draw images of four classes: paths, groups and given splits from a fixed seed."""
     rng = np.random.default_rng(number)
     made = []
     for k in range(number):
@@ -41,7 +41,7 @@ def digest(lines: Iterable[str]) -> str:
 
 
 def digest_of_rows(result: SplitResult) -> str:
-    """Images and their splits, without the notes: their wording is not frozen."""
+    """Digest of images and their splits, without the notes, whose wording may change."""
     return digest("\0".join((s.path, s.target, s.group, s.split)) for s in result.samples)
 
 
@@ -143,9 +143,9 @@ PROTOCOLS: dict[tuple[Any, ...], str] = {
 
 @pytest.mark.parametrize("protocol", ["official", "merged", "grouped", "kfold"])
 @pytest.mark.parametrize("kind", ["plain", "grouped given"])
-@pytest.mark.parametrize("twins", [False, True])
+@pytest.mark.parametrize("with_near_duplicates", [False, True])
 def test_the_same_files_and_protocol_give_the_same_split(
-    protocol: str, kind: str, twins: bool
+    protocol: str, kind: str, with_near_duplicates: bool
 ) -> None:
     samples = images(kind, 800)
     found = [
@@ -158,14 +158,16 @@ def test_the_same_files_and_protocol_give_the_same_split(
                 seed=seed,
                 val_fraction=0.1,
                 test_fraction=0.1,
-                near_duplicates=np.random.default_rng(1).integers(0, 700, 800) if twins else None,
+                near_duplicates=np.random.default_rng(1).integers(0, 700, 800)
+                if with_near_duplicates
+                else None,
                 stratify_by=strata_of(samples),
                 every_stratum=True,
             )
         )
         for seed in (0, 5)
     ]
-    assert digest(found) == PROTOCOLS[protocol, kind, twins]
+    assert digest(found) == PROTOCOLS[protocol, kind, with_near_duplicates]
 
 
 ORDERS: dict[str, str] = {

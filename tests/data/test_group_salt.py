@@ -20,7 +20,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
-def test_hash_is_that_of_salt_and_group(state: Path) -> None:
+def test_the_hash_depends_on_salt_and_group(state: Path) -> None:
     hashed, warning = hash_groups(SAMPLES)
     salt = (state / "group_salt").read_bytes()
     expected = [hashlib.sha256(salt + name).hexdigest()[:12] for name in (b"person1", b"person2")]
@@ -31,7 +31,7 @@ def test_hash_is_that_of_salt_and_group(state: Path) -> None:
     ]
 
 
-def test_salt_is_made_once_and_for_its_owner_only(state: Path) -> None:
+def test_the_salt_is_created_once_and_only_readable_by_its_owner(state: Path) -> None:
     first, _ = hash_groups(SAMPLES)
     salt = (state / "group_salt").read_bytes()
     assert len(salt) == 32
@@ -57,7 +57,7 @@ def test_another_salt_gives_other_hashes(tmp_path: Path, monkeypatch: pytest.Mon
         ({}, "home/.local/state/medvision/group_salt"),
     ],
 )
-def test_salt_lies_in_the_state_folder_of_the_user(
+def test_the_salt_is_stored_in_the_users_state_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
 ) -> None:
     monkeypatch.delenv("MEDVISION_STATE_DIR", raising=False)
@@ -69,7 +69,7 @@ def test_salt_lies_in_the_state_folder_of_the_user(
     assert (tmp_path / expected).is_file()
 
 
-def test_a_folder_that_cannot_be_written_gives_a_warning_and_a_salt_for_now(
+def test_a_folder_that_cannot_be_written_gives_a_warning_and_a_temporary_salt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -84,11 +84,11 @@ def test_a_damaged_salt_is_reported_and_kept(state: Path) -> None:
     state.mkdir()
     (state / "group_salt").write_bytes(b"short")
     hashed, warning = hash_groups(SAMPLES)
-    assert "does not hold 32 bytes" in (warning or "")
+    assert "expected 32 bytes in" in (warning or "")
     assert len(hashed[0].group) == 12
     assert (state / "group_salt").read_bytes() == b"short"
 
 
-def test_without_groups_no_salt_is_made(state: Path) -> None:
+def test_no_salt_is_created_without_groups(state: Path) -> None:
     assert hash_groups(SAMPLES[3:]) == (SAMPLES[3:], None)
     assert not state.exists()

@@ -24,7 +24,7 @@ def grey(height: int = 40, width: int = 60, *, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
 
 
-def test_the_hash_is_of_pixels_and_shape_whatever_the_file_is() -> None:
+def test_the_hash_depends_on_pixels_and_shape_and_not_on_the_file_format() -> None:
     image = Image.fromarray(grey())
     known = of(image)["pixel_hash"]
     assert of(image, "BMP")["pixel_hash"] == known
@@ -37,7 +37,7 @@ def test_the_hash_is_of_pixels_and_shape_whatever_the_file_is() -> None:
     assert of(Image.fromarray(changed))["pixel_hash"] != known
 
 
-def test_thumbnails_are_means_of_areas_of_the_luma() -> None:
+def test_thumbnails_are_area_means_of_the_luma() -> None:
     pixels = grey(96, 144)
     areas = pixels.reshape(48, 2, 48, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(of(Image.fromarray(pixels))["thumbnail"], areas, atol=0.51)
@@ -47,7 +47,7 @@ def test_thumbnails_are_means_of_areas_of_the_luma() -> None:
     assert found["colour"]
 
 
-def test_the_file_is_described() -> None:
+def test_file_properties_are_those_of_the_file() -> None:
     found = of(Image.fromarray(grey(40, 60)), "JPEG", quality=80)
     assert (found["height"], found["width"], found["bits"]) == (40, 60, 8)
     assert (found["file_format"], found["colour"]) == ("JPEG", False)
@@ -61,7 +61,7 @@ def test_the_jpeg_quality_is_read_from_the_table(quality: int, mode: str) -> Non
     assert abs(of(image, "JPEG", quality=quality)["jpeg_quality"] - quality) <= 1
 
 
-def test_brightness_spread_and_borders_are_those_of_the_image() -> None:
+def test_brightness_contrast_and_borders_are_those_of_the_image() -> None:
     pixels = np.full((50, 100), 100, np.uint8)
     pixels[:2], pixels[-2:], pixels[2:-2, :4], pixels[2:-2, -4:] = 10, 20, 30, 40
     found = of(Image.fromarray(pixels))
@@ -76,7 +76,7 @@ def test_brightness_spread_and_borders_are_those_of_the_image() -> None:
 
 @pytest.fixture
 def pairs(tmp_path: Path) -> Path:
-    """Masks: a quarter of foreground; the same with grey edges; all but the frame's inside."""
+    """Masks: a quarter of foreground; the same with grey edges; only the frame."""
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     square = np.zeros((48, 48), np.uint8)
@@ -96,7 +96,7 @@ def facts_of(root: Path) -> ImageProperties:
     return found
 
 
-def test_masks_are_described(pairs: Path) -> None:
+def test_mask_properties_are_those_of_the_mask(pairs: Path) -> None:
     mask = facts_of(pairs).mask
     assert mask is not None
     np.testing.assert_allclose(mask.foreground, [0.25, 0.25, 0.75])
@@ -116,7 +116,7 @@ def test_rows_can_be_taken_in_any_order(pairs: Path) -> None:
     assert len(turned) == 2
 
 
-def test_what_is_known_is_not_decoded_again_until_a_file_changes(
+def test_cached_files_are_not_decoded_again_until_they_change(
     pairs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = facts_of(pairs)
@@ -142,20 +142,20 @@ def test_what_is_known_is_not_decoded_again_until_a_file_changes(
     assert sorted(read) == ["1.png", "1.png"]  # the image and its mask
 
 
-def test_a_damaged_cache_is_written_anew(
+def test_a_damaged_cache_is_written_again(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
     before = facts_of(pairs)
     (kept,) = (tmp_path / "cache").iterdir()
-    assert kept.stat().st_mode & 0o077 == 0  # nobody else may read it
+    assert kept.stat().st_mode & 0o077 == 0  # only readable by its owner
     whole = kept.read_bytes()
     kept.write_bytes(whole[: len(whole) // 2])
     np.testing.assert_array_equal(facts_of(pairs).thumbnail, before.thumbnail)
     assert len(kept.read_bytes()) == len(whole)
 
 
-def test_a_cache_that_cannot_be_kept_is_said_and_stops_nothing(
+def test_a_cache_that_cannot_be_written_is_noted_and_does_not_stop_the_check(
     pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -163,10 +163,10 @@ def test_a_cache_that_cannot_be_kept_is_said_and_stops_nothing(
     result = check_files(pairs, index_segmentation(pairs).samples, Reading(num_classes=2))
     assert result.properties is not None
     assert len(result.notes) == 1
-    assert "set MEDVISION_CACHE_DIR to a folder that can be written" in result.notes[0]
+    assert "set MEDVISION_CACHE_DIR to a writable folder" in result.notes[0]
 
 
-def test_file_names_of_any_kind_are_remembered(tmp_path: Path) -> None:
+def test_any_file_name_can_be_cached(tmp_path: Path) -> None:
     names = ["ä ö.png", "new\nline.png", "back\\slash.png", 'quote".png']
     for folder in ("no", "yes"):
         (tmp_path / folder).mkdir()

@@ -15,7 +15,7 @@ from medvision.errors import MedvisionError
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
 GREY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)
-# What a viewer shows of GREY stored under each EXIF orientation, by the EXIF standard.
+# GREY as displayed for each EXIF orientation, by the EXIF standard.
 UPRIGHT = {
     1: GREY,
     2: GREY[:, ::-1],
@@ -61,15 +61,15 @@ def test_jpeg_is_what_pillow_decodes(tmp_path: Path) -> None:
     assert np.array_equal(image, np.asarray(Image.open(path)))
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous
-    assert image.flags.writeable  # torch warns about arrays that are not
+    assert image.flags.writeable  # torch warns about read-only arrays
 
 
-def test_content_counts_and_not_the_extension(tmp_path: Path) -> None:
+def test_the_format_is_detected_by_content_and_not_by_extension(tmp_path: Path) -> None:
     path = saved(tmp_path / "really_png.jpg", RGB, format="PNG")
     assert np.array_equal(read_image(path, channels=3), RGB)
 
 
-def test_grey_becomes_three_equal_channels(tmp_path: Path) -> None:
+def test_grey_is_converted_to_three_equal_channels(tmp_path: Path) -> None:
     image = read_image(saved(tmp_path / "a.png", GREY), channels=3)
     assert np.array_equal(image, np.stack([GREY] * 3, axis=-1))
 
@@ -85,13 +85,13 @@ def test_opaque_alpha_is_dropped(tmp_path: Path) -> None:
     assert np.array_equal(read_image(path, channels=3), RGB)
 
 
-def test_translucent_pixels_lie_over_black(tmp_path: Path) -> None:
+def test_translucent_pixels_are_composited_over_black(tmp_path: Path) -> None:
     rgba = np.array([[[200, 100, 50, 0], [200, 100, 50, 51]]], np.uint8)  # 51 / 255 = 1 / 5
     image = read_image(saved(tmp_path / "a.png", rgba), channels=3)
     assert image.tolist() == [[[0, 0, 0], [40, 20, 10]]]
 
 
-def test_grey_with_alpha_lies_over_black(tmp_path: Path) -> None:
+def test_grey_with_alpha_is_composited_over_black(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.merge("LA", [Image.new("L", (2, 1), 100), Image.new("L", (2, 1), 51)]).save(path)
     assert read_image(path, channels=1).tolist() == [[[20], [20]]]
@@ -126,12 +126,12 @@ def test_cmyk_and_ycbcr_become_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
-def test_deep_grey_is_stretched_from_its_own_range(tmp_path: Path, suffix: str) -> None:
+def test_deep_grey_is_scaled_from_its_own_range(tmp_path: Path, suffix: str) -> None:
     path = saved(tmp_path / f"a{suffix}", np.array([[1000, 2000, 3000]], np.uint16))
     assert read_image(path, channels=1)[..., 0].tolist() == [[0, 128, 255]]
 
 
-def test_deep_grey_is_stretched_from_the_range_given_and_clipped(tmp_path: Path) -> None:
+def test_deep_grey_is_scaled_from_the_given_range_and_clipped(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", np.array([[0, 1000, 1500, 2000, 9000]], np.uint16))
     image = read_image(path, channels=1, value_range=(1000, 2000))
     assert image[..., 0].tolist() == [[0, 0, 128, 255, 255]]
@@ -155,13 +155,13 @@ def test_deep_colours_keep_all_their_bits(tmp_path: Path, suffix: str) -> None:
     assert image.ravel().tolist() == [round(k * 255 / 11) for k in range(12)]
 
 
-def test_deep_alpha_lies_over_black(tmp_path: Path) -> None:
+def test_deep_alpha_is_composited_over_black(tmp_path: Path) -> None:
     rgba = np.array([[[60000, 30000, 0, 65535], [60000, 30000, 0, 0]]], np.uint16)
     image = read_image(saved_deep(tmp_path / "a.png", rgba), channels=3, value_range=(0, 60000))
     assert image.tolist() == [[[255, 128, 0], [0, 0, 0]]]
 
 
-def test_turned_deep_colour_tiff_is_refused_not_read_lying_down(tmp_path: Path) -> None:
+def test_a_rotated_deep_colour_tiff_is_refused(tmp_path: Path) -> None:
     path = saved_deep(tmp_path / "a.tiff", np.zeros((2, 3, 3), np.uint16))
     data = bytearray(path.read_bytes())
     at = data.index(struct.pack("<HHI", 284, 3, 1))  # the tag for planes becomes orientation
@@ -171,7 +171,7 @@ def test_turned_deep_colour_tiff_is_refused_not_read_lying_down(tmp_path: Path) 
         read_image(path, channels=3)
 
 
-def test_float_tiff_is_stretched(tmp_path: Path) -> None:
+def test_float_tiff_is_scaled(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.tif", np.array([[-1, 0, 1]], np.float32))
     assert read_image(path, channels=1)[..., 0].tolist() == [[0, 128, 255]]
 
@@ -189,7 +189,7 @@ def test_constant_deep_image_is_black(tmp_path: Path) -> None:
     assert not read_image(path, channels=1).any()
 
 
-def test_value_range_leaves_eight_bits_alone(tmp_path: Path) -> None:
+def test_value_range_does_not_change_eight_bit_images(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.png", GREY)
     assert np.array_equal(read_image(path, channels=1, value_range=(0, 10))[..., 0], GREY)
 
@@ -211,7 +211,7 @@ def test_exif_orientation_is_applied(tmp_path: Path, suffix: str, orientation: i
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as the module does
-def test_damaged_exif_does_not_spoil_a_sound_picture(tmp_path: Path) -> None:
+def test_damaged_exif_does_not_invalidate_a_valid_picture(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", photo(), exif=b"Exif\0\0II*\0\xff\xff\xff\x7f\0\0")
     assert read_image(path, channels=3).shape == (64, 64, 3)
 
@@ -230,7 +230,7 @@ def test_size_reads_no_pixels(tmp_path: Path) -> None:
     "kind", ["JPEG", "PNG", "BMP", "TIFF", "TIFF-LZW", "deep PNG", "deep TIFF"]
 )
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
-def test_a_file_cut_short_is_an_error_that_names_it(tmp_path: Path, kind: str, keep: float) -> None:
+def test_a_truncated_file_is_an_error_with_its_name(tmp_path: Path, kind: str, keep: float) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
     path = tmp_path / "cut file.png"
     if kind.startswith("deep"):
@@ -267,7 +267,7 @@ def test_a_download_padded_with_zeros_is_refused(tmp_path: Path) -> None:
         pytest.param(b"MM\0*\xff\xff\xff\xff", "damaged", id="tiff-points-nowhere"),
     ],
 )
-def test_what_is_no_picture_is_an_error_that_names_the_file(
+def test_a_file_that_is_not_a_picture_is_an_error_with_its_name(
     tmp_path: Path, content: bytes, message: str
 ) -> None:
     (tmp_path / "odd.jpg").write_bytes(content)
@@ -277,7 +277,7 @@ def test_what_is_no_picture_is_an_error_that_names_the_file(
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF"])
-def test_flipped_bytes_read_or_fail_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_flipped_bytes_are_read_or_fail_with_one_line(tmp_path: Path, kind: str) -> None:
     stream = io.BytesIO()
     Image.fromarray(photo(24)).save(stream, kind)
     chance = np.random.default_rng(1)
@@ -346,5 +346,5 @@ def test_reversed_value_range_is_refused(tmp_path: Path) -> None:
         read_image(saved(tmp_path / "a.png", GREY), channels=1, value_range=(1, 0))
 
 
-def test_pillow_is_never_told_to_accept_truncated_files() -> None:
+def test_pillow_never_accepts_truncated_files() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False

@@ -11,7 +11,7 @@ KVASIR = Path(__file__).parents[2].parent / "shared/data/kvasir_seg"
 
 
 def make(root: Path, *names: str) -> Path:
-    """Create empty files: an index looks at names only."""
+    """Create empty files: an index only uses names."""
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
@@ -35,7 +35,7 @@ def table(path: Path, *lines: str) -> Path:
     return path
 
 
-def test_images_and_masks_meet_by_stem_in_the_order_of_paths(tmp_path: Path) -> None:
+def test_images_and_masks_are_paired_by_stem_and_sorted_by_path(tmp_path: Path) -> None:
     index = index_segmentation(pairs(tmp_path, "b", "a", "C"))
     assert index.samples == [
         Sample(path=f"images/{stem}.jpg", target=f"masks/{stem}.png") for stem in ("C", "a", "b")
@@ -45,7 +45,7 @@ def test_images_and_masks_meet_by_stem_in_the_order_of_paths(tmp_path: Path) -> 
 
 def test_sub_folders_upper_case_and_accents_match(tmp_path: Path) -> None:
     make(tmp_path, "Images/p1/X.JPG", "Masks/p1/X.Png", "Images/p2/X.TIFF", "Masks/p2/X.bmp")
-    make(tmp_path, "Images/a\u0308 b.png", "Masks/\u00e4 b.png")  # two ways to spell one name
+    make(tmp_path, "Images/a\u0308 b.png", "Masks/\u00e4 b.png")  # two encodings of one name
     found = [(s.path, s.target) for s in index_segmentation(tmp_path).samples]
     assert found == [
         ("Images/a\u0308 b.png", "Masks/\u00e4 b.png"),
@@ -54,7 +54,7 @@ def test_sub_folders_upper_case_and_accents_match(tmp_path: Path) -> None:
     ]
 
 
-def test_hidden_and_system_files_are_ignored_without_a_word(tmp_path: Path) -> None:
+def test_hidden_and_system_files_are_ignored_without_a_note(tmp_path: Path) -> None:
     pairs(tmp_path, "a")
     make(tmp_path, "images/._a.jpg", "images/Thumbs.db", "masks/.DS_Store", "images/desktop.ini")
     make(tmp_path, "images/__MACOSX/b.jpg", "images/.cache/c.jpg")
@@ -68,10 +68,10 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
         index_segmentation(tmp_path)
 
 
-def test_files_of_other_kinds_are_left_out_with_a_note(tmp_path: Path) -> None:
+def test_files_of_other_types_are_ignored_with_a_note(tmp_path: Path) -> None:
     make(pairs(tmp_path, "a"), "images/list.txt", "images/b.gif", "images/c.gif")
     assert index_segmentation(tmp_path).notes == [
-        "other files in images were left out: 2 .gif, 1 .txt"
+        "other files in images were ignored: 2 .gif, 1 .txt"
     ]
 
 
@@ -93,31 +93,31 @@ def test_folders_named_after_splits_are_a_given_split(tmp_path: Path) -> None:
     ]
 
 
-def test_images_beside_split_folders_are_left_out_with_a_note(tmp_path: Path) -> None:
+def test_images_beside_split_folders_are_ignored_with_a_note(tmp_path: Path) -> None:
     index = index_segmentation(pairs(pairs(tmp_path, "a", under="train/"), "b"))
     assert paths(index.samples) == ["train/images/a.jpg"]
-    assert "left out" in index.notes[0]
+    assert "ignored" in index.notes[0]
 
 
 def test_splits_inside_the_images_folder_are_given_with_a_note(tmp_path: Path) -> None:
     pairs(tmp_path, "train/a", "valid/b")
     index = index_segmentation(tmp_path)
     assert [s.split for s in index.samples] == ["train", "val"]
-    assert index.notes == ["the folders inside images were read as the given split"]
+    assert index.notes == ["read the folders inside images as the given split"]
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "no folder of images"),
-        (["a.jpg"], "no folder of images"),
-        (["images/a.jpg"], "no folder masks beside images"),
+        ([], "no images folder"),
+        (["a.jpg"], "no images folder"),
+        (["images/a.jpg"], "no masks folder beside images"),
         (["images/a.txt", "masks/a.png"], r"no images in the folder, only 1 \.txt"),
         (["images/a.png", "masks/.hidden"], "no masks in the folder"),
-        (["train/images/a.png"], "no folder masks beside images"),
+        (["train/images/a.png"], "no masks folder beside images"),
     ],
 )
-def test_a_folder_of_another_layout_is_told_the_right_one(
+def test_a_folder_with_another_layout_is_refused_with_the_expected_one(
     tmp_path: Path, names: list[str], message: str
 ) -> None:
     with pytest.raises(MedvisionError, match=rf"{message}.*expected ROOT/images/\*"):
@@ -134,19 +134,21 @@ def test_a_root_that_is_missing_or_a_file_is_an_error(tmp_path: Path) -> None:
 def test_images_without_masks_are_counted_and_five_named(tmp_path: Path) -> None:
     make(pairs(tmp_path, "x"), *(f"images/{k}.jpg" for k in range(7)))
     named = ", ".join(f"images/{k}.jpg" for k in range(5))
-    with pytest.raises(MedvisionError, match=f"7 of 8 images have no mask: {named} and 2 more"):
+    with pytest.raises(MedvisionError, match=f"no mask for 7 of 8 images: {named} and 2 more"):
         index_segmentation(tmp_path)
 
 
 def test_masks_without_an_image_are_a_note(tmp_path: Path) -> None:
     make(pairs(tmp_path, "x"), "masks/y.png")
-    assert index_segmentation(tmp_path).notes == ["1 masks have no image: masks/y.png"]
+    assert index_segmentation(tmp_path).notes == ["no image for 1 mask: masks/y.png"]
 
 
 @pytest.mark.parametrize("folder", ["images", "masks"])
 def test_two_files_of_one_stem_are_an_error(tmp_path: Path, folder: str) -> None:
     make(pairs(tmp_path, "x", "y"), f"{folder}/x.bmp")
-    with pytest.raises(MedvisionError, match=rf"the same stem: {folder}/x\.\w+ and {folder}/x"):
+    with pytest.raises(
+        MedvisionError, match=rf"1 stem used more than once: {folder}/x\.\w+ and {folder}/x"
+    ):
         index_segmentation(tmp_path)
 
 
@@ -167,7 +169,7 @@ def test_splits_csv_in_the_root_is_the_given_split(tmp_path: Path) -> None:
         Sample(path="images/a.jpg", target="masks/a.png", group="p2"),
         Sample(path="images/b.jpg", target="masks/b.png", group="p1", split="train"),
     ]
-    assert index.notes == ["splits.csv does not list 1 images, which are left out: images/c.jpg"]
+    assert index.notes == ["splits.csv does not list 1 image (ignored): images/c.jpg"]
 
 
 def test_the_column_path_alone_is_enough(tmp_path: Path) -> None:
@@ -186,10 +188,12 @@ def test_a_kept_split_stays_and_new_images_join_it_without_one(tmp_path: Path) -
         ("images/b.jpg", "val"),
         ("images/new.jpg", ""),
     ]
-    assert "1 images are not in" in index.notes[0]
+    assert "added 1 image that" in index.notes[0]
 
 
-def test_a_kept_split_wins_over_splits_csv_which_names_the_groups(tmp_path: Path) -> None:
+def test_a_kept_split_takes_precedence_over_splits_csv_which_gives_the_groups(
+    tmp_path: Path,
+) -> None:
     root = pairs(tmp_path / "data", "a", "b", "c")
     table(root / "splits.csv", "split,path,group", *(f"test,images/{n}.jpg,p1" for n in "abc"))
     kept = table(
@@ -215,7 +219,7 @@ def test_new_images_in_split_folders_have_their_folders_split(tmp_path: Path) ->
 def test_new_images_beside_a_kept_split_must_have_masks(tmp_path: Path) -> None:
     root = make(pairs(tmp_path / "data", "a"), "images/new.jpg")
     kept = table(tmp_path / "run.csv", "split,path", "val,images/a.jpg")
-    with pytest.raises(MedvisionError, match=r"no mask: images/new\.jpg"):
+    with pytest.raises(MedvisionError, match=r"no mask for 1 of 2 images: images/new\.jpg"):
         index_segmentation(root, splits=kept)
 
 
@@ -230,40 +234,40 @@ def test_listed_files_that_are_missing_are_counted_and_named(tmp_path: Path) -> 
 def test_listed_images_without_a_mask_are_an_error(tmp_path: Path) -> None:
     make(pairs(tmp_path, "a"), "other/b.jpg")
     table(tmp_path / "splits.csv", "path", "images/a.jpg", "other/b.jpg")
-    with pytest.raises(MedvisionError, match=r"1 of 2 images have no mask: other/b\.jpg"):
+    with pytest.raises(MedvisionError, match=r"no mask for 1 of 2 images: other/b\.jpg"):
         index_segmentation(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["split,file", "train,a"], r"no column path among split, file \(.*line 1\)"),
-        (["split;path", "train;a"], r"no column path among split;path .*commas"),
+        (["split,file", "train,a"], r"expected a column path, got split, file \(.*line 1\)"),
+        (["split;path", "train;a"], r"expected a column path, got split;path .*commas"),
         (["path,spilt", "a,train"], r"unknown column spilt \(.*line 1\); did you mean split"),
-        (["path,path", "a,b"], "column path is there twice"),
+        (["path,path", "a,b"], "column path occurs twice"),
         (["path", "a", "b", "./a"], r"a is listed twice, first in line 2 \(.*line 4\)"),
-        (["path", "/etc/a.png"], r"leaves the data folder \(.*line 2\)"),
-        (["path", "C:\\a.png"], "leaves the data folder"),
-        (["path", "x/../../a.png"], "leaves the data folder"),
-        (["path,target", "a,../b"], "leaves the data folder"),
+        (["path", "/etc/a.png"], r"is outside the data folder \(.*line 2\)"),
+        (["path", "C:\\a.png"], "is outside the data folder"),
+        (["path", "x/../../a.png"], "is outside the data folder"),
+        (["path,target", "a,../b"], "is outside the data folder"),
         (
             ["split,path", "valdation,a"],
             r"unknown split valdation \(.*line 2\); did you mean val\?",
         ),
         (["split,path", "train,"], r"path is blank \(.*line 2\)"),
-        (["split,path", "train,a,b"], r"3 cells, the first line has 2 \(.*line 2\)"),
-        (["path"], "lists no image"),
-        ([""], "no column path among none"),
+        (["split,path", "train,a,b"], r"expected 2 cells as in the first line, got 3 \(.*line 2\)"),
+        (["path"], "lists no images"),
+        ([""], "expected a column path, got no column"),
         (["path", '"a'], "not a csv file"),
     ],
 )
-def test_faults_in_a_csv_name_file_and_line(tmp_path: Path, lines: list[str], message: str) -> None:
+def test_errors_in_a_csv_name_file_and_line(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(MedvisionError, match=message) as caught:
         read_splits(table(tmp_path / "my.csv", *lines))
     assert "my.csv" in str(caught.value)
 
 
-def test_a_csv_that_is_not_utf8_or_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_csv_that_is_missing_or_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("path\nä.png\n".encode("latin-1"))
     with pytest.raises(MedvisionError, match=r"not UTF-8 \(.*a\.csv"):
         read_splits(tmp_path / "a.csv")
@@ -311,7 +315,7 @@ def test_groups_come_from_the_pattern_in_the_path(tmp_path: Path) -> None:
     assert index.notes == []
 
 
-def test_the_pattern_sees_folders_and_wins_over_a_csv(tmp_path: Path) -> None:
+def test_the_pattern_matches_folders_and_takes_precedence_over_a_csv(tmp_path: Path) -> None:
     pairs(tmp_path, "p1/a", "p2/a")
     table(tmp_path / "splits.csv", "path,group", "images/p1/a.jpg,x", "images/p2/a.jpg,x")
     index = index_segmentation(tmp_path, group_pattern=r"images/(\w+)/")
@@ -327,13 +331,15 @@ def test_images_the_pattern_does_not_match_are_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(zzz)", r"matches no image, the first being images/a\.jpg"),
-        ("a", "has 0 capture groups, expected one"),
-        ("(a)(b)", "has 2 capture groups, expected one"),
+        ("(zzz)", r"matches no image; the first is images/a\.jpg"),
+        ("a", "expected one capture group, got 0 in a"),
+        ("(a)(b)", r"expected one capture group, got 2 in \(a\)\(b\)"),
         ("(a", "is not a regular expression"),
     ],
 )
-def test_faults_in_the_pattern_name_its_key(tmp_path: Path, pattern: str, message: str) -> None:
+def test_errors_in_the_pattern_name_its_config_key(
+    tmp_path: Path, pattern: str, message: str
+) -> None:
     with pytest.raises(MedvisionError, match=rf"{message}.*data\.group_pattern"):
         index_segmentation(pairs(tmp_path, "a"), group_pattern=pattern)
 

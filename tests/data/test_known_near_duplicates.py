@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 
 from medvision.audit.dataset import scan
-from medvision.data.duplicates import search as known_twins
+from medvision.data.duplicates import search
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two classes of six images, the last of each a copy of the first; a cache of its own."""
+    """Two classes of six images, the last of each a copy of the first; separate cache."""
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(known_twins, "_WORTH_KEEPING", 1)
+    monkeypatch.setattr(search, "_WORTH_KEEPING", 1)
     rng = np.random.default_rng(0)
     for name in ("ill", "well"):
         (tmp_path / "set" / name).mkdir(parents=True)
@@ -22,20 +22,20 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "set"
 
 
-def test_what_an_audit_found_is_recalled_until_an_image_changes(
+def test_cached_near_duplicates_are_used_until_an_image_changes(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = scan(root)
     assert len(found.near_duplicates.first) == 2
     searched: list[int] = []
-    real = known_twins.find_near_duplicates
+    real = search.find_near_duplicates
 
-    def spy(thumbnails: np.ndarray, hashes: np.ndarray) -> known_twins.NearDuplicates:
+    def spy(thumbnails: np.ndarray, hashes: np.ndarray) -> search.NearDuplicates:
         searched.append(len(thumbnails))
         return real(thumbnails, hashes)
 
-    monkeypatch.setattr(known_twins, "find_near_duplicates", spy)
-    again = known_twins.near_duplicates_of(found.properties)
+    monkeypatch.setattr(search, "find_near_duplicates", spy)
+    again = search.near_duplicates_of(found.properties)
     assert searched == []
     np.testing.assert_array_equal(again.groups, found.near_duplicates.groups)
     np.testing.assert_array_equal(again.second, found.near_duplicates.second)

@@ -20,7 +20,7 @@ SHARED = Path(__file__).parents[2].parent / "shared/data"
 
 
 def pictures(number: int, *, seed: int = 0, size_px: int = 48) -> np.ndarray:
-    """Blurred noise: as smooth as thumbnails of photographs, and each unlike the others."""
+    """Blurred noise, as smooth as thumbnails of photographs, and all different."""
     rng = np.random.default_rng(seed)
     noise = rng.normal(0, 1, (number, size_px, size_px))
     drawn = [cv2.GaussianBlur(plane, (0, 0), size_px / 16) for plane in noise]
@@ -28,7 +28,7 @@ def pictures(number: int, *, seed: int = 0, size_px: int = 48) -> np.ndarray:
     return np.array(scaled, np.uint8).reshape(number, size_px, size_px)
 
 
-def twins(thumbnails: np.ndarray, **options: float) -> NearDuplicates:
+def search(thumbnails: np.ndarray, **options: float) -> NearDuplicates:
     return find_near_duplicates(thumbnails, [str(k) for k in range(len(thumbnails))], **options)
 
 
@@ -52,29 +52,29 @@ def by_the_formula(thumbnails: np.ndarray, threshold: float) -> list[int]:
     return [order.setdefault(id(group), len(order)) for group in groups]
 
 
-def test_images_without_twins_are_groups_of_their_own_in_their_order() -> None:
-    found = twins(pictures(5))
+def test_images_without_near_duplicates_are_separate_groups_in_order() -> None:
+    found = search(pictures(5))
     assert found.groups.tolist() == [0, 1, 2, 3, 4]
     assert found.groups.dtype == np.int64
     assert relations(found) == []
 
 
-def test_brightness_and_contrast_do_not_part_twins() -> None:
+def test_brightness_and_contrast_do_not_separate_near_duplicates() -> None:
     one, other = pictures(2) // 2
-    found = twins(np.stack([one, other, one + 100, other // 2]), threshold=0.999)
+    found = search(np.stack([one, other, one + 100, other // 2]), threshold=0.999)
     assert found.groups.tolist() == [0, 1, 0, 1]
     assert relations(found) == [(0, 2, "same"), (1, 3, "same")]
 
 
-def test_mirrored_and_turned_images_are_twins_and_told_apart() -> None:
+def test_mirrored_and_rotated_images_are_near_duplicates_with_their_relation() -> None:
     one, other = pictures(2)
     changed = [one[:, ::-1], one[::-1], one.T, np.rot90(one), np.rot90(one, 2), np.rot90(one, 3)]
     for copy, relation in zip(changed, ["mirrored"] * 3 + ["rotated"] * 3, strict=True):
-        assert relations(twins(np.stack([one, other, copy]))) == [(0, 2, relation)]
+        assert relations(search(np.stack([one, other, copy]))) == [(0, 2, relation)]
 
 
 @pytest.mark.parametrize("share", [0.03, 0.06, 0.1])
-def test_a_cut_is_the_twin_of_its_source_wherever_it_was_cut(share: float) -> None:
+def test_a_crop_at_any_position_is_a_near_duplicate_of_its_source(share: float) -> None:
     sources = pictures(40, seed=3, size_px=192)
     removed = round(192 * share)
     rng = np.random.default_rng(0)
@@ -83,7 +83,7 @@ def test_a_cut_is_the_twin_of_its_source_wherever_it_was_cut(share: float) -> No
         y, x = rng.integers(0, removed + 1, 2)
         cuts.append(source[y : y + 192 - removed, x : x + 192 - removed])
     small = [cv2.resize(p, (48, 48), interpolation=cv2.INTER_AREA) for p in [*sources, *cuts]]
-    found = twins(np.stack(small))
+    found = search(np.stack(small))
     assert set(found.groups[:40]) == set(range(40))
     assert (found.groups[40:] == found.groups[:40]).mean() >= 0.95
     if share > 0.05:
@@ -94,28 +94,28 @@ def test_a_cut_is_the_twin_of_its_source_wherever_it_was_cut(share: float) -> No
     ("gain", "offset", "gamma"),
     [(1.4, 0, 1), (0.6, 0, 1), (1, 60, 1), (1, -40, 1), (1, 0, 0.7), (1, 0, 1.4)],
 )
-def test_a_picture_in_another_tone_is_a_twin_though_its_lights_are_clipped(
+def test_a_picture_with_another_tone_and_clipped_highlights_is_a_near_duplicate(
     gain: float, offset: float, gamma: float
 ) -> None:
     sources = pictures(80, seed=6)
     toned = 255 * (sources[:40] / 255) ** gamma * gain + offset
-    found = twins(np.concatenate([sources, np.rint(toned.clip(0, 255)).astype(np.uint8)]))
+    found = search(np.concatenate([sources, np.rint(toned.clip(0, 255)).astype(np.uint8)]))
     assert found.groups.tolist() == [*range(80), *range(40)]
 
 
-def test_a_cut_out_of_many_look_alikes_is_found_and_they_are_not() -> None:
-    """A common picture with a little of its own in each: as chests are."""
+def test_a_crop_is_found_among_many_similar_images_that_are_not_near_duplicates() -> None:
+    """Similar pictures with small individual differences, like chest X-rays."""
     (common,) = pictures(1, size_px=192).astype(float)
     own = pictures(300, seed=5, size_px=192).astype(float)
     sources = (0.7 * common + 0.3 * own).astype(np.uint8)
     cuts = sources[:60, 4:-12, 11:-5]
     small = [cv2.resize(p, (48, 48), interpolation=cv2.INTER_AREA) for p in [*sources, *cuts]]
-    found = twins(np.stack(small))
+    found = search(np.stack(small))
     assert (found.groups[300:] == found.groups[:60]).mean() > 0.95
     assert len(set(found.groups[:300])) == 300
 
 
-def test_equal_pixels_are_identical_whatever_they_show() -> None:
+def test_equal_pixels_are_identical_for_any_content() -> None:
     black, grey = np.zeros((48, 48), np.uint8), np.full((48, 48), 128, np.uint8)
     thumbnails = np.stack([grey, black, *pictures(1), black, grey, grey])
     found = find_near_duplicates(thumbnails, ["g", "b", "p", "b", "g", "another grey"])
@@ -124,15 +124,15 @@ def test_equal_pixels_are_identical_whatever_they_show() -> None:
     assert found.similarity.tolist() == [1, 1]
 
 
-def test_twins_of_twins_share_a_group() -> None:
+def test_near_duplicates_of_near_duplicates_share_a_group() -> None:
     rng = np.random.default_rng(0)
     (start,) = pictures(1).astype(float)
     steps = [cv2.GaussianBlur(rng.normal(0, 60, (48, 48)), (0, 0), 3) for _ in range(6)]
     chain = (start / 2 + 60 + np.cumsum(steps, axis=0)).clip(0, 255).astype(np.uint8)
     flat = np.corrcoef(chain.reshape(6, -1))
     neighbours = min(flat[k, k + 1] for k in range(5))
-    assert flat[0, 5] < neighbours  # the ends of the chain are less alike
-    assert set(twins(chain, threshold=neighbours).groups) == {0}
+    assert flat[0, 5] < neighbours  # the ends of the chain are less similar
+    assert set(search(chain, threshold=neighbours).groups) == {0}
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
@@ -155,7 +155,7 @@ def test_groups_are_those_of_the_formula_in_blocks_of_any_size(
     flat = np.corrcoef(thumbnails.reshape(40, -1))
     near = {(i, j) for i, j in combinations(range(40), 2) if flat[i, j] >= threshold}
     assert near <= pairs
-    found = twins(thumbnails, threshold=threshold)
+    found = search(thumbnails, threshold=threshold)
     plain = {(a, b) for a, b, relation in relations(found) if relation == "same"}
     assert near <= plain
     assert {expected[a] for a, _ in near} <= {expected[b] for _, b in plain}
@@ -174,30 +174,30 @@ def test_a_thousand_equal_pictures_make_one_group_and_few_pairs() -> None:
     rng = np.random.default_rng(0)
     (one,) = pictures(1)
     noisy = one + rng.integers(0, 3, (300, 48, 48))
-    found = twins(np.concatenate([noisy.clip(0, 255).astype(np.uint8), pictures(3, seed=9)]))
+    found = search(np.concatenate([noisy.clip(0, 255).astype(np.uint8), pictures(3, seed=9)]))
     assert found.groups.tolist() == [0] * 300 + [1, 2, 3]
     assert len(found.first) <= 16 * 300
 
 
 def test_no_images_have_no_groups() -> None:
-    assert twins(pictures(0)).groups.tolist() == []
-    assert twins(pictures(1)).groups.tolist() == [0]
+    assert search(pictures(0)).groups.tolist() == []
+    assert search(pictures(1)).groups.tolist() == [0]
 
 
 def test_arguments_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match=r"uint8 \(N, S, S\), got float64 \(2, 4, 4\)"):
-        twins(np.zeros((2, 4, 4)))
+        search(np.zeros((2, 4, 4)))
     with pytest.raises(ValueError, match=r"got uint8 \(2, 4\)"):
-        twins(np.zeros((2, 4), np.uint8))
+        search(np.zeros((2, 4), np.uint8))
     with pytest.raises(ValueError, match=r"threshold in \(0, 1\], got 0"):
-        twins(pictures(2), threshold=0)
+        search(pictures(2), threshold=0)
     with pytest.raises(ValueError, match="expected 2 hashes, got 1"):
         find_near_duplicates(pictures(2), ["a"])
     with pytest.raises(ValueError, match=r"expected \(2,\) splits, got \(1,\)"):
         count_crossing([0, 1], ["test"])
 
 
-def test_what_crosses_is_counted_by_groups_and_by_images_of_test() -> None:
+def test_groups_across_splits_are_counted_with_their_test_images() -> None:
     splits = ["train", "test", "test", "train", "test", "val", "test", "train", "train"]
     groups = [0, 0, 0, 1, 1, 2, 2, 3, 3]  # 2 lies in val and test, 3 in train alone
     assert count_crossing(groups, splits) == (2, 3)
@@ -208,7 +208,7 @@ def test_what_crosses_is_counted_by_groups_and_by_images_of_test() -> None:
     "name",
     ["brain_tumor_mri", "kvasir_seg", pytest.param("chest_xray", marks=pytest.mark.slow)],
 )
-def test_the_measured_twins_of_the_public_sets(name: str) -> None:
+def test_the_near_duplicates_of_the_public_sets_are_the_measured_ones(name: str) -> None:
     root = SHARED / name
     if not root.is_dir():
         pytest.skip(f"{name} is not on this machine")

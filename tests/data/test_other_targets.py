@@ -1,4 +1,4 @@
-"""Targets that are neither one class nor a mask: floats, several of each image."""
+"""Targets that are neither one class nor a mask: several floats per image."""
 
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ NUM_LABELS = 3
 
 
 class Labels(ClassificationData):
-    """Three numbers in [0, 1] of each image: its class, and two of its name."""
+    """Three numbers in [0, 1] per image: its class, and two from its name."""
 
     def targets_of(self, samples: SampleTable) -> NDArray[Any]:
         number = np.array([int(path[-10:-4]) for path in samples.paths])
@@ -83,7 +83,7 @@ def trainer(folder: Path) -> Trainer:
     )
 
 
-def test_several_floats_of_each_image_reach_the_batch_and_padding_is_nan() -> None:
+def test_several_floats_per_image_reach_the_batch_and_padding_is_nan() -> None:
     data = prepared(6, fixed_shapes=True)
     first, last = data.val_dataloader()
     assert first["target"].dtype == last["target"].dtype == torch.float32
@@ -95,7 +95,9 @@ def test_several_floats_of_each_image_reach_the_batch_and_padding_is_nan() -> No
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
-def test_a_task_trains_on_several_floats_and_padding_changes_no_score(tmp_path: Path) -> None:
+def test_a_task_trains_on_several_floats_per_image_and_padding_changes_no_score(
+    tmp_path: Path,
+) -> None:
     scores = []
     for fixed_shapes in (False, True):
         data, network = prepared(7, fixed_shapes=fixed_shapes), task()
@@ -128,7 +130,7 @@ def test_padding_of_several_labels_is_ignored_whatever_their_type(kind: Any) -> 
 def test_targets_that_cannot_be_ignored_are_refused(kind: Any) -> None:
     plain = prepared(6, fixed_shapes=True).dataset("val")
     options = {"samples": plain.samples, "source": plain.source, "transform": plain.transform}
-    with pytest.raises(ValueError, match="expected targets that can be ignored, got"):
+    with pytest.raises(ValueError, match="expected targets that can hold the ignore index, got"):
         SampleDataset(**options, seed=0, targets=np.ones(6, kind))
     with pytest.raises(ValueError, match="expected 6 targets, got 5"):
         SampleDataset(**options, seed=0, targets=np.ones(5, np.uint8))

@@ -28,7 +28,7 @@ NUM_FITTED = 300
 
 @pytest.fixture
 def one_more_thread() -> Iterator[None]:
-    """OpenCV on another number of threads than before."""
+    """Use another number of OpenCV threads."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(before + 1)
     yield
@@ -160,7 +160,7 @@ def test_pituitary_tumour_is_smaller_than_the_other_tumours() -> None:
 
 
 @pytest.mark.parametrize(("draw", "num_classes"), KINDS)
-def test_mean_and_spread_of_the_grey_levels_say_next_to_nothing(
+def test_mean_and_spread_of_the_grey_levels_hardly_predict_the_class(
     labelled: dict[Draw, tuple[Images, NDArray[np.int64]]], draw: Draw, num_classes: int
 ) -> None:
     images, labels = labelled[draw]
@@ -170,7 +170,7 @@ def test_mean_and_spread_of_the_grey_levels_say_next_to_nothing(
 
 
 @pytest.mark.parametrize(("draw", "num_classes"), KINDS)
-def test_the_most_alike_image_is_near_chance(
+def test_the_most_similar_image_predicts_the_class_near_chance(
     labelled: dict[Draw, tuple[Images, NDArray[np.int64]]], draw: Draw, num_classes: int
 ) -> None:
     images, labels = labelled[draw]
@@ -181,7 +181,7 @@ def test_the_most_alike_image_is_near_chance(
 
 
 @pytest.mark.parametrize(("draw", "num_classes"), KINDS)
-def test_local_contrast_tells_the_classes_well_above_chance(
+def test_local_contrast_predicts_the_class_well_above_chance(
     labelled: dict[Draw, tuple[Images, NDArray[np.int64]]], draw: Draw, num_classes: int
 ) -> None:
     images, labels = labelled[draw]

@@ -14,7 +14,7 @@ Mask = NDArray[np.bool_]
 
 @pytest.fixture
 def one_more_thread() -> Iterator[None]:
-    """OpenCV on another number of threads than before."""
+    """Use another number of OpenCV threads."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(before + 1)
     yield
@@ -27,7 +27,7 @@ def small_masks() -> list[Mask]:
 
 
 def mean_dice(predicted: Mask, truth: Mask) -> float:
-    """Dice of every (H, W) image, averaged over the N images; two empty masks agree."""
+    """Mean Dice of N (H, W) images; 1 for two empty masks."""
     overlap = np.count_nonzero(predicted & truth, axis=(1, 2))
     total = np.count_nonzero(predicted, axis=(1, 2)) + np.count_nonzero(truth, axis=(1, 2))
     return float(np.mean((2 * overlap + 1e-7) / (total + 1e-7)))
@@ -42,7 +42,7 @@ def test_image_is_rgb_bytes_and_mask_is_zero_or_one(size_px: int) -> None:
         assert image.dtype == mask.dtype == np.uint8
         assert set(np.unique(mask)) <= {0, 1}
         assert image.max() > 150, "the scene is lit"
-        assert image[..., 0].mean() > image[..., 2].mean(), "red comes first: mucosa is no blue"
+        assert image[..., 0].mean() > image[..., 2].mean(), "red comes first: mucosa is not blue"
 
 
 def test_default_size_is_256() -> None:
@@ -125,7 +125,7 @@ def test_smallest_size_loses_no_polyp(small_masks: list[Mask]) -> None:
 
 
 def test_no_threshold_on_colour_finds_the_polyps() -> None:
-    """Even the best threshold, chosen on the very images it is scored on, fails."""
+    """Even the best threshold, chosen on the scored images, fails."""
     scenes = [draw_polyp_scene(index, size_px=96) for index in range(64)]
     truths = np.stack([mask > 0 for _, mask in scenes])
     red, green, blue = np.moveaxis(np.stack([image for image, _ in scenes]).astype(float), -1, 0)

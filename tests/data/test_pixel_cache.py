@@ -31,7 +31,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def opened(root: Path | str, task: str = "segmentation", **changes: Any) -> Any:
-    """A prepared data module of the shipped configuration, small."""
+    """Small prepared data module of the shipped configuration."""
     config: Any = keys_of("data", f"folder_{task}")
     config.pop("_target_")
     small = {"seed": 0, "image_size": 32, "batch_size": 4, "num_workers": 0}
@@ -43,7 +43,7 @@ def opened(root: Path | str, task: str = "segmentation", **changes: Any) -> Any:
 
 
 def batches(data: Any, epochs: int = 2) -> Found:
-    """Those of training, one epoch after another, and of validation."""
+    """Batches of the training epochs and of validation."""
     found, loader, val = [], data.train_dataloader(), data.val_dataloader()
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
@@ -59,7 +59,7 @@ def same(ours: Found, theirs: Found) -> bool:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are decoded from now on, by loaders of this process."""
+    """Record the names of files decoded by loaders of this process."""
     names: list[str] = []
 
     def spied(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -75,7 +75,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every decoding fail, in loader processes too, which are forks."""
+    """Make every decoding fail, also in forked loader processes."""
 
     def refuse(data: bytes, *, where: str, **options: Any) -> Any:
         raise AssertionError(f"{where} was decoded again")
@@ -91,7 +91,7 @@ def test_batches_are_the_same_and_files_are_decoded_once(
     root = make_folder(16)
     plain = batches(opened(root, decoded_gb=0))
     assert same(batches(opened(root, num_workers=workers)), plain)
-    opened(root).dataset("train")  # rows that a last short batch has left out
+    opened(root).dataset("train")  # rows dropped with a short last batch
     for stage in STAGES:
         data = opened(root).dataset(stage)
         for row in range(len(data)):
@@ -114,7 +114,7 @@ def test_the_second_epoch_decodes_nothing(
     assert pixels.stat().st_size == num_seen * (IMAGE + MASK + 20)
 
 
-def test_images_of_classes_are_kept_too(
+def test_classification_images_are_cached_too(
     make_class_folder: Callable[..., Path], decoded: list[str]
 ) -> None:
     root = make_class_folder({"a": 8, "b": 9})
@@ -128,7 +128,7 @@ def test_images_of_classes_are_kept_too(
 
 
 @pytest.mark.parametrize("window", [1, 8])
-def test_shards_are_kept_by_content_in_their_own_order(
+def test_images_in_shards_are_cached_by_content(
     make_folder: Callable[..., Path],
     tmp_path: Path,
     decoded: list[str],
@@ -144,7 +144,7 @@ def test_shards_are_kept_by_content_in_their_own_order(
     assert decoded == []
 
 
-def test_a_file_changed_in_place_is_decoded_though_size_and_time_are_what_they_were(
+def test_a_changed_file_is_decoded_again_even_with_the_same_size_and_time(
     tmp_path: Path,
 ) -> None:
     for folder in ("images", "masks"):
@@ -167,7 +167,7 @@ def test_a_file_changed_in_place_is_decoded_though_size_and_time_are_what_they_w
 
 
 @pytest.mark.parametrize("damage", ["gone", "broken", "sizes"])
-def test_files_that_cannot_be_read_are_the_errors_they_are_without_a_cache(
+def test_unreadable_files_raise_the_same_errors_as_without_a_cache(
     make_folder: Callable[..., Path], damage: str
 ) -> None:
     root = make_folder(12)
@@ -176,7 +176,7 @@ def test_files_that_cannot_be_read_are_the_errors_they_are_without_a_cache(
     cached[0, 0]
     if damage == "gone":
         (root / sample.target).unlink()
-        (root / sample.path).write_bytes(b"text")  # named first, as ever
+        (root / sample.path).write_bytes(b"text")  # named first, as always
     elif damage == "broken":
         (root / sample.target).write_bytes((root / sample.target).read_bytes()[:-30])
     else:
@@ -202,7 +202,7 @@ def test_files_that_cannot_be_read_are_the_errors_they_are_without_a_cache(
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_whatever_decides_about_pixels_is_part_of_the_key(
+def test_every_option_that_affects_pixels_is_part_of_the_key(
     tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -218,7 +218,7 @@ def test_whatever_decides_about_pixels_is_part_of_the_key(
     assert same(batches(opened(root)), batches(opened(root, decoded_gb=0)))
 
 
-def test_other_versions_of_what_decodes_find_nothing(
+def test_other_decoder_versions_do_not_use_the_cache(
     make_folder: Callable[..., Path], decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_folder(12)
@@ -231,7 +231,7 @@ def test_other_versions_of_what_decodes_find_nothing(
         assert (data[0, 0]["index"], len(decoded)) == (0, 2)
 
 
-def test_a_bound_that_is_too_small_keeps_a_part_and_says_so(
+def test_a_size_limit_that_is_too_small_caches_a_part_with_a_note(
     make_folder: Callable[..., Path], decoded: list[str], cache: Path
 ) -> None:
     root = make_folder(12)
@@ -239,8 +239,8 @@ def test_a_bound_that_is_too_small_keeps_a_part_and_says_so(
     plain = batches(opened(root, decoded_gb=0))
     data = opened(root, decoded_gb=few)
     assert data.notes[-1] == (
-        "only 3 of 12 decoded images fit into 1.24e-05 GB, every epoch decodes the others anew;"
-        f" all take data.decoded_gb={1.005 * whole:.3g}"
+        "only 3 of 12 decoded images fit into 1.24e-05 GB, every epoch decodes the others again;"
+        f" data.decoded_gb={1.005 * whole:.3g} fits all"
     )
     decoded.clear()
     assert same(batches(data), plain)
@@ -259,11 +259,11 @@ def test_a_full_disk_is_noted_before_the_training(
     monkeypatch.setattr(pixel_cache.PixelStore, "free_bytes", lambda self: half)
     assert opened(make_folder(12)).notes[-1] == (
         f"only 6 of 12 decoded images fit on the disk of {cache}/pixels, every epoch decodes the"
-        " others anew; free some space, or set MEDVISION_CACHE_DIR to another disk"
+        " others again; free some space, or set MEDVISION_CACHE_DIR to another disk"
     )
 
 
-def test_a_disk_that_fills_up_ends_no_training(
+def test_a_disk_that_fills_up_does_not_end_the_training(
     make_folder: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -284,12 +284,12 @@ def test_a_disk_that_fills_up_ends_no_training(
         assert same(batches(opened(root)), plain)
     (record,) = caplog.records
     assert record.getMessage() == (
-        "no more decoded images can be kept, every epoch decodes the others:"
+        "no more decoded images can be cached, every epoch decodes the others:"
         " [Errno 28] No space left on device"
     )
 
 
-def test_a_folder_that_cannot_be_written_is_noted_and_ends_no_training(
+def test_a_read_only_folder_is_noted_and_does_not_end_the_training(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = make_folder(12)
@@ -297,9 +297,9 @@ def test_a_folder_that_cannot_be_written_is_noted_and_ends_no_training(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "file"))
     data = opened(root)
-    assert data.notes[-1].startswith("decoded images cannot be kept, every epoch decodes the")
+    assert data.notes[-1].startswith("decoded images cannot be cached, every epoch decodes the")
     assert data.notes[-1].endswith(
-        "set MEDVISION_CACHE_DIR to a folder that can be written, or data.decoded_gb=0"
+        "set MEDVISION_CACHE_DIR to a writable folder, or data.decoded_gb=0"
     )
     assert same(batches(data), plain)
 
@@ -310,12 +310,12 @@ def test_a_system_without_locks_decodes_in_every_epoch(
     root = make_folder(12)
     monkeypatch.setattr(pixel_cache, "CAN_KEEP", False)
     data = opened(root)
-    assert data.notes[-1].startswith("decoded images cannot be kept on this system")
+    assert data.notes[-1].startswith("decoded images cannot be cached on this system")
     assert same(batches(data), batches(opened(root, decoded_gb=0)))
     assert not (cache / "pixels").exists()
 
 
-def test_nothing_is_kept_of_phantoms_and_of_no_bytes(
+def test_phantoms_and_a_size_limit_of_zero_cache_nothing(
     make_folder: Callable[..., Path], cache: Path
 ) -> None:
     off = opened(make_folder(12), decoded_gb=0)
@@ -330,7 +330,7 @@ def test_nothing_is_kept_of_phantoms_and_of_no_bytes(
     assert not (cache / "pixels").exists()
 
 
-def test_a_restored_split_uses_what_the_training_kept(
+def test_a_restored_split_uses_the_cache_of_the_training(
     make_folder: Callable[..., Path], decoded: list[str]
 ) -> None:
     root = make_folder(12)
@@ -377,7 +377,7 @@ def test_a_damaged_record_is_decoded_and_written_again(
     assert path.stat().st_size == len(content)
 
 
-def test_without_a_home_folder_nothing_is_kept_and_a_note_says_so(
+def test_a_missing_home_folder_disables_the_cache_with_a_note(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_home(kind: str) -> Path:
@@ -386,6 +386,6 @@ def test_without_a_home_folder_nothing_is_kept_and_a_note_says_so(
     monkeypatch.setattr("medvision.data.datamodule.own_folder", no_home)
     data = opened(make_folder(12))
     assert data.pixels is None
-    start = "decoded images cannot be kept (Could not determine home directory.)"
+    start = "decoded images cannot be cached (Could not determine home directory.)"
     assert any(note.startswith(start) for note in data.notes)
     assert len(batches(data, epochs=1)) > 1

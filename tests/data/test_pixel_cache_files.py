@@ -57,14 +57,14 @@ def path(folder: Path, suffix: str, name: str = "set") -> Path:
 
 
 def right(made: PixelStore, count: int) -> list[int]:
-    """Which of the first records are there; none of them may be wrong."""
+    """Return the first records that exist, after checking their content."""
     found = {number: made.read(key(number)) for number in range(count)}
     there = [number for number, record in found.items() if record is not None]
     assert all(np.array_equal(found[number], pixels(number)) for number in there)
     return there
 
 
-def test_what_was_kept_is_read_by_another_store_of_the_name(tmp_path: Path) -> None:
+def test_cached_pixels_are_read_by_another_store_of_the_same_name(tmp_path: Path) -> None:
     made = filled(tmp_path, 5)
     assert right(made, 7) == right(store(tmp_path), 7) == [0, 1, 2, 3, 4]
     assert right(store(tmp_path, "other"), 7) == []
@@ -73,7 +73,7 @@ def test_what_was_kept_is_read_by_another_store_of_the_name(tmp_path: Path) -> N
     assert path(tmp_path, INDEX).stat().st_size == 6 * KEY_BYTES
 
 
-def test_what_is_read_may_be_written_to(tmp_path: Path) -> None:
+def test_pixels_read_from_a_store_are_writable(tmp_path: Path) -> None:
     made = filled(tmp_path, 1)
     found = made.read(key(0))
     assert found is not None
@@ -81,7 +81,7 @@ def test_what_is_read_may_be_written_to(tmp_path: Path) -> None:
     assert right(made, 1) == [0]
 
 
-def test_a_reader_sees_what_others_add_later(tmp_path: Path) -> None:
+def test_a_reader_finds_records_added_later_by_others(tmp_path: Path) -> None:
     reader = store(tmp_path)
     assert right(reader, 3) == []
     filled(tmp_path, 3)
@@ -98,17 +98,17 @@ def test_folder_and_files_are_for_their_owner_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [PIXELS, INDEX])
 @pytest.mark.parametrize("rest", [0, 1, 0.5, 1.0, 1.5, 2.0, 2.99])
-def test_files_cut_anywhere_lose_what_was_cut_and_are_mended(
+def test_truncated_files_lose_only_the_missing_records_and_are_repaired(
     tmp_path: Path, suffix: str, rest: float
 ) -> None:
-    """As a killed writer or a disk that lost power leaves them."""
+    """Truncate as after a killed writer or a power failure."""
     reader = filled(tmp_path, 4)
     each = STRIDE if suffix == PIXELS else KEY_BYTES
     size = rest if isinstance(rest, int) else int(rest * each)
     os.truncate(path(tmp_path, suffix), size)
     whole = list(range(int(size // each)))
     assert right(store(tmp_path), 4) == whole
-    assert set(right(reader, 4)) >= set(whole)  # it may remember where the others lie
+    assert set(right(reader, 4)) >= set(whole)  # it may have read the index before
     for number in (3, 2, 1, 0):
         assert reader.keep(key(number), pixels(number))
         assert store(tmp_path).keep(key(number), pixels(number))
@@ -118,7 +118,9 @@ def test_files_cut_anywhere_lose_what_was_cut_and_are_mended(
 
 
 @pytest.mark.parametrize("extra", [(STRIDE, 0), (7, 0), (0, 5), (STRIDE, 5), (0, KEY_BYTES)])
-def test_what_a_killed_writer_began_is_never_served(tmp_path: Path, extra: tuple[int, int]) -> None:
+def test_an_incomplete_record_of_a_killed_writer_is_never_returned(
+    tmp_path: Path, extra: tuple[int, int]
+) -> None:
     made = filled(tmp_path, 2)
     for suffix, more in zip((PIXELS, INDEX), extra, strict=True):
         with path(tmp_path, suffix).open("ab") as stream:
@@ -130,9 +132,7 @@ def test_what_a_killed_writer_began_is_never_served(tmp_path: Path, extra: tuple
 
 
 @pytest.mark.parametrize("place", [0, SIZE - 1, SIZE, STRIDE - 5, STRIDE - 1])
-def test_a_flipped_byte_is_noticed_and_the_record_written_in_its_place(
-    tmp_path: Path, place: int
-) -> None:
+def test_a_flipped_byte_is_detected_and_the_record_is_replaced(tmp_path: Path, place: int) -> None:
     made = filled(tmp_path, 3)
     data = bytearray(path(tmp_path, PIXELS).read_bytes())
     data[STRIDE + place] ^= 1
@@ -173,7 +173,7 @@ def test_processes_that_write_at_once_keep_every_record_once(tmp_path: Path) -> 
     assert path(tmp_path, PIXELS).stat().st_size == 100 * STRIDE
 
 
-def test_a_process_killed_while_it_writes_harms_nobody(tmp_path: Path) -> None:
+def test_a_process_killed_while_writing_damages_no_other_record(tmp_path: Path) -> None:
     total = 0
     for turn in range(6):
         numbers = list(range(turn, 3000, 2))
@@ -194,16 +194,16 @@ def test_a_process_killed_while_it_writes_harms_nobody(tmp_path: Path) -> None:
         assert right(after, 3000) == there
 
 
-def test_the_bound_holds_for_all_stores_and_what_is_there_stays(tmp_path: Path) -> None:
+def test_the_size_limit_covers_all_stores_and_existing_records_stay(tmp_path: Path) -> None:
     made = store(tmp_path, fits=3.5)
     assert made.bytes_each == EACH
     assert [made.keep(key(n), pixels(n)) for n in range(5)] == [True, True, True, False, False]
     assert right(made, 5) == [0, 1, 2]
     assert made.num_bytes_used() == 3 * EACH
-    assert made.keep(key(1), pixels(1))  # known: no room is needed
+    assert made.keep(key(1), pixels(1))  # known: needs no space
 
 
-def test_stores_used_longest_ago_make_room_unless_they_are_in_use(tmp_path: Path) -> None:
+def test_the_least_recently_used_stores_are_removed_unless_in_use(tmp_path: Path) -> None:
     used = filled(tmp_path, 2, "used")
     for name, age in (("old", 200), ("older", 300), ("used", 400)):
         filled(tmp_path, 2, name)
@@ -220,31 +220,31 @@ def test_stores_used_longest_ago_make_room_unless_they_are_in_use(tmp_path: Path
     assert right(used, 2) == [0, 1]
 
 
-def test_a_full_store_of_stale_records_begins_anew_once(tmp_path: Path) -> None:
+def test_a_full_store_of_obsolete_records_is_replaced_once(tmp_path: Path) -> None:
     filled(tmp_path, 4, fits=4.5)
     reader = store(tmp_path, fits=4.5)
     assert right(reader, 4) == [0, 1, 2, 3]
     made = store(tmp_path, fits=4.5, needed=4)
     for number in range(4, 8):
         assert made.keep(key(number), pixels(number))
-    assert right(made, 8) == right(reader, 8) == [4, 5, 6, 7]  # the reader has let go of the old
+    assert right(made, 8) == right(reader, 8) == [4, 5, 6, 7]  # the reader has closed the old files
     assert not made.keep(key(0), pixels(0))
     assert made.num_bytes_used() == 4 * EACH
 
 
-def test_a_store_with_room_for_a_part_of_its_set_keeps_that_part(tmp_path: Path) -> None:
+def test_a_store_with_space_for_a_part_of_its_data_set_keeps_that_part(tmp_path: Path) -> None:
     made = filled(tmp_path, 4, fits=4.5, needed=5)
     assert not made.keep(key(4), pixels(4))
     assert right(made, 5) == [0, 1, 2, 3]
 
 
-def test_room_for_checkpoints_is_left_on_the_disk(
+def test_disk_space_for_checkpoints_is_reserved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(tmp_path, 2, "other")
     made = filled(tmp_path, 1)
     monkeypatch.setattr(PixelStore, "free_bytes", lambda self: EACH - 1)
-    assert made.keep(key(1), pixels(1))  # in the place of the other
+    assert made.keep(key(1), pixels(1))  # replaces the other
     assert not path(tmp_path, PIXELS, "other").exists()
     assert not made.keep(key(2), pixels(2))
     assert right(made, 3) == [0, 1]
@@ -273,7 +273,7 @@ def test_a_disk_that_fills_up_leaves_no_half_record(
     assert right(made, 3) == right(store(tmp_path), 3) == [0, 1, 2]
 
 
-def test_a_stopped_process_is_not_waited_for_without_end(
+def test_waiting_for_a_suspended_process_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, other = filled(tmp_path, 1), store(tmp_path)
@@ -283,7 +283,7 @@ def test_a_stopped_process_is_not_waited_for_without_end(
     assert made.keep(key(1), pixels(1))
 
 
-def test_a_removed_store_is_made_again(tmp_path: Path) -> None:
+def test_a_removed_store_is_created_again(tmp_path: Path) -> None:
     made = filled(tmp_path, 2)
     for suffix in (PIXELS, INDEX):
         path(tmp_path, suffix).unlink()
@@ -303,7 +303,7 @@ def _read_all(folder: Path, made: PixelStore, answers: Any) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no list of descriptors")
-def test_forked_and_pickled_stores_open_the_files_for_themselves(tmp_path: Path) -> None:
+def test_forked_and_pickled_stores_open_their_own_files(tmp_path: Path) -> None:
     before = num_open()
     made = filled(tmp_path, 3)
     assert num_open() == before + 2
@@ -311,7 +311,7 @@ def test_forked_and_pickled_stores_open_the_files_for_themselves(tmp_path: Path)
     process = FORK.Process(target=_read_all, args=(tmp_path, made, answers))
     process.start()
     process.join()
-    assert answers.get() == ([0, 1, 2], 0, True)  # those of the parent are closed there
+    assert answers.get() == ([0, 1, 2], 0, True)  # the child closes those of the parent
     assert right(pickle.loads(pickle.dumps(made)), 4) == [0, 1, 2, 3]
     process.close()
     answers.close()

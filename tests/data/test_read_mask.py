@@ -43,7 +43,7 @@ def palette_file(path: Path, indices: np.ndarray, colours: list[tuple[int, int, 
         pytest.param(FOREGROUND * 251 + 3, id="nearly-black-and-white"),
     ],
 )
-def test_every_way_to_store_two_classes_reads_the_same(tmp_path: Path, values: np.ndarray) -> None:
+def test_every_encoding_of_two_classes_reads_the_same(tmp_path: Path, values: np.ndarray) -> None:
     mask = read_mask(saved(tmp_path / "a.png", values))
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, FOREGROUND)
@@ -57,7 +57,7 @@ def test_float_masks_of_whole_numbers_are_read(tmp_path: Path, scale: int) -> No
 
 @pytest.mark.parametrize("value", [0.5, np.nan])
 def test_float_masks_of_fractions_are_refused(tmp_path: Path, value: float) -> None:
-    with pytest.raises(MedvisionError, match="not whole numbers"):
+    with pytest.raises(MedvisionError, match="not integers"):
         read_mask(saved(tmp_path / "a.tif", np.array([[0, value]], np.float32)))
 
 
@@ -69,7 +69,7 @@ def test_masks_of_one_value_are_all_background_or_all_foreground(
     assert (mask == (value > 127)).all()
 
 
-def test_jpeg_edges_are_cut_at_127(tmp_path: Path) -> None:
+def test_jpeg_edges_are_thresholded_at_127(tmp_path: Path) -> None:
     disc = np.hypot(*np.mgrid[-40:40, -40:40]) < 25
     path = saved(tmp_path / "a.jpg", disc.astype(np.uint8) * 255, quality=50)
     stored = np.asarray(Image.open(path))
@@ -86,7 +86,7 @@ def test_chroma_noise_of_a_colour_jpeg_is_tolerated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("colour", [(255, 0, 0), (255, 220, 255), (1, 0, 0)])
-def test_coloured_masks_ask_for_a_colour_map(tmp_path: Path, colour: tuple[int, ...]) -> None:
+def test_coloured_masks_require_a_colour_map(tmp_path: Path, colour: tuple[int, ...]) -> None:
     values = np.zeros((2, 2, 3), np.uint8)
     values[0, 0] = colour
     with pytest.raises(MedvisionError, match=r"coloured.*a\.png.*data\.color_map"):
@@ -97,7 +97,7 @@ def test_coloured_masks_ask_for_a_colour_map(tmp_path: Path, colour: tuple[int, 
     ("values", "named"),
     [([0, 1, 2, 3], "0, 1, 2, 3"), ([0, 127], "0, 127"), ([0, 1, 255], "0, 1, 255"), ([5], "5")],
 )
-def test_values_a_threshold_would_erase_are_refused_by_name(
+def test_values_that_a_threshold_would_erase_are_refused_and_named(
     tmp_path: Path, values: list[int], named: str
 ) -> None:
     path = saved(tmp_path / "a.png", np.array([values], np.uint8))
@@ -111,12 +111,12 @@ def test_long_lists_of_values_are_cut(tmp_path: Path) -> None:
         read_mask(path)
 
 
-def test_deep_values_a_threshold_would_erase_are_refused(tmp_path: Path) -> None:
+def test_deep_values_that_a_threshold_would_erase_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MedvisionError, match="0, 1000"):
         read_mask(saved(tmp_path / "a.png", np.array([[0, 1000]], np.uint16)))
 
 
-def test_two_bit_files_hold_their_own_values(tmp_path: Path) -> None:
+def test_two_bit_files_keep_their_values(tmp_path: Path) -> None:
     for values, bits in ((CLASSES, 2), (CLASSES * 4, 4)):
         path = tmp_path / f"{bits}.png"
         grey_png(path, values, bits)
@@ -128,7 +128,7 @@ def test_two_bit_files_hold_their_own_values(tmp_path: Path) -> None:
 
 
 def grey_png(path: Path, values: np.ndarray, bits: int) -> None:
-    """Write a grey PNG of few bits by turning the palette of one into grey."""
+    """Write a grey PNG of few bits by making its palette grey."""
     colours = [(k, k, k) for k in range(2**bits)]
     data = bytearray(palette_file(path, values, colours).read_bytes())
     assert data[24] == bits
@@ -225,7 +225,7 @@ def test_deep_masks_have_no_colour_map(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("orientation", [3, 6])
 @pytest.mark.parametrize("colours", [None, [(0, 0, 0), (128, 0, 0)]])
-def test_masks_are_turned_like_their_images(
+def test_masks_are_rotated_like_their_images(
     tmp_path: Path, orientation: int, colours: list[tuple[int, int, int]] | None
 ) -> None:
     path, exif = tmp_path / "a.png", Image.Exif()
@@ -243,7 +243,7 @@ def test_impossible_numbers_of_classes_are_refused(tmp_path: Path, num_classes: 
         read_mask(saved(tmp_path / "a.png", FOREGROUND), num_classes=num_classes)
 
 
-def test_a_mask_cut_short_is_an_error(tmp_path: Path) -> None:
+def test_a_truncated_mask_is_an_error(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (40, 40), np.uint8)
     path = saved(tmp_path / "a.jpg", noise)
     path.write_bytes(path.read_bytes()[:-300])

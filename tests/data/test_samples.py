@@ -28,7 +28,7 @@ def test_a_table_is_equal_to_the_list_it_was_made_of() -> None:
     assert not SampleTable.of([])
 
 
-def test_samples_are_chosen_by_split_and_put_in_the_order_of_paths() -> None:
+def test_samples_are_selected_by_split_and_sorted_by_path() -> None:
     table = SampleTable.of(SAMPLES)
     assert table.of_split("train") == [SAMPLES[1]]
     assert table.of_split("test") == []
@@ -43,7 +43,7 @@ def test_a_column_is_changed_in_a_copy() -> None:
     assert table == SAMPLES
 
 
-def test_a_table_goes_to_a_loader_process_in_a_few_bytes_a_row() -> None:
+def test_a_table_is_sent_to_a_loader_process_in_a_few_bytes_per_row() -> None:
     paths = [f"images/patient_{k:07d}.png" for k in range(20_000)]
     samples = [Sample(path=p, target=p.replace("images", "masks"), split="train") for p in paths]
     packed = pickle.dumps(SampleTable.of(samples))
@@ -51,7 +51,7 @@ def test_a_table_goes_to_a_loader_process_in_a_few_bytes_a_row() -> None:
     assert pickle.loads(packed) == samples
 
 
-def test_paths_lose_their_extension_as_pathlib_takes_it() -> None:
+def test_extensions_are_removed_as_by_pathlib() -> None:
     for length in range(1, 7):
         for letters in itertools.product("ab./ ", repeat=length):
             path = "".join(letters)
@@ -63,12 +63,12 @@ def test_paths_lose_their_extension_as_pathlib_takes_it() -> None:
 
 
 def uniform(seed: int, group: str) -> float:
-    """The number u in [0, 1] that decides where a group goes."""
+    """Return u in [0, 1], which determines the split of a group."""
     digest = hashlib.sha256(f"{seed}\0{group}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def test_groups_are_numbered_and_drawn_as_each_alone() -> None:
+def test_numbered_groups_are_drawn_like_single_ones() -> None:
     samples = [
         *(Sample(path=f"{k}.png", target="") for k in range(50)),
         *(Sample(path=f"{k}.jpg", target="") for k in range(0, 50, 3)),  # of the same stem

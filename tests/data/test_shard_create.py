@@ -27,7 +27,7 @@ MODULES = {"segmentation": SegmentationData, "classification": ClassificationDat
 
 
 def module(task: str, root: Path | str, **changes: Any) -> ImageData:
-    """The shipped configuration, small, as a data module."""
+    """Small data module of the shipped configuration."""
     shipped = keys_of("data", f"folder_{task}")
     shipped.pop("_target_")
     small = {"seed": 0, "image_size": 32, "batch_size": 4, "num_workers": 0}
@@ -45,7 +45,7 @@ def shards(root: Path, **options: Any) -> Made:
 
 
 def assert_same(plain: ImageData, packed: ImageData) -> None:
-    """Nothing that a run learns from tells shards from the folder they were made of."""
+    """Check that a run gets the same data from shards as from their folder."""
     assert packed.fingerprint == plain.fingerprint
     assert packed.notes == plain.notes
     assert packed.given_groups == plain.given_groups
@@ -100,7 +100,7 @@ def test_shards_train_as_the_folder_of_classes_does(
     assert_same(plain, prepared("classification", made.out, **options))
 
 
-def test_a_given_split_is_kept_and_lies_in_shards_of_its_own(
+def test_a_given_split_is_kept_in_separate_shards(
     make_class_folder: Callable[..., Path],
 ) -> None:
     root = make_class_folder({f"{s}/{c}": 9 for s in ("train", "val", "test") for c in "ab"})
@@ -139,7 +139,9 @@ def test_groups_and_an_earlier_split_apply_to_shards(
     assert_same(prepared("segmentation", root, **kept), prepared("segmentation", made.out, **kept))
 
 
-def test_groups_given_when_shards_are_made_are_in_them(make_folder: Callable[..., Path]) -> None:
+def test_groups_given_at_creation_are_stored_in_the_shards(
+    make_folder: Callable[..., Path],
+) -> None:
     root = make_folder(30)
     pattern = r"case_(\d)\d"
     plain = prepared("segmentation", root, group_pattern=pattern)
@@ -163,12 +165,12 @@ def test_a_restored_split_reads_from_shards(make_folder: Callable[..., Path]) ->
         next(iter(again.test_dataloader()))
     assert str(caught.value) == (
         f"images/gone.png is not in the shards ({made.out});"
-        " make shards of the folder that holds it"
+        " create shards of the folder that contains it"
     )
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it closes no file
-def test_shards_hold_the_bytes_of_the_files_as_webdataset_reads_them(
+def test_shards_contain_the_file_bytes_as_read_by_webdataset(
     make_folder: Callable[..., Path], make_class_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     webdataset = pytest.importorskip("webdataset")
@@ -207,7 +209,7 @@ def test_the_same_folder_gives_the_same_shards(
         assert (made[0] / name).read_bytes() == (made[1] / name).read_bytes()
 
 
-def test_shards_are_plain_tar_files_no_larger_than_asked(make_folder: Callable[..., Path]) -> None:
+def test_shards_are_plain_tar_files_within_the_size_limit(make_folder: Callable[..., Path]) -> None:
     made = shards(make_folder(30), shard_bytes=30_000)
     members = 0
     for part in made.manifest.shards:
@@ -217,7 +219,7 @@ def test_shards_are_plain_tar_files_no_larger_than_asked(make_folder: Callable[.
     assert members == 60
 
 
-def test_the_order_in_shards_is_drawn_once_and_every_image_is_there_once(
+def test_the_order_in_shards_is_drawn_once_and_contains_every_image_once(
     make_class_folder: Callable[..., Path],
 ) -> None:
     made = shards(make_class_folder({"a": 30, "b": 30}), shard_bytes=10**7)
@@ -227,7 +229,7 @@ def test_the_order_in_shards_is_drawn_once_and_every_image_is_there_once(
     assert rows == np.random.default_rng(0).permutation(60).tolist()
 
 
-def test_unusable_files_fail_or_are_left_out(make_folder: Callable[..., Path]) -> None:
+def test_unusable_files_fail_or_are_skipped(make_folder: Callable[..., Path]) -> None:
     root = make_folder(12)
     (root / "images" / "case_03.png").write_bytes(b"no picture")
     with pytest.raises(MedvisionError, match=r"not a JPEG, PNG, BMP, TIFF or DICOM picture"):
@@ -241,7 +243,7 @@ def test_unusable_files_fail_or_are_left_out(make_folder: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left on device")])
-def test_whatever_ends_it_leaves_nothing(
+def test_an_interrupted_creation_leaves_no_files(
     make_folder: Callable[..., Path], tmp_path: Path, stop: Any
 ) -> None:
     root = make_folder(12)
@@ -263,7 +265,7 @@ def test_whatever_ends_it_leaves_nothing(
         assert caught.value.exit_code == 3
 
 
-def test_what_a_killed_process_left_is_replaced(make_folder: Callable[..., Path]) -> None:
+def test_files_of_a_killed_process_are_replaced(make_folder: Callable[..., Path]) -> None:
     root = make_folder(12)
     left = root.with_name(".shards.partial")
     left.mkdir()
@@ -273,7 +275,7 @@ def test_what_a_killed_process_left_is_replaced(make_folder: Callable[..., Path]
     assert prepared("segmentation", made.out).samples
 
 
-def test_a_file_that_changes_meanwhile_is_noticed(
+def test_a_file_that_changes_during_creation_is_reported(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_folder(12)
@@ -283,18 +285,16 @@ def test_a_file_that_changes_meanwhile_is_noticed(
     assert not root.with_name("shards").exists()
 
 
-def test_places_that_cannot_be_written_are_refused(
-    make_folder: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_invalid_destinations_are_refused(make_folder: Callable[..., Path], tmp_path: Path) -> None:
     root = make_folder(12)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     made = shards(root)
     for given, out, words in (
-        (root, root / "out", "the shards would lie inside the data set"),
+        (root, root / "out", "the shards would be inside the data set"),
         (root, tmp_path / "full", "exists and is not empty"),
-        (root, Path("s3://bucket/set"), "shards are written to a folder of this machine"),
-        (made.out, tmp_path / "new", "the folder holds shards already"),
+        (root, Path("s3://bucket/set"), "shards can only be written to a local folder"),
+        (made.out, tmp_path / "new", "the folder already contains shards"),
         (tmp_path / "nowhere", tmp_path / "new", "the data folder does not exist"),
     ):
         with pytest.raises(MedvisionError, match=words):
@@ -307,7 +307,7 @@ def test_an_empty_folder_is_filled(make_folder: Callable[..., Path]) -> None:
     assert shards(root).manifest.num_images == 12
 
 
-def test_the_layout_tells_the_task(
+def test_the_task_is_derived_from_the_layout(
     make_folder: Callable[..., Path], make_class_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
     assert task_of(make_folder(3)) == "segmentation"
@@ -325,14 +325,14 @@ def test_shards_of_another_task_or_reading_are_refused(make_folder: Callable[...
     with pytest.raises(MedvisionError) as caught:
         prepared("classification", made.out)
     assert str(caught.value) == (
-        f"these are shards of a segmentation set ({made.out});"
-        " choose an experiment of segmentation, or another data.root"
+        f"expected shards for classification, got shards for segmentation ({made.out});"
+        " choose a segmentation experiment, or another data.root"
     )
     with pytest.raises(MedvisionError) as caught:
         prepared("segmentation", made.out, value_range=[0, 4000])
     assert str(caught.value) == (
-        "the shards were checked with value_range null, here it is (0, 4000) (data.value_range);"
-        " make them anew with medvision data shard --value-range, or change the key"
+        "the shards were created with value_range null, got (0, 4000) (data.value_range);"
+        " create them again with medvision data shard --value-range, or change the key"
     )
 
 
@@ -357,7 +357,7 @@ def test_deep_files_and_colours_are_read_as_in_the_folder(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("max_decoded", "max_headers"), [(5, 50), (5, 10)])
-def test_of_very_many_files_headers_or_names_count_as_in_the_folder(
+def test_very_large_sets_are_checked_by_header_or_name_as_in_the_folder(
     make_folder: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
     max_decoded: int,
@@ -380,7 +380,7 @@ def test_of_very_many_files_headers_or_names_count_as_in_the_folder(
     assert torch.equal(*batches)
 
 
-# what is damaged is one line
+# damage is a one-line error
 
 
 def spoil_manifest(out: Path, **changes: Any) -> None:
@@ -396,15 +396,15 @@ def error_of(out: Path) -> str:
     return text
 
 
-AGAIN = "copy the shards again, or make them anew with medvision data shard"
+AGAIN = "copy the shards again, or create them again with medvision data shard"
 
 
 def test_another_format_is_refused(make_folder: Callable[..., Path]) -> None:
     out = shards(make_folder(12)).out
     spoil_manifest(out, format=2)
     assert error_of(out) == (
-        f"shards of format 2, this version reads format 1 ({out}/shards.json);"
-        " make them anew with medvision data shard, or use the version they are from"
+        f"expected shards of format 1, got format 2 ({out}/shards.json);"
+        " create them again with medvision data shard, or use their version"
     )
 
 
@@ -428,7 +428,7 @@ def test_facts_of_another_version_are_refused(make_folder: Callable[..., Path]) 
         {"num_images": 13},
     ],
 )
-def test_a_manifest_that_cannot_be_true_is_refused(
+def test_an_inconsistent_manifest_is_refused(
     make_folder: Callable[..., Path], changes: dict[str, Any]
 ) -> None:
     out = shards(make_folder(12)).out
@@ -440,11 +440,11 @@ def test_a_manifest_that_cannot_be_true_is_refused(
 def test_shards_of_an_unknown_task_are_refused(make_folder: Callable[..., Path]) -> None:
     out = shards(make_folder(12)).out
     spoil_manifest(out, task="regression")
-    assert error_of(out).startswith("these are shards of a regression set")
+    assert error_of(out).startswith("expected shards for segmentation, got shards for regression")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b"null", b"[1]"])
-def test_a_manifest_that_is_no_json_is_refused(
+def test_a_manifest_that_is_not_json_is_refused(
     make_folder: Callable[..., Path], content: bytes
 ) -> None:
     out = shards(make_folder(12)).out
@@ -453,14 +453,14 @@ def test_a_manifest_that_is_no_json_is_refused(
 
 
 @pytest.mark.parametrize("name", ["table.npz", "facts.npz"])
-def test_a_changed_byte_of_table_or_facts_is_noticed(
+def test_a_changed_byte_of_table_or_facts_is_detected(
     make_folder: Callable[..., Path], name: str
 ) -> None:
     out = shards(make_folder(12)).out
     content = bytearray((out / name).read_bytes())
     content[len(content) // 2] ^= 1
     (out / name).write_bytes(content)
-    words = f"damaged shards: the SHA-256 of {name} is not that of shards.json ({out}); {AGAIN}"
+    words = f"damaged shards: the SHA-256 of {name} differs from shards.json ({out}); {AGAIN}"
     assert error_of(out) == words
     (out / name).unlink()
     assert error_of(out) == (
@@ -468,7 +468,7 @@ def test_a_changed_byte_of_table_or_facts_is_noticed(
     )
 
 
-def test_a_shard_that_is_cut_short_or_gone_is_named(make_folder: Callable[..., Path]) -> None:
+def test_a_truncated_or_missing_shard_is_named(make_folder: Callable[..., Path]) -> None:
     out = shards(make_folder(12), shard_bytes=10**7).out
     shard = out / "shard-000000.tar"
     content = shard.read_bytes()
@@ -477,8 +477,8 @@ def test_a_shard_that_is_cut_short_or_gone_is_named(make_folder: Callable[..., P
     with pytest.raises(MedvisionError) as caught:
         next(iter(data.train_dataloader()))
     assert str(caught.value) == (
-        f"damaged shards: shard-000000.tar has {len(content) - 512} bytes,"
-        f" shards.json says {len(content)} ({out}); {AGAIN}"
+        f"damaged shards: expected {len(content)} bytes in shard-000000.tar,"
+        f" found {len(content) - 512} ({out}); {AGAIN}"
     )
     shard.unlink()
     with pytest.raises(MedvisionError, match=r"No such file or directory \(.*shard-000000\.tar\)"):
@@ -494,7 +494,7 @@ def test_a_damaged_picture_in_a_shard_is_named(make_folder: Callable[..., Path])
 
 
 def rewrite_table(out: Path, **columns: Any) -> None:
-    """Put other columns into the table, with a manifest that vouches for them."""
+    """Replace columns of the table and update the manifest."""
     import hashlib
 
     path = out / "table.npz"
@@ -543,7 +543,7 @@ NAMES = [f"images/case_{number:02d}.png" for number in range(12)]
         {"path_ends": np.full(12, 2**62)},
     ],
 )
-def test_a_table_that_cannot_be_true_is_refused(
+def test_an_inconsistent_table_is_refused(
     make_folder: Callable[..., Path], columns: dict[str, Any]
 ) -> None:
     out = shards(make_folder(12)).out
@@ -553,7 +553,9 @@ def test_a_table_that_cannot_be_true_is_refused(
     assert text.endswith(f"({out}); {AGAIN}")
 
 
-def test_nothing_is_unpickled_or_inflated(make_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_no_content_is_unpickled_or_decompressed(
+    make_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     import hashlib
     import pickle
 
@@ -591,7 +593,7 @@ def test_a_moved_set_of_shards_is_the_same(make_folder: Callable[..., Path]) -> 
     assert prepared("segmentation", moved).fingerprint == before
 
 
-def test_all_of_a_set_can_be_gathered_from_shards(make_folder: Callable[..., Path]) -> None:
+def test_a_whole_data_set_can_be_gathered_from_shards(make_folder: Callable[..., Path]) -> None:
     root = make_folder(12)
     plain, packed = module("segmentation", root), module("segmentation", shards(root).out)
     assert list(packed.gather()) == list(plain.gather())

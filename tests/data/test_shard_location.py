@@ -1,4 +1,4 @@
-"""Shards at an address: a web server on this machine, and the file system in memory."""
+"""Shards at an address: a local web server and the in-memory file system."""
 
 import fcntl
 import hashlib
@@ -32,7 +32,7 @@ from medvision.types import STAGES
 
 @dataclass
 class Site:
-    """A server on loopback that sends the files of a folder, and what it was asked."""
+    """Local server for the files of a folder with a record of its requests."""
 
     url: str = ""
     folder: Path = Path()
@@ -42,7 +42,7 @@ class Site:
 
     @property
     def shards(self) -> list[str]:
-        """Names of the shards that were asked for, in order."""
+        """Names of the requested shards, in order."""
         return [name for name in self.asked if name.endswith(".tar")]
 
 
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Keep the screen clean."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def served(site: Site, make_folder: Callable[..., Path]) -> Site:
-    """Thirty images with masks in eight shards or so, on the server."""
+    """Thirty images with masks in about eight shards on the server."""
     root = make_folder(30)
     site.folder = make_shards(root, root.with_name("shards"), shard_bytes=40_000).out
     return site
@@ -125,7 +125,7 @@ def test_a_set_on_a_server_trains_as_the_folder_does(served: Site, tmp_path: Pat
     assert remote.fingerprint == plain.fingerprint
     assert remote.notes == plain.notes
     assert [list(remote.tables[s]) for s in STAGES] == [list(plain.tables[s]) for s in STAGES]
-    assert served.asked == ["shards.json", "table.npz", "facts.npz"]  # and no shard
+    assert served.asked == ["shards.json", "table.npz", "facts.npz"]  # without shards
     found, expected = images_of(remote), images_of(plain)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     num_shards = len(list(served.folder.glob("*.tar")))
@@ -133,7 +133,7 @@ def test_a_set_on_a_server_trains_as_the_folder_does(served: Site, tmp_path: Pat
     assert len(served.shards) == len(set(served.shards)) == num_shards
 
 
-def test_what_was_fetched_is_not_fetched_again_by_any_run(served: Site, tmp_path: Path) -> None:
+def test_fetched_shards_are_not_fetched_again_by_any_run(served: Site, tmp_path: Path) -> None:
     images_of(prepared(served.url))
     served.asked.clear()
     images_of(prepared(f"{served.url}/"))
@@ -143,7 +143,7 @@ def test_what_was_fetched_is_not_fetched_again_by_any_run(served: Site, tmp_path
     assert names == {hashlib.sha256(content).hexdigest() for content in contents.values()}
 
 
-def test_more_shards_than_a_window_come_a_window_at_a_time(served: Site) -> None:
+def test_shards_are_fetched_one_window_at_a_time(served: Site) -> None:
     data = prepared(served.url, shuffle_shards=2, batch_size=1)
     loader = data.train_dataloader()
     sampler = loader.sampler
@@ -167,7 +167,7 @@ def test_local_shards_are_mixed_as_a_whole(served: Site) -> None:
     assert not isinstance(data.train_dataloader().sampler, ShardSampler)
 
 
-def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(
+def test_the_cache_stays_within_its_limit_and_removes_the_least_recently_used_shards(
     served: Site, tmp_path: Path
 ) -> None:
     sizes = {path.name: path.stat().st_size for path in served.folder.glob("*.tar")}
@@ -178,7 +178,7 @@ def test_the_cache_stays_within_its_bound_and_drops_what_was_used_longest_ago(
     parts = list(opened.manifest.shards)[:4]
     for number, part in enumerate(parts):
         os.close(cache.open(part))
-        for path in folder.iterdir():  # seconds may pass between uses
+        for path in folder.iterdir():  # uses may be seconds apart
             state = path.stat()
             os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns - 10**9))
         assert sum(path.stat().st_size for path in folder.iterdir()) <= needed
@@ -207,7 +207,7 @@ def test_several_readers_fetch_a_shard_once(served: Site, tmp_path: Path) -> Non
     assert served.shards == [part.name]
 
 
-def test_what_a_killed_process_left_in_the_cache_counts_for_nothing(
+def test_incomplete_files_of_a_killed_process_in_the_cache_are_ignored(
     served: Site, tmp_path: Path
 ) -> None:
     opened = prepared(served.url).source
@@ -223,14 +223,14 @@ def test_what_a_killed_process_left_in_the_cache_counts_for_nothing(
     assert not [name for name in names if not name.isalnum()]
 
 
-def test_a_shard_that_is_arriving_is_not_taken_away(served: Site, tmp_path: Path) -> None:
+def test_a_shard_that_is_being_fetched_is_not_removed(served: Site, tmp_path: Path) -> None:
     opened = prepared(served.url).source
     folder = tmp_path / "cache/shards"
     part, other = opened.manifest.shards[:2]
     arriving, lock = (folder / f"{other.sha256}.{kind}" for kind in ("part", "lock"))
     arriving.write_bytes(b"half")
     with lock.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # as the process that fetches it does
+        fcntl.flock(stream, fcntl.LOCK_EX)  # like the process that fetches it
         os.close(ShardCache(address=served.url, folder=folder, max_bytes=part.num_bytes).open(part))
         assert arriving.read_bytes() == b"half"
 
@@ -243,13 +243,13 @@ def test_a_shard_stays_readable_when_the_cache_has_removed_it(served: Site, tmp_
     assert (data.dataset("train")[0, 0]["image"] == first).all()
 
 
-def test_a_cut_connection_is_tried_again(served: Site) -> None:
+def test_a_closed_connection_is_retried(served: Site) -> None:
     served.cut = [100, 0, 5000]
     assert images_of(prepared(served.url))
     assert len(served.shards) == len(set(served.shards)) + 3
 
 
-def test_a_server_that_fails_again_and_again_is_one_line(served: Site, tmp_path: Path) -> None:
+def test_a_server_that_keeps_failing_is_a_one_line_error(served: Site, tmp_path: Path) -> None:
     data = prepared(served.url)
     served.cut = [100] * 4
     with pytest.raises(MedvisionError) as caught:
@@ -270,17 +270,16 @@ def test_a_shard_that_was_changed_on_the_server_is_not_read(served: Site) -> Non
     data = prepared(served.url)
     for path in served.folder.glob("*.tar"):
         path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(MedvisionError, match=r"its SHA-256 is not that of shards\.json"):
+    with pytest.raises(MedvisionError, match=r"its SHA-256 differs from shards\.json"):
         next(iter(data.train_dataloader()))
 
 
-def test_nothing_at_the_address_and_no_server_are_one_line(served: Site) -> None:
+def test_a_missing_file_and_a_missing_server_are_one_line_errors(served: Site) -> None:
     served.folder = served.folder / "nowhere"
     with pytest.raises(MedvisionError) as caught:
         prepared(served.url)
     assert str(caught.value) == (
-        f"there is no such file ({served.url}/shards.json);"
-        " give the address of the folder that holds shards.json"
+        f"no such file ({served.url}/shards.json); give the address of the folder with shards.json"
     )
     served.status = 503
     with pytest.raises(MedvisionError, match=r"cannot fetch shards\.json: 503") as caught:
@@ -293,14 +292,14 @@ def test_nothing_at_the_address_and_no_server_are_one_line(served: Site) -> None
 def test_a_cache_smaller_than_a_window_is_refused(served: Site) -> None:
     with pytest.raises(MedvisionError) as caught:
         prepared(served.url, shuffle_shards=2, cache_gb=5e-5)
-    assert str(caught.value).startswith("2 shards that are mixed with each other take ")
+    assert str(caught.value).startswith("mixing 2 shards takes ")
     assert str(caught.value).endswith(
         "the cache has 5e-05 GB (data.cache_gb); raise it, or lower data.shuffle_shards"
     )
     prepared(served.url, shuffle_shards=1, cache_gb=5e-5)
 
 
-def test_any_file_system_of_fsspec_serves(
+def test_any_file_system_of_fsspec_works(
     make_folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
@@ -327,7 +326,7 @@ def test_loader_processes_share_the_cache(served: Site) -> None:
     assert len(served.shards) == len(set(served.shards))
 
 
-def test_folders_and_addresses_are_told_apart() -> None:
+def test_folders_and_addresses_are_distinguished() -> None:
     assert place_of("data/set") == Path("data/set")
     assert place_of("~/set") == Path.home() / "set"
     assert place_of("file:///data/set") == Path("/data/set")
@@ -340,7 +339,8 @@ def test_folders_and_addresses_are_told_apart() -> None:
         ("foo://set", "unknown protocol foo (data.root=foo://set); give a folder, or an address"),
         (
             "gs://set",
-            "what fsspec needs for gs:// is not installed (data.root=gs://set); run: pip inst",
+            "the package that fsspec needs for gs:// is not installed (data.root=gs://set);"
+            " run: pip inst",
         ),
     ],
 )
@@ -350,7 +350,9 @@ def test_an_address_that_cannot_be_read_is_refused(address: str, words: str) -> 
     assert str(caught.value).startswith(words)
 
 
-def test_without_the_extra_an_address_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_without_the_extra_is_reported_with_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(shard_place.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MedvisionError) as caught:
         check_address("s3://bucket/set")
@@ -360,7 +362,7 @@ def test_without_the_extra_an_address_says_what_to_install(monkeypatch: pytest.M
     )
 
 
-def test_a_config_with_an_address_passes_the_door_and_a_missing_folder_does_not(
+def test_a_config_with_an_address_is_accepted_and_one_with_a_missing_folder_refused(
     tmp_path: Path,
 ) -> None:
     cfg = OmegaConf.create({"data": {"root": "s3://bucket/set"}, "checkpoint": {}})
@@ -373,7 +375,7 @@ def test_a_config_with_an_address_passes_the_door_and_a_missing_folder_does_not(
         _check_paths(cfg)
 
 
-def test_names_of_parts_never_reach_the_cache(tmp_path: Path) -> None:
+def test_file_names_of_the_manifest_are_not_used_in_the_cache(tmp_path: Path) -> None:
     part = Part(name="../../evil", num_bytes=3, sha256="0" * 64)
     path = tmp_path / "cache" / part.sha256
     path.parent.mkdir()

@@ -33,7 +33,7 @@ def test_the_order_is_that_of_plain_files_sorted_by_windows_of_permuted_shards()
         assert rows(sampler(2), epoch) == expected
 
 
-def test_the_order_of_a_seed_stays_what_it_is() -> None:
+def test_the_order_of_a_seed_is_unchanged() -> None:
     assert rows(sampler(2), 0)[:8] == [12, 0, 22, 8, 18, 6, 10, 2]
     assert rows(sampler(2), 1)[:8] == [10, 2, 20, 14, 6, 16, 12, 4]
     assert rows(sampler(1), 0)[:6] == [22, 18, 6, 10, 2, 14]
@@ -57,7 +57,7 @@ def test_each_row_comes_once_and_few_shards_are_open_at_a_time(window: int) -> N
 
 
 @pytest.mark.parametrize("num_processes", [2, 3, 5])
-def test_processes_take_turns_in_one_order(num_processes: int) -> None:
+def test_processes_alternate_in_one_order(num_processes: int) -> None:
     whole = rows(sampler(2), 1)
     parts = [
         rows(sampler(2, rank=rank, num_processes=num_processes), 1) for rank in range(num_processes)
@@ -69,7 +69,7 @@ def test_processes_take_turns_in_one_order(num_processes: int) -> None:
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 5])
-def test_held_out_rows_come_shard_by_shard_once_over_all_processes(num_processes: int) -> None:
+def test_held_out_rows_are_read_once_shard_by_shard_over_all_processes(num_processes: int) -> None:
     made = [
         sampler(2, shuffle=False, rank=rank, num_processes=num_processes, pad_to=3)
         for rank in range(num_processes)
@@ -82,7 +82,7 @@ def test_held_out_rows_come_shard_by_shard_once_over_all_processes(num_processes
     assert merged == expected + [PADDING] * (len(merged) - 24)
 
 
-def test_skipped_keys_are_left_out_in_their_epoch_alone() -> None:
+def test_keys_are_skipped_only_in_their_epoch() -> None:
     one = sampler(2, rank=1, num_processes=2)
     whole, next_one = rows(one, 5), rows(one, 6)
     one.skip(4, epoch=5)
@@ -98,14 +98,14 @@ def test_classes_are_drawn_evenly_in_windows_too() -> None:
     assert list(one) != list(plain)
 
 
-def test_a_shard_without_rows_of_the_split_takes_no_place_in_a_window() -> None:
+def test_a_shard_without_rows_of_the_split_does_not_count_in_a_window() -> None:
     held = np.array([1, 5, 7, 9] * 3)
     one = ShardSampler(num_samples=12, seed=0, shuffle=True, shards=held, window=2)
     found = rows(one)
     assert len(set(held[found[:6]])) == len(set(held[found[6:]])) == 2
 
 
-def test_no_rows_are_no_keys() -> None:
+def test_no_rows_give_no_keys() -> None:
     empty = np.array([], np.int32)
     for shuffle in (True, False):
         one = ShardSampler(num_samples=0, seed=0, shuffle=shuffle, shards=empty, window=2)

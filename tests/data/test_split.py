@@ -26,13 +26,13 @@ def by_the_formula(seed: int, group: str, val: float, test: float) -> str:
 
 
 @pytest.mark.parametrize("seed", [0, 7])
-def test_each_sample_goes_where_the_formula_says(seed: int) -> None:
+def test_each_sample_has_the_split_given_by_the_formula(seed: int) -> None:
     drawn = draw_split(images(200), seed=seed, val_fraction=0.2, test_fraction=0.3).samples
     for sample in drawn:
         assert sample.split == by_the_formula(seed, sample.path[: -len(".png")], 0.2, 0.3)
 
 
-def test_everything_but_the_split_and_the_order_stays() -> None:
+def test_only_split_and_order_change() -> None:
     samples = images(50, group="")[::-1]
     drawn = draw_split(samples, seed=0).samples
     assert [(s.path, s.target, s.group) for s in drawn] == [
@@ -40,7 +40,7 @@ def test_everything_but_the_split_and_the_order_stays() -> None:
     ]
 
 
-def test_shares_are_those_asked_for() -> None:
+def test_shares_match_the_requested_fractions() -> None:
     counts = Counter(s.split for s in draw_split(images(5000), seed=1).samples)
     assert counts["val"] == pytest.approx(500, abs=75)  # 3.5 standard deviations
     assert counts["test"] == pytest.approx(500, abs=75)
@@ -52,14 +52,14 @@ def test_another_seed_draws_another_split() -> None:
     )
 
 
-def test_files_added_later_move_none_of_the_old_ones() -> None:
+def test_existing_files_keep_their_split_when_new_ones_are_added() -> None:
     old = splits(draw_split(images(300), seed=0).samples)
     new = splits(draw_split(images(400), seed=0).samples)
     assert {path: new[path] for path in old} == old
 
 
-def test_files_added_to_a_kept_split_move_none_of_its_samples() -> None:
-    kept = draw_split(images(4), seed=0).samples  # so small that a split had to be filled
+def test_samples_of_a_kept_split_are_not_moved_by_added_files() -> None:
+    kept = draw_split(images(4), seed=0).samples  # so small that a split must be filled
     added = images(300, start=4)
     drawn = draw_split([*kept, *added], seed=0)
     assert drawn.samples[:4] == kept
@@ -86,7 +86,7 @@ def test_new_samples_join_the_given_split_of_their_group() -> None:
     assert [s.split for s in drawn[-18:]] == ["val"] * 9 + ["test"] * 9
 
 
-def test_a_complete_given_split_is_not_touched() -> None:
+def test_a_complete_given_split_is_unchanged() -> None:
     given = [
         *images(5, split="train"),
         *images(1, start=5, split="val"),
@@ -97,7 +97,7 @@ def test_a_complete_given_split_is_not_touched() -> None:
     assert result.notes == []
 
 
-def test_groups_torn_by_the_given_split_are_reported_and_not_moved() -> None:
+def test_groups_across_given_splits_are_reported_and_not_moved() -> None:
     given = [
         *images(5, group="patient7", split="train"),
         *images(5, start=5, group="patient7", split="test"),
@@ -106,8 +106,7 @@ def test_groups_torn_by_the_given_split_are_reported_and_not_moved() -> None:
     result = draw_split(given, seed=0)
     assert result.samples == given
     assert result.notes[0] == (
-        "LEAK: 1 groups (5 of 5 test images) lie in more than one of the given splits;"
-        " nothing was moved"
+        "LEAK: 1 group (5 of 5 test images) in more than one of the given splits; nothing was moved"
     )
     assert not any("patient7" in note for note in result.notes)  # notes reach the run folder
 
@@ -122,7 +121,7 @@ def test_a_missing_split_is_drawn_from_train(missing: str, present: str) -> None
     assert drawn[1000:] == given[1000:]
 
 
-def test_val_and_test_are_both_drawn_from_a_lone_train() -> None:
+def test_val_and_test_are_drawn_if_only_train_is_given() -> None:
     drawn = draw_split(images(300, split="train"), seed=0).samples
     assert splits(drawn) == splits(draw_split(images(300), seed=0).samples)
 
@@ -148,13 +147,15 @@ def test_a_missing_split_takes_whole_groups_of_train() -> None:
 
 def test_a_given_split_without_train_is_refused() -> None:
     given = [*images(5, split="val"), *images(5, start=5, split="test")]
-    with pytest.raises(MedvisionError, match="no train, only test, val"):
+    with pytest.raises(
+        MedvisionError, match="the given split has only test, val, train is missing"
+    ):
         draw_split(given, seed=0)
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("number", [3, 4, 6])
-def test_small_sets_fill_every_wanted_split_and_say_so(seed: int, number: int) -> None:
+def test_every_requested_split_of_a_small_set_is_filled_with_a_note(seed: int, number: int) -> None:
     result = draw_split(images(number), seed=seed)
     found = Counter(s.split for s in result.samples)
     assert set(found) == {"train", "val", "test"}
@@ -173,18 +174,18 @@ def test_the_group_moved_into_an_empty_split_is_the_nearest() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_fewer_groups_than_splits_are_refused(number: int) -> None:
-    message = f"no space for a split: {number} groups.*data.val_fraction, data.test_fraction"
+    message = f"too few groups for a split: {number}.*data.val_fraction, data.test_fraction"
     with pytest.raises(MedvisionError, match=message):
         draw_split(images(number), seed=0)
 
 
 def test_many_images_of_two_groups_are_still_two_groups() -> None:
     samples = [*images(50, group="a"), *images(50, start=50, group="b")]
-    with pytest.raises(MedvisionError, match="no space for a split: 2 groups"):
+    with pytest.raises(MedvisionError, match="too few groups for a split: 2,"):
         draw_split(samples, seed=0)
 
 
-def test_fraction_zero_wants_no_such_split() -> None:
+def test_fraction_zero_gives_no_split() -> None:
     result = draw_split(images(2), seed=0, test_fraction=0)
     assert sorted(s.split for s in result.samples) == ["train", "val"]
     alone = draw_split(images(1), seed=0, val_fraction=0, test_fraction=0)
@@ -212,11 +213,11 @@ def test_a_stratum_missing_from_a_split_is_noted() -> None:
     assert notes == ["val (5 images) holds no glioma"]
 
 
-def test_a_share_off_by_more_than_two_is_noted_where_it_can_be_judged() -> None:
+def test_a_share_off_by_more_than_two_is_noted_if_enough_samples_are_expected() -> None:
     given = [*images(80, split="train"), *images(20, start=80, split="val")]
     stratify_by = ["a"] * 79 + ["b"] + ["a"] * 1 + ["b"] * 19  # b: 20 %, of val 95 %; a: 80 %, 5 %
     notes = draw_split(given, seed=0, test_fraction=0, stratify_by=stratify_by).notes
-    assert notes == ["val holds 1 a of 20 images, its share of the whole set would be 16"]
+    assert notes == ["val has 1 a of 20 images, expected 16 from the whole set"]
 
 
 def test_equal_shares_are_not_noted() -> None:
@@ -240,7 +241,7 @@ def test_foreground_strata_of_nothing_are_empty(shares: list[float]) -> None:
     assert foreground_strata(shares) == ["empty"] * len(shares)
 
 
-def test_a_class_that_chance_left_out_of_a_split_gets_its_nearest_group_on_request() -> None:
+def test_a_class_missing_by_chance_in_a_split_gets_its_nearest_group_on_request() -> None:
     for seed in range(20):
         samples = [Sample(path=f"{c}/{i}.png", target=c) for c in ("a", "b") for i in range(8)]
         stratify_by = [sample.target for sample in samples]
@@ -253,6 +254,6 @@ def test_a_class_that_chance_left_out_of_a_split_gets_its_nearest_group_on_reque
             for old, new in zip(plain.samples, filled.samples, strict=True)
             if old.split != new.split
         ]
-        told = [note for note in filled.notes if "would have held no" in note]
-        assert len(moved) == len(told)
+        noted = [note for note in filled.notes if "would have held no" in note]
+        assert len(moved) == len(noted)
         assert {s.split for s in moved} <= {"val", "test"}

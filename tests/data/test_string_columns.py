@@ -34,7 +34,7 @@ def test_a_column_reads_as_the_list_it_was_made_of(given: list[str]) -> None:
         column[len(given)]
 
 
-def test_rows_are_chosen_by_number_and_by_mask(given: list[str]) -> None:
+def test_rows_are_selected_by_index_and_by_mask(given: list[str]) -> None:
     column = StringColumn.of(given)
     turned = np.arange(len(given))[::-1]
     assert list(column.select(turned)) == given[::-1]
@@ -42,7 +42,7 @@ def test_rows_are_chosen_by_number_and_by_mask(given: list[str]) -> None:
     assert list(column.select(column.equal("a"))) == [text for text in given if text == "a"]
 
 
-def test_numbers_of_the_sorted_texts_give_the_column_again(given: list[str]) -> None:
+def test_numbering_the_sorted_texts_reproduces_the_column(given: list[str]) -> None:
     whole = StringColumn.of(given)
     for column in (whole, whole.select(np.arange(len(given) // 2))):
         names, number = column.numbered()

@@ -39,7 +39,7 @@ def foreground(result: CheckResult) -> list[float]:
     return result.properties.mask.foreground.tolist()
 
 
-def test_sound_samples_are_all_kept_with_their_foreground(root: Path) -> None:
+def test_all_valid_samples_are_kept_with_their_foreground(root: Path) -> None:
     result = check(root)
     assert result.samples == index_segmentation(root).samples
     assert foreground(result) == [0, 0.25, 0.5, 0.75, 1]
@@ -57,7 +57,7 @@ def test_fingerprint_is_that_of_paths_and_contents(root: Path) -> None:
     assert check(root).fingerprint == hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def test_fingerprint_knows_contents_and_neither_order_nor_split(root: Path) -> None:
+def test_the_fingerprint_depends_on_contents_and_not_on_order_or_split(root: Path) -> None:
     samples = index_segmentation(root).samples
     before = check(root, samples=samples).fingerprint
     turned = [Sample(path=s.path, target=s.target, split="val") for s in reversed(samples)]
@@ -66,7 +66,7 @@ def test_fingerprint_knows_contents_and_neither_order_nor_split(root: Path) -> N
     assert check(root).fingerprint != before
 
 
-def test_one_fault_is_told_in_its_own_words(root: Path) -> None:
+def test_a_single_fault_is_raised_unchanged(root: Path) -> None:
     (root / "images/2.png").write_bytes(b"")
     with pytest.raises(MedvisionError, match=r"^the file is empty \(.*images/2\.png\)"):
         check(root)
@@ -76,8 +76,8 @@ def test_many_faults_are_one_error_that_counts_and_names_them(root: Path) -> Non
     (root / "images/2.png").write_bytes(b"")
     (root / "masks/3.png").write_bytes(b"text")
     message = (
-        r"2 of 5 images cannot be used: images/2\.png: the file is empty,"
-        r" masks/3\.png: not a JPEG.* \(.*\); mend or remove them, or set data\.on_error=skip"
+        r"cannot use 2 of 5 images: images/2\.png: the file is empty,"
+        r" masks/3\.png: not a JPEG.* \(.*\); fix or remove them, or set data\.on_error=skip"
     )
     with pytest.raises(MedvisionError, match=message):
         check(root)
@@ -101,24 +101,24 @@ def test_a_fault_of_all_masks_keeps_its_own_hint(root: Path) -> None:
         check(root)
 
 
-def test_a_fault_of_the_config_is_told_once(root: Path) -> None:
+def test_a_fault_of_the_config_is_reported_once(root: Path) -> None:
     with pytest.raises(MedvisionError, match=r"^expected 2 different colours.*data\.color_map"):
         check(root, color_map=[(0, 0, 0)], on_error="skip")
 
 
-def test_skip_leaves_out_and_reports_each_with_its_reason(root: Path) -> None:
+def test_skipped_files_are_reported_with_their_reasons(root: Path) -> None:
     (root / "images/2.png").write_bytes(b"")
     result = check(root, on_error="skip")
     assert [s.path for s in result.samples] == [f"images/{k}.png" for k in (0, 1, 3, 4)]
     assert foreground(result) == [0, 0.25, 0.75, 1]
     assert result.skipped == [("images/2.png", "images/2.png: the file is empty")]
     assert result.notes == [
-        "SKIPPED 1 of 5 images (not yet split 1), as data.on_error=skip asks:"
+        "SKIPPED 1 of 5 images (without a split 1) because of data.on_error=skip:"
         " images/2.png: the file is empty"
     ]
 
 
-def test_skipping_what_a_score_is_measured_on_is_said_loudly(root: Path) -> None:
+def test_skipping_images_of_val_or_test_is_reported(root: Path) -> None:
     (root / "images/2.png").write_bytes(b"")
     samples = [
         Sample(path=s.path, target=s.target, split="test") for s in index_segmentation(root).samples
@@ -128,16 +128,16 @@ def test_skipping_what_a_score_is_measured_on_is_said_loudly(root: Path) -> None
     assert "scores are not comparable" in notes[1]
 
 
-def test_skip_does_not_go_on_with_nothing(root: Path) -> None:
+def test_skip_fails_if_no_image_is_left(root: Path) -> None:
     for k in range(5):
         (root / f"images/{k}.png").write_bytes(b"")
-    with pytest.raises(MedvisionError, match="5 of 5 images cannot be used"):
+    with pytest.raises(MedvisionError, match="cannot use 5 of 5 images"):
         check(root, on_error="skip")
 
 
 def test_many_samples_are_checked_by_header_with_a_note(root: Path) -> None:
     data = (root / "images/4.png").read_bytes()
-    (root / "images/4.png").write_bytes(data[:42])  # the header is sound, the pixels are gone
+    (root / "images/4.png").write_bytes(data[:42])  # valid header, missing pixels
     result = check(root, max_decoded=4)
     assert result.properties is None
     assert "only their headers" in result.notes[0]
@@ -147,10 +147,10 @@ def test_many_samples_are_checked_by_header_with_a_note(root: Path) -> None:
 
 def test_masks_without_any_foreground_are_noted(root: Path) -> None:
     result = check(root, samples=index_segmentation(root).samples[:1])
-    assert result.notes == ["all 1 masks are empty: there is no foreground to learn or to find"]
+    assert result.notes == ["all 1 masks are empty: there is no foreground"]
 
 
-def test_on_error_takes_two_words(root: Path) -> None:
+def test_on_error_is_fail_or_skip(root: Path) -> None:
     with pytest.raises(MedvisionError, match=r"expected fail or skip, got warn \(data\.on_error"):
         check(root, on_error="warn")
 

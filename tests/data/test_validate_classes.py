@@ -36,7 +36,7 @@ def facts(result: CheckResult) -> ImageProperties:
     return result.properties
 
 
-def test_sound_images_are_all_kept(root: Path) -> None:
+def test_all_valid_images_are_kept(root: Path) -> None:
     result = check(root)
     assert result.samples == index_classification(root).samples
     assert (result.skipped, result.notes) == ([], [])
@@ -51,7 +51,7 @@ def test_fingerprint_is_that_of_paths_classes_and_contents(root: Path) -> None:
     assert check(root).fingerprint == hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
-def test_a_text_file_named_jpg_is_one_line_that_names_it(root: Path) -> None:
+def test_a_text_file_named_jpg_is_a_one_line_error_with_its_name(root: Path) -> None:
     (root / "train/yes/2.jpg").write_text("not a picture")
     for options in ({}, {"max_decoded": 0}):
         with pytest.raises(MedvisionError) as caught:
@@ -67,16 +67,16 @@ def test_skipped_images_are_counted_by_split_and_class(root: Path) -> None:
         (root / name).write_bytes(b"")
     result = check(root, on_error="skip")
     assert result.notes == [
-        "SKIPPED 3 of 8 images (test yes 2, train yes 1), as data.on_error=skip asks:"
+        "SKIPPED 3 of 8 images (test yes 2, train yes 1) because of data.on_error=skip:"
         " test/yes/0.png: the file is empty, test/yes/1.png: the file is empty,"
         " train/yes/0.png: the file is empty",
-        "2 of the skipped images belong to the given val or test split:"
-        " scores are not comparable with those on the whole split",
+        "skipped 2 images of the given val and test splits:"
+        " scores are not comparable with those on the whole splits",
     ]
     assert len(result.samples) == len(facts(result)) == len(list(result.lines())) == 5
 
 
-def test_skipping_does_not_empty_a_class(root: Path) -> None:
+def test_skipping_must_not_empty_a_class(root: Path) -> None:
     for name in ("train/yes/0.png", "train/yes/1.png", "test/yes/0.png", "test/yes/1.png"):
         (root / name).write_bytes(b"")
     with pytest.raises(MedvisionError) as caught:
@@ -85,8 +85,8 @@ def test_skipping_does_not_empty_a_class(root: Path) -> None:
         f"{s}/yes/{k}.png: the file is empty" for s in ("test", "train") for k in "01"
     )
     assert str(caught.value) == (
-        f"no image of the class yes can be used: {reasons} ({root});"
-        " mend the files, or remove the class"
+        f"cannot use any image of the class yes: {reasons} ({root});"
+        " fix the files, or remove the class"
     )
 
 
@@ -95,17 +95,17 @@ def test_many_images_are_checked_by_header(root: Path) -> None:
     result = check(root, max_decoded=7)
     assert result.properties is None
     assert result.notes == [
-        "8 images are many: only their headers were read before the start;"
-        " the fingerprint holds file sizes, not contents, and near-duplicates were not looked for;"
-        " `medvision audit` reads them once, and later starts know what it found"
+        "large data set of 8 images: only their headers were read before the start;"
+        " the fingerprint covers file sizes, not contents, and near-duplicates were not searched;"
+        " run `medvision audit` once: later starts use its results"
     ]
-    (root / "test/no/0.png").write_bytes(data[:45])  # the header is sound, the pixels are gone
+    (root / "test/no/0.png").write_bytes(data[:45])  # valid header, missing pixels
     assert check(root, max_decoded=7).fingerprint != result.fingerprint
     with pytest.raises(MedvisionError, match=r"damaged.*test/no/0\.png"):
         check(root, max_decoded=None)
 
 
-def test_many_images_that_were_read_before_are_known(root: Path) -> None:
+def test_cached_images_of_a_large_set_are_known(root: Path) -> None:
     whole = check(root, max_decoded=None)
     known = check(root, max_decoded=0)
     assert known.notes == []

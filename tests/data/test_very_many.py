@@ -1,4 +1,4 @@
-"""What happens to sets whose files are too many to be opened before the start, here a dozen."""
+"""Sets with too many files to open before the start, here a dozen."""
 
 import gc
 import hashlib
@@ -60,7 +60,7 @@ def check(root: Path, **options: Any) -> CheckResult:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are opened from now on."""
+    """Record the names of opened files."""
     names: list[str] = []
     real = Path.open
 
@@ -72,7 +72,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_only_a_sample_of_the_headers_is_read_and_the_note_says_what_is_not_known(
+def test_only_a_sample_of_the_headers_is_read_and_a_note_says_what_is_unknown(
     classes: Path, opened: list[str]
 ) -> None:
     result = check(classes)
@@ -80,10 +80,12 @@ def test_only_a_sample_of_the_headers_is_read_and_the_note_says_what_is_not_know
     assert result.properties is None
     assert len(result.samples) == len(list(result.lines())) == COUNT
     (note,) = result.notes
-    assert note.startswith("12 images are very many: the headers of 4 of them")
-    assert "ends the run with its name (data.on_error=skip cannot leave it out)" in note
-    assert "the fingerprint holds names, and sizes of the 4 files only" in note
-    assert "near-duplicates were not looked for; `medvision audit` reads them all" in note
+    assert note.startswith("very large data set of 12 images: only the headers of 4 random images")
+    assert (
+        "ends the run, with its name, when it is read (data.on_error=skip cannot skip it)" in note
+    )
+    assert "the fingerprint covers names, and sizes of these 4 files only" in note
+    assert "near-duplicates were not searched; `medvision audit` reads all" in note
 
 
 @pytest.mark.parametrize("kind", ["pairs", "classes"])
@@ -113,17 +115,17 @@ def test_the_sample_is_the_same_at_every_start(classes: Path, opened: list[str])
     assert sorted(opened) == first
 
 
-def test_a_broken_file_of_the_sample_is_an_error_that_says_how_many_were_looked_at(
+def test_a_damaged_file_of_the_sample_is_an_error_with_the_number_of_checked_files(
     classes: Path,
 ) -> None:
     for path in classes.rglob("*.png"):
         path.write_bytes(b"text")
-    message = r"4 of the 4 \(of 12\) images that were looked at cannot be used: .*not a JPEG"
+    message = r"cannot use 4 of 4 checked images \(of 12\): .*not a JPEG"
     with pytest.raises(MedvisionError, match=message):
         check(classes)
 
 
-def test_skip_leaves_out_what_the_sample_found(classes: Path) -> None:
+def test_skip_excludes_the_damaged_files_of_the_sample(classes: Path) -> None:
     sized = [line.split("\0")[0] for line in check(classes).lines() if line[-1].isdigit()]
     (classes / sized[0]).write_bytes(b"text")
     result = check(classes, on_error="skip")
@@ -133,7 +135,7 @@ def test_skip_leaves_out_what_the_sample_found(classes: Path) -> None:
     assert result.notes[0].startswith("SKIPPED 1 of 12 images")
 
 
-def test_what_an_audit_has_read_before_is_known_of_all(classes: Path) -> None:
+def test_files_read_by_an_audit_are_all_known(classes: Path) -> None:
     whole = check(classes, max_decoded=None)
     again = check(classes)
     assert again.properties is not None
@@ -141,7 +143,7 @@ def test_what_an_audit_has_read_before_is_known_of_all(classes: Path) -> None:
     assert again.notes == []
 
 
-def test_names_in_a_csv_are_looked_up_in_lists_of_folders_not_one_by_one(
+def test_names_in_a_csv_are_looked_up_in_folder_listings(
     classes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (classes / "more").mkdir()
@@ -151,12 +153,12 @@ def test_names_in_a_csv_are_looked_up_in_lists_of_folders_not_one_by_one(
     asked: list[Path] = []
     real = Path.is_file
     monkeypatch.setattr(Path, "is_file", lambda self: asked.append(self) or real(self))
-    with pytest.raises(MedvisionError, match="only one class, a"):
+    with pytest.raises(MedvisionError, match="expected at least 2 classes, found only a"):
         index_classification(classes)
     assert asked == [classes / "splits.csv"]
     with (classes / "splits.csv").open("a") as stream:
         stream.write("b/none.png,b\nnowhere/none.png,b\n")
-    message = r"2 listed files do not exist below .*: b/none\.png, nowhere/none\.png"
+    message = r"cannot find 2 listed files in .*: b/none\.png, nowhere/none\.png"
     with pytest.raises(MedvisionError, match=message):
         index_classification(classes)
 
@@ -168,7 +170,7 @@ def dataset(root: Path) -> SampleDataset:
     return SampleDataset(samples=samples, source=source, transform=transform, seed=0)
 
 
-def test_a_file_that_turns_out_broken_is_named(pairs: Path) -> None:
+def test_a_file_found_damaged_while_training_is_named(pairs: Path) -> None:
     data = dataset(pairs)
     (pairs / "images/03.png").write_bytes(b"text")
     (pairs / "masks/04.png").unlink()
@@ -182,10 +184,10 @@ def test_a_file_that_turns_out_broken_is_named(pairs: Path) -> None:
         data[0, 5]
 
 
-def test_a_loader_process_leaves_the_objects_of_the_training_alone(
+def test_a_loader_process_does_not_write_to_the_objects_of_the_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Collecting them would write to each, and copy the page it lies on."""
+    """Garbage collection would write to each object and copy its memory page."""
     monkeypatch.setattr(loader_process.signal, "pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(threading.Thread, "start", lambda _: None)
     threads = cv2.getNumThreads()

@@ -20,7 +20,7 @@ def test_scikit_learn_agrees() -> None:
     assert balanced_weights([5, 3, 9]) == pytest.approx(expected)
 
 
-def test_classes_then_count_alike_in_the_loss() -> None:
+def test_balanced_classes_have_equal_weight_in_the_loss() -> None:
     target = torch.tensor([0, 0, 0, 1])
     logits = torch.tensor([[1.0], [1.0], [1.0], [2.0]])
     loss = CrossEntropy(class_weights=balanced_weights([3, 1]))(logits, target)

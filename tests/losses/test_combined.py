@@ -9,7 +9,7 @@ from medvision.losses import CrossEntropy, WeightedSum
 
 
 class Constant(nn.Module):
-    """A loss that is always the same."""
+    """Constant loss."""
 
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -31,16 +31,16 @@ def test_one_term_is_itself() -> None:
     assert torch.equal(WeightedSum(terms={"bce": alone})(logits, target), alone(logits, target))
 
 
-def test_terms_move_with_the_sum() -> None:
+def test_terms_move_to_the_device_of_the_sum() -> None:
     loss = WeightedSum(terms={"bce": CrossEntropy(class_weights=[1.0, 2.0])})
     assert loss.to("meta").terms[0].weights.device.type == "meta"
 
 
 def test_a_weight_without_a_term_is_refused() -> None:
-    with pytest.raises(MedvisionError, match=r"no loss is called dise .*the terms are dice"):
+    with pytest.raises(MedvisionError, match=r"unknown loss dise .*the terms are dice"):
         WeightedSum(terms={"dice": Constant(1.0)}, weights={"dise": 1.0})
 
 
-def test_a_sum_of_nothing_is_refused() -> None:
+def test_an_empty_sum_is_refused() -> None:
     with pytest.raises(MedvisionError, match="at least one loss"):
         WeightedSum(terms={})

@@ -1,4 +1,4 @@
-"""What every loss of ``conf/loss`` promises."""
+"""Contract of every loss in ``conf/loss``."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_ignored_pixels_get_no_gradient(loss: nn.Module, batch: tuple[Tensor, Te
     assert logits.grad[:, :, 1:].any()
 
 
-def test_a_batch_of_ignored_pixels_costs_nothing(
+def test_a_batch_of_ignored_pixels_has_zero_loss(
     loss: nn.Module, batch: tuple[Tensor, Tensor]
 ) -> None:
     logits, target = batch
@@ -113,7 +113,7 @@ def test_gradient_is_finite_when_all_pixels_are_of_one_class(
     assert logits.grad.isfinite().all()
 
 
-def test_a_perfect_prediction_costs_what_smoothing_takes_and_nothing_else(
+def test_a_perfect_prediction_costs_only_the_label_smoothing(
     loss: nn.Module, batch: tuple[Tensor, Tensor], num_classes: int, name: str
 ) -> None:
     target = batch[1].long()
@@ -171,7 +171,7 @@ def test_region_losses_refuse_targets_of_whole_images(name: str, num_classes: in
             loss(logits, target)
 
 
-def test_a_target_of_images_costs_as_one_of_single_pixels(num_classes: int) -> None:
+def test_image_targets_cost_as_much_as_single_pixels(num_classes: int) -> None:
     torch.manual_seed(0)
     logits = torch.randn(6, 1 if num_classes == 2 else num_classes)
     target = torch.tensor([0, 1, 1, 0, IGNORE_INDEX, 1], dtype=torch.uint8)
@@ -196,4 +196,4 @@ def test_mixed_labels_need_cross_entropy(name: str, num_classes: int) -> None:
 def test_one_class_is_refused(name: str) -> None:
     with pytest.raises(Exception, match="at least 2 classes") as caught:
         make(name, 1)
-    assert isinstance(caught.value.__cause__, MedvisionError)  # inside Hydra's own error
+    assert isinstance(caught.value.__cause__, MedvisionError)  # within Hydra's error

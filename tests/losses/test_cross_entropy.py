@@ -51,7 +51,7 @@ def test_class_weights_give_the_weighted_mean_of_torch(num_classes: int) -> None
     torch.testing.assert_close(loss, expected)
 
 
-def test_a_weight_of_zero_leaves_a_class_out() -> None:
+def test_a_weight_of_zero_excludes_a_class() -> None:
     logits = torch.tensor([5.0, 1.0]).view(1, 1, 1, 2)
     target = torch.tensor([[[0, 1]]])
     loss = CrossEntropy(class_weights=[0.0, 1.0])(logits, target)
@@ -60,7 +60,7 @@ def test_a_weight_of_zero_leaves_a_class_out() -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 3])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_shares_of_one_class_cost_as_its_index(num_classes: int, smoothing: float) -> None:
+def test_one_hot_targets_cost_as_much_as_class_indices(num_classes: int, smoothing: float) -> None:
     torch.manual_seed(0)
     weights = [1.0, 3.0, 0.5][:num_classes]
     logits = torch.randn(7, 1 if num_classes == 2 else num_classes)
@@ -83,7 +83,7 @@ def test_mixed_labels_by_hand() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-def test_mixed_labels_cost_what_torch_says(num_classes: int) -> None:
+def test_mixed_labels_cost_as_in_torch(num_classes: int) -> None:
     torch.manual_seed(0)
     logits = torch.randn(5, num_classes)
     mixed = torch.rand(5, num_classes).softmax(dim=1)
@@ -102,7 +102,7 @@ def test_mixed_labels_cost_what_torch_says(num_classes: int) -> None:
         pytest.param((2, 1), (3, 2), id="other-number-of-images"),
     ],
 )
-def test_floats_that_are_no_shares_are_refused(
+def test_floats_that_are_not_shares_are_refused(
     logits: tuple[int, ...], target: tuple[int, ...]
 ) -> None:
     with pytest.raises(ValueError, match=r"of torch.float32"):
@@ -112,13 +112,13 @@ def test_floats_that_are_no_shares_are_refused(
 @pytest.mark.parametrize(
     "weights", [[1.0], [1.0, -1.0], [0.0, 0.0], [1.0, math.nan], [1.0, math.inf], "balanced", 2.0]
 )
-def test_impossible_weights_are_refused(weights: object) -> None:
+def test_invalid_weights_are_refused(weights: object) -> None:
     with pytest.raises(MedvisionError, match=r"\(loss.class_weights\)"):
         CrossEntropy(class_weights=weights)
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
-def test_impossible_smoothing_is_refused(smoothing: float) -> None:
+def test_invalid_smoothing_is_refused(smoothing: float) -> None:
     with pytest.raises(MedvisionError, match=r"\(loss.label_smoothing\)"):
         CrossEntropy(label_smoothing=smoothing)
 

@@ -66,14 +66,14 @@ def test_a_criterion_that_ignores_nothing_is_refused() -> None:
         MaskedLoss(criterion=nn.BCEWithLogitsLoss, num_classes=2)
 
 
-def test_options_that_smp_refuses_are_reported() -> None:
+def test_options_rejected_by_smp_are_reported() -> None:
     criterion = partial(smp.losses.DiceLoss, class_weights=[1.0, 2.0])
     with pytest.raises(MedvisionError, match="class_weights are not supported"):
         MaskedLoss(criterion=criterion, num_classes=2)
 
 
 @pytest.mark.parametrize("criterion", [smp.losses.DiceLoss, smp.losses.FocalLoss])
-def test_what_is_measured_does_not_depend_on_the_number_of_threads(
+def test_the_loss_does_not_depend_on_the_number_of_threads(
     criterion: type[nn.Module],
 ) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -55,19 +55,19 @@ SPOILT: dict[str, Case] = {
     "a class without one good image": (
         {"a": 3, "b": 12},
         lambda root: spoil(root, *(f"a/case_{k:02d}.png" for k in range(3))),
-        f"3 of 15 images cannot be used: a/case_00.png: {TYPE}, a/case_01.png: {TYPE},"
-        f" a/case_02.png: {TYPE} (ROOT); mend or remove them, or set data.on_error=skip",
+        f"cannot use 3 of 15 images: a/case_00.png: {TYPE}, a/case_01.png: {TYPE},"
+        f" a/case_02.png: {TYPE} (ROOT); fix or remove them, or set data.on_error=skip",
     ),
     "all images the same": (
         {"a": 12, "b": 12},
         copies,
-        "no space for a split: 1 groups, none is free for test (data.val_fraction,"
-        " data.test_fraction); add images, or set the fraction of a split you can do without to 0",
+        "too few groups for a split: 1, none left for test (data.val_fraction,"
+        " data.test_fraction); add images, or set the fraction of an unneeded split to 0",
     ),
     "images in no class": (
         {"a": 2, "b": 2},
         into_the_root,
-        "4 images lie in no class folder: a_case_00.png, a_case_01.png, b_case_00.png,"
+        "4 images outside the class folders: a_case_00.png, a_case_01.png, b_case_00.png,"
         f" b_case_01.png (ROOT); move or remove them: {LAYOUT}",
     ),
     "classes of one name": (
@@ -79,8 +79,8 @@ SPOILT: dict[str, Case] = {
     "broken images in given splits": (
         SPLIT,
         lambda root: spoil(root, "test/a/case_00.png", "val/b/case_01.png"),
-        f"2 of 40 images cannot be used: test/a/case_00.png: {TYPE}, val/b/case_01.png: {TYPE}"
-        " (ROOT); mend or remove them, or set data.on_error=skip",
+        f"cannot use 2 of 40 images: test/a/case_00.png: {TYPE}, val/b/case_01.png: {TYPE}"
+        " (ROOT); fix or remove them, or set data.on_error=skip",
     ),
 }
 
@@ -121,7 +121,7 @@ def test_a_class_missing_from_a_split_is_reported(
     out, err = capfd.readouterr()
     if lacking == "train":
         assert code == 2
-        assert err.startswith("error: test holds the class a, train does not (")
+        assert err.startswith("error: test has the class a, but train does not (")
     else:
         assert code == 0
         for part in ("val", "test"):
@@ -139,12 +139,12 @@ def test_files_skipped_in_validation_and_test_are_reported(
     monkeypatch.chdir(tmp_path)
     assert main([*SMALL, f"data.root={root}", "data.on_error=skip", "run_dir=run"]) == 0
     skipped = (
-        "SKIPPED 2 of 40 images (test a 1, val b 1), as data.on_error=skip asks:"
+        "SKIPPED 2 of 40 images (test a 1, val b 1) because of data.on_error=skip:"
         f" test/a/case_00.png: {TYPE}, val/b/case_01.png: {TYPE}"
     )
     loudly = (
-        "2 of the skipped images belong to the given val or test split: scores are not comparable"
-        " with those on the whole split"
+        "skipped 2 images of the given val and test splits: scores are not comparable"
+        " with those on the whole splits"
     )
     out = capfd.readouterr().out
     summary = json.loads(Path("run/summary.json").read_text())

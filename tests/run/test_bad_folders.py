@@ -162,30 +162,31 @@ SPOILT = {
     ),
     "animated": (
         animated,
-        "the file holds 3 pictures (ROOT/images/c03.png); store each in its own file",
+        "the file contains 3 pictures (ROOT/images/c03.png); store each in its own file",
     ),
     "decompression bomb": (
         bomb,
-        "30000 x 30000 pixels are more than 100 million (ROOT/images/c03.png);"
-        " cut or shrink the picture",
+        "30000 x 30000 pixels exceed the limit of 100 million (ROOT/images/c03.png);"
+        " crop or shrink the picture",
     ),
     "not finite": (
         not_finite,
-        "the image holds values that are not finite (ROOT/images/c03.tif); mend or remove it",
+        "the image contains values that are not finite (ROOT/images/c03.tif); fix or remove it",
     ),
     "turned by EXIF, its mask not": (
         turned(6),
         "the mask is 48 x 40 pixels (width x height), its image images/c03.jpg is 40 x 48"
-        " (ROOT/masks/c03.png); one of them is turned by its EXIF orientation: turn the other too",
+        " (ROOT/masks/c03.png); one of them is rotated by its EXIF orientation: rotate the other"
+        " too",
     ),
     "mask of three classes": (
         levels(0, 1, 2),
-        "a mask of two classes holds the values 0, 1, 2 (ROOT/masks/c03.png);"
+        "a mask of two classes contains the values 0, 1, 2 (ROOT/masks/c03.png);"
         " use 0/1 or 0/255; for class indices set data.class_names",
     ),
     "mask of three grey levels": (
         levels(0, 128, 255),
-        "a mask of two classes holds the values 0, 128, 255 (ROOT/masks/c03.png);"
+        "a mask of two classes contains the values 0, 128, 255 (ROOT/masks/c03.png);"
         " use 0/1 or 0/255; for class indices set data.class_names",
     ),
     "mask larger": (
@@ -200,7 +201,7 @@ SPOILT = {
     ),
     "mask missing": (
         lambda f: f.mask().unlink(),
-        "1 of 24 images have no mask: images/c03.png (ROOT/masks); a mask has the stem of its"
+        "no mask for 1 of 24 images: images/c03.png (ROOT/masks); a mask needs the file stem of its"
         " image: add the masks, or remove the images",
     ),
     "link to itself": (
@@ -219,7 +220,7 @@ SPOILT = {
     ),
     "name that steers a terminal": (
         lambda f: f.rename("c\x1b[31m03"),
-        "the name c\\x1b[31m03.png holds a control character (ROOT/images); rename it",
+        "the name c\\x1b[31m03.png contains a control character (ROOT/images); rename it",
     ),
     "no images": (
         lambda f: f.keep(0),
@@ -228,32 +229,32 @@ SPOILT = {
     ),
     "one image": (
         lambda f: f.keep(1),
-        "no space for a split: 1 groups, none is free for val (data.val_fraction,"
-        " data.test_fraction); add images, or set the fraction of a split you can do without to 0",
+        "too few groups for a split: 1, none left for val (data.val_fraction,"
+        " data.test_fraction); add images, or set the fraction of an unneeded split to 0",
     ),
     "two images": (
         lambda f: f.keep(2),
-        "no space for a split: 2 groups, none is free for train (data.val_fraction,"
-        " data.test_fraction); add images, or set the fraction of a split you can do without to 0",
+        "too few groups for a split: 2, none left for train (data.val_fraction,"
+        " data.test_fraction); add images, or set the fraction of an unneeded split to 0",
     ),
     "all images the same": (
         all_alike,
-        "no space for a split: 1 groups, none is free for val (data.val_fraction,"
-        " data.test_fraction); add images, or set the fraction of a split you can do without to 0",
+        "too few groups for a split: 1, none left for val (data.val_fraction,"
+        " data.test_fraction); add images, or set the fraction of an unneeded split to 0",
     ),
     "csv of other columns": (
         lambda f: f.table("1,2,3", header="a,b,c"),
-        "no column path among a, b, c (ROOT/splits.csv, line 1); the first line names the columns"
-        " split,path,target,group with commas between",
+        "expected a column path, got a, b, c (ROOT/splits.csv, line 1); the first line lists the"
+        " columns split,path,target,group, separated by commas",
     ),
     "csv that is empty": (
         lambda f: (f.root / "splits.csv").write_bytes(b""),
-        "no column path among none (ROOT/splits.csv, line 1); the first line names the columns"
-        " split,path,target,group with commas between",
+        "expected a column path, got no column (ROOT/splits.csv, line 1); the first line lists the"
+        " columns split,path,target,group, separated by commas",
     ),
     "csv of a header": (
         lambda f: f.table(),
-        "the file lists no image (ROOT/splits.csv); add lines to it",
+        "the file lists no images (ROOT/splits.csv); add lines to it",
     ),
     "csv with a row twice": (
         lambda f: f.table(*CSV_ROWS, CSV_ROWS[0]),
@@ -267,17 +268,17 @@ SPOILT = {
     ),
     "csv with an absolute path": (
         lambda f: f.table(*CSV_ROWS, f"train,{f.root}/images/c00.png,masks/c00.png"),
-        "ROOT/images/c00.png leaves the data folder (ROOT/splits.csv, line 26);"
+        "ROOT/images/c00.png is outside the data folder (ROOT/splits.csv, line 26);"
         " give paths relative to data.root, without ..",
     ),
     "csv that leaves the root": (
         lambda f: f.table(*CSV_ROWS, "train,../secret/c00.png,masks/c00.png"),
-        "../secret/c00.png leaves the data folder (ROOT/splits.csv, line 26);"
+        "../secret/c00.png is outside the data folder (ROOT/splits.csv, line 26);"
         " give paths relative to data.root, without ..",
     ),
     "csv of another split": (
         lambda f: f.table(*CSV_ROWS, "holdout,images/c00.png,masks/c00.png"),
-        "unknown split holdout (ROOT/splits.csv, line 26); use train, val, test or a blank",
+        "unknown split holdout (ROOT/splits.csv, line 26); use train, val, test or leave it blank",
     ),
     "csv in Latin-1": (
         lambda f: f.table(*(f"{row},Müller" for row in CSV_ROWS), encoding="latin-1"),
@@ -289,17 +290,17 @@ SPOILT = {
     ),
     "csv with a control character": (
         lambda f: f.table(*CSV_ROWS, "train,images/c\x1b[2J.png,masks/c00.png"),
-        "the name images/c\\x1b[2J.png holds a control character (ROOT/splits.csv, line 26);"
+        "the name images/c\\x1b[2J.png contains a control character (ROOT/splits.csv, line 26);"
         " rename it",
     ),
     "csv with a field without end": (
         lambda f: f.table("train," + "a" * 200_000 + ",b"),
         "not a csv file: field larger than field limit (131072) (ROOT/splits.csv, line 2);"
-        " mend the line",
+        " fix the line",
     ),
     "csv with a file that is not there": (
         lambda f: f.table(*CSV_ROWS, "train,images/c99.png,masks/c99.png"),
-        "2 listed files do not exist below ROOT: images/c99.png, masks/c99.png"
+        "cannot find 2 listed files in ROOT: images/c99.png, masks/c99.png"
         " (ROOT/splits.csv); check data.root, or remove their lines",
     ),
 }
@@ -375,7 +376,7 @@ def test_unusual_but_valid_folders_are_read(case: str, tmp_path: Path) -> None:
     checked = check_files(folder.root, index.samples, Reading(num_classes=2))
     assert len(checked.samples) == NUM_IMAGES
     assert not checked.skipped
-    shown = {"empty masks": ["all 24 masks are empty: there is no foreground to learn or to find"]}
+    shown = {"empty masks": ["all 24 masks are empty: there is no foreground"]}
     assert index.notes + checked.notes == shown.get(case, [])
 
 
@@ -405,8 +406,8 @@ def test_an_orientation_tag_that_keeps_the_size_is_reported(
         folder.root, index_segmentation(folder.root).samples, Reading(num_classes=2)
     )
     assert checked.notes == [
-        "1 image is turned by an EXIF orientation that its mask has not: images/c03.jpg;"
-        " look whether they lie over each other"
+        "image and mask differ in EXIF orientation in 1 pair: images/c03.jpg;"
+        " check that they overlap"
     ]
 
 

@@ -188,7 +188,7 @@ def test_a_validation_split_of_one_class_has_no_auroc_and_a_note(
     assert rows_of(run / "metrics.csv")[0]["val/auroc"] == ""
     assert summary["metrics"]["test/auroc"] is not None
     warnings = " ".join(summary["warnings"])
-    assert "no file is named as in the published chest_xray set" in warnings
+    assert "no file name follows the published chest_xray set" in warnings
     assert "val has no b: AUROC" in warnings
     assert "val/auroc was undefined in every epoch: best.ckpt holds the last epoch" in warnings
 
@@ -250,4 +250,4 @@ def test_weights_of_a_finished_run_start_another_task(
     assert weights["source"] == str(best)
     assert weights["taken"] > 250
     assert str(best) in out
-    assert "left over in the file" in out
+    assert "unused in the file" in out

@@ -138,12 +138,12 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "data.val_fraction=0.6", "data.test_fraction=0.6"],
-            "error: expected fractions of at least 0 with a sum below 1, got val 0.6 and test 0.6"
-            " (data.val_fraction, data.test_fraction); 0.1 each is usual",
+            "error: expected non-negative fractions with a sum below 1, got val 0.6 and test 0.6"
+            " (data.val_fraction, data.test_fraction); the default is 0.1 each",
         ),
         (
             ["experiment=chest_xray_cnn", "data.protocol=kfold", "data.folds=3", "data.fold=3"],
-            "error: there is no fold 3 of 3 (data.fold); folds are counted from 0 to 2",
+            "error: expected a fold from 0 to 2, got 3 (data.fold); data.folds is 3",
         ),
         (
             ["experiment=polyp_unet", "model.batch_norm=yes_please"],
@@ -322,7 +322,7 @@ def test_one_mask_of_another_size(
 
 def test_no_space_for_a_split(fails: Callable[..., str], make_folder: Callable[..., Path]) -> None:
     line = fails(*SMALL, "experiment=polyp_unet", f"data.root={make_folder(2)}")
-    assert "no space for a split" in line
+    assert "too few groups for a split" in line
 
 
 def test_an_unknown_encoder(fails: Callable[..., str]) -> None:
@@ -354,7 +354,7 @@ def test_a_checkpoint_that_contains_code(fails: Callable[..., str], tmp_path: Pa
 def test_a_transform_that_does_not_exist(fails: Callable[..., str]) -> None:
     line = fails(*SMALL, "experiment=polyp_unet", "+data.train_transforms.HorizontalFlop={p: 1}")
     assert line == (
-        "error: no albumentations transform is called HorizontalFlop"
+        "error: unknown albumentations transform HorizontalFlop"
         " (data.train_transforms.HorizontalFlop); did you mean HorizontalFlip?"
     )
 
@@ -362,7 +362,8 @@ def test_a_transform_that_does_not_exist(fails: Callable[..., str]) -> None:
 def test_a_random_transform_of_test_images(fails: Callable[..., str]) -> None:
     line = fails(*SMALL, "experiment=polyp_unet", "+data.eval_transforms.RandomRotate90={}")
     assert line == (
-        "error: a transform of validation and test images is random (data.eval_transforms);"
+        "error: expected deterministic transforms of validation and test images, got a random one"
+        " (data.eval_transforms);"
         " keep random transforms in data.train_transforms"
     )
 
@@ -370,8 +371,9 @@ def test_a_random_transform_of_test_images(fails: Callable[..., str]) -> None:
 def test_a_transform_that_moves_the_pixels_of_test_images(fails: Callable[..., str]) -> None:
     line = fails(*SMALL, "experiment=polyp_unet", "+data.eval_transforms.VerticalFlip={}")
     assert line == (
-        "error: a transform of validation and test images moves pixels (data.eval_transforms);"
-        " masks would not fit their files: keep it in data.train_transforms"
+        "error: expected transforms of validation and test images that keep pixels in place"
+        " (data.eval_transforms);"
+        " masks would not match their files: move the others to data.train_transforms"
     )
 
 
@@ -389,7 +391,7 @@ def test_an_empty_class_folder(
 def test_one_class_only(fails: Callable[..., str], make_class_folder: Callable[..., Path]) -> None:
     root = make_class_folder({"NORMAL": 6})
     line = fails(*CHEST, f"data.root={root}")
-    assert line.startswith(f"error: only one class, NORMAL ({root}); ")
+    assert line.startswith(f"error: expected at least 2 classes, found only NORMAL ({root}); ")
 
 
 def test_a_file_that_is_no_image(
@@ -406,7 +408,7 @@ def test_a_test_class_unknown_in_train(
 ) -> None:
     root = make_class_folder({"train/a": 6, "train/b": 6, "test/a": 4, "test/c": 4})
     line = fails(*CHEST, f"data.root={root}")
-    assert line.startswith("error: test holds the class c, train does not (")
+    assert line.startswith("error: test has the class c, but train does not (")
 
 
 def test_a_model_with_other_channels_than_the_data(fails: Callable[..., str]) -> None:
@@ -460,6 +462,6 @@ def test_a_given_split_with_a_protocol_that_draws_one(
     kept = f"data.splits={tmp_path / 'kept.csv'}"
     line = fails(*CHEST, f"data.root={root}", kept, f"data.protocol={protocol}")
     assert line == (
-        f"error: the protocol {protocol} draws its own split, and a split is given (data.splits);"
-        " leave one of data.splits and data.protocol out"
+        f"error: the protocol {protocol} draws its own split, but a split is given (data.splits);"
+        " remove data.splits or data.protocol"
     )

@@ -209,7 +209,7 @@ def test_a_run_reports_fewer_loader_processes(
 ) -> None:
     space(monkeypatch, tmp_path, total=1, free=1)
     made = train("experiment=polyp_unet", "model.base_channels=2", "data.num_workers=2")
-    assert "0 of 2 loader processes are used" in (made / "summary.json").read_text()
+    assert "using 0 of 2 loader processes" in (made / "summary.json").read_text()
 
 
 WRAPPED = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (most recent call)\n"

@@ -57,10 +57,10 @@ class ClassificationData(ImageData):
         found = len(self.class_names)
         if self.num_classes not in (None, found):
             raise MedvisionError(
-                f"{self.num_classes} classes are asked for, the data has {found}:"
+                f"expected {self.num_classes} classes, found {found}:"
                 f" {', '.join(self.class_names)}",
                 where="data.num_classes",
-                hint="leave it out, or mend the folders",
+                hint="leave it out, or fix the folders",
             )
         self.num_classes = found
         train = self.class_counts()["train"]
@@ -78,13 +78,13 @@ class ClassificationData(ImageData):
         unknown = [name for name in index.class_names if name not in known]
         if known and unknown:
             raise MedvisionError(
-                f"the class {unknown[0]} is none of {', '.join(known)}",
+                f"unknown class {unknown[0]}, expected one of {', '.join(known)}",
                 where=str(root),
                 hint=did_you_mean(unknown[0], known, otherwise="rename the folder, or remove it"),
             )
         absent = [name for name in known if name not in index.class_names]
         if absent:
-            self.notes.append(f"{root} holds no image of {', '.join(absent)}")
+            self.notes.append(f"{root} has no image of {', '.join(absent)}")
         samples = self._check(index).samples
         self.class_names = known or index.class_names
         return samples
@@ -136,7 +136,7 @@ class ClassificationData(ImageData):
                 splits=self.splits, group_pattern=usual, class_names=class_names
             )
         note = (
-            f"no file is named as in the published {self.name} set, so patients are unknown;"
-            " data.group_pattern names them"
+            f"no file name follows the published {self.name} set, so the patients are unknown;"
+            " set data.group_pattern"
         )
         return replace(index, notes=[*index.notes, note])

@@ -124,7 +124,7 @@ class ImageData(LightningDataModule):
         self.name, self.root = name, None if root is None else place_of(root)
         if root is None and splits is not None:
             raise MedvisionError(
-                "a split is given but no data set", where="data.splits", hint="give data.root too"
+                "a split is given without a data set", where="data.splits", hint="set data.root too"
             )
         self.image_size, self.in_channels = image_size, in_channels
         self.protocol, self.fold, self.folds = protocol, fold, folds
@@ -280,7 +280,7 @@ class ImageData(LightningDataModule):
     def given_root(self) -> Path | str:
         """Return the root; raise `MedvisionError` if it is None."""
         if self.root is None:
-            raise MedvisionError("no data set is given", where="data.root", hint="give its folder")
+            raise MedvisionError("no data set is given", where="data.root", hint="set its folder")
         return self.root
 
     def class_counts(self) -> dict[Stage, dict[str, int]] | None:
@@ -310,7 +310,7 @@ class ImageData(LightningDataModule):
             MedvisionError: If the task has no phantoms.
         """
         raise MedvisionError(
-            f"{self.task} has no phantoms", where="data.root", hint="give the folder of a data set"
+            f"{self.task} has no phantoms", where="data.root", hint="set the folder of a data set"
         )
 
     def stratify_by(self, checked: CheckResult) -> Sequence[str] | None:  # noqa: ARG002
@@ -352,7 +352,7 @@ class ImageData(LightningDataModule):
         try:
             folder = own_folder("cache") / "pixels"
         except RuntimeError as fault:  # no home folder
-            self.notes.append(f"decoded images cannot be kept ({fault}); set MEDVISION_CACHE_DIR")
+            self.notes.append(f"decoded images cannot be cached ({fault}); set MEDVISION_CACHE_DIR")
             return
         self.pixels = PixelCache(
             folder=folder,

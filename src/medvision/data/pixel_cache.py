@@ -127,7 +127,7 @@ class PixelFiles:
         pixels, tail = record[: self.num_bytes], record[self.num_bytes :].tobytes()
         return pixels if tail == _tail(key, pixels) else None
 
-    def mend(self) -> None:
+    def truncate(self) -> None:
         """Truncate an incomplete record left by an interrupted process."""
         num_pixels, num_keys = (os.fstat(number).st_size for number in self._numbers)
         count = min(num_pixels // self.stride, num_keys // KEY_BYTES)
@@ -208,7 +208,7 @@ class PixelStore:
         self.folder, self.name, self.num_bytes = folder, name, num_bytes
         self.max_bytes, self.num_needed = max_bytes, num_needed
         self._files: PixelFiles | None = None
-        self._may_begin_anew = True
+        self._may_start_over = True
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": None}
@@ -246,11 +246,11 @@ class PixelStore:
             files = self._current()
             if files is None or not files.are_at_their_path():  # renamed by NFS on removal
                 files = self._open()
-            files.mend()
+            files.truncate()
             place = files.find(key)
             if place is None:
                 if not self._make_room():
-                    if not self._begin_anew(files):
+                    if not self._start_over(files):
                         return False
                     files = self._open()
                     if not self._make_room():
@@ -318,11 +318,11 @@ class PixelStore:
                 missing -= num_bytes
         return missing <= 0
 
-    def _begin_anew(self, files: PixelFiles) -> bool:
+    def _start_over(self, files: PixelFiles) -> bool:
         """Remove a full store with obsolete records; only once, because it may be shared."""
-        if not self._may_begin_anew or files.count < self.num_needed:
+        if not self._may_start_over or files.count < self.num_needed:
             return False
-        self._may_begin_anew = False
+        self._may_start_over = False
         remove(self.folder / self.name)
         return True
 
@@ -343,7 +343,7 @@ class PixelStore:
 FORMAT = 1
 """Version of decoding and resizing; incrementing it invalidates cached images."""
 
-_OFF = "every epoch decodes the images anew"
+_OFF = "every epoch decodes the images again"
 
 
 class PixelCache:
@@ -393,28 +393,28 @@ class PixelCache:
         """Remarks before a training if no images, or not all, are cached."""
         store = self._store
         if not CAN_KEEP:
-            return [f"decoded images cannot be kept on this system: {_OFF}"]
+            return [f"decoded images cannot be cached on this system: {_OFF}"]
         try:
             with store.alone():
                 free = store.free_bytes() + store.num_bytes_used()
         except OSError as fault:
             self._reads = self._writes = False
             return [
-                f"decoded images cannot be kept, {_OFF} ({fault}); set MEDVISION_CACHE_DIR to a"
-                " folder that can be written, or data.decoded_gb=0"
+                f"decoded images cannot be cached, {_OFF} ({fault}); set MEDVISION_CACHE_DIR to a"
+                " writable folder, or data.decoded_gb=0"
             ]
         fits = max(0, min(free, store.max_bytes)) // store.bytes_each
         if fits >= self.num_images:
             return []
         where = f"into {store.max_bytes / GIGABYTE:.3g} GB"
         needed = 1.005 * self.num_images * store.bytes_each / GIGABYTE  # rounds up
-        hint = f"all take data.decoded_gb={needed:.3g}"
+        hint = f"data.decoded_gb={needed:.3g} fits all"
         if free < store.max_bytes:
             where = f"on the disk of {store.folder}"
             hint = "free some space, or set MEDVISION_CACHE_DIR to another disk"
         return [
             f"only {fits} of {self.num_images} decoded images fit {where}, every epoch decodes the"
-            f" others anew; {hint}"
+            f" others again; {hint}"
         ]
 
     def read(self, source: FileSource, sample: Sample) -> Pixels:
@@ -455,7 +455,7 @@ class PixelCache:
             self._writes = self._store.keep(key, pixels)
         except OSError as fault:
             self._writes = False
-            _log(f"no more decoded images can be kept, every epoch decodes the others: {fault}")
+            _log(f"no more decoded images can be cached, every epoch decodes the others: {fault}")
 
 
 def _versions() -> tuple[Any, ...]:

@@ -44,15 +44,15 @@ class SegmentationData(ImageData):
         super().__init__(**common)
         if len(class_names) != num_classes:
             raise MedvisionError(
-                f"{len(class_names)} class names for {num_classes} classes",
+                f"expected {num_classes} class names, got {len(class_names)}",
                 where="data.num_classes",
                 hint="name every class, the background first, in data.class_names",
             )
         if not self.transforms["test"].keeps_pixels_in_place():
             raise MedvisionError(
-                "a transform of validation and test images moves pixels",
+                "expected transforms of validation and test images that keep pixels in place",
                 where="data.eval_transforms",
-                hint="masks would not fit their files: keep it in data.train_transforms",
+                hint="masks would not match their files: move the others to data.train_transforms",
             )
         self.class_names, self.mask_suffix = list(class_names), mask_suffix
         self.reading = Reading(
@@ -76,9 +76,9 @@ class SegmentationData(ImageData):
     def phantoms(self, **common: Any) -> PhantomSource:
         if len(self.class_names) != 2:
             raise MedvisionError(
-                f"the phantoms have 2 classes, not {len(self.class_names)}",
+                f"the phantoms have 2 classes, got {len(self.class_names)} names",
                 where="data.class_names",
-                hint="give data.root",
+                hint="set data.root",
             )
         return PolypPhantoms(**common)
 

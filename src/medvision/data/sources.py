@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.console import counted
 from medvision.data.discovery.class_folders import order_classes
 from medvision.data.discovery.folders import Scan, missing_files
 from medvision.data.discovery.index import (
@@ -168,12 +169,12 @@ def open_source(
         )
     if manifest.task != task:
         raise MedvisionError(
-            f"these are shards of a {manifest.task} set",
+            f"expected shards for {task}, got shards for {manifest.task}",
             where=str(place),
-            hint=f"choose an experiment of {manifest.task}, or another data.root",
+            hint=f"choose a {manifest.task} experiment, or another data.root",
         )
     if manifest.has_masks != reading.has_masks:
-        raise damaged("masks are missing, or are where none belong", str(place))
+        raise damaged("masks are missing or unexpected", str(place))
     table = _table(manifest, opener, str(place))
     files = ShardFiles(place=str(place), opener=opener, shards=manifest.shards, table=table)
     return ShardSource(files, manifest, window=window, channels=channels, reading=reading)
@@ -367,8 +368,8 @@ class ShardSource(FileSource):
         missing = self.missing(rows)
         if missing:
             raise MedvisionError(
-                f"{len(missing)} listed files are not in the shards of {self.stored.place}:"
-                f" {count_names(missing)}",
+                f"cannot find {counted(len(missing), 'listed file')} in the shards of"
+                f" {self.stored.place}: {count_names(missing)}",
                 where=str(splits),
                 hint="check data.root, or remove their lines",
             )
@@ -379,9 +380,9 @@ class ShardSource(FileSource):
             then, now = getattr(self.manifest.reading, key), getattr(self.reading, key)
             if then != now:
                 raise MedvisionError(
-                    f"the shards were checked with {key} {_words(then)}, here it is {_words(now)}",
+                    f"the shards were created with {key} {_words(then)}, got {_words(now)}",
                     where=f"data.{key}",
-                    hint=f"make them anew with medvision data shard {option}, or change the key",
+                    hint=f"create them again with medvision data shard {option}, or change the key",
                 )
 
     @cached_property
@@ -393,7 +394,7 @@ class ShardSource(FileSource):
             raise MedvisionError(
                 "the stored file properties come from another version",
                 where=place,
-                hint="make the shards anew with medvision data shard",
+                hint="create the shards again with medvision data shard",
             )
         try:
             columns = read_columns(io.BytesIO(read_part(self.stored.opener, part, place)))
@@ -418,7 +419,7 @@ def _table(manifest: Manifest, opener: Opener, place: str) -> ShardTable:
         sizes = [part.num_bytes for part in manifest.shards]
         table.check(sizes, with_masks=manifest.has_masks)
         if len(table) != manifest.num_images:
-            raise ValueError(f"{len(table)} images, shards.json says {manifest.num_images}")
+            raise ValueError(f"expected {manifest.num_images} images, found {len(table)}")
     except DAMAGE as fault:
         raise damaged(f"{manifest.table.name}: {fault}", place) from fault
     return table
@@ -431,7 +432,7 @@ def _check_cache(manifest: Manifest, cache_bytes: int, window: int | None) -> No
     needed = sum(largest[:together])
     if needed > cache_bytes:
         raise MedvisionError(
-            f"{together} shards that are mixed with each other take {needed / GIGABYTE:.3g} GB,"
+            f"mixing {together} shards takes {needed / GIGABYTE:.3g} GB,"
             f" the cache has {cache_bytes / GIGABYTE:.3g} GB",
             where="data.cache_gb",
             hint="raise it, or lower data.shuffle_shards",
@@ -522,10 +523,10 @@ class ClassPhantoms(PhantomSource):
         self.class_names = list(class_names or self.drawn_names)
         if sorted(self.class_names) != sorted(self.drawn_names):
             raise MedvisionError(
-                f"the phantoms are of {', '.join(self.drawn_names)},"
-                f" not of {', '.join(self.class_names)}",
+                f"the phantoms have the classes {', '.join(self.drawn_names)},"
+                f" got {', '.join(self.class_names)}",
                 where="data.class_names",
-                hint="give data.root",
+                hint="set data.root",
             )
 
     def index(self, **_: Any) -> Index:

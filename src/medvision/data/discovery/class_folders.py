@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from medvision.console import counted
 from medvision.data.discovery.folders import Scan, images_in, is_image, subfolders
 from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.errors import MedvisionError, did_you_mean
@@ -34,7 +35,7 @@ def scan_classes(root: Path) -> Scan:
         beside = [folder.name for folder in inside if not split_name(folder.name)]
         if beside:
             scan.notes.append(
-                f"{count_names(beside)} beside the folders of the given splits is left out"
+                f"ignored beside the folders of the given splits: {count_names(beside)}"
             )
     parts = [
         part
@@ -59,11 +60,13 @@ def order_classes(root: Path, samples: SampleTable, class_names: Sequence[str] |
     found = sorted(names, key=lambda name: (name.casefold(), name))
     if len(found) == 1:
         raise MedvisionError(
-            f"only one class, {found[0]}", where=str(root), hint=_deeper(root) or CLASS_LAYOUT
+            f"expected at least 2 classes, found only {found[0]}",
+            where=str(root),
+            hint=_deeper(root) or CLASS_LAYOUT,
         )
     if len(found) > IGNORE_INDEX:
         raise MedvisionError(
-            f"{len(found)} classes, at most {IGNORE_INDEX} are possible",
+            f"expected at most {IGNORE_INDEX} classes, found {len(found)}",
             where=str(root),
             hint=CLASS_LAYOUT,
         )
@@ -81,15 +84,15 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[S
         scan.problem("no class folders", folder, CLASS_LAYOUT)
     elif {"images", "masks"} <= names:
         scan.problem(
-            "images and masks are the folders of a segmentation set, not classes",
+            "expected class folders, found the folders images and masks of a segmentation set",
             folder,
-            "choose an experiment of segmentation, or another data.root",
+            "choose a segmentation experiment, or another data.root",
         )
     for path in classes:
         inside = [deeper.name for deeper in subfolders(path) if split_name(deeper.name)]
         if inside:  # as a single class, it would mix train and test
             scan.problem(
-                f"{path.name} holds folders of splits ({', '.join(inside)}), so it is no class",
+                f"expected class folders, found split folders ({', '.join(inside)}) in {path.name}",
                 folder,
                 f"did you mean data.root={path}? {CLASS_LAYOUT}",
             )
@@ -107,7 +110,7 @@ def _refuse_strays(scan: Scan, folder: Path) -> None:
             e.name for e in entries if is_image(e.name) and e.name[0] != "." and e.is_file()
         )
     if strays:
-        what = f"{len(strays)} images lie in no class folder: {count_names(strays)}"
+        what = f"{counted(len(strays), 'image')} outside the class folders: {count_names(strays)}"
         scan.problem(what, folder, f"move or remove them: {CLASS_LAYOUT}")
 
 
@@ -142,7 +145,7 @@ def _refuse_untrained(root: Path, samples: SampleTable) -> None:
             sample.target, trained, otherwise="give a class the same name everywhere"
         )
         raise MedvisionError(
-            f"{sample.split} holds the class {sample.target}, train does not",
+            f"{sample.split} has the class {sample.target}, but train does not",
             where=str(root / PurePosixPath(sample.path).parent),
             hint=near,
         )
@@ -156,14 +159,14 @@ def _chosen(class_names: Sequence[str], found: list[str]) -> list[str]:
             raise MedvisionError(f"{name} is listed twice", where=where, hint="list it once")
         if name not in found:
             raise MedvisionError(
-                f"the data set has no class {name}",
+                f"unknown class {name}",
                 where=where,
                 hint=did_you_mean(name, found, otherwise=f"its classes are {them}"),
             )
     missing = [name for name in found if name not in chosen]
     if missing:
         raise MedvisionError(
-            f"{', '.join(missing)} is a class of the data set but not listed",
+            f"expected every class of the data set, missing: {', '.join(missing)}",
             where=where,
             hint=f"list all of them, in the order of their indices: {them}",
         )

@@ -103,7 +103,9 @@ def refuse_controls(name: str, *, where: str | None = None) -> None:
     """
     if _CONTROL.search(name):
         raise MedvisionError(
-            f"the name {printable(name)} holds a control character", where=where, hint="rename it"
+            f"the name {printable(name)} contains a control character",
+            where=where,
+            hint="rename it",
         )
 
 
@@ -176,7 +178,7 @@ def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -
         hint = f"{layout}; files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)"
         scan.problem(f"no {what} in the folder{found}", folder, hint)
     elif kinds:
-        scan.notes.append(f"other files in {folder.relative_to(root)} were left out: {kinds}")
+        scan.notes.append(f"other files in {folder.relative_to(root)} were ignored: {kinds}")
     return files
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from medvision.console import counted
 from medvision.data.discovery.class_folders import CLASS_LAYOUT, order_classes, scan_classes
 from medvision.data.discovery.folders import (
     SEGMENTATION_LAYOUT,
@@ -134,7 +135,7 @@ def index_listed(
     root = existing_folder(root, hint=f"check data.root: {LISTED_LAYOUT}")
     own = root / "splits.csv"
     if not own.is_file():
-        raise MedvisionError("there is no splits.csv", where=str(root), hint=LISTED_LAYOUT)
+        raise MedvisionError("splits.csv is missing", where=str(root), hint=LISTED_LAYOUT)
     scan = Scan(images=list_images(root)[0], samples=read_splits(own))
     samples, notes = _index(root, scan, splits, group_pattern, targets="texts")
     return Index(samples=samples, notes=notes)
@@ -178,7 +179,7 @@ def _index(
         left_out = sorted(set(scan.images).difference(samples.paths))
         if left_out:
             notes.append(
-                f"splits.csv does not list {len(left_out)} images, which are left out:"
+                f"splits.csv does not list {counted(len(left_out), 'image')} (ignored):"
                 f" {count_names(left_out)}"
             )
     elif splits is None:
@@ -212,14 +213,14 @@ def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTabl
     missing = missing_files(root, (name for name in listed if name not in seen))
     if missing:
         raise MedvisionError(
-            f"{len(missing)} listed files do not exist below {root}: {count_names(missing)}",
+            f"cannot find {counted(len(missing), 'listed file')} in {root}: {count_names(missing)}",
             where=str(table),
             hint="check data.root, or remove their lines",
         )
     without = list(samples.paths.select(samples.targets.equal("")))
     if without:
         raise MedvisionError(
-            f"{len(without)} of {len(samples)} images have no {_ONE[targets]}:"
+            f"no {_ONE[targets]} for {len(without)} of {len(samples)} images:"
             f" {count_names(without)}",
             where=str(table),
             hint=f"add the column target{_OR_ELSE[targets]}",
@@ -230,9 +231,9 @@ def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTabl
     if files:
         first = next(name for name in samples.targets if name in files)
         raise MedvisionError(
-            f"expected names of classes in the column target, got files such as {first}",
+            f"expected class names in the column target, got files such as {first}",
             where=str(table),
-            hint="choose an experiment of segmentation, or another data.root",
+            hint="choose a segmentation experiment, or another data.root",
         )
     return samples
 
@@ -279,7 +280,7 @@ def keep_splits(
     added = there.select(np.array([path not in kept for path in there.paths], bool))
     if not len(added):
         return samples, []
-    notes = [f"{len(added)} images are not in {table} and were added to the data set"]
+    notes = [f"added {counted(len(added), 'image')} that {table} does not list"]
     if any(g and p not in groups for p, g in zip(listed.paths, listed.groups, strict=True)):
         notes.append(
             f"the groups in {table} are unknown for the added images:"

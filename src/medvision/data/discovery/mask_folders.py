@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medvision.console import counted
 from medvision.data.discovery.folders import SEGMENTATION_LAYOUT, Scan, images_in, subfolders
 from medvision.data.samples import (
     SampleTable,
@@ -29,11 +30,11 @@ def scan_segmentation(root: Path, *, mask_suffix: str) -> Scan:
     scan = Scan()
     folders = _folders(root, scan)
     if not folders:
-        scan.problem("no folder of images", root, SEGMENTATION_LAYOUT)
+        scan.problem("no images folder", root, SEGMENTATION_LAYOUT)
     tables, found = [], []
     for split, images, masks in folders:
         if masks is None:
-            scan.problem("no folder masks beside images", images, SEGMENTATION_LAYOUT)
+            scan.problem("no masks folder beside images", images, SEGMENTATION_LAYOUT)
         paired, every_image = _pair(root, scan, split, images, masks, mask_suffix)
         tables.append(paired)
         found.append(every_image)
@@ -57,7 +58,7 @@ def _folders(root: Path, scan: Scan) -> list[tuple[str, Path, Path | None]]:
     if "images" not in inside:
         return found
     if found:
-        scan.notes.append("the folder images beside the folders of given splits is left out")
+        scan.notes.append("ignored the folder images beside the folders of the given splits")
         return found
     return [("", inside["images"], inside.get("masks"))]
 
@@ -71,33 +72,35 @@ def _pair(
 ) -> tuple[SampleTable, StringColumn]:
     """Return the images with one mask each, and all images, relative to the root."""
     of_images, of_masks = (path.relative_to(root).as_posix() for path in (images, masks or images))
-    image_files, image_twins = _files(root, images, scan, what="images")
-    mask_files, mask_twins = _files(root, masks, scan, what="masks") if masks else ([], {})
+    image_files, same_stem_images = _files(root, images, scan, what="images")
+    mask_files, same_stem_masks = _files(root, masks, scan, what="masks") if masks else ([], {})
     mask_of = dict(zip(map(_stem, reversed(mask_files)), reversed(mask_files), strict=True))
     without_mask, paired, targets = [], [], []
-    num_stems = len(image_files) - sum(len(names) - 1 for names in image_twins.values())
+    num_stems = len(image_files) - sum(len(names) - 1 for names in same_stem_images.values())
     for file in image_files:
         stem = _stem(file)
-        if stem in image_twins and image_twins[stem][0] != file:
+        if stem in same_stem_images and same_stem_images[stem][0] != file:
             continue
         mask = mask_of.pop(stem + mask_suffix, None)
         if mask is None:
             without_mask.append(file)
-        elif stem not in image_twins and stem + mask_suffix not in mask_twins:
+        elif stem not in same_stem_images and stem + mask_suffix not in same_stem_masks:
             paired.append(file)
             targets.append(mask)
     if without_mask and masks:
         names = [f"{of_images}/{file}" for file in without_mask]
         scan.problem(
-            f"{len(without_mask)} of {num_stems} images have no mask: {count_names(names)}",
+            f"no mask for {len(without_mask)} of {num_stems} images: {count_names(names)}",
             masks,
             _suffix_hint(map(_stem, image_files[:5]), mask_of)
-            or "a mask has the stem of its image: add the masks, or remove the images",
+            or "a mask needs the file stem of its image: add the masks, or remove the images",
         )
     if mask_of and masks and image_files:
-        left = [name for stem, file in mask_of.items() for name in mask_twins.get(stem, [file])]
+        left = [
+            name for stem, file in mask_of.items() for name in same_stem_masks.get(stem, [file])
+        ]
         orphans = sorted(f"{of_masks}/{file}" for file in left)
-        scan.notes.append(f"{len(orphans)} masks have no image: {count_names(orphans)}")
+        scan.notes.append(f"no image for {counted(len(orphans), 'mask')}: {count_names(orphans)}")
     samples = SampleTable.of_split_files(
         (f"{of_images}/{file}" for file in paired),
         (f"{of_masks}/{file}" for file in targets),
@@ -118,13 +121,13 @@ def _files(
     by_stem: defaultdict[str, list[str]] = defaultdict(list)
     for row in np.flatnonzero(np.isin(keys, values[counts > 1])).tolist():
         by_stem[_stem(files[row])].append(files[row])
-    twins = {stem: names for stem, names in by_stem.items() if len(names) > 1}
+    same_stem = {stem: names for stem, names in by_stem.items() if len(names) > 1}
     inside = folder.relative_to(root).as_posix()
-    told = [" and ".join(f"{inside}/{n}" for n in names) for names in twins.values()]
-    if told:
-        told_of = f"{len(told)} times the same stem: {count_names(told)}"
-        scan.problem(told_of, folder, f"keep one of the {what} of each stem")
-    return files, twins
+    repeated = [" and ".join(f"{inside}/{n}" for n in names) for names in same_stem.values()]
+    if repeated:
+        message = f"{counted(len(repeated), 'stem')} used more than once: {count_names(repeated)}"
+        scan.problem(message, folder, f"keep one of the {what} of each stem")
+    return files, same_stem
 
 
 def _stem(file: str) -> str:
@@ -143,7 +146,7 @@ def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str | None:
     )
     if not endings:
         return None
-    return f"set data.mask_suffix={endings.most_common(1)[0][0]} if that is how masks are named"
+    return f"set data.mask_suffix={endings.most_common(1)[0][0]} if masks are named so"
 
 
 def _splits_inside(scan: Scan, samples: SampleTable, *, images: str) -> SampleTable:
@@ -157,5 +160,5 @@ def _splits_inside(scan: Scan, samples: SampleTable, *, images: str) -> SampleTa
         if name is None:
             return samples
         names.append(name)
-    scan.notes.append(f"the folders inside {images} were read as the given split")
+    scan.notes.append(f"read the folders inside {images} as the given split")
     return samples.with_column(splits=names)

@@ -33,7 +33,7 @@ def read_splits(path: Path) -> SampleTable:
     lines = array("q")  # line number of each row
     samples = SampleTable.of_rows(_read(path, lines))
     if not len(samples):
-        raise MedvisionError("the file lists no image", where=str(path), hint="add lines to it")
+        raise MedvisionError("the file lists no images", where=str(path), hint="add lines to it")
     seen: dict[str, int] = {}
     for name, line in () if samples.paths.ascends() else zip(samples.paths, lines, strict=True):
         if seen.setdefault(name, line) != line:
@@ -92,9 +92,9 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
                     if not any(cell.strip() for cell in cells):
                         continue
                     raise MedvisionError(
-                        f"{len(cells)} cells, the first line has {len(columns)}",
+                        f"expected {len(columns)} cells as in the first line, got {len(cells)}",
                         where=f"{path}, line {line}",
-                        hint="quote names that hold a comma",
+                        hint="quote names that contain a comma",
                     )
                 found = tuple(["" if k < 0 else cells[k].strip() for k in places])
                 if any(found) or any(cell.strip() for cell in cells):
@@ -111,7 +111,7 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
         ) from fault
     except csv.Error as fault:
         raise MedvisionError(
-            f"not a csv file: {fault}", where=f"{path}, line {line + 1}", hint="mend the line"
+            f"not a csv file: {fault}", where=f"{path}, line {line + 1}", hint="fix the line"
         ) from fault
 
 
@@ -119,14 +119,14 @@ def _check_columns(columns: list[str], path: Path) -> None:
     where = f"{path}, line 1"
     if "path" not in columns:
         raise MedvisionError(
-            f"no column path among {', '.join(columns) or 'none'}",
+            f"expected a column path, got {', '.join(columns) or 'no column'}",
             where=where,
-            hint="the first line names the columns split,path,target,group with commas between",
+            hint="the first line lists the columns split,path,target,group, separated by commas",
         )
     for column in columns:
         if columns.count(column) > 1:
             raise MedvisionError(
-                f"the column {column} is there twice", where=where, hint="keep one of them"
+                f"the column {column} occurs twice", where=where, hint="keep one of them"
             )
         nearest = difflib.get_close_matches(column, COLUMNS, n=1, cutoff=0.75)
         if column not in COLUMNS and nearest and nearest[0] not in columns:
@@ -143,7 +143,8 @@ def _relative(text: str) -> str:
     path = PurePosixPath(text.replace("\\", "/"))
     if path.is_absolute() or PureWindowsPath(text).drive or ".." in path.parts:
         raise MedvisionError(
-            f"{text} leaves the data folder", hint="give paths relative to data.root, without .."
+            f"{text} is outside the data folder",
+            hint="give paths relative to data.root, without ..",
         )
     return str(path) if text else ""
 
@@ -160,6 +161,6 @@ def _split(text: str) -> str:
         nearest = difflib.get_close_matches(text.lower(), SPLIT_NAMES, n=1, cutoff=0.5)
         guess = f"did you mean {SPLIT_NAMES[nearest[0]]}? " if nearest else ""
         raise MedvisionError(
-            f"unknown split {text}", hint=f"{guess}use train, val, test or a blank"
+            f"unknown split {text}", hint=f"{guess}use train, val, test or leave it blank"
         )
     return split or ""

@@ -128,10 +128,10 @@ class _Extraction:
         """Return the error for an invalid archive."""
         shown = inside if inside.isprintable() else ascii(inside)  # no control codes
         where = f"{self.archive}: {shown}" if inside else str(self.archive)
-        hint = "nothing was unpacked; tell those who publish the archive"
+        hint = "nothing was unpacked; report it to the publisher of the archive"
         return MedvisionError(what, where=where, hint=hint, exit_code=3)
 
-    def judge(self, total_bytes: int) -> None:
+    def check_size(self, total_bytes: int) -> None:
         """Reject an archive that unpacks to more bytes than a limit allows."""
         limits = self.limits
         if total_bytes > limits.total_bytes:
@@ -154,11 +154,11 @@ class _Extraction:
             raise self.refuse(f"cannot read the archive: {fault}", inside=archive.name) from fault
         for inner in sorted(path for path in folder.rglob("*") if _is_archive(path)):
             if depth >= self.limits.depth:
-                what = f"archives lie more than {self.limits.depth} deep in each other"
+                what = f"archives are nested more than {self.limits.depth} deep"
                 raise self.refuse(what, inside=inner.name)
             target = inner.with_name(f"{inner.name}.unpacked")
             if target.exists():
-                raise self.refuse("the archive holds a name twice", inside=target.name)
+                raise self.refuse("the archive contains a name twice", inside=target.name)
             target.mkdir()
             self.unpack(inner, target, depth=depth + 1)
             inner.unlink()
@@ -166,7 +166,7 @@ class _Extraction:
     def _of_zip(self, archive: Path) -> Iterator[_Member]:
         with zipfile.ZipFile(archive) as opened:
             entries = opened.infolist()
-            self.judge(self.bytes + sum(info.file_size for info in entries))
+            self.check_size(self.bytes + sum(info.file_size for info in entries))
             for info in entries:
                 if info.flag_bits & 1:
                     raise self.refuse("the archive is encrypted", inside=info.filename)
@@ -195,28 +195,28 @@ class _Extraction:
             with member.open() as source, target.open("xb") as file:
                 while chunk := source.read(CHUNK_BYTES):
                     self.bytes += len(chunk)
-                    self.judge(self.bytes)
+                    self.check_size(self.bytes)
                     file.write(chunk)
                 written = file.tell()
             if written != member.size:
-                raise EOFError(f"{target.name} is cut short")
+                raise EOFError(f"{target.name} is truncated")
 
     def _parts(self, member: _Member) -> list[str]:
         """Count a member, and return the parts of its path below the folder."""
         self.entries += 1
         if self.entries > self.limits.entries:
-            raise self.refuse(f"the archive holds more than {self.limits.entries} entries")
+            raise self.refuse(f"the archive contains more than {self.limits.entries} entries")
         if not (member.is_file or member.is_folder):
-            raise self.refuse("the archive holds a link or a device", inside=member.name)
+            raise self.refuse("the archive contains a link or a device", inside=member.name)
         plain = member.name.replace("\\", "/")
         parts = [part for part in plain.split("/") if part not in ("", ".")]
         usable = all(ord(letter) >= 32 for letter in plain) and len(parts) <= MAX_PARTS
         if not usable or (not parts and not member.is_folder):
-            raise self.refuse("the archive holds an unusable name", inside=member.name)
+            raise self.refuse("the archive contains an unusable name", inside=member.name)
         if plain.startswith("/") or re.match(r"[A-Za-z]:", plain):
-            raise self.refuse("the archive holds an absolute path", inside=member.name)
+            raise self.refuse("the archive contains an absolute path", inside=member.name)
         if ".." in parts:
-            raise self.refuse("the archive holds a path with ..", inside=member.name)
+            raise self.refuse("the archive contains a path with ..", inside=member.name)
         return parts
 
     def _meet(
@@ -228,10 +228,10 @@ class _Extraction:
         spelling, was_folder = seen.setdefault(key, (path, is_folder))
         if spelling != path:
             raise self.refuse(
-                f"the archive holds two names that differ by case, {spelling} and {path}"
+                f"the archive contains two names that differ only by case, {spelling} and {path}"
             )
         if not is_new and not (is_folder and was_folder):
-            raise self.refuse("the archive holds a name twice", inside=inside)
+            raise self.refuse("the archive contains a name twice", inside=inside)
 
 
 def _is_archive(path: Path) -> bool:

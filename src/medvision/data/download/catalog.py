@@ -74,7 +74,7 @@ _SETS = (
         url=f"{_SIMULA}/downloads/kvasir-seg.zip",
         checksum="sha256:03b30e21d584e04facf49397a2576738fd626815771afbbf788f74a7153478f7",
         layout={"images": "Kvasir-SEG/images", "masks": "Kvasir-SEG/masks"},
-        note="hyper_kvasir holds the same images: neither is an external test of the other",
+        note="hyper_kvasir holds the same images: neither is an external test set for the other",
     ),
     DataSet(
         name="hyper_kvasir",
@@ -89,7 +89,7 @@ _SETS = (
         size_mb=46,
         url=f"{_SIMULA}/downloads/hyper-kvasir/hyper-kvasir-segmented-images.zip",
         layout={"images": "segmented-images/images", "masks": "segmented-images/masks"},
-        note="kvasir_seg holds the same images: neither is an external test of the other",
+        note="kvasir_seg holds the same images: neither is an external test set for the other",
     ),
     DataSet(
         name="cvc_clinicdb",
@@ -107,7 +107,7 @@ _SETS = (
             "unpack it and put the files of the folder Original into ROOT/images",
             "put the files of the folder Ground Truth into ROOT/masks",
         ),
-        note="frames of 29 videos: neighbours look alike, so a drawn split is optimistic",
+        note="frames of 29 videos: neighbouring frames look alike, so a random split is optimistic",
     ),
     DataSet(
         name="kvasir_instrument",
@@ -152,7 +152,7 @@ _SETS = (
             "sign in to Kaggle and download the archive from the home page",
             "unpack it and put its folders Training and Testing into ROOT",
         ),
-        note="many test images are copies of training images: medvision's README has the counts",
+        note="many test images are copies of training images: counts in medvision's README",
     ),
     DataSet(
         name="kather_texture",
@@ -183,7 +183,7 @@ _SETS = (
         "MedNIST.tar.gz",
         checksum="md5:0bc7306e7427e00ad1c5526a6677552d",
         layout={"": "MedNIST"},
-        note="six kinds of pictures that are easy to tell apart: a first exercise, no benchmark",
+        note="six easily distinguished kinds of pictures: a first exercise, not a benchmark",
     ),
 )
 
@@ -204,7 +204,7 @@ def find(name: str, *, where: str | None = None) -> DataSet:
     if name in CATALOG:
         return CATALOG[name]
     raise MedvisionError(
-        f"no public data set is called {name}",
+        f"unknown public data set {name}",
         where=where,
         hint=did_you_mean(name, CATALOG, otherwise=f"choose from {', '.join(CATALOG)}"),
     )
@@ -214,7 +214,7 @@ def needs_account(dataset: DataSet, root: str) -> MedvisionError:
     """Return the error with the manual steps for a data set that needs an account."""
     steps = [f"{n}. {step.replace('ROOT', root)}" for n, step in enumerate(dataset.steps, 1)]
     return MedvisionError(
-        f"{dataset.title} cannot be downloaded by a program",
+        f"{dataset.title} cannot be downloaded automatically",
         where=dataset.home_page,
         hint="; ".join(steps),
     )
@@ -225,7 +225,7 @@ def list_text() -> str:
     width = max(map(len, CATALOG))
     lines = []
     for dataset in CATALOG.values():
-        size = dataset.size if dataset.url else f"{dataset.size}, by hand"
+        size = dataset.size if dataset.url else f"{dataset.size}, manual download"
         lines += [
             f"{dataset.name:<{width}}  {dataset.task:<14}  {dataset.num_images:>5} images  {size}",
             f"{'':<{width}}  {dataset.title}; licence: {dataset.licence}",
@@ -243,7 +243,7 @@ def text_of(dataset: DataSet) -> str:
         "licence": dataset.licence,
         "home page": dataset.home_page,
         "archive": dataset.url or "see the steps",
-        "checksum": dataset.checksum or "none published; SHA-256 is recorded",
+        "checksum": dataset.checksum or "not published; SHA-256 is recorded",
         "citation": dataset.citation,
         "note": dataset.note,
     }

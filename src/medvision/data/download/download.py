@@ -73,7 +73,7 @@ class Resuming:
                 reason = str(fault)
         else:
             kept = self.part.stat().st_size if self.part.exists() else 0
-            hint = f"{kept / 1e6:.1f} MB are kept: run the same command again to go on"
+            hint = f"{kept / 1e6:.1f} MB are kept: run the same command again to resume"
             raise _failed(f"the connection was cut {ATTEMPTS} times: {reason}", url, hint)
         self.part.replace(output_file)
         self._state_file.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ class Resuming:
                 raise CutConnectionError(_reason(fault)) from fault
             absent = f"no network, or {urlsplit(url).hostname} does not answer"
             what = f"{absent if cut else 'cannot fetch the file'}: {_reason(fault)}"
-            hint = f"connect and run it again, or see {self.home_page}"
+            hint = f"check the network and run the command again, or see {self.home_page}"
             raise _failed(what, url, hint) from fault
         with response:
             self._refuse_answer(response, url)
@@ -131,18 +131,20 @@ class Resuming:
         if response.status_code in (416, 429, 500, 502, 503, 504):
             raise CutConnectionError(f"the server answers {status}")
         if response.status_code not in (200, 206):
-            hint = f"see {self.home_page}: the file may have moved, or ask for a browser"
+            hint = f"see {self.home_page}: the file may have moved, or require a browser"
             raise _failed(f"the server answers {status}", url, hint)
         if url.startswith("https:") and not response.url.startswith("https:"):
-            what = "the server leads to an unprotected address"
+            what = "the server redirects to an address without https"
             raise _failed(what, response.url, f"see {self.home_page}")
 
     def _take(self, response: Response, url: str, have: int, total: int | None) -> None:
         """Append the body of a response to the received bytes, or replace them."""
         free = shutil.disk_usage(self.part.parent).free
         if total is not None and free < 2 * total - have:  # the archive and its content
-            what = f"{2 * total / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
-            raise _failed(what, self.part.parent, "free some, or give another folder")
+            what = (
+                f"not enough disk space: {2 * total / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
+            )
+            raise _failed(what, self.part.parent, "free some space, or give another folder")
         with (
             self.part.open("ab" if have else "wb") as file,
             progress_bar(of_bytes=True, transient=False) as advance,
@@ -155,7 +157,7 @@ class Resuming:
                 advance("download", file.tell(), total)
             arrived = file.tell()
         if total is not None and arrived != total:
-            raise CutConnectionError(f"{arrived} of {total} bytes arrived")
+            raise CutConnectionError(f"received {arrived} of {total} bytes")
 
 
 def _validator(response: Response) -> str:
@@ -212,7 +214,7 @@ def arrange(unpacked: Path, folder: Path, layout: Mapping[str, str]) -> int:
         source = _folder_called(unpacked, wanted)
         images, _ = list_images(source)
         if not images:
-            raise _unlike(f"the folder {wanted} of the archive holds no image", source)
+            raise _unlike(f"the folder {wanted} of the archive contains no images", source)
         for image in images:
             target = folder / name / image
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -239,7 +241,7 @@ def _folder_called(unpacked: Path, wanted: str) -> Path:
 
 
 def _unlike(what: str, where: Path) -> MedvisionError:
-    hint = "its publisher has changed it: unpack it by hand, and give the folder as data.root"
+    hint = "its publisher has changed it: unpack it manually and set data.root to the folder"
     return _failed(what, where, hint)
 
 
@@ -260,7 +262,7 @@ def fetch_for_training(name: str, root: Path, *, task: str) -> None:
         raise MedvisionError(
             f"{dataset.title} is for {dataset.task}, not for {task}",
             where="data.download",
-            hint=f"choose an experiment of {dataset.task}",
+            hint=f"choose a {dataset.task} experiment",
         )
     download(dataset, root, report=print_line, wait=True)
 
@@ -305,7 +307,7 @@ def download(
             raise needs_account(dataset, str(root))
         if root.is_mount() or root.resolve() == Path.cwd():
             raise MedvisionError(
-                "a mounted folder, or the one you are in, cannot appear all at once",
+                "expected a new folder, got a mounted folder or the current one",
                 where=str(root),
                 hint=f"give a folder inside it, such as {root / dataset.name}",
             )
@@ -332,7 +334,7 @@ def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> di
     Raises:
         MedvisionError: If the folder contains another data set, is incomplete, or is unknown.
     """
-    hint = "give a new folder, or train on this one as it is with data.root"
+    hint = "give a new folder, or set data.root to train on this one as it is"
     source = root / SOURCE_FILE
     if not source.is_file():
         raise MedvisionError("the folder is not empty", where=str(root), hint=hint)
@@ -342,13 +344,13 @@ def _finished(dataset: DataSet, root: Path, report: Callable[[str], None]) -> di
     except (ValueError, KeyError, TypeError) as fault:
         raise MedvisionError("cannot read the file", where=str(source), hint=hint) from fault
     if name != dataset.name:
-        raise MedvisionError(f"the folder holds {name}", where=str(root), hint=hint)
+        raise MedvisionError(f"the folder contains {name}", where=str(root), hint=hint)
     from medvision.data.discovery.folders import list_images  # imports numpy
 
     found = len(list_images(root)[0])
     if found != num_files:
         raise MedvisionError(
-            f"{found} of the {num_files} files of {dataset.title} are there",
+            f"found {found} of the {num_files} files of {dataset.title}",
             where=str(root),
             hint="remove the folder to download it again",
         )
@@ -381,7 +383,7 @@ def _download(
     if dataset.checksum is None:
         report(f"no checksum is published; SHA-256 {sha256} is recorded in {SOURCE_FILE}")
     else:
-        report(f"the checksum is as published; SHA-256 {sha256}")
+        report(f"the checksum matches the published one; SHA-256 {sha256}")
     unpacked, arranged = work / "unpacked", work / "arranged"
     for left in (unpacked, arranged):  # left by a killed process
         shutil.rmtree(left, ignore_errors=True)
@@ -429,10 +431,10 @@ def _fetch(dataset: DataSet, url: str, work: Path) -> tuple[Path, str]:
         if found != expected:
             path.unlink()
             raise _failed(
-                f"the file has another {algorithm} than published: expected {expected},"
-                f" found {found}; it was removed",
+                f"the {algorithm} of the file differs from the published one: expected {expected},"
+                f" got {found}; the file was removed",
                 url,
-                f"run it again; if that does not help, see {dataset.home_page}",
+                f"run the command again; if that does not help, see {dataset.home_page}",
             )
     return path, pooch.file_hash(str(path), alg="sha256")
 

@@ -58,7 +58,9 @@ class SampleDataset(Dataset[dict[str, Any]]):
         if len(targets) != len(self.samples):
             raise ValueError(f"expected {len(self.samples)} targets, got {len(targets)}")
         if targets.dtype.kind != "f" and not np.can_cast(np.uint8, targets.dtype):
-            raise ValueError(f"expected targets that can be ignored, got {targets.dtype}")
+            raise ValueError(
+                f"expected targets that can hold the ignore index, got {targets.dtype}"
+            )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -137,8 +139,8 @@ def _hand_over(queue: Any, error: BaseException, item: Any) -> None:
     if info is None or not isinstance(item, tuple) or isinstance(item[1], ExceptionWrapper):
         os._exit(1)
     where = f"in DataLoader worker process {info.id}"
-    told = ExceptionWrapper((type(error), error, error.__traceback__), where=where)  # type: ignore[no-untyped-call]
-    queue.put((item[0], told))
+    report = ExceptionWrapper((type(error), error, error.__traceback__), where=where)  # type: ignore[no-untyped-call]
+    queue.put((item[0], report))
 
 
 def workers_with_room(num_workers: int, *, batch_bytes: int) -> tuple[int, str | None]:
@@ -164,6 +166,6 @@ def workers_with_room(num_workers: int, *, batch_bytes: int) -> tuple[int, str |
         return num_workers, None
     return fitting, (
         f"{SHARED_MEMORY} has {space.free / 1e6:.0f} MB left, batches of"
-        f" {batch_bytes / 1e6:.1f} MB each: {fitting} of {num_workers} loader processes are used;"
-        " in a container, docker run --shm-size=1g gives more"
+        f" {batch_bytes / 1e6:.1f} MB each: using {fitting} of {num_workers} loader processes;"
+        " in a container, docker run --shm-size=1g provides more"
     )

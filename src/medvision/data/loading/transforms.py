@@ -101,7 +101,7 @@ class Transform:
         }
         if len(changed) > 1:
             raise MedvisionError(
-                "a transform of validation and test images is random",
+                "expected deterministic transforms of validation and test images, got a random one",
                 where=key,
                 hint="keep random transforms in data.train_transforms",
             )
@@ -123,7 +123,7 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
         )
         if not is_transform:
             raise MedvisionError(
-                f"no albumentations transform is called {name}",
+                f"unknown albumentations transform {name}",
                 where=where,
                 hint=did_you_mean(name, dir(albumentations), otherwise=REFERENCE),
             )
@@ -133,7 +133,7 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
         known = set(factory.InitSchema.model_fields) | {"p"}
         unknown = sorted(set(options) - known)
         if unknown:
-            takes = f"it takes {', '.join(sorted(known))}"
+            takes = f"choose from {', '.join(sorted(known))}"
             raise MedvisionError(
                 f"{name} has no argument {unknown[0]}",
                 where=where,
@@ -144,7 +144,7 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
         except (TypeError, ValueError) as error:
             reason = str(error).splitlines()
             raise MedvisionError(
-                f"{name} refuses its arguments: {' '.join(reason[1:3] or reason)}",
+                f"invalid arguments of {name}: {' '.join(reason[1:3] or reason)}",
                 where=where,
                 hint=REFERENCE,
             ) from error

@@ -118,10 +118,12 @@ def decode(data: bytes, *, where: str) -> Picture:
         lossy = isinstance(image, JpegImageFile) or image.info.get("compression") in _LOSSY
         if frames > 1:
             raise MedvisionError(
-                f"the file holds {frames} pictures", where=where, hint="store each in its own file"
+                f"the file contains {frames} pictures",
+                where=where,
+                hint="store each in its own file",
             )
         if isinstance(image, JpegImageFile) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
-            raise ValueError("truncated, no end mark")  # missing data would decode to grey
+            raise ValueError("truncated, no end marker")  # missing data would decode to grey
         image.load()
     orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
     return Picture(
@@ -214,9 +216,9 @@ def _open(stream: BinaryIO, where: str) -> ImageFile:
         width, height = image.size
     if width * height > MAX_PIXELS:
         raise MedvisionError(
-            f"{width} x {height} pixels are more than {MAX_PIXELS // 1_000_000} million",
+            f"{width} x {height} pixels exceed the limit of {MAX_PIXELS // 1_000_000} million",
             where=where,
-            hint="cut or shrink the picture",
+            hint="crop or shrink the picture",
         )
     return image
 

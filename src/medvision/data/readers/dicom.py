@@ -162,11 +162,11 @@ def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
         height, width = _checked_size(header, where, max_pixels)
         before = _read(io.BytesIO(data), _SIZE, where)  # header without pixels
         if (before.get("Rows"), before.get("Columns")) != (height, width):
-            raise ValueError("it states its size again behind its pixels")
+            raise ValueError("it repeats its size after its pixels")
         kind = str(header.get("PhotometricInterpretation", ""))
         if kind not in _GREY and kind != "RGB" and not kind.startswith("YBR"):
             raise MedvisionError(
-                f"DICOM pictures of the kind {kind[:20] or 'unknown'!r} are not read",
+                f"unsupported DICOM photometric interpretation {kind[:20] or 'unknown'!r}",
                 where=where,
                 hint="convert it to grey or RGB",
             )
@@ -210,7 +210,7 @@ def _check_coded_size(header: Any) -> None:
 
     size = _coded_size(next(generate_frames(bytes(header.PixelData), number_of_frames=1)))
     if size is not None and size != (int(header.Rows), int(header.Columns)):
-        raise ValueError(f"its compressed picture says {size[1]} x {size[0]} pixels")
+        raise ValueError(f"its compressed picture has {size[1]} x {size[0]} pixels")
 
 
 def _coded_size(code: bytes) -> tuple[int, int] | None:
@@ -237,12 +237,12 @@ def _may_be_lossy(header: Any) -> bool:
 
 def _checked_size(header: Any, where: str, max_pixels: int) -> tuple[int, int]:
     if "Rows" not in header or "Columns" not in header:
-        raise ValueError("it holds no picture")
+        raise ValueError("it contains no picture")
     height, width = int(header.Rows), int(header.Columns)
     frames = int(header.get("NumberOfFrames") or 1)
     if frames > 1:
         raise MedvisionError(
-            f"the DICOM file holds {frames} frames, only single pictures are read",
+            f"expected a DICOM file with a single picture, got {frames} frames",
             where=where,
             hint="store each frame in its own file",
         )
@@ -250,9 +250,9 @@ def _checked_size(header: Any, where: str, max_pixels: int) -> tuple[int, int]:
         raise ValueError(f"{width} x {height} pixels")
     if height * width > max_pixels:
         raise MedvisionError(
-            f"{width} x {height} pixels are more than {max_pixels // 1_000_000} million",
+            f"{width} x {height} pixels exceed the limit of {max_pixels // 1_000_000} million",
             where=where,
-            hint="cut or shrink the picture",
+            hint="crop or shrink the picture",
         )
     return height, width
 
@@ -263,16 +263,16 @@ def _read(stream: BinaryIO, tags: tuple[str, ...], where: str, *, pixels: bool =
         from pydicom.filereader import read_dataset
     except ImportError as fault:
         raise MedvisionError(
-            "pydicom is not installed, which reads DICOM files",
+            "pydicom, which reads DICOM files, is not installed",
             where=where,
             hint=f"run: {_PLUGINS}",
         ) from fault
     stream.seek(PREAMBLE)
     about = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
     if "TransferSyntaxUID" not in about:
-        raise ValueError("it does not say how its values are stored")
+        raise ValueError("its transfer syntax is missing")
     if str(about.TransferSyntaxUID) == _DEFLATED:  # would be decompressed without a size limit
-        raise ValueError("deflated files are not read; store it uncompressed")
+        raise ValueError("deflated files are not supported; store it uncompressed")
     stream.seek(0)
     return pydicom.dcmread(stream, stop_before_pixels=not pixels, specific_tags=list(tags))
 

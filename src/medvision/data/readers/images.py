@@ -93,7 +93,7 @@ def as_bytes(
         raise MedvisionError(
             f"expected low < high, got {value_range}",
             where="data.value_range",
-            hint="give the values that become black and white",
+            hint="give the values of black and white",
         )
     image = picture.image
     if isinstance(image, DicomPixels):
@@ -134,7 +134,7 @@ def _stretched(
     low, high = value_range or (float(floats.min()), float(floats.max()))
     if not np.isfinite(floats).all():
         raise MedvisionError(
-            "the image holds values that are not finite", where=where, hint="mend or remove it"
+            "the image contains values that are not finite", where=where, hint="fix or remove it"
         )
     if low == high:
         return np.zeros(values.shape, np.uint8)

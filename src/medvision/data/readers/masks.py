@@ -32,7 +32,7 @@ def class_indices(
     """
     if isinstance(picture.image, DicomPixels):
         raise MedvisionError(
-            "masks are not read from DICOM", where=picture.where, hint="store the mask as PNG"
+            "DICOM masks are not supported", where=picture.where, hint="store the mask as PNG"
         )
     if color_map is not None:
         return _by_colour(picture, _checked_map(color_map, num_classes))
@@ -71,7 +71,7 @@ def _grey_levels(picture: Picture, num_classes: int) -> tuple[NDArray[Any], int]
     if values.dtype.kind == "f":
         if not (np.isfinite(values).all() and (values == np.rint(values)).all()):
             raise MedvisionError(
-                "the mask holds values that are not whole numbers",
+                "the mask contains values that are not integers",
                 where=picture.where,
                 hint="store class indices, or 0 and 255",
             )
@@ -104,7 +104,7 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
         return values.astype(np.uint8)
     if low < 0 or top <= half or (not picture.lossy and _holds_a_third_level(values, full)):
         raise MedvisionError(
-            f"a mask of two classes holds the values {_named(values)}",
+            f"a mask of two classes contains the values {_named(values)}",
             where=picture.where,
             hint="use 0/1 or 0/255; for class indices set data.class_names",
         )
@@ -129,7 +129,7 @@ def _in_range(values: NDArray[Any], num_classes: int, where: str) -> NDArray[np.
     outside = (values < 0) | (values >= num_classes)
     if outside.any():
         raise MedvisionError(
-            f"the mask holds the value {_named(values[outside])},"
+            f"the mask contains the value {_named(values[outside])},"
             f" expected class indices 0 to {num_classes - 1}",
             where=where,
             hint="check data.class_names, or set data.color_map",
@@ -140,7 +140,7 @@ def _in_range(values: NDArray[Any], num_classes: int, where: str) -> NDArray[np.
 def _by_colour(picture: Picture, colours: NDArray[np.int32]) -> NDArray[np.uint8]:
     if picture.bits > 8:
         raise MedvisionError(
-            f"data.color_map is for masks of 8 bits, this one has {picture.bits}",
+            f"data.color_map is for masks of 8 bits, this mask has {picture.bits}",
             where=picture.where,
             hint="store the mask with 8 bits",
         )
@@ -159,9 +159,9 @@ def _by_colour(picture: Picture, colours: NDArray[np.int32]) -> NDArray[np.uint8
     if unknown.any():
         colour = tuple(int(level) for level in values[unknown][0])
         raise MedvisionError(
-            f"the mask holds the colour {colour}, which data.color_map does not list",
+            f"the mask contains the colour {colour}, which data.color_map does not list",
             where=picture.where,
-            hint="add it to data.color_map or mend the mask",
+            hint="add it to data.color_map or fix the mask",
         )
     return classes.astype(np.uint8)
 

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.console import counted
 from medvision.data.discovery.index import (
     Task,
     existing_folder,
@@ -191,13 +192,13 @@ class CheckedFolder:
         names = {sample.path: ""} | ({sample.target: "mask."} if self.reading.has_masks else {})
         files = []
         known = content.split("\0")[1:]  # for very many files, only their names are known
-        for (name, before), told in zip_longest(names.items(), known):
+        for (name, before), expected in zip_longest(names.items(), known):
             data = read_bytes(self.root / name)
-            if told not in (None, str(len(data)), hashlib.sha256(data).hexdigest()):
+            if expected not in (None, str(len(data)), hashlib.sha256(data).hexdigest()):
                 raise MedvisionError(
                     "the file has changed since it was checked",
                     where=str(self.root / name),
-                    hint="leave the folder alone and run it again",
+                    hint="do not change the folder, and run the command again",
                 )
             suffix = PurePosixPath(name).suffix.lower().lstrip(".")
             files.append((before + (suffix if _PLAIN.fullmatch(suffix) else "img"), data))
@@ -233,7 +234,7 @@ def store(out: Path, making: CheckedFolder, *, shard_bytes: int, notes: Sequence
         MedvisionError: If a file cannot be written, or has changed since it was checked.
     """
     partial = out.with_name(f".{out.name}.partial")
-    busy = "another process is writing it"
+    busy = "another process is writing the folder"
     with (
         file_errors("cannot write the shards", out),
         sole_writer(out, lock=f".{out.name}.lock", wait=False, busy=busy),
@@ -256,7 +257,7 @@ def _fill(folder: Path, making: CheckedFolder, shard_bytes: int, notes: Sequence
         table.check([p.num_bytes for p in shards], with_masks=making.reading.has_masks)
     except ValueError as fault:
         raise MedvisionError(
-            f"the names cannot be kept in shards: {fault}",
+            f"the names cannot be stored in shards: {fault}",
             where=str(making.root),
             hint="rename the files",
         ) from fault
@@ -385,8 +386,8 @@ def _refuse_dicom(root: Path, samples: SampleTable) -> None:
     named = [path for path in samples.paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
     if named:
         raise MedvisionError(
-            f"{len(named)} files are DICOM, such as {named[0]}: shards would carry the names of"
-            " patients",
+            f"found {counted(len(named), 'DICOM file')}, such as {named[0]}: shards would contain"
+            " the names of patients",
             where=str(root),
             hint="convert them to PNG first",
         )
@@ -405,19 +406,21 @@ def task_of(root: Path) -> Task:
 def _two_folders(root: Path, out: Path) -> tuple[Path, Path]:
     if "://" in str(out) or re.match(r"\w+:/", str(out)):
         raise MedvisionError(
-            "shards are written to a folder of this machine",
+            "shards can only be written to a local folder",
             where=str(out),
-            hint="name a folder, then copy it where it shall lie",
+            hint="give a local folder, then copy it to its destination",
         )
     root, out = existing_folder(root), out.expanduser()
     if holds_shards(root):
         raise MedvisionError(
-            "the folder holds shards already", where=str(root), hint="train on it as it is"
+            "the folder already contains shards",
+            where=str(root),
+            hint="use it for training as it is",
         )
     if out.resolve().is_relative_to(root.resolve()):
         raise MedvisionError(
-            "the shards would lie inside the data set", where=str(out), hint="name another folder"
+            "the shards would be inside the data set", where=str(out), hint="give another folder"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MedvisionError("exists and is not empty", where=str(out), hint="name a new folder")
+        raise MedvisionError("exists and is not empty", where=str(out), hint="give a new folder")
     return root, out

@@ -50,7 +50,9 @@ def check_address(address: str) -> None:
     try:
         _fsspec().get_filesystem_class(protocol)
     except ImportError as fault:
-        raise _not_installed(address, f"what fsspec needs for {protocol}:// is") from fault
+        raise _not_installed(
+            address, f"the package that fsspec needs for {protocol}:// is"
+        ) from fault
     except ValueError as fault:
         raise MedvisionError(
             f"unknown protocol {protocol}",
@@ -89,9 +91,9 @@ def fetch(address: str, part: Part, path: Path) -> None:
                 target.write(chunk)
                 missing -= len(chunk)
         if missing:
-            raise EOFError(f"{part.num_bytes - missing} of {part.num_bytes} bytes arrived")
+            raise EOFError(f"received {part.num_bytes - missing} of {part.num_bytes} bytes")
         if digest.hexdigest() != part.sha256:
-            raise EOFError("its SHA-256 is not that of shards.json")
+            raise EOFError("its SHA-256 differs from shards.json")
 
     try:
         _tried(take, address, part.name)
@@ -134,9 +136,9 @@ def _tried(take: Callable[[], Result], address: str, name: str) -> Result:
         except Exception as fault:  # each protocol has its own errors
             if _is_absent(fault):
                 raise MedvisionError(
-                    "there is no such file",
+                    "no such file",
                     where=where,
-                    hint="give the address of the folder that holds shards.json",
+                    hint="give the address of the folder with shards.json",
                 ) from fault
             last = fault.__cause__ if isinstance(fault, FileNotFoundError) else fault
     disk = isinstance(last, OSError) and last.errno in (errno.ENOSPC, errno.EDQUOT)

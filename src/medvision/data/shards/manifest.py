@@ -19,7 +19,7 @@ FACTS = "facts.npz"
 MAX_MANIFEST_BYTES = 1 << 26
 """Largest size of shards.json, enough for a hundred thousand shards."""
 
-AGAIN = "copy the shards again, or make them anew with medvision data shard"
+AGAIN = "copy the shards again, or create them again with medvision data shard"
 _SHARD_NAME = re.compile(r"shard-\d{6,9}\.tar")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -89,13 +89,13 @@ def read_manifest(content: bytes, where: str) -> Manifest:
     """
     try:
         if len(content) > MAX_MANIFEST_BYTES:
-            raise ValueError(f"{len(content)} bytes long")
+            raise ValueError(f"{len(content)} bytes exceed the size limit")
         node = json.loads(content)
         if _of(node, "format", int) != FORMAT:
             raise MedvisionError(
-                f"shards of format {node['format']}, this version reads format {FORMAT}",
+                f"expected shards of format {FORMAT}, got format {node['format']}",
                 where=where,
-                hint="make them anew with medvision data shard, or use the version they are from",
+                hint="create them again with medvision data shard, or use their version",
             )
         return _manifest(node)
     except (ValueError, TypeError, RecursionError) as fault:  # includes UnicodeDecodeError
@@ -135,9 +135,9 @@ def _part(node: Any, name: str | None = None) -> Part:
         sha256=_of(node, "sha256", str),
     )
     if name not in (None, part.name):
-        raise ValueError(f"a file {part.name} where {name} was expected")
+        raise ValueError(f"expected the file {name}, got {part.name}")
     if part.num_bytes <= 0 or not _SHA256.fullmatch(part.sha256):
-        raise ValueError(f"no size or no SHA-256 of {part.name}")
+        raise ValueError(f"size or SHA-256 of {part.name} is missing")
     return part
 
 

@@ -102,7 +102,7 @@ class ShardFiles:
             raise MedvisionError(
                 f"{sample.target} is not the mask of {sample.path} in the shards",
                 where=self.place,
-                hint="make shards of the folder that holds it",
+                hint="create shards of the folder that contains it",
             )
         return self._read(row, MASK)
 
@@ -112,7 +112,7 @@ class ShardFiles:
             raise MedvisionError(
                 f"{path} is not in the shards",
                 where=self.place,
-                hint="make shards of the folder that holds it",
+                hint="create shards of the folder that contains it",
             )
         return row
 
@@ -124,7 +124,7 @@ class ShardFiles:
         while len(data) < size:
             got = os.pread(shard.number, size - len(data), start + len(data))
             if not got:
-                raise damaged(f"{self.shards[number].name} is cut short", self.place)
+                raise damaged(f"{self.shards[number].name} is truncated", self.place)
             data = data + got if data else got
         return data
 
@@ -139,7 +139,7 @@ class ShardFiles:
                 found = os.fstat(known.number).st_size
                 if found != part.num_bytes:
                     raise damaged(
-                        f"{part.name} has {found} bytes, shards.json says {part.num_bytes}",
+                        f"expected {part.num_bytes} bytes in {part.name}, found {found}",
                         self.place,
                     )
                 self._open[number] = known
@@ -164,5 +164,5 @@ def read_part(opener: Opener, part: Part, place: str) -> bytes:
     with os.fdopen(opener.open(part), "rb") as stream:
         data = stream.read(part.num_bytes + 1)
     if len(data) != part.num_bytes or hashlib.sha256(data).hexdigest() != part.sha256:
-        raise damaged(f"the SHA-256 of {part.name} is not that of shards.json", place)
+        raise damaged(f"the SHA-256 of {part.name} differs from shards.json", place)
     return data

@@ -141,27 +141,27 @@ class ShardTable:
         if with_masks:
             _check_names(list(self.target), in_order=False)
         if int(self.split.max()) >= len(SPLITS):
-            raise ValueError("a split that is none")
+            raise ValueError("an unknown split")
         if int(self.shard.min()) < 0 or int(self.shard.max()) >= len(shard_bytes):
-            raise ValueError("an image in a shard that is not there")
-        room = np.array(shard_bytes, np.int64)[self.shard][:, None] - self.size
-        if (self.size <= 0).any() or (self.start < 0).any() or (self.start > room).any():
+            raise ValueError("an image in a missing shard")
+        last_start = np.array(shard_bytes, np.int64)[self.shard][:, None] - self.size
+        if (self.size <= 0).any() or (self.start < 0).any() or (self.start > last_start).any():
             raise ValueError("an image outside its shard")
 
 
 def _check_names(names: list[str], *, in_order: bool) -> None:
     text = "\n".join(["", *names, ""])
     if any(mark in text for mark in _ODD) and _UNSAFE.search(text):
-        raise ValueError("a name that leads out of the folder, or none")
+        raise ValueError("a name outside the folder, or a blank one")
     if in_order and not all(map(lt, names, islice(names, 1, None))):
-        raise ValueError("names that are not in order, or twice")
+        raise ValueError("names that are repeated or not sorted")
 
 
 def _texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringColumn:
     """Create a column from UTF-8 bytes and end offsets."""
     starts = np.concatenate([np.zeros(1, np.int64), ends])
     if ends.ndim != 1 or data.ndim != 1 or (np.diff(starts) < 0).any() or starts[-1] != len(data):
-        raise ValueError("texts that end where they cannot")
+        raise ValueError("texts with invalid end offsets")
     text = data.tobytes().decode()
     if len(text) < len(data):  # convert byte offsets to character offsets
         before = np.concatenate([np.zeros(1, np.int64), np.cumsum((data & 0xC0) != 0x80)])
@@ -172,7 +172,7 @@ def _texts(data: NDArray[np.uint8], ends: NDArray[np.int64]) -> StringColumn:
 def _typed(columns: Mapping[str, NDArray[Any]], name: str, kind: Any) -> NDArray[Any]:
     column = columns[name]
     if column.dtype != kind:
-        raise ValueError(f"a column {name} of {column.dtype}")
+        raise ValueError(f"the column {name} has type {column.dtype}")
     return column
 
 

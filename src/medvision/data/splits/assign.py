@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.console import counted
 from medvision.data.duplicates.search import count_crossing, join
 from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError, did_you_mean
@@ -106,8 +107,8 @@ class _Places:
         )
         self.split[nearest] = _CODE[split]
         return (
-            f"{split} would have {lacking}, so one group was moved into it;"
-            " a set this small may be split differently once files are added:"
+            f"moved one group into {split}, which would have {lacking};"
+            " adding files to such a small set may change its split:"
             " keep this split with data.splits=RUN/splits.csv"
         )
 
@@ -160,9 +161,9 @@ def draw_split(
     unplaced = ~given.any(axis=1)
     if "train" in missing and not unplaced.any():
         raise MedvisionError(
-            f"the given split has no train, only {', '.join(sorted(in_given))}",
+            f"the given split has only {', '.join(sorted(in_given))}, train is missing",
             where="data.root",
-            hint="add the samples of train",
+            hint="add training samples",
         )
 
     drawn = np.full(len(groups), _CODE["train"], np.uint8)  # u rounds to 1 with probability 2^-54
@@ -217,10 +218,10 @@ def _check_fractions(val_fraction: float, test_fraction: float) -> None:
     in_range = val_fraction >= 0 and test_fraction >= 0 and val_fraction + test_fraction < 1
     if not in_range:  # also rejects NaN
         raise MedvisionError(
-            f"expected fractions of at least 0 with a sum below 1, got val {val_fraction}"
+            f"expected non-negative fractions with a sum below 1, got val {val_fraction}"
             f" and test {test_fraction}",
             where=_KEYS,
-            hint="0.1 each is usual",
+            hint="the default is 0.1 each",
         )
 
 
@@ -233,9 +234,9 @@ def _fill_empty(places: _Places, wanted: Mapping[str, Interval]) -> list[str]:
             continue
         if not len(spare):
             raise MedvisionError(
-                f"no space for a split: {len(places.groups)} groups, none is free for {split}",
+                f"too few groups for a split: {len(places.groups)}, none left for {split}",
                 where=_KEYS,
-                hint="add images, or set the fraction of a split you can do without to 0",
+                hint="add images, or set the fraction of an unneeded split to 0",
             )
         notes.append(places.move_nearest(spare, split, interval, lacking="been empty"))
     return notes
@@ -260,14 +261,14 @@ def _fill_strata(
 
 
 def _leak_note(splits: NDArray[np.intp], is_torn: NDArray[np.bool_], num_torn: int) -> str:
-    told = []
+    parts = []
     for split in ("test", "val"):
         leaks = is_torn[splits == _CODE[split]]
         if leaks.any():
-            told.append(f"{leaks.sum()} of {len(leaks)} {split} images")
+            parts.append(f"{leaks.sum()} of {len(leaks)} {split} images")
     return (
-        f"LEAK: {num_torn} groups ({', '.join(told)}) lie in more than one of the given splits;"
-        " nothing was moved"
+        f"LEAK: {counted(num_torn, 'group')} ({', '.join(parts)}) in more than one of the given"
+        " splits; nothing was moved"
     )
 
 
@@ -289,8 +290,8 @@ def _compare_shares(
             off = not 0.5 <= count / expected <= 2
             if off and expected >= _ENOUGH:
                 notes.append(
-                    f"{split} holds {count} {name} of {size} images,"
-                    f" its share of the whole set would be {expected:.0f}"
+                    f"{split} has {count} {name} of {size} images,"
+                    f" expected {expected:.0f} from the whole set"
                 )
     return notes
 
@@ -342,9 +343,9 @@ def apply_protocol(
         raise MedvisionError(f"unknown protocol {protocol}", where="data.protocol", hint=nearest)
     if keep and protocol in ("merged", "kfold"):
         raise MedvisionError(
-            f"the protocol {protocol} draws its own split, and a split is given",
+            f"the protocol {protocol} draws its own split, but a split is given",
             where="data.splits",
-            hint="leave one of data.splits and data.protocol out",
+            hint="remove data.splits or data.protocol",
         )
     if near_duplicates is not None and len(near_duplicates) != len(samples):
         raise ValueError(f"expected {len(samples)} groups, got {len(near_duplicates)}")
@@ -357,7 +358,7 @@ def apply_protocol(
     if protocol != "official" and not keep:
         placed = placed.with_column(splits=StringColumn.blank(len(placed)))
     if protocol in ("grouped", "kfold") and near_duplicates is None:
-        notes.append("near-duplicates were not looked for: only known groups stay together")
+        notes.append("near-duplicates were not searched: only known groups stay together")
     if protocol == "kfold":
         placed = _test_fold(placed, fold=fold, folds=folds, seed=seed)
         seed, test_fraction = ~seed, 0.0  # the first hash selects the fold
@@ -403,19 +404,19 @@ def _test_fold(samples: SampleTable, *, fold: int, folds: int, seed: int) -> Sam
     """Assign the groups with u in [fold / folds, (fold + 1) / folds) to test."""
     if folds < 2:
         raise MedvisionError(
-            f"expected at least 2 folds, got {folds}", where="data.folds", hint="5 is usual"
+            f"expected at least 2 folds, got {folds}", where="data.folds", hint="the default is 5"
         )
     if not 0 <= fold < folds:
         raise MedvisionError(
-            f"there is no fold {fold} of {folds}",
+            f"expected a fold from 0 to {folds - 1}, got {fold}",
             where="data.fold",
-            hint=f"folds are counted from 0 to {folds - 1}",
+            hint=f"data.folds is {folds}",
         )
     groups = draw_groups(samples, seed=seed)
     tested = np.minimum((groups.u * folds).astype(np.int64), folds - 1) == fold
     if not tested.any() or tested.all():
         raise MedvisionError(
-            f"fold {fold} of {folds} holds {tested.sum()} of {len(groups)} groups",
+            f"fold {fold} of {folds} contains {tested.sum()} of {len(groups)} groups",
             where="data.folds",
             hint="use fewer folds, another seed or more images",
         )
@@ -427,12 +428,12 @@ def _test_fold(samples: SampleTable, *, fold: int, folds: int, seed: int) -> Sam
 def _merged_note(
     samples: SampleTable, near_duplicates: Sequence[int] | NDArray[np.int64] | None
 ) -> str:
-    found = "near-duplicates were not looked for"
+    found = "near-duplicates were not searched"
     if near_duplicates is not None:
         splits = list(samples.splits)
         crossing = count_crossing(near_duplicates, splits)[1]
         found = f"{crossing} of {splits.count('test')} test images have a near-duplicate in train"
     return (
-        f"THE MERGED PROTOCOL LEAKS: it splits patients and near-duplicates apart; {found};"
+        f"THE MERGED PROTOCOL LEAKS: it separates patients and near-duplicates; {found};"
         " data.protocol=grouped keeps them together"
     )

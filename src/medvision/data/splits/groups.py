@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
+from medvision.console import counted
 from medvision.data.readers.dicom import SUFFIXES, dicom_texts
 from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError
@@ -34,28 +35,28 @@ def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, l
         raise MedvisionError(
             f"{pattern} is not a regular expression: {fault}",
             where="data.group_pattern",
-            hint="mend it, and quote it for the shell",
+            hint="fix it, and quote it for the shell",
         ) from fault
     if expression.groups != 1:
         raise MedvisionError(
-            f"{pattern} has {expression.groups} capture groups, expected one",
+            f"expected one capture group, got {expression.groups} in {pattern}",
             where="data.group_pattern",
-            hint=r"put the part that names the group in brackets, as in '(person\d+)_'",
+            hint=r"put the name of the group in parentheses, as in '(person\d+)_'",
         )
     matches = map(expression.search, samples.paths)
     found = StringColumn.of(match.group(1) or "" if match else "" for match in matches)
     unmatched = int(found.equal("").sum())
     if unmatched == len(samples):
         raise MedvisionError(
-            f"{pattern} matches no image, the first being {samples.paths[0]}",
+            f"{pattern} matches no image; the first is {samples.paths[0]}",
             where="data.group_pattern",
-            hint="it is searched in the path below data.root",
+            hint="it must match part of the path in data.root",
         )
     notes = []
     if unmatched:
         notes.append(
-            f"data.group_pattern does not match {unmatched} of {len(samples)} images,"
-            " which are groups of their own unless a csv names theirs"
+            f"data.group_pattern does not match {unmatched} of {len(samples)} images:"
+            " each is its own group unless a csv gives its group"
         )
     columns = zip(found, samples.groups, strict=True)
     return samples.with_column(groups=(group or own for group, own in columns)), notes
@@ -114,11 +115,11 @@ def _salt() -> tuple[bytes, str | None]:
     else:
         if len(salt) == _NUM_BYTES:
             return salt, None
-        reason = f"{path} does not hold {_NUM_BYTES} bytes"
+        reason = f"expected {_NUM_BYTES} bytes in {path}"
     return _process_salt(), (
-        f"the salt for group names cannot be kept ({reason}):"
+        f"the salt for group names cannot be stored ({reason}):"
         " groups in this run's files cannot be matched with those of other runs;"
-        " set MEDVISION_STATE_DIR to a folder that can be written"
+        " set MEDVISION_STATE_DIR to a writable folder"
     )
 
 
@@ -169,20 +170,19 @@ def group_by_patient(root: Path, samples: SampleTable) -> tuple[SampleTable, lis
     unnamed = counts.pop("", 0)
     if len(counts) == 1 and len(rows) == len(samples) > 1 and not unnamed:
         return samples, [
-            f"all {len(rows)} DICOM files name the same patient, as files do whose patients were"
-            " made unknown: they cannot be kept apart by patient; name the groups in a csv or"
-            " with data.group_pattern"
+            f"all {len(rows)} DICOM files name the same patient, as anonymised files do: they"
+            " cannot be grouped by patient; give the groups in a csv or with data.group_pattern"
         ]
     notes = []
     if counts:
         notes.append(
-            f"{len(counts)} patients of {len(rows) - unnamed} DICOM files were kept together,"
-            " as their headers name them"
+            f"grouped {counted(len(rows) - unnamed, 'DICOM file')} by the patient in their headers:"
+            f" {counted(len(counts), 'patient')}"
         )
     if unnamed:
         notes.append(
-            f"{unnamed} of {len(rows)} DICOM files name no patient: they are groups of their own"
-            " unless a csv names theirs"
+            f"no patient in {unnamed} of {len(rows)} DICOM files: each is its own group unless a"
+            " csv gives its group"
         )
     hashed = dict(zip(counts, hash_names(counts), strict=True))
     groups = list(samples.groups)

@@ -115,7 +115,7 @@ class ImageProperties:
         names = [name for name in _TYPES if with_masks or name.startswith("image_")]
         found = {name: _checked(columns[name], name) for name in names}
         if {len(column) for column in found.values()} != {num_rows}:
-            raise ValueError("properties of another number of images")
+            raise ValueError("columns of different lengths")
         return cls._of(found)
 
     @classmethod
@@ -127,7 +127,7 @@ class ImageProperties:
         """
         parts = [table.to_columns() for table in tables]
         if len({len(columns) for columns in parts}) != 1:
-            raise ValueError(f"expected tables that all or none have masks, got {len(tables)}")
+            raise ValueError(f"expected masks in all or none of {len(tables)} tables")
         return cls._of({n: np.concatenate([columns[n] for columns in parts]) for n in parts[0]})
 
     @classmethod
@@ -138,7 +138,7 @@ class ImageProperties:
             ValueError: If there are no rows, or only some have a mask.
         """
         if len({len(row) for row in rows}) != 1:
-            raise ValueError(f"expected files that all or none have masks, got {len(rows)}")
+            raise ValueError(f"expected masks for all or none of {len(rows)} files")
         return cls._of({name: np.array([r[name] for r in rows], _TYPES[name]) for name in rows[0]})
 
     @classmethod
@@ -154,7 +154,7 @@ def _checked(column: NDArray[Any], name: str) -> NDArray[Any]:
     kind, own = np.dtype(_TYPES[name]).kind, name.partition("_")[2]
     inside = {"thumbnail": (THUMBNAIL_PX, THUMBNAIL_PX), "border": (4,)}.get(own, ())
     if column.dtype.kind != kind or column.shape[1:] != inside:
-        raise ValueError(f"properties {own} of another kind")
+        raise ValueError(f"the column {own} has another type or shape")
     return np.asarray(column)
 
 

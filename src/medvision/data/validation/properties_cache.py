@@ -72,8 +72,8 @@ class PropertiesCache:
             store(own_folder("cache") / self._name, {**texts, **columns})
         except (OSError, RuntimeError) as fault:  # RuntimeError: no home folder
             return [
-                f"what the files told cannot be kept for the next start ({fault});"
-                " set MEDVISION_CACHE_DIR to a folder that can be written"
+                f"the file properties cannot be cached for the next start ({fault});"
+                " set MEDVISION_CACHE_DIR to a writable folder"
             ]
         return []
 

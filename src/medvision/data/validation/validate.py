@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from medvision.console import counted
 from medvision.data.readers.decode import decode, image_size, read_bytes
 from medvision.data.readers.masks import class_indices
 from medvision.data.reading import Reading
@@ -64,23 +65,23 @@ def _refuse(root: Path, faults: Faults, looked_at: int, total: int, on_error: On
 
     A fault of a config key is raised alone, because it does not concern the files.
     """
-    told = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
-    if told:
-        raise told
+    of_config = next((f for _, f in faults if (f.where or "").startswith("data.")), None)
+    if of_config:
+        raise of_config
     if not faults or (on_error == "skip" and len(faults) < looked_at):
         return
     if len(faults) == 1:
         raise faults[0][1]
     reasons = [reason(root, fault) for _, fault in faults]
     hints = Counter(fault.hint for _, fault in faults)
-    hint = "mend or remove them, or set data.on_error=skip"
+    hint = "fix or remove them, or set data.on_error=skip"
     if len(hints) == 1 and len(faults) == looked_at:  # the cause is the config, not the files
         hint = next(iter(hints)) or hint
     of = f"{total} images"
     if looked_at < total:
-        of = f"the {looked_at} (of {total}) images that were looked at"
+        of = f"{looked_at} checked images (of {total})"
     raise MedvisionError(
-        f"{len(faults)} of {of} cannot be used: {count_names(reasons)}", where=str(root), hint=hint
+        f"cannot use {len(faults)} of {of}: {count_names(reasons)}", where=str(root), hint=hint
     )
 
 
@@ -109,18 +110,18 @@ def _skip_notes(root: Path, total: int, faults: Faults, *, with_class: bool) -> 
     if not faults:
         return []
     by_place = Counter(
-        (s.split or "not yet split") + (f" {s.target}" if with_class else "") for s, _ in faults
+        (s.split or "without a split") + (f" {s.target}" if with_class else "") for s, _ in faults
     )
     places = ", ".join(f"{name} {count}" for name, count in sorted(by_place.items()))
     notes = [
-        f"SKIPPED {len(faults)} of {total} images ({places}), as data.on_error=skip asks:"
+        f"SKIPPED {len(faults)} of {total} images ({places}) because of data.on_error=skip:"
         f" {count_names([reason(root, fault) for _, fault in faults])}"
     ]
     held_out = sum(sample.split in ("val", "test") for sample, _ in faults)
     if held_out:
         notes.append(
-            f"{held_out} of the skipped images belong to the given val or test split:"
-            " scores are not comparable with those on the whole split"
+            f"skipped {counted(held_out, 'image')} of the given val and test splits:"
+            " scores are not comparable with those on the whole splits"
         )
     return notes
 
@@ -129,16 +130,15 @@ def _header_note(total: int, looked_at: int) -> str:
     """Report that no content was read, or that only few files were opened."""
     if looked_at == total:
         return (
-            f"{total} images are many: only their headers were read before the start;"
-            " the fingerprint holds file sizes, not contents, and near-duplicates were not looked"
-            " for; `medvision audit` reads them once, and later starts know what it found"
+            f"large data set of {total} images: only their headers were read before the start;"
+            " the fingerprint covers file sizes, not contents, and near-duplicates were not"
+            " searched; run `medvision audit` once: later starts use its results"
         )
     return (
-        f"{total} images are very many: the headers of {looked_at} of them, drawn by chance, were"
-        " read before the start; a broken file shows when it is read, which ends the run with its"
-        " name (data.on_error=skip cannot leave it out); the fingerprint holds names, and sizes of"
-        f" the {looked_at} files only; near-duplicates were not looked for; `medvision audit` reads"
-        " them all"
+        f"very large data set of {total} images: only the headers of {looked_at} random images were"
+        " read before the start; a damaged file ends the run, with its name, when it is read"
+        " (data.on_error=skip cannot skip it); the fingerprint covers names, and sizes of these"
+        f" {looked_at} files only; near-duplicates were not searched; `medvision audit` reads all"
     )
 
 
@@ -205,7 +205,7 @@ def compare_sizes(
             f"the mask is {mask[1]} x {mask[0]} pixels (width x height),"
             f" its image {sample.path} is {image[1]} x {image[0]}",
             where=where,
-            hint="one of them is turned by its EXIF orientation: turn the other too"
+            hint="one of them is rotated by its EXIF orientation: rotate the other too"
             if turned
             else "give both the same size",
         )
@@ -279,9 +279,7 @@ def check_files(
             none of a class, can be used.
     """
     if on_error not in ("fail", "skip"):
-        raise MedvisionError(
-            f"expected fail or skip, got {on_error}", where="data.on_error", hint="use one of them"
-        )
+        raise MedvisionError(f"expected fail or skip, got {on_error}", where="data.on_error")
     table, cache = SampleTable.of(samples), PropertiesCache(root, reading)
     looked_at, known = _what_to_read(table, cache, max_decoded=max_decoded, max_headers=max_headers)
 
@@ -345,25 +343,21 @@ def _refuse_lost_class(root: Path, usable: SampleTable, faults: Faults) -> None:
         name = min(lost)
         reasons = [reason(root, fault) for sample, fault in faults if sample.target == name]
         raise MedvisionError(
-            f"no image of the class {name} can be used: {count_names(reasons)}",
+            f"cannot use any image of the class {name}: {count_names(reasons)}",
             where=str(root),
-            hint="mend the files, or remove the class",
+            hint="fix the files, or remove the class",
         )
 
 
 def _mask_notes(samples: SampleTable, masks: MaskProperties) -> list[str]:
     notes = []
     if not masks.foreground.any():
-        notes.append(
-            f"all {len(samples)} masks are empty: there is no foreground to learn or to find"
-        )
+        notes.append(f"all {len(samples)} masks are empty: there is no foreground")
     turned = np.flatnonzero(masks.turned)
     if len(turned):
         names = count_names(list(samples.paths.select(turned)))
-        which = (
-            "1 image is turned by an EXIF orientation that its mask has not"
-            if len(turned) == 1
-            else f"{len(turned)} images are turned by an EXIF orientation that their masks have not"
+        notes.append(
+            f"image and mask differ in EXIF orientation in {counted(len(turned), 'pair')}:"
+            f" {names}; check that they overlap"
         )
-        notes.append(f"{which}: {names}; look whether they lie over each other")
     return notes
