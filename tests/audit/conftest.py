@@ -39,19 +39,19 @@ def set_of(
     targets: Sequence[str] | None = None,
     splits: Sequence[str] | str = "",
     groups: Sequence[str] | str = "",
-    twins: Sequence[int] | None = None,
+    near_duplicates: Sequence[int] | None = None,
     mask: dict[str, Any] | None = None,
     faults: Sequence[tuple[str, str]] = (),
     **columns: Any,
 ) -> AuditedSet:
-    """An audited set; columns of `ImageProperties` that are not given are the same for all images.
+    """Build an audited set; `ImageProperties` columns not given are the same for all images.
 
     Args:
         paths: Of the images, or their number.
         targets: Class of each: then it is a classification set, else one of segmentation.
         splits: Of each image, or of all.
         groups: Of each image, or of all.
-        twins: Twin group of each; by default no image has a twin.
+        near_duplicates: Group of each; by default no image has a near-duplicate.
         mask: Columns of `MaskProperties`, for segmentation.
         faults: Path and reason of files that cannot be used.
         columns: Columns of `ImageProperties`.
@@ -78,7 +78,9 @@ def set_of(
         class_names=tuple(sorted(set(targets or ()))),
         properties=ImageProperties(**_columns(values, IMAGE_TYPES, count), mask=about),
         near_duplicates=NearDuplicates(
-            groups=np.arange(count) if twins is None else np.asarray(twins, np.int64),
+            groups=np.arange(count)
+            if near_duplicates is None
+            else np.asarray(near_duplicates, np.int64),
             first=none,
             second=none,
             similarity=none.astype(np.float32),

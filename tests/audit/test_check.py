@@ -53,22 +53,22 @@ def leaky(clean: AuditedSet) -> AuditedSet:
     return with_equal(replace(clean, properties=properties), (0, 2), (3, 4))
 
 
-def test_a_clean_set_ends_with_0_and_says_so(clean: AuditedSet) -> None:
+def test_a_clean_set_has_exit_code_0_and_a_clean_verdict(clean: AuditedSet) -> None:
     found = run(clean)
     assert found.exit_code == 0
     assert found.leaks == []
     assert [f for f in found.findings if f.severity != "note"] == []
-    assert found.verdict == "Nothing was found that would make a score on this test split untrue"
+    assert found.verdict == "No problem was found that invalidates a score on this test split"
 
 
 def test_without_a_test_split_nothing_can_leak(clean: AuditedSet) -> None:
     samples = clean.samples.with_column(splits=[""] * len(clean.samples))
     found = run(replace(clean, samples=samples))
     assert found.exit_code == 0
-    assert found.verdict.endswith("no test split is given that could leak")
+    assert found.verdict.endswith("there is no test split that could leak")
 
 
-def test_the_gravest_comes_first_and_ends_with_1(leaky: AuditedSet) -> None:
+def test_the_most_severe_finding_comes_first_with_exit_code_1(leaky: AuditedSet) -> None:
     found = run(replace(leaky, faults=(("x.png", "not a picture"),), notes=("read so",)))
     severities = [finding.severity for finding in found.findings]
     order = ["leak", "conflict", "fault", "warning", "note"]
@@ -79,12 +79,17 @@ def test_the_gravest_comes_first_and_ends_with_1(leaky: AuditedSet) -> None:
 
 
 @pytest.mark.parametrize("faults", [(), (("x.png", "not a picture"),)])
-def test_a_fault_alone_ends_with_1(clean: AuditedSet, faults: tuple[tuple[str, str], ...]) -> None:
+def test_a_fault_alone_has_exit_code_1(
+    clean: AuditedSet, faults: tuple[tuple[str, str], ...]
+) -> None:
     assert run(replace(clean, faults=faults)).exit_code == len(faults)
 
 
-def test_the_verdict_heeds_how_many_leak(leaky: AuditedSet) -> None:
-    few = "A test score is a little too high: 2 of 60 test images are identical to one in train"
+def test_the_verdict_depends_on_the_share_of_leaks(leaky: AuditedSet) -> None:
+    few = (
+        "A test score on this split is slightly too high:"
+        " 2 of 60 test images are identical to one in train"
+    )
     assert run(leaky).verdict == few
     kept = [row for row in range(40) if row % 4 < 2 or row < 8]
     small = replace(
@@ -94,27 +99,27 @@ def test_the_verdict_heeds_how_many_leak(leaky: AuditedSet) -> None:
         properties=leaky.properties.take(kept),
         near_duplicates=replace(leaky.near_duplicates, groups=leaky.near_duplicates.groups[kept]),
     )
-    assert run(small).verdict.startswith("A test score on this split would not be true: 2 of 4")
+    assert run(small).verdict.startswith("A test score on this split is not valid: 2 of 4")
 
 
-def test_a_leak_is_one_sentence_with_the_way_out(leaky: AuditedSet) -> None:
+def test_a_leak_is_one_sentence_with_advice(leaky: AuditedSet) -> None:
     (sentence,) = run(leaky).leaks
     assert sentence.startswith("2 of 60 test images are identical to one in train; ")
     assert "data.protocol=grouped" in sentence
 
 
-def test_near_duplicates_stand_for_the_identical_ones_among_them(leaky: AuditedSet) -> None:
+def test_near_duplicates_include_the_identical_images(leaky: AuditedSet) -> None:
     groups = leaky.near_duplicates.groups.copy()
     groups[7] = groups[5]  # 5 is train, 7 is test
     (sentence,) = run(
         replace(leaky, near_duplicates=replace(leaky.near_duplicates, groups=groups))
     ).leaks
     assert sentence.startswith(
-        "3 of 60 test images have a near-duplicate in train, 2 of them an identical one"
+        "3 of 60 test images have a near-duplicate in train, 2 of them identical"
     )
 
 
-def test_the_file_holds_what_is_promised_as_plain_json(leaky: AuditedSet) -> None:
+def test_audit_json_contains_the_promised_keys(leaky: AuditedSet) -> None:
     content = run(leaky).to_dict()
     again = json.loads(json.dumps(content, allow_nan=False))
     assert again == content

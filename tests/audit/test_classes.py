@@ -52,7 +52,9 @@ def test_masks_have_no_classes_to_count(make_set: MakeSet) -> None:
     assert class_findings(data) == []
 
 
-def test_the_shift_of_the_chest_set_is_told_with_its_numbers(make_classes: MakeClasses) -> None:
+def test_the_prior_shift_of_the_chest_set_is_reported_with_its_numbers(
+    make_classes: MakeClasses,
+) -> None:
     counts = {
         "train": {"NORMAL": 1341, "PNEUMONIA": 3875},
         "test": {"NORMAL": 234, "PNEUMONIA": 390},
@@ -62,13 +64,13 @@ def test_the_shift_of_the_chest_set_is_told_with_its_numbers(make_classes: MakeC
     reference = chi2_contingency([list(c.values()) for c in counts.values()], correction=False)
     assert reference.pvalue < 0.001
     assert finding.text == (
-        "the classes have other shares in test than in train: PNEUMONIA is 74.3 % of train and"
+        "class shares differ between test and train: PNEUMONIA is 74.3 % of train and"
         " 62.5 % of test (chi-square p < 0.001, Cramér's V"
         f" {(reference.statistic / 5840) ** 0.5:.2f})"
     )
 
 
-def test_a_shift_that_chance_explains_or_that_is_small_is_not_told(
+def test_a_small_or_random_prior_shift_is_not_reported(
     make_classes: MakeClasses,
 ) -> None:
     chance = {"train": {"a": 60, "b": 60}, "test": {"a": 35, "b": 45}}
@@ -77,7 +79,7 @@ def test_a_shift_that_chance_explains_or_that_is_small_is_not_told(
     assert class_findings(make_classes(small)) == []
 
 
-def test_a_class_that_train_lacks_is_a_fault_and_in_test_a_warning(
+def test_a_class_missing_in_train_is_a_fault_and_in_test_a_warning(
     make_classes: MakeClasses,
 ) -> None:
     lacking = {"train": {"a": 60, "b": 60, "c": 0}, "test": {"a": 40, "b": 0, "c": 40}}
@@ -86,8 +88,8 @@ def test_a_class_that_train_lacks_is_a_fault_and_in_test_a_warning(
         ("fault", 40),
         ("warning", 60),
     ]
-    assert found[0].text == "train has no image of a class that other splits hold: c"
-    assert "remains unknown" in found[1].advice
+    assert found[0].text == "train has no image of a class that other splits contain: c"
+    assert "scores are undefined" in found[1].advice
 
 
 def test_strong_imbalance_is_noted_with_the_accuracy_of_the_largest_class(
@@ -95,13 +97,13 @@ def test_strong_imbalance_is_noted_with_the_accuracy_of_the_largest_class(
 ) -> None:
     finding = only(make_classes({"all": {"common": 900, "rare": 100}}))
     assert (finding.kind, finding.severity) == ("imbalance", "note")
-    assert finding.text == "the set holds 900 images of common, 9 times as many as of rare (100)"
-    assert "0.90 accuracy" in finding.advice
+    assert finding.text == "the set contains 900 images of common, 9 times as many as of rare (100)"
+    assert "an accuracy of 0.90" in finding.advice
     assert class_findings(make_classes({"all": {"common": 490, "rare": 100}})) == []
 
 
 @pytest.mark.parametrize(("count", "severity"), [(29, "note"), (9, "warning")])
-def test_few_test_images_of_a_class_are_told(
+def test_few_test_images_of_a_class_are_reported(
     make_classes: MakeClasses, count: int, severity: str
 ) -> None:
     data = make_classes({"train": {"a": 90, "b": 90}, "test": {"a": count, "b": count + 1}})

@@ -24,7 +24,7 @@ def test_segmentation_has_no_labels(make_set: MakeSet) -> None:
     assert make_set(2).labels.tolist() == [-1, -1]
 
 
-def test_files_lie_below_the_root_of_their_row(make_set: MakeSet) -> None:
+def test_files_are_below_the_root_of_their_row(make_set: MakeSet) -> None:
     data = replace(
         make_set(["x.png", "x.png"]),
         roots=(Path("one"), Path("data/two")),
@@ -36,7 +36,7 @@ def test_files_lie_below_the_root_of_their_row(make_set: MakeSet) -> None:
     assert make_set(["x.png"]).shown(0) == "x.png"
 
 
-def test_roots_of_one_name_are_told_apart_by_their_paths(make_set: MakeSet) -> None:
+def test_roots_of_one_name_are_distinguished_by_their_paths(make_set: MakeSet) -> None:
     data = replace(make_set(["x.png"]), roots=(Path("a/set"), Path("b/set")))
     assert data.shown(0) == "a/set/x.png"
 
@@ -49,11 +49,11 @@ def test_tables_of_different_lengths_are_refused(make_set: MakeSet) -> None:
         replace(data, class_names=("a", "b"))
 
 
-def test_of_targets_that_are_neither_masks_nor_classes_only_equal_pixels_are_compared(
+def test_other_targets_are_only_compared_between_images_with_equal_pixels(
     make_set: MakeSet,
 ) -> None:
     numbers = StringColumn.of(["1.5", "2.5", "3.5"])
-    data = make_set(3, pixel_hash=["same", "same", "other"], twins=[0, 0, 2])
+    data = make_set(3, pixel_hash=["same", "same", "other"], near_duplicates=[0, 0, 2])
     data = replace(
         data,
         samples=data.samples.with_column(targets=numbers),
@@ -63,8 +63,8 @@ def test_of_targets_that_are_neither_masks_nor_classes_only_equal_pixels_are_com
     assert [pair.rows for pair in found.duplicates.conflicts] == [(0, 1)]
     assert found.memory is None
     assert found.shortcuts is None
-    (told,) = (finding for finding in found.findings if finding.kind == NOT_JUDGED)
-    assert told.severity == "note"
+    (finding,) = (finding for finding in found.findings if finding.kind == NOT_JUDGED)
+    assert finding.severity == "note"
 
 
 def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:
@@ -78,5 +78,5 @@ def test_joined_tables_keep_every_column_in_order(make_set: MakeSet) -> None:
 
 
 def test_tables_with_and_without_masks_do_not_join(make_set: MakeSet) -> None:
-    with pytest.raises(ValueError, match="all or none have masks, got 2"):
+    with pytest.raises(ValueError, match="masks in all or none of 2 tables"):
         ImageProperties.joined([make_set(1).properties, make_set(1, targets=["a"]).properties])

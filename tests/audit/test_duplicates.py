@@ -14,8 +14,8 @@ MakeSet = Callable[..., AuditedSet]
 Found = tuple[int, int, float, str]
 
 
-def with_twins(data: AuditedSet, pairs: Sequence[Found]) -> AuditedSet:
-    """The set with these pairs, and the groups that they and equal pixels make."""
+def with_pairs(data: AuditedSet, pairs: Sequence[Found]) -> AuditedSet:
+    """Return the set with these pairs, grouped by them and by equal pixels."""
     first = np.array([pair[0] for pair in pairs], np.int64)
     second = np.array([pair[1] for pair in pairs], np.int64)
     _, original, which = np.unique(
@@ -53,7 +53,7 @@ def leaky(make_set: MakeSet) -> AuditedSet:
         splits=["test", "test", "train", "train", "train", "val", "train", "test"],
         pixel_hash=["p", "q", "p", "p", "r", "p", "s", "t"],
     )
-    return with_twins(
+    return with_pairs(
         data,
         [(0, 2, 1, "identical"), (0, 3, 1, "identical"), (1, 4, 0.995, "mirrored")],
     )
@@ -73,7 +73,9 @@ def test_counts_by_hand(leaky: AuditedSet) -> None:
     assert found["label_conflicts"] == []
 
 
-def test_every_leaking_image_is_named_with_its_likest_twin(leaky: AuditedSet) -> None:
+def test_every_leaking_image_is_named_with_its_most_similar_near_duplicate(
+    leaky: AuditedSet,
+) -> None:
     crossing = find_duplicates(leaky).crossing
     pairs = [(pair.first, pair.second, pair.relation) for pair in crossing["test", "train"]]
     assert pairs == [(0, 2, "identical"), (1, 4, "mirrored")]
@@ -100,11 +102,11 @@ def test_only_test_against_train_is_a_leak(leaky: AuditedSet) -> None:
     }
     texts = [finding.text for finding in duplicate_findings(leaky, find_duplicates(leaky))]
     assert "1 of 3 test images is identical to one in train" in texts
-    assert "2 of 3 test images have a near-duplicate in train, 1 of them an identical one" in texts
+    assert "2 of 3 test images have a near-duplicate in train, 1 of them identical" in texts
 
 
-def test_without_splits_repetitions_are_a_warning_with_the_way_out(make_set: MakeSet) -> None:
-    data = with_twins(make_set(3, targets=["x", "y", "x"], pixel_hash=["p", "q", "p"]), [])
+def test_repetitions_without_splits_are_a_warning_with_advice(make_set: MakeSet) -> None:
+    data = with_pairs(make_set(3, targets=["x", "y", "x"], pixel_hash=["p", "q", "p"]), [])
     found = find_duplicates(data)
     exact, near = duplicate_findings(data, found)
     assert (exact.kind, exact.severity, exact.count) == ("exact_duplicates", "warning", 2)
@@ -114,7 +116,7 @@ def test_without_splits_repetitions_are_a_warning_with_the_way_out(make_set: Mak
     assert all(not pairs for pairs in found.crossing.values())
 
 
-def test_a_twin_of_a_copy_is_found_across_splits(make_set: MakeSet) -> None:
+def test_a_near_duplicate_of_a_copy_is_found_across_splits(make_set: MakeSet) -> None:
     # only b and c were compared, both of test; c equals d of train, so b leaks as c does
     data = make_set(
         list("abcd"),
@@ -122,12 +124,12 @@ def test_a_twin_of_a_copy_is_found_across_splits(make_set: MakeSet) -> None:
         splits=["train", "test", "test", "train"],
         pixel_hash=["o", "p", "q", "q"],
     )
-    data = with_twins(data, [(1, 2, 0.998, "same"), (2, 3, 1, "identical")])
+    data = with_pairs(data, [(1, 2, 0.998, "same"), (2, 3, 1, "identical")])
     pairs = find_duplicates(data).crossing["test", "train"]
     assert [(p.rows, p.relation) for p in pairs] == [((2, 3), "identical"), ((1, 3), "same")]
 
 
-def test_twins_of_twins_leak_as_well(make_set: MakeSet) -> None:
+def test_near_duplicates_of_near_duplicates_leak_too(make_set: MakeSet) -> None:
     rng = np.random.default_rng(0)
     data = make_set(
         3,
@@ -135,7 +137,7 @@ def test_twins_of_twins_leak_as_well(make_set: MakeSet) -> None:
         splits=["test", "val", "train"],
         thumbnail=rng.integers(0, 255, (3, 48, 48)),
     )
-    data = with_twins(data, [(0, 1, 0.991, "same"), (1, 2, 0.991, "same")])
+    data = with_pairs(data, [(0, 1, 0.991, "same"), (1, 2, 0.991, "same")])
     (pair,) = find_duplicates(data).crossing["test", "train"]
     assert (pair.rows, pair.relation) == ((0, 2), "chain")
     assert 0 <= pair.similarity < 0.2
@@ -145,21 +147,21 @@ def test_repeated_test_images_are_counted_once_each(make_set: MakeSet) -> None:
     data = make_set(
         4, targets=["x"] * 4, splits=["test", "test", "test", "train"], pixel_hash=list("ppqr")
     )
-    findings = duplicate_findings(with_twins(data, []), find_duplicates(with_twins(data, [])))
-    (told,) = [f for f in findings if f.kind == "repeated_test_images"]
-    assert told.text.startswith("3 test images show 2 different pictures")
-    assert (told.severity, told.files) == ("warning", ("images/00001.png",))
+    findings = duplicate_findings(with_pairs(data, []), find_duplicates(with_pairs(data, [])))
+    (finding,) = [f for f in findings if f.kind == "repeated_test_images"]
+    assert finding.text.startswith("3 test images show 2 different pictures")
+    assert (finding.severity, finding.files) == ("warning", ("images/00001.png",))
 
 
 def test_equal_pixels_in_two_classes_are_a_conflict(make_set: MakeSet) -> None:
-    data = with_twins(
+    data = with_pairs(
         make_set(["a", "b", "c"], targets=["x", "x", "y"], pixel_hash=["p", "p", "p"]), []
     )
     found = find_duplicates(data)
     assert [(p.rows, p.relation) for p in found.conflicts] == [((0, 2), "identical")]
-    (told,) = [f for f in duplicate_findings(data, found) if f.severity == "conflict"]
-    assert told.text == "1 pair of identical images has contradicting classes"
-    assert told.files == ("a", "c")
+    (finding,) = [f for f in duplicate_findings(data, found) if f.severity == "conflict"]
+    assert finding.text == "1 pair of identical images has contradicting classes"
+    assert finding.files == ("a", "c")
     assert numbers(data)["label_conflicts"] == [
         {
             "files": ["a", "c"],
@@ -172,18 +174,18 @@ def test_equal_pixels_in_two_classes_are_a_conflict(make_set: MakeSet) -> None:
     ]
 
 
-def test_every_contradicting_pair_is_told_and_no_image_twice(make_set: MakeSet) -> None:
+def test_every_contradicting_pair_is_reported_and_no_image_twice(make_set: MakeSet) -> None:
     data = make_set(5, targets=["x", "y", "x", "y", "z"])
     found = [(0, 1, 0.995, "same"), (2, 3, 0.999, "same"), (0, 3, 0.992, "same")]
-    data = with_twins(data, [*found, (3, 4, 0.991, "cropped")])
+    data = with_pairs(data, [*found, (3, 4, 0.991, "cropped")])
     assert [p.rows for p in find_duplicates(data).conflicts] == [(2, 3), (0, 1), (3, 4)]
 
 
-def test_of_equal_pairs_the_one_across_splits_is_told(make_set: MakeSet) -> None:
+def test_the_pair_across_splits_is_reported_among_equal_ones(make_set: MakeSet) -> None:
     data = make_set(
         3, targets=["x", "y", "y"], splits=["test", "test", "train"], pixel_hash=list("abb")
     )
-    data = with_twins(data, [(0, 1, 0.999, "same"), (1, 2, 1, "identical")])
+    data = with_pairs(data, [(0, 1, 0.999, "same"), (1, 2, 1, "identical")])
     assert [p.rows for p in find_duplicates(data).conflicts] == [(0, 2)]
 
 
@@ -196,9 +198,9 @@ def squares(*sides: int) -> np.ndarray:
 
 def test_masks_of_equal_pixels_that_differ_at_all_are_a_conflict(make_set: MakeSet) -> None:
     mask = {"mask_hash": ["m", "n"], "thumbnail": squares(20, 20)}
-    data = with_twins(make_set(2, pixel_hash=["p", "p"], mask=mask), [(0, 1, 1, "identical")])
+    data = with_pairs(make_set(2, pixel_hash=["p", "p"], mask=mask), [(0, 1, 1, "identical")])
     assert kinds(data)["mask_conflicts_exact"] == ("conflict", 1)
-    same = with_twins(
+    same = with_pairs(
         make_set(2, pixel_hash=["p", "p"], mask=mask | {"mask_hash": ["m", "m"]}),
         [(0, 1, 1, "identical")],
     )
@@ -219,7 +221,7 @@ def test_masks_of_one_picture_conflict_below_a_stated_dice(
     make_set: MakeSet, side: int, relation: str, is_told: bool
 ) -> None:
     data = make_set(2, mask={"thumbnail": squares(20, side)})
-    data = with_twins(data, [(0, 1, 0.995, relation)])
+    data = with_pairs(data, [(0, 1, 0.995, relation)])
     assert ("mask_conflicts_near" in kinds(data)) == is_told
     overlap = min(side, 20) ** 2
     assert shared_foreground(data, 0, 1) == pytest.approx(2 * overlap / (400 + side**2))
@@ -229,13 +231,13 @@ def test_two_empty_masks_agree(make_set: MakeSet) -> None:
     assert shared_foreground(make_set(2), 0, 1) == 1
 
 
-def test_a_set_without_repetitions_has_nothing_to_tell(make_set: MakeSet) -> None:
+def test_a_set_without_repetitions_has_no_findings(make_set: MakeSet) -> None:
     data = make_set(4, targets=["x", "y"] * 2, splits=["train", "train", "test", "test"])
     assert kinds(data) == {}
     assert numbers(data)["near_duplicates"]["members"] == []
 
 
-def test_two_thousand_copies_of_one_image_take_no_time(make_set: MakeSet) -> None:
+def test_two_thousand_copies_of_one_image_are_fast(make_set: MakeSet) -> None:
     number = 2000
     data = make_set(
         number,
@@ -243,6 +245,6 @@ def test_two_thousand_copies_of_one_image_take_no_time(make_set: MakeSet) -> Non
         splits=["train", "train", "test", "test"] * (number // 4),
         pixel_hash=["p"] * number,
     )
-    found = find_duplicates(with_twins(data, []))
+    found = find_duplicates(with_pairs(data, []))
     assert len(found.crossing["test", "train"]) == number // 2
     assert 1 <= len(found.conflicts) <= number // 2

@@ -22,7 +22,7 @@ FINDERS = [
 ]
 
 
-def test_leaks_conflicts_and_faults_spoil_and_the_rest_does_not() -> None:
+def test_leaks_conflicts_and_faults_invalidate_a_score_and_others_do_not() -> None:
     findings = [Finding(kind="k", severity=s, text="t", count=1) for s in SEVERITIES]
     assert [finding.spoils for finding in findings] == [True, True, True, False, False]
 
@@ -46,7 +46,7 @@ def test_a_finding_about_rows_names_their_files_in_order(make_set: MakeSet) -> N
     }
 
 
-def test_one_is_and_two_are() -> None:
+def test_the_verb_agrees_with_the_count() -> None:
     assert some_of(1, 40, "masks") == "1 of 40 masks is"
     assert some_of(2, 40, "masks") == "2 of 40 masks are"
     assert some_of(1, 40, "masks", "have") == "1 of 40 masks has"
@@ -73,7 +73,7 @@ def test_texts_are_sentences_without_full_stop_and_finders_are_pure(
         groups="" if finder is name_hint_findings else [f"g{k % 7}" for k in range(count)],
         height=np.where(np.arange(count) % 2, 64, 80),
         low=np.where(np.arange(count) == 9, 255, 0),
-        faults=[("x.png", "x.png: a mask of two classes holds the values 0, 1, 2")],
+        faults=[("x.png", "x.png: a mask of two classes contains the values 0, 1, 2")],
     )
     findings = finder(data)
     assert findings

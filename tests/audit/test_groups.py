@@ -18,26 +18,26 @@ def test_groups_in_two_splits_are_a_leak_with_counts_by_hand(make_set: MakeSet) 
     assert leak.severity == "leak"
     assert leak.spoils
     assert leak.text == (
-        "2 of 3 groups (patients, videos) lie in more than one split,"
+        "2 of 3 groups (patients, videos) are in more than one split,"
         " with 2 of 3 test images and 1 of 1 val images"
     )
     assert leak.count == 3
     assert leak.files == ("d.png", "e.png", "c.png")  # those of test first
 
 
-def test_no_word_of_the_finding_is_the_name_of_a_group(make_set: MakeSet) -> None:
+def test_the_finding_contains_no_group_name(make_set: MakeSet) -> None:
     groups = ["anna", "bert", "anna", "bert", "anna", "bert"]
     splits = ["train", "train", "val", "test", "test", "val"]
     (leak,) = group_findings(make_set(PATHS, splits=splits, groups=groups))
     assert not {"anna", "bert"} & set(str(leak.to_dict()).replace("'", " ").split())
 
 
-def test_groups_inside_one_split_are_no_finding(make_set: MakeSet) -> None:
+def test_groups_within_one_split_give_no_finding(make_set: MakeSet) -> None:
     splits = ["train", "train", "val", "val", "test", "test"]
     assert group_findings(make_set(PATHS, splits=splits, groups=list("aabbcc"))) == []
 
 
-def test_images_without_group_or_split_are_passed_over(make_set: MakeSet) -> None:
+def test_images_without_group_or_split_are_ignored(make_set: MakeSet) -> None:
     splits = ["train", "test", "train", "", "", "test"]
     assert group_findings(make_set(PATHS, splits=splits, groups=["", "", "a", "a", "", "b"])) == []
     assert group_findings(make_set(PATHS)) == []
@@ -46,10 +46,10 @@ def test_images_without_group_or_split_are_passed_over(make_set: MakeSet) -> Non
 def test_val_and_test_must_not_share_a_group_either(make_set: MakeSet) -> None:
     splits = ["train", "train", "train", "train", "val", "test"]
     (leak,) = group_findings(make_set(PATHS, splits=splits, groups=list("abcdee")))
-    assert leak.text.startswith("1 of 5 groups (patients, videos) lies in more than one split")
+    assert leak.text.startswith("1 of 5 groups (patients, videos) is in more than one split")
 
 
-def test_the_way_out_exists_for_the_task(make_set: MakeSet) -> None:
+def test_the_advice_fits_the_task(make_set: MakeSet) -> None:
     splits, groups = ["train"] * 3 + ["test"] * 3, list("abcabc")
     classes = make_set(PATHS, targets=list("xyxyxy"), splits=splits, groups=groups)
     masks = make_set(PATHS, splits=splits, groups=groups)

@@ -26,12 +26,12 @@ def test_usual_images_give_no_finding(make_set: MakeSet) -> None:
     assert image_findings(data) == []
 
 
-def test_constant_and_faint_images_are_told_apart(make_set: MakeSet) -> None:
+def test_constant_and_faint_images_are_distinguished(make_set: MakeSet) -> None:
     low, high = np.zeros(40), np.full(40, 255)
     low[3] = high[3] = 7
     high[4] = 5
     constant, faint = image_findings(make_set(40, low=low, high=high))
-    assert constant.text == "1 of 40 images is one and the same value all over"
+    assert constant.text == "1 of 40 images is of a single value"
     assert constant.files == ("images/00003.png",)
     assert faint.text == "1 of 40 images is nearly constant: fewer than 8 of 256 grey levels"
     assert faint.files == ("images/00004.png",)
@@ -50,35 +50,35 @@ def test_unreadable_files_are_a_fault_and_faults_of_masks_are_not(make_set: Make
     assert finding.text.startswith("1 of 10 images cannot be used: images/a.png (damaged or")
 
 
-def test_rare_sizes_are_named_with_the_usual_one(make_set: MakeSet) -> None:
+def test_rare_sizes_are_reported_with_the_median(make_set: MakeSet) -> None:
     width, height = np.full(200, 352), np.full(200, 352)
-    width[5] = 351  # a trifle
+    width[5] = 351  # a small difference
     width[8], height[8] = 64, 64
     width[9] = 1000
     finding = only(make_set(200, width=width, height=height))
     assert (finding.kind, finding.severity) == ("size_outliers", "note")
     assert finding.text == (
         "2 of 200 images are far larger or smaller than the others: 64 x 64, 1000 x 352 pixels"
-        " (width x height), the median being 352 x 352"
+        " (width x height), median 352 x 352"
     )
 
 
-def test_an_image_far_brighter_than_the_rest_is_told(make_set: MakeSet) -> None:
+def test_an_image_far_brighter_than_the_rest_is_reported(make_set: MakeSet) -> None:
     rng = np.random.default_rng(0)
     mean, std = rng.normal(100, 10, 300), rng.normal(50, 5, 300)
     mean[7], std[7] = 240, 20
     finding = only(make_set(300, mean=mean, std=std))
     assert finding.kind == "intensity_outliers"
     assert finding.files == ("images/00007.png",)
-    assert "mean 240 and standard deviation 20 of 255, the medians being 99 and 50" in finding.text
+    assert "mean 240 and standard deviation 20 of 255, medians 99 and 50" in finding.text
 
 
-def test_a_second_kind_of_image_is_no_set_of_outliers(make_set: MakeSet) -> None:
+def test_a_second_kind_of_image_is_not_an_outlier(make_set: MakeSet) -> None:
     mean = np.where(np.arange(300) % 10 == 0, 220, 60)
     assert image_findings(make_set(300, mean=mean)) == []
 
 
-def test_depths_colours_and_formats_that_are_mixed_are_told(make_set: MakeSet) -> None:
+def test_mixed_depths_colours_and_formats_are_reported(make_set: MakeSet) -> None:
     formats = np.array(["PNG"] * 39 + ["JPEG"])
     bits, colour = np.full(40, 8), np.zeros(40, bool)
     bits[:3], colour[:10] = 16, True
@@ -86,7 +86,7 @@ def test_depths_colours_and_formats_that_are_mixed_are_told(make_set: MakeSet) -
         make_set(40, file_format=formats, bits=bits, colour=colour)
     )
     assert depths.severity == "warning"
-    assert depths.text.startswith("3 of 40 images have more than 8 bits, which are stretched to 8")
+    assert depths.text.startswith("3 of 40 images have more than 8 bits and are rescaled to 8")
     assert "data.value_range" in depths.advice
     assert colours.text == "colour and grey images are mixed: 30 grey, 10 colour"
     assert (files.text, files.count) == ("file formats are mixed: 39 PNG, 1 JPEG", 1)

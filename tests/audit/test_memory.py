@@ -20,24 +20,24 @@ def flat(*levels: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("block", [1, 7, 512])
-def test_the_nearest_is_that_of_plain_differences_in_blocks_of_any_size(
+def test_the_nearest_neighbour_is_exact_for_any_block_size(
     monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
     thumbnails = noise(40)
     thumbnails[30:] = thumbnails[:10] // 2 + noise(10, seed=1) // 8
-    asked, known = np.arange(20, 40), np.arange(0, 25)
+    queries, known = np.arange(20, 40), np.arange(0, 25)
     levels = (thumbnails >> 1).reshape(40, -1).astype(np.int64)
     expected = []
-    for row in asked:
+    for row in queries:
         distance = ((levels[known] - levels[row]) ** 2).sum(axis=1)
         distance[known == row] = np.iinfo(np.int64).max
         expected.append(int(distance.argmin()))
     monkeypatch.setattr(memory, "_QUERIES", block)
     monkeypatch.setattr(memory, "_ROWS", block)
-    assert nearest(thumbnails, asked, known).tolist() == expected
+    assert nearest(thumbnails, queries, known).tolist() == expected
 
 
-def test_of_equal_neighbours_the_first_is_taken() -> None:
+def test_the_first_of_equal_neighbours_is_used() -> None:
     thumbnails = np.concatenate([flat(10), noise(1), noise(1), noise(1)])
     assert nearest(thumbnails, np.array([3]), np.array([0, 1, 2])).tolist() == [1]
 
@@ -48,26 +48,26 @@ def test_accuracy_and_chance_by_hand(make_set: MakeSet) -> None:
         targets=["a", "b", "b", "a", "b", "a"],
         splits=["train", "train", "train", "test", "test", "test"],
         thumbnail=flat(10, 200, 220, 14, 190, 240),
-        twins=[0, 1, 2, 0, 3, 4],
+        near_duplicates=[0, 1, 2, 0, 3, 4],
     )
     found = memory_baseline(data)
     assert found is not None
     assert found.rows.tolist() == [3, 4, 5]
     assert found.neighbour.tolist() == [0, 1, 2]
     assert found.score.tolist() == [1, 1, 0]
-    told = found.to_dict()
-    assert told["protocol"] == "test split"
-    assert told["accuracy"] == pytest.approx(2 / 3)
-    assert told["balanced_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
-    assert told["chance"] == pytest.approx(1 / 3)  # b is most frequent in train
-    assert told["with_twin"]["num_images"] == 1
-    assert told["with_twin"]["accuracy"] == 1
-    assert told["with_twin"]["accuracy_ci95"] == pytest.approx([0.025, 1])  # 1 of 1, exactly
-    assert told["without_twin"]["accuracy"] == 0.5
-    assert (told["num_images"], told["of_images"]) == (3, 3)
+    record = found.to_dict()
+    assert record["protocol"] == "test split"
+    assert record["accuracy"] == pytest.approx(2 / 3)
+    assert record["balanced_accuracy"] == pytest.approx((1 / 2 + 1) / 2)
+    assert record["chance"] == pytest.approx(1 / 3)  # b is most frequent in train
+    assert record["with_twin"]["num_images"] == 1
+    assert record["with_twin"]["accuracy"] == 1
+    assert record["with_twin"]["accuracy_ci95"] == pytest.approx([0.025, 1])  # 1 of 1, exactly
+    assert record["without_twin"]["accuracy"] == 0.5
+    assert (record["num_images"], record["of_images"]) == (3, 3)
 
 
-def test_images_of_val_are_neither_asked_nor_known(make_set: MakeSet) -> None:
+def test_images_of_val_are_neither_queries_nor_candidates(make_set: MakeSet) -> None:
     data = make_set(
         3, targets=["a", "b", "b"], splits=["train", "val", "test"], thumbnail=flat(10, 200, 200)
     )
@@ -76,19 +76,19 @@ def test_images_of_val_are_neither_asked_nor_known(make_set: MakeSet) -> None:
     assert found.neighbour.tolist() == [0]
 
 
-def test_without_a_test_split_each_image_is_left_out_in_turn(make_set: MakeSet) -> None:
+def test_each_image_is_left_out_in_turn_without_a_test_split(make_set: MakeSet) -> None:
     data = make_set(
         4,
         targets=["a", "a", "b", "b"],
         thumbnail=flat(10, 12, 200, 206),
-        twins=[0, 0, 1, 2],
+        near_duplicates=[0, 0, 1, 2],
     )
     found = memory_baseline(data)
     assert found is not None
     assert found.protocol == "leave one out"
     assert found.neighbour.tolist() == [1, 0, 3, 2]
     assert found.score.tolist() == [1, 1, 1, 1]
-    assert found.has_twin.tolist() == [True, True, False, False]  # nobody is the own twin
+    assert found.has_near_duplicate.tolist() == [True, True, False, False]  # not of themselves
     assert found.to_dict()["accuracy_ci95"] == pytest.approx([0.025 ** (1 / 4), 1])
 
 
@@ -104,12 +104,12 @@ def test_dice_is_that_of_the_neighbours_mask(make_set: MakeSet) -> None:
     )
     found = memory_baseline(data)
     assert found is not None
-    told = found.to_dict()
-    assert told["dice"] == pytest.approx(2 * 12 / (24 + 12))
-    assert told["chance"] == pytest.approx(2 * 12 / (48 + 12))
-    assert "balanced_accuracy" not in told
-    assert "48 px" in told["measured_on"]
-    assert told["with_twin"] == {"num_images": 0, "dice": None, "dice_ci95": None}
+    record = found.to_dict()
+    assert record["dice"] == pytest.approx(2 * 12 / (24 + 12))
+    assert record["chance"] == pytest.approx(2 * 12 / (48 + 12))
+    assert "balanced_accuracy" not in record
+    assert "48 px" in record["measured_on"]
+    assert record["with_twin"] == {"num_images": 0, "dice": None, "dice_ci95": None}
 
 
 def test_two_empty_masks_have_dice_one() -> None:
@@ -135,7 +135,7 @@ def test_intervals_are_wider_where_images_share_a_group(make_set: MakeSet) -> No
     assert width([str(k % 2) + str(k // 10) for k in range(40)]) > 1.5 * alone
 
 
-def test_of_very_many_images_some_are_asked(
+def test_only_some_of_very_many_images_are_queried(
     make_set: MakeSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "MAX_QUERIES", 4)
@@ -146,7 +146,7 @@ def test_of_very_many_images_some_are_asked(
     assert found.to_dict()["of_images"] == 10
 
 
-def test_one_image_has_nothing_to_remember(make_set: MakeSet) -> None:
+def test_a_single_image_has_no_baseline(make_set: MakeSet) -> None:
     data = make_set(1)
     assert memory_baseline(data) is None
     assert memory_baseline(replace(data)) is None

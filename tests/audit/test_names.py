@@ -16,7 +16,7 @@ DRAW = random.Random(0)
 
 
 def proposed(finding_text: str) -> str:
-    """The pattern that a hint proposes."""
+    """Return the pattern proposed by a hint."""
     match = re.search(r"'(.+?)' makes", finding_text)
     assert match
     return match.group(1)
@@ -35,7 +35,7 @@ NAMED = {
         [f"images/{p:04d}_{s:02d}_{k}.png" for p in range(30) for s in range(9) for k in range(2)],
         30,
     ),
-    "site": (  # the number of a site is shared by patients, theirs is not shared by sites
+    "site": (  # patients share the number of a site, sites share no patient number
         [f"images/{p % 9:03d}_S_{p + 100:04d}_{k}.png" for p in range(60) for k in range(4)],
         60,
     ),
@@ -74,11 +74,11 @@ def test_a_pattern_finds_every_group_of_the_usual_ways_to_name(
 
 
 @pytest.mark.parametrize("kind", UNNAMED)
-def test_names_that_tell_no_patient_give_no_hint(make_set: MakeSet, kind: str) -> None:
+def test_names_that_identify_no_patient_give_no_hint(make_set: MakeSet, kind: str) -> None:
     assert name_hint_findings(make_set(UNNAMED[kind])) == []
 
 
-def test_numbers_that_start_again_in_every_class_give_no_hint(make_set: MakeSet) -> None:
+def test_numbers_that_restart_in_every_class_give_no_hint(make_set: MakeSet) -> None:
     paths = [f"{c}/image({k}).jpg" for c in "abcd" for k in range(60)]
     paths += [f"b/m{s} ({k}).jpg" for s in (1, 2, 3) for k in range(60)]
     assert name_hint_findings(make_set(paths, targets=[path[0] for path in paths])) == []
@@ -90,22 +90,22 @@ def test_numbers_that_start_again_in_every_class_give_no_hint(make_set: MakeSet)
     assert name_hint_findings(make_set(first, targets=[path[0] for path in first])) == []
 
 
-def test_a_hint_counts_what_a_split_would_tear_apart(make_set: MakeSet) -> None:
+def test_a_hint_counts_the_groups_across_splits(make_set: MakeSet) -> None:
     paths = [f"train/person{p}_{k}.png" for p in range(8) for k in range(2)]
     paths += [f"test/person{p}_{k}.png" for p in (6, 7, 8) for k in (7, 8)]
     splits = [path.split("/")[0] for path in paths]
     (hint,) = name_hint_findings(make_set(paths, splits=splits))
     assert hint.text == (
-        r"do the file names tell patients or videos apart? '(person\d+)' makes 9 groups of 22 of"
-        " the 22 images; if so, it ties 2 of the 3 groups of test (4 of 6 images) to train"
+        r"the file names may identify patients or videos: '(person\d+)' makes 9 groups of 22 of"
+        " the 22 images; if so, it links 2 of the 3 groups of test (4 of 6 images) to train"
     )
     assert hint.count == 4
     assert hint.files == tuple(f"test/person{p}_{k}.png" for p in (6, 7) for k in (7, 8))
-    assert "start again in every class or split" in hint.advice
+    assert "restart in every class or split" in hint.advice
     assert not hint.spoils
 
 
-def test_a_word_after_the_number_that_undoes_the_ties_is_taken_in(make_set: MakeSet) -> None:
+def test_a_word_after_the_number_that_removes_the_links_is_included(make_set: MakeSet) -> None:
     paths = [f"train/person{p}_bacteria_{k}.png" for p in range(12) for k in range(2)]
     paths += [f"train/person{p}_virus_{k}.png" for p in range(20, 30) for k in range(2)]
     paths += [f"test/person{p}_virus_{k}.png" for p in range(8) for k in range(2)]
@@ -113,7 +113,7 @@ def test_a_word_after_the_number_that_undoes_the_ties_is_taken_in(make_set: Make
     (hint,) = name_hint_findings(make_set(paths, splits=splits))
     assert proposed(hint.text) == r"(person\d+_[A-Za-z]+)"
     assert "makes 30 groups of 60 of the 60 images, none of them in two splits" in hint.text
-    assert r"the number alone, '(person\d+)', would tie 8 of the 8 groups of test" in hint.text
+    assert r"the number alone, '(person\d+)', would link 8 of the 8 groups of test" in hint.text
 
 
 def test_names_that_are_used_as_groups_give_no_hint(make_set: MakeSet) -> None:
@@ -128,7 +128,7 @@ def test_patients_come_before_their_studies() -> None:
     assert word_patterns(paths)[0] == r"(patient\d+)"
 
 
-def test_a_hint_is_told_once_for_the_same_images(make_set: MakeSet) -> None:
+def test_a_hint_is_given_once_for_the_same_images(make_set: MakeSet) -> None:
     paths = [f"patient{p}/study{s}/{v}.jpg" for p in range(20) for s in (1, 2) for v in (1, 2)]
     assert len(name_hint_findings(make_set(paths))) == 1
 
@@ -143,19 +143,19 @@ def test_patients_may_have_images_of_several_classes() -> None:
     assert prefix_patterns(paths, classes) == [r"(?:^|/)(\d+)_"]
 
 
-def test_prefixes_are_judged_within_a_class() -> None:
+def test_prefixes_are_evaluated_within_a_class() -> None:
     paths = [f"{p:04d}_{side}.png" for p in range(40) for side in ("left", "right")]
     assert prefix_patterns(paths, ["x"] * 80) == [r"(?:^|/)(\d+)_"]
     assert prefix_patterns(paths, ["x", "y"] * 40) == []
 
 
-def test_sets_too_small_to_tell_give_no_hint(make_set: MakeSet) -> None:
+def test_sets_that_are_too_small_give_no_hint(make_set: MakeSet) -> None:
     assert name_hint_findings(make_set(["images/person1_1.png"])) == []
     assert name_hint_findings(make_set([])) == []
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the data sets are not on this machine")
-def test_real_sets_get_the_hints_they_deserve(make_set: MakeSet) -> None:
+def test_real_sets_get_the_expected_hints(make_set: MakeSet) -> None:
     brain = [sample.path for sample in index_classification(SHARED / "brain_tumor_mri").samples]
     assert name_hint_findings(make_set(brain, targets=[path.split("/")[1] for path in brain])) == []
     polyps = [f"images/{path.name}" for path in sorted((SHARED / "kvasir_seg/images").iterdir())]
@@ -165,4 +165,4 @@ def test_real_sets_get_the_hints_they_deserve(make_set: MakeSet) -> None:
     (hint,) = name_hint_findings(make_set(chest, targets=kinds, splits=splits))
     assert proposed(hint.text) == r"(person\d+_[A-Za-z]+)"
     assert "none of them in two splits" in hint.text
-    assert "would tie 170 of the 202 groups of test (320 of 624 images) to train" in hint.text
+    assert "would link 170 of the 202 groups of test (320 of 624 images) to train" in hint.text

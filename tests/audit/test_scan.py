@@ -44,17 +44,17 @@ def test_a_csv_decides_by_its_targets(make_folder: MakeFolder) -> None:
     assert scan(root).task == "segmentation"
 
 
-def test_where_it_might_be_either_a_note_says_what_it_was_read_as(
+def test_an_ambiguous_folder_is_read_with_a_note(
     make_folder: MakeFolder, make_class_folder: MakeFolder
 ) -> None:
     root = make_folder(3)
     make_class_folder({"set/cat": 2, "set/dog": 2}, name=".")
     data = scan(root)
     assert (data.task, len(data)) == ("segmentation", 3)
-    assert data.notes[0] == "read as images with masks; cat, dog beside them is left out"
+    assert data.notes[0] == "read as images with masks; ignored beside them: cat, dog"
 
 
-def test_twins_and_equal_pixels_are_found(make_class_folder: MakeFolder) -> None:
+def test_near_duplicates_and_equal_pixels_are_found(make_class_folder: MakeFolder) -> None:
     root = make_class_folder({"a": 3, "b": 3}, size_px=(96, 96))
     copyfile(root / "a/case_00.png", root / "b/copy.png")
     image = cv2.imread(str(root / "a/case_01.png"), cv2.IMREAD_GRAYSCALE)
@@ -67,7 +67,7 @@ def test_twins_and_equal_pixels_are_found(make_class_folder: MakeFolder) -> None
         assert hashes[rows[one]] == hashes[rows[other]]
 
 
-def test_two_folders_are_train_and_test_whatever_their_own_splits(
+def test_two_folders_are_train_and_test_regardless_of_their_own_splits(
     make_class_folder: MakeFolder,
 ) -> None:
     one = make_class_folder({"train/a": 2, "train/b": 2, "test/a": 1, "test/b": 1}, name="one")
@@ -97,23 +97,23 @@ def test_unreadable_files_and_images_without_a_mask_are_faults(make_folder: Make
     assert len(data) == 3
     faults = dict(data.faults)
     assert faults["images/case_01.png"] == "not a JPEG, PNG, BMP, TIFF or DICOM picture"
-    assert faults["images/case_03.png"] == "no mask goes with it alone"
+    assert faults["images/case_03.png"] == "it has no mask of its own"
     assert any("the mask is 9 x 9 pixels" in reason for reason in faults.values())
 
 
-def test_images_in_no_class_folder_are_a_fault(make_class_folder: MakeFolder) -> None:
+def test_images_outside_class_folders_are_a_fault(make_class_folder: MakeFolder) -> None:
     root = make_class_folder({"a": 3, "b": 3})
     copyfile(root / "a/case_00.png", root / "stray.png")
     data = scan(root)
     assert len(data) == 6
-    assert data.faults == (("set", "1 images lie in no class folder: stray.png"),)
+    assert data.faults == (("set", "1 image outside the class folders: stray.png"),)
 
 
-def test_classes_that_train_lacks_are_no_reason_to_stop(make_class_folder: MakeFolder) -> None:
+def test_classes_missing_in_train_do_not_stop_the_scan(make_class_folder: MakeFolder) -> None:
     root = make_class_folder({"train/a": 2, "train/b": 2, "test/a": 2, "test/c": 2})
     data = scan(root)
     assert data.class_names == ("a", "b", "c")
-    assert data.faults == (("test/c", "test holds the class c, train does not"),)
+    assert data.faults == (("test/c", "test has the class c, but train does not"),)
 
 
 def test_masks_of_more_classes_are_read_as_such(make_folder: MakeFolder) -> None:
@@ -125,11 +125,11 @@ def test_masks_of_more_classes_are_read_as_such(make_folder: MakeFolder) -> None
     assert data.num_classes == 3
     assert data.properties.mask is not None
     assert (data.properties.mask.foreground > 0).all()
-    with pytest.raises(MedvisionError, match="a mask of two classes holds the values 0, 2"):
+    with pytest.raises(MedvisionError, match="a mask of two classes contains the values 0, 2"):
         scan(root)
 
 
-def test_a_suffix_of_masks_is_heeded(make_folder: MakeFolder) -> None:
+def test_a_mask_suffix_is_used(make_folder: MakeFolder) -> None:
     root = make_folder(3)
     for path in list((root / "masks").iterdir()):
         path.rename(path.with_stem(f"{path.stem}_seg"))
@@ -138,26 +138,28 @@ def test_a_suffix_of_masks_is_heeded(make_folder: MakeFolder) -> None:
         scan(root)
 
 
-def test_a_folder_of_neither_kind_is_one_line(tmp_path: Path, make_folder: MakeFolder) -> None:
+def test_a_folder_of_another_layout_is_a_one_line_error(
+    tmp_path: Path, make_folder: MakeFolder
+) -> None:
     with pytest.raises(MedvisionError, match="the data folder does not exist"):
         scan(tmp_path / "none")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(MedvisionError, match="neither images with masks nor two folders of"):
+    with pytest.raises(MedvisionError, match="expected images with masks, or at least two"):
         scan(empty)
     root = make_folder(2, name="outer/inner")
     with pytest.raises(MedvisionError, match=f"did you mean {root}"):
         scan(root.parent)
     copytree(root / "images", empty / "images")
-    with pytest.raises(MedvisionError, match="a folder of images, but none of masks beside it"):
+    with pytest.raises(MedvisionError, match="expected a masks folder beside the images folder"):
         scan(empty)
 
 
-def test_folders_of_two_kinds_or_inside_each_other_are_refused(
+def test_folders_of_different_tasks_or_nested_folders_are_refused(
     make_folder: MakeFolder, make_class_folder: MakeFolder
 ) -> None:
     masks, classes = make_folder(2), make_class_folder({"a": 2, "b": 2}, name="classes")
-    with pytest.raises(MedvisionError, match="a classification set cannot be held against a seg"):
+    with pytest.raises(MedvisionError, match="expected a segmentation set, got a classification"):
         scan(masks, against=classes)
     with pytest.raises(MedvisionError, match="the two folders share files"):
         scan(classes, against=classes / "a")

@@ -26,7 +26,7 @@ def two_classes(count: int = COUNT) -> tuple[np.ndarray, list[str]]:
     return labels, ["normal" if label else "tumour" for label in labels]
 
 
-def test_a_size_that_tells_the_class_is_found_and_noise_is_not(
+def test_a_size_that_predicts_the_class_is_found_and_noise_is_not(
     make_set: MakeSet, rng: np.random.Generator
 ) -> None:
     labels, targets = two_classes()
@@ -64,7 +64,7 @@ def test_a_size_that_tells_the_class_is_found_and_noise_is_not(
         ("width", np.array([64, 80]), "aspect ratio"),
     ],
 )
-def test_each_family_is_asked_alone(
+def test_each_family_of_properties_is_evaluated_alone(
     make_set: MakeSet, column: str, values: np.ndarray, family: str
 ) -> None:
     labels, targets = two_classes(80)
@@ -73,12 +73,12 @@ def test_each_family_is_asked_alone(
     assert family in {s.features for s in shortcuts.scores if s.balanced_accuracy == 1}
 
 
-def test_what_the_anatomy_may_cause_is_only_a_note(make_set: MakeSet) -> None:
+def test_a_shortcut_that_anatomy_may_cause_is_only_a_note(make_set: MakeSet) -> None:
     labels, targets = two_classes()
     data = make_set(COUNT, targets=targets, border=np.repeat(labels[:, None] * 50, 4, axis=1))
     (finding,) = shortcut_findings(shortcut_scores(data))
     assert finding.severity == "note"
-    assert "what the images show may cause it too" in finding.advice
+    assert "the image content may also cause this" in finding.advice
 
 
 def test_noise_gives_no_finding(make_set: MakeSet, rng: np.random.Generator) -> None:
@@ -93,20 +93,20 @@ def test_noise_gives_no_finding(make_set: MakeSet, rng: np.random.Generator) -> 
     assert shortcut_findings(shortcut_scores(data)) == []
 
 
-def test_files_all_alike_leave_nothing_to_ask(make_set: MakeSet) -> None:
+def test_equal_file_properties_are_not_evaluated(make_set: MakeSet) -> None:
     shortcuts = shortcut_scores(make_set(80, targets=two_classes(80)[1]))
     assert shortcuts is not None
     assert shortcuts.scores == ()
     assert shortcut_findings(shortcuts) == []
 
 
-def test_copies_cannot_be_remembered(make_set: MakeSet, rng: np.random.Generator) -> None:
-    # 20 pictures, each 20 times: a height is a name, and names tell nothing about unseen pictures.
+def test_copies_are_kept_in_one_fold(make_set: MakeSet, rng: np.random.Generator) -> None:
+    # 20 pictures, each 20 times: a height identifies a picture, not a class.
     picture = np.arange(COUNT) // 20
     label = rng.permutation(np.arange(20) % 2)[picture]
     columns = {"targets": [str(value) for value in label], "height": 100 + picture}
-    apart = shortcut_scores(make_set(COUNT, **columns, twins=np.arange(COUNT)))
-    together = shortcut_scores(make_set(COUNT, **columns, twins=picture))
+    apart = shortcut_scores(make_set(COUNT, **columns, near_duplicates=np.arange(COUNT)))
+    together = shortcut_scores(make_set(COUNT, **columns, near_duplicates=picture))
     by_group = shortcut_scores(make_set(COUNT, **columns, groups=[f"g{k}" for k in picture]))
     assert apart is not None
     assert together is not None
@@ -118,7 +118,7 @@ def test_copies_cannot_be_remembered(make_set: MakeSet, rng: np.random.Generator
     assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
 
 
-def test_folds_keep_groups_whole_and_classes_alike(rng: np.random.Generator) -> None:
+def test_folds_keep_groups_whole_and_class_shares_equal(rng: np.random.Generator) -> None:
     groups = np.sort(rng.integers(0, 150, 900))
     groups = np.unique(groups, return_inverse=True)[1]
     classes = groups % 3
@@ -136,7 +136,7 @@ def test_equal_sets_give_equal_scores(make_set: MakeSet, rng: np.random.Generato
     assert shortcut_scores(one) == shortcut_scores(other)
 
 
-def test_rare_classes_are_left_out_and_one_class_is_no_question(make_set: MakeSet) -> None:
+def test_rare_classes_are_excluded_and_one_class_is_not_evaluated(make_set: MakeSet) -> None:
     targets = ["a"] * 50 + ["b"] * 50 + ["c"] * 5
     shortcuts = shortcut_scores(make_set(105, targets=targets, height=np.arange(105) + 50))
     assert shortcuts is not None
@@ -145,7 +145,7 @@ def test_rare_classes_are_left_out_and_one_class_is_no_question(make_set: MakeSe
     assert shortcut_scores(make_set(55, targets=["a"] * 50 + ["b"] * 5)) is None
 
 
-def test_masks_are_asked_whether_they_are_empty(make_set: MakeSet) -> None:
+def test_empty_masks_are_predicted_for_segmentation(make_set: MakeSet) -> None:
     empty = np.arange(80) % 2 == 0
     masks = {"foreground": np.where(empty, 0, 0.2)}
     shortcuts = shortcut_scores(make_set(80, mask=masks, width=np.where(empty, 64, 99)))
@@ -155,7 +155,7 @@ def test_masks_are_asked_whether_they_are_empty(make_set: MakeSet) -> None:
     assert shortcut_scores(make_set(80)) is None
 
 
-def test_the_table_is_plain_json_and_says_what_it_was_made_from(
+def test_the_table_is_plain_json_with_its_sources(
     make_set: MakeSet, rng: np.random.Generator
 ) -> None:
     data = make_set(80, targets=two_classes(80)[1], height=rng.integers(100, 900, 80))
@@ -169,7 +169,7 @@ def test_the_table_is_plain_json_and_says_what_it_was_made_from(
     assert low <= first["balanced_accuracy"] <= high
 
 
-def test_of_many_images_a_stated_number_is_drawn(make_set: MakeSet) -> None:
+def test_a_stated_number_of_many_images_is_drawn(make_set: MakeSet) -> None:
     count = MAX_IMAGES + 100
     thumbnail = np.zeros((count, 1, 1))
     labels, targets = two_classes(count)

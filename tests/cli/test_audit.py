@@ -61,9 +61,9 @@ def test_a_leaking_data_set_ends_with_1_and_is_unchanged(run_here: Run, leaky: P
     assert "set: classification, 20 images (train 16, test 4)" in words
     assert "leak 2 of 4 test images are identical to one in train" in words
     assert "test/cat/case_00.png, test/dog/case_00.bmp" in words
-    assert "-> a score on them measures memory: data.protocol=grouped" in words
+    assert "-> a score on them measures memorisation: data.protocol=grouped" in words
     assert "conflict 1 pair of identical images has contradicting classes" in words
-    assert "A test score on this split would not be true: 2 of 4" in words
+    assert "A test score on this split is not valid: 2 of 4" in words
     assert "research use only" in words
     assert output.splitlines()[-2:] == ["audit/set/audit.json", "audit/set/audit.html"]
     assert state_of(leaky) == before
@@ -88,7 +88,7 @@ def test_a_clean_data_set_ends_with_0(run_here: Run, make_folder: MakeFolder) ->
     assert (code, errors) == (0, "")
     assert "set: segmentation, 6 images, no split given" in output
     assert "each image left" in output
-    assert "no test split is given that could leak." in output
+    assert "there is no test split that could leak." in output
 
 
 def test_two_folders_are_compared_with_each_other(
@@ -119,7 +119,7 @@ def test_only_an_earlier_audit_is_replaced(run_here: Run, leaky: Path) -> None:
     Path("mine/notes.txt").write_text("mine")
     code, _, errors = run_here(str(leaky), "--out", "mine")
     assert code == 2
-    assert errors == "error: exists and is not empty (mine); name a new folder with --out\n"
+    assert errors == "error: exists and is not empty (mine); give a new folder with --out\n"
     assert [path.name for path in Path("mine").iterdir()] == ["notes.txt"]
 
 
@@ -127,7 +127,7 @@ def test_results_inside_the_data_are_refused(run_here: Run, leaky: Path) -> None
     before = state_of(leaky)
     code, _, errors = run_here(str(leaky), "--out", str(leaky / "train" / "new"))
     assert code == 2
-    assert "the results would lie inside the data set" in errors
+    assert "the results would be inside the data set" in errors
     assert errors.count("\n") == 1
     assert state_of(leaky) == before
 
@@ -137,7 +137,9 @@ def test_results_inside_the_data_are_refused(run_here: Run, leaky: Path) -> None
     [
         pytest.param([], "Missing argument 'ROOT'", id="argument"),
         pytest.param(["none"], "the data folder does not exist (none)", id="root"),
-        pytest.param([".", "--out", "../o"], "neither images with masks nor two", id="neither"),
+        pytest.param(
+            [".", "--out", "../o"], "expected images with masks, or at least two", id="neither"
+        ),
         pytest.param([".", "--num-classes", "1"], "value for '--num-classes'", id="classes"),
         pytest.param([".", "--out", "/dev/null"], "is a file", id="out"),
     ],
@@ -156,7 +158,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
 def test_errors_name_options_instead_of_config_keys(run_here: Run, leaky: Path) -> None:
     code, _, errors = run_here(str(leaky), "--group-pattern", "person")
     assert code == 2
-    assert "person has 0 capture groups, expected one (--group-pattern)" in errors
+    assert "expected one capture group, got 0 in person (--group-pattern)" in errors
     assert "data." not in errors
 
 

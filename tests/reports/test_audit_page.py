@@ -28,7 +28,7 @@ def content() -> dict[str, Any]:
         "name": "brains & <b>more</b>",
         "task": "classification",
         "roots": ["/data/brains"],
-        "verdict": "A test score on this split would not be true: 5 of 20",
+        "verdict": "A test score on this split is not valid: 5 of 20",
         "exit_code": 1,
         "num_images": 1100,
         "num_images_by_split": {"train": 1080, "test": 20},
@@ -89,7 +89,7 @@ def page(content: dict[str, Any]) -> Render:
             Gallery(title="Contradicting", cases=[case("Cut, 0.99", wrong=True)], hidden=3),
             Gallery(title="Empty gallery", cases=[]),
         ]
-        odd = [Gallery(title="Hardly any contrast", cases=[case("dark.png", two=False)])]
+        odd = [Gallery(title="Low contrast", cases=[case("dark.png", two=False)])]
         near = [Gallery(title="Neighbours", cases=[case("Wrong")])]
         return audit_page(content | changes, pairs=pairs, odd=odd, neighbours=near)
 
@@ -103,7 +103,7 @@ def text_of(html: str) -> str:
 
 def test_the_page_has_the_verdict_the_numbers_and_the_advice(page: Render) -> None:
     text = text_of(page())
-    assert "would not be true: 5 of 20." in text
+    assert "is not valid: 5 of 20." in text
     assert "Near-duplicates 7 of 20 test images are also in train" in text
     assert "Nearest neighbour 0.750 accuracy, 0.600 to 0.900; chance 0.250" in text
     assert "Test images also in train 5 of 20 7 of 20" in text

@@ -29,8 +29,8 @@ from medvision.types import STAGES
 
 _GROUPED = "data.protocol=grouped draws a split that keeps them together"
 _ADVICE = {
-    ("test", "train"): f"a score on them measures memory: {_GROUPED}",
-    ("val", "train"): f"the checkpoint is chosen on remembered images: {_GROUPED}",
+    ("test", "train"): f"a score on them measures memorisation: {_GROUPED}",
+    ("val", "train"): f"the checkpoint is chosen on memorised images: {_GROUPED}",
     ("test", "val"): f"checkpoint and threshold are chosen on test images: {_GROUPED}",
 }
 
@@ -53,9 +53,9 @@ def not_judged(data: AuditedSet) -> list[Finding]:
         Finding(
             kind=NOT_JUDGED,
             severity="note",
-            text="the targets are neither classes nor masks: they were compared between identical"
-            " images only, and neither what a nearest neighbour scores nor whether properties of"
-            " the files tell the target was measured",
+            text="the targets are neither classes nor masks: only identical images were compared;"
+            " the score of a nearest neighbour and the prediction of the target from file"
+            " properties were not measured",
             count=len(data),
         )
     ]
@@ -67,7 +67,7 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
     total = int((found.near.splits == of).sum())
     severity: Severity = "leak" if (of, into) == ("test", "train") else "warning"
 
-    def tell(kind: str, pairs: list[Pair], words: str) -> list[Finding]:
+    def leak_findings(kind: str, pairs: list[Pair], words: str) -> list[Finding]:
         return findings_of(
             data.names([pair.first for pair in pairs]),
             kind=f"{kind}_duplicates_{of}_{into}",
@@ -77,11 +77,13 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
         )
 
     if equal:
-        yield from tell("exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {into}")
+        yield from leak_findings(
+            "exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {into}"
+        )
     if len(pairs) > len(equal):
-        told = f", {len(equal)} of them an identical one" if equal else ""
-        words = f"{_verb(pairs, 'has', 'have')} a near-duplicate in {into}{told}"
-        yield from tell("near", pairs, words)
+        identical = f", {len(equal)} of them identical" if equal else ""
+        words = f"{_verb(pairs, 'has', 'have')} a near-duplicate in {into}{identical}"
+        yield from leak_findings("near", pairs, words)
 
 
 def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
@@ -101,7 +103,7 @@ def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
             f" {_verb(pairs, 'has', 'have')} contradicting {what}{below}",
             count=len(pairs),
             files=tuple(data.shown(row) for pair in pairs for row in pair.rows),
-            advice="no model can get both right: look at them, and mend or remove one",
+            advice="no model can get both right: check them, and fix or remove one",
         )
 
 
@@ -119,7 +121,7 @@ def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
             kind=f"{kind}_duplicates",
             severity="note" if has_splits else "warning",
             text=f"{len(rows)} of {len(data)} images {words}, in {counted(len(groups), 'group')}",
-            advice="" if has_splits else f"a random split would part them: {_GROUPED}",
+            advice="" if has_splits else f"a random split would separate them: {_GROUPED}",
         )
     tested = found.near.members("test")
     spare = sum(map(len, tested)) - len(tested)
@@ -128,8 +130,8 @@ def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
         data.names([row for group in tested for row in group[1:]]),
         kind="repeated_test_images",
         severity="warning",
-        text=f"{total} test images show {total - spare} different pictures:"
-        " intervals of a score are narrower than they should be",
+        text=f"{total} test images show {counted(total - spare, 'different picture')}:"
+        " the intervals of scores are too narrow",
         advice="keep one of each group in test",
     )
 
@@ -176,25 +178,26 @@ class Audit:
     def leaks(self) -> list[str]:
         """One sentence per leak, with advice; near-duplicates include identical images."""
         return [
-            f"{leak.text}; {leak.advice}" if leak.advice else leak.text for leak in self._told_leaks
+            f"{leak.text}; {leak.advice}" if leak.advice else leak.text
+            for leak in self._reported_leaks
         ]
 
     @property
     def verdict(self) -> str:
         """Consequence of the findings for a test score, as a sentence without a full stop."""
-        leak = next(iter(self._told_leaks), None)
+        leak = next(iter(self._reported_leaks), None)
         if leak is not None:
             share = leak.count / max(1, split_sizes(self.data).get("test", 0))
-            few = "A test score is a little too high"
-            many = "A test score on this split would not be true"
+            few = "A test score on this split is slightly too high"
+            many = "A test score on this split is not valid"
             return f"{few if share < FEW else many}: {leak.text}"
         spoiling = next((finding for finding in self.findings if finding.spoils), None)
         if spoiling is not None:
             words = "The targets contradict each other" if spoiling.severity == "conflict" else ""
-            return f"{words or 'Not all of it can be used'}: {spoiling.text}"
+            return f"{words or 'Part of the data cannot be used'}: {spoiling.text}"
         if {"train", "test"} <= set(self.data.splits.tolist()):
-            return "Nothing was found that would make a score on this test split untrue"
-        return "Nothing is wrong with the files; no test split is given that could leak"
+            return "No problem was found that invalidates a score on this test split"
+        return "No problem was found in the files; there is no test split that could leak"
 
     def to_dict(self) -> dict[str, Any]:
         """Content of audit.json: plain values, None where undefined."""
@@ -243,7 +246,7 @@ class Audit:
         }
 
     @property
-    def _told_leaks(self) -> list[Finding]:
+    def _reported_leaks(self) -> list[Finding]:
         kinds = {finding.kind for finding in self.findings}
         return [
             finding

@@ -27,8 +27,8 @@ MIN_TEST_IMAGES = 30
 
 _NO_SPLIT = "all"
 _MISSING = {
-    "val": "the choice of the best epoch and of thresholds does not heed it",
-    "test": "how well it is recognised remains unknown",
+    "val": "it does not count in the choice of the best epoch and thresholds",
+    "test": "its scores are undefined",
 }
 
 
@@ -73,9 +73,9 @@ def _missing(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[
         yield Finding(
             kind="class_missing",
             severity="fault" if split == "train" else "warning",
-            text=f"{split} has no image of {what} that other splits hold: {count_names(absent)}",
+            text=f"{split} has no image of {what} that other splits contain: {count_names(absent)}",
             count=elsewhere,
-            advice="a network cannot learn what it never sees: add images, or draw a new split"
+            advice="a network cannot learn a class without images: add images, or draw a new split"
             if split == "train"
             else f"{_MISSING[split]}: add images, or draw a new split",
         )
@@ -94,7 +94,7 @@ def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[F
         order = np.argsort(-np.abs(change), kind="stable")[:3]
         if len(change) == 2:
             order = np.array([1])  # the other share is its complement
-        told = ", ".join(
+        differences = ", ".join(
             f"{data.class_names[k]} is {100 * shares[0, k]:.1f} % of train and"
             f" {100 * shares[1, k]:.1f} % of {split}"
             for k in order
@@ -102,11 +102,11 @@ def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[F
         yield Finding(
             kind="prior_shift",
             severity="warning",
-            text=f"the classes have other shares in {split} than in train: {told}"
+            text=f"class shares differ between {split} and train: {differences}"
             f" (chi-square p < {MAX_P}, Cramér's V {effect:.2f})",
             count=int(table[1].sum()),
-            advice="accuracy and the threshold depend on these shares: report balanced accuracy"
-            " and AUROC beside it, and do not carry a threshold over untested",
+            advice="accuracy and the threshold depend on these shares: also report balanced"
+            " accuracy and AUROC, and do not reuse a threshold without testing it",
         )
 
 
@@ -134,11 +134,11 @@ def _imbalance(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterato
     yield Finding(
         kind="imbalance",
         severity="note",
-        text=f"{where} holds {held[frequent]} images of {data.class_names[frequent]},"
+        text=f"{where} contains {held[frequent]} images of {data.class_names[frequent]},"
         f" {ratio:.0f} times as many as of {data.class_names[rare]} ({held[rare]})",
         count=int(held[rare]),
-        advice="always naming the largest class scores"
-        f" {held[frequent] / counts[split].sum():.2f} accuracy: read balanced accuracy, and"
+        advice="always predicting the largest class gives an accuracy of"
+        f" {held[frequent] / counts[split].sum():.2f}: read balanced accuracy, and"
         " try data.sampler=balanced",
     )
 
@@ -153,13 +153,13 @@ def _few(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[Find
     ]
     if not few:
         return
-    told = [f"{count} of {name}" for count, name in sorted(few)]
+    small = [f"{count} of {name}" for count, name in sorted(few)]
     least = min(few)[0]
     yield Finding(
         kind="few_test_images",
         severity="warning" if least < 10 else "note",
-        text=f"test holds few images of some classes: {count_names(told)}",
+        text=f"test has few images of some classes: {count_names(small)}",
         count=sum(count for count, _ in few),
-        advice=f"one image moves the recall of the rarest by {1 / least:.2g}: read its"
+        advice=f"one image changes the recall of the rarest class by {1 / least:.2g}: read its"
         " interval, or test in folds (data.protocol=kfold)",
     )

@@ -123,7 +123,7 @@ class AuditedSet(ListedSet):
             "near-duplicates": len(self.near_duplicates.groups),
         }
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"expected as many rows of each, got {lengths}")
+            raise ValueError(f"expected columns of equal length, got {lengths}")
         if self.has_masks and self.has_classes:
             raise ValueError(f"expected either masks or classes, for {self.task}")
 
@@ -196,9 +196,9 @@ def scan(
     if against is not None:
         if folders[0].task != folders[1].task:
             raise MedvisionError(
-                f"a {folders[1].task} set cannot be held against a {folders[0].task} set",
+                f"expected a {folders[0].task} set, got a {folders[1].task} set",
                 where=str(against),
-                hint="give two folders of one kind",
+                hint="give two folders of the same task",
             )
         for folder, split in zip(folders, ("train", "test"), strict=True):
             given = StringColumn.coded([split], np.zeros(len(folder.samples), np.uint8))
@@ -207,9 +207,9 @@ def scan(
     done, total = 0, sum(len(folder.samples) for folder in folders)
     checks, faults, notes = [], [], []
     for folder in folders:
-        told = None if advance is None else partial(_told, advance, done, total)
+        report = None if advance is None else partial(_report, advance, done, total)
         check = check_files(
-            folder.root, folder.samples, reading, on_error="skip", max_decoded=None, advance=told
+            folder.root, folder.samples, reading, on_error="skip", max_decoded=None, advance=report
         )
         place = "" if against is None else f"{folder.root.name}/"
         skipped = [(path, text.removeprefix(f"{path}: ")) for path, text in check.skipped]
@@ -275,13 +275,13 @@ def _task(root: Path) -> tuple[Task, list[str]]:
     if any({"images", "masks"} <= found for found in names):
         names_of_classes = classes.samples.targets.numbered()[0]
         others = [name for name in names_of_classes if name.lower() not in ("images", "masks")]
-        note = f"read as images with masks; {count_names(others)} beside them is left out"
+        note = f"read as images with masks; ignored beside them: {count_names(others)}"
         return "segmentation", [note] if others else []
     if _are_classes(classes):
         return "classification", []
-    what = "neither images with masks nor two folders of classes"
+    what = "expected images with masks, or at least two class folders"
     if any("images" in found for found in names):
-        what = "a folder of images, but none of masks beside it"
+        what = "expected a masks folder beside the images folder"
     inside = subfolders(root)
     guess = f"did you mean {inside[0]}? " if len(inside) == 1 else ""
     raise MedvisionError(
@@ -306,7 +306,7 @@ def _are_classes(found: Scan) -> bool:
 def _faults(root: Path, usable: Scan, error: MedvisionError) -> list[tuple[str, str]]:
     """Return the images without a mask of their own, or else the problem with the folders."""
     placed = set(usable.samples.paths)
-    lost = [(image, "no mask goes with it alone") for image in usable.images if image not in placed]
+    lost = [(image, "it has no mask of its own") for image in usable.images if image not in placed]
     places = [(Path(p.where or root), p.what) for p in usable.problems or [error]]
     return lost or [
         (
@@ -322,11 +322,11 @@ def _two_roots(root: Path, against: Path) -> list[Path]:
     one, other = (path.resolve() for path in roots)
     if one.is_relative_to(other) or other.is_relative_to(one):
         raise MedvisionError(
-            "the two folders share files", where=str(against), hint="give folders that lie apart"
+            "the two folders share files", where=str(against), hint="give separate folders"
         )
     return roots
 
 
-def _told(advance: Advance, before: int, total: int, done: int, _: int) -> None:
+def _report(advance: Advance, before: int, total: int, done: int, _: int) -> None:
     """Report the progress over the files of all folders."""
     advance(before + done, total)

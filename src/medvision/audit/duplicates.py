@@ -66,8 +66,8 @@ class Copies:
 
     def rows(self, of: str, into: str) -> NDArray[np.intp]:
         """Return the rows of split ``of`` whose group has members in split ``into``."""
-        asked = np.flatnonzero(self.splits == of)
-        return asked[np.isin(self.groups[asked], self.groups[self.splits == into])]
+        rows = np.flatnonzero(self.splits == of)
+        return rows[np.isin(self.groups[rows], self.groups[self.splits == into])]
 
     def members(self, split: str | None = None) -> list[list[int]]:
         """Return the rows of each group of at least two in one split or in all, largest first."""
@@ -110,7 +110,7 @@ def find_duplicates(data: AuditedSet) -> Duplicates:
     exact = Copies(groups=first[which].astype(np.int64), splits=data.splits)
     near = Copies(groups=data.near_duplicates.groups, splits=data.splits)
     kinds = _kinds(data)
-    pairs = _telling_pairs(data, exact, kinds)
+    pairs = _relevant_pairs(data, exact, kinds)
     return Duplicates(
         exact=exact,
         near=near,
@@ -180,13 +180,13 @@ def _numbers(data: AuditedSet, copies: Copies) -> dict[str, Any]:
     }
 
 
-def _telling_pairs(data: AuditedSet, exact: Copies, kinds: NDArray[np.str_]) -> list[Pair]:
+def _relevant_pairs(data: AuditedSet, exact: Copies, kinds: NDArray[np.str_]) -> list[Pair]:
     """Return pairs that cross splits or may contradict each other, the most similar first.
 
     Candidates are pairs of images with different pixels, and each copy with its original: the
     relation of one image holds for all images equal to it.
     """
-    twins, splits = data.near_duplicates, data.splits
+    near, splits = data.near_duplicates, data.splits
     equal = {int(exact.groups[rows[0]]): rows for rows in exact.members()}
     found: dict[tuple[int, int], tuple[float, str]] = {}
 
@@ -198,19 +198,19 @@ def _telling_pairs(data: AuditedSet, exact: Copies, kinds: NDArray[np.str_]) -> 
 
     for rows in equal.values():
         add(rows, rows, 1.0, RELATIONS[0])
-    telling = (splits[twins.first] != splits[twins.second]) | (
-        kinds[twins.first] != kinds[twins.second]
+    relevant = (splits[near.first] != splits[near.second]) | (
+        kinds[near.first] != kinds[near.second]
     )
     repeated = np.isin(exact.groups, list(equal))
-    telling |= repeated[twins.first] | repeated[twins.second]
-    telling &= exact.groups[twins.first] != exact.groups[twins.second]
-    for place in np.flatnonzero(telling):
+    relevant |= repeated[near.first] | repeated[near.second]
+    relevant &= exact.groups[near.first] != exact.groups[near.second]
+    for place in np.flatnonzero(relevant):
         one, other = (
             equal.get(int(exact.groups[row]), [int(row)])
-            for row in (twins.first[place], twins.second[place])
+            for row in (near.first[place], near.second[place])
         )
-        relation = RELATIONS[int(twins.relation[place])]
-        add(one, other, float(twins.similarity[place]), relation)
+        relation = RELATIONS[int(near.relation[place])]
+        add(one, other, float(near.similarity[place]), relation)
     pairs = [Pair(first=i, second=j, similarity=s, relation=r) for (i, j), (s, r) in found.items()]
 
     def order(pair: Pair) -> tuple[float, int, bool, tuple[int, int]]:
@@ -275,11 +275,11 @@ def _contradict(data: AuditedSet, kinds: NDArray[np.str_], pair: Pair) -> bool:
 
 def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:
     """Drop pairs whose images were already reported with the same two classes."""
-    told: set[tuple[int, frozenset[str]]] = set()
+    reported: set[tuple[int, frozenset[str]]] = set()
     kept = []
     for pair in pairs:
         targets = frozenset(data.samples.targets[row] for row in pair.rows if data.has_classes)
-        if not any((row, targets) in told for row in pair.rows):
-            told |= {(row, targets) for row in pair.rows}
+        if not any((row, targets) in reported for row in pair.rows):
+            reported |= {(row, targets) for row in pair.rows}
             kept.append(pair)
     return kept

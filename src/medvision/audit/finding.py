@@ -50,7 +50,14 @@ class Finding:
 
 def some_of(count: int, total: int, noun: str, verb: str = "are") -> str:
     """Return the start of a sentence, "12 of 40 masks are", with "is" or "has" for a single one."""
-    singular = {"are": "is", "have": "has", "hold": "holds", "look": "looks", "span": "spans"}
+    singular = {
+        "are": "is",
+        "have": "has",
+        "contain": "contains",
+        "differ": "differs",
+        "look": "looks",
+        "span": "spans",
+    }
     return f"{count} of {total} {noun} {singular[verb] if count == 1 else verb}"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import ListedSet
-from medvision.audit.finding import Finding, findings_of
+from medvision.audit.finding import Finding, findings_of, some_of
 from medvision.types import STAGES
 
 
@@ -32,21 +32,20 @@ def group_findings(data: ListedSet) -> list[Finding]:
         inside[groups[splits[known] == stage], column] = True
     torn = inside.sum(axis=1) > 1
     concerned = {stage: known[torn[groups] & (splits[known] == stage)] for stage in ("test", "val")}
-    told = [
+    images = [
         f"{len(rows)} of {int((splits == stage).sum())} {stage} images"
         for stage, rows in concerned.items()
         if len(rows)
     ]
-    verb = "lies" if torn.sum() == 1 else "lie"
     rows = np.concatenate(list(concerned.values()))
     advice = (
         "data.protocol=grouped draws a split that keeps groups together"
         if data.has_classes
-        else "mend the given split, or leave it out: a drawn one keeps groups together"
+        else "fix the given split, or remove it: a drawn split keeps groups together"
     )
     text = (
-        f"{torn.sum()} of {len(torn)} groups (patients, videos) {verb} in more than one"
-        f" split, with {' and '.join(told)}"
+        f"{some_of(int(torn.sum()), len(torn), 'groups (patients, videos)')} in more than one"
+        f" split, with {' and '.join(images)}"
     )
     advice = f"scores on them are too high; {advice}"
     kind = "groups_across_splits"
@@ -240,13 +239,13 @@ def name_hint_findings(data: ListedSet) -> list[Finding]:
     paths = list(data.samples.paths.select(alone))
     classes = list(data.samples.targets.select(alone)) if data.has_classes else [""] * len(alone)
     findings: list[Finding] = []
-    told = np.zeros(len(alone), bool)
+    covered = np.zeros(len(alone), bool)
     for pattern in [*word_patterns(paths), *prefix_patterns(paths, classes)]:
         keys = np.array(keys_of(pattern, paths), np.str_)
-        fresh = (keys != "") & ~told
+        fresh = (keys != "") & ~covered
         if fresh.sum() >= MIN_SHARE * len(alone) and len(findings) < _MAX_HINTS:
             findings.append(_hint(data, alone, pattern, keys, paths))
-            told |= keys != ""
+            covered |= keys != ""
     return findings
 
 
@@ -258,27 +257,27 @@ def _hint(
     paths: Sequence[str],
 ) -> Finding:
     splits = data.splits[alone]
-    ties, rows = _ties(keys, splits)
+    links, rows = _links(keys, splits)
     narrower = _with_next_word(pattern, keys, paths)
     aside = ""
     if narrower is not None:
-        fewer, fewer_rows = _ties(narrower[1], splits)
+        fewer, fewer_rows = _links(narrower[1], splits)
         if len(fewer_rows) < len(rows) / 2:
             wide = pattern
             pattern, keys = narrower
             aside = (
-                f"; the number alone, '{wide}', would tie {ties or 'no test image to train'},"
-                " so it seems to start again for each kind"
+                f"; the number alone, '{wide}', would link {links or 'no test image to train'},"
+                " so numbering seems to restart for each kind"
             )
-            ties, rows = fewer, fewer_rows
+            links, rows = fewer, fewer_rows
     matched = np.flatnonzero(keys != "")
     groups = len(np.unique(keys[matched]))
     text = (
-        f"do the file names tell patients or videos apart? '{pattern}' makes {groups} groups of"
+        f"the file names may identify patients or videos: '{pattern}' makes {groups} groups of"
         f" {len(matched)} of the {len(data)} images"
     )
     if (splits != "").any():
-        text += f"; if so, it ties {ties}" if ties else ", none of them in two splits"
+        text += f"; if so, it links {links}" if links else ", none of them in two splits"
     files = tuple(data.names(alone[rows if len(rows) else _repeated(keys)]))
     return Finding(
         kind="unused_ids_in_names",
@@ -286,26 +285,26 @@ def _hint(
         text=text + aside,
         count=len(files),
         files=files,
-        advice="ask where the files come from, as numbers may start again in every class or"
-        f" split; if they name patients, set data.group_pattern='{pattern}': splits that are drawn"
-        " then keep each together",
+        advice="check the source of the files, because numbers may restart in every class or split;"
+        f" if they identify patients, set data.group_pattern='{pattern}', so that drawn splits keep"
+        " each patient together",
     )
 
 
-def _ties(keys: NDArray[np.str_], splits: NDArray[np.str_]) -> tuple[str, NDArray[np.intp]]:
+def _links(keys: NDArray[np.str_], splits: NDArray[np.str_]) -> tuple[str, NDArray[np.intp]]:
     """Describe groups of test and val that are also in train; return their images, test first."""
     trained = np.unique(keys[(splits == "train") & (keys != "")])
-    told, rows = [], []
+    parts, rows = [], []
     for split in ("test", "val"):
         held = np.flatnonzero((splits == split) & (keys != ""))
         torn = held[np.isin(keys[held], trained)]
         if len(torn):
-            told.append(
+            parts.append(
                 f"{len(np.unique(keys[torn]))} of the {len(np.unique(keys[held]))} groups of"
                 f" {split} ({len(torn)} of {int((splits == split).sum())} images) to train"
             )
             rows.append(torn)
-    return " and ".join(told), np.concatenate(rows) if rows else np.zeros(0, np.intp)
+    return " and ".join(parts), np.concatenate(rows) if rows else np.zeros(0, np.intp)
 
 
 def _with_next_word(

@@ -17,6 +17,7 @@ from medvision.audit.finding import (
     robust_distance,
     some_of,
 )
+from medvision.console import counted
 from medvision.data.samples import count_names
 from medvision.data.validation.properties import MaskProperties
 from medvision.types import STAGES
@@ -41,15 +42,15 @@ def image_findings(data: AuditedSet) -> list[Finding]:
             np.where(data.properties.colour, "colour", "grey"),
             kind="colour_mixed_with_grey",
             what="colour and grey images are mixed",
-            advice="look whether colour tells the class or the source apart; data.in_channels=1"
-            " reads all as grey",
+            advice="check whether colour depends on the class or the source; data.in_channels=1"
+            " reads all images as grey",
         ),
         *_mixed(
             data,
             data.properties.file_format,
             kind="mixed_formats",
             what="file formats are mixed",
-            advice="look whether the format tells the class or the source apart",
+            advice="check whether the format depends on the class or the source",
         ),
     ]
 
@@ -61,19 +62,19 @@ def _unusable(data: AuditedSet) -> list[Finding]:
         kind="unreadable",
         severity="fault",
         text=f"{len(found)} of {len(data) + len(data.faults)} images cannot be used:"
-        f" {_told(found)}",
-        advice="mend or remove them; data.on_error=skip leaves them out of a run",
+        f" {_listed(found)}",
+        advice="fix or remove them; data.on_error=skip excludes them from a run",
     )
 
 
-def _told(found: list[tuple[str, str]]) -> str:
+def _listed(found: list[tuple[str, str]]) -> str:
     return count_names([f"{path} ({reason})" for path, reason in found], shown=2)
 
 
 def _constant(data: AuditedSet) -> list[Finding]:
     spread, findings = data.properties.high.astype(int) - data.properties.low, []
     for kind, what, flat in (
-        ("constant_images", "one and the same value all over", spread == 0),
+        ("constant_images", "of a single value", spread == 0),
         (
             "faint_images",
             f"nearly constant: fewer than {MIN_RANGE} of 256 grey levels",
@@ -86,7 +87,7 @@ def _constant(data: AuditedSet) -> list[Finding]:
             kind=kind,
             severity="warning",
             text=f"{some_of(len(rows), len(data), 'images')} {what}",
-            advice="they show nothing: look whether the files were damaged, and remove them",
+            advice="they have no content: check the files for damage, and remove them",
         )
     return findings
 
@@ -100,16 +101,16 @@ def _sizes(data: AuditedSet) -> list[Finding]:
     rows = far_rows(distance, limit=5)
     if not len(rows):
         return []
-    told = [f"{width[row]} x {height[row]}" for row in rows]
+    sizes = [f"{width[row]} x {height[row]}" for row in rows]
     usual = f"{np.median(width):.0f} x {np.median(height):.0f}"
     return findings_of(
         data.names(rows),
         kind="size_outliers",
         severity="note",
         text=f"{some_of(len(rows), len(data), 'images')} far larger or smaller than the others:"
-        f" {count_names(list(dict.fromkeys(told)), shown=3)} pixels (width x height), the"
-        f" median being {usual}",
-        advice="look for icons, cut-outs and montages among them",
+        f" {count_names(list(dict.fromkeys(sizes)), shown=3)} pixels (width x height),"
+        f" median {usual}",
+        advice="check for icons, crops and montages",
     )
 
 
@@ -127,9 +128,9 @@ def _intensities(data: AuditedSet) -> list[Finding]:
         severity="note",
         text=f"{some_of(len(rows), len(data), 'images')} far from the others in brightness or"
         f" contrast: {'' if len(rows) == 1 else 'the farthest has '}mean {mean[first]:.0f} and"
-        f" standard deviation {std[first]:.0f} of 255, the medians being {np.median(mean):.0f}"
+        f" standard deviation {std[first]:.0f} of 255, medians {np.median(mean):.0f}"
         f" and {np.median(std):.0f}",
-        advice="look for inverted, overexposed and foreign images among them",
+        advice="check for inverted, overexposed and unrelated images",
     )
 
 
@@ -140,9 +141,9 @@ def _depths(data: AuditedSet) -> list[Finding]:
         data.names(rows),
         kind="mixed_bit_depths",
         severity="warning",
-        text=f"{some_of(int(deep.sum()), len(data), 'images', 'have')} more than 8 bits, which"
-        " are stretched to 8; the others are taken as they are",
-        advice="set data.value_range, or store all alike: brightness may tell the depths apart",
+        text=f"{some_of(int(deep.sum()), len(data), 'images', 'have')} more than 8 bits and"
+        " are rescaled to 8; the others are unchanged",
+        advice="set data.value_range, or store all with one depth: brightness may reveal it",
     )
 
 
@@ -176,7 +177,7 @@ MAX_GREY = 0.02
 """Largest share of grey pixels attributed to edges; at most 0.0043 in 1000 Kvasir-SEG masks."""
 
 _SIZES = re.compile(r"the mask is (\d+) x (\d+) pixels.* is (\d+) x (\d+)")
-_VALUES = re.compile(r"\b(?:the|a) mask (?:of|holds|is coloured)|class indices|for masks of")
+_VALUES = re.compile(r"\b(?:the|a) mask (?:of|contains|is coloured)|class indices|for masks of")
 
 
 def mask_findings(data: AuditedSet) -> list[Finding]:
@@ -210,20 +211,20 @@ def _mask_sizes(data: AuditedSet) -> list[Finding]:
     turned = [(a, b) == (d, c) for a, b, c, d in sizes]
     width, height, image_width, image_height = sizes[0]
     total = len(data) + len(data.faults)
-    parts = [f"{some_of(len(found), total, 'masks', 'have')} another size than their image"]
+    parts = [f"{some_of(len(found), total, 'masks', 'differ')} in size from their image"]
     if any(by_one):
         parts.append("all off by one pixel" if all(by_one) else f"{sum(by_one)} off by one pixel")
     if any(turned):
-        parts.append(f"{sum(turned)} with width and height exchanged")
+        parts.append(f"{sum(turned)} with width and height swapped")
     parts.append(
         f"such as {width} x {height} pixels (width x height) for an image of"
         f" {image_width} x {image_height}"
     )
     advice = "export the masks again at the size of their images"
     if all(by_one):
-        advice = "find the step that rounded the size; cut or pad the masks where it added a line"
+        advice = "find the step that rounded the size; crop or pad the masks"
     elif any(turned):
-        advice = "look for images that are stored turned (EXIF) and masks that are not"
+        advice = "check for images with an EXIF rotation and masks without"
     return findings_of(
         [path for path, _ in found],
         kind="mask_size",
@@ -239,9 +240,9 @@ def _mask_values(data: AuditedSet) -> list[Finding]:
         [path for path, _ in found],
         kind="mask_values",
         severity="fault",
-        text=f"{some_of(len(found), len(data) + len(data.faults), 'masks', 'hold')} values that"
-        f" are not those of classes: {_told(found)}",
-        advice="store 0/1 or 0/255, or state data.class_names or data.color_map",
+        text=f"{some_of(len(found), len(data) + len(data.faults), 'masks', 'contain')} values that"
+        f" are not valid classes: {_listed(found)}",
+        advice="store 0/1 or 0/255, or set data.class_names or data.color_map",
     )
 
 
@@ -249,10 +250,10 @@ def _empty(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     rows = np.flatnonzero(mask.foreground == 0)
     text = some_of(len(rows), len(data), "masks") + " empty"
     held = [(stage, data.splits == stage) for stage in STAGES]
-    told = [f"{stage} {int(inside[rows].sum())}" for stage, inside in held if inside.any()]
-    text += f" ({', '.join(told)})" if told else ""
+    counts = [f"{stage} {int(inside[rows].sum())}" for stage, inside in held if inside.any()]
+    text += f" ({', '.join(counts)})" if counts else ""
     advice = (
-        "right where the image shows no lesion, wrong where the mask was lost; an empty prediction"
+        "correct if the image shows no lesion, wrong if the mask was lost; an empty prediction"
         " scores Dice 1 on them"
     )
     severity: Severity = "note"
@@ -272,7 +273,7 @@ def _full(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
         kind="full_masks",
         severity="fault" if every and data.num_classes == 2 else "warning",
         text="all masks are full" if every else some_of(len(rows), len(data), "masks") + " full",
-        advice="every pixel is foreground: a placeholder, or a threshold that let all pass",
+        advice="every pixel is foreground: check for placeholders or a wrong threshold",
     )
 
 
@@ -287,9 +288,9 @@ def _grey(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
         kind="soft_masks",
         severity="warning",
         text=f"{some_of(len(rows), len(data), 'masks')} not binary: up to"
-        f" {100 * float(mask.grey[rows[0]]):.2g} % of the pixels are grey, more than edges are",
-        advice="they are cut at half of their range: look whether these are probabilities,"
-        " several classes, or pictures",
+        f" {100 * float(mask.grey[rows[0]]):.2g} % of the pixels are grey, more than edges explain",
+        advice="they are thresholded at half of their range: check whether these are"
+        " probabilities, several classes, or pictures",
     )
 
 
@@ -304,14 +305,14 @@ def _inverted(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
     if 2 * len(rows) > len(data):
         text = (
             f"in {len(rows)} of {len(data)} masks most of the image and of its frame is"
-            " foreground: background and foreground may be exchanged"
+            " foreground: background and foreground may be swapped"
         )
     return findings_of(
         data.names(rows[np.argsort(-mask.frame[rows], kind="stable")]),
         kind="inverted_masks",
         severity="warning",
         text=text,
-        advice="look at them; where they are inverted, store 255 minus their value",
+        advice="check them; if they are inverted, store 255 minus their value",
     )
 
 
@@ -328,9 +329,9 @@ def _shared(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
         data.names(drawn[shared[order]]),
         kind="shared_masks",
         severity="warning",
-        text=f"{len(shared)} images that do not all look alike share {copied}"
-        f" {'mask' if copied == 1 else 'masks'}, pixel for pixel",
-        advice="nobody draws the same outline twice: look for masks copied or exchanged",
+        text=f"{len(shared)} images that do not all look alike share"
+        f" {counted(copied, 'mask')}, pixel for pixel",
+        advice="no outline is drawn twice: check for copied or swapped masks",
     )
 
 
@@ -348,7 +349,7 @@ def _far(data: AuditedSet, mask: MaskProperties) -> list[Finding]:
         kind="foreground_outliers",
         severity="note",
         text=f"{some_of(len(rows), len(drawn), 'masks', 'have')} far more or less foreground"
-        f" than the others: {span} of the image, the median being"
+        f" than the others: {span} of the image, median"
         f" {100 * float(np.median(share)):.2g} %",
-        advice="look for stray pixels and for masks of something else",
+        advice="check for stray pixels and masks of other structures",
     )

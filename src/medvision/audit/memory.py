@@ -40,7 +40,7 @@ class MemoryBaseline:
         rows: Row of each query image, (Q,).
         neighbour: Row of its nearest neighbour, (Q,).
         score: Score of each image, (Q,): 1 or 0 for a correct or wrong class, or Dice in [0, 1].
-        has_twin: True if it has a near-duplicate among the candidate neighbours, (Q,).
+        has_near_duplicate: True if it has a near-duplicate among the candidate neighbours, (Q,).
         labels: Class index of each image, (Q,); -1 for segmentation.
         groups: Group of each image, for the intervals, (Q,).
         chance: Score of a constant prediction on the same images: the most frequent class among the
@@ -53,7 +53,7 @@ class MemoryBaseline:
     rows: NDArray[np.int64]
     neighbour: NDArray[np.int64]
     score: NDArray[np.float64]
-    has_twin: NDArray[np.bool_]
+    has_near_duplicate: NDArray[np.bool_]
     labels: NDArray[np.int64]
     groups: tuple[str, ...]
     chance: float
@@ -66,13 +66,13 @@ class MemoryBaseline:
             "protocol": self.protocol,
             **self._part(everyone),
             "chance": self.chance,
-            "with_twin": self._part(self.has_twin),
-            "without_twin": self._part(~self.has_twin),
+            "with_twin": self._part(self.has_near_duplicate),
+            "without_twin": self._part(~self.has_near_duplicate),
             "of_images": self.num_images,
             "compared": "Euclidean distance of grey thumbnails, 48 px",
         }
         if self.metric == "dice":
-            found["measured_on"] = "masks at 48 px, foreground from half a cell"
+            found["measured_on"] = "masks at 48 px, foreground if at least half of a cell"
         return found
 
     def _part(self, chosen: NDArray[np.bool_]) -> dict[str, Any]:
@@ -110,68 +110,69 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
     if not data.has_classes and not data.has_masks:
         return None
     splits = data.splits
-    asked, known = np.flatnonzero(splits == "test"), np.flatnonzero(splits == "train")
-    protocol: Protocol = "test split" if len(asked) and len(known) else "leave one out"
+    queries, known = np.flatnonzero(splits == "test"), np.flatnonzero(splits == "train")
+    protocol: Protocol = "test split" if len(queries) and len(known) else "leave one out"
     if protocol == "leave one out":
-        asked = known = np.arange(len(data))
+        queries = known = np.arange(len(data))
     if len(known) < 2 and protocol == "leave one out":
         return None
-    num_images = len(asked)
-    asked = asked[:: -(-num_images // MAX_QUERIES)]
-    neighbour = known[nearest(data.properties.thumbnail, asked, known)]
+    num_images = len(queries)
+    queries = queries[:: -(-num_images // MAX_QUERIES)]
+    neighbour = known[nearest(data.properties.thumbnail, queries, known)]
     groups = data.near_duplicates.groups
-    twins = np.bincount(groups[known], minlength=int(groups.max()) + 1)
+    group_sizes = np.bincount(groups[known], minlength=int(groups.max()) + 1)
+    itself = int(protocol == "leave one out")  # an image is not its own near-duplicate
     if data.has_classes:
-        score = (data.labels[neighbour] == data.labels[asked]).astype(np.float64)
+        score = (data.labels[neighbour] == data.labels[queries]).astype(np.float64)
         usual = np.bincount(data.labels[known]).argmax()
-        chance = float((data.labels[asked] == usual).mean())
+        chance = float((data.labels[queries] == usual).mean())
     else:
         masks = data.masks.thumbnail
         score = np.array(
-            [mask_dice(masks[a], masks[b]) for a, b in zip(asked, neighbour, strict=True)]
+            [mask_dice(masks[a], masks[b]) for a, b in zip(queries, neighbour, strict=True)]
         )
         full = np.full_like(masks[:1], 255)[0]
-        chance = float(np.mean([mask_dice(masks[row], full) for row in asked]))
+        chance = float(np.mean([mask_dice(masks[row], full) for row in queries]))
     return MemoryBaseline(
         protocol=protocol,
         metric="accuracy" if data.has_classes else "dice",
-        rows=asked,
+        rows=queries,
         neighbour=neighbour,
         score=score,
-        has_twin=twins[groups[asked]] > (protocol == "leave one out"),  # exclude the image itself
-        labels=data.labels[asked],
-        groups=tuple(data.samples[row].group_key for row in asked.tolist()),
+        has_near_duplicate=group_sizes[groups[queries]] > itself,
+        labels=data.labels[queries],
+        groups=tuple(data.samples[row].group_key for row in queries.tolist()),
         chance=chance,
         num_images=num_images,
     )
 
 
 def nearest(
-    thumbnails: NDArray[np.uint8], asked: NDArray[np.int64], known: NDArray[np.int64]
+    thumbnails: NDArray[np.uint8], queries: NDArray[np.int64], known: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Return the index into ``known`` of the nearest other image of each query, (Q,).
 
     Args:
         thumbnails: Grey, (N, 48, 48).
-        asked: Rows of the query images, (Q,).
+        queries: Rows of the query images, (Q,).
         known: Rows of the candidate neighbours, (R,); a row never matches itself.
     """
     half_norm = np.concatenate(
         [(_levels(thumbnails[part]) ** 2).sum(axis=1) / 2 for part in _parts(known, _ROWS)]
     )
     found = []
-    for queries in _parts(asked, _QUERIES):
-        vectors = _levels(thumbnails[queries])
-        best = np.full(len(queries), np.inf, np.float32)
-        place = np.zeros(len(queries), np.int64)
+    for chunk in _parts(queries, _QUERIES):
+        vectors = _levels(thumbnails[chunk])
+        best = np.full(len(chunk), np.inf, np.float32)
+        place = np.zeros(len(chunk), np.int64)
         for start in range(0, len(known), _ROWS):
             part = known[start : start + _ROWS]
             # half the squared distance, without the term that is constant for each query
             distance = half_norm[start : start + len(part)] - vectors @ _levels(thumbnails[part]).T
-            if np.isin(queries, part).any():
-                distance[queries[:, None] == part[None]] = np.inf
+            if np.isin(chunk, part).any():
+                distance[chunk[:, None] == part[None]] = np.inf
             here = distance.argmin(axis=1)
-            lowest = distance[np.arange(len(queries)), here]
+            lowest = distance[np.arange(len(chunk)), here]
             nearer = lowest < best
             best[nearer], place[nearer] = lowest[nearer], here[nearer] + start
         found.append(place)

@@ -27,16 +27,16 @@ MAX_PAIRS, MAX_CONFLICTS, MAX_IDENTICAL = 60, 24, 12
 MAX_ODD, MAX_NEIGHBOURS = 6, 12
 
 ODD_KINDS = {
-    "constant_images": "One grey value all over",
-    "faint_images": "Hardly any contrast",
-    "size_outliers": "Of another size",
-    "intensity_outliers": "Of another brightness",
+    "constant_images": "Constant images",
+    "faint_images": "Low contrast",
+    "size_outliers": "Unusual size",
+    "intensity_outliers": "Unusual brightness or contrast",
     "empty_masks": "Empty masks",
     "full_masks": "Full masks",
     "soft_masks": "Masks that are not binary",
     "inverted_masks": "Masks that look inverted",
-    "shared_masks": "Masks that several images share",
-    "foreground_outliers": "Foreground far larger or smaller",
+    "shared_masks": "Masks shared by several images",
+    "foreground_outliers": "Unusual foreground size",
 }
 """Kinds of findings about single images, and the heading of their pictures."""
 
@@ -44,8 +44,8 @@ RELATION_WORDS = {
     "identical": "identical pixels",
     "same": "the same picture",
     "mirrored": "mirrored",
-    "rotated": "turned",
-    "cropped": "cut",
+    "rotated": "rotated",
+    "cropped": "cropped",
     "chain": "connected through other pairs",
 }
 
@@ -54,7 +54,7 @@ def pair_galleries(audit: Audit) -> list[Gallery]:
     """Galleries of contradicting pairs, then pairs across splits, ``MAX_PAIRS`` in total."""
     data, found = audit.data, audit.duplicates
     green = "Green: outline of the mask." if data.has_masks else ""
-    note = f"The least alike first, a few with identical pixels last. {green}".rstrip()
+    note = f"Least similar first, a few with identical pixels last. {green}".rstrip()
 
     def gallery(
         title: str, note: str, shown: Sequence[Pair], pairs: Sequence[Pair], *, wrong: bool = False
@@ -67,13 +67,13 @@ def pair_galleries(audit: Audit) -> list[Gallery]:
     galleries = [gallery(title, green, shown, found.conflicts, wrong=True)]
     left = MAX_PAIRS - len(shown)
     for (of, into), pairs in found.crossing.items():
-        shown = _telling(pairs, left)
+        shown = _least_similar(pairs, left)
         left -= len(shown)
         galleries.append(gallery(f"In {of} and in {into}", note, shown, pairs))
     if any(gallery.cases for gallery in galleries):
         return galleries
     pairs = _within(data)
-    return [gallery("Within the set", note, _telling(pairs, left), pairs)]
+    return [gallery("Within the set", note, _least_similar(pairs, left), pairs)]
 
 
 def odd_galleries(audit: Audit) -> list[Gallery]:
@@ -112,37 +112,43 @@ def neighbour_galleries(audit: Audit) -> list[Gallery]:
     if memory is None:
         return []
     data = audit.data
-    places = _told_apart(memory)
-    asked = "test image" if memory.protocol == "test split" else "image"
+    places = _examples(memory)
+    query = "test image" if memory.protocol == "test split" else "image"
     cases = []
     for place in places:
         row, other = int(memory.rows[place]), int(memory.neighbour[place])
         value = float(memory.score[place])
         is_class = memory.metric == "accuracy"
-        are_twins = data.near_duplicates.groups[row] == data.near_duplicates.groups[other]
+        is_near_duplicate = data.near_duplicates.groups[row] == data.near_duplicates.groups[other]
         words = f"Dice {value:.3f}" if not is_class else "right" if value else "wrong"
         cases.append(
             PictureCase(
                 pictures=_pictures(data, (row, other)),
-                title=words[:1].upper() + words[1:] + (", near-duplicates" if are_twins else ""),
-                lines=[f"{asked}: {_named(data, row)}", f"nearest: {_named(data, other)}"],
+                title=words[:1].upper()
+                + words[1:]
+                + (", near-duplicates" if is_near_duplicate else ""),
+                lines=[f"{query}: {_named(data, row)}", f"nearest: {_named(data, other)}"],
                 wrong=is_class and not value,
             )
         )
     return [
         Gallery(
-            title=f"{asked.capitalize()}s beside their nearest neighbours",
+            title=f"{query.capitalize()}s beside their nearest neighbours",
             note="Green: outline of the mask." if data.has_masks else "",
             cases=cases,
         )
     ]
 
 
-def _told_apart(memory: MemoryBaseline) -> list[int]:
+def _examples(memory: MemoryBaseline) -> list[int]:
     """Return indices of examples with a near-duplicate, and of wrong and correct ones without."""
     middle = 1.0 if memory.metric == "accuracy" else float(np.median(memory.score))
     right = memory.score >= middle
-    kinds = (memory.has_twin, ~memory.has_twin & ~right, ~memory.has_twin & right)
+    kinds = (
+        memory.has_near_duplicate,
+        ~memory.has_near_duplicate & ~right,
+        ~memory.has_near_duplicate & right,
+    )
     each = MAX_NEIGHBOURS // len(kinds)
     return [int(place) for kind in kinds for place in _spread(np.flatnonzero(kind), each)]
 
@@ -154,7 +160,7 @@ def _spread(places: NDArray[np.intp], number: int) -> NDArray[np.intp]:
     return places[np.linspace(0, len(places) - 1, number).round().astype(np.intp)]
 
 
-def _telling(pairs: Sequence[Pair], number: int) -> list[Pair]:
+def _least_similar(pairs: Sequence[Pair], number: int) -> list[Pair]:
     """Select the least similar pairs of each relation in turn, then pairs with equal pixels."""
     found: defaultdict[str, list[Pair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: (pair.similarity, pair.rows)):
@@ -170,8 +176,8 @@ def _telling(pairs: Sequence[Pair], number: int) -> list[Pair]:
 
 def _within(data: AuditedSet) -> list[Pair]:
     """Return the directly found pairs."""
-    twins = data.near_duplicates
-    columns = (twins.first, twins.second, twins.similarity, twins.relation)
+    near = data.near_duplicates
+    columns = (near.first, near.second, near.similarity, near.relation)
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [Pair(first=i, second=j, similarity=s, relation=RELATIONS[r]) for i, j, s, r in rows]
 
@@ -232,17 +238,19 @@ def check_out(out: Path, roots: Sequence[Path]) -> None:
     for root in roots:
         if place.is_relative_to(root.resolve()):
             raise MedvisionError(
-                "the results would lie inside the data set",
+                "the results would be inside the data set",
                 where=str(out),
-                hint="name a folder outside with --out",
+                hint="give a folder outside it with --out",
             )
     if not out.exists():
         return
     if not out.is_dir():
-        raise MedvisionError("is a file", where=str(out), hint="name a new folder with --out")
+        raise MedvisionError(
+            "expected a folder, got a file", where=str(out), hint="give a new folder with --out"
+        )
     if any(out.iterdir()) and not _is_audit(out):
         raise MedvisionError(
-            "exists and is not empty", where=str(out), hint="name a new folder with --out"
+            "exists and is not empty", where=str(out), hint="give a new folder with --out"
         )
 
 
@@ -270,9 +278,7 @@ def write_audit(audit: Audit, out: Path) -> list[Path]:
     )
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     files = {out / "audit.json": text, out / "audit.html": page}
-    with file_errors(
-        "cannot write the audit", out, hint="name a folder that you may write to with --out"
-    ):
+    with file_errors("cannot write the audit", out, hint="give a writable folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
         for path, written in files.items():
             write_atomically(path, written)

@@ -142,29 +142,29 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
     if shortcuts is None:
         return []
     single = [score for score in shortcuts.scores if score.predicts and score.features != _ALL]
-    told = sorted(single, key=lambda score: -score.balanced_accuracy)
-    if not told:
-        told = [score for score in shortcuts.scores if score.predicts]
-    if not told:
+    shown = sorted(single, key=lambda score: -score.balanced_accuracy)
+    if not shown:
+        shown = [score for score in shortcuts.scores if score.predicts]
+    if not shown:
         return []
     scores = ", ".join(
         f"{score.balanced_accuracy:.2f} ({score.ci95[0]:.2f} to {score.ci95[1]:.2f}) by"
         f" {score.features}"
-        for score in told
+        for score in shown
     )
-    content = all(score.features in _CONTENT for score in told)
+    content = all(score.features in _CONTENT for score in shown)
     return [
         Finding(
             kind="shortcuts",
             severity="note" if content else "warning",
-            text="properties of the files alone tell the class: a small tree reaches a balanced"
+            text="file properties alone predict the class: a small tree reaches a balanced"
             f" accuracy (95 % interval) of {scores}; chance is {shortcuts.chance:.2f}",
             count=shortcuts.num_images,
-            advice="what the images show may cause it too: compare the classes, and read the"
-            " network's score against this one"
+            advice="the image content may also cause this: compare the classes, and compare the"
+            " score of a network with this one"
             if content
-            else "a network can score by them: find what differs between the sources of the"
-            " classes, store all alike, and read its score against this one",
+            else "a network can exploit them: find what differs between the sources of the"
+            " classes, store all alike, and compare its score with this one",
         )
     ]
 
