@@ -16,7 +16,7 @@ from medvision.registry import build_network
 
 
 def make_card(name: str, arguments: dict[str, Any], **values: Any) -> ModelCard:
-    """A card of a network, of a segmentation of polyps unless told otherwise."""
+    """Model card of a network, by default for polyp segmentation."""
     half = (0.5,) * arguments["in_channels"]
     return ModelCard(
         **{
@@ -43,7 +43,7 @@ def make_card(name: str, arguments: dict[str, Any], **values: Any) -> ModelCard:
 
 
 def save_checkpoint(file: Path, card: ModelCard) -> Path:
-    """Write a network with random weights as a run writes its best checkpoint."""
+    """Write a network with random weights like the best checkpoint of a run."""
     torch.manual_seed(1)
     network: nn.Module = build_network(card.name, card.arguments, where="test")
     for module in network.modules():
@@ -68,14 +68,14 @@ SMALL_UNET = {"in_channels": 3, "num_classes": 2, "base_channels": 4}
 
 @pytest.fixture(scope="session")
 def unet_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a small U-Net in no run folder, shared: read it only."""
+    """Checkpoint of a small U-Net outside a run folder; shared, read-only."""
     file = tmp_path_factory.mktemp("unet") / "unet.ckpt"
     return save_checkpoint(file, make_card("UNet", SMALL_UNET, threshold=0.4))
 
 
 @pytest.fixture(scope="session")
 def unet_onnx(unet_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same as ONNX, shared."""
+    """The same model as ONNX; shared, read-only."""
     from medvision.export import export_model
 
     out = tmp_path_factory.mktemp("unet_onnx") / "unet.onnx"
@@ -84,7 +84,7 @@ def unet_onnx(unet_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def lines() -> list[str]:
-    """What an export reported, once ``lines.append`` was its report."""
+    """Lines reported by an export with ``lines.append``."""
     return []
 
 

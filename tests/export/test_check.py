@@ -14,12 +14,12 @@ from medvision.inference.model_card import ModelCard
 
 @pytest.fixture
 def card(unet_checkpoint: Path) -> ModelCard:
-    """Of two classes with the threshold 0.4."""
+    """Card of two classes with the threshold 0.4."""
     return load_network(unet_checkpoint)[1]
 
 
 def images(count: int) -> list[NDArray[np.uint8]]:
-    """One pixel each, with its number as value."""
+    """Images of one pixel with the image number as value."""
     return [np.full((1, 1, 1), index, np.uint8) for index in range(count)]
 
 
@@ -31,17 +31,19 @@ def images(count: int) -> list[NDArray[np.uint8]]:
         (6, [[0], [0, 0, 1, 2], [3, 4, 5]]),
     ],
 )
-def test_there_is_a_batch_of_one_and_a_larger_one(count: int, expected: list[list[int]]) -> None:
+def test_the_check_uses_a_batch_of_one_and_a_larger_one(
+    count: int, expected: list[list[int]]
+) -> None:
     assert [batch.flatten().tolist() for batch in batches(images(count))] == expected
 
 
 def probability_of(batch: NDArray[np.uint8]) -> Outputs:
-    """Logit and probability that are made up: 0.39 for every image."""
+    """Fixed logit and probability, 0.39 for every image."""
     ones = np.ones((len(batch), 1), np.float32)
     return 2 * ones, 0.39 * ones
 
 
-def test_counts_images_on_the_other_side_of_the_threshold(card: ModelCard) -> None:
+def test_images_on_the_other_side_of_the_threshold_are_counted(card: ModelCard) -> None:
     def other(batch: NDArray[np.uint8]) -> Outputs:
         logits, probability = probability_of(batch)
         return logits - 0.25, probability + np.where(len(batch) == 1, 0.02, 0).astype(np.float32)
@@ -64,11 +66,13 @@ def test_counts_images_on_the_other_side_of_the_threshold(card: ModelCard) -> No
         (Comparison(logits=float("nan"), largest_logit=10), False),
     ],
 )
-def test_holds_within_a_share_of_the_largest_logit(found: Comparison, holds: bool) -> None:
+def test_a_difference_within_a_share_of_the_largest_logit_is_accepted(
+    found: Comparison, holds: bool
+) -> None:
     assert found.holds is holds
 
 
-def test_a_file_that_gives_nan_does_not_hold(card: ModelCard) -> None:
+def test_a_file_that_gives_nan_is_refused(card: ModelCard) -> None:
     def nan_for_the_first(batch: NDArray[np.uint8]) -> Outputs:
         logits, probability = probability_of(batch)
         return (logits * np.nan if len(batch) == 1 else logits), probability
@@ -76,14 +80,14 @@ def test_a_file_that_gives_nan_does_not_hold(card: ModelCard) -> None:
     assert not compare(probability_of, nan_for_the_first, images(3), card, where="f").holds
 
 
-def test_other_shapes_are_told(card: ModelCard) -> None:
+def test_other_shapes_are_reported(card: ModelCard) -> None:
     def only_one(batch: NDArray[np.uint8]) -> Outputs:
         return probability_of(batch[:1])
 
     with pytest.raises(MedvisionError) as error:
         compare(probability_of, only_one, images(2), card, where="m.onnx")
     assert str(error.value) == (
-        "the exported network gives (1, 1) for a batch of 3, expected (3, 1) (m.onnx);"
+        "expected logits (3, 1) of the exported network, got (1, 1) for a batch of 3 (m.onnx);"
         " no file was written; export to safetensors"
     )
     assert error.value.exit_code == 3

@@ -16,7 +16,7 @@ from medvision.inference.model_card import ModelCard
 
 @pytest.fixture
 def card(unet_checkpoint: Path) -> ModelCard:
-    """Of a segmentation of polyps at 32 pixels."""
+    """Card of polyp segmentation at 32 pixels."""
     from medvision.inference import load_network
 
     return load_network(unet_checkpoint)[1]
@@ -24,7 +24,7 @@ def card(unet_checkpoint: Path) -> ModelCard:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Callable[..., Path]:
-    """Write the config and splits of a run that was started in ``tmp_path``."""
+    """Write the config and splits of a run started in ``tmp_path``."""
 
     def make(root: Any, *, tested: list[str], run_dir: str = "runs/trial/1") -> Path:
         run = tmp_path / run_dir
@@ -40,11 +40,11 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 def names(count: int) -> list[str]:
-    """Paths of images as ``make_folder`` writes them."""
+    """Image paths of ``make_folder``."""
     return [f"images/case_{index:02d}.png" for index in range(count)]
 
 
-def test_takes_test_images_from_the_whole_split(
+def test_test_images_are_taken_from_the_whole_split(
     make_folder: Callable[..., Path], make_run: Callable[..., Path], card: ModelCard
 ) -> None:
     root = make_folder(15)
@@ -56,7 +56,7 @@ def test_takes_test_images_from_the_whole_split(
         assert chosen.images == [root / names(15)[row] for row in (0, 2, 4, 6, 8, 10, 12, 14)]
 
 
-def test_finds_a_relative_folder_from_where_the_run_was_started(
+def test_a_relative_folder_is_resolved_from_the_start_of_the_run(
     make_folder: Callable[..., Path],
     make_run: Callable[..., Path],
     card: ModelCard,
@@ -77,15 +77,15 @@ def test_finds_a_relative_folder_from_where_the_run_was_started(
     ("root", "tested", "why"),
     [
         pytest.param(None, 3, "the run was trained on phantoms", id="phantoms"),
-        pytest.param("/gone", 3, "the test images of the run are not below /gone", id="gone"),
+        pytest.param("/gone", 3, "the test images of the run are not in /gone", id="gone"),
         pytest.param("/gone", 0, "the run has no test images", id="no-test-split"),
     ],
 )
-def test_draws_phantoms_and_says_why(
+def test_phantoms_are_drawn_with_a_reason(
     make_run: Callable[..., Path], card: ModelCard, root: str | None, tested: int, why: str
 ) -> None:
     chosen = choose_inputs(make_run(root, tested=names(tested)), card, given=[])
-    assert chosen.words == f"8 drawn phantoms, because {why}"
+    assert chosen.words == f"8 phantoms, because {why}"
     assert {image.shape for image in chosen.images if not isinstance(image, Path)} == {(32, 32, 3)}
 
 
@@ -93,29 +93,29 @@ def test_a_model_in_no_run_folder_is_checked_on_phantoms(
     unet_checkpoint: Path, card: ModelCard
 ) -> None:
     chosen = choose_inputs(unet_checkpoint, card, given=[])
-    assert chosen.words == "8 drawn phantoms, because the model is not in a run folder"
+    assert chosen.words == "8 phantoms, because the model is not in a run folder"
     assert len(chosen.images) == 8
 
 
-def test_a_config_of_something_else_is_no_run(
+def test_a_config_of_another_program_is_not_a_run(
     make_run: Callable[..., Path], card: ModelCard
 ) -> None:
     run = make_run(None, tested=names(1))
     for text in ("[1, 2]", "data: 3", "a: [", "data: {}"):
         (run / "config.yaml").write_text(text)
-        assert (
-            "config.yaml does not say where the data is" in choose_inputs(run, card, given=[]).words
-        )
+        assert "data.root is missing in " in choose_inputs(run, card, given=[]).words
 
 
-def test_a_damaged_table_of_splits_is_told(make_run: Callable[..., Path], card: ModelCard) -> None:
+def test_a_damaged_table_of_splits_is_reported(
+    make_run: Callable[..., Path], card: ModelCard
+) -> None:
     run = make_run("/data", tested=names(1))
     (run / "splits.csv").write_text("nothing\n")
-    with pytest.raises(MedvisionError, match="no column path"):
+    with pytest.raises(MedvisionError, match="expected a column path"):
         choose_inputs(run, card, given=[])
 
 
-def test_takes_given_files_and_folders(
+def test_given_files_and_folders_are_used(
     make_folder: Callable[..., Path], card: ModelCard, tmp_path: Path
 ) -> None:
     root = make_folder(3)
@@ -123,4 +123,4 @@ def test_takes_given_files_and_folders(
     chosen = choose_inputs(tmp_path, card, given=[root / "images"])
     assert chosen.words == "3 images given"
     assert [Path(str(image)).name for image in chosen.images] == [Path(n).name for n in names(3)]
-    assert chosen.notes == [f"other files in {root / 'images'} were left out: 1 .txt"]
+    assert chosen.notes == [f"other files in {root / 'images'} were ignored: 1 .txt"]

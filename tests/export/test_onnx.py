@@ -26,7 +26,7 @@ NETWORKS = [
     pytest.param(
         "UNet",
         {"in_channels": 1, "num_classes": 3, "base_channels": 4, "batch_norm": True},
-        {"image_size": 40},  # not a multiple of what the network halves: it pads
+        {"image_size": 40},  # not a multiple of the stride: padded
         id="unet",
     ),
     pytest.param(
@@ -75,7 +75,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "values"), NETWORKS)
-def test_every_network_gives_its_own_logits_at_any_batch_size(
+def test_every_exported_network_gives_its_logits_at_any_batch_size(
     make_checkpoint: Callable[..., Path],
     tmp_path: Path,
     lines: list[str],
@@ -115,10 +115,10 @@ def test_the_graph_names_its_input_and_outputs(unet_onnx: Path) -> None:
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     assert [output.name for output in proto.graph.output] == ["logits", "probability"]
     assert proto.opset_import[0].version == 18
-    assert proto.ir_version <= 10  # what ONNX Runtime 1.20 reads
+    assert proto.ir_version <= 10  # supported by ONNX Runtime 1.20
 
 
-def test_the_metadata_says_how_the_file_is_used(unet_checkpoint: Path, unet_onnx: Path) -> None:
+def test_the_metadata_describe_how_the_file_is_used(unet_checkpoint: Path, unet_onnx: Path) -> None:
     metadata = {entry.key: entry.value for entry in onnx.load(unet_onnx).metadata_props}
     _, card = load_network(unet_checkpoint)
     assert ModelCard.from_dict(json.loads(metadata["medvision"]), where="test") == card
@@ -137,13 +137,15 @@ def test_the_metadata_says_how_the_file_is_used(unet_checkpoint: Path, unet_onnx
     assert "not a medical device" in metadata["notice"]
 
 
-def test_the_file_names_no_folder_of_this_machine(unet_onnx: Path) -> None:
+def test_the_file_contains_no_local_path(unet_onnx: Path) -> None:
     content = unet_onnx.read_bytes()
     assert b".py" not in content
     assert b"site-packages" not in content
 
 
-def test_predicts_the_masks_of_the_checkpoint(unet_checkpoint: Path, unet_onnx: Path) -> None:
+def test_the_exported_model_predicts_the_masks_of_the_checkpoint(
+    unet_checkpoint: Path, unet_onnx: Path
+) -> None:
     ours, theirs = load_model(unet_checkpoint), load_model(unet_onnx)
     same = total = foreground = 0
     for index in range(10):
@@ -154,7 +156,7 @@ def test_predicts_the_masks_of_the_checkpoint(unet_checkpoint: Path, unet_onnx: 
     assert 0.05 < foreground / total < 0.95
 
 
-def test_predicts_without_torch(unet_onnx: Path, tmp_path: Path) -> None:
+def test_prediction_does_not_need_torch(unet_onnx: Path, tmp_path: Path) -> None:
     picture = tmp_path / "scene.png"
     cv2.imwrite(str(picture), draw_polyp_scene(1, size_px=48)[0])
     code = (
@@ -167,7 +169,7 @@ def test_predicts_without_torch(unet_onnx: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_exports_without_a_word_on_the_screen(
+def test_exporting_prints_nothing(
     unet_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "unet.onnx"

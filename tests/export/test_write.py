@@ -21,10 +21,10 @@ from medvision.registry import build_network
 
 
 def silent(line: str) -> None:
-    """Report to nobody."""
+    """Discard the report."""
 
 
-def test_safetensors_give_the_very_same_network(
+def test_safetensors_give_exactly_the_same_network(
     unet_checkpoint: Path, tmp_path: Path, lines: list[str]
 ) -> None:
     out = tmp_path / "unet.safetensors"
@@ -56,7 +56,7 @@ def test_the_json_rebuilds_the_network_without_a_config(
         assert torch.equal(network.eval()(images), ours(images))
 
 
-def test_a_file_that_computes_something_else_is_refused_and_does_not_stay(
+def test_a_file_with_other_results_is_refused_and_removed(
     unet_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export = torch.onnx.export
@@ -78,7 +78,7 @@ def test_a_file_that_computes_something_else_is_refused_and_does_not_stay(
     assert out.read_text() == "an earlier one"
 
 
-def test_a_network_that_cannot_be_exported_is_one_line(
+def test_a_network_that_cannot_be_exported_is_a_one_line_error(
     unet_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: Any, **options: Any) -> Any:
@@ -94,7 +94,7 @@ def test_a_network_that_cannot_be_exported_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_cannot_be_run_does_not_stay(
+def test_a_file_that_cannot_be_run_is_removed(
     unet_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export = torch.onnx.export
@@ -102,14 +102,14 @@ def test_a_file_that_cannot_be_run_does_not_stay(
     def export_one_image(*args: Any, **options: Any) -> Any:
         return export(*args, **{**options, "dynamic_shapes": None})
 
-    monkeypatch.setattr(torch.onnx, "export", export_one_image)  # of two images and no more
+    monkeypatch.setattr(torch.onnx, "export", export_one_image)  # only of two images
     with pytest.raises(MedvisionError, match="ONNX Runtime cannot run the exported") as error:
         export_model(unet_checkpoint, format="onnx", out=tmp_path / "unet.onnx", report=silent)
     assert error.value.exit_code == 3
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_package_is_told_before_anything_is_loaded(
+def test_a_missing_package_is_reported_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
@@ -124,16 +124,31 @@ def test_a_missing_package_is_told_before_anything_is_loaded(
     )
 
 
-def test_wrong_names_are_told_with_the_right_one(unet_checkpoint: Path, tmp_path: Path) -> None:
+def test_wrong_names_are_refused_with_the_right_one(unet_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "model.json").write_text('{"mine": 1}')
     (tmp_path / "other.onnx").touch()
     cases: list[tuple[Path, Any, Path, str]] = [
-        (unet_checkpoint, "onnx", tmp_path / "m.pt", f"ends in .onnx (--out {tmp_path / 'm.pt'})"),
-        (unet_checkpoint, "onnx", tmp_path, f"this is a folder (--out {tmp_path}); name a file"),
+        (
+            unet_checkpoint,
+            "onnx",
+            tmp_path / "m.pt",
+            f"ending in .onnx (--out {tmp_path / 'm.pt'})",
+        ),
+        (
+            unet_checkpoint,
+            "onnx",
+            tmp_path,
+            f"expected a file, got a folder (--out {tmp_path}); give a file",
+        ),
         (unet_checkpoint, "onnx", tmp_path / "file" / "m.onnx", "cannot write the file: "),
-        (unet_checkpoint, "safetensors", tmp_path / "model.safetensors", "one of something else"),
-        (tmp_path / "other.onnx", "onnx", tmp_path / "m.onnx", "is not exported again"),
+        (
+            unet_checkpoint,
+            "safetensors",
+            tmp_path / "model.safetensors",
+            "overwrite an unrelated file",
+        ),
+        (tmp_path / "other.onnx", "onnx", tmp_path / "m.onnx", "cannot be exported"),
         (tmp_path / "none", "onnx", tmp_path / "m.onnx", "no such file or folder"),
     ]
     before = sorted(tmp_path.iterdir())
@@ -144,20 +159,20 @@ def test_wrong_names_are_told_with_the_right_one(unet_checkpoint: Path, tmp_path
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_never_replaces_the_model_it_comes_from(unet_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_source_model_is_never_overwritten(unet_checkpoint: Path, tmp_path: Path) -> None:
     out = tmp_path / "unet.safetensors"
     export_model(unet_checkpoint, format="safetensors", out=out, report=silent)
-    with pytest.raises(MedvisionError, match="would replace the model it comes from"):
+    with pytest.raises(MedvisionError, match="would overwrite its source model"):
         export_model(out, format="safetensors", out=default_name(out, "safetensors"), report=silent)
 
 
-def test_lies_beside_the_checkpoint_unless_told(finished: Path) -> None:
+def test_the_file_is_written_beside_the_checkpoint_by_default(finished: Path) -> None:
     assert default_name(finished, "onnx") == finished / "checkpoints" / "best.onnx"
     last = finished / "checkpoints" / "last.ckpt"
     assert default_name(last, "safetensors") == last.with_suffix(".safetensors")
 
 
-def test_checks_on_the_images_given(
+def test_the_export_is_checked_on_the_given_images(
     unet_checkpoint: Path, tmp_path: Path, lines: list[str]
 ) -> None:
     picture = tmp_path / "scene.png"
@@ -171,7 +186,7 @@ def test_checks_on_the_images_given(
     assert lines[1].endswith("100.000 % of pixels get the same class")
 
 
-def test_a_given_image_that_cannot_be_read_stops_it(unet_checkpoint: Path, tmp_path: Path) -> None:
+def test_an_unreadable_given_image_stops_the_export(unet_checkpoint: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(MedvisionError, match=r"broken\.png"):
@@ -185,11 +200,11 @@ def test_a_given_image_that_cannot_be_read_stops_it(unet_checkpoint: Path, tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["broken.png"]
 
 
-def test_a_finished_run_is_exported_as_it_is(finished: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_exported_unchanged(finished: Path, tmp_path: Path) -> None:
     done = export_model(
         finished, format="safetensors", out=tmp_path / "polyp.safetensors", report=silent
     )
-    assert done.checked_on == "8 drawn phantoms, because the run was trained on phantoms"
+    assert done.checked_on == "8 phantoms, because the run was trained on phantoms"
     ours, theirs = load_model(finished), load_model(done.path)
     assert theirs.card == ours.card
     image = draw_polyp_scene(2, size_px=64)[0]
@@ -204,7 +219,9 @@ def test_a_finished_classifier_keeps_its_classes_and_threshold(
     assert done.same_percent == 100
 
 
-def test_a_damaged_safetensors_file_is_one_line(unet_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_damaged_safetensors_file_is_a_one_line_error(
+    unet_checkpoint: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "unet.safetensors"
     export_model(unet_checkpoint, format="safetensors", out=out, report=silent)
     content = out.read_bytes()
@@ -214,7 +231,7 @@ def test_a_damaged_safetensors_file_is_one_line(unet_checkpoint: Path, tmp_path:
     assert error.value.where == str(out)
 
     save_file({"a": torch.zeros(1)}, out)
-    with pytest.raises(MedvisionError, match="not a model of medvision"):
+    with pytest.raises(MedvisionError, match="expected a medvision model"):
         load_model(out)
 
     save_file({"a": torch.zeros(1)}, out, metadata={"medvision": "{"})

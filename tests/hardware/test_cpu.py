@@ -26,12 +26,12 @@ def network() -> nn.Sequential:
     )
 
 
-def test_strided_and_large_depthwise_and_doubling_convolutions_are_changed() -> None:
+def test_strided_large_depthwise_and_doubling_convolutions_are_replaced() -> None:
     assert train_with_quick_gradients(network()) == 2
     assert train_with_quick_gradients(UNet(base_channels=4)) == 4 + 4  # four joins
 
 
-def test_every_slow_layer_of_efficientnets_is_changed() -> None:
+def test_every_slow_layer_of_efficientnets_is_replaced() -> None:
     lite0 = TimmClassifier(name="tf_efficientnet_lite0", num_classes=4)  # pads in its forward
     b0 = TimmClassifier(name="efficientnet_b0", num_classes=4)
     assert train_with_quick_gradients(lite0) == 11
@@ -54,12 +54,12 @@ def test_every_slow_layer_of_efficientnets_is_changed() -> None:
         pytest.param(nn.ConvTranspose2d(8, 8, 2, stride=2, groups=2), id="transposed in groups"),
     ],
 )
-def test_what_the_kernels_do_not_cover_stays(layer: nn.Module) -> None:
+def test_unsupported_layers_are_unchanged(layer: nn.Module) -> None:
     assert train_with_quick_gradients(nn.Sequential(layer)) == 0
 
 
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
-def test_gradients_are_as_near_to_those_of_float32_as_autocast_has_them(name: str) -> None:
+def test_gradients_are_as_close_to_float32_as_those_of_autocast(name: str) -> None:
     torch.manual_seed(0)
     model = TimmClassifier(name=name, num_classes=4).train().to(memory_format=torch.channels_last)
     image = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
@@ -91,7 +91,7 @@ def test_gradients_are_as_near_to_those_of_float32_as_autocast_has_them(name: st
         (lambda: UNet(base_channels=4), {"double_size": 4}),
     ],
 )
-def test_each_kernel_takes_the_place_of_what_is_slow(
+def test_each_kernel_replaces_the_slow_one(
     make: Callable[[], nn.Module], calls: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: Counter[str] = Counter()
@@ -112,7 +112,7 @@ def test_each_kernel_takes_the_place_of_what_is_slow(
     assert seen == calls
 
 
-def test_a_unet_learns_what_it_learns_without() -> None:
+def test_a_unet_learns_the_same_with_and_without_the_kernels() -> None:
     image, mask = torch.rand(2, 3, 32, 32), (torch.rand(2, 1, 32, 32) > 0.5).float()
 
     def losses(change: Callable[[nn.Module], int]) -> list[float]:
@@ -161,21 +161,21 @@ def test_without_gradients_or_autocast_nothing_changes(autocast: bool) -> None:
         assert torch.equal(changed(image), plain(image))
 
 
-def test_the_tensors_keep_their_names() -> None:
+def test_parameter_names_are_unchanged() -> None:
     changed = network()
     train_with_quick_gradients(changed)
     assert list(changed.state_dict()) == list(network().state_dict())
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator is glibc's")
-def test_freed_blocks_come_back_without_new_pages() -> None:
+def test_freed_blocks_are_reused_without_new_pages() -> None:
     import resource
 
     keep_freed_memory()
     faults = []
-    for _ in range(24):  # a hole of the right size is there after a few rounds
+    for _ in range(24):  # a free block of the right size exists after a few rounds
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(2**23)  # 32 MiB, far beyond what malloc keeps by itself
+        torch.ones(2**23)  # 32 MiB, far more than malloc keeps by default
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert faults[-1] < 2**23 * 4 / 4096 / 10
 
@@ -189,7 +189,7 @@ def test_freed_blocks_come_back_without_new_pages() -> None:
         pytest.param(lambda: SimpleCNN(image_size=32), 0, id="classifier"),
     ],
 )
-def test_the_first_layers_of_segmenters_measure_in_float32(
+def test_the_first_layers_of_segmenters_compute_in_float32(
     make: Callable[[], nn.Module], count: int
 ) -> None:
     torch.manual_seed(0)
@@ -210,7 +210,7 @@ def test_the_first_layers_of_segmenters_measure_in_float32(
     assert seen[:1] == [torch.bfloat16] * min(count, 1)
 
 
-def test_masks_come_nearer_to_those_of_float32() -> None:
+def test_masks_are_closer_to_those_of_float32() -> None:
     torch.manual_seed(0)
     model = UNet(base_channels=8, batch_norm=True).eval()
     image = torch.rand(4, 3, 64, 64)

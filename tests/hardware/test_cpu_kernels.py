@@ -32,7 +32,7 @@ def test_depthwise_gradients_are_those_of_pytorch(
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-9)
 
 
-def test_only_the_gradients_that_are_asked_for_are_computed() -> None:
+def test_only_requested_gradients_are_computed() -> None:
     x, weight = leaf(1, 2, 6, 6), leaf(2, 1, 5, 5)
     DepthwiseConvolution.apply(x.detach(), weight, 2, 2).sum().backward()
     assert x.grad is None
@@ -40,7 +40,7 @@ def test_only_the_gradients_that_are_asked_for_are_computed() -> None:
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_doubling_is_the_transposed_convolution(with_bias: bool) -> None:
+def test_doubling_equals_the_transposed_convolution(with_bias: bool) -> None:
     torch.manual_seed(0)
     layer = nn.ConvTranspose2d(6, 4, 2, stride=2, bias=with_bias).double()
     x = leaf(2, 6, 3, 5)
@@ -54,7 +54,7 @@ def test_doubling_is_the_transposed_convolution(with_bias: bool) -> None:
     assert ours.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_gradient_of_the_mean_lies_as_its_input_does() -> None:
+def test_the_gradient_of_the_mean_has_the_memory_format_of_its_input() -> None:
     x = leaf(2, 3, 4, 5)
     assert gradcheck(SpatialMean.apply, (x,))
     wide = torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last).requires_grad_()

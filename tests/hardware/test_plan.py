@@ -28,12 +28,12 @@ def no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medvision.hardware.plan.tpu_is_present", lambda: False)
 
 
-def test_the_table_has_an_answer_for_every_chip() -> None:
+def test_the_table_covers_every_chip() -> None:
     assert set(PRECISION) == set(get_args(Chip))
 
 
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_a_cpu_uses_bf16_where_its_hardware_does(
+def test_a_cpu_uses_bf16_if_its_hardware_supports_it(
     monkeypatch: pytest.MonkeyPatch, no_accelerator: None, has_bf16: bool, precision: str
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
@@ -47,7 +47,7 @@ def test_a_cpu_uses_bf16_where_its_hardware_does(
     assert plan.deterministic is False
 
 
-def test_what_is_asked_for_is_what_runs(no_accelerator: None) -> None:
+def test_requested_settings_are_used(no_accelerator: None) -> None:
     plan = choose_plan(
         **{**AUTO, "precision": 32, "memory_format": "contiguous", "deterministic": True}
     )
@@ -80,7 +80,7 @@ def test_a_tpu_comes_before_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def xla_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is set up for torch-xla here: ``test_xla`` states what is."""
+    """torch-xla is not set up here; see ``test_xla``."""
     monkeypatch.setattr("medvision.hardware.plan.choose_xla_cpu", lambda: None)
 
 
@@ -117,8 +117,9 @@ def test_xla_refuses_other_precisions(xla_is_ready: None, precision: str | int) 
     with pytest.raises(MedvisionError) as raised:
         choose_plan(**{**AUTO, "accelerator": REHEARSAL, "precision": precision})
     assert str(raised.value) == (
-        f"a TPU run computes in 32-true or bf16-mixed, not in {precision} (trainer.precision);"
-        " leave it at auto"
+        f"expected the precision 32-true or bf16-mixed on a TPU, got {precision}"
+        " (trainer.precision);"
+        " use auto"
     )
     assert raised.value.exit_code == 2
 
@@ -129,7 +130,7 @@ def test_only_xla_has_a_plan_for_xla(no_accelerator: None) -> None:
 
 
 @pytest.mark.parametrize(("accelerator", "name"), [("gpu", "GPU"), ("tpu", "TPU")])
-def test_an_absent_device_is_an_error(
+def test_a_missing_device_is_an_error(
     no_accelerator: None, monkeypatch: pytest.MonkeyPatch, accelerator: str, name: str
 ) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -139,7 +140,7 @@ def test_an_absent_device_is_an_error(
     assert f"trainer={accelerator}" in str(raised.value)
 
 
-def test_a_tpu_without_torch_xla_is_told_what_to_install(
+def test_a_tpu_without_torch_xla_is_reported_with_the_install_command(
     no_accelerator: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medvision.hardware.xla.INSTALLED", False)
@@ -147,7 +148,7 @@ def test_a_tpu_without_torch_xla_is_told_what_to_install(
         choose_plan(**{**AUTO, "accelerator": "tpu"})
 
 
-def test_without_tpu_hardware_nobody_asks_torch_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_xla_is_not_used_without_tpu_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medvision.hardware.xla.TPU_DEVICES", ("/nowhere",))
     monkeypatch.delenv("PJRT_DEVICE", raising=False)
 

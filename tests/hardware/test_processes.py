@@ -110,7 +110,7 @@ OURS = {"MEDVISION_PROCESS": "3", "LOCAL_RANK": "1", "NODE_RANK": "1", "WORLD_SI
         ),
     ],
 )
-def test_the_environment_says_which_process_this_is(
+def test_the_process_is_identified_from_the_environment(
     environment: dict[str, str], expected: dict[str, Any]
 ) -> None:
     assert place_of(environment) == Place(**expected)
@@ -127,25 +127,25 @@ def test_the_environment_says_which_process_this_is(
         (SLURM, False, "process 2"),
     ],
 )
-def test_one_process_speaks_and_writes_for_all(
+def test_one_process_prints_and_writes_for_all(
     environment: dict[str, str], is_first: bool, name: str
 ) -> None:
     place = place_of(environment)
     assert (place.is_first, place.name) == (is_first, name)
 
 
-def test_who_was_started_from_outside_starts_nobody() -> None:
+def test_a_process_of_an_external_launcher_starts_no_others() -> None:
     outside = (TORCHRUN, SLURM, {"LOCAL_RANK": "0"})
     assert all(place_of(environment).has_starter for environment in outside)
     assert not any(place_of(environment).has_starter for environment in ({}, OURS))
 
 
-def test_a_variable_that_is_no_number_is_named() -> None:
+def test_a_variable_that_is_not_a_number_is_named() -> None:
     with pytest.raises(MedvisionError) as error:
         place_of({"LOCAL_RANK": "first"})
     assert str(error.value) == (
         "expected a number, got 'first' (LOCAL_RANK); unset it, unless a launcher of several"
-        " processes set it: env -u LOCAL_RANK"
+        " processes has set it: env -u LOCAL_RANK"
     )
 
 
@@ -175,18 +175,18 @@ def test_a_process_ends_with_its_parent(tmp_path: Path) -> None:
         time.sleep(0.05)
 
 
-def test_a_process_whose_parent_ended_before_it_could_look_ends_too() -> None:
+def test_a_process_ends_if_its_parent_ended_before_the_first_check() -> None:
     code = (
         "import time; from medvision.hardware.processes import end_with_parent;"
         " end_with_parent(); time.sleep(60)"
     )
-    environment = {**os.environ, "MEDVISION_PARENT": "0"}  # not the one that it has now
+    environment = {**os.environ, "MEDVISION_PARENT": "0"}  # not the current parent
     done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=50, check=False)
     assert done.returncode == ORPHANED
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process runs; a dead one whose new parent does not ask is none."""
+    """Return True if a process runs; a zombie does not."""
     try:
         os.kill(pid, 0)
         state = Path(f"/proc/{pid}/stat")
@@ -195,7 +195,7 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-def test_asking_imports_nothing_heavy() -> None:
+def test_identifying_the_process_imports_no_heavy_package() -> None:
     code = "import sys, medvision.hardware.processes; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

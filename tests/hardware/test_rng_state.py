@@ -12,7 +12,7 @@ def draw() -> tuple[float, float, float]:
     return float(torch.rand(())), random.random(), float(np.random.random())  # noqa: NPY002
 
 
-def test_what_is_drawn_after_restoring_is_what_was_drawn_after_keeping() -> None:
+def test_a_restored_random_state_repeats_the_draws() -> None:
     state = random_state("cpu")
     first = draw()
     draw()
@@ -20,7 +20,7 @@ def test_what_is_drawn_after_restoring_is_what_was_drawn_after_keeping() -> None
     assert draw() == first
 
 
-def test_the_state_is_plain_enough_to_be_loaded_without_unpickling() -> None:
+def test_the_random_state_is_loaded_without_unpickling() -> None:
     stream = io.BytesIO()
     torch.save(random_state("cpu"), stream)
     stream.seek(0)
@@ -30,7 +30,7 @@ def test_the_state_is_plain_enough_to_be_loaded_without_unpickling() -> None:
     assert draw() == first
 
 
-def test_a_loader_that_begins_moves_the_stream_as_foreseen() -> None:
+def test_starting_a_loader_advances_the_random_state_as_expected() -> None:
     foreseen = random_state("cpu", of_next_loader=True)
     untouched = random_state("cpu")
     iter(DataLoader([1, 2, 3]))

@@ -1,4 +1,4 @@
-"""What a run on XLA needs before torch-xla starts, and how it uses it: in processes of its own."""
+"""Setup and use of torch-xla by a run, in separate processes."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def rehearsal() -> None:
     )
 
 
-def test_a_rehearsal_compiles_for_the_cpu_and_keeps_why(installed: None) -> None:
+def test_a_rehearsal_compiles_for_the_cpu_and_records_the_causes(installed: None) -> None:
     rehearsal()
     assert os.environ["PJRT_DEVICE"] == "CPU"
     assert os.environ["PT_XLA_DEBUG_LEVEL"] == "2"
@@ -50,16 +50,16 @@ def test_a_rehearsal_compiles_for_the_cpu_and_keeps_why(installed: None) -> None
     assert not written.exists()
 
 
-def test_every_rehearsal_of_a_process_writes_to_the_file_that_torch_xla_keeps_to(
+def test_every_rehearsal_of_a_process_uses_the_same_trace_file(
     installed: None,
 ) -> None:
     rehearsal()
-    first = os.environ.pop(VARIABLE)  # a run takes back what it has set
+    first = os.environ.pop(VARIABLE)  # a run restores its changes
     rehearsal()
     assert os.environ[VARIABLE] == first
 
 
-def test_what_the_user_has_told_torch_xla_is_kept(installed: None) -> None:
+def test_torch_xla_settings_of_the_user_are_kept(installed: None) -> None:
     own = {"PJRT_DEVICE": "cpu", "XLA_FLAGS": "--own", VARIABLE: "/tmp/own.txt"}
     own["PT_XLA_DEBUG_LEVEL"] = "1"
     os.environ.update(own)
@@ -67,7 +67,7 @@ def test_what_the_user_has_told_torch_xla_is_kept(installed: None) -> None:
     assert {name: os.environ[name] for name in own} == own
 
 
-def test_what_a_rehearsal_writes_is_gone_when_the_program_ends() -> None:
+def test_files_of_a_rehearsal_are_removed_at_the_end() -> None:
     program = (
         "import os\n"
         "from medvision.hardware import xla\n"
@@ -83,7 +83,7 @@ def test_what_a_rehearsal_writes_is_gone_when_the_program_ends() -> None:
     assert not Path(done.stdout.strip()).parent.exists()
 
 
-def test_a_rehearsal_without_torch_xla_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_without_torch_xla_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(xla, "INSTALLED", False)
     with pytest.raises(MedvisionError) as raised:
         rehearsal()
@@ -95,12 +95,12 @@ def test_a_rehearsal_without_torch_xla_is_one_line(monkeypatch: pytest.MonkeyPat
     assert not set(SET) & set(os.environ)
 
 
-def test_a_rehearsal_where_a_tpu_is_meant_is_one_line(installed: None) -> None:
+def test_a_rehearsal_with_pjrt_device_tpu_is_a_one_line_error(installed: None) -> None:
     os.environ["PJRT_DEVICE"] = "TPU"
     with pytest.raises(MedvisionError) as raised:
         rehearsal()
     assert str(raised.value) == (
-        "PJRT_DEVICE is TPU, and a rehearsal runs on the CPU (trainer=tpu_rehearsal);"
+        "expected PJRT_DEVICE=CPU for a rehearsal, got TPU (trainer=tpu_rehearsal);"
         " unset PJRT_DEVICE, or use trainer=tpu"
     )
 
@@ -112,7 +112,7 @@ def test_without_torch_xla_there_is_no_tpu(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("number", "expected"), [(2, "2"), (0, None)])
-def test_the_hosts_of_a_pod_are_numbered_as_other_launchers_number_them(
+def test_the_hosts_of_a_pod_are_numbered_as_by_other_launchers(
     monkeypatch: pytest.MonkeyPatch, number: int, expected: str | None
 ) -> None:
     internal, tpu = ModuleType("torch_xla._internal"), ModuleType("torch_xla._internal.tpu")
@@ -138,7 +138,7 @@ from medvision.hardware import xla_trainer
 from medvision.hardware.xla_trainer import DeviceLoader, trainer_options
 from medvision.errors import MedvisionError
 
-told = {}
+results = {}
 
 
 def options(cores, **given):
@@ -146,7 +146,7 @@ def options(cores, **given):
         auto_device_count = staticmethod(lambda: cores)
     Accelerator.__qualname__ = "XLAAccelerator"
     xla_trainer.XLAAccelerator = Accelerator
-    xla_trainer.tpu.configure_one_chip_topology = lambda: told.update(one=1)
+    xla_trainer.tpu.configure_one_chip_topology = lambda: results.update(one=1)
     xla_trainer.XLAAccelerator.__module__ = xla_trainer.__name__
     try:
         made = trainer_options(**{"rehearsal": False, "precision": "bf16-mixed", **given})
@@ -183,24 +183,24 @@ def read(broken, device, *, stop=None):
     return seen
 
 
-told["all"] = options(4, devices="auto")
-told["all by number"] = options(4, devices=4, precision="32-true")
-told["two of four"] = options(4, devices=2)
-assert "one" not in told
-told["one of four"] = options(4, devices=1)
-assert "one" in told  # the other chips are left alone
-told["two to rehearse"] = options(1, devices=2, rehearsal=True)
+results["all"] = options(4, devices="auto")
+results["all by number"] = options(4, devices=4, precision="32-true")
+results["two of four"] = options(4, devices=2)
+assert "one" not in results
+results["one of four"] = options(4, devices=1)
+assert "one" in results  # the other chips are not used
+results["two to rehearse"] = options(1, devices=2, rehearsal=True)
 device = torch.device("xla", 0)
-told["whole"], told["broken"] = read(False, device), read(True, device)
-told["left early"] = read(False, device, stop=1)
-told["used before"] = options(4, devices="auto")
-print(json.dumps(told))
+results["whole"], results["broken"] = read(False, device), read(True, device)
+results["stopped early"] = read(False, device, stop=1)
+results["used before"] = options(4, devices="auto")
+print(json.dumps(results))
 """
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, Any]:
-    """What ``TRAINER`` saw."""
+def results() -> dict[str, Any]:
+    """Output of ``TRAINER``."""
     done = subprocess.run(
         [sys.executable, "-c", TRAINER], capture_output=True, text=True, check=False
     )
@@ -209,36 +209,36 @@ def told() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_tpu_is_used_by_one_process_or_by_one_for_each_core(told: dict[str, Any]) -> None:
-    assert told["all"] == ["AllXlaDevices", "MixedBfloat16", "bf16-mixed", 4, 1]
-    assert told["all by number"] == ["AllXlaDevices", "XLAPrecision", "32-true", 4, 1]
-    assert told["one of four"] == ["OneXlaDevice", "MixedBfloat16", "bf16-mixed", 1, 1]
+def test_a_tpu_is_used_by_one_process_or_one_per_core(results: dict[str, Any]) -> None:
+    assert results["all"] == ["AllXlaDevices", "MixedBfloat16", "bf16-mixed", 4, 1]
+    assert results["all by number"] == ["AllXlaDevices", "XLAPrecision", "32-true", 4, 1]
+    assert results["one of four"] == ["OneXlaDevice", "MixedBfloat16", "bf16-mixed", 1, 1]
 
 
 @pytest.mark.slow
-def test_a_part_of_a_tpu_is_one_line(told: dict[str, Any]) -> None:
-    assert told["two of four"] == (
-        "this host has 4 TPU cores, and one or all of them can be used, not 2 (trainer.devices);"
+def test_a_part_of_a_tpu_is_refused_in_one_line(results: dict[str, Any]) -> None:
+    assert results["two of four"] == (
+        "expected one or all of the 4 TPU cores of this host, got 2 (trainer.devices);"
         " set it to auto or 1"
     )
-    assert told["two to rehearse"] == (
-        "a rehearsal has one device, not 2 (trainer.devices); leave it out"
+    assert results["two to rehearse"] == (
+        "expected one device for a rehearsal, got 2 (trainer.devices); leave it out"
     )
 
 
 @pytest.mark.slow
-def test_all_cores_are_refused_to_a_process_that_has_used_one(told: dict[str, Any]) -> None:
-    assert told["used before"] == (
-        "torch-xla has used the TPU in this process before, and cannot share it now"
-        " (trainer.devices); start the runs one by one, or with trainer.devices=1"
+def test_all_cores_are_refused_to_a_process_that_has_used_one(results: dict[str, Any]) -> None:
+    assert results["used before"] == (
+        "torch-xla has already used the TPU in this process and cannot share it"
+        " (trainer.devices); start the runs separately, or with trainer.devices=1"
     )
 
 
 @pytest.mark.slow
-def test_batches_reach_the_device_in_order_and_an_error_ends_them_aloud(
-    told: dict[str, Any],
+def test_batches_reach_the_device_in_order_and_errors_are_raised(
+    results: dict[str, Any],
 ) -> None:
     batches = [["xla", row, row + 1] for row in range(0, 12, 2)]
-    assert told["whole"] == batches * 2
-    assert told["broken"] == [*batches[:4], "row 9 is gone"] * 2
-    assert told["left early"] == batches[:2] * 2
+    assert results["whole"] == batches * 2
+    assert results["broken"] == [*batches[:4], "row 9 is gone"] * 2
+    assert results["stopped early"] == batches[:2] * 2

@@ -1,4 +1,4 @@
-"""The numbers of an optimizer as tensors; the CPU stands in for the device."""
+"""Optimizer numbers as tensors; the CPU replaces the device."""
 
 import copy
 import importlib
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def train(make: Callable[..., Optimizer], prepare: Callable[[Optimizer], None]) -> Any:
-    """Six steps of a cosine that ends at 0; the weights, and each rate inside and after a step."""
+    """Six steps of a cosine to 0: the weights, and the rate within and after each step."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     optimizer = make(model.parameters())
@@ -41,7 +41,7 @@ def train(make: Callable[..., Optimizer], prepare: Callable[[Optimizer], None]) 
 
 
 @pytest.mark.parametrize("make", [partial(SGD, lr=0.5), partial(SGD, lr=0.01, momentum=0.9)])
-def test_an_optimizer_that_cannot_take_tensors_keeps_its_numbers(make: Any) -> None:
+def test_an_optimizer_without_tensor_support_keeps_its_numbers(make: Any) -> None:
     def prepare(optimizer: Optimizer) -> None:
         keep_numbers_on_device([optimizer], CPU)
         send_rate(optimizer, CPU)
@@ -56,8 +56,8 @@ def test_an_optimizer_that_cannot_take_tensors_keeps_its_numbers(make: Any) -> N
 def test_the_rate_is_a_tensor_in_a_step_and_a_number_after_it(
     monkeypatch: pytest.MonkeyPatch, make: Any
 ) -> None:
-    # torch lets a CPU do so only while it compiles
-    adam = importlib.import_module("torch.optim.adam")  # no attribute of its package
+    # torch allows this on a CPU only while compiling
+    adam = importlib.import_module("torch.optim.adam")  # not an attribute of its package
     monkeypatch.setattr(adam, "_get_capturable_supported_devices", lambda: ["cpu"])
 
     def prepare(optimizer: Optimizer) -> None:
@@ -72,7 +72,7 @@ def test_the_rate_is_a_tensor_in_a_step_and_a_number_after_it(
     assert all(isinstance(rate, float) for rate in after)
 
 
-def test_what_is_stored_is_what_a_cpu_run_stores() -> None:
+def test_the_stored_state_is_that_of_a_cpu_run() -> None:
     model = nn.Linear(2, 1)
     optimizer = Adam(model.parameters())
     model(torch.ones(1, 2)).sum().backward()

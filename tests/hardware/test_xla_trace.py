@@ -8,7 +8,7 @@ TORCH = "/opt/venv/lib/python3.11/site-packages/torch/functional.py"
 
 
 def block(kind: str, cause: str, *frames: str) -> str:
-    """One analysis as torch-xla 2.9 writes it."""
+    """One analysis in the format of torch-xla 2.9."""
     mark = f"{kind} Analysis:"
     lines = [
         "=" * 80,
@@ -64,16 +64,16 @@ def test_a_trigger_is_named_by_the_innermost_line_outside_the_libraries() -> Non
 
 
 @pytest.mark.parametrize("text", ["", AFTER, "no word of torch-xla\n"])
-def test_a_text_without_a_cause_names_no_trigger(text: str) -> None:
+def test_a_text_without_a_cause_has_no_trigger(text: str) -> None:
     assert read_triggers(text) == []
 
 
-def test_what_is_cut_off_in_the_middle_is_read_as_far_as_it_goes() -> None:
+def test_a_truncated_analysis_is_read_up_to_its_end() -> None:
     end = TEXT.index("training_step (/home")
     assert read_triggers(TEXT[:end]) == [Trigger(kind="compilation", read=True, place="")]
 
 
-def test_triggers_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triggers_are_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "triggers.txt"
     monkeypatch.setenv(VARIABLE, str(file))
     assert take_triggers() == []  # torch-xla has written nothing yet
@@ -86,6 +86,6 @@ def test_triggers_are_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [trigger.kind for trigger in take_triggers()] == ["execution"]
 
 
-def test_without_a_file_for_them_there_are_no_triggers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_are_no_triggers_without_a_trace_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
     assert take_triggers() == []

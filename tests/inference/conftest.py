@@ -1,4 +1,4 @@
-"""Models whose outputs are known by hand."""
+"""Models with outputs that are known by hand."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,7 +12,7 @@ from medvision.inference import Model, ModelCard
 
 
 class Brightness:
-    """An engine whose logit is brightness: above mid-grey is positive."""
+    """Engine whose logit is brightness: above mid-grey is positive."""
 
     threads = 2
 
@@ -38,7 +38,7 @@ class Brightness:
 
 @pytest.fixture
 def make_model() -> Callable[..., Model]:
-    """A model of brightness."""
+    """Model with the brightness engine."""
 
     def make(
         task: str = "segmentation",

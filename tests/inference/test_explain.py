@@ -20,7 +20,7 @@ CELL_PX = 8
 
 
 class Blocks(nn.Module):
-    """Brightness and darkness of cells of 8x8 pixels, their means weighted into logits."""
+    """Brightness and darkness of 8x8 cells; logits are their weighted means."""
 
     smallest_px = 32
 
@@ -105,9 +105,7 @@ def built(name: str, num_classes: int) -> nn.Module:
 
 @pytest.mark.parametrize("num_classes", [2, 4])
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_maps_are_those_of_the_definition_for_the_last_layer_with_an_extent(
-    name: str, num_classes: int
-) -> None:
+def test_maps_match_the_definition_for_the_last_spatial_layer(name: str, num_classes: int) -> None:
     # In float64, because the maps of an untrained network nearly cancel.
     model, images = built(name, num_classes).double(), noise(2, 96, 96, 3)
     images[0, :48] //= 4
@@ -124,7 +122,7 @@ def test_maps_are_those_of_the_definition_for_the_last_layer_with_an_extent(
         np.testing.assert_allclose(heat[row], expected, atol=1e-5)
 
 
-def test_heat_is_where_the_evidence_is() -> None:
+def test_the_heat_map_is_high_at_the_evidence() -> None:
     model = Blocks([[2.0, -1.0]])
     (heat,) = explain(model, blob(1, 2), [1], num_classes=2)
     # Brightness 0.8 in the cell and 0.2 around: 2 * 0.8 - 0.2 = 1.4 against 2 * 0.2 - 0.8 < 0.
@@ -141,7 +139,7 @@ def test_class_0_of_two_is_explained_by_the_negated_logit() -> None:
     (heat,) = explain(Blocks([[2.0, -1.0]]), image, [0], num_classes=2)
     (same,) = explain(Blocks([[-2.0, 1.0]]), image, [1], num_classes=2)
     np.testing.assert_array_equal(heat, same)
-    assert heat[31, 0] == 0  # the bright cell speaks for class 1
+    assert heat[31, 0] == 0  # the bright cell is evidence for class 1
     assert heat[0, 31] == pytest.approx(1, abs=1e-6)
 
 
@@ -157,12 +155,12 @@ def test_each_image_has_its_own_class_and_its_own_map() -> None:
 
 
 @pytest.mark.parametrize("weight", [[[-1.0, -1.0]], [[0.0, 0.0]], [[1.0, 1.0]]])
-def test_a_map_that_is_the_same_everywhere_is_zero(weight: list[list[float]]) -> None:
+def test_a_constant_map_is_zero(weight: list[list[float]]) -> None:
     heat = explain(Blocks(weight), blob(1, 1) * 0 + 80, [1], num_classes=2)
     assert (heat == 0).all()
 
 
-def test_the_map_of_a_small_image_lies_on_it_and_not_on_its_padding() -> None:
+def test_the_map_of_a_small_image_covers_the_image_and_not_its_padding() -> None:
     small = blob(1, 1, size=20)
     padded = np.pad(small, ((0, 0), (0, 12), (0, 12), (0, 0)), mode="edge")
     (heat,) = explain(Blocks([[2.0, -1.0]]), small, [1], num_classes=2)
@@ -171,7 +169,7 @@ def test_the_map_of_a_small_image_lies_on_it_and_not_on_its_padding() -> None:
     np.testing.assert_array_equal(heat, whole[:20, :20])
 
 
-def test_inference_mode_and_autocast_around_it_change_nothing() -> None:
+def test_inference_mode_and_autocast_do_not_change_the_maps() -> None:
     model, image = Blocks([[2.0, -1.0]]), blob(1, 2)
     expected = explain(model, image, [1], num_classes=2)
     with torch.inference_mode():
@@ -180,7 +178,7 @@ def test_inference_mode_and_autocast_around_it_change_nothing() -> None:
         np.testing.assert_array_equal(explain(model, image, [1], num_classes=2), expected)
 
 
-def test_the_model_ends_as_it_was() -> None:
+def test_the_model_is_unchanged() -> None:
     model = CLASSIFIERS["resnet18"][0](2).train()
     model.network.layer1.eval()
     model.network.conv1.requires_grad_(False)
@@ -200,7 +198,7 @@ def test_the_model_ends_as_it_was() -> None:
         assert not module._backward_hooks
 
 
-def test_the_model_ends_as_it_was_after_an_error_too() -> None:
+def test_the_model_is_unchanged_after_an_error() -> None:
     model = Blocks([[1.0, 1.0]]).train()
     with pytest.raises(RuntimeError, match="channels"):
         explain(model, noise(1, 32, 32, 3), [1], num_classes=2)
@@ -213,7 +211,9 @@ def test_no_images_have_no_maps() -> None:
     assert heat.shape == (0, 32, 32)
 
 
-def test_without_grad_cam_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_grad_cam_is_reported_with_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(MedvisionError, match=r"heat maps need the package grad-cam: ") as caught:
         explain(Blocks([[1.0, 1.0]]), blob(0, 0), [1], num_classes=2)
@@ -223,17 +223,17 @@ def test_without_grad_cam_it_says_what_to_install(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_network_without_feature_maps_is_named() -> None:
-    message = r"Conv2d has no feature maps of an image \(model\); heat maps need a convolutional"
+    message = r"Conv2d has no image feature maps \(model\); heat maps need a convolutional"
     with pytest.raises(MedvisionError, match=message):
         explain(nn.Conv2d(1, 2, 3), blob(0, 0), [1], num_classes=2)
 
 
-def test_a_network_of_tokens_says_that_heat_maps_need_convolutions() -> None:
+def test_a_transformer_is_refused_because_heat_maps_need_convolutions() -> None:
     with pytest.raises(MedvisionError, match="heat maps need a convolutional network, such as"):
         explain(TimmClassifier(name="test_vit"), noise(1, 160, 160, 3), [1], num_classes=2)
 
 
 @pytest.mark.parametrize("classes", [[2], [-1], [0, 1], []])
-def test_classes_that_do_not_fit_are_refused(classes: list[int]) -> None:
+def test_invalid_classes_are_refused(classes: list[int]) -> None:
     with pytest.raises(ValueError, match=r"expected 1 classes in \[0, 2\)"):
         explain(Blocks([[1.0, 1.0]]), blob(0, 0), classes, num_classes=2)

@@ -32,18 +32,18 @@ def test_masks_have_the_size_of_their_files_and_the_table_their_areas(
 ) -> None:
     write_images(tmp_path / "in")
     out = tmp_path / "out"
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     done = predict_files(
         make_model(),
         [tmp_path / "in"],
         out=out,
         probabilities=True,
         batch_size=2,
-        advance=lambda *numbers: told.append(numbers),
+        advance=lambda *numbers: progress.append(numbers),
     )
     rows = table(out)
     assert (done.num_done, done.failures) == (5, [])
-    assert told == [(2, 5), (4, 5), (5, 5)]
+    assert progress == [(2, 5), (4, 5), (5, 5)]
     assert [Path(row["path"]).name for row in rows] == [f"case {k}.png" for k in range(5)]
     for index, row in enumerate(rows):
         mask = cv2.imread(str(out / row["mask"]), cv2.IMREAD_UNCHANGED)
@@ -64,7 +64,7 @@ def test_masks_have_the_size_of_their_files_and_the_table_their_areas(
         assert overlay.shape == (20 + index, 60, 3)
 
 
-def test_what_cannot_be_read_is_reported_and_the_others_are_done(
+def test_unreadable_files_are_reported_and_the_others_predicted(
     make_model: MakeModel, tmp_path: Path
 ) -> None:
     write_images(tmp_path / "in")
@@ -105,7 +105,7 @@ def test_several_classes_of_pixels_are_stored_as_indices(
         )
 
 
-def test_batches_change_nothing(make_model: MakeModel, tmp_path: Path) -> None:
+def test_the_batch_size_does_not_change_the_results(make_model: MakeModel, tmp_path: Path) -> None:
     write_images(tmp_path / "in", 7)
     found: list[Any] = []
     for size in (1, 3, 8):
@@ -138,7 +138,7 @@ def test_a_failure_leaves_no_table(make_model: MakeModel, tmp_path: Path) -> Non
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_full_disk_is_one_line(
+def test_a_full_disk_is_a_one_line_error(
     make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path / "in", 1)
@@ -154,7 +154,7 @@ def test_a_full_disk_is_one_line(
 
 def test_only_classifiers_in_torch_are_explained(make_model: MakeModel, tmp_path: Path) -> None:
     write_images(tmp_path / "in", 1)
-    with pytest.raises(MedvisionError, match="heat maps explain classifiers"):
+    with pytest.raises(MedvisionError, match="heat maps need a classifier"):
         predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", explain=True)
     assert not (tmp_path / "out").exists()
 

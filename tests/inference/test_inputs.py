@@ -26,7 +26,7 @@ def test_a_folder_is_searched_to_its_depth_and_sorted(tmp_path: Path) -> None:
     found, notes = find_inputs([tmp_path / "in"])
     assert [each.name for each in found] == ["a", "b", "deep/er/c"]
     assert found[0].path == tmp_path / "in" / "a.jpg"
-    assert notes == [f"other files in {tmp_path / 'in'} were left out: 1 .txt"]
+    assert notes == [f"other files in {tmp_path / 'in'} were ignored: 1 .txt"]
 
 
 def test_files_keep_the_order_they_were_given_in(tmp_path: Path) -> None:
@@ -44,27 +44,27 @@ def test_results_never_share_a_name(tmp_path: Path) -> None:
     assert names(*files) == ["a", "a.png", "a.png_2", "a.png_3"]
 
 
-def test_an_image_given_twice_is_done_once(tmp_path: Path) -> None:
+def test_an_image_given_twice_is_predicted_once(tmp_path: Path) -> None:
     image = picture(tmp_path / "in" / "a.png")
     found, notes = find_inputs([image, tmp_path / "in", image])
     assert len(found) == 1
-    assert notes == ["2 images were given twice and are done once"]
+    assert notes == ["ignored 2 repeated images"]
 
 
-def test_a_file_is_tried_whatever_its_name(tmp_path: Path) -> None:
+def test_a_file_is_read_whatever_its_name(tmp_path: Path) -> None:
     picture(tmp_path / "a.png").rename(tmp_path / "scan")
     assert names(tmp_path / "scan") == ["scan"]
 
 
-def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_a_missing_path_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(MedvisionError, match="no such file or folder"):
         find_inputs([tmp_path / "none"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MedvisionError, match="no image in the folder"):
+    with pytest.raises(MedvisionError, match="no images in the folder"):
         find_inputs([tmp_path / "empty"])
 
 
-def test_batches_are_cut_by_number_and_by_memory(
+def test_batches_are_limited_by_number_and_by_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inputs, "MAX_PIXELS_AT_ONCE", 250)

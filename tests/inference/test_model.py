@@ -49,7 +49,7 @@ def test_a_mask_has_the_size_of_the_image(make_model: MakeModel) -> None:
     ],
 )
 @pytest.mark.parametrize("in_channels", [1, 3])
-def test_every_kind_of_input_gives_the_same(
+def test_every_kind_of_input_gives_the_same_prediction(
     make_model: MakeModel, tmp_path: Path, as_input: Callable[..., Any], in_channels: int
 ) -> None:
     pixels, path = half_bright(), tmp_path / "a.png"
@@ -100,7 +100,7 @@ def test_several_classes_take_the_most_probable(make_model: MakeModel) -> None:
     assert sum(result.probability.values()) == pytest.approx(1)
 
 
-def test_masks_of_several_classes_hold_their_indices(make_model: MakeModel) -> None:
+def test_masks_of_several_classes_contain_class_indices(make_model: MakeModel) -> None:
     result = make_model(class_names=("background", "a", "b")).predict(half_bright())
     assert isinstance(result, SegmentationResult)
     assert set(np.unique(result.mask[:, 50:])) == {2}
@@ -108,7 +108,7 @@ def test_masks_of_several_classes_hold_their_indices(make_model: MakeModel) -> N
     np.testing.assert_allclose(result.probability.sum(axis=2), 1, atol=1e-5)
 
 
-def test_mirrored_images_average_to_the_same_where_the_model_does_not_care(
+def test_averaging_over_flips_does_not_change_an_invariant_model(
     make_model: MakeModel,
 ) -> None:
     model = make_model()
@@ -184,7 +184,7 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def test_files_that_are_no_models_say_so(tmp_path: Path, finished: Path) -> None:
+def test_files_that_are_not_models_are_refused(tmp_path: Path, finished: Path) -> None:
     (tmp_path / "text.ckpt").write_text("hello")
     good = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
     evil = {**good["medvision"], "model": {"name": "os.system", "arguments": {"command": "true"}}}
@@ -193,7 +193,7 @@ def test_files_that_are_no_models_say_so(tmp_path: Path, finished: Path) -> None
         tmp_path: "checkpoints/best.ckpt is missing",
         tmp_path / "text.ckpt": "cannot be read as a checkpoint",
         write(tmp_path / "object.ckpt", {"state_dict": {}, "x": Path("a")}): "Python objects",
-        write(tmp_path / "bare.ckpt", {"state_dict": {}}): "not a model of medvision",
+        write(tmp_path / "bare.ckpt", {"state_dict": {}}): "expected a medvision model",
         write(tmp_path / "evil.ckpt", {**good, "medvision": evil}): "names the network os.system",
         write(tmp_path / "other.ckpt", {**good, "state_dict": {}}): "tensors missing",
     }
@@ -202,23 +202,21 @@ def test_files_that_are_no_models_say_so(tmp_path: Path, finished: Path) -> None
             medvision.load_model(path)
 
 
-def test_weights_a_checkpoint_would_fetch_are_not_fetched(
-    tmp_path: Path, finished_chest: Path
-) -> None:
+def test_loading_a_checkpoint_downloads_no_weights(tmp_path: Path, finished_chest: Path) -> None:
     good = torch.load(finished_chest / "checkpoints" / "best.ckpt", weights_only=True)
     good["medvision"]["model"]["arguments"]["weights"] = "/etc/passwd"
     model = medvision.load_model(write(tmp_path / "a.ckpt", good))
     assert model.card.task == "classification"
 
 
-def test_arguments_of_another_version_are_one_line(tmp_path: Path, finished: Path) -> None:
+def test_arguments_of_another_version_are_a_one_line_error(tmp_path: Path, finished: Path) -> None:
     good = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
     good["medvision"]["model"]["arguments"]["gates"] = 3
     with pytest.raises(MedvisionError, match=r"UNet does not accept its arguments.*gates"):
         medvision.load_model(write(tmp_path / "a.ckpt", good))
 
 
-def test_importing_the_package_imports_nothing_heavy() -> None:
+def test_importing_the_package_imports_no_heavy_package() -> None:
     code = (
         "import sys, json, medvision; from medvision.inference.model_card import ModelCard;"
         "print(json.dumps([m for m in ('torch', 'cv2', 'numpy') if m in sys.modules]))"

@@ -20,7 +20,7 @@ VALUES: dict[str, Any] = {
 }
 
 
-def test_what_older_checkpoints_do_not_say_has_a_default() -> None:
+def test_missing_values_of_older_checkpoints_have_defaults() -> None:
     card = ModelCard.from_dict(VALUES, where="a.ckpt")
     assert (card.architecture, card.precision, card.eval_transforms) == ("UNet", "auto", {})
     assert card.value_range is None
@@ -48,7 +48,7 @@ def test_a_card_survives_json() -> None:
     [
         pytest.param("task", "detection", id="task"),
         pytest.param("class_names", ["polyp"], id="one-class"),
-        pytest.param("class_names", ["a", "a"], id="twins"),
+        pytest.param("class_names", ["a", "a"], id="repeated"),
         pytest.param("class_names", "ab", id="text"),
         pytest.param("image_size", 10**9, id="huge"),
         pytest.param("image_size", True, id="bool"),
@@ -63,16 +63,16 @@ def test_a_card_survives_json() -> None:
     ],
 )
 def test_an_impossible_value_is_named(key: str, value: Any) -> None:
-    with pytest.raises(MedvisionError, match=rf"{key} of the model is .*\(a.ckpt\)"):
+    with pytest.raises(MedvisionError, match=rf"{key} in the model card: .*\(a.ckpt\)"):
         ModelCard.from_dict({**VALUES, key: value}, where="a.ckpt")
 
 
 @pytest.mark.parametrize("values", [None, {}, {"state_dict": {}}, ["format"]])
-def test_the_checkpoint_of_another_program_is_told_apart(values: Any) -> None:
-    with pytest.raises(MedvisionError, match="not a model of medvision"):
+def test_the_checkpoint_of_another_program_is_refused(values: Any) -> None:
+    with pytest.raises(MedvisionError, match="expected a medvision model"):
         ModelCard.from_dict(values, where="a.ckpt")
 
 
 def test_a_newer_format_is_refused() -> None:
-    with pytest.raises(MedvisionError, match="format 2, this version reads 1"):
+    with pytest.raises(MedvisionError, match="expected a model of format 1, got 2"):
         ModelCard.from_dict({**VALUES, "format": 2}, where="a.ckpt")

@@ -65,7 +65,9 @@ def make_onnx(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_gives_the_logits_of_the_graph_for_any_batch(make_onnx: Callable[..., Path]) -> None:
+def test_the_engine_gives_the_logits_of_the_graph_for_any_batch(
+    make_onnx: Callable[..., Path],
+) -> None:
     engine = OnnxEngine(make_onnx(medvision=json.dumps(CARD)))
     rng = np.random.default_rng(0)
     for count in (1, 3):
@@ -76,14 +78,14 @@ def test_gives_the_logits_of_the_graph_for_any_batch(make_onnx: Callable[..., Pa
         np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
-def test_knows_its_card(make_onnx: Callable[..., Path]) -> None:
+def test_the_engine_reads_its_card(make_onnx: Callable[..., Path]) -> None:
     engine = OnnxEngine(make_onnx(medvision=json.dumps(CARD)))
     assert engine.card.class_names == ("background", "bright")
     assert engine.card.image_size == SIZE_PX
     assert engine.threads == num_cores()
 
 
-def test_threads_side_by_side_give_the_same_as_one(make_onnx: Callable[..., Path]) -> None:
+def test_parallel_threads_give_the_same_result_as_one(make_onnx: Callable[..., Path]) -> None:
     engine = OnnxEngine(make_onnx(medvision=json.dumps(CARD)))
     images = np.arange(4 * SIZE_PX * SIZE_PX * 3).reshape(4, SIZE_PX, SIZE_PX, 3).astype(np.uint8)
     alone = engine.logits(images)
@@ -114,7 +116,7 @@ def test_a_model_predicts_with_it_at_the_size_of_the_image(make_onnx: Callable[.
     assert result.mask[:, 26:].min() == 1
 
 
-def test_predicts_without_torch(make_onnx: Callable[..., Path]) -> None:
+def test_prediction_does_not_need_torch(make_onnx: Callable[..., Path]) -> None:
     path = make_onnx(medvision=json.dumps(CARD))
     code = (
         "import sys, numpy, medvision\n"
@@ -125,18 +127,18 @@ def test_predicts_without_torch(make_onnx: Callable[..., Path]) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_file_of_others_says_what_to_give(make_onnx: Callable[..., Path]) -> None:
+def test_a_file_of_another_program_is_refused_with_a_hint(make_onnx: Callable[..., Path]) -> None:
     for metadata in ({}, {"medvision": "{"}, {"medvision": "[1]"}, {"medvision": "3"}):
         path = make_onnx(**metadata)
         with pytest.raises(MedvisionError) as error:
             load_model(path)
         assert str(error.value) == (
-            f"not a model of medvision: it does not say how it is used ({path}); give a run"
-            " folder, or a .ckpt, .onnx or .safetensors of medvision"
+            f"expected a medvision model, but the model card is missing ({path}); give a run"
+            " folder, or a .ckpt, .onnx or .safetensors file of medvision"
         )
 
 
-def test_a_damaged_file_is_one_line(make_onnx: Callable[..., Path]) -> None:
+def test_a_damaged_file_is_a_one_line_error(make_onnx: Callable[..., Path]) -> None:
     path = make_onnx(medvision=json.dumps(CARD))
     content = path.read_bytes()
     for damaged in (content[: len(content) // 2], b"no graph", b""):
@@ -144,16 +146,16 @@ def test_a_damaged_file_is_one_line(make_onnx: Callable[..., Path]) -> None:
         with pytest.raises(MedvisionError, match="cannot be read as ONNX") as error:
             load_model(path)
         assert error.value.where == str(path)
-        assert error.value.hint == "give a file that medvision export wrote"
+        assert error.value.hint == "give a file written by medvision export"
 
 
 def test_an_impossible_card_names_the_value(make_onnx: Callable[..., Path]) -> None:
     path = make_onnx(medvision=json.dumps({**CARD, "image_size": 0}))
-    with pytest.raises(MedvisionError, match="image_size of the model is '0'"):
+    with pytest.raises(MedvisionError, match="invalid image_size in the model card: '0'"):
         load_model(path)
 
 
-def test_a_missing_runtime_says_how_to_install_it(
+def test_a_missing_runtime_is_reported_with_the_install_command(
     make_onnx: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = make_onnx(medvision=json.dumps(CARD))

@@ -33,7 +33,7 @@ def test_value_by_hand() -> None:
     assert np.isnan(accuracy[:8]).all()
 
 
-def test_a_bin_holds_its_upper_edge() -> None:
+def test_a_bin_includes_its_upper_edge() -> None:
     probability = np.array([[0.6, 0.2, 0.2], [0.6 + 1e-9, 0.2, 0.2 - 1e-9], [1.0, 0.0, 0.0]])
     _, _, count = calibration_bins(probability, np.array([0, 0, 0]))
     assert (count[8], count[9], count[14]) == (1, 1, 1)
@@ -49,7 +49,7 @@ def test_the_bins_of_a_plot_add_up_to_the_error(num_classes: int) -> None:
     assert ece(probability, list(target)) == pytest.approx(expected, abs=1e-12)
 
 
-def test_certainty_that_is_right_costs_nothing_and_that_is_wrong_everything() -> None:
+def test_correct_certainty_has_no_error_and_wrong_certainty_the_largest() -> None:
     probability = two_columns([0.0, 1.0, 1.0])
     assert ece(probability, [0, 1, 1]) == 0
     assert ece(probability, [1, 0, 0]) == 1
@@ -60,7 +60,7 @@ def test_the_threshold_of_the_predictions_does_not_matter() -> None:
     assert ece(probability, [0, 1, 1, 0], 0.3) == ece(probability, [0, 1, 1, 0], 0.7)
 
 
-def test_half_is_class_one() -> None:
+def test_a_probability_of_one_half_is_class_one() -> None:
     assert ece(two_columns([0.5]), [1]) == 0.5
     _, accuracy, _ = calibration_bins(two_columns([0.5]), np.array([1]))
     assert np.nanmax(accuracy) == 1
@@ -88,7 +88,7 @@ def test_scikit_learn_agrees_on_the_brier_score(num_classes: int) -> None:
     assert found == pytest.approx([expected])
 
 
-def test_certainty_that_is_wrong_has_the_largest_brier_score() -> None:
+def test_wrong_certainty_has_the_largest_brier_score() -> None:
     assert Calibration(two_columns([1.0]), np.array([0])).scores()["brier"] == 1
     assert Calibration(np.eye(3)[[0]], np.array([1])).scores()["brier"] == 2
     assert Calibration(np.eye(3)[[0]], np.array([0])).scores()["brier"] == 0

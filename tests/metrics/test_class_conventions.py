@@ -71,7 +71,7 @@ def values_of(rows: list[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def quiet(score: Any, *args: Any, **options: Any) -> float:
-    """What scikit-learn says, without its warnings."""
+    """Value of scikit-learn, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(score(*args, **options))
@@ -174,7 +174,7 @@ def test_an_absent_class_leaves_the_averages_of_its_auroc_undefined() -> None:
     }
 
 
-def test_images_of_one_class_have_no_auroc_and_no_f1_to_find() -> None:
+def test_images_of_one_class_have_no_auroc_and_no_f1() -> None:
     probability = np.array([[0.9, 0.1], [0.4, 0.6]])
     rows = classification_conventions(probability, np.array([0, 0]), class_names=("well", "ill"))
     values = values_of(rows)
@@ -184,7 +184,7 @@ def test_images_of_one_class_have_no_auroc_and_no_f1_to_find() -> None:
     assert values["f1"] == 0
 
 
-def test_what_was_chosen_on_these_images_is_named_optimistic() -> None:
+def test_scores_chosen_on_these_images_are_named_optimistic() -> None:
     probability, target, _ = two_classes(0.5)
     rows = classification_conventions(probability, target, class_names=("well", "ill"))
     chosen = {row["key"]: row["value"] for row in rows if row["optimistic"]}
@@ -194,14 +194,14 @@ def test_what_was_chosen_on_these_images_is_named_optimistic() -> None:
         assert values[f"{name}_best"] >= max(values[name], values[f"{name}_at_half"])  # type: ignore[operator, type-var]
 
 
-def test_of_several_classes_thresholds_are_said_to_be_binary_only() -> None:
+def test_thresholds_are_binary_only_for_several_classes() -> None:
     rows = classification_conventions(*several(), class_names=NAMES)
     left_out = {row["key"] for row in rows if row["binary_only"]}
     assert left_out == {row["key"] for row in rows if row["value"] is None}
-    assert "f1_macro" not in values_of(rows)  # which is medvision's own there
+    assert "f1_macro" not in values_of(rows)  # the medvision convention
     assert left_out >= {"accuracy_best", "f1_at_half"}
 
 
-def test_what_is_no_probability_is_refused() -> None:
+def test_invalid_probabilities_are_refused() -> None:
     with pytest.raises(ValueError, match="rows sum to 1"):
         classification_conventions(np.ones((2, 2)), np.zeros(2, int), class_names=("a", "b"))

@@ -21,14 +21,14 @@ TWO = ("normal", "pneumonia")
 def draw(
     rng: np.random.Generator, size: int, *, num_classes: int = 2, shift: float = 1.5
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of a classifier that is often right."""
+    """Probabilities of a classifier that is often correct."""
     target = rng.integers(num_classes, size=size)
     odds = np.exp(rng.normal(size=(size, num_classes)) + shift * np.eye(num_classes)[target])
     return odds / odds.sum(axis=1, keepdims=True), target
 
 
 def certain(right: list[bool], target: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities 0.1 and 0.9 of a classifier that is right where told."""
+    """Probabilities 0.1 and 0.9 of a classifier that is correct where stated."""
     labels = np.array(target)
     positive = np.where(np.array(right) == (labels == 1), 0.9, 0.1)
     return np.stack([1 - positive, positive], axis=1), labels
@@ -50,7 +50,7 @@ def test_accuracy_and_auroc_are_covered_as_promised() -> None:
         assert 0.90 <= count / 200 <= 0.99
 
 
-def test_grouped_images_need_their_groups() -> None:
+def test_grouped_images_require_their_groups() -> None:
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(30), 5)
     with_groups = without_groups = 0
@@ -124,7 +124,7 @@ def test_exact_bounds_count_groups() -> None:
     assert (low, high) == pytest.approx((0.025 ** (1 / 3), 1), abs=1e-12)
 
 
-def test_one_class_leaves_undefined_what_needs_two() -> None:
+def test_scores_that_need_two_classes_are_undefined_for_one() -> None:
     probability, target = certain([True, False, True], [1, 1, 1])
     intervals = classification_intervals(probability, target, class_names=TWO)
     undefined = {name for name, ends in intervals.items() if np.isnan(ends).all()}
@@ -160,7 +160,7 @@ def test_a_single_group_is_a_point() -> None:
         assert ends == pytest.approx((scores[name], scores[name]), abs=1e-12)
 
 
-def test_a_further_score_has_an_interval_without_being_named_here(
+def test_a_new_score_gets_an_interval_automatically(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores = ClassifiedImages.scores
@@ -236,7 +236,7 @@ def test_the_brier_score_has_the_interval_of_a_mean(grouped: bool) -> None:
     assert alone == {name: among[name] for name in ("ece", "brier")}
 
 
-def test_the_seed_decides() -> None:
+def test_the_result_depends_only_on_the_seed() -> None:
     probability, target = draw(np.random.default_rng(8), 50)
     first, again, other = (
         classification_intervals(probability, target, class_names=TWO, seed=seed)
@@ -246,11 +246,11 @@ def test_the_seed_decides() -> None:
     assert first != other
 
 
-def test_six_hundred_images_of_four_classes_are_quick() -> None:
+def test_six_hundred_images_of_four_classes_are_fast() -> None:
     probability, target = draw(np.random.default_rng(9), 600, num_classes=4)
     started_s = time.process_time()
     classification_intervals(probability, target, class_names="abcd")
-    assert time.process_time() - started_s < 3  # 0.2 s on a free core
+    assert time.process_time() - started_s < 3  # 0.2 s on an idle core
 
 
 def test_wrong_arguments_are_named() -> None:

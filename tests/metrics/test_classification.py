@@ -14,7 +14,7 @@ TUMOURS = ("glioma", "meningioma", "healthy", "pituitary")
 
 
 def sample(num_classes: int, size: int = 120, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities with ties, and targets that they say something about."""
+    """Probabilities with ties, and targets correlated with them."""
     rng = np.random.default_rng(seed)
     target = rng.integers(num_classes, size=size)
     logits = np.round(rng.normal(size=(size, num_classes)) + 1.2 * np.eye(num_classes)[target], 1)
@@ -120,7 +120,7 @@ def test_scikit_learn_agrees_on_four_classes() -> None:
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
-def test_what_has_nothing_to_count_is_nan() -> None:
+def test_scores_without_images_to_count_are_nan() -> None:
     scores = two([0.1, 0.2], [0, 0])
     undefined = {
         *("precision", "recall", "auroc", "average_precision", "f1"),
@@ -137,7 +137,7 @@ def test_f1_of_misses_only_is_zero() -> None:
     assert (scores["recall"], scores["f1"]) == (0, 0)
 
 
-def test_a_class_that_does_not_occur_leaves_the_means_to_the_others() -> None:
+def test_means_exclude_a_class_that_does_not_occur() -> None:
     probability, target = sample(4)
     kept = target != 1
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
@@ -149,7 +149,7 @@ def test_a_class_that_does_not_occur_leaves_the_means_to_the_others() -> None:
     assert np.isnan(scores["auroc/meningioma"])
     assert scores["auroc"] == pytest.approx(np.mean([scores[f"auroc/{n}"] for n in others]))
     assert scores["recall"] == scores["balanced_accuracy"] == pytest.approx(expected)
-    assert scores["precision/meningioma"] == 0  # predicted, and never right
+    assert scores["precision/meningioma"] == 0  # predicted, never correct
 
 
 def test_no_images_have_no_scores() -> None:
@@ -174,7 +174,7 @@ def test_weights_are_repeated_images(num_classes: int) -> None:
     probability, target = sample(num_classes, size=40)
     names = TUMOURS[:num_classes]
     weights = np.random.default_rng(2).integers(0, 3, (5, 40))
-    weights[0, target == 0] = 0  # a class that a resample has lost
+    weights[0, target == 0] = 0  # a class missing in a resample
     scores = ClassifiedImages(probability, target, class_names=names).scores(weights)
     for row, times in enumerate(weights):
         repeated = np.repeat(np.arange(40), times)

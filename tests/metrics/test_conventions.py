@@ -31,7 +31,7 @@ SIZE = 24
 
 
 def blobs(num_images: int = 20) -> Pairs:
-    """Discs of random size, found with hazy, shifted and too cautious maps."""
+    """Discs of random size, predicted with blurred, shifted and underconfident maps."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:SIZE, :SIZE]
     probabilities, masks = [], []
@@ -46,7 +46,7 @@ def blobs(num_images: int = 20) -> Pairs:
 
 
 def with_empty_masks() -> Pairs:
-    """The first three hold nothing: found empty, found all over, found here and there."""
+    """Masks of which the first three are empty: predicted empty, full and partly."""
     probabilities, masks = blobs(12)
     masks[:3] = False
     probabilities[0], probabilities[1] = 0.25, 0.75
@@ -54,7 +54,7 @@ def with_empty_masks() -> Pairs:
 
 
 def with_full_masks() -> Pairs:
-    """All foreground, and all of it found, none of it, and some."""
+    """Full masks: predicted full, empty and partly."""
     probabilities, masks = blobs(8)
     masks[:3] = True
     probabilities[0], probabilities[1] = 1.0, 0.0
@@ -69,7 +69,7 @@ def with_ties() -> Pairs:
 
 
 def all_empty() -> Pairs:
-    """No foreground anywhere, and none found."""
+    """Empty masks, predicted empty."""
     return np.full((3, SIZE, SIZE), 0.125, np.float32), np.zeros((3, SIZE, SIZE), bool)
 
 
@@ -109,7 +109,7 @@ def nanmean(values: list[float]) -> float:
 
 
 def classes_by_nnunet(predicted: NDArray[np.int64], labelled: NDArray[np.int64], k: int) -> Scores:
-    """What nnU-Net 2 calls foreground_mean, of class maps (N, H, W)."""
+    """Return foreground_mean of nnU-Net 2 for class maps (N, H, W)."""
     means = []
     for number in range(1, k):
         dice, iou = [], []
@@ -126,7 +126,7 @@ def classes_by_nnunet(predicted: NDArray[np.int64], labelled: NDArray[np.int64],
 
 
 def classes_by_mmseg(predicted: NDArray[np.int64], labelled: NDArray[np.int64], k: int) -> Scores:
-    """What mmsegmentation 1 calls mDice and mIoU, of class maps (N, H, W)."""
+    """Return mDice and mIoU of mmsegmentation 1 for class maps (N, H, W)."""
     areas = np.zeros((3, k))
     for a, b in zip(predicted, labelled, strict=True):
         for row, values in enumerate((a[a == b], a, b)):
@@ -138,7 +138,7 @@ def classes_by_mmseg(predicted: NDArray[np.int64], labelled: NDArray[np.int64], 
 
 
 def over_pranets_thresholds(probabilities: Maps, masks: Masks) -> NDArray[np.float64]:
-    """Dice and IoU as the published MATLAB loop has them, (N, 256, 2)."""
+    """Dice and IoU of the published MATLAB loop, (N, 256, 2)."""
     table = np.zeros((len(masks), 256, 2))
     for number, (probability, mask) in enumerate(zip(probabilities, masks, strict=True)):
         stretched = probability.astype(np.float64)
@@ -153,7 +153,7 @@ def over_pranets_thresholds(probabilities: Maps, masks: Masks) -> NDArray[np.flo
 
 
 def found(value: Scores, *, places: float = 1e-6) -> object:
-    """What a pair of scores should be; undefined is None."""
+    """Expected pair of scores; None if undefined."""
     return tuple(None if np.isnan(v) else pytest.approx(v, abs=places) for v in value)
 
 
@@ -304,7 +304,7 @@ def test_values_by_hand() -> None:
 
 
 def test_empty_masks_by_hand() -> None:
-    """Four pixels each: empty found empty, empty with one false alarm, half found right."""
+    """Four pixels each: empty predicted empty, empty with a false positive, half correct."""
     probabilities = np.array([[0.1, 0.1, 0.1, 0.1], [0.9, 0.1, 0.1, 0.1], [0.9, 0.9, 0.1, 0.1]])
     masks = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0]], dtype=bool)
     table = table_of(probabilities[:, None].astype(np.float32), masks[:, None])
@@ -324,7 +324,7 @@ def test_empty_masks_by_hand() -> None:
     assert table["mean_over_thresholds"][0] == pytest.approx((1 * 255 + 2 / 3) / 256 / 3)
 
 
-def test_what_a_set_without_any_foreground_scores() -> None:
+def test_scores_of_a_set_without_foreground() -> None:
     table = table_of(*all_empty())
     assert table["per_image"] == table["pooled"] == (1.0, 1.0)
     assert table["per_image_defined"] == (None, None)
@@ -332,12 +332,12 @@ def test_what_a_set_without_any_foreground_scores() -> None:
     assert table["mean_over_thresholds"] == (0.0, 0.0)
 
 
-def test_full_masks_found_full_score_one() -> None:
+def test_full_masks_predicted_full_score_one() -> None:
     scores = dice_by_convention([np.ones((4, 4))], [np.ones((4, 4), dtype=bool)])
     assert scores == pytest.approx(dict.fromkeys(scores, 1.0))
 
 
-def test_they_differ_by_more_than_papers_gain() -> None:
+def test_conventions_differ_by_more_than_published_gains() -> None:
     scores = dice_by_convention(*(list(side) for side in blobs()))
     for name in ("per_image_defined", "per_image_labelled"):  # there are no empty masks here
         assert scores.pop(name) == pytest.approx(scores["per_image"], abs=1e-6)
@@ -348,7 +348,7 @@ def test_they_differ_by_more_than_papers_gain() -> None:
     assert scores["micro_with_background"] - scores["soft_smooth_1"] > 0.1
 
 
-def test_rows_carry_what_a_reader_must_know() -> None:
+def test_rows_contain_the_information_for_readers() -> None:
     rows = conventions_of_maps(*(list(side) for side in with_empty_masks()))
     assert [row["key"] for row in rows if row["own"]] == ["per_image"]
     assert {row["key"] for row in rows if row["optimistic"]} == {
@@ -370,7 +370,7 @@ def test_the_best_threshold_is_never_worse_than_a_half() -> None:
         assert scores["best_threshold_on_this_set"] >= scores["per_image"] - 1e-7
 
 
-def test_order_and_8_bit_maps_read_back_change_nothing_that_is_cut_at_a_half() -> None:
+def test_order_and_stored_8_bit_maps_do_not_change_scores_at_one_half() -> None:
     probabilities, masks = blobs()
     table = table_of(probabilities, masks)
     for key, values in table_of(probabilities[::-1], masks[::-1]).items():
@@ -389,7 +389,7 @@ def batches(conventions: SegmentationConventions, pairs: Pairs, size: int) -> No
         conventions.update(confusion, pairs[0][rows.numpy()], target[rows].numpy())
 
 
-def test_batches_of_any_size_give_the_same_in_a_state_that_does_not_grow() -> None:
+def test_batches_of_any_size_give_the_same_with_a_fixed_state_size() -> None:
     one, many = SegmentationConventions(), SegmentationConventions()
     batches(one, with_empty_masks(), 1)
     size = len(pickle.dumps(one))
@@ -401,7 +401,7 @@ def test_batches_of_any_size_give_the_same_in_a_state_that_does_not_grow() -> No
     assert one.num_images == 12 + 3 * 20
 
 
-def test_ignored_pixels_count_nowhere_and_an_ignored_image_is_none() -> None:
+def test_ignored_pixels_and_ignored_images_are_not_counted() -> None:
     probabilities, masks = blobs(4)
     plain = SegmentationConventions()
     batches(plain, (probabilities[:3], masks[:3]), 3)
@@ -416,7 +416,7 @@ def test_ignored_pixels_count_nowhere_and_an_ignored_image_is_none() -> None:
         assert (a["dice"], a["iou"]) == found((b["dice"], b["iou"] or np.nan), places=1e-12)
 
 
-def test_a_probability_of_nan_is_a_pixel_not_found() -> None:
+def test_a_nan_probability_is_background() -> None:
     probabilities, masks = blobs(2)
     zero = np.where(masks, 0, probabilities).astype(np.float32)
     broken = np.where(masks, np.nan, probabilities).astype(np.float32)
@@ -494,7 +494,7 @@ def test_several_classes_agree_with_every_library(k: int) -> None:
     assert table["pooled"] == found((scores["dice_global"], scores["iou_global"]))
 
 
-def test_of_several_classes_what_needs_one_foreground_is_said_to_be_binary_only() -> None:
+def test_scores_of_one_foreground_are_binary_only_for_several_classes() -> None:
     conventions = SegmentationConventions(3)
     conventions.update(np.ones((1, 3, 3), int), np.zeros((1, 3, 3)), np.zeros((1, 3, 3)))
     rows = {row["key"]: row for row in conventions.compute()}
@@ -508,7 +508,7 @@ def test_without_images_everything_is_undefined() -> None:
     assert {row["dice"] for row in SegmentationConventions().compute()} == {None}
 
 
-def test_what_does_not_match_is_refused() -> None:
+def test_mismatched_inputs_are_refused() -> None:
     with pytest.raises(ValueError, match="two classes or more, got 1"):
         SegmentationConventions(1)
     maps = np.zeros((1, 2, 2))

@@ -45,14 +45,14 @@ def test_few_images_are_exchanged_in_every_way() -> None:
 
 def test_two_accuracies_are_compared_as_by_mcnemar() -> None:
     a, b = np.zeros(60), np.zeros(60)
-    a[:3], b[3:14] = 1, 1  # 3 images that A alone gets right, 11 that B alone does
+    a[:3], b[3:14] = 1, 1  # 3 images correct only in A, 11 only in B
     exact = stats.binomtest(11, 14).pvalue
     found = compared(a, b)
     assert found.num_permutations == 9999
     assert found.p_value == pytest.approx(exact, abs=4 * (exact / 9999) ** 0.5)
 
 
-def test_p_is_never_zero_and_can_tell_less_than_a_thousandth() -> None:
+def test_p_is_never_zero_and_resolves_less_than_a_thousandth() -> None:
     found = compared(np.full(50, 0.5), np.linspace(0.6, 0.9, 50))
     assert found.p_value == 1e-4
     assert found.probability_better is not None
@@ -68,7 +68,7 @@ def test_interval_and_probability_are_those_of_student_for_a_normal_sample() -> 
     assert found.probability_better == pytest.approx(stats.t.cdf(0.01 / error, 29), abs=0.02)
 
 
-def test_exchanging_a_and_b_turns_everything_around() -> None:
+def test_exchanging_a_and_b_reverses_the_result() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.random(40), rng.random(40)
     there, back = compared(a, b), compared(b, a)
@@ -87,7 +87,7 @@ def test_the_order_of_images_in_their_groups_changes_nothing() -> None:
     assert compared(a, b, groups) == compared(a[order], b[order], groups)
 
 
-def test_the_same_scores_show_no_difference_and_some_doubt() -> None:
+def test_equal_scores_give_no_difference_with_uncertainty() -> None:
     found = compared([0.5] * 50, [0.5] * 50)
     assert (found.difference, found.p_value, found.alike) == (0, 1, True)
     assert found.probability_better == pytest.approx(0.5)
@@ -100,14 +100,14 @@ def test_the_same_scores_show_no_difference_and_some_doubt() -> None:
     ("a", "groups"),
     [pytest.param([0.4], (), id="one-image"), pytest.param([0.4, 0.5], (7, 7), id="one-group")],
 )
-def test_one_unit_says_nothing_of_others(a: list[float], groups: tuple[object, ...]) -> None:
+def test_a_single_unit_has_no_interval(a: list[float], groups: tuple[object, ...]) -> None:
     found = compared(a, [0.9] * len(a), groups)
     assert found.p_value == 1
     assert found.num_units == 1
     assert found.interval is found.probability_better is found.standard_error is None
 
 
-def test_a_class_of_one_image_leaves_the_area_without_an_interval() -> None:
+def test_the_area_has_no_interval_if_a_class_has_one_image() -> None:
     target = np.array([1, 0, 0, 0])
     placed = np.stack(
         [placements(np.array(values), target == 1) for values in ([4.0, 1, 2, 3], [2.0, 1, 3, 4])],
@@ -142,7 +142,7 @@ def test_images_needed_for_a_difference_of_this_size() -> None:
     assert found.images_needed == pytest.approx(7.849 * 0.25**2 / 0.05**2, rel=0.05)
 
 
-def test_the_false_positives_are_the_promised_ones() -> None:
+def test_the_false_positive_rate_is_as_promised() -> None:
     rng = np.random.default_rng(3)
     found = []
     for seed in range(300):
@@ -158,7 +158,7 @@ def test_the_false_positives_are_the_promised_ones() -> None:
     assert covered >= 0.9 * 300
 
 
-def test_groups_that_are_alike_need_to_be_known() -> None:
+def test_correlated_groups_must_be_given() -> None:
     rng = np.random.default_rng(4)
     groups = np.repeat(np.arange(12), 6)
     with_groups = without = 0
@@ -192,7 +192,7 @@ def test_all_pairs_are_those_of_each_alone() -> None:
     assert both[1] == compared(values[:, 0], values[:, 2])
 
 
-def test_the_interval_holds_what_the_exchange_does_not_find_too_far() -> None:
+def test_the_interval_contains_differences_that_the_test_does_not_reject() -> None:
     difference = np.random.default_rng(7).standard_t(3, 12) * 0.1 + 0.05
     found = compared(np.zeros(12), difference)
     assert found.interval is not None
@@ -200,7 +200,7 @@ def test_the_interval_holds_what_the_exchange_does_not_find_too_far() -> None:
         inside = compared(np.zeros(12), difference - (end + inwards))
         outside = compared(np.zeros(12), difference - (end - 2000 * inwards))
         assert inside.p_value <= 0.1
-        assert outside.p_value <= 0.05  # the bootstrap may reach farther, never less far
+        assert outside.p_value <= 0.05  # the bootstrap interval may be wider, never narrower
 
 
 def test_an_interval_without_zero_has_a_small_p() -> None:

@@ -60,7 +60,7 @@ def test_an_epoch_without_a_batch_has_no_scores() -> None:
     assert torch.stack(list(scores.values())).isnan().all()
 
 
-def test_an_output_that_is_no_number_has_no_scores_under_the_same_names() -> None:
+def test_a_nan_output_has_undefined_scores_under_the_same_names() -> None:
     logits, target = sample(2)
     metric = ClassificationScores(class_names=NAMES[:2])
     metric.update(logits, target)
@@ -71,7 +71,7 @@ def test_an_output_that_is_no_number_has_no_scores_under_the_same_names() -> Non
     assert torch.stack(list(scores.values())).isnan().all()
 
 
-def test_reset_forgets() -> None:
+def test_reset_clears_the_state() -> None:
     logits, target = sample(2)
     metric = ClassificationScores(class_names=NAMES[:2])
     metric.update(logits, 1 - target)
@@ -101,7 +101,7 @@ def test_probabilities_are_float32_and_sum_to_one() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 0), (3,), (3, 1, 4, 4)])
-def test_logits_of_another_kind_are_refused(shape: tuple[int, ...]) -> None:
+def test_logits_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="expected logits of shape"):
         probabilities(torch.zeros(shape))
 

@@ -10,7 +10,7 @@ from medvision.metrics import bootstrap_mean_interval
 
 
 def dice_like(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Scores as segmentation gives them: skewed, most near 1; their mean is 0.8."""
+    """Scores typical of segmentation: skewed, most near 1; mean 0.8."""
     return rng.beta(4, 1, size)
 
 
@@ -29,7 +29,7 @@ def test_images_of_patients_are_covered_as_promised() -> None:
     patient = np.repeat(np.arange(60), rng.integers(1, 4, 60))  # some have more images than others
     with_groups = without_groups = 0
     for seed in range(2000):
-        mean = rng.beta(8, 2, 60)[patient]  # Dice 0.8 in the mean, more alike within a patient
+        mean = rng.beta(8, 2, 60)[patient]  # mean Dice 0.8, correlated within a patient
         values = rng.beta(20 * mean, 20 * (1 - mean))
         low, high = bootstrap_mean_interval(values, groups=patient, num_resamples=400, seed=seed)
         with_groups += low <= 0.8 <= high
@@ -48,7 +48,7 @@ def test_few_images_are_covered_too() -> None:
     assert 0.90 <= covered / 400 <= 0.985
 
 
-def test_grouped_images_need_their_groups() -> None:
+def test_grouped_images_require_their_groups() -> None:
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(20), 6)
     with_groups = without_groups = 0
@@ -79,7 +79,7 @@ def test_scipy_agrees_up_to_the_expansion() -> None:
     )
 
 
-def test_groups_of_one_are_no_groups() -> None:
+def test_groups_of_one_image_change_nothing() -> None:
     values = dice_like(np.random.default_rng(4), 30)
     names = [f"patient {row}" for row in range(30)]
     assert bootstrap_mean_interval(values, groups=names) == pytest.approx(
@@ -87,10 +87,10 @@ def test_groups_of_one_are_no_groups() -> None:
     )
 
 
-def test_large_groups_weigh_by_their_size() -> None:
+def test_groups_are_weighted_by_their_size() -> None:
     values = [0.0] * 90 + [1.0] * 10
     low, high = bootstrap_mean_interval(values, groups=["a"] * 90 + ["b"] * 10)
-    assert (low, high) == (0.0, 1.0)  # two groups: almost nothing is known
+    assert (low, high) == (0.0, 1.0)  # two groups: almost no information
     values = [0.2] * 50 + [0.4] * 50 + [0.3]
     low, high = bootstrap_mean_interval(values, groups=["a"] * 50 + ["b"] * 50 + ["c"])
     assert 0.2 <= low < 0.3 < high <= 0.4
@@ -107,14 +107,14 @@ def test_large_groups_weigh_by_their_size() -> None:
         pytest.param([0.2, 0.4, float("nan")], ["p", "p", "q"], 0.3, id="one-group-left"),
     ],
 )
-def test_no_spread_gives_a_point(
+def test_values_without_spread_give_a_point(
     values: list[float], groups: list[object] | None, expected: float
 ) -> None:
     interval = bootstrap_mean_interval(values, groups=groups)
     assert interval == pytest.approx((expected, expected), abs=1e-15)
 
 
-def test_nan_is_left_out() -> None:
+def test_nan_values_are_excluded() -> None:
     values = dice_like(np.random.default_rng(5), 40)
     groups = np.arange(40) // 4
     holes, members = np.insert(values, [3, 20], np.nan), np.insert(groups, [3, 20], 99)
@@ -124,7 +124,7 @@ def test_nan_is_left_out() -> None:
     )
 
 
-def test_nothing_to_average_is_undefined() -> None:
+def test_the_mean_of_no_values_is_undefined() -> None:
     assert np.isnan(bootstrap_mean_interval([])).all()
     assert np.isnan(bootstrap_mean_interval([float("nan")] * 3)).all()
 
@@ -136,17 +136,17 @@ def test_the_interval_stays_within_the_values_and_widens_with_confidence() -> No
     assert ends[2][0] <= ends[1][0] < ends[0][0] < ends[0][1] < ends[1][1] <= ends[2][1]
 
 
-def test_the_seed_decides() -> None:
+def test_the_result_depends_only_on_the_seed() -> None:
     values = dice_like(np.random.default_rng(6), 50)
     assert bootstrap_mean_interval(values, seed=1) == bootstrap_mean_interval(values, seed=1)
     assert bootstrap_mean_interval(values, seed=1) != bootstrap_mean_interval(values, seed=2)
 
 
-def test_ten_thousand_values_are_quick() -> None:
+def test_ten_thousand_values_are_fast() -> None:
     values = dice_like(np.random.default_rng(7), 10_000)
     started_s = time.process_time()
     low, high = bootstrap_mean_interval(values)
-    assert time.process_time() - started_s < 5  # 0.2 s on a free core
+    assert time.process_time() - started_s < 5  # 0.2 s on an idle core
     assert high - low == pytest.approx(2 * 1.96 * values.std() / 100, rel=0.1)
 
 

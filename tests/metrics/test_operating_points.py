@@ -63,14 +63,14 @@ def test_thresholds_come_from_validation_and_values_from_test() -> None:
 
 
 @pytest.mark.parametrize("target", [[1, 1], [0, 0], []])
-def test_validation_of_one_class_chooses_nothing(target: list[int]) -> None:
+def test_a_validation_split_of_one_class_gives_no_threshold(target: list[int]) -> None:
     points = operating_points(
         [0.4, 0.6][: len(target)], target, *draw(0), threshold_in_use=0.5, chosen_on="fixed"
     )
     assert [point["name"] for point in points] == ["in use"]
 
 
-def test_what_has_nothing_to_count_is_none() -> None:
+def test_scores_without_images_to_count_are_none() -> None:
     only_positives = operating_points(
         *draw(0), [0.7, 0.8], [1, 1], threshold_in_use=0.5, chosen_on="val"
     )[0]
@@ -90,7 +90,7 @@ def test_every_value_is_plain() -> None:
         assert all(math.isfinite(v) for v in point.values() if isinstance(v, float))
 
 
-def test_the_wished_sensitivity_names_and_chooses_the_last_point() -> None:
+def test_the_requested_sensitivity_defines_the_last_point() -> None:
     points = operating_points(
         *draw(0), *draw(1), threshold_in_use=0.5, chosen_on="val", sensitivity=0.8
     )
@@ -123,14 +123,14 @@ def test_ppv_and_npv_at_a_prevalence_by_hand() -> None:
     assert point["ppv_at_prevalence_ci95"] == pytest.approx([o / (1 + o) for o in odds])
 
 
-def test_at_the_share_of_the_test_images_bayes_gives_their_own_ppv() -> None:
+def test_the_ppv_at_the_share_of_the_test_images_is_their_own() -> None:
     target = [1] * 6 + [0] * 14
     point = at_prevalence(0.3, [1, 1, 1, 1, 0, 0] + [1] * 3 + [0] * 11, target)
     assert point["ppv_at_prevalence"] == pytest.approx(point["ppv"]) == pytest.approx(4 / 7)
     assert point["npv_at_prevalence"] == pytest.approx(point["npv"]) == pytest.approx(11 / 13)
 
 
-def test_nothing_wrong_still_leaves_a_doubt_at_a_low_prevalence() -> None:
+def test_a_perfect_test_still_has_an_uncertain_ppv_at_a_low_prevalence() -> None:
     point = at_prevalence(0.01, [1] * 20 + [0] * 20, [1] * 20 + [0] * 20)
     low, high = point["ppv_at_prevalence_ci95"]
     assert (point["ppv_at_prevalence"], high) == (1, 1)
@@ -138,7 +138,7 @@ def test_nothing_wrong_still_leaves_a_doubt_at_a_low_prevalence() -> None:
     assert point["npv_at_prevalence"] == 1
 
 
-def test_what_is_never_predicted_has_no_ppv_at_any_prevalence() -> None:
+def test_a_class_that_is_never_predicted_has_no_ppv_at_any_prevalence() -> None:
     point = at_prevalence(0.1, [0, 0, 0], [1, 0, 0])
     assert point["ppv_at_prevalence"] is point["ppv_at_prevalence_ci95"] is None
     assert point["npv_at_prevalence"] == pytest.approx(0.9)
@@ -146,14 +146,14 @@ def test_what_is_never_predicted_has_no_ppv_at_any_prevalence() -> None:
     assert one_class["npv_at_prevalence"] is one_class["npv_at_prevalence_ci95"] is None
 
 
-def covered(groups: int, per_group: int, *, told: bool) -> dict[str, float]:
-    """How often the intervals hold the truth: sensitivity 0.9, specificity 0.8, 5 % ill."""
+def covered(groups: int, per_group: int, *, grouped: bool) -> dict[str, float]:
+    """Coverage of the intervals: sensitivity 0.9, specificity 0.8, 5 % ill."""
     truth = {"sensitivity": 0.9, "ppv_at_prevalence": 0.045 / (0.045 + 0.19)}
     rng, hits = np.random.default_rng(0), dict.fromkeys(truth, 0)
     target = np.repeat([1, 0], groups * per_group)
     group = np.arange(2 * groups).repeat(per_group)
     for _ in range(300):
-        # each patient has a chance of his own; correlation of his images 0.3
+        # individual probability per patient; correlation of the images 0.3
         chance = np.where(
             np.arange(2 * groups) < groups,
             rng.beta(0.9 * 7 / 3, 0.1 * 7 / 3, 2 * groups),
@@ -170,7 +170,7 @@ def covered(groups: int, per_group: int, *, told: bool) -> dict[str, float]:
             threshold_in_use=0.5,
             chosen_on="fixed",
             prevalence=0.05,
-            groups=group if told else None,
+            groups=group if grouped else None,
         )
         for name, value in truth.items():
             low, high = point[f"{name}_ci95"]
@@ -179,9 +179,9 @@ def covered(groups: int, per_group: int, *, told: bool) -> dict[str, float]:
 
 
 def test_intervals_cover_as_promised_with_groups_and_without() -> None:
-    for share in [*covered(50, 1, told=False).values(), *covered(20, 5, told=True).values()]:
+    for share in [*covered(50, 1, grouped=False).values(), *covered(20, 5, grouped=True).values()]:
         assert 0.91 <= share <= 0.99
-    assert covered(20, 5, told=False)["sensitivity"] < 0.88  # groups that nobody was told of
+    assert covered(20, 5, grouped=False)["sensitivity"] < 0.88  # groups not given
 
 
 def test_wrong_arguments_are_named() -> None:

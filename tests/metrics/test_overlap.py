@@ -36,7 +36,7 @@ def logits_of(predicted: list[list[int]]) -> Tensor:
 
 
 def random_batch(num_images: int, num_classes: int = 2, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Logits and targets that agree in part, of 12 x 10 pixels, every twelfth pixel ignored."""
+    """Partly agreeing logits and targets of 12 x 10 pixels, every twelfth pixel ignored."""
     generator = torch.Generator().manual_seed(seed)
     shape = (num_images, 12, 10)
     target = torch.randint(num_classes, shape, generator=generator).to(torch.uint8)
@@ -130,7 +130,7 @@ def test_three_class_scores_by_hand() -> None:
     assert scores == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_class_that_is_never_labelled_leaves_the_mean_recall_to_the_others() -> None:
+def test_the_mean_recall_excludes_a_class_that_is_never_labelled() -> None:
     logits = torch.nn.functional.one_hot(torch.tensor([[[0, 1, 1]]]), 3).movedim(-1, 1) * 9.0
     scores = scores_of(logits, torch.tensor([[[0, 1, 0]]], dtype=torch.uint8), THREE)
     assert scores["recall"].item() == 1
@@ -258,7 +258,7 @@ def test_confusion_predicts_the_first_largest_logit(num_classes: int) -> None:
         np.testing.assert_array_equal(confusion[image].numpy(), expected)
 
 
-def test_foreground_probability_of_three_classes_is_what_background_leaves() -> None:
+def test_foreground_probability_of_three_classes_is_one_minus_background() -> None:
     logits = torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)
     expected = (math.e**2 + math.e**3) / (math.e + math.e**2 + math.e**3)
     assert foreground_probability(logits).item() == pytest.approx(expected, rel=1e-6)
@@ -348,7 +348,7 @@ def test_empty_masks_and_empty_predictions_score_one() -> None:
         assert scores[name].isnan(), name
 
 
-def test_a_full_mask_found_in_full() -> None:
+def test_a_full_mask_predicted_full_scores_one() -> None:
     scores = scores_of(logits_of([[1, 1, 1]]), torch.ones(1, 1, 3, dtype=torch.uint8))
     for name in ("dice", "iou", "dice_global", "accuracy", "precision", "recall"):
         assert scores[name].item() == 1, name
@@ -385,13 +385,13 @@ def test_state_does_not_grow_with_the_data() -> None:
     assert metric.num_images.item() == 20
 
 
-def test_reset_forgets_and_clone_stays_apart() -> None:
+def test_reset_clears_the_state_and_clones_are_independent() -> None:
     metric = SegmentationScores(class_names=BINARY)
     metric.update(*random_batch(3))
-    twin = metric.clone()
+    clone = metric.clone()
     metric.reset()
     assert metric.num_images.item() == 0
-    assert twin.num_images.item() == 3
+    assert clone.num_images.item() == 3
     metric.update(*random_batch(4, seed=1))
     assert_same_bits(metric.compute(), scores_of(*random_batch(4, seed=1)))
 

@@ -1,4 +1,4 @@
-"""Scores as sums of what images add: equal to the scores that are defined elsewhere."""
+"""Scores as sums over images equal the scores defined elsewhere."""
 
 import numpy as np
 import pytest
@@ -78,13 +78,13 @@ def test_placements_by_hand() -> None:
     assert np.isnan(placements(np.array([0.1, 0.2]), np.array([True, True]))).all()
 
 
-def test_an_image_that_one_leaves_undefined_counts_for_none() -> None:
+def test_an_image_undefined_for_one_model_is_excluded_for_both() -> None:
     score = mean_score([[0.2, 0.4], [np.nan, 0.9], [0.6, 0.8]], np.arange(3))
     assert score.scores == pytest.approx([0.4, 0.6])
     assert (score.num_images, score.behind) == (2, 2)
 
 
-def test_groups_weigh_by_their_images() -> None:
+def test_groups_are_weighted_by_their_images() -> None:
     unit = group_numbers(["p", "p", "q"], 3)
     score = mean_score([[0.0], [0.3], [0.9]], unit)
     assert unit.tolist() == [0, 0, 1]
@@ -93,14 +93,14 @@ def test_groups_weigh_by_their_images() -> None:
     assert group_numbers(None, 3).tolist() == [0, 1, 2]
 
 
-def test_a_score_without_anything_to_count_is_undefined() -> None:
+def test_a_score_without_images_to_count_is_undefined() -> None:
     one_class = np.ones(4, dtype=int)
     placed = placements(np.arange(4.0), one_class == 1)[:, None]
     assert np.isnan(auroc_score({1: placed}, one_class, np.arange(4)).scores).all()
     assert np.isnan(mean_score([[np.nan], [np.nan]], np.arange(2)).scores).all()
 
 
-def test_all_scores_meet_the_same_resamples() -> None:
+def test_all_scores_use_the_same_resamples() -> None:
     values = np.random.default_rng(4).random((20, 1))
     scores = {"a": mean_score(values, np.arange(20)), "b": mean_score(1 - values, np.arange(20))}
     found = resampled_scores(

@@ -30,7 +30,7 @@ Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
 def random_batch(
     num_images: int, num_classes: int, seed: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and targets that agree in part, of 12 x 10 pixels, every twelfth pixel ignored."""
+    """Partly agreeing logits and targets of 12 x 10 pixels, every twelfth pixel ignored."""
     generator = torch.Generator().manual_seed(seed)
     shape = (num_images, 12, 10)
     target = torch.randint(num_classes, shape, generator=generator)
@@ -49,7 +49,7 @@ def count(logits: torch.Tensor, target: torch.Tensor) -> Counts:
 
 
 def draw(rng: np.random.Generator, size_px: NDArray[np.int64], ease: NDArray[np.float64]) -> Counts:
-    """Binary images of 4096 pixels with one lesion each, found as far as it is easy."""
+    """Binary images of 4096 pixels with one lesion each, detected in part."""
     found = rng.binomial(size_px, rng.beta(20 * ease, 20 * (1 - ease)))
     false = rng.binomial(4096 - size_px, rng.beta(2, 38, len(size_px)))
     rows = [[4096 - size_px - false, false], [size_px - found, found]]
@@ -67,7 +67,7 @@ def divide(part: float, whole: float) -> float:
 
 
 def scores_by_loops(confusion: NDArray[np.int64], histogram: NDArray[np.int64]) -> list[float]:
-    """The seven scores of one sum of counts, pixel by pixel and class by class."""
+    """The seven scores from summed counts, computed by plain loops."""
     classes = range(len(confusion))
     total = sum(int(confusion[t, p]) for t in classes for p in classes)
     table: dict[str, list[float]] = {name: [] for name in NAMES}
@@ -172,7 +172,7 @@ def test_recall_and_dice_are_covered_as_promised() -> None:
         assert 0.93 <= hits / 1500 <= 0.97
 
 
-def test_images_of_one_patient_need_their_groups() -> None:
+def test_images_of_one_patient_require_their_groups() -> None:
     rng = np.random.default_rng(4)
     patient = np.repeat(np.arange(40), 4)
     covered = []
@@ -220,7 +220,7 @@ def test_a_single_image_gives_points() -> None:
         pytest.param([[0, 0], [3, 4]], {"specificity", "auroc"}, id="no-background"),
     ],
 )
-def test_a_score_without_anything_to_count_is_undefined(
+def test_a_score_without_images_to_count_is_undefined(
     confusion: list[list[int]], undefined: set[str]
 ) -> None:
     counts = np.array([confusion] * 12)
@@ -235,7 +235,7 @@ def test_empty_sets_agree() -> None:
     assert intervals["accuracy"] == intervals["specificity"] == (1, 1)
 
 
-def test_a_score_that_rests_on_one_image_is_a_point() -> None:
+def test_a_score_of_a_single_image_is_a_point() -> None:
     counts = np.array([[[100, 0], [0, 0]]] * 12)
     counts[3] = [[90, 0], [4, 6]]
     intervals = pooled_score_intervals(counts, counts)
@@ -250,7 +250,7 @@ def test_perfect_images_score_1() -> None:
     assert pooled_score_intervals(confusion, histogram) == dict.fromkeys(NAMES, (1, 1))
 
 
-def test_an_image_of_ignored_pixels_is_no_image() -> None:
+def test_an_image_of_ignored_pixels_is_not_counted() -> None:
     confusion, histogram = count(*random_batch(12, 3))
     holes = [np.insert(x, [2, 9], 0, axis=0) for x in (confusion, histogram)]
     expected = pooled_score_intervals(confusion, histogram)
@@ -262,7 +262,7 @@ def test_an_image_of_ignored_pixels_is_no_image() -> None:
 
 
 @pytest.mark.parametrize("num_images", [0, 3])
-def test_nothing_to_count_is_undefined(num_images: int) -> None:
+def test_scores_of_no_images_are_undefined(num_images: int) -> None:
     intervals = pooled_score_intervals(
         np.zeros((num_images, 3, 3), dtype=np.int64),
         np.zeros((num_images, 2, 256), dtype=np.int64),
@@ -272,7 +272,7 @@ def test_nothing_to_count_is_undefined(num_images: int) -> None:
     assert np.isnan(list(intervals.values())).all()
 
 
-def test_the_seed_decides() -> None:
+def test_the_result_depends_only_on_the_seed() -> None:
     counts = count(*random_batch(20, 2))
     assert pooled_score_intervals(*counts, seed=1) == pooled_score_intervals(*counts, seed=1)
     first, second = (pooled_score_intervals(*counts, seed=seed) for seed in (1, 2))
@@ -287,12 +287,12 @@ def test_intervals_widen_with_confidence() -> None:
 
 
 @pytest.mark.parametrize(("num_images", "limit_s"), [(100, 1), (1000, 4)])
-def test_many_images_are_quick(num_images: int, limit_s: float) -> None:
+def test_many_images_are_fast(num_images: int, limit_s: float) -> None:
     histogram = np.random.default_rng(5).integers(1000, size=(num_images, 2, 256))
     confusion = histogram.reshape(num_images, 2, 2, 128).sum(3)
     started_s = time.process_time()
     pooled_score_intervals(confusion, histogram)
-    assert time.process_time() - started_s < limit_s  # 0.04 and 0.1 s on a free core
+    assert time.process_time() - started_s < limit_s  # 0.04 and 0.1 s on an idle core
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -301,9 +301,9 @@ def test_wrong_arguments_are_named() -> None:
         pooled_score_intervals(confusion[0], histogram)
     with pytest.raises(ValueError, match=r"shape \(3, 2, B\), got \(2, 2, 256\)"):
         pooled_score_intervals(confusion, histogram[:2])
-    with pytest.raises(ValueError, match="expected a confusion of integers from 0 up"):
+    with pytest.raises(ValueError, match="expected a confusion of non-negative integers"):
         pooled_score_intervals(confusion / 2, histogram)
-    with pytest.raises(ValueError, match="expected a histogram of integers from 0 up"):
+    with pytest.raises(ValueError, match="expected a histogram of non-negative integers"):
         pooled_score_intervals(confusion, -histogram)
     with pytest.raises(ValueError, match="to count the same pixels"):
         pooled_score_intervals(confusion, histogram[::-1])

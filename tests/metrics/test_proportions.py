@@ -31,7 +31,7 @@ def test_scipy_agrees(trials: int, confidence: float) -> None:
         assert 0 <= found[0] <= successes / trials <= found[1] <= 1
 
 
-def test_nothing_is_known_from_no_trials() -> None:
+def test_the_interval_of_no_trials_is_undefined() -> None:
     assert np.isnan(wilson_interval(0, 0)).all()
 
 
@@ -40,13 +40,13 @@ def test_failures_mirror_successes() -> None:
     assert wilson_interval(14, 17) == pytest.approx((1 - high, 1 - low), abs=1e-15)
 
 
-def test_trials_of_their_own_count_each_and_one_group_counts_once() -> None:
+def test_independent_trials_count_each_and_a_group_counts_once() -> None:
     right = np.array([True, False, True, True])
     assert effective_trials(right, np.arange(4)) == 4
     assert effective_trials(right, np.zeros(4, int)) == 1
 
 
-def test_groups_that_agree_within_are_worth_about_one_trial_each() -> None:
+def test_groups_of_equal_trials_count_about_one_trial_each() -> None:
     right = np.repeat(np.arange(40) % 4 > 0, 5)
     group = np.arange(40).repeat(5)
     # var of 40 shares 0 or 1: n_e = 39, and the t quantile of 39 degrees of freedom
@@ -54,16 +54,16 @@ def test_groups_that_agree_within_are_worth_about_one_trial_each() -> None:
     assert effective_trials(right, group) == pytest.approx(expected)
 
 
-def test_groups_that_all_have_the_same_share_lose_nothing() -> None:
+def test_groups_with_equal_shares_keep_all_trials() -> None:
     right = np.tile([True, True, False], 10)
     assert effective_trials(right, np.arange(10).repeat(3)) == 30
 
 
-def test_all_right_is_as_many_trials_as_groups() -> None:
+def test_only_successes_count_as_many_trials_as_groups() -> None:
     assert effective_trials(np.ones(12, bool), np.arange(4).repeat(3)) == 4
 
 
-def test_independent_trials_in_groups_lose_little() -> None:
+def test_independent_trials_in_groups_keep_nearly_all_trials() -> None:
     rng = np.random.default_rng(0)
     found = [effective_trials(rng.random(300) < 0.8, np.arange(100).repeat(3)) for _ in range(50)]
     assert 240 < np.mean(found) <= 300
@@ -86,7 +86,7 @@ def test_the_formula_by_hand() -> None:
     assert ratio_interval(0.5, (0.4, 0.6), 0.25, (0.2, 0.3)) == pytest.approx((low, high))
 
 
-def test_a_proportion_of_zero_gives_an_open_end() -> None:
+def test_a_proportion_of_zero_gives_an_unbounded_ratio() -> None:
     never, often = wilson_interval(0, 20), wilson_interval(15, 20)
     low, high = ratio_interval(0.75, often, 0.0, never)
     assert high == math.inf

@@ -9,7 +9,7 @@ from medvision.metrics.ranking import Ranking
 
 
 def sample(seed: int, size: int = 60, *, levels: int = 9) -> tuple[np.ndarray, np.ndarray]:
-    """Scores with many ties, and labels that they say something about."""
+    """Scores with many ties, and labels correlated with them."""
     rng = np.random.default_rng(seed)
     positive = rng.random(size) < 0.4
     return np.round((rng.random(size) + 0.4 * positive) * levels) / levels, positive
@@ -46,7 +46,7 @@ def test_weights_are_repeated_images() -> None:
         assert ours == pytest.approx(areas(score[rows], positive[rows]), abs=1e-12)
 
 
-def test_one_class_leaves_undefined_what_needs_two() -> None:
+def test_scores_that_need_two_classes_are_undefined_for_one() -> None:
     score = np.array([0.2, 0.6])
     auroc, average_precision = areas(score, np.array([True, True]))
     assert np.isnan(auroc)
@@ -73,7 +73,7 @@ def test_precision_recall_points_are_those_of_scikit_learn() -> None:
     assert (np.diff(recall) * precision[1:]).sum() == pytest.approx(areas(score, positive)[1])
 
 
-def test_rates_without_anything_to_count_are_undefined() -> None:
+def test_rates_without_images_to_count_are_undefined() -> None:
     false_positive_rate, true_positive_rate, _ = roc_points([0.1, 0.9], [False, False])
     assert np.isnan(true_positive_rate).all()
     np.testing.assert_array_equal(false_positive_rate, [0, 0.5, 1])

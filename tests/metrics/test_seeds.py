@@ -1,4 +1,4 @@
-"""Spread over seeds against scipy, and what one seed cannot tell."""
+"""Spread over seeds compared with scipy, and undefined cases."""
 
 import pytest
 from scipy import stats
@@ -21,7 +21,7 @@ def test_one_seed_has_no_spread() -> None:
     assert found.std_b == pytest.approx(0.05 / 2**0.5)
 
 
-def test_seeds_that_change_nothing_leave_the_difference() -> None:
+def test_identical_seeds_give_the_difference_as_interval() -> None:
     found = seed_spread([0.5, 0.5], [0.75, 0.75])
     assert found.standard_error == 0
     assert found.interval == pytest.approx((0.25, 0.25))

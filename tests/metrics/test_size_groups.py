@@ -57,7 +57,7 @@ def test_values_by_hand() -> None:
         pytest.param([0.1, 0.2, 0.3] + [0.4] * 20, [2, 1, 20], id="both-cuts-at-one-size"),
     ],
 )
-def test_sizes_are_cut_into_thirds(share: list[float], expected: list[int]) -> None:
+def test_sizes_are_divided_into_thirds(share: list[float], expected: list[int]) -> None:
     assert [count for _, count in cut(share)] == expected
     assert [name for name, _ in cut(share)] == ["small", "medium", "large"]
 
@@ -83,7 +83,7 @@ def test_every_image_is_in_one_group_and_no_size_in_two(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_no_other_cuts_are_nearer_to_thirds(seed: int) -> None:
+def test_no_other_division_is_closer_to_thirds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     share = np.sort(rng.choice([0.1, 0.2, 0.3, 0.4, 0.5], size=30, p=rng.dirichlet(np.ones(5))))
     places = np.flatnonzero(np.diff(share)) + 1
@@ -111,7 +111,7 @@ def test_scores_at_the_size_of_the_file_come_first() -> None:
     assert (found["dice"], found["iou"]) == (0.8, 0.7)
 
 
-def test_rows_read_from_a_file_are_text() -> None:
+def test_rows_read_from_a_file_may_be_text() -> None:
     rows = [
         {"dice": "0.8", "iou": "0.7", "hd95_px": ""},
         {"dice": "0.6", "iou": "0.5", "hd95_px": "3"},
@@ -131,7 +131,7 @@ def test_surface_distances_are_averaged_where_they_are_defined() -> None:
     assert lesions["nsd_2px"] == pytest.approx(0.4)
 
 
-def test_an_image_of_ignored_pixels_is_no_image() -> None:
+def test_an_image_of_ignored_pixels_is_not_counted() -> None:
     found = size_groups(rows_of([math.nan, 1.0, 0.5]), foreground_share=[0.0, 0.0, 0.2])
     assert [group["num_images"] for group in found] == [1, 1]
 

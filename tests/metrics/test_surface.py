@@ -1,4 +1,4 @@
-"""Distances of outlines: MONAI's own values, at the cost of the lesion and not of the image."""
+"""Distances of outlines: the values of MONAI at the cost of the cropped lesion."""
 
 import math
 import subprocess
@@ -76,7 +76,7 @@ def test_monai_agrees_on_ragged_masks(seed: int) -> None:
 def test_monai_agrees_on_every_class(seed: int) -> None:
     names = ("background", "disc", "cup", "vessel")
     first, second = (blobs(k, num_classes=4) for k in (seed, seed + 50))
-    second[second == 3] = 0  # the third class is nowhere labelled
+    second[second == 3] = 0  # the third class is not labelled
     hd95, nsd = by_monai(first, second, num_classes=4)
     found = surface_distances(first, second, num_classes=4, class_names=names)
     assert [found[f"hd95_px/{name}"] for name in names[1:3]] == list(hd95[:2])
@@ -103,7 +103,7 @@ def test_value_by_hand_of_two_shifted_squares(shift: int) -> None:
     assert found["nsd_2px"] == pytest.approx(near / 76)
 
 
-def test_a_few_stray_pixels_do_not_move_the_percentile() -> None:
+def test_a_few_stray_pixels_do_not_change_the_percentile() -> None:
     labelled = rectangle(slice(10, 40), slice(10, 40))  # 116 pixels of outline
     predicted = labelled.copy()
     predicted[60, 60:65] = 1
@@ -112,12 +112,12 @@ def test_a_few_stray_pixels_do_not_move_the_percentile() -> None:
     assert found["nsd_2px"] == pytest.approx((116 + 116) / (121 + 116))
 
 
-def test_prediction_and_label_may_change_places() -> None:
+def test_prediction_and_label_are_interchangeable() -> None:
     first, second = blobs(1), blobs(2)
     assert surface_distances(first, second) == surface_distances(second, first)
 
 
-def test_a_larger_image_around_them_changes_nothing() -> None:
+def test_a_larger_image_does_not_change_the_distances() -> None:
     first, second = blobs(3), blobs(4)
     padded = [np.pad(mask, ((5, 40), (9, 0))) for mask in (first, second)]
     assert surface_distances(*padded) == surface_distances(first, second)
@@ -137,7 +137,7 @@ def test_undefined_cases_are_those_of_monai() -> None:
         np.testing.assert_array_equal(found, by_monai(*pair)[:, 0])
 
 
-def test_ignored_pixels_are_on_no_side() -> None:
+def test_ignored_pixels_belong_to_neither_mask() -> None:
     labelled = rectangle(slice(10, 30), slice(10, 30))
     predicted = labelled.copy()
     predicted[40:60, 40:60] = 1
@@ -147,7 +147,7 @@ def test_ignored_pixels_are_on_no_side() -> None:
     assert all(math.isnan(v) for v in surface_distances(nothing * 0 + 1, nothing).values())
 
 
-def test_the_mean_is_over_defined_images_and_says_how_many_are_not() -> None:
+def test_the_mean_covers_defined_images_and_the_others_are_counted() -> None:
     assert mean_defined([1.0, math.nan, 4.0, math.inf]) == (2.5, 2)
     mean, undefined = mean_defined([math.nan] * 3)
     assert math.isnan(mean)
@@ -155,7 +155,7 @@ def test_the_mean_is_over_defined_images_and_says_how_many_are_not() -> None:
     assert mean_defined([])[1] == 0
 
 
-def test_a_usual_pair_is_quick() -> None:
+def test_a_typical_pair_is_fast() -> None:
     rows, columns = np.ogrid[:352, :352]
     first = ((rows - 170) ** 2 + (columns - 180) ** 2 < 90**2).astype(np.uint8)
     second = np.roll(first, 4, axis=0)
@@ -163,7 +163,7 @@ def test_a_usual_pair_is_quick() -> None:
     started_s = time.process_time()
     for _ in range(10):
         surface_distances(first, second)
-    assert (time.process_time() - started_s) / 10 < 0.1  # 15 ms on a free core
+    assert (time.process_time() - started_s) / 10 < 0.1  # 15 ms on an idle core
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -182,7 +182,7 @@ def test_wrong_arguments_are_named() -> None:
         surface_distances(mask, mask, num_classes=1)
 
 
-def test_importing_it_loads_no_monai() -> None:
+def test_importing_the_module_does_not_import_monai() -> None:
     program = (
         "import sys; from medvision.metrics import surface_distances; "
         "print('monai' in sys.modules or 'torch' in sys.modules)"

@@ -8,7 +8,7 @@ from medvision.metrics import apply_temperature, fit_temperature, logits_of, pro
 
 
 def draw(num_classes: int, size: int = 300, *, true: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits that are too large by a factor, and targets drawn from the right probabilities."""
+    """Logits too large by a factor, and targets drawn from the true probabilities."""
     rng = np.random.default_rng(num_classes)
     right = rng.normal(size=(size, num_classes)) * 2
     chance = special.softmax(right, axis=1)
@@ -23,7 +23,7 @@ def loss(logits: np.ndarray, target: np.ndarray, temperature: float) -> float:
 
 
 def test_value_by_hand() -> None:
-    # p of the likelier class is 3/4, as often as it is right: sigmoid(4 / T) = 3/4
+    # the likelier class is correct in 3/4: sigmoid(4 / T) = 3/4
     logits = np.array([[0.0, 4.0]] * 4)
     fitted = fit_temperature(logits, np.array([1, 1, 1, 0]))
     assert fitted.value == pytest.approx(4 / np.log(3), rel=1e-9)
@@ -45,7 +45,7 @@ def test_an_independent_minimisation_agrees(num_classes: int) -> None:
     assert near[1] == min(near)
 
 
-def test_a_network_that_is_twice_too_sure_has_temperature_two() -> None:
+def test_a_network_with_doubled_logits_has_temperature_two() -> None:
     logits, target = draw(4, 20_000)
     assert fit_temperature(logits, target).value == pytest.approx(2, rel=0.03)
     assert fit_temperature(logits / 4, target).value == pytest.approx(0.5, rel=0.03)
@@ -61,34 +61,34 @@ def test_scaled_logits_scale_the_temperature_and_constants_change_nothing() -> N
 
 
 @pytest.mark.parametrize("scale", [0.3, 3.0, 10.0])
-def test_images_that_are_all_right_support_no_certainty(scale: float) -> None:
+def test_correctly_classified_images_limit_the_confidence(scale: float) -> None:
     logits = scale * np.array([[0.0, 1.0], [0.0, 2.0], [0.0, -1.0], [0.0, -3.0]])
     fitted = fit_temperature(logits, np.array([1, 1, 0, 0]))
     confidence = apply_temperature(logits, fitted.value).max(axis=1).mean()
     assert confidence == pytest.approx(5 / 6)  # Laplace: (4 + 1) / (4 + 2)
-    assert fitted.note.startswith("all 4 validation images are right")
+    assert fitted.note.startswith("all 4 validation images are classified correctly")
 
 
-def test_logits_without_meaning_reach_the_upper_bound_and_equal_ones_the_lower() -> None:
+def test_uninformative_logits_reach_the_upper_bound_and_equal_ones_the_lower() -> None:
     wrong = fit_temperature(np.array([[0.0, 3.0], [0.0, -3.0]] * 100), np.array([0, 1] * 100))
     assert wrong.value == 20
-    assert "ran to its bound of 20" in wrong.note
+    assert "reached its bound of 20" in wrong.note
     tiny = np.array([[0.0, 1e-4]] * 150 + [[0.0, -1e-4]] * 150 + [[0.0, 1e-4]])
     equal = fit_temperature(tiny, np.array([1] * 150 + [0] * 151))
     assert equal.value == 0.05
-    assert "ran to its bound of 0.05" in equal.note
+    assert "reached its bound of 0.05" in equal.note
 
 
-def test_few_images_are_told() -> None:
+def test_few_images_are_noted() -> None:
     logits, target = draw(2)
     assert fit_temperature(logits[:99], target[:99]).note == (
-        "the temperature rests on 99 validation images only"
+        "the temperature is based on only 99 validation images"
     )
     assert fit_temperature(logits, target).note == ""
 
 
 @pytest.mark.parametrize("temperature", [0.05, 0.6, 1.0, 3.0, 20.0])
-def test_no_decision_and_no_rank_changes(temperature: float) -> None:
+def test_decisions_and_ranks_are_unchanged(temperature: float) -> None:
     logits, _ = draw(4)
     calibrated = apply_temperature(logits, temperature)
     assert calibrated.sum(axis=1) == pytest.approx(1)
@@ -120,7 +120,7 @@ def test_probabilities_to_the_power_of_one_over_t_are_those_of_the_logits(num_cl
     )
 
 
-def test_float32_probabilities_that_are_saturated_break_nothing() -> None:
+def test_saturated_float32_probabilities_are_handled() -> None:
     for logits in (torch.tensor([[40.0], [-40.0], [-200.0], [90.0]]), torch.eye(3) * 300):
         stored = probabilities(logits).double().numpy()
         assert (stored == 0).any()
@@ -132,7 +132,7 @@ def test_float32_probabilities_that_are_saturated_break_nothing() -> None:
     assert 1 < fit_temperature(wrong, np.ones(100, int) - (np.arange(100) == 50)).value < 20
 
 
-def test_stored_probabilities_give_the_temperature_of_the_logits_to_four_digits() -> None:
+def test_stored_probabilities_give_the_temperature_to_four_digits() -> None:
     logits, target = draw(2)
     stored = probabilities(torch.tensor(logits[:, 1:] - logits[:, :1])).double().numpy()
     assert fit_temperature(logits_of(stored), target).value == pytest.approx(

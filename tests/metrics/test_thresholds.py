@@ -37,7 +37,7 @@ def test_no_threshold_is_better(seed: int) -> None:
     assert balanced_accuracy_score(target, probability >= chosen) == pytest.approx(max(cuts))
 
 
-def test_within_one_standard_error_the_cut_nearest_one_half_is_taken() -> None:
+def test_the_threshold_nearest_one_half_within_one_standard_error_is_chosen() -> None:
     # 50 negatives below 0.2; of 50 positives 48 above 0.6, 2 at 0.3: the best cut is at 0.25
     probability = [0.1] * 25 + [0.2] * 25 + [0.3] * 2 + [0.6] * 48
     target = [0] * 50 + [1] * 50
@@ -47,7 +47,7 @@ def test_within_one_standard_error_the_cut_nearest_one_half_is_taken() -> None:
     assert choose_threshold(probability, target, standard_errors=2) == pytest.approx(0.45)
 
 
-def test_few_images_say_little_so_one_half_stays() -> None:
+def test_few_images_keep_the_threshold_at_one_half() -> None:
     probability, target = [0.05, 0.1, 0.15, 0.2, 0.4, 0.7, 0.8, 0.9], [0] * 4 + [1] * 4
     assert choose_threshold(probability, target) == pytest.approx(0.3)
     assert choose_threshold(probability, target, standard_errors=1) == pytest.approx(0.55)
@@ -62,19 +62,19 @@ def test_order_does_not_matter() -> None:
     )
 
 
-def test_neighbouring_floats_are_still_cut() -> None:
+def test_neighbouring_floats_are_separated() -> None:
     low = 0.5
     high = float(np.nextafter(low, 1))
     assert low < choose_threshold([low, high], [0, 1]) <= high
 
 
 @pytest.mark.parametrize("target", [[0, 0], [1, 1]])
-def test_images_of_one_class_choose_nothing(target: list[int]) -> None:
+def test_images_of_one_class_give_no_threshold(target: list[int]) -> None:
     with pytest.raises(MedvisionError, match="cannot be chosen from images of one class"):
         choose_threshold([0.2, 0.7], target)
 
 
-def test_no_images_choose_nothing() -> None:
+def test_no_images_give_no_threshold() -> None:
     with pytest.raises(MedvisionError, match="cannot be chosen"):
         choose_threshold([], [])
 
@@ -106,7 +106,7 @@ def test_threshold_at_a_sensitivity_by_hand(
 
 
 @pytest.mark.parametrize("size", [20, 40, 60, 100, 140])
-def test_exactly_95_of_100_are_enough(size: int) -> None:
+def test_exactly_95_of_100_are_sufficient(size: int) -> None:
     probability = np.linspace(0.1, 0.9, size)
     threshold = threshold_at_sensitivity(probability, np.ones(size, int))
     assert (probability >= threshold).mean() == 0.95
@@ -122,14 +122,14 @@ def test_no_larger_threshold_is_as_sensitive(seed: int) -> None:
     assert (positives >= larger).mean() < 0.95
 
 
-def test_neighbouring_floats_are_cut_for_a_sensitivity_too() -> None:
+def test_neighbouring_floats_are_separated_for_a_sensitivity() -> None:
     low = 0.5
     high = float(np.nextafter(low, 1))
     assert low < threshold_at_sensitivity([low, high], [0, 1]) <= high
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_every_rule_is_one_of_the_choices_above(seed: int) -> None:
+def test_every_rule_equals_its_function(seed: int) -> None:
     images = draw(seed)
     found = {rule: threshold_by_rule(rule, *images, sensitivity=0.9) for rule in RULES}
     assert {rule: threshold for rule, (threshold, _) in found.items()} == {
@@ -143,7 +143,7 @@ def test_every_rule_is_one_of_the_choices_above(seed: int) -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="others or NaN"):
+    with pytest.raises(ValueError, match="other values or NaN"):
         choose_threshold([0.1, float("nan")], [0, 1])
     with pytest.raises(ValueError, match="targets 0 and 1"):
         choose_threshold([0.1, 0.2], [0, 255])
@@ -153,11 +153,13 @@ def test_wrong_arguments_are_named() -> None:
         threshold_at_sensitivity([0.2, 0.3], [0, 0])
     with pytest.raises(ValueError, match=r"sensitivity in \(0, 1\], got 95"):
         threshold_at_sensitivity([0.2, 0.3], [0, 1], sensitivity=95)
-    with pytest.raises(ValueError, match="others or NaN"):
+    with pytest.raises(ValueError, match="other values or NaN"):
         threshold_at_sensitivity([float("nan"), 0.3], [0, 1])
     with pytest.raises(ValueError, match="targets 0 and 1"):
         threshold_at_sensitivity([0.1, 0.3], [0, 2])
     with pytest.raises(ValueError, match=r"got \(3,\) and \(2,\)"):
         threshold_at_sensitivity([0.1, 0.2, 0.3], [0, 1])
-    with pytest.raises(ValueError, match="a rule of validation, youden, sensitivity, got best"):
+    with pytest.raises(
+        ValueError, match="one of the rules validation, youden, sensitivity, got best"
+    ):
         threshold_by_rule("best", [0.1, 0.2], [0, 1])

@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _seeded_on_one_thread() -> Iterator[None]:
-    """Draw the same weights each time, and leave the other core to others."""
+    """Draw the same weights each time, on one core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -55,7 +55,7 @@ def test_parameters_are_counted_once_and_buffers_never() -> None:
     assert count_parameters(nn.Sequential(shared, nn.BatchNorm1d(2), shared)) == 8 + 4
 
 
-def test_networks_of_our_own_do_not_wait_for_smp_or_timm() -> None:
+def test_own_networks_do_not_import_smp_or_timm() -> None:
     code = (
         "import sys, medvision.models as models;"
         "models.UNet(); models.SimpleCNN(image_size=32);"
@@ -67,7 +67,7 @@ def test_networks_of_our_own_do_not_wait_for_smp_or_timm() -> None:
     assert result.stdout.strip() == "set()"
 
 
-def test_every_public_name_is_there_and_others_are_not() -> None:
+def test_only_public_names_are_available() -> None:
     for name in medvision.models.__all__:
         assert getattr(medvision.models, name).__name__ == name
     with pytest.raises(AttributeError, match="attribute Unet"):
@@ -84,16 +84,16 @@ PARAMETERS = {
     "alexnet_2012": 56_872_321,
     "timm_classifier": 11_177_025,
     "efficientnet_b0": 4_008_829,
-    "efficientnet_b0_packaged": 4_008_829,  # weights decide that Lite0 is built, and are left out
+    "efficientnet_b0_packaged": 4_008_829,  # weights select Lite0 and are omitted
     "efficientnet_lite0": 3_372_289,
 }
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (CONF / "model").glob("*.yaml")))
-def test_shipped_configs_make_networks(name: str) -> None:
+def test_shipped_configs_build_networks(name: str) -> None:
     given = ["data.in_channels=3", "data.num_classes=2", "data.image_size=224"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("train", ["experiment=polyp_unet", f"model={name}", *given])
     if "weights" in config.model:
-        config.model.weights = "none"  # nothing is downloaded here
+        config.model.weights = "none"  # no download
     assert count_parameters(instantiate(config.model)) == PARAMETERS[name]

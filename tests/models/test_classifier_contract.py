@@ -1,4 +1,4 @@
-"""What every classifier promises, whoever wrote it."""
+"""Contract of all classifiers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @lru_cache(maxsize=2)
 def shared(name: str, in_channels: int = 3, num_classes: int = 2) -> nn.Module:
-    """A network that several tests read; drawing AlexNet's 57 M weights takes a while."""
+    """Network shared by several tests, because drawing AlexNet's 57 M weights is slow."""
     torch.manual_seed(0)
     return CLASSIFIERS[name](in_channels=in_channels, num_classes=num_classes).eval()
 
@@ -60,7 +60,7 @@ def test_logits_are_one_for_two_classes_and_k_for_more(
     assert (model.in_channels, model.num_classes) == (in_channels, num_classes)
 
 
-def test_images_of_any_size_go_in(name: str) -> None:
+def test_images_of_any_size_are_accepted(name: str) -> None:
     for height, width in [(33, 47), (31, 64), (5, 1), (1, 1), (150, 150)]:
         logits = logits_of(shared(name), pixels(1, 3, height, width))
         assert logits.shape == (1, 1)
@@ -89,7 +89,7 @@ def test_channels_last_gives_the_same_logits(name: str) -> None:
 
 def test_bfloat16_autocast_gives_nearly_the_same_logits(name: str) -> None:
     model, image = shared(name), pixels(8, 3, 64, 64)
-    image[4:] //= 2  # images of noise alone are all alike
+    image[4:] //= 2  # noise images are all similar
     expected = logits_of(model, image)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = logits_of(model, image).float()
@@ -102,7 +102,7 @@ def test_normalisation_is_the_first_layer(name: str) -> None:
     assert model.normalize.mean.shape == model.normalize.std.shape == (1, 3, 1, 1)
 
 
-def test_other_channels_than_the_model_takes_are_named(name: str) -> None:
+def test_a_wrong_number_of_channels_is_named(name: str) -> None:
     with pytest.raises(MedvisionError, match=r"\(N, 3, H, W\), got \(1, 1, 64, 64\)"):
         shared(name)(pixels(1, 1, 64, 64))
 
@@ -115,7 +115,7 @@ def test_head_and_backbone_make_up_the_network(name: str) -> None:
     assert head < set(model.parameters())
 
 
-def test_feature_maps_have_an_extent_and_lead_to_the_same_logits(name: str) -> None:
+def test_feature_maps_are_spatial_and_give_the_same_logits(name: str) -> None:
     model, image = shared(name), pixels(2, 3, 96, 128)
     with torch.no_grad():
         maps = model.feature_maps(image)
@@ -126,10 +126,10 @@ def test_feature_maps_have_an_extent_and_lead_to_the_same_logits(name: str) -> N
     torch.testing.assert_close(logits, logits_of(model, image), rtol=0, atol=1e-6)
 
 
-def test_a_network_of_tokens_has_no_feature_maps() -> None:
+def test_a_transformer_has_no_feature_maps() -> None:
     model = TimmClassifier(name="test_vit").eval()
     message = (
-        r"test_vit has no feature maps of an image \(model.name\); "
+        r"test_vit has no image feature maps \(model.name\); "
         r"heat maps need a convolutional network, such as resnet18"
     )
     with pytest.raises(MedvisionError, match=message), torch.no_grad():
@@ -156,8 +156,8 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
 def test_state_dict_round_trip_gives_the_same_logits(name: str, tmp_path: Path) -> None:
     image = pixels(1, 3, 64, 64)
     first, second = CLASSIFIERS[name](), CLASSIFIERS[name]()
-    first.train()(pixels(4, 3, 64, 64))  # moves the statistics of batch norm
-    first.normalize.mean.fill_(0.3)  # mean and std travel with the weights
+    first.train()(pixels(4, 3, 64, 64))  # changes the statistics of batch norm
+    first.normalize.mean.fill_(0.3)  # mean and std are stored with the weights
     assert not torch.equal(logits_of(first, image), logits_of(second, image))
 
     torch.save(first.state_dict(), tmp_path / "weights.pt")
@@ -181,5 +181,5 @@ def test_one_class_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("dropout", [-0.1, 1.0])
 def test_dropout_outside_its_range_is_named(name: str, dropout: float) -> None:
-    with pytest.raises(MedvisionError, match=rf"below 1, got {dropout} \(model.dropout\)"):
+    with pytest.raises(MedvisionError, match=rf"\[0, 1\), got {dropout} \(model.dropout\)"):
         CLASSIFIERS[name](dropout=dropout)

@@ -1,4 +1,4 @@
-"""What each classifier promises beyond the contract."""
+"""Properties of each classifier beyond the contract."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_simple_cnn_resizes_images_of_another_size() -> None:
         ({"image_size": 31}, r"at least 32 pixels, got 31 \(data.image_size\)"),
         ({"image_size": "big"}, r"got big \(data.image_size\)"),
         ({"image_size": 32, "base_channels": 0}, r"got 0 \(model.base_channels\)"),
-        ({"image_size": 32, "weights": "imagenet"}, "not one of none: imagenet"),
+        ({"image_size": 32, "weights": "imagenet"}, "a file or one of none, got imagenet"),
     ],
 )
 def test_simple_cnn_names_the_key_of_a_wrong_argument(options: Any, message: str) -> None:
@@ -46,7 +46,7 @@ def test_simple_cnn_names_the_key_of_a_wrong_argument(options: Any, message: str
         SimpleCNN(**options)
 
 
-def test_alexnet_is_that_of_torchvision() -> None:
+def test_alexnet_equals_that_of_torchvision() -> None:
     model = AlexNet(num_classes=3).eval()
     plain = torchvision.models.AlexNet(num_classes=3).eval()
     plain.load_state_dict(model.network.state_dict())
@@ -70,8 +70,8 @@ def test_alexnet_of_2012_has_the_layers_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"version": 2013}, r"no AlexNet of 2013 \(model.version\); use 2012 or 2014"),
-        ({"version": 2012, "weights": "imagenet"}, "not one of none: imagenet"),
+        ({"version": 2013}, r"unknown AlexNet version 2013 \(model.version\); use 2012 or 2014"),
+        ({"version": 2012, "weights": "imagenet"}, "a file or one of none, got imagenet"),
     ],
 )
 def test_alexnet_names_the_key_of_a_wrong_argument(options: Any, message: str) -> None:
@@ -79,7 +79,7 @@ def test_alexnet_names_the_key_of_a_wrong_argument(options: Any, message: str) -
         AlexNet(**options)
 
 
-def test_imagenet_weights_of_alexnet_are_those_of_torchvision(
+def test_imagenet_weights_of_alexnet_come_from_torchvision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trained = torchvision.models.AlexNet().state_dict()
@@ -97,7 +97,7 @@ def test_imagenet_weights_of_alexnet_are_those_of_torchvision(
     )
 
 
-def test_alexnet_without_a_network_fails_in_one_line(
+def test_alexnet_weights_without_internet_fail_with_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
@@ -131,7 +131,7 @@ def test_dropout_and_drop_path_reach_the_network() -> None:
     [
         ({"name": "resnet81"}, r"unknown network resnet81 \(model.name\); did you mean resnet"),
         ({"name": 18}, "unknown network 18"),
-        ({"name": "zzzz"}, "use resnet18, or a name of timm.list_models"),
+        ({"name": "zzzz"}, "use resnet18, or a name from timm.list_models"),
         ({"name": "resnet18.nobody"}, "cannot be built: Invalid pretrained tag"),
         ({"name": "resnet18", "depth_of_dreams": 1}, "argument 'depth_of_dreams'"),
         ({"name": "resnet18", "drop_rate": 0.1}, r"\(model.drop_rate\); set model.dropout"),
@@ -143,16 +143,16 @@ def test_dropout_and_drop_path_reach_the_network() -> None:
         ),
     ],
 )
-def test_wrong_names_are_answered_with_the_right_ones(options: Any, message: str) -> None:
+def test_wrong_names_are_refused_with_the_right_ones(options: Any, message: str) -> None:
     with pytest.raises(MedvisionError, match=message) as caught:
         TimmClassifier(**options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_of_fixed_size_says_so() -> None:
+def test_a_network_of_fixed_size_refuses_other_sizes() -> None:
     model = TimmClassifier(name="vit_tiny_patch16_224", img_size=32).eval()
     assert model(torch.rand(1, 3, 32, 32)).shape == (1, 1)
-    with pytest.raises(MedvisionError, match=r"32x32 pixels and no other, got 40x32 \(data.image"):
+    with pytest.raises(MedvisionError, match=r"32x32 pixels, got 40x32 \(data.image"):
         model(torch.rand(1, 3, 40, 32))
 
 
@@ -192,7 +192,7 @@ def test_imagenet_weights_that_do_not_exist_are_named() -> None:
         TimmClassifier(name="efficientnet_b6", weights="imagenet")
 
 
-def test_imagenet_without_a_network_names_what_works_without(
+def test_imagenet_weights_without_internet_name_the_alternatives(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:

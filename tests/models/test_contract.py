@@ -1,4 +1,4 @@
-"""What every segmentation network promises, whoever wrote it."""
+"""Contract of all segmentation networks."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_uint8_equals_float_divided_by_255(make: Make) -> None:
 def test_state_dict_round_trip_gives_the_same_logits(make: Make, tmp_path: Path) -> None:
     image = pixels(1, 3, 32, 32)
     first, second = make(), make()
-    first.train()(pixels(4, 3, 64, 64))  # moves the statistics of batch norm
-    first.normalize.mean.fill_(0.3)  # mean and std travel with the weights
+    first.train()(pixels(4, 3, 64, 64))  # changes the statistics of batch norm
+    first.normalize.mean.fill_(0.3)  # mean and std are stored with the weights
     assert not torch.equal(logits_of(first, image), logits_of(second, image))
 
     torch.save(first.state_dict(), tmp_path / "weights.pt")
@@ -122,7 +122,7 @@ def test_normalisation_is_the_first_layer(make: Make) -> None:
     assert model.normalize.mean.shape == model.normalize.std.shape == (1, 1, 1, 1)
 
 
-def test_other_channels_than_the_model_takes_are_named(make: Make) -> None:
+def test_a_wrong_number_of_channels_is_named(make: Make) -> None:
     with pytest.raises(MedvisionError, match=r"\(N, 3, H, W\), got \(1, 1, 32, 32\)"):
         make()(pixels(1, 1, 32, 32))
 

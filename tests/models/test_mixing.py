@@ -15,11 +15,11 @@ def batch(num_samples: int = 4, num_classes: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def partners(values: Tensor) -> Tensor:
-    """What each sample of an even batch is mixed with."""
+    """Return the partner of each sample of an even batch."""
     return values.flip(0)
 
 
-def test_share_of_the_target_explains_the_image_of_mixup() -> None:
+def test_the_target_share_is_that_of_the_image_in_mixup() -> None:
     image, target = batch()
     for step in range(5):
         mixed, shares = BatchMixing(mixup_alpha=1.0, num_classes=4, seed=0)(image, target, step)
@@ -31,7 +31,7 @@ def test_share_of_the_target_explains_the_image_of_mixup() -> None:
         torch.testing.assert_close(shares, lam * one_hot + (1 - lam) * partners(one_hot))
 
 
-def test_share_of_the_target_is_that_of_the_pixels_in_cutmix() -> None:
+def test_the_target_share_is_that_of_the_pixels_in_cutmix() -> None:
     image = torch.stack([torch.full((1, 12, 16), 10 * i, dtype=torch.uint8) for i in range(4)])
     mixing = BatchMixing(cutmix_alpha=1.0, num_classes=4, seed=0)
     seen = set()
@@ -68,7 +68,7 @@ def test_shares_add_up_to_one_and_the_image_stays_in_range() -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 3, 5])
-def test_odd_batches_are_mixed_as_if_the_last_image_came_twice(num_samples: int) -> None:
+def test_odd_batches_are_mixed_with_the_last_image_repeated(num_samples: int) -> None:
     image, target = batch(num_samples)
     mixing = BatchMixing(mixup_alpha=1.0, num_classes=4, seed=0)
     mixed, shares = mixing(image, target, 3)
@@ -80,7 +80,7 @@ def test_odd_batches_are_mixed_as_if_the_last_image_came_twice(num_samples: int)
         torch.testing.assert_close(mixed, image.float() / 255)
 
 
-def test_seed_and_step_decide_and_the_global_state_is_left_alone() -> None:
+def test_mixing_depends_on_seed_and_step_and_not_on_the_global_state() -> None:
     image, target = batch()
     np.random.seed(5)  # noqa: NPY002 - the state that must survive
     expected = np.random.rand(3)  # noqa: NPY002
@@ -128,7 +128,7 @@ def test_a_negative_alpha_is_refused(key: str) -> None:
         (torch.zeros(3, 4, 4, dtype=torch.uint8), torch.zeros(3)),
     ],
 )
-def test_anything_but_a_batch_of_bytes_and_classes_is_refused(
+def test_batches_other_than_uint8_images_and_classes_are_refused(
     image: Tensor, target: Tensor
 ) -> None:
     with pytest.raises(ValueError, match=r"expected uint8 images \(N, C, H, W\) and targets"):

@@ -20,18 +20,18 @@ def test_three_numbers_are_averaged_for_grey_images() -> None:
     torch.testing.assert_close(normalize.std, torch.full((1, 1, 1, 1), 0.2))
 
 
-def test_one_number_serves_every_channel() -> None:
+def test_one_number_applies_to_every_channel() -> None:
     assert Normalize(in_channels=4, mean=0.25).mean.flatten().tolist() == [0.25] * 4
 
 
 def test_three_numbers_for_four_channels_are_refused() -> None:
-    with pytest.raises(MedvisionError, match=r"3 numbers for images of 4 channels \(model.mean\)"):
+    with pytest.raises(MedvisionError, match=r"expected 1 or 4 numbers, got 3 \(model.mean\)"):
         Normalize(in_channels=4, mean=[0.1, 0.2, 0.3])
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, [0.5, 0.0, 0.5]])
 def test_std_that_is_not_positive_is_refused(std: float | list[float]) -> None:
-    with pytest.raises(MedvisionError, match="std must be positive"):
+    with pytest.raises(MedvisionError, match="expected a positive std"):
         Normalize(std=std)
 
 
@@ -40,13 +40,13 @@ def test_images_without_channels_are_refused() -> None:
         Normalize(in_channels=0)
 
 
-def test_whole_numbers_beyond_bytes_are_refused() -> None:
+def test_integer_images_other_than_uint8_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got torch.int64"):
         Normalize()(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_floats_come_out_as_the_dtype_of_the_model(dtype: torch.dtype) -> None:
+def test_normalised_floats_have_the_dtype_of_the_model(dtype: torch.dtype) -> None:
     assert Normalize()(torch.zeros(1, 3, 2, 2, dtype=dtype)).dtype == torch.float32
 
 

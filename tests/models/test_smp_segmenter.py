@@ -16,7 +16,7 @@ ARCHITECTURES = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.v
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @torch.no_grad()
-def test_every_architecture_takes_any_size(architecture: str) -> None:
+def test_every_architecture_accepts_any_size(architecture: str) -> None:
     options = SMALL.get(architecture, {"encoder": "mobilenet_v2"})
     model = SmpSegmenter(architecture=architecture, num_classes=3, **options).eval()
     for height, width in [(21, 40), (1, 1), (49, 80)]:
@@ -24,7 +24,7 @@ def test_every_architecture_takes_any_size(architecture: str) -> None:
         assert model(image).shape == (1, 3, height, width)
 
 
-def test_all_architectures_are_tried() -> None:
+def test_all_architectures_are_tested() -> None:
     assert len(ARCHITECTURES) >= 12
     assert "Unet" in ARCHITECTURES
 
@@ -60,15 +60,15 @@ def test_options_reach_the_decoder_and_the_encoder_of_timm() -> None:
         ({"encoder": 18}, r"unknown encoder 18 \(model.encoder\)"),
         ({"encoder": "tu-resnet18.nobody"}, "cannot be built: Invalid pretrained tag"),
         ({"decoder_chanels": [1]}, r"\(model.decoder_chanels\); did you mean decoder_channels\?"),
-        ({"depth_of_dreams": 1}, "takes no option depth_of_dreams .*decoder_use_norm"),
-        ({"activation": "sigmoid"}, "takes no option activation"),
-        ({"encoder": "tu-resnet18", "classes": 9}, "takes no option classes"),
+        ({"depth_of_dreams": 1}, "has no option depth_of_dreams .*decoder_use_norm"),
+        ({"activation": "sigmoid"}, "has no option activation"),
+        ({"encoder": "tu-resnet18", "classes": 9}, "has no option classes"),
         ({"encoder": "tu-resnet18", "depth_of_dreams": 1}, "argument 'depth_of_dreams'"),
         ({"encoder_depth": 4}, "cannot be built: .*depth"),
         ({"architecture": "DPT"}, "cannot be built: Only Timm encoders"),
     ],
 )
-def test_wrong_names_are_answered_with_the_right_ones(
+def test_wrong_names_are_refused_with_the_right_ones(
     options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(MedvisionError, match=message) as caught:
@@ -79,11 +79,11 @@ def test_wrong_names_are_answered_with_the_right_ones(
 
 def test_logits_of_another_size_are_reported() -> None:
     model = SmpSegmenter(architecture="FPN", encoder="resnet18", upsampling=2).eval()
-    with pytest.raises(MedvisionError, match=r"\(32, 32\) pixels, images \(64, 64\) \(model.ups"):
+    with pytest.raises(MedvisionError, match=r"\(64, 64\) pixels, got \(32, 32\) \(model.ups"):
         model(torch.zeros(1, 3, 64, 64))
 
 
-def test_nothing_is_asked_of_the_network_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_is_sent_without_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the network was asked")
 

@@ -1,4 +1,4 @@
-"""Weights of a finished run as the start of another."""
+"""Initialise a run with the weights of a finished one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_of(model: nn.Module, folder: Path) -> str:
 
 
 def assert_taken(model: nn.Module, source: nn.Module) -> None:
-    """Check that what counts as taken is the source's, and that the rest is not."""
+    """Check that exactly the used tensors equal those of the source."""
     ours, theirs = model.network.state_dict(), source.network.state_dict()
     for name in model.loaded_weights.taken:
         assert torch.equal(ours[name], theirs[name]), name
@@ -40,7 +40,7 @@ def assert_taken(model: nn.Module, source: nn.Module) -> None:
             assert not torch.equal(ours[name], theirs[name]), name
 
 
-def test_a_run_of_the_same_classes_gives_all_its_weights(tmp_path: Path) -> None:
+def test_all_weights_of_a_run_with_the_same_classes_are_used(tmp_path: Path) -> None:
     source = TimmClassifier(name="resnet18", num_classes=4)
     source.normalize.mean.fill_(0.25)
     path = run_of(source, tmp_path)
@@ -50,12 +50,12 @@ def test_a_run_of_the_same_classes_gives_all_its_weights(tmp_path: Path) -> None
     assert_taken(model, source)
     assert torch.equal(model.normalize.mean, source.normalize.mean)
     assert model.loaded_weights.report() == [
-        f"weights from {path}: 122 of 122 tensors taken "
+        f"weights from {path}: 122 of 122 tensors used "
         "(conv1, bn1, layer1, layer2, layer3, layer4, fc)"
     ]
 
 
-def test_another_number_of_classes_leaves_the_head_and_says_so(tmp_path: Path) -> None:
+def test_the_head_of_another_number_of_classes_is_reported_as_not_used(tmp_path: Path) -> None:
     source = TimmClassifier(name="resnet18", num_classes=4)
     path = run_of(source, tmp_path)
     model = TimmClassifier(name="resnet18", weights=path)
@@ -67,15 +67,15 @@ def test_another_number_of_classes_leaves_the_head_and_says_so(tmp_path: Path) -
     )
     assert model.loaded_weights.unused == ("model.network.fc.weight", "model.network.fc.bias")
     assert model.loaded_weights.report() == [
-        f"weights from {path}: 120 of 122 tensors taken "
+        f"weights from {path}: 120 of 122 tensors used "
         "(conv1, bn1, layer1, layer2, layer3, layer4)",
-        "not taken, trained from scratch: "
+        "not used, trained from scratch: "
         "fc (2 tensors: weight (4, 512) in the file, (1, 512) here)",
     ]
 
 
 @pytest.mark.parametrize("channels", [(3, 1), (1, 3)])
-def test_grey_and_rgb_runs_start_each_other_with_the_same_features(
+def test_weights_of_grey_and_rgb_runs_give_the_same_features(
     channels: tuple[int, int], tmp_path: Path
 ) -> None:
     source = TimmClassifier(name="resnet18", in_channels=channels[0]).eval()
@@ -89,7 +89,7 @@ def test_grey_and_rgb_runs_start_each_other_with_the_same_features(
 
 
 @pytest.mark.parametrize(("encoder", "name"), [("resnet18", "resnet18"), (f"tu-{LITE0}", LITE0)])
-def test_a_classifier_starts_an_encoder_and_an_encoder_a_classifier(
+def test_classifier_weights_initialise_an_encoder_and_vice_versa(
     encoder: str, name: str, tmp_path: Path
 ) -> None:
     classifier = TimmClassifier(name=name)
@@ -108,14 +108,14 @@ def test_a_classifier_starts_an_encoder_and_an_encoder_a_classifier(
     assert left == ({"fc"} if name == "resnet18" else {"conv_head", "bn2", "classifier"})
 
 
-def test_what_a_segmentation_run_lacks_and_leaves_over_is_reported(tmp_path: Path) -> None:
+def test_missing_and_unused_weights_of_a_segmentation_run_are_reported(tmp_path: Path) -> None:
     path = run_of(SmpSegmenter(encoder=f"tu-{LITE0}"), tmp_path)
     model = TimmClassifier(name=LITE0, weights=path)
     assert model.loaded_weights.report() == [
-        f"weights from {path}: 288 of 295 tensors taken (conv_stem, bn1, blocks)",
-        "not taken, trained from scratch: conv_head (1 tensor: not in the file), "
+        f"weights from {path}: 288 of 295 tensors used (conv_stem, bn1, blocks)",
+        "not used, trained from scratch: conv_head (1 tensor: not in the file), "
         "bn2 (4 tensors: not in the file), classifier (2 tensors: not in the file)",
-        "left over in the file: decoder (60 tensors), segmentation_head (2 tensors)",
+        "unused in the file: decoder (60 tensors), segmentation_head (2 tensors)",
     ]
 
 
@@ -123,10 +123,10 @@ def test_a_new_decoder_is_reported(tmp_path: Path) -> None:
     path = run_of(TimmClassifier(name="resnet18"), tmp_path)
     report = SmpSegmenter(encoder="resnet18", weights=path).loaded_weights.report()
     assert report == [
-        f"weights from {path}: 120 of 182 tensors taken (encoder)",
-        "not taken, trained from scratch: decoder (60 tensors: new for the task), "
-        "segmentation_head (2 tensors: new for the task)",
-        "left over in the file: fc (2 tensors)",
+        f"weights from {path}: 120 of 182 tensors used (encoder)",
+        "not used, trained from scratch: decoder (60 tensors: new for this task), "
+        "segmentation_head (2 tensors: new for this task)",
+        "unused in the file: fc (2 tensors)",
     ]
 
 
@@ -140,10 +140,10 @@ def test_features_that_smp_flattened_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: TimmClassifier(name="resnet34"), "all 120 backbone .* go on with 96 more"),
+        (lambda: TimmClassifier(name="resnet34"), "all 120 backbone .* have 96 more"),
         (lambda: TimmClassifier(name="resnet50"), r"first mismatch layer1\.0\.conv1\.weight \(64"),
         (lambda: TimmClassifier(name=LITE0), r"1 of 101 backbone .* conv1\.weight is missing"),
-        (lambda: SmpSegmenter(encoder="resnet34"), "all 120 backbone .* go on with 96 more"),
+        (lambda: SmpSegmenter(encoder="resnet34"), "all 120 backbone .* have 96 more"),
         (
             lambda: SmpSegmenter(
                 encoder="tu-resnet18", encoder_depth=4, decoder_channels=[16, 8, 8, 4]
@@ -171,7 +171,7 @@ def test_weights_that_do_not_fit_change_nothing() -> None:
         assert torch.equal(tensor, before[name])
 
 
-def test_a_final_layer_is_left_only_as_a_whole_and_only_if_it_is_small() -> None:
+def test_a_final_layer_is_omitted_only_as_a_whole_and_only_if_it_is_small() -> None:
     def make(width: int) -> nn.Module:
         return nn.ModuleDict({"a": nn.Conv2d(1, 9, 3), "b": nn.Linear(9, width)})
 
@@ -189,7 +189,7 @@ def test_a_final_layer_is_left_only_as_a_whole_and_only_if_it_is_small() -> None
             fill_from(network, *names)
 
 
-def test_simple_cnn_starts_from_a_run_of_its_own(tmp_path: Path) -> None:
+def test_simple_cnn_starts_from_its_own_run(tmp_path: Path) -> None:
     source = SimpleCNN(image_size=32, base_channels=2, mean=0.3, std=0.2)
     path = run_of(source, tmp_path)
     model = SimpleCNN(image_size=32, base_channels=2, num_classes=4, weights=path)
@@ -203,14 +203,14 @@ def test_simple_cnn_starts_from_a_run_of_its_own(tmp_path: Path) -> None:
         SimpleCNN(image_size=64, base_channels=2, weights=path)
 
 
-def test_bare_tensors_leave_simple_cnn_its_mean_and_std(tmp_path: Path) -> None:
+def test_simple_cnn_keeps_its_mean_and_std_with_bare_tensors(tmp_path: Path) -> None:
     source = SimpleCNN(image_size=32, base_channels=2)
     torch.save(source.network.state_dict(), tmp_path / "bare.pt")
     options = {"image_size": 32, "base_channels": 2, "weights": str(tmp_path / "bare.pt")}
     assert SimpleCNN(**options, mean=0.4).normalize.mean.item() == pytest.approx(0.4)
 
 
-def test_alexnet_starts_from_a_run_of_its_own(tmp_path: Path) -> None:
+def test_alexnet_starts_from_its_own_run(tmp_path: Path) -> None:
     source = AlexNet()
     model = AlexNet(num_classes=3, weights=run_of(source, tmp_path))
     assert_taken(model, source)
@@ -230,5 +230,5 @@ def test_a_report_names_a_few_layers() -> None:
     taken = tuple(f"layer{i}.weight" for i in range(20))
     loaded = LoadedWeights(source="x.ckpt", mean=(0.5,), std=(0.5,), taken=taken)
     (line,) = loaded.report()
-    assert line.startswith("weights from x.ckpt: 20 of 20 tensors taken (layer0, layer1")
+    assert line.startswith("weights from x.ckpt: 20 of 20 tensors used (layer0, layer1")
     assert line.endswith("layer7, ...)")

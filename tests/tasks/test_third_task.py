@@ -397,7 +397,7 @@ def test_a_package_that_cannot_be_imported_ends_in_one_line(
         (("predict", "{run}", "hands", "--out", "out"), "the task bone_age defines no result"),
         (
             ("export", "{run}", "--format=onnx"),
-            "an export gives probabilities of classes, and bone_age has none",
+            "expected a task with classes, got bone_age",
         ),
     ],
 )

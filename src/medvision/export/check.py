@@ -64,7 +64,7 @@ def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> Ch
     if tested:
         return CheckInputs(images=tested, words=f"{counted(len(tested), 'test image')} of the run")
     drawn = [_draw(card, index) for index in range(NUM_IMAGES)]
-    return CheckInputs(images=drawn, words=f"{NUM_IMAGES} drawn phantoms, because {why_none}")
+    return CheckInputs(images=drawn, words=f"{NUM_IMAGES} phantoms, because {why_none}")
 
 
 def _test_images(source: Path) -> tuple[list[Path], str]:
@@ -79,7 +79,7 @@ def _test_images(source: Path) -> tuple[list[Path], str]:
     except OSError:
         return [], not_of_a_run
     except (ValueError, KeyError, TypeError):
-        return [], f"{run / 'config.yaml'} does not say where the data is"
+        return [], f"data.root is missing in {run / 'config.yaml'}"
     if root is None:
         return [], "the run was trained on phantoms"
     if not (run / "splits.csv").is_file():
@@ -90,7 +90,7 @@ def _test_images(source: Path) -> tuple[list[Path], str]:
     for folder in _places(str(root), run, run_dir):
         if files := _existing(folder, samples):
             return files, ""
-    return [], f"the test images of the run are not below {root}"
+    return [], f"the test images of the run are not in {root}"
 
 
 def _places(root: str, run: Path, run_dir: Any) -> list[Path]:
@@ -239,8 +239,8 @@ def compare(
         wanted, given = reference(batch), exported(batch)
         if any(a.shape != b.shape for a, b in zip(wanted, given, strict=True)):
             raise MedvisionError(
-                f"the exported network gives {given[0].shape} for a batch of {len(batch)},"
-                f" expected {wanted[0].shape}",
+                f"expected logits {wanted[0].shape} of the exported network, got {given[0].shape}"
+                f" for a batch of {len(batch)}",
                 where=where,
                 hint="no file was written; export to safetensors",
                 exit_code=3,
@@ -261,7 +261,7 @@ def compare(
     return found
 
 
-def judge(found: Comparison, *, exact: bool, where: str) -> None:
+def check_difference(found: Comparison, *, exact: bool, where: str) -> None:
     """Raise an error if a file computes something else.
 
     Raises:
@@ -270,7 +270,7 @@ def judge(found: Comparison, *, exact: bool, where: str) -> None:
     if found.logits == 0 or (found.holds and not exact):
         return
     allowed = (
-        "none is allowed"
+        "no difference is allowed"
         if exact
         else f"{LOGIT_TOLERANCE * found.largest_logit:.1e} and {PROBABILITY_TOLERANCE} are allowed"
     )
@@ -278,7 +278,7 @@ def judge(found: Comparison, *, exact: bool, where: str) -> None:
         f"the exported network differs from PyTorch, in logits by up to {found.logits:.1e}, in"
         f" probabilities by up to {found.probability:.1e}; {allowed}",
         where=where,
-        hint="no file was written; other versions of torch and onnxruntime may agree",
+        hint="no file was written; try other versions of torch and onnxruntime",
         exit_code=3,
     )
 

@@ -50,7 +50,7 @@ def write_onnx(network: nn.Module, card: ModelCard, file: Path) -> None:
     size_bytes = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     if size_bytes > LARGEST_BYTES:
         raise MedvisionError(
-            f"an ONNX file holds at most 2 GB, the weights have {size_bytes / 1e9:.1f} GB",
+            f"expected at most 2 GB for an ONNX file, got {size_bytes / 1e9:.1f} GB of weights",
             where=card.architecture,
             hint="export to safetensors",
         )
@@ -117,7 +117,7 @@ def _to_proto(network: nn.Module, card: ModelCard) -> Any:
             hint="export to safetensors",
             exit_code=3,
         ) from error
-    assert program is not None, "the exporter returns a program unless told to write a file"
+    assert program is not None, "the exporter returns a program if it writes no file"
     return program.model_proto
 
 
@@ -173,7 +173,7 @@ def run_safetensors(file: Path, network: nn.Module) -> Runner:
     changed = [name for name in wanted if not torch.equal(wanted[name], given[name])]
     if changed:
         raise MedvisionError(
-            f"the file does not give back what was written: {changed[0]} differs",
+            f"the file differs from what was written: {changed[0]}",
             where=str(file),
             hint="no file was written; check the disk",
             exit_code=3,
@@ -243,18 +243,18 @@ def describe(card: ModelCard) -> dict[str, str]:
 
 
 def _preprocessing(card: ModelCard) -> str:
-    size, deep = card.image_size, "of more than 8 bits:"
+    size, deep = card.image_size, "above 8 bits,"
     steps = [
-        "turn as the EXIF orientation says",
-        "lay transparent pixels over black",
-        "colours become grey by 0.299 R + 0.587 G + 0.114 B"
+        "rotate by the EXIF orientation",
+        "composite transparent pixels over black",
+        "convert colours to grey by 0.299 R + 0.587 G + 0.114 B"
         if card.in_channels == 1
-        else "grey becomes three equal channels",
-        f"{deep} the smallest value of the image is 0, the largest 255"
+        else "convert grey to three equal channels",
+        f"{deep} map the smallest value of the image to 0, the largest to 255"
         if card.value_range is None
-        else f"{deep} {card.value_range[0]:g} is 0 and {card.value_range[1]:g} is 255, others are"
-        " clipped",
-        f"resize to {size} x {size} without keeping the aspect: OpenCV INTER_AREA where height"
+        else f"{deep} map {card.value_range[0]:g} to 0 and {card.value_range[1]:g} to 255, clip"
+        " others",
+        f"resize to {size} x {size} without keeping the aspect ratio: OpenCV INTER_AREA if height"
         f" and width are both above {size}, else INTER_LINEAR",
     ]
     if card.eval_transforms:

@@ -79,7 +79,7 @@ def export_model(
     _check_out(out, format)
     if format == "onnx" and (missing := [name for name in PACKAGES if find_spec(name) is None]):
         raise MedvisionError(
-            f"{' and '.join(missing)} is not installed",
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
             where="--format onnx",
             hint=f"run: {install_command('onnx')}",
         )
@@ -90,7 +90,7 @@ def export_model(
     network, card = load_network(model)
     if task_of(card.task).min_classes < 2:
         raise MedvisionError(
-            f"an export gives probabilities of classes, and {card.task} has none",
+            f"expected a task with classes, got {card.task}",
             where=str(model),
             hint="read its tensors from the state_dict of the checkpoint",
         )
@@ -110,10 +110,12 @@ def export_model(
             run = formats.run_safetensors(file, network)
         exported = load_model(file)  # loaded like any other model
         if exported.card != card:
-            raise MedvisionError("the file does not give back its card", where=str(out))
+            raise MedvisionError(
+                "the model card in the file differs from the one written", where=str(out)
+            )
         seen = (exported.prepare(exported.read(image)) for image in inputs.images)
         found = check.compare(check.in_float32(network), run, seen, card, where=str(out))
-        check.judge(found, exact=format == "safetensors", where=str(out))
+        check.check_difference(found, exact=format == "safetensors", where=str(out))
     if format == "safetensors":
         beside = out.with_suffix(".json")
         with file_errors("cannot write the file", beside):
@@ -136,15 +138,15 @@ def export_model(
 def _check_source(model: Path, out: Path) -> None:
     if model.suffix == ".onnx":
         raise MedvisionError(
-            "an ONNX file is not exported again",
+            "an ONNX file cannot be exported",
             where=str(model),
-            hint="give the run folder or the checkpoint it came from",
+            hint="give its run folder or checkpoint",
         )
     if model.resolve() == out.resolve():
         raise MedvisionError(
-            "the file would replace the model it comes from",
+            "the file would overwrite its source model",
             where=str(out),
-            hint="name another file with --out",
+            hint="give another file with --out",
         )
 
 
@@ -152,22 +154,22 @@ def _check_out(out: Path, format: Format) -> None:  # noqa: A002  name of the op
     """Check the file name before the time-consuming export."""
     if out.is_dir():
         raise MedvisionError(
-            "this is a folder",
+            "expected a file, got a folder",
             where=f"--out {out}",
-            hint=f"name a file in it, such as {out / 'model'}.{format}",
+            hint=f"give a file in it, such as {out / 'model'}.{format}",
         )
     if out.suffix != f".{format}":
         raise MedvisionError(
-            f"a file of the format {format} ends in .{format}",
+            f"expected a file name ending in .{format}",
             where=f"--out {out}",
             hint=f"use {out.with_suffix(f'.{format}')}",
         )
     beside = out.with_suffix(".json")
     if format == "safetensors" and beside.exists() and not _is_ours(beside):
         raise MedvisionError(
-            "the JSON file that goes with it would replace one of something else",
+            "its JSON file would overwrite an unrelated file",
             where=str(beside),
-            hint="name another file with --out",
+            hint="give another file with --out",
         )
     with file_errors("cannot write the file", out):
         out.parent.mkdir(parents=True, exist_ok=True)

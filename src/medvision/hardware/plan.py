@@ -84,9 +84,9 @@ def choose_plan(
         chosen = "32-true" if chosen == "32" else chosen
         if chosen not in XLA_PRECISIONS:
             raise MedvisionError(
-                f"a TPU run computes in {' or '.join(XLA_PRECISIONS)}, not in {chosen}",
+                f"expected the precision {' or '.join(XLA_PRECISIONS)} on a TPU, got {chosen}",
                 where="trainer.precision",
-                hint="leave it at auto",
+                hint="use auto",
             )
     if deterministic == "auto":
         # CPU kernels are already deterministic, and torch's deterministic mode also fills memory.

@@ -141,6 +141,6 @@ def _number(name: str, environment: Mapping[str, str]) -> int | None:
         raise MedvisionError(
             f"expected a number, got {value!r}",
             where=name,
-            hint=f"unset it, unless a launcher of several processes set it: env -u {name}",
+            hint=f"unset it, unless a launcher of several processes has set it: env -u {name}",
         )
     return None if value is None else int(value)

@@ -72,7 +72,7 @@ def choose_xla_cpu() -> None:
     chosen = os.environ.setdefault("PJRT_DEVICE", "CPU")
     if chosen.upper() != "CPU":
         raise MedvisionError(
-            f"PJRT_DEVICE is {chosen}, and a rehearsal runs on the CPU",
+            f"expected PJRT_DEVICE=CPU for a rehearsal, got {chosen}",
             where="trainer=tpu_rehearsal",
             hint="unset PJRT_DEVICE, or use trainer=tpu",
         )

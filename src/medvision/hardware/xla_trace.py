@@ -54,10 +54,10 @@ def _read_block(kind: str, block: str) -> Trigger:
 
 
 NOT_ON_XLA_CPU = {
-    "aten::upsample_nearest2d": "only the TPU backend has the custom call it is made of",
-    "aten::upsample_nearest2d_backward": "only the TPU backend has the custom call it is made of",
-    "aten::upsample_bilinear2d": "only the TPU backend has the custom call it is made of",
-    "aten::upsample_bilinear2d_backward": "only the TPU backend has the custom call it is made of",
+    "aten::upsample_nearest2d": "only the TPU backend has its custom call",
+    "aten::upsample_nearest2d_backward": "only the TPU backend has its custom call",
+    "aten::upsample_bilinear2d": "only the TPU backend has its custom call",
+    "aten::upsample_bilinear2d_backward": "only the TPU backend has its custom call",
 }
 """Operators that a TPU computes and XLA's CPU backend passes to PyTorch, each with the reason
 (torch-xla 2.9, ``aten_xla_type.cpp``)."""

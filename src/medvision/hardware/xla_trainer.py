@@ -232,13 +232,13 @@ def count_devices(*, rehearsal: bool, devices: int | str) -> int:
     wanted = count if devices == "auto" else int(devices)
     if rehearsal and wanted != 1:
         raise MedvisionError(
-            f"a rehearsal has one device, not {wanted}",
+            f"expected one device for a rehearsal, got {wanted}",
             where="trainer.devices",
             hint="leave it out",
         )
     if wanted not in (1, count):
         raise MedvisionError(
-            f"this host has {count} TPU cores, and one or all of them can be used, not {wanted}",
+            f"expected one or all of the {count} TPU cores of this host, got {wanted}",
             where="trainer.devices",
             hint="set it to auto or 1",
         )
@@ -266,9 +266,9 @@ def trainer_options(*, rehearsal: bool, devices: int | str, precision: str) -> d
     else:
         if torch_xla._XLAC._xla_runtime_is_initialized():
             raise MedvisionError(
-                "torch-xla has used the TPU in this process before, and cannot share it now",
+                "torch-xla has already used the TPU in this process and cannot share it",
                 where="trainer.devices",
-                hint="start the runs one by one, or with trainer.devices=1",
+                hint="start the runs separately, or with trainer.devices=1",
             )
         strategy = AllXlaDevices()
     mixed = precision == "bf16-mixed"

@@ -125,5 +125,5 @@ class OnnxEngine:
             raise MedvisionError(
                 f"cannot be read as ONNX ({type(error).__name__})",
                 where=str(self._file),
-                hint="give a file that medvision export wrote",
+                hint="give a file written by medvision export",
             ) from error

@@ -53,9 +53,9 @@ def explain(
         raise ValueError(f"expected {len(images)} classes in [0, {num_classes}), got {classes}")
     if not hasattr(model, "feature_maps"):
         raise MedvisionError(
-            f"{type(model).__name__} has no feature maps of an image",
+            f"{type(model).__name__} has no image feature maps",
             where="model",
-            hint="heat maps need a convolutional network that classifies",
+            hint="heat maps need a convolutional classifier",
         )
     grad_cam = _import_grad_cam()
     height, width = images.shape[1:3]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from medvision.console import counted
 from medvision.data.discovery.folders import list_images
 from medvision.data.readers.decode import image_size
 from medvision.errors import MedvisionError
@@ -47,13 +48,13 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
             images, others = list_images(path)
             if not images:
                 raise MedvisionError(
-                    "no image in the folder",
+                    "no images in the folder",
                     where=str(path),
-                    hint="files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm), named as such",
+                    hint="files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
                 )
             if others:
                 kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-                notes.append(f"other files in {path} were left out: {kinds}")
+                notes.append(f"other files in {path} were ignored: {kinds}")
             below = PurePosixPath() if len(given) == 1 else PurePosixPath(path.resolve().name)
             found += [(path / image, below / image) for image in images]
         elif path.exists():
@@ -65,7 +66,7 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
         once.setdefault(path.resolve(), (path, name))
     twice = len(found) - len(once)
     if twice:
-        notes.append(f"{twice} images were given twice and are done once")
+        notes.append(f"ignored {counted(twice, 'repeated image')}")
     names = _distinct_names([name for _, name in once.values()])
     paths = (path for path, _ in once.values())
     return [Input(path=p, name=n) for p, n in zip(paths, names, strict=True)], notes

@@ -32,7 +32,7 @@ def find_model(path: Path) -> Path:
             raise MedvisionError(
                 "not a run folder with a trained model: checkpoints/best.ckpt is missing",
                 where=str(path),
-                hint="give the folder that the end of a training names, or a checkpoint",
+                hint="give the folder printed at the end of a training, or a checkpoint",
             )
         return best
     if not path.is_file():
@@ -86,10 +86,10 @@ def _read_checkpoint(file: Path) -> tuple[dict[str, Tensor], Any]:
         return tensors, checkpoint.get(METADATA_KEY)
     except Exception as error:  # torch.load raises a dozen types on bad files
         raise MedvisionError(
-            f"cannot be read as a checkpoint: it is damaged, something else, or holds Python"
+            f"cannot be read as a checkpoint: it is damaged, something else, or contains Python"
             f" objects ({type(error).__name__})",
             where=str(file),
-            hint="give a best.ckpt or last.ckpt that medvision wrote",
+            hint="give a best.ckpt or last.ckpt written by medvision",
         ) from error
 
 
@@ -105,5 +105,5 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], Any]:
         raise MedvisionError(
             f"cannot be read as safetensors ({type(error).__name__})",
             where=str(file),
-            hint="give a file that medvision export wrote",
+            hint="give a file written by medvision export",
         ) from error

@@ -107,7 +107,9 @@ class Model:
                 hint="scale to 0..255 and drop other channels first",
             )
         if 0 in pixels.shape:
-            raise MedvisionError("the image has no pixels", where="image", hint="give another one")
+            raise MedvisionError(
+                "the image has no pixels", where="image", hint="give another image"
+            )
         return _with_channels(pixels.reshape(*pixels.shape[:2], -1), self.card.in_channels)
 
     def decode(self, data: bytes, *, where: str) -> Image:

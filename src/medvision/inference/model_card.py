@@ -77,13 +77,13 @@ class ModelCard:
         """
         if not isinstance(values, Mapping) or "format" not in values:
             raise MedvisionError(
-                "not a model of medvision: it does not say how it is used",
+                "expected a medvision model, but the model card is missing",
                 where=where,
-                hint="give a run folder, or a .ckpt, .onnx or .safetensors of medvision",
+                hint="give a run folder, or a .ckpt, .onnx or .safetensors file of medvision",
             )
         if values["format"] != FORMAT:
             raise MedvisionError(
-                f"the model is of format {values['format']}, this version reads {FORMAT}",
+                f"expected a model of format {FORMAT}, got {values['format']}",
                 where=where,
                 hint="use the medvision version that wrote it",
             )
@@ -134,7 +134,7 @@ class _Reader:
         absent = key not in self.values and "default" in default
         if not (absent or holds(value)):
             raise MedvisionError(
-                f"{key} of the model is {str(value)[:60]!r}",
+                f"invalid {key} in the model card: {str(value)[:60]!r}",
                 where=self.where,
                 hint="the file is damaged or was not written by medvision",
             )

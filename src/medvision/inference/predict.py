@@ -239,10 +239,10 @@ def _new_table(path: Path, columns: list[str]) -> Iterator[csv.DictWriter[str]]:
 
 
 def _make_folder(out: Path, *, overwrite: bool) -> None:
-    with file_errors("cannot make the folder", out, hint="name one you may write to", exit_code=2):
+    with file_errors("cannot create the folder", out, hint="give a writable folder", exit_code=2):
         if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not overwrite)):
             raise MedvisionError(
-                "exists and is not empty", where=str(out), hint="name a new folder, or --overwrite"
+                "exists and is not empty", where=str(out), hint="give a new folder, or --overwrite"
             )
         out.mkdir(parents=True, exist_ok=True)
 
@@ -255,9 +255,9 @@ def _explainer(
     result: type[Result] = task_of(model.card.task).load("result")
     if network is None or not issubclass(result, ClassificationResult):
         raise MedvisionError(
-            "heat maps explain classifiers in PyTorch",
+            "heat maps need a classifier in PyTorch",
             where="--explain",
-            hint="give the run or checkpoint of a classifier, or leave it out",
+            hint="give the run or checkpoint of a classifier, or remove --explain",
         )
     from medvision.inference.explain import explain
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, special
 
+from medvision.console import counted
 from medvision.errors import MedvisionError
 
 NUM_BINS = 15
@@ -202,7 +203,7 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> Floats:
     """
     scores = np.asarray(logits, np.float64)
     if scores.ndim != 2 or not np.isfinite(scores).all():
-        raise ValueError(f"expected finite logits (N, K), got {scores.shape} or others")
+        raise ValueError(f"expected finite logits (N, K), got {scores.shape} or non-finite values")
     if not (temperature > 0 and np.isfinite(temperature)):
         raise ValueError(f"expected a temperature above 0, got {temperature}")
     probability: Floats = special.softmax(scores / temperature, axis=1)
@@ -241,19 +242,19 @@ def _root(function: Callable[[float], float]) -> float:
 def _note(value: float, num_images: int, *, all_right: bool) -> str:
     if all_right:
         return (
-            f"all {num_images} validation images are right, so that no temperature is the"
-            f" likeliest: at {value:.3g} the network is as sure of them as {num_images} right"
-            " answers allow, and no surer"
+            f"all {num_images} validation images are classified correctly, so no temperature has"
+            f" the highest likelihood: at {value:.3g} the network is as confident as {num_images}"
+            " correct predictions allow"
         )
     if value == HIGHEST:
         return (
-            f"the temperature ran to its bound of {HIGHEST:g}: the logits say next to nothing about"
-            f" the classes of the {num_images} validation images"
+            f"the temperature reached its bound of {HIGHEST:g}: the logits contain almost no"
+            f" information about the classes of the {num_images} validation images"
         )
     if value == LOWEST:
-        return f"the temperature ran to its bound of {LOWEST:g}: the logits are all but equal"
+        return f"the temperature reached its bound of {LOWEST:g}: the logits are almost equal"
     if num_images < FEW_IMAGES:
-        return f"the temperature rests on {num_images} validation images only"
+        return f"the temperature is based on only {counted(num_images, 'validation image')}"
     return ""
 
 
@@ -263,7 +264,7 @@ def _check(scores: Floats, labels: NDArray[np.generic]) -> None:
             f"expected logits (N, K) and targets (N,), got {scores.shape} and {labels.shape}"
         )
     if not np.isfinite(scores).all():
-        raise ValueError("expected finite logits, got others")
+        raise ValueError("expected finite logits, got NaN or infinity")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"expected integer targets, got {labels.dtype}")
     if labels.size and not (labels.min() >= 0 and labels.max() < scores.shape[1]):

@@ -181,7 +181,7 @@ def _check(
         )
     in_range = (probability >= 0) & (probability <= 1)  # NaN is not
     if not (in_range.all() and np.allclose(probability.sum(axis=1), 1, atol=1e-4)):
-        raise ValueError("expected probabilities in [0, 1] whose rows sum to 1, got others")
+        raise ValueError("expected probabilities in [0, 1] whose rows sum to 1, got other values")
     if not np.issubdtype(target.dtype, np.integer):
         raise ValueError(f"expected integer targets, got {target.dtype}")
     if target.size and not (target.min() >= 0 and target.max() < num_classes):

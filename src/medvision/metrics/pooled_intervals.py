@@ -133,7 +133,7 @@ def _auroc(histogram: Floats) -> Floats:
 def _counts(values: ArrayLike, name: str) -> NDArray[np.int64]:
     counts = np.asarray(values)
     if counts.dtype.kind not in "iu" or counts.min(initial=0) < 0:
-        raise ValueError(f"expected a {name} of integers from 0 up")
+        raise ValueError(f"expected a {name} of non-negative integers")
     return counts.astype(np.int64)
 
 

@@ -52,7 +52,7 @@ def size_groups(
         lengths = f"{share.shape}" + ("" if groups is None else f" and {len(groups)}")
         raise ValueError(f"expected a share and a group for each of {len(rows)}, got {lengths}")
     if not ((share >= 0) & (share <= 1)).all():
-        raise ValueError("expected shares in [0, 1], got others or NaN")
+        raise ValueError("expected shares in [0, 1], got other values or NaN")
     if not rows:
         return []
     names = [*OVERLAPS, *(name for name in SURFACES if any(name in row for row in rows))]

@@ -23,8 +23,8 @@ SENSITIVITY = 0.95
 """Default sensitivity, high enough to rule out a disease."""
 
 RULES = {
-    "validation": "of the thresholds within one standard error of the best balanced accuracy on the"
-    " validation images the one nearest 0.5",
+    "validation": "the threshold nearest 0.5 among those within one standard error of the best"
+    " balanced accuracy on the validation images",
     "youden": "the threshold of the best Youden's J on the validation images",
     "sensitivity": "the largest threshold that finds {:g} % of the positive validation images",
 }
@@ -58,7 +58,7 @@ def threshold_by_rule(
         ValueError: If an argument is invalid.
     """
     if rule not in RULES:
-        raise ValueError(f"expected a rule of {', '.join(RULES)}, got {rule}")
+        raise ValueError(f"expected one of the rules {', '.join(RULES)}, got {rule}")
     images = probability_of_positive, target
     if rule == "sensitivity":
         found = threshold_at_sensitivity(*images, sensitivity=sensitivity)
@@ -187,9 +187,9 @@ def _checked(
             f"got {values.shape} and {labels.shape}"
         )
     if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError("expected probabilities in [0, 1], got others or NaN")
+        raise ValueError("expected probabilities in [0, 1], got other values or NaN")
     if not np.isin(labels, (0, 1)).all():
-        raise ValueError("expected targets 0 and 1, got others")
+        raise ValueError("expected targets 0 and 1, got other values")
     return values, labels
 
 

@@ -145,7 +145,7 @@ class AlexNet(nn.Module):
         check_dropout(dropout)
         if version not in get_args(Version):
             raise MedvisionError(
-                f"there is no AlexNet of {version}",
+                f"unknown AlexNet version {version}",
                 where="model.version",
                 hint=f"use {' or '.join(map(str, get_args(Version)))}",
             )
@@ -167,7 +167,7 @@ class AlexNet(nn.Module):
             in_channels=in_channels,
             sources={"imagenet": fetch} if version == 2014 else {},
             unstated=_statistics,
-            hint="give weights of torchvision's AlexNet, or of a run that trained it",
+            hint="use weights of torchvision's AlexNet, or of a run with AlexNet",
             head=("classifier.6",),
         )
         self.normalize = Normalize(

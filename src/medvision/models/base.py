@@ -19,7 +19,7 @@ def num_logits(num_classes: int) -> int:
         raise MedvisionError(
             f"expected at least 2 classes, got {num_classes}",
             where="model.num_classes",
-            hint="the background of a mask and the healthy of a diagnosis count as one",
+            hint="the background of a mask and the healthy class count too",
         )
     return 1 if num_classes == 2 else num_classes
 
@@ -47,7 +47,7 @@ def check_dropout(dropout: float, *, where: str = "model.dropout") -> None:
     """Raise ``MedvisionError`` if the dropout rate is outside [0, 1)."""
     if not 0 <= dropout < 1:
         raise MedvisionError(
-            f"expected a share of at least 0 and below 1, got {dropout}",
+            f"expected a share in [0, 1), got {dropout}",
             where=where,
-            hint="use 0 for none; 0.2 is usual",
+            hint="use 0 for no dropout; 0.2 is common",
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medvision.console import counted
 from medvision.errors import MedvisionError
 from medvision.files import check_stored
 from medvision.models.normalize import RGB_CHANNELS
@@ -35,8 +36,8 @@ def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
         content = _read(path)
     except Exception as error:  # torch.load and safetensors raise a dozen types on bad files
         raise MedvisionError(
-            f"{path} cannot be read as weights: it is damaged, no checkpoint, or holds Python "
-            f"objects ({type(error).__name__})",
+            f"{path} cannot be read as weights: it is damaged, not a checkpoint, or contains "
+            f"Python objects ({type(error).__name__})",
             where=where,
             hint="save a state dict with torch.save or safetensors",
         ) from error
@@ -50,7 +51,9 @@ def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
     )
     if not tensors:
         raise MedvisionError(
-            f"{path} holds no named tensors", where=where, hint="give a state dict or a checkpoint"
+            f"{path} contains no named tensors",
+            where=where,
+            hint="give a state dict or a checkpoint",
         )
     return tensors
 
@@ -89,7 +92,7 @@ def load_weights_strict(model: nn.Module, state_dict: Mapping[str, Tensor], wher
         else:
             first = (missing or unexpected)[0]
         raise MedvisionError(
-            f"the weights are of another model: {len(missing)} tensors missing, "
+            f"the weights are of another model: {counted(len(missing), 'tensor')} missing, "
             f"{len(unexpected)} unexpected, {len(misshaped)} of another shape, first {first}",
             where=where,
             hint="use the model config that the checkpoint was trained with",
@@ -136,7 +139,7 @@ class LoadedWeights:
         if not self.taken:
             return self
         others = (name for name in network.state_dict() if not name.startswith(f"{part}."))
-        new = (f"{name}: new for the task" for name in others)
+        new = (f"{name}: new for this task" for name in others)
         return replace(
             self,
             taken=tuple(f"{part}.{name}" for name in self.taken),
@@ -149,24 +152,25 @@ class LoadedWeights:
             return []
         total = len(self.taken) + len(self.left)
         lines = [
-            f"weights from {self.source}: {len(self.taken)} of {total} tensors taken "
+            f"weights from {self.source}: {len(self.taken)} of {total} tensors used "
             f"({_listed(_by_layer(self.taken))})"
         ]
         reasons = dict(line.split(": ", 1) for line in self.left)
         left = _by_layer(reasons)
         if left:
             layers = [
-                f"{layer} ({_count(names)}: {_why(layer, {name: reasons[name] for name in names})})"
+                f"{layer} ({counted(len(names), 'tensor')}:"
+                f" {_why(layer, {name: reasons[name] for name in names})})"
                 for layer, names in left.items()
             ]
-            lines.append(f"not taken, trained from scratch: {_listed(layers)}")
+            lines.append(f"not used, trained from scratch: {_listed(layers)}")
         unused = [
-            f"{layer} ({_count(names)})"
+            f"{layer} ({counted(len(names), 'tensor')})"
             for layer, names in _by_layer(self.unused).items()
             if layer not in left  # already reported with the reason there
         ]
         if unused:
-            lines.append(f"left over in the file: {_listed(unused)}")
+            lines.append(f"unused in the file: {_listed(unused)}")
         return lines
 
 
@@ -188,10 +192,6 @@ def _why(layer: str, reasons: dict[str, str]) -> str:
     """Reason shared by all tensors of a layer, or the first reason with its tensor."""
     name, reason = next(iter(reasons.items()))
     return reason if len({*reasons.values()}) == 1 else f"{name.removeprefix(f'{layer}.')} {reason}"
-
-
-def _count(names: list[str]) -> str:
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''}"
 
 
 STATISTICS = (".normalize.mean", ".normalize.std")
@@ -263,7 +263,7 @@ def fill(
     if surplus:  # ResNet-34 contains all names of ResNet-18, but its weights do not fit
         raise MedvisionError(
             f"{different} all {len(compared)} {part} tensors match, but "
-            f"their layers go on with {len(surplus)} more, first {surplus[0]}",
+            f"their layers have {len(surplus)} more, first {surplus[0]}",
             where=where,
             hint=hint,
         )
@@ -292,7 +292,9 @@ def _layers_to_leave(
     for layer in head:
         names = [name for name in needed if _is_in(name, [layer])]
         if any(name in unfit for name in names):
-            left |= {name: unfit.get(name, "the rest of its layer does not fit") for name in names}
+            left |= {
+                name: unfit.get(name, "the rest of its layer does not match") for name in names
+            }
 
     backbone = [name for name in needed if not _is_in(name, head)]
     absent: dict[str, str] = {}

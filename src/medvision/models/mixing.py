@@ -46,7 +46,9 @@ class BatchMixing:
         for key, alpha in {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha}.items():
             if alpha < 0:
                 raise MedvisionError(
-                    f"expected an alpha of at least 0, got {alpha}", where=key, hint="0 is none"
+                    f"expected an alpha of at least 0, got {alpha}",
+                    where=key,
+                    hint="use 0 for none",
                 )
         if num_classes < 2:
             raise ValueError(f"expected at least 2 classes, got {num_classes}")

@@ -44,7 +44,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", _per_channel(std, in_channels, where="model.std"))
         if not bool((self.std > 0).all()):
             raise MedvisionError(
-                f"std must be positive, got {std}", where="model.std", hint="use 0.5 to start with"
+                f"expected a positive std, got {std}", where="model.std", hint="start with 0.5"
             )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -52,14 +52,14 @@ class Normalize(nn.Module):
         num_channels = self.mean.shape[1]
         if image.ndim != 4 or image.shape[1] != num_channels:
             raise MedvisionError(
-                f"the model takes images (N, {num_channels}, H, W), got {tuple(image.shape)}",
+                f"expected images (N, {num_channels}, H, W), got {tuple(image.shape)}",
                 where="data.in_channels",
-                hint="give the data and the model the same number of channels",
+                hint="use the same number of channels for data and model",
             )
         if image.dtype == torch.uint8:
             image = image.to(self.mean.dtype) / 255
         elif not image.is_floating_point():
-            raise ValueError(f"expected a uint8 or floating image, got {image.dtype}")
+            raise ValueError(f"expected a uint8 or floating-point image, got {image.dtype}")
         return (image.to(self.mean.dtype) - self.mean) / self.std
 
 
@@ -104,7 +104,7 @@ def with_normalization(network: Any, *, in_channels: int) -> nn.Module:
         raise MedvisionError(
             f"expected a torch.nn.Module, got {type(network).__name__}",
             where="model",
-            hint="name a class of networks in model._target_",
+            hint="set model._target_ to a network class",
         )
     if isinstance(getattr(network, "normalize", None), Normalize):
         return network
@@ -114,7 +114,7 @@ def with_normalization(network: Any, *, in_channels: int) -> nn.Module:
 def _per_channel(values: float | Sequence[float], in_channels: int, *, where: str) -> Tensor:
     if in_channels < 1:
         raise MedvisionError(
-            f"an image has at least 1 channel, got {in_channels}", where="model.in_channels"
+            f"expected at least 1 channel, got {in_channels}", where="model.in_channels"
         )
     numbers = [float(values)] if isinstance(values, (int, float)) else [float(v) for v in values]
     if len(numbers) == RGB_CHANNELS and in_channels == 1:
@@ -123,8 +123,8 @@ def _per_channel(values: float | Sequence[float], in_channels: int, *, where: st
         numbers *= in_channels
     if len(numbers) != in_channels:
         raise MedvisionError(
-            f"{len(numbers)} numbers for images of {in_channels} channels",
+            f"expected 1 or {in_channels} numbers, got {len(numbers)}",
             where=where,
-            hint=f"give 1 or {in_channels}",
+            hint="give one number, or one per channel",
         )
     return torch.tensor(numbers).view(1, in_channels, 1, 1)

@@ -69,13 +69,13 @@ class SimpleCNN(nn.Module):
                 f"SimpleCNN halves its images {NUM_STAGES} times: expected a whole number of at "
                 f"least {2**NUM_STAGES} pixels, got {image_size}",
                 where="data.image_size",
-                hint="224 is usual",
+                hint="224 is common",
             )
         if not isinstance(base_channels, int) or base_channels < 1:
             raise MedvisionError(
                 f"expected a whole number of feature maps, got {base_channels}",
                 where="model.base_channels",
-                hint="the reference has 32; 8 is fast",
+                hint="the reference uses 32; 8 is fast",
             )
         check_dropout(dropout)
         self.in_channels = in_channels
@@ -93,7 +93,7 @@ class SimpleCNN(nn.Module):
                 tuple(given.mean.flatten().tolist()),
                 tuple(given.std.flatten().tolist()),
             ),
-            hint="use the data.image_size and model.base_channels of the run they are from",
+            hint="use the data.image_size and model.base_channels of their run",
             head=("head",),
         )
         loaded = self.loaded_weights

@@ -110,9 +110,9 @@ class SmpSegmenter(nn.Module):
         logits = self.network(x)
         if logits.shape[-2:] != x.shape[-2:]:
             raise MedvisionError(
-                f"logits have {tuple(logits.shape[-2:])} pixels, images {tuple(x.shape[-2:])}",
+                f"expected logits of {tuple(x.shape[-2:])} pixels, got {tuple(logits.shape[-2:])}",
                 where="model.upsampling",
-                hint="set it so that both have the same size",
+                hint="choose it so that logits and images have the same size",
             )
         return logits[..., :height, :width]
 
@@ -151,7 +151,7 @@ def _check_encoder(name: str) -> None:
         f"unknown encoder {name}",
         where="model.encoder",
         hint=did_you_mean(
-            name, known, otherwise="use resnet34, or tu- before a name of timm.list_models()"
+            name, known, otherwise="use resnet34, or tu- followed by a name from timm.list_models()"
         ),
     )
 
@@ -167,7 +167,7 @@ def _check_options(network_class: Any, encoder: str, options: dict[str, Any]) ->
         if encoder.startswith("tu-") and not hint and name not in OWN_ARGUMENTS:
             continue  # timm checks its own options
         raise MedvisionError(
-            f"{network_class.__name__} takes no option {name}",
+            f"{network_class.__name__} has no option {name}",
             where=f"model.{name}",
             hint=hint or f"choose from {', '.join(known)}",
         )

@@ -96,7 +96,7 @@ class TimmClassifier(nn.Module):
             self.architecture = f"{PACKAGED_NETWORK} (packaged ImageNet weights, instead of {name})"
             self.note = (
                 f"there are no packaged weights for {name}: the network is {PACKAGED_NETWORK}, "
-                "the smaller relative that has them"
+                "a smaller variant that has them"
             )
 
         network = _build(
@@ -123,7 +123,7 @@ class TimmClassifier(nn.Module):
                 "packaged": lambda: packaged(
                     self.name,
                     hint=f"use model.name={PACKAGED_NETWORK}, which has them, or "
-                    f"{SERVED_BY_PACKAGED}, in whose place it is built",
+                    f"{SERVED_BY_PACKAGED}, which it replaces",
                 ),
             },
             unstated=lambda: _statistics(network),
@@ -151,7 +151,7 @@ class TimmClassifier(nn.Module):
         maps = network.forward_features(self._prepare(image))
         if not isinstance(maps, Tensor) or maps.ndim != 4 or maps.shape[1] != network.num_features:
             raise MedvisionError(
-                f"{self.name} has no feature maps of an image",
+                f"{self.name} has no image feature maps",
                 where="model.name",
                 hint="heat maps need a convolutional network, such as resnet18",
             )
@@ -170,7 +170,7 @@ class TimmClassifier(nn.Module):
         if self.fixed_px is not None and image.shape[-2:] != self.fixed_px:
             height, width = self.fixed_px
             raise MedvisionError(
-                f"{self.name} takes images of {height}x{width} pixels and no other, "
+                f"{self.name} expects images of {height}x{width} pixels, "
                 f"got {image.shape[-2]}x{image.shape[-1]}",
                 where="data.image_size",
                 hint=f"set data.image_size={height}, or +model.img_size to the size of the images",
@@ -184,7 +184,9 @@ def _check_name(name: str) -> None:
             f"unknown network {name}",
             where="model.name",
             hint=did_you_mean(
-                name, timm.list_models(), otherwise="use resnet18, or a name of timm.list_models()"
+                name,
+                timm.list_models(),
+                otherwise="use resnet18, or a name from timm.list_models()",
             ),
         )
 
@@ -193,7 +195,7 @@ def _check_options(options: dict[str, Any]) -> None:
     for option in options:
         if option in OWN_OPTIONS:
             raise MedvisionError(
-                f"TimmClassifier takes no option {option}",
+                f"TimmClassifier has no option {option}",
                 where=f"model.{option}",
                 hint=f"set model.{OWN_OPTIONS[option]}",
             )

@@ -59,7 +59,7 @@ class UNet(nn.Module):
             raise MedvisionError(
                 f"expected a whole number of feature maps, got {base_channels}",
                 where="model.base_channels",
-                hint="the classic U-Net has 64; 16 is fast",
+                hint="the classic U-Net uses 64; 16 is fast",
             )
         self.in_channels = in_channels
         self.num_classes = num_classes

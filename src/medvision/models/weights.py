@@ -150,7 +150,7 @@ def load_encoder_weights(
                 hint=f"use a file, packaged (encoder {PACKAGED_ENCODER}) or none",
             ),
             "packaged": lambda: packaged(
-                name, hint=f"use model.encoder={PACKAGED_ENCODER}, the one encoder that has them"
+                name, hint=f"use model.encoder={PACKAGED_ENCODER}, the only encoder that has them"
             ),
         },
         unstated=lambda: _statistics_of_encoder(name),
@@ -189,7 +189,7 @@ def _fetch_encoder(download: Callable[[], nn.Module], name: str) -> Pretrained:
         ) from error
     if settings["input_space"] != "RGB":
         raise MedvisionError(
-            f"the ImageNet weights of {name} take {settings['input_space']} images",
+            f"the ImageNet weights of {name} expect {settings['input_space']} images",
             where=where,
             hint="use an encoder trained on RGB",
         )
@@ -230,7 +230,7 @@ def packaged(name: str, *, hint: str) -> Pretrained:
     found = read_tensors(files[0], where=where)
     if [tensor.shape for tensor in found.values()] != [tensor.shape for tensor in wanted.values()]:
         raise MedvisionError(
-            f"the {len(found)} packaged tensors do not fit the {len(wanted)} of this timm",
+            f"the {len(found)} packaged tensors do not match the {len(wanted)} of this timm",
             where=where,
             hint=f"run: {install_command('offline-weights')}",
         )
@@ -242,7 +242,7 @@ def _file_tensors(weights: str, *, keywords: Sequence[str]) -> dict[str, Tensor]
     path = Path(weights).expanduser()
     if not path.exists():
         raise MedvisionError(
-            f"no such file, and not one of {', '.join(keywords)}: {weights}",
+            f"expected a file or one of {', '.join(keywords)}, got {weights}",
             where="model.weights",
             hint=did_you_mean(weights, keywords, otherwise="check the path"),
         )
