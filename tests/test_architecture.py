@@ -125,12 +125,12 @@ TASK_MODULES = {
 
 NAMES_OF_FOLDERS = {
     "audit.dataset": "detects by its layout whether a folder holds classes or masks",
-    "cli.program": "an option of `data shard` says how a folder is to be read",
+    "cli.program": "an option of `data shard` sets how a folder is read",
     "data.discovery.index": "detects by splits.csv whether a folder holds classes or masks",
-    "data.download.catalog": "says for what each public set was published",
+    "data.download.catalog": "has the published purpose of each public set",
     "data.shards.create": "writes into shards.json how the folder was read",
 }
-"""Modules that may name a task, because they tell what kind of files a folder holds."""
+"""Modules that may name a task, because they detect the kind of files in a folder."""
 
 
 def test_only_the_classes_of_a_task_know_its_name() -> None:

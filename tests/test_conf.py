@@ -108,7 +108,7 @@ def test_the_definition_of_a_task_lists_every_loss_that_fits(kind: str) -> None:
         task: Task = build(cfg.task, model=nn.Identity(), loss=build(cfg.loss), optimizer=None)
         try:
             losses = [float(task.loss(*example)) for example in task.loss_examples()]
-        except Exception:  # whatever a loss raises that is for other targets
+        except Exception:  # losses for other targets raise various errors
             continue
         assert all(map(math.isfinite, losses)), name
         fitting.append(name)
@@ -256,7 +256,7 @@ def test_help_names_every_choice_and_experiment() -> None:
         assert name in text
 
 
-def test_files_hold_no_tabs_and_parse_as_yaml() -> None:
+def test_files_contain_no_tabs_and_parse_as_yaml() -> None:
     for path in CONF.rglob("*.yaml"):
         assert "\t" not in path.read_text()
         yaml.safe_load(path.read_text())

@@ -116,7 +116,7 @@ def test_the_payload_would_leave_a_trace(tmp_path: Path, trace: Path, finished: 
     """Read without ``weights_only``, each of them runs."""
     for make in CHECKPOINTS:
         make(tmp_path / "bad.ckpt", trace, finished)
-        with contextlib.suppress(Exception):  # of what is no checkpoint, once it has run
+        with contextlib.suppress(Exception):  # of a file that is not a checkpoint, once it has run
             torch.load(tmp_path / "bad.ckpt", weights_only=False)
         assert trace.exists()
         trace.unlink()
@@ -142,7 +142,7 @@ def run_folder(tmp_path: Path, finished: Path) -> Path:
     ],
     ids=" ".join,
 )
-def test_no_command_runs_what_a_checkpoint_holds(
+def test_no_command_runs_code_in_a_checkpoint(
     ends_with: Callable[..., str],
     run_folder: Path,
     trace: Path,

@@ -148,7 +148,7 @@ def test_a_failed_write_leaves_the_checkpoint_before_it(tmp_path: Path) -> None:
     assert callback.best_path.read_text() == "epoch 0"
 
 
-def test_the_log_has_a_row_per_epoch_and_blanks_for_what_is_undefined(
+def test_the_log_has_a_row_per_epoch_and_blanks_for_undefined_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log, task = EpochLog(dirpath=str(tmp_path)), SimpleNamespace(kind="segmentation")

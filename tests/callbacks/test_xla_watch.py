@@ -140,7 +140,7 @@ def test_each_epoch_counts_its_own_compilations_without_those_before_the_fit(
     run = fit(strict=True)
     run.xla.compiled = 5  # by a fit before this one
     run.start()
-    run.xla.at_sync = 1  # what the end of the epoch left over belongs to it
+    run.xla.at_sync = 1  # work left over at the end of the epoch belongs to it
     run.epoch(in_step=compiles(4), in_validation=compiles(2))
     run.epoch()
     run.epoch()
@@ -153,7 +153,7 @@ def test_each_epoch_counts_its_own_compilations_without_those_before_the_fit(
     ]
 
 
-def test_what_stalls_a_tpu_is_counted_there_and_ends_no_fit(
+def test_stalls_on_a_tpu_are_counted_and_do_not_end_the_fit(
     fit: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = fit(strict=False)
@@ -298,7 +298,7 @@ def test_the_first_epoch_of_a_resumed_run_may_compile(fit: Any) -> None:
     assert "epoch 5 compiled 1 graph again, first in validation step 1" in line
 
 
-def test_of_epochs_with_one_step_the_second_may_compile_too(fit: Any) -> None:
+def test_with_one_step_per_epoch_the_second_epoch_may_compile_too(fit: Any) -> None:
     run = fit(strict=True)
     run.start()
     run.epoch(num_steps=1, in_step=compiles(5))

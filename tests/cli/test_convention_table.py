@@ -43,7 +43,7 @@ def test_the_own_row_is_first_and_the_others_show_their_difference() -> None:
     assert "+0.000" in body[1]  # never -0.000
 
 
-def test_the_words_name_the_range_and_what_is_optimistic() -> None:
+def test_the_notes_name_the_range_and_optimistic_rows() -> None:
     lines = convention_words(segmentation())
     values = [row["dice"] for row in segmentation()]
     assert lines[0] == (

@@ -64,7 +64,7 @@ def test_mean_and_deviation_over_seeds_by_hand(three: list[Path]) -> None:
     assert "test/confusion/cat/dog" not in group["metrics"]
 
 
-def test_the_files_hold_the_same_and_one_run_has_no_deviation(
+def test_the_files_contain_the_same_values_and_one_run_has_no_deviation(
     three: list[Path], make: Make, tmp_path: Path
 ) -> None:
     alone = make("pets/low", 0, 0.9, settings={"optimizer.lr": 0.01})

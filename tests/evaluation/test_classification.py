@@ -105,7 +105,7 @@ def test_the_temperature_comes_from_validation_and_is_used_on_test(
     groups = [row // 4 for row in range(80)]
     expected = bootstrap_mean_interval(images.squared_errors, groups=groups)
     assert scores["test/brier_calibrated_ci95"] == pytest.approx(expected)
-    assert scores["test/brier_calibrated"] < scores["test/brier"]  # it was too sure
+    assert scores["test/brier_calibrated"] < scores["test/brier"]  # the network was overconfident
 
 
 def test_predictions_and_their_columns_are_those_before_the_temperature(tmp_path: Path) -> None:

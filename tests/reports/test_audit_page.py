@@ -159,7 +159,7 @@ def test_missing_content_has_no_section(content: dict[str, Any]) -> None:
     assert "1,100 (no split given 1,100)" in text
 
 
-def test_left_out_images_and_dice_are_named_so(content: dict[str, Any]) -> None:
+def test_leave_one_out_and_dice_are_named(content: dict[str, Any]) -> None:
     part = {"num_images": 4, "dice": 0.5, "dice_ci95": [0.4, 0.6]}
     memory = {"protocol": "leave one out", **part, "chance": 0.2, "with_twin": part | {}}
     memory["without_twin"] = {"num_images": 0, "dice": None, "dice_ci95": None}

@@ -331,7 +331,7 @@ def test_the_mean_of_two_roc_curves_is_halfway_between_them() -> None:
     assert first.get_color() == second.get_color() == mean.get_color() != diagonal.get_color()
 
 
-def test_a_group_keeps_its_colour_where_another_has_no_roc() -> None:
+def test_a_group_keeps_its_colour_if_another_has_no_roc() -> None:
     groups = [drawn(roc=[]), drawn(has_spread=False, roc=[PERFECT])]
     curves = draw_validation(groups, metric="loss", label="loss", mark="").axes[0].lines
     assert draw_rocs(groups, what="images", mark="").axes[0].lines[1].get_color() == (

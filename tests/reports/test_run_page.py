@@ -447,7 +447,7 @@ def test_every_score_on_the_page_is_defined_on_it(full_run: Path) -> None:
     assert {"#define-accuracy", "#define-auroc", "#define-recall"} <= leads
 
 
-def test_a_task_adds_sections_of_its_own(
+def test_a_task_adds_its_own_sections(
     write_run: Callable[..., Path], segmentation: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = Table(caption="Lesions", head=["size", "count"], rows=[["small", "<3>"]], note="All.")

@@ -98,7 +98,7 @@ def test_no_winner_and_the_number_of_images_needed() -> None:
         pytest.param({"ci95": [-0.001, 0.056]}, "Interval and p disagree", id="interval"),
     ],
 )
-def test_what_keeps_a_near_winner_from_winning(numbers: dict[str, Any], words: str) -> None:
+def test_a_borderline_case_has_a_reason_for_no_winner(numbers: dict[str, Any], words: str) -> None:
     assert words in printed(pair("no_winner", **numbers))
 
 

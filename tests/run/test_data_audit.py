@@ -96,7 +96,7 @@ def test_strict_refuses_before_there_is_a_run_folder(
     assert not list(Path("runs").glob("*/2*"))
 
 
-def test_strict_trains_on_what_does_not_leak(leaking: Path) -> None:
+def test_strict_trains_on_data_without_leaks(leaking: Path) -> None:
     summary = run_on(leaking, "audit=strict", "data.protocol=grouped")
     assert summary["audit"]["leaks"] == []
     assert "twins" not in summary

@@ -87,7 +87,7 @@ def test_conventions_score_the_same_predictions(own_run: Path) -> None:
         assert 0 < rows["mean_over_thresholds"]["iou"] < rows["max_over_thresholds"]["iou"] < 1
     assert json.loads((out / "summary.json").read_text())["conventions"] == summary["conventions"]
 
-    values = []  # what the 8-bit maps say, the floor of 256 p
+    values = []  # of the 8-bit maps: floor of 256 p
     for row in csv.DictReader((out / "predictions_test.csv").read_text().splitlines()):
         p = cv2.imread(str(out / row["predicted"]), cv2.IMREAD_UNCHANGED) / 256
         mask = draw_polyp_scene(int(Path(row["path"]).stem.split("_")[1]), size_px=32, seed=0)[1]

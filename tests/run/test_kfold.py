@@ -250,9 +250,7 @@ def test_a_fold_that_was_run_twice(make: Callable[..., Any]) -> None:
     assert found.num_finished == 3
 
 
-def test_each_seed_is_a_cross_validation_of_its_own(
-    tmp_path: Path, make: Callable[..., Any]
-) -> None:
+def test_each_seed_is_a_separate_cross_validation(tmp_path: Path, make: Callable[..., Any]) -> None:
     made = together(*(make(fold, seed=seed) for seed in (0, 1) for fold in range(3)))
     found = write_folds(tmp_path, summarise(*made))
     assert [one.seed for one in found] == [0, 1]

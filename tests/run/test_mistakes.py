@@ -394,7 +394,7 @@ def test_one_class_only(fails: Callable[..., str], make_class_folder: Callable[.
     assert line.startswith(f"error: expected at least 2 classes, found only NORMAL ({root}); ")
 
 
-def test_a_file_that_is_no_image(
+def test_a_file_that_is_not_an_image(
     fails: Callable[..., str], make_class_folder: Callable[..., Path]
 ) -> None:
     root = make_class_folder({"NORMAL": 6, "PNEUMONIA": 6})

@@ -200,7 +200,7 @@ def test_an_undefined_value_is_left_out_of_the_mean_and_shown_as_a_dash(
     assert (row["test/auroc_mean"], row["test/auroc_runs"]) == ("", "-")
 
 
-def test_the_headline_comes_first_and_intervals_and_confusions_stay_out(
+def test_the_headline_is_first_and_intervals_and_confusions_are_left_out(
     tmp_path: Path, make: Callable[..., Any]
 ) -> None:
     metrics = {

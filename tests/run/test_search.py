@@ -114,7 +114,7 @@ def test_a_search_runs_the_requested_trials_and_continues_with_a_larger_number()
         assert row["loss"] in ("bce", "dice")
 
 
-def test_the_best_config_is_an_experiment_that_composes_to_what_the_trial_had() -> None:
+def test_the_best_config_composes_to_the_values_of_the_trial() -> None:
     settings = search(Stub(), "sweep.num_trials=4", "data.batch_size=3", "model=smp_unet")
     best = max(rows(), key=lambda row: float(row["value"]))
     path = FOLDER / "experiment" / "a_best.yaml"
@@ -305,7 +305,7 @@ def test_a_search_without_a_range_is_refused_with_an_example(
     )
 
 
-def test_what_varies_and_what_is_fixed_is_read_from_the_command() -> None:
+def test_searched_and_fixed_keys_are_read_from_the_command() -> None:
     command = [
         "sweep=tpe",
         "sweep.seed=3",

@@ -136,7 +136,7 @@ def test_no_verb_loads_matplotlib_before_it_draws(tmp_path: Path) -> None:
     assert done.stdout == "True False\n"
 
 
-def test_a_unet_makes_its_first_step_without_what_it_does_not_need(tmp_path: Path) -> None:
+def test_a_unet_makes_its_first_step_without_unneeded_modules(tmp_path: Path) -> None:
     (tmp_path / "ending.py").write_text(FIRST_STEP)
     code, modules = modules_after(
         [

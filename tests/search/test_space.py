@@ -62,7 +62,7 @@ def test_a_grid_goes_through_every_combination_the_last_key_fastest() -> None:
     ]
 
 
-def test_a_grid_over_an_interval_is_refused_with_what_to_do() -> None:
+def test_a_grid_over_an_interval_is_refused_with_a_hint() -> None:
     with pytest.raises(
         MedvisionError, match=r"finite number of values \(lr\); give lr=choice\(\.\.\.\) or range"
     ):
