@@ -345,6 +345,9 @@ def test_results_of_jobs_come_back_by_number(tmp_path: Path) -> None:
     write_result(tmp_path, 10, results[1])
     write_result(tmp_path, 2, results[0])
     assert read_results(tmp_path) == results
+    earlier = tmp_path / "2" / "result.json"  # as an earlier version wrote it
+    earlier.write_text(earlier.read_text().replace('"reported"', '"told"'))
+    assert read_results(tmp_path) == results
 
 
 def test_a_real_search_trains_seals_and_its_best_config_runs_and_is_tested(

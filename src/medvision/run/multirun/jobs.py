@@ -80,6 +80,7 @@ def read_result(jobs: Path, number: int) -> JobResult | None:
         return None
     content: dict[str, Any] = json.loads(path.read_text())
     run = content.pop("run")
+    content.pop("told", None)  # an earlier name of ``reported``, in searches that continue
     content |= {name: tuple(content[name]) for name in ("overrides", "trusted")}
     return JobResult(run=None if run is None else Path(run), **content)
 
