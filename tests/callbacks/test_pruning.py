@@ -132,7 +132,7 @@ def test_a_metric_that_is_not_logged_is_named_with_the_nearest(
 ) -> None:
     callback = pruning(tmp_path, metric="val/dise")
     with pytest.raises(
-        MedvisionError, match=r"is called val/dise \(sweep.metric\); did you mean v"
+        MedvisionError, match=r"unknown logged value val/dise \(sweep.metric\); did you mean v"
     ):
         end_epoch(callback, trainer(), 0.5)
 
