@@ -141,7 +141,7 @@ def test_results_inside_the_data_are_refused(run_here: Run, leaky: Path) -> None
             [".", "--out", "../o"], "expected images with masks, or at least two", id="neither"
         ),
         pytest.param([".", "--num-classes", "1"], "value for '--num-classes'", id="classes"),
-        pytest.param([".", "--out", "/dev/null"], "is a file", id="out"),
+        pytest.param([".", "--out", "/dev/null"], "expected a folder, got a file", id="out"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(
