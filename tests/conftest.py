@@ -30,6 +30,18 @@ SMALL = (
 )
 """Overrides that shorten any experiment to one or two seconds."""
 
+BLANK_PNG = cv2.imencode(".png", np.full((8, 8, 3), 255, np.uint8))[1].tobytes()
+
+
+class BlankCanvas:
+    """Canvas of matplotlib that writes a blank PNG instead of drawing."""
+
+    def __init__(self, figure: object) -> None:
+        pass
+
+    def print_png(self, path: Path) -> None:
+        Path(path).write_bytes(BLANK_PNG)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
@@ -44,6 +56,20 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
     monkeypatch.setenv("MEDVISION_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("MEDVISION_RUN_DIR", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _blank_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs write blank plots, because drawing takes half the time of a small run.
+
+    Plots are drawn in ``tests/reports``, in the shared finished runs, in processes that tests
+    start, and in tests marked ``draws``.
+    """
+    if request.path.parent.name == "reports" or request.node.get_closest_marker("draws"):
+        return
+    import medvision.reports.plots.style as style
+
+    monkeypatch.setattr(style, "FigureCanvasAgg", BlankCanvas)
 
 
 @pytest.fixture

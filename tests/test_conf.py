@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,18 @@ from medvision.tasks import Task
 EXPERIMENTS = options("experiment")
 OPTIONS = [(group, name) for group in groups() if group != "experiment" for name in options(group)]
 OF_HYDRA = [(path.parent.name, path.stem) for path in (CONF / "hydra").glob("*/*.yaml")]
+FAMILIES = {
+    "polyp_unet": "unet",
+    "polyp_unet_lite0": "smp_unet_lite0",
+    "chest_xray_cnn_augmented": "simple_cnn",
+    "brain_mri_alexnet": "alexnet",
+    "brain_mri_lite0": "efficientnet_lite0",
+}
+"""One experiment for each family of networks; the others run in `make test-slow`."""
+
+BY_FAMILY = [
+    name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS
+]
 EXTRAS = {("logger", "wandb"), ("logger", "mlflow"), ("trainer", "gpu"), ("trainer", "tpu")}
 
 
@@ -52,7 +65,7 @@ def test_every_launcher_and_sweeper_names_an_existing_class(group: str, name: st
     assert isinstance(get_class(cfg.hydra[group]._target_), type)
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize("experiment", BY_FAMILY)
 def test_every_experiment_trains_one_epoch_on_phantoms(
     train: Callable[..., Path], summary_of: Callable[[Path], dict], experiment: str
 ) -> None:
@@ -75,17 +88,23 @@ def test_every_experiment_opens_with_command_cost_and_expectation(experiment: st
     assert "#   expect " in header
 
 
-@pytest.mark.parametrize(("group", "name"), OPTIONS)
-def test_every_option_composes_and_names_existing_classes(group: str, name: str) -> None:
-    node = composed("experiment=polyp_unet", f"{group}={name}")[group]
-    assert isinstance(node, dict)
-    for target in targets_of(node):
-        if (group, name) in EXTRAS and "ogger" in target:
-            continue
-        if target[target.rindex(".") + 1].isupper():
-            get_class(target)
-        else:
-            get_method(target)
+def test_every_option_composes_and_names_existing_classes() -> None:
+    found = []
+    for number in range(max(len(options(group)) for group in {group for group, _ in OPTIONS})):
+        chosen = {
+            group: name for group, name in OPTIONS if name in options(group)[number : number + 1]
+        }
+        cfg = composed("experiment=polyp_unet", *(f"{g}={name}" for g, name in chosen.items()))
+        for group, name in chosen.items():
+            node = cfg[group]
+            assert isinstance(node, dict), (group, name)
+            for target in targets_of(node):
+                if (group, name) in EXTRAS and "ogger" in target:
+                    continue
+                get = get_class if target[target.rindex(".") + 1].isupper() else get_method
+                get(target)
+            found.append((group, name))
+    assert sorted(found) == sorted(OPTIONS)
 
 
 def targets_of(node: object) -> list[str]:
@@ -118,16 +137,12 @@ def test_the_definition_of_a_task_lists_every_loss_that_fits(kind: str) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        *(f"loss={name}" for name in LOSSES),
-        *(f"scheduler={name}" for name in SCHEDULES),
-        "optimizer=adamw",
-        "callbacks=early_stopping",
-        "trainer=auto",
-        "trainer=debug",
-        "logger=tensorboard",
-        "data=folder_segmentation",
-        "data=kvasir_seg data.root=null",
-        "model=smp_unet model.encoder=resnet18",
+        *(pytest.param(f"loss={name}", marks=pytest.mark.slow) for name in LOSSES),
+        *(pytest.param(f"scheduler={name}", marks=pytest.mark.slow) for name in SCHEDULES),
+        "loss=bce_dice scheduler=plateau callbacks=early_stopping trainer=debug",
+        "loss=focal scheduler=cosine optimizer=adamw trainer=auto logger=tensorboard",
+        "data=folder_segmentation model=smp_unet model.encoder=resnet18",
+        pytest.param("data=kvasir_seg data.root=null", marks=pytest.mark.slow),
     ],
 )
 def test_every_option_runs_a_batch(train: Callable[..., Path], override: str) -> None:
@@ -140,14 +155,12 @@ def test_every_option_runs_a_batch(train: Callable[..., Path], override: str) ->
 @pytest.mark.parametrize(
     "override",
     [
-        "model=alexnet",
-        "model=timm_classifier",
+        pytest.param("model=alexnet", marks=pytest.mark.slow),
+        pytest.param("model=timm_classifier", marks=pytest.mark.slow),
         "model=efficientnet_b0 model.weights=packaged callbacks=finetuning",
-        "loss=focal",
-        "loss=bce loss.class_weights=balanced loss.label_smoothing=0.1",
-        "data=folder_classification data.protocol=kfold data.sampler=balanced",
-        "data=chest_xray data.protocol=grouped",
-        "data=brain_mri data.protocol=merged",
+        "loss=bce loss.class_weights=balanced loss.label_smoothing=0.1 data.protocol=merged",
+        "loss=focal data=folder_classification data.protocol=kfold data.sampler=balanced",
+        pytest.param("data=chest_xray data.protocol=grouped", marks=pytest.mark.slow),
     ],
 )
 def test_every_option_of_classification_runs_a_batch(
@@ -184,12 +197,25 @@ def network_of(node: str) -> nn.Module:
     return build(OmegaConf.create(json.loads(node)))
 
 
-@pytest.mark.parametrize("model", options("model"))
-def test_every_experiment_runs_with_every_model_of_its_task(model: str) -> None:
+def models_to_run() -> list[Any]:
+    """Each model with one experiment of each task, and with all of them if tests may be slow."""
+    both = ("segmentation", "classification")
+    few = [pytest.param(model, both, id=model) for model in options("model")]
+    slow = pytest.mark.slow
+    return few + [
+        pytest.param(model, EXPERIMENTS, id=f"{model}, all", marks=slow)
+        for model in options("model")
+    ]
+
+
+@pytest.mark.parametrize(("model", "experiments"), models_to_run())
+def test_every_experiment_runs_with_every_model_of_its_task(
+    model: str, experiments: Sequence[str]
+) -> None:
     """The shape of the logits shows the task of a model. Weights are not downloaded."""
     small = ("data.image_size=64", "data.num_classes=3", "data.class_names=[a,b,c]")
     run = set()
-    for experiment in EXPERIMENTS:
+    for experiment in experiments:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("train", overrides=[f"experiment={experiment}", f"model={model}", *small])
         check_config(cfg)
@@ -209,7 +235,15 @@ def test_every_experiment_runs_with_every_model_of_its_task(model: str) -> None:
     assert len(run & {"segmentation", "classification"}) == 1
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment",
+    [
+        name
+        if name in ("polyp_unet", "chest_xray_cnn")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in EXPERIMENTS
+    ],
+)
 def test_every_experiment_takes_every_choice(experiment: str) -> None:
     changed = ("optimizer", "scheduler", "callbacks", "loss", "logger", "trainer")
     for number in range(max(len(options(group)) for group in changed)):

@@ -26,6 +26,7 @@ def test_notebooks_exist_and_contain_no_output() -> None:
         assert '"output_type"' not in path.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", EXECUTE, str(path), str(tmp_path)]

@@ -206,7 +206,10 @@ def test_groups_across_splits_are_counted_with_their_test_images() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["brain_tumor_mri", "kvasir_seg", pytest.param("chest_xray", marks=pytest.mark.slow)],
+    [
+        pytest.param(n, marks=pytest.mark.slow)
+        for n in ("brain_tumor_mri", "kvasir_seg", "chest_xray")
+    ],
 )
 def test_the_near_duplicates_of_the_public_sets_are_the_measured_ones(name: str) -> None:
     root = SHARED / name

@@ -11,7 +11,10 @@ import pytest
 
 KVASIR = Path(__file__).parents[3] / "shared" / "data" / "kvasir_seg"
 
-pytestmark = pytest.mark.skipif(not KVASIR.is_dir(), reason="Kvasir-SEG is not here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not KVASIR.is_dir(), reason="Kvasir-SEG is not here"),
+]
 
 
 def test_the_given_split_of_kvasir_is_used_and_its_scores_match_the_files(

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,7 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(context)
 
 
+@cache  # compiled templates included
 def _environment() -> "Environment":
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

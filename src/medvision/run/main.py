@@ -105,9 +105,9 @@ def run_command(arguments: Sequence[str]) -> int:
         os.environ["MEDVISION_SCRATCH"] = str(scratch)
         try:
             # a launcher may pickle the method and call it in another process
-            hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")(
-                command.run
-            )()
+            program = hydra.main(version_base="1.3", config_path=str(CONF), config_name="train")
+            with _mode_known(arguments):
+                program(command.run)()
         except (MedvisionError, HydraException, OmegaConfBaseException):
             raise
         except Stopped as stopped:  # the runs that finished before are reported
@@ -119,6 +119,27 @@ def run_command(arguments: Sequence[str]) -> int:
     if broken is not None:
         raise broken
     return max(codes, default=0)
+
+
+@contextmanager
+def _mode_known(arguments: Sequence[str]) -> Iterator[None]:
+    """Keep Hydra from composing the config twice, the first time only to read ``hydra.mode``.
+
+    Without a value, Hydra goes by ``-m``. Only the command or a config of the user's own can set
+    it: those are composed as Hydra does. Saves a quarter of a second per command (Hydra 1.3.8).
+    """
+    own_configs = ("--config-", "-cd", "-cp", "-cn", "hydra")
+    if any(argument.lstrip("+~").startswith(own_configs) for argument in arguments):
+        yield
+        return
+    from hydra._internal.hydra import Hydra
+
+    get_mode = Hydra.get_mode
+    Hydra.get_mode = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        Hydra.get_mode = get_mode
 
 
 SHARE_A_HOST = ("JoblibLauncher", "LocalLauncher")

@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -82,7 +83,8 @@ def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
     with atomic_path(path) as temporary, warnings.catch_warnings():
         # the font may lack the script of a class name
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(temporary, format="png", dpi=dpi or mpl.rcParams["savefig.dpi"])
+        figure.set_dpi(dpi or mpl.rcParams["savefig.dpi"])
+        FigureCanvasAgg(figure).print_png(temporary)  # savefig draws twice to lay a figure out
 
 
 def figure_picture(figure: Figure, *, alt: str) -> Picture:
