@@ -7,16 +7,23 @@ import json
 import math
 import os
 import shutil
+import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from medvision.errors import MedvisionError
 
 MOST_BYTES = 16_000_000
 """Largest size of a plain file; larger ones are not written by medvision."""
+
+MOST_READ_BYTES = 2_000_000_000
+"""Largest size of an image or a table; an image of 100 million pixels takes less."""
+
+MOST_MODEL_BYTES = 32_000_000_000
+"""Largest size of a file of weights."""
 
 
 @contextmanager
@@ -40,6 +47,81 @@ def file_errors(
             hint=hint,
             exit_code=exit_code,
         ) from error
+
+
+def open_regular(path: Path, *, most: int = MOST_READ_BYTES) -> BinaryIO:
+    """Open a file for reading, without waiting for one that is not a regular file.
+
+    A pipe would block until someone writes to it, and a device may never end.
+
+    Raises:
+        OSError: If it cannot be opened, is a folder, a pipe, a socket or a device, or is larger
+            than ``most`` bytes.
+    """
+    flags = ("O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC", "O_BINARY")  # each missing on some system
+    number = os.open(path, os.O_RDONLY | sum(getattr(os, flag, 0) for flag in flags))
+    try:
+        found = os.fstat(number)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(found.st_mode):
+            what = "expected a regular file, found a pipe, a socket or a device"
+            raise OSError(errno.EINVAL, what, str(path))
+        if found.st_size > most:
+            what = f"{found.st_size / 1e6:.0f} MB are more than {most // 1_000_000} MB"
+            raise OSError(errno.EINVAL, what, str(path))
+        return os.fdopen(number, "rb")
+    except BaseException:
+        os.close(number)
+        raise
+
+
+def read_regular(path: Path, *, most: int = MOST_READ_BYTES) -> bytes:
+    """Content of a regular file, see `open_regular`."""
+    with open_regular(path, most=most) as stream:
+        return stream.read(most)
+
+
+def open_table(path: Path, *, encoding: str = "utf-8") -> io.TextIOWrapper:
+    """Open a csv file as ``csv.reader`` takes it, see `open_regular`."""
+    return io.TextIOWrapper(open_regular(path), encoding=encoding, newline="")
+
+
+def check_links(folder: Path, *, replaced: Collection[str] = ()) -> None:
+    """Check that whatever is written below a folder stays in it.
+
+    A link to a file is accepted where files are replaced and never written in place: under a name
+    that is not hidden at the top of the folder, and in the folders named ``replaced``.
+
+    Args:
+        folder: Existing folder; it may itself be reached by a link.
+        replaced: Names of folders in it.
+
+    Raises:
+        MedvisionError: If a link below the folder leads out of it, or one of the folders is not a
+            folder.
+        OSError: If a folder cannot be listed.
+    """
+    top = os.path.realpath(folder)
+    parents = [top]
+    for parent in parents:  # grows while iterating
+        first = Path(parent).relative_to(top).parts[:1]
+        with os.scandir(parent) as entries:
+            found = list(entries)
+        for entry in found:
+            if entry.is_dir(follow_symlinks=False):
+                parents.append(entry.path)
+                continue
+            target, what = Path(os.path.realpath(entry.path)), None
+            if not target.is_relative_to(top):
+                is_replaced = first[0] in replaced if first else entry.name[0] != "."
+                if not (is_replaced and target.is_file()):
+                    what = f"a symbolic link points outside the folder, to {target}"
+            if what is None and not first and entry.name in replaced and not entry.is_dir():
+                what = "expected a folder, found a file"
+            if what is not None:
+                where = str(folder / Path(entry.path).relative_to(top))
+                raise MedvisionError(what, where=where, hint="remove it")
 
 
 def own_folder(kind: Literal["cache", "state"]) -> Path:
@@ -72,6 +154,8 @@ def atomic_path(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     """
     suffix = path.suffix if keep_suffix else ""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+    if os.path.lexists(temporary):  # a link would be written through
+        temporary.unlink()
     try:
         yield temporary
         temporary.replace(path)
@@ -93,9 +177,10 @@ def check_stored(path: Path) -> None:
     A few megabytes of compressed zeros, or of overlapping parts, could exhaust the memory.
 
     Raises:
-        OSError: If the file cannot be read.
+        OSError: If the file cannot be read, or is not a regular one.
         ValueError: If its parts are larger than the file, or it is damaged.
     """
+    open_regular(path, most=MOST_MODEL_BYTES).close()
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -118,7 +203,7 @@ def read_plain(path: Path) -> dict[str, Any]:
         ValueError: If it is damaged, not a mapping, larger than ``MOST_BYTES``, nested too deep, or
             YAML with aliases, with which a few lines can expand without limit.
     """
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES // 1_000_000} MB")

@@ -293,9 +293,11 @@ def test_training_images_are_not_measured(own_run: Path) -> None:
 def test_only_an_earlier_evaluation_is_replaced(own_run: Path) -> None:
     out = own_run.parent / "out"
     evaluate_run(own_run, out=out)
-    (out / "old.txt").write_text("x")
+    (out / "plots" / "mine.txt").write_text("x")
+    (out / "report.html").write_text("earlier")
     evaluate_run(own_run, out=out)
-    assert not (out / "old.txt").exists()
+    assert (out / "plots" / "mine.txt").read_text() == "x"
+    assert (out / "report.html").read_text() != "earlier"
     mine = own_run.parent / "mine"
     mine.mkdir()
     (mine / "summary.json").write_text("my notes")

@@ -254,7 +254,7 @@ def predict(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
     data: Annotated[
-        Path | None, typer.Option(metavar="ROOT", help="another data set of the same kind")
+        str | None, typer.Option(metavar="ROOT", help="another data set of the same kind")
     ] = None,
     split: Annotated[
         Literal["test", "val", "all"] | None,

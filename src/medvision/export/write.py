@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from medvision.errors import MedvisionError, install_command
-from medvision.files import atomic_path, file_errors, write_atomically
+from medvision.files import atomic_path, file_errors, read_plain, write_atomically
 from medvision.inference.load import METADATA_KEY, find_model
 from medvision.task_definition import task_of
 
@@ -44,9 +43,18 @@ def default_name(source: Path, format: Format) -> Path:  # noqa: A002  name of t
     """Name of the exported file: beside the checkpoint, with the suffix of the format.
 
     Raises:
-        MedvisionError: If there is no checkpoint.
+        MedvisionError: If there is no checkpoint, or the folder of the checkpoints is a link that
+            leads out of the run folder.
     """
-    return find_model(source).with_suffix(f".{format}")
+    model = find_model(source)
+    run, place = source.expanduser().resolve(), model.parent.resolve()
+    if run.is_dir() and not place.is_relative_to(run):
+        raise MedvisionError(
+            f"a symbolic link points outside the run folder, to {place}",
+            where=str(model.parent),
+            hint="name the file to write with --out",
+        )
+    return model.with_suffix(f".{format}")
 
 
 def export_model(
@@ -177,6 +185,6 @@ def _check_out(out: Path, format: Format) -> None:  # noqa: A002  name of the op
 
 def _is_ours(file: Path) -> bool:
     try:
-        return METADATA_KEY in json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return METADATA_KEY in read_plain(file)
+    except (OSError, ValueError):
         return False

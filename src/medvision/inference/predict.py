@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medvision.data.readers.decode import read_bytes
 from medvision.errors import MedvisionError
-from medvision.files import atomic_path, file_errors, write_atomically
+from medvision.files import atomic_path, check_links, file_errors, write_atomically
 from medvision.inference.inputs import Input, chunks, find_inputs
 from medvision.inference.model import Model
 from medvision.inference.model_card import ModelCard
@@ -245,6 +245,7 @@ def _make_folder(out: Path, *, overwrite: bool) -> None:
                 "exists and is not empty", where=str(out), hint="give a new folder, or --overwrite"
             )
         out.mkdir(parents=True, exist_ok=True)
+        check_links(out, replaced=("masks", "overlays", "probabilities", "explanations"))
 
 
 def _explainer(

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medvision.errors import MedvisionError, Stopped
+from medvision.errors import MedvisionError, Stopped, printable
 from medvision.files import file_errors
 from medvision.run.config.store import CONF, help_text, run_name
 from medvision.run.multirun.jobs import (
@@ -294,10 +294,16 @@ def resume_run(arguments: Sequence[str]) -> int:
     given = OmegaConf.create({"trust": changes.pop("trust", None)})  # never from the stored run
     check_values(given, part="trust")
     trust(trusted_packages(given))
-    run = InterruptedRun.read(path)
+    named = changes.get("data.root")
+    run = InterruptedRun.read(path, root=named)
     if run.is_over:
         sys.stdout.write(f"{path}: already {run.summary['status']}, nothing to do\n")
         return 0
+    root = OmegaConf.select(run.cfg, "data.root")
+    if named is None and root is not None and place.is_first:
+        sys.stdout.write(
+            f"reading the data in {printable(str(root))}, as stated in the config of the run\n"
+        )
     for key, value in changes.items():
         OmegaConf.update(run.cfg, key, value)
     job = Job(

@@ -1,6 +1,6 @@
 """Evaluate a finished run: on its own test images, or on another data set."""
 
-import json
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from medvision.console import counted, print_line
 from medvision.data import ImageData
 from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.shards.location import place_of
 from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, FinishedRun, Score
-from medvision.files import write_atomically, write_json
+from medvision.files import read_plain, read_regular, write_atomically, write_json
 from medvision.hardware import (
     Plan,
     choose_plan,
@@ -27,6 +27,8 @@ from medvision.hardware import (
 from medvision.inference import load_network
 from medvision.reports.findings import findings
 from medvision.reports.run_page import write_report
+from medvision.run.config.stored import check_root
+from medvision.run.storage.run_folder import check_run_folder, is_own_run
 from medvision.run.storage.saved_run import StoredRun, largest_difference, read_history
 from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
 from medvision.run.training.build import build, measure, silence_libraries
@@ -59,23 +61,36 @@ class Target:
     name: str
 
 
-def choose_target(run: StoredRun, root: Path | None, split: Split | None) -> Target:
+def choose_target(run: StoredRun, root: Path | str | None, split: Split | None) -> Target:
     """Open the data to measure on.
 
     Args:
         run: Finished run.
-        root: Another data set; None, or the run's own set in another place, for the stored split.
+        root: Folder or address of another data set; None, or the run's own set, also in another
+            place, for the stored split.
         split: ``test`` or ``val``; ``all`` is allowed for another data set, and is the default if
             that set has no test split.
 
     Raises:
-        MedvisionError: If the data does not exist or has no such split.
+        MedvisionError: If the data does not exist or has no such split, or only the config of the
+            run names its address.
     """
-    if root is None:
-        return _own(run, build(run.cfg.data), split)
-    root = root.expanduser()
-    if not root.is_dir():
+    stored = run.cfg.data.get("root")
+    place = None if root is None else place_of(root)
+    if isinstance(place, Path) and not place.is_dir():
         raise MedvisionError(f"{root} is not a folder", where="--data", hint="check the path")
+    if place is None or (stored is not None and place == place_of(str(stored))):
+        check_root(
+            run.cfg,
+            named=None if root is None else str(root),
+            is_own=is_own_run(run.path),
+            where=str(run.path / "config.yaml"),
+            hint="if you trust it, add --data ROOT",
+        )
+        if place is None and stored is not None:
+            print_line(f"reading the data in {stored}, as stated in the config of the run")
+        return _own(run, build(run.cfg.data), split)
+    root = str(place)
     data = _open_at(run.cfg, root)
     samples = data.gather()
     if data.fingerprint == run.summary["dataset"]["fingerprint"]:  # the own set, moved
@@ -90,7 +105,8 @@ def choose_target(run: StoredRun, root: Path | None, split: Split | None) -> Tar
             hint="leave --split out to measure on all of it",
         )
     data.restore([replace(sample, split="test") for sample in chosen])
-    return Target(data=data, stage="test", split=wanted, external=True, name=root.resolve().name)
+    name = (place.resolve().name if isinstance(place, Path) else root.split("/")[-1]) or "data"
+    return Target(data=data, stage="test", split=wanted, external=True, name=name)
 
 
 def _dataset(run: StoredRun, target: Target) -> dict[str, Any]:
@@ -126,9 +142,9 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
     return Target(data=data, stage=stage, split=stage, external=False, name=stage)
 
 
-def _open_at(cfg: DictConfig, root: Path) -> ImageData:
+def _open_at(cfg: DictConfig, root: str) -> ImageData:
     """Open the run's kind of data at another place, with a new split."""
-    node = OmegaConf.merge(cfg.data, {"root": str(root), "splits": None})
+    node = OmegaConf.merge(cfg.data, {"root": root, "splits": None})
     if "protocol" in node:
         node.protocol = "official"
     return build(node)
@@ -146,7 +162,7 @@ OPENED = (
 def evaluate_run(
     path: Path,
     *,
-    root: Path | None = None,
+    root: Path | str | None = None,
     split: Split | None = None,
     out: Path | None = None,
     conventions: bool = False,
@@ -160,7 +176,8 @@ def evaluate_run(
 
     Args:
         path: Folder of a finished run.
-        root: Another data set; None, or the run's own set in another place, for the stored split.
+        root: Folder or address of another data set; None, or the run's own set, also in another
+            place, for the stored split.
         split: ``test`` or ``val``; ``all`` is allowed for another data set, and is the default if
             that set has no test split.
         out: Folder for the results, new or from an earlier evaluation; None for
@@ -177,9 +194,12 @@ def evaluate_run(
     silence_libraries()
     keep_freed_memory()
     run = StoredRun.read(path)
+    check_run_folder(run.path)
     _check_out(out)
     network, _ = load_network(run.path)
     target = choose_target(run, root, split)
+    out = out or run.path / "evaluation" / target.name
+    _check_out(out)
     if target.stage == "test":
         check_ledger()
     plan, notes = _plan(run, accelerator)
@@ -190,15 +210,16 @@ def evaluate_run(
     )
     if plan.channels_last:
         task = task.to(memory_format=torch.channels_last)
-    out = out or run.path / "evaluation" / target.name
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+    place = Path(os.path.realpath(out))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as scratch:
         folder = Path(scratch) / "results"
         (folder / "plots").mkdir(parents=True)
         summary = _measure(run, target, plan, task, folder, notes, conventions=conventions)
-        if out.exists():  # from an earlier evaluation; removed with the scratch folder
-            out.rename(folder.with_name("earlier"))
-        folder.rename(out)
+        if place.exists():  # from an earlier evaluation; removed with the scratch folder
+            _keep_others(place, folder)
+            place.rename(folder.with_name("earlier"))
+        folder.rename(place)
     if not target.external and target.stage == "test":
         write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
     print_scores(summary)
@@ -278,7 +299,7 @@ def _measure(
     kept += [] if target.external else ["metrics.csv", "splits.csv"]
     for name in kept:
         if (run.path / name).exists():
-            shutil.copyfile(run.path / name, folder / name)
+            (folder / name).write_bytes(read_regular(run.path / name))
     worst, typical = evaluation.cases()
     write_report(folder, worst=worst, typical=typical)
     return summary
@@ -300,7 +321,7 @@ def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:
     metric = f"test/{headline_of(target.data.task)}"
     value: Any = scores.get(metric)
     return note_test_evaluation(
-        config=yaml.safe_load((run.path / "config.yaml").read_text()),
+        config=read_plain(run.path / "config.yaml"),
         split_fingerprint=target.data.split_fingerprint("test"),
         metric=metric,
         value=value,
@@ -352,11 +373,26 @@ def _check_out(out: Path | None) -> None:
     if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:
-        earlier = "evaluated" in json.loads((out / "summary.json").read_text())
+        earlier = "evaluated" in read_plain(out / "summary.json")
     except (OSError, ValueError):  # no summary or invalid JSON: not a results folder
         earlier = False
     if not earlier:
         raise MedvisionError("the folder is not empty", where=str(out), hint="name a new folder")
+
+
+def _keep_others(earlier: Path, results: Path) -> None:
+    """Link into the new results what they do not write themselves: files of the user's own."""
+    for parent, folders, files in os.walk(earlier):
+        inside = results / Path(parent).relative_to(earlier)
+        linked = [name for name in folders if Path(parent, name).is_symlink()]
+        for name in (*files, *linked):
+            if os.path.lexists(inside / name):
+                continue
+            inside.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(Path(parent, name), inside / name, follow_symlinks=False)
+            except OSError:  # a file system without hard links
+                shutil.copy2(Path(parent, name), inside / name, follow_symlinks=False)
 
 
 def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  required by the task

@@ -1,6 +1,5 @@
 """Run a search: start trials, wait for them, record their results, resume after a stop."""
 
-import json
 import math
 import os
 import shutil
@@ -89,9 +88,9 @@ def _job_of(cfg: DictConfig, experiment: str, run: Path) -> Job | None:
         shutil.rmtree(run)  # it was killed before it had written the files for resuming
     reopened = run.exists()
     if reopened:
-        if json.loads((run / "summary.json").read_text()).get("status") in OVER:
+        if read_plain(run / "summary.json").get("status") in OVER:
             return None
-        begun = InterruptedRun.read(run)
+        begun = InterruptedRun.read(run, is_own=True)
         cfg, experiment = begun.cfg, begun.experiment
     return Job(
         cfg=cfg,

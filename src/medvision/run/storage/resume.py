@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from medvision.console import counted
 from medvision.errors import MedvisionError, first_line
 from medvision.files import check_stored, read_plain
-from medvision.registry import Purpose, check_classes
+from medvision.registry import Purpose
+from medvision.run.config.stored import check_root, check_stored_config, derive_folders
+from medvision.run.storage.run_folder import is_further_process, is_own_run
 from medvision.run.storage.saved_run import as_config
 from medvision.types import STAGES
 
@@ -121,12 +123,18 @@ class InterruptedRun:
         return self.summary.get("status") in OVER
 
     @classmethod
-    def read(cls, path: Path) -> InterruptedRun:
+    def read(
+        cls, path: Path, *, root: str | None = None, is_own: bool | None = None
+    ) -> InterruptedRun:
         """Read the files of a run.
 
+        Args:
+            path: Run folder.
+            root: Data set that the command names; None if it names none.
+            is_own: True if this user has started the run; None to look it up.
+
         Raises:
-            MedvisionError: If this is not a run folder, or its config names classes that may not be
-                built from a file.
+            MedvisionError: If this is not a run folder, or its config says what a file may not.
         """
         if not path.is_dir():
             raise MedvisionError(
@@ -140,23 +148,32 @@ class InterruptedRun:
                 where="resume",
                 hint="start the run again",
             )
+        if is_own is None:  # the first process looks it up for all
+            is_own = is_further_process() or is_own_run(path)
+        where = str(path / "config.yaml")
         try:
             summary, config = (read_plain(path / name) for name in ("summary.json", "config.yaml"))
             experiment = str(config.pop("experiment"))
-            cfg = as_config(_moved(config, str(config["run_dir"]), str(path)))
+            config = _moved(config, str(config["run_dir"]), str(path))
+            derive_folders(config, path)
+            cfg = as_config(config)
         except (ValueError, KeyError) as fault:
             raise MedvisionError(
                 f"cannot read the files of the run: {first_line(fault)}",
                 where=str(path),
                 hint="start the run again",
             ) from fault
-        check_classes(
-            config,
-            Purpose.RESUME,
-            where=str(path / "config.yaml"),
+        check_stored_config(
+            cfg,
+            Purpose.RESUME_OWN if is_own else Purpose.RESUME,
+            where=where,
             hint="start a new run, with ckpt_path=RUN/checkpoints/last.ckpt",
-            option="trust=",
         )
+        check_root(
+            cfg, named=root, is_own=is_own, where=where, hint="if you trust it, add data.root=ROOT"
+        )
+        if not is_own and OmegaConf.select(cfg, "sweep.trial") is not None:
+            cfg.sweep.trial = None  # a trial reports to the search in the folder above
         return cls(path=path, experiment=experiment, cfg=cfg, summary=summary)
 
 

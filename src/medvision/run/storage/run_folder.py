@@ -1,7 +1,7 @@
 """Run folder: its location, its lock, and the files that describe the run."""
 
 import errno
-import json
+import hashlib
 import os
 import shlex
 import subprocess
@@ -18,7 +18,17 @@ import yaml
 
 import medvision
 from medvision.errors import MedvisionError
-from medvision.files import take_lock, write_atomically, write_json
+from medvision.files import (
+    MOST_BYTES,
+    check_links,
+    file_errors,
+    own_folder,
+    read_plain,
+    read_regular,
+    take_lock,
+    write_atomically,
+    write_json,
+)
 from medvision.hardware.processes import place_of
 
 NAME = ".lock"
@@ -47,6 +57,27 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
     return release
 
 
+REPLACED = ("checkpoints", "evaluation", "plots", "predictions_test", "predictions_val")
+"""Folders of a run in which no file is written in place."""
+
+
+def check_run_folder(folder: Path) -> None:
+    """Check that a run folder, which may come from anywhere, holds what is written into it.
+
+    Raises:
+        MedvisionError: If a link leads out of it, or a folder has the name of a file.
+    """
+    with file_errors("cannot list the run folder", folder, exit_code=2):
+        check_links(folder, replaced=REPLACED)
+        files = (path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_dir())
+        odd = next(files, None)
+    if odd is not None:
+        raise MedvisionError("expected a file, found a folder", where=str(odd), hint="remove it")
+
+
+SUFFIXES = (".csv", ".html", ".json", ".yaml")
+"""Endings of the files at the top of a run folder."""
+
 PACKAGES = (
     "torch",
     "pytorch-lightning",
@@ -70,6 +101,22 @@ COUNTS = {
 
 PROCESS_VARIABLE = "MEDVISION_RUN_DIR"
 """Path of the run folder, passed by the first process to the others."""
+
+
+def is_own_run(folder: Path) -> bool:
+    """Return True if this user has started the run, with the config that it has now.
+
+    Each run leaves an empty file, named by the SHA-256 of its config, in the state folder of the
+    user, which no run folder can bring with it.
+    """
+    try:
+        return _mark_of(read_regular(folder / "config.yaml", most=MOST_BYTES)).exists()
+    except (OSError, RuntimeError):
+        return False
+
+
+def _mark_of(config: bytes) -> Path:
+    return own_folder("state") / "runs" / hashlib.sha256(config).hexdigest()
 
 
 class RunFolder:
@@ -122,14 +169,17 @@ class RunFolder:
             wait: If True, wait for another process that uses the folder instead of raising.
 
         Raises:
-            MedvisionError: If another process uses the folder.
+            MedvisionError: If another process uses the folder, or what is written into it would
+                land elsewhere.
         """
         folder = cls(path)
         folder.reopened = True
         if not is_further_process():
+            check_run_folder(path)
             folder._unlock = lock_folder(path, wait=wait)
             for begun in path.rglob(".*.tmp"):  # left by a process that was killed while writing
-                begun.unlink()
+                if begun.is_file():
+                    begun.unlink()
             folder._created = True
             os.environ[PROCESS_VARIABLE] = str(path.absolute())
         return folder
@@ -179,6 +229,10 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config as plain YAML."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        with suppress(OSError, RuntimeError):  # RuntimeError: no home folder
+            mark = _mark_of(text.encode())
+            mark.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            mark.touch()
         write_atomically(self.path / "config.yaml", text)
 
     def write_environment(self, hardware: Mapping[str, Any]) -> None:
@@ -192,7 +246,7 @@ class RunFolder:
 
     def read_summary(self) -> dict[str, Any]:
         """Read the current ``summary.json``."""
-        return json.loads((self.path / "summary.json").read_text())
+        return read_plain(self.path / "summary.json")
 
     def write_status(self, status: str) -> None:
         """Change only the status in ``summary.json``.
@@ -200,9 +254,9 @@ class RunFolder:
         On a full disk the old status stays; the error that ended the run is still reported.
         """
         if (self.path / "summary.json").exists():
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 now = self.read_summary()
-                if now["status"] != status:
+                if now.get("status") != status:
                     self.write_summary({**now, "status": status})
 
     def note_part(self, hardware: Mapping[str, Any]) -> list[str]:
@@ -212,7 +266,7 @@ class RunFolder:
             Differences from the start of the run that may change results, in words.
         """
         path = self.path / "environment.json"
-        began = json.loads(path.read_text()) if path.exists() else {}
+        began = read_plain(path) if path.exists() else {}
         now = {**_program(), "hardware": dict(hardware)}
         write_json(path, {**began, "resumed": [*began.get("resumed", []), now]})
         return [

@@ -13,9 +13,10 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medvision.errors import MedvisionError, first_line
-from medvision.files import read_plain
-from medvision.registry import Purpose, check_classes
+from medvision.files import open_table, read_plain
+from medvision.registry import Purpose
 from medvision.run.config.store import keys_of
+from medvision.run.config.stored import check_stored_config
 from medvision.task_definition import task_names, task_of
 
 if TYPE_CHECKING:
@@ -72,8 +73,8 @@ class StoredRun:
                 hint=f"continue it: python train.py resume={path}",
             )
         for key in MEASURED:
-            check_classes(
-                config.get(key),
+            check_stored_config(
+                DictConfig({key: config.get(key)}),
                 Purpose.EVALUATE,
                 where=f"{path / 'config.yaml'}, {key}",
                 hint="evaluate it in Python, where its class is known",
@@ -86,7 +87,7 @@ def read_history(run: Path) -> list[dict[str, float | int | None]]:
     path = run / "metrics.csv"
     if not path.exists():
         return []
-    with path.open(newline="") as stream:
+    with open_table(path) as stream:
         rows = [
             {name: float(text) if text else None for name, text in row.items()}
             for row in csv.DictReader(stream)
