@@ -49,10 +49,16 @@ def file_errors(
         ) from error
 
 
-def open_regular(path: Path, *, most: int = MOST_READ_BYTES) -> BinaryIO:
+NOT_REGULAR = "expected a regular file, found a pipe, a socket or a device"
+
+
+def regular_descriptor(path: Path, *, most: int = MOST_READ_BYTES) -> int:
     """Open a file for reading, without waiting for one that is not a regular file.
 
     A pipe would block until someone writes to it, and a device may never end.
+
+    Returns:
+        Descriptor of the file.
 
     Raises:
         OSError: If it cannot be opened, is a folder, a pipe, a socket or a device, or is larger
@@ -65,30 +71,39 @@ def open_regular(path: Path, *, most: int = MOST_READ_BYTES) -> BinaryIO:
         if stat.S_ISDIR(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(found.st_mode):
-            what = "expected a regular file, found a pipe, a socket or a device"
-            raise OSError(errno.EINVAL, what, str(path))
+            raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
         if found.st_size > most:
             what = f"{found.st_size / 1e6:.0f} MB are more than {most // 1_000_000} MB"
             raise OSError(errno.EINVAL, what, str(path))
-        return os.fdopen(number, "rb")
     except BaseException:
         os.close(number)
         raise
+    return number
+
+
+def open_regular(path: Path, *, most: int = MOST_READ_BYTES) -> BinaryIO:
+    """Open a regular file as a stream of bytes, see `regular_descriptor`."""
+    return os.fdopen(regular_descriptor(path, most=most), "rb")
 
 
 def read_regular(path: Path, *, most: int = MOST_READ_BYTES) -> bytes:
-    """Content of a regular file, see `open_regular`."""
+    """Content of a regular file, see `regular_descriptor`."""
     with open_regular(path, most=most) as stream:
         return stream.read(most)
 
 
 def open_table(path: Path, *, encoding: str = "utf-8") -> io.TextIOWrapper:
-    """Open a csv file as ``csv.reader`` takes it, see `open_regular`."""
+    """Open a csv file as ``csv.reader`` takes it, see `regular_descriptor`."""
     return io.TextIOWrapper(open_regular(path), encoding=encoding, newline="")
 
 
+def is_there(path: Path) -> bool:
+    """Return True if the name exists, also for a pipe or a broken link, which cannot be read."""
+    return os.path.lexists(path)
+
+
 def check_links(folder: Path, *, replaced: Collection[str] = ()) -> None:
-    """Check that whatever is written below a folder stays in it.
+    """Check that whatever is written below a folder stays in it, and that all files are regular.
 
     A link to a file is accepted where files are replaced and never written in place: under a name
     that is not hidden at the top of the folder, and in the folders named ``replaced``.
@@ -98,8 +113,8 @@ def check_links(folder: Path, *, replaced: Collection[str] = ()) -> None:
         replaced: Names of folders in it.
 
     Raises:
-        MedvisionError: If a link below the folder leads out of it, or one of the folders is not a
-            folder.
+        MedvisionError: If a link below the folder leads out of it, one of the folders is not a
+            folder, or there is a pipe, a socket or a device.
         OSError: If a folder cannot be listed.
     """
     top = os.path.realpath(folder)
@@ -117,6 +132,8 @@ def check_links(folder: Path, *, replaced: Collection[str] = ()) -> None:
                 is_replaced = first[0] in replaced if first else entry.name[0] != "."
                 if not (is_replaced and target.is_file()):
                     what = f"a symbolic link points outside the folder, to {target}"
+            elif target.exists() and not target.is_dir() and not target.is_file():
+                what = NOT_REGULAR
             if what is None and not first and entry.name in replaced and not entry.is_dir():
                 what = "expected a folder, found a file"
             if what is not None:

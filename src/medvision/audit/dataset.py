@@ -31,6 +31,7 @@ from medvision.data.samples import SampleTable, StringColumn, count_names
 from medvision.data.validation.properties import ImageProperties, MaskProperties
 from medvision.data.validation.validate import Advance, check_files
 from medvision.errors import MedvisionError
+from medvision.files import is_there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +252,7 @@ def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> F
         else:
             found = index_classification(root, group_pattern=group_pattern)
     except MedvisionError as error:
-        if group_pattern is not None or (root / "splits.csv").is_file():
+        if group_pattern is not None or is_there(root / "splits.csv"):
             raise
         has_masks = task == "segmentation"
         usable = (

@@ -18,7 +18,7 @@ from medvision.audit.memory import MemoryBaseline
 from medvision.data.duplicates.search import RELATIONS
 from medvision.data.readers.images import read_image, read_mask
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, write_atomically
+from medvision.files import file_errors, read_regular, write_atomically
 from medvision.reports.audit import Gallery, PictureCase
 from medvision.reports.plots.overlays import TRUE_COLOR, draw_contours
 
@@ -287,7 +287,7 @@ def write_audit(audit: Audit, out: Path) -> list[Path]:
 
 def _is_audit(folder: Path) -> bool:
     try:
-        stored = json.loads((folder / "audit.json").read_text())
+        stored = json.loads(read_regular(folder / "audit.json"))
     except (OSError, ValueError):  # no audit or no JSON: an unrelated folder
         return False
     return isinstance(stored, dict) and {"near_duplicates", "findings"} <= stored.keys()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError
+from medvision.files import open_table
 from medvision.reports.page import setting_in_words
 from medvision.reports.run_files import RunFiles
 from medvision.scores import names_at
@@ -206,7 +207,7 @@ def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
         raise MedvisionError(
             f"the run has no {path.name}", where=str(path.parent), hint="train it again"
         )
-    with path.open(newline="") as file:
+    with open_table(path) as file:
         reader = csv.DictReader(file)
         missing = [name for name in needed if name not in (reader.fieldnames or ())]
         if missing:

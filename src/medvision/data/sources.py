@@ -60,7 +60,7 @@ from medvision.data.validation.validate import (
     fingerprint,
 )
 from medvision.errors import MedvisionError
-from medvision.files import own_folder
+from medvision.files import open_regular, own_folder
 
 GIGABYTE = 10**9
 
@@ -157,7 +157,7 @@ def open_source(
     opener: Opener
     if isinstance(place, Path):
         where, opener = place / MANIFEST, LocalFolder(folder=place)
-        with unreadable_named(where), where.open("rb") as stream:
+        with unreadable_named(where), open_regular(where) as stream:
             manifest = read_manifest(stream.read(MAX_MANIFEST_BYTES + 1), str(where))
         window = None
     else:

@@ -20,7 +20,7 @@ from medvision.evaluation.base import (
     interval_or_none,
     or_none,
 )
-from medvision.files import write_table
+from medvision.files import open_table, write_table
 from medvision.metrics import (
     apply_temperature,
     calibration_bins,
@@ -55,7 +55,7 @@ def read_class_predictions(path: Path, class_names: Sequence[str]) -> tuple[Floa
         path: A ``predictions_<split>.csv``.
         class_names: The K classes.
     """
-    with path.open(newline="") as stream:
+    with open_table(path) as stream:
         rows = list(csv.DictReader(stream))
     names = list(class_names)
     probability = [[float(row[f"probability/{name}"]) for name in names] for row in rows]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError, install_command
+from medvision.files import MOST_MODEL_BYTES, open_regular
 from medvision.hardware.processes import num_cores
 from medvision.inference.load import METADATA_KEY
 from medvision.inference.model_card import ModelCard
@@ -118,6 +119,7 @@ class OnnxEngine:
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # errors only; they are raised too
         try:
+            open_regular(self._file, most=MOST_MODEL_BYTES).close()
             return onnxruntime.InferenceSession(
                 str(self._file), options, providers=["CPUExecutionProvider"]
             )

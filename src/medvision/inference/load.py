@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError
-from medvision.files import check_stored
+from medvision.files import MOST_MODEL_BYTES, check_stored, open_regular
 from medvision.inference.model_card import ModelCard
 from medvision.registry import build_network
 
@@ -97,6 +97,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], Any]:
     from safetensors import safe_open
 
     try:
+        open_regular(file, most=MOST_MODEL_BYTES).close()
         with safe_open(file, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             metadata = stored.metadata() or {}

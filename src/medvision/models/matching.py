@@ -59,11 +59,11 @@ def read_tensors(path: Path, *, where: str) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
+    check_stored(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file  # only such files need it
 
         return load_file(path)
-    check_stored(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

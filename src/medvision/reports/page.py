@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError
+from medvision.files import read_regular
 from medvision.scores import UNDEFINED, Score, is_interval, is_number
 
 if TYPE_CHECKING:  # modules that only format numbers do not load the engine
@@ -100,7 +101,7 @@ def png_picture(path: Path, *, alt: str, caption: str = "") -> Picture:
     from PIL import Image
 
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
         with Image.open(io.BytesIO(data)) as picture:
             (width, height), (dpi, _) = picture.size, picture.info.get("dpi", (SHOWN_DPI,) * 2)
     except OSError as error:

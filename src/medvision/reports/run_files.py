@@ -11,6 +11,7 @@ from typing import Any, Self
 import yaml
 
 from medvision.errors import MedvisionError
+from medvision.files import read_regular
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ def _of_validation(summary: Mapping[str, Any]) -> bool:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path).decode()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

@@ -107,7 +107,7 @@ def _refuse_strays(scan: Scan, folder: Path) -> None:
     """Record images beside class folders or splits, because their class is unknown."""
     with os.scandir(folder) as entries:
         strays = sorted(
-            e.name for e in entries if is_image(e.name) and e.name[0] != "." and e.is_file()
+            e.name for e in entries if is_image(e.name) and e.name[0] != "." and not e.is_dir()
         )
     if strays:
         what = f"{counted(len(strays), 'image')} outside the class folders: {count_names(strays)}"

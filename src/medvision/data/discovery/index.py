@@ -29,6 +29,7 @@ from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.data.splits.groups import given_groups, group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
+from medvision.files import is_there
 
 Task = Literal["segmentation", "classification"]
 Targets = Literal["masks", "classes", "texts"]
@@ -134,7 +135,7 @@ def index_listed(
     """
     root = existing_folder(root, hint=f"check data.root: {LISTED_LAYOUT}")
     own = root / "splits.csv"
-    if not own.is_file():
+    if not is_there(own):
         raise MedvisionError("splits.csv is missing", where=str(root), hint=LISTED_LAYOUT)
     scan = Scan(images=list_images(root)[0], samples=read_splits(own))
     samples, notes = _index(root, scan, splits, group_pattern, targets="texts")
@@ -157,7 +158,7 @@ def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
 def task_in_csv(root: Path) -> Task | None:
     """Derive the task from the targets (files or classes) in ``ROOT/splits.csv``, None if blank."""
     table = root / "splits.csv"
-    targets = [s.target for s in read_splits(table) if s.target] if table.is_file() else []
+    targets = [s.target for s in read_splits(table) if s.target] if is_there(table) else []
     if not targets:
         return None
     return "segmentation" if is_image(targets[0]) else "classification"
@@ -174,7 +175,7 @@ def _index(
 ) -> tuple[SampleTable, list[str]]:
     """Return the samples of the csv files, or else of the folders, by path and with notes."""
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
-    if own.is_file():
+    if is_there(own):
         samples, notes = _listed(root, scan, own, targets), []
         left_out = sorted(set(scan.images).difference(samples.paths))
         if left_out:
@@ -190,7 +191,7 @@ def _index(
     if splits is not None:
         table = splits.expanduser()
         rows = _listed(root, scan, table, targets)
-        samples, more = keep_splits(table, rows, scan, samples, own.is_file())
+        samples, more = keep_splits(table, rows, scan, samples, is_there(own))
         notes = notes + more
     if group_pattern is not None:
         samples, more = group_by_pattern(samples, group_pattern)

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from medvision.data.discovery.folders import refuse_controls
 from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, split_name
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, write_atomically
+from medvision.files import file_errors, open_table, write_atomically
 
 COLUMNS = ("split", "path", "target", "group")
 
@@ -81,7 +81,7 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yield the line number and the stripped cells in the order of ``COLUMNS``."""
     line = 1
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with open_table(path, encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, strict=True)
             columns = [name.strip().lower() for name in next(reader, [])]
             _check_columns(columns, path)

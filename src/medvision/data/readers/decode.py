@@ -26,7 +26,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from medvision.data.readers.dicom import PREAMBLE, DicomPixels, decode_dicom, dicom_size, is_dicom
 from medvision.errors import MedvisionError
-from medvision.files import file_errors
+from medvision.files import file_errors, open_regular, read_regular
 
 MAX_PIXELS = 100_000_000
 """Largest number of pixels; larger pictures are rejected before decoding to save memory."""
@@ -86,7 +86,7 @@ def read_bytes(path: Path) -> bytes:
         MedvisionError: If the file is missing or cannot be read.
     """
     with unreadable_named(path):
-        return path.read_bytes()
+        return read_regular(path)
 
 
 def unreadable_named(path: Path) -> AbstractContextManager[None]:
@@ -146,7 +146,7 @@ def image_size(path: Path) -> tuple[int, int]:
         MedvisionError: If the file cannot be read or is not a JPEG, PNG, BMP, TIFF or DICOM
             picture.
     """
-    with unreadable_named(path), path.open("rb") as stream:
+    with unreadable_named(path), open_regular(path) as stream:
         if is_dicom(stream.read(PREAMBLE)):
             return dicom_size(stream, where=str(path), max_pixels=MAX_PIXELS)
         stream.seek(0)

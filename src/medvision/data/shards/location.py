@@ -12,6 +12,7 @@ from typing import IO, Any, TypeVar
 
 from medvision.data.shards.manifest import MANIFEST, MAX_MANIFEST_BYTES, Part
 from medvision.errors import MedvisionError, install_command
+from medvision.files import is_there
 
 Result = TypeVar("Result")
 
@@ -34,7 +35,7 @@ def place_of(root: str | Path) -> Path | str:
 
 def holds_shards(root: Path) -> bool:
     """Return True if a local folder contains shards."""
-    return (root / MANIFEST).is_file()
+    return is_there(root / MANIFEST)
 
 
 def check_address(address: str) -> None:

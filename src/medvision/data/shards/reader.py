@@ -16,10 +16,13 @@ from medvision.data.shards.cache import ShardCache
 from medvision.data.shards.manifest import AGAIN, Part, damaged
 from medvision.data.shards.table import ShardTable
 from medvision.errors import MedvisionError
-from medvision.files import file_errors
+from medvision.files import file_errors, regular_descriptor
 
 MAX_OPEN = 64
 """Largest number of shards a process keeps open."""
+
+MOST_SHARD_BYTES = 10**12
+"""Largest size of a shard; it is read in parts."""
 
 IMAGE, MASK = 0, 1
 """Index of a file within a row."""
@@ -39,7 +42,7 @@ class LocalFolder:
         """
         path = self.folder / part.name
         with file_errors("cannot read the file", path, hint=AGAIN, exit_code=2):
-            return os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            return regular_descriptor(path, most=MOST_SHARD_BYTES)
 
 
 Opener = LocalFolder | ShardCache

@@ -17,7 +17,7 @@ from medvision.console import counted
 from medvision.data.readers.dicom import SUFFIXES, dicom_texts
 from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError
-from medvision.files import own_folder
+from medvision.files import open_regular, own_folder
 
 
 def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, list[str]]:
@@ -198,7 +198,7 @@ def _patient(path: Path) -> str:
         MedvisionError: If pydicom is not installed.
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             number, issuer = dicom_texts(stream, _PATIENT, where=str(path))
     except OSError:
         return ""

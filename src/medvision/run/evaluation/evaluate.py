@@ -221,7 +221,7 @@ def evaluate_run(
             place.rename(folder.with_name("earlier"))
         folder.rename(place)
     if not target.external and target.stage == "test":
-        write_atomically(run.path / "report.html", (out / "report.html").read_bytes())
+        write_atomically(run.path / "report.html", (place / "report.html").read_bytes())
     print_scores(summary)
     print_line(_reproduced(summary))
     if target.stage == "test" and summary["test_evaluations"] > 1:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medvision.comparison.runs import mean_and_std
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample
-from medvision.files import write_table
+from medvision.files import open_table, write_table
 from medvision.metrics import (
     bootstrap_mean_interval,
     classification_intervals,
@@ -268,7 +268,7 @@ def _not_once(
 
 
 def _predictions(run: Run) -> list[dict[str, str]]:
-    with _file(run, "predictions_test.csv").open(newline="") as stream:
+    with open_table(_file(run, "predictions_test.csv")) as stream:
         return list(csv.DictReader(stream))
 
 

@@ -1,13 +1,12 @@
 """Summary tables of the runs of one command, as files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from medvision.comparison.runs import marks_of, mean_and_std, ordered_metrics, plain_scores
-from medvision.files import write_table
+from medvision.files import read_plain, write_table
 
 REPEATED = ("seed", "data.fold")
 """Overrides that may differ between runs averaged together."""
@@ -139,7 +138,7 @@ def _read_run(path: Path | None, overrides: Sequence[str]) -> Run:
     values = dict(given.values())
     summary: dict[str, Any] = {}
     if path is not None and (path / "summary.json").exists():
-        summary = json.loads((path / "summary.json").read_text())
+        summary = read_plain(path / "summary.json")
     return Run(
         path=path,
         experiment=summary.get("experiment", values.get("experiment", "")),

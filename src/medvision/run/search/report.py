@@ -1,6 +1,5 @@
 """Results of a search: its files, its page, and its screen output."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medvision.console import counted, print_line
-from medvision.files import write_atomically, write_table
+from medvision.files import read_plain, write_atomically, write_table
 from medvision.run.search.settings import Settings, text_of
 from medvision.search.definition import Definition
 from medvision.search.space import Value
@@ -146,7 +145,7 @@ def end_search(settings: Settings, study: Study, loader: ConfigLoader) -> None:
 def notes_of(folder: Path, numbers: list[int]) -> list[str]:
     """Limitations of the data of the trials that the reader must know."""
     found = [
-        json.loads(path.read_text())
+        read_plain(path)
         for number in numbers
         if (path := folder / str(number) / "summary.json").exists()
     ]

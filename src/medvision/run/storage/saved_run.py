@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medvision.errors import MedvisionError, first_line
-from medvision.files import open_table, read_plain
+from medvision.files import file_errors, is_there, open_table, read_plain
 from medvision.registry import Purpose
 from medvision.run.config.store import keys_of
 from medvision.run.config.stored import check_stored_config
@@ -85,9 +85,9 @@ class StoredRun:
 def read_history(run: Path) -> list[dict[str, float | int | None]]:
     """Rows of metrics.csv in a run folder, one per epoch; empty if there is no file."""
     path = run / "metrics.csv"
-    if not path.exists():
+    if not is_there(path):
         return []
-    with open_table(path) as stream:
+    with file_errors("cannot read the file", path, exit_code=2), open_table(path) as stream:
         rows = [
             {name: float(text) if text else None for name, text in row.items()}
             for row in csv.DictReader(stream)

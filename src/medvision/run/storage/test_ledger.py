@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, locked
+from medvision.files import file_errors, locked, read_regular
 from medvision.run.storage.run_folder import git_state
 
 LEDGER = Path("runs", "test_ledger.csv")
@@ -84,7 +84,7 @@ def check_ledger() -> None:
         MedvisionError: If the file is damaged or not a ledger.
     """
     try:
-        _parse(LEDGER.read_bytes())
+        _parse(read_regular(LEDGER))
     except FileNotFoundError:
         return  # the first evaluation creates it
     except OSError as fault:
