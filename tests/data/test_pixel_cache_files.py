@@ -5,6 +5,7 @@ import pickle
 import signal
 import stat
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -317,3 +318,34 @@ def test_forked_and_pickled_stores_open_their_own_files(tmp_path: Path) -> None:
     answers.close()
     del made
     assert num_open() == before
+
+
+def test_where_the_images_lie_takes_few_bytes_of_every_process(tmp_path: Path) -> None:
+    count = 100_000
+    filled(tmp_path, 1)
+    drawn = np.random.default_rng(0).bytes(count * KEY_BYTES)
+    path(tmp_path, INDEX).write_bytes(drawn)
+    tracemalloc.start()
+    files = pixel_cache.PixelFiles(tmp_path / "pixels" / "set", SIZE)
+    files.look_again()
+    held, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"{held / count:.1f} bytes per image, {most / count:.1f} while they are read")
+    assert held < 16 * count
+    assert most < 80 * count
+    keys = [drawn[at : at + KEY_BYTES] for at in range(0, len(drawn), KEY_BYTES)]
+    assert files.count == count
+    assert [files.find(keys[k]) for k in range(0, count, 997)] == list(range(0, count, 997))
+    assert files.find(key(1)) is None
+
+
+def test_places_are_found_whether_they_came_one_by_one_or_together(tmp_path: Path) -> None:
+    made, keys = store(tmp_path, fits=10_000), [key(k * 2**50) for k in range(2500)]
+    for place, each in enumerate(keys):
+        assert made.keep(each, pixels(0))
+        if place % 500 == 499:
+            files = made._current()
+            assert files is not None
+            assert [files.find(known) for known in keys[: place + 1]] == list(range(place + 1))
+    whole = pixel_cache.PixelFiles(tmp_path / "pixels" / "set", SIZE)
+    assert [whole.find(each) for each in keys] == list(range(len(keys)))

@@ -61,20 +61,62 @@ TAIL_BYTES = KEY_BYTES + 4
 PIXELS, INDEX = ".pixels", ".index"
 
 
+class _Places:
+    """Record number of each key, in 12 bytes where a dict needs about 140.
+
+    Of a key only the first half is kept: a record states its whole key.
+    """
+
+    _MOST_RECENT = 1000
+
+    def __init__(self) -> None:
+        self._keys = np.empty(0, np.uint64)  # sorted
+        self._numbers = np.empty(0, np.uint32)
+        self._recent: dict[int, int] = {}  # merged when there are many
+
+    def add(self, keys: bytes, first: int) -> None:
+        """Add keys that follow each other; of two equal ones the later one counts.
+
+        Args:
+            keys: Whole keys, ``KEY_BYTES`` each.
+            first: Record number of the first one.
+        """
+        new = np.frombuffer(keys, np.uint64)[:: KEY_BYTES // 8]
+        numbers = np.arange(first, first + len(new), dtype=np.uint32)
+        if len(self._recent) + len(new) <= self._MOST_RECENT:
+            self._recent.update(zip(new.tolist(), numbers.tolist(), strict=True))
+            return
+        recent = np.array(list(self._recent), np.uint64)
+        number = np.array(list(self._recent.values()), np.uint32)
+        self._recent.clear()
+        merged = np.concatenate([self._keys, recent, new])
+        order = np.argsort(merged, kind="stable")
+        self._keys = merged[order]
+        self._numbers = np.concatenate([self._numbers, number, numbers])[order]
+
+    def get(self, key: bytes) -> int | None:
+        """Record number of a key; None if unknown."""
+        half = np.frombuffer(key, np.uint64)[0]
+        number = self._recent.get(int(half))
+        if number is not None:
+            return number
+        at = int(np.searchsorted(self._keys, half, side="right")) - 1
+        return int(self._numbers[at]) if at >= 0 and self._keys[at] == half else None
+
+
 class PixelFiles:
     """Open files of a store, locked as in use by this process.
 
     Attributes:
-        places: Record number of each key read from the index.
-        count: Number of keys read.
+        count: Number of keys read from the index.
     """
 
     def __init__(self, path: Path, num_bytes: int) -> None:
         import fcntl
 
         self.process, self.num_bytes, self.stride = os.getpid(), num_bytes, num_bytes + TAIL_BYTES
-        self.places: dict[bytes, int] = {}
         self.count = 0
+        self._places = _Places()
         self.path = path.with_name(path.name + PIXELS)
         self._numbers: list[int] = []
         for suffix in (PIXELS, INDEX):
@@ -100,9 +142,11 @@ class PixelFiles:
 
     def find(self, key: bytes) -> int | None:
         """Return the record number of a key; read the index again if others may have added it."""
-        if key not in self.places:
+        place = self._places.get(key)
+        if place is None:
             self.look_again()
-        return self.places.get(key)
+            place = self._places.get(key)
+        return place
 
     def look_again(self) -> None:
         """Read new entries of the index; all entries if it was truncated."""
@@ -111,13 +155,14 @@ class PixelFiles:
             self.forget()
         start = self.count * KEY_BYTES
         keys = os.pread(self.index, count * KEY_BYTES - start, start)
-        for at in range(0, len(keys) - KEY_BYTES + 1, KEY_BYTES):
-            self.places[keys[at : at + KEY_BYTES]] = self.count
-            self.count += 1
+        found = len(keys) // KEY_BYTES
+        if found:
+            self._places.add(keys[: found * KEY_BYTES], self.count)
+            self.count += found
 
     def forget(self) -> None:
         """Discard the known entries, so that the next lookup reads the whole index."""
-        self.places, self.count = {}, 0
+        self._places, self.count = _Places(), 0
 
     def read(self, place: int, key: bytes) -> NDArray[np.uint8] | None:
         """Return the pixels of a record, or None if it is incomplete or has another key."""
