@@ -192,7 +192,8 @@ def test_loader_processes_are_limited_by_the_shared_memory(
     assert number == used
     assert (note is None) == (used == requested)
     if note is not None:
-        assert note.startswith(f"{tmp_path} has {free} MB left, batches of 1.0 MB each: {used} of")
+        start = f"{tmp_path} has {free} MB left, batches of 1.0 MB each: using {used} of"
+        assert note.startswith(start)
 
 
 def test_unlimited_shared_memory_does_not_limit_loader_processes(

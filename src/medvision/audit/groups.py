@@ -103,7 +103,7 @@ def prefix_patterns(paths: Sequence[str], classes: Sequence[str]) -> list[str]:
 
     Args:
         paths: As for `word_patterns`.
-        classes: Class of each path; files of other classes are no evidence for a pattern.
+        classes: Class of each path; files of other classes do not support a pattern.
     """
     # A name repeated in several folders, such as image(1), counts once: numbering restarts there.
     tails = {_tail(path, name): name for path, name in zip(paths, classes, strict=True)}
