@@ -5,17 +5,76 @@ rich is imported at the first output, not before.
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
 
 from medvision.errors import printable
 
 if TYPE_CHECKING:
-    pass
+    from typing_extensions import Buffer
 
 Advance = Callable[[str, int, int | None], None]
 """Report the progress of a named step: amount done, and total if known."""
+
+
+class _Output(io.FileIO):
+    """Standard stream of this process, which outlives its reader."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._lost = (errno.EPIPE, *((errno.EIO, errno.ENXIO) if self.isatty() else ()))
+
+    def write(self, data: Buffer, /) -> int:
+        """Write to the stream; after its pipe or terminal was closed, to nowhere."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            if error.errno not in self._lost:
+                raise
+            return memoryview(data).nbytes
+
+
+@contextmanager
+def unread_output() -> Iterator[None]:
+    """Let the program continue when nobody can read its output any more.
+
+    The reader of a pipe may end first, as in ``| head``, and a terminal may be closed. What is
+    written afterwards is lost; other errors, such as a full disk, are raised.
+    """
+    before = sys.stdout, sys.stderr
+    lasting = sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
+    try:
+        yield
+    finally:
+        for stream in lasting:
+            with suppress(OSError):
+                stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _lasting(stream: TextIO | None) -> TextIO:
+    """Return a stream to the same place, if it is one of this process, that needs no reader."""
+    if stream is None:  # closed before the program started
+        return open(os.devnull, "w")  # noqa: PTH123
+    try:
+        number = stream.fileno()
+    except (OSError, ValueError):  # captured by the caller, or closed
+        return stream
+    if not isinstance(stream, io.TextIOWrapper) or number not in (1, 2):
+        return stream  # redirected by the caller
+    stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Output(number)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def print_line(text: str) -> None:

@@ -45,7 +45,7 @@ class MedvisionError(Exception):
 
 
 class Stopped(BaseException):
-    """Request to end the program: Ctrl-C, SIGTERM or SIGUSR1.
+    """Request to end the program: Ctrl-C, SIGTERM, SIGHUP or SIGUSR1.
 
     Not an ``Exception``: after a failed run the next one of the same command starts, but a signal
     ends all of them.
@@ -60,8 +60,8 @@ class Stopped(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """Exit code: 130 after Ctrl-C, otherwise 143, as in shells after SIGTERM."""
-        return 130 if self.signum == signal.SIGINT else 143
+        """Exit code, as in shells: 130 after Ctrl-C, 129 after SIGHUP, otherwise 143 (SIGTERM)."""
+        return 128 + (self.signum if self.signum in (signal.SIGINT, signal.SIGHUP) else 15)
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import shlex
 import shutil
 import stat
 import zipfile
@@ -15,6 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from medvision.errors import MedvisionError
+
+_MOST_HIDDEN = 120
+"""Largest part of a name that a temporary file beside it has in its own name; bytes."""
 
 MOST_BYTES = 16_000_000
 """Largest size of a plain file; larger ones are not written by medvision."""
@@ -158,6 +162,43 @@ def own_folder(kind: Literal["cache", "state"]) -> Path:
     return Path.home() / {"cache": ".cache", "state": ".local/state"}[kind] / "medvision"
 
 
+def is_writable(path: Path) -> bool:
+    """Return True if a file may be written, or files may be created in a folder.
+
+    Read-only disks are detected, full ones are not.
+
+    Args:
+        path: File or folder; for one that does not exist, its nearest parent folder is checked.
+    """
+    there = next((p for p in (path, *path.parents) if os.path.exists(p)), path)  # noqa: PTH110  raises nothing
+    mode = os.W_OK | (os.X_OK if there.is_dir() else 0)
+    return os.access(there, mode, effective_ids=os.access in os.supports_effective_ids)
+
+
+def short_name(path: str, *, most: int = 255) -> str:
+    """Shorten the last part of a path to a length that file systems accept.
+
+    A longer name is cut, and a digest of it keeps different names different.
+
+    Args:
+        path: File name, or path with ``/``.
+        most: Largest length of its last part; bytes.
+    """
+    parent, slash, name = path.rpartition("/")
+    data = os.fsencode(name)
+    if len(data) <= most:
+        return path
+    import hashlib  # not for --help
+
+    suffix = os.fsencode(Path(name).suffix)
+    suffix = suffix if len(suffix) <= 10 else b""
+    end = b"-" + hashlib.sha256(data).hexdigest()[:12].encode() + suffix
+    length = most - len(end)
+    while data[length] & 0xC0 == 0x80:  # in the middle of a character
+        length -= 1
+    return parent + slash + os.fsdecode(data[:length] + end)
+
+
 @contextmanager
 def atomic_path(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
     """Replace a file once it is complete; after an error the old one stays.
@@ -168,17 +209,23 @@ def atomic_path(path: Path, *, keep_suffix: bool = False) -> Iterator[Path]:
 
     Yields:
         Temporary path in the same folder, to be written before the block ends.
+
+    Raises:
+        OSError: If the file cannot be written; it names the final path.
     """
     suffix = path.suffix if keep_suffix else ""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{suffix}")
+    name = short_name(path.name, most=_MOST_HIDDEN)
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp{suffix}")
     if os.path.lexists(temporary):  # a link would be written through
         temporary.unlink()
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # the failed disk may fail again
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and str(error.filename) == str(temporary):
+            error.filename = str(path)
         raise
 
 
@@ -312,6 +359,81 @@ def take_lock(path: Path, *, wait: bool) -> Callable[[], None] | None:
     return release
 
 
+def is_locked(path: Path) -> bool:
+    """Return True if a process holds a lock of `take_lock`; changes nothing.
+
+    If the system cannot tell, an existing lock file counts as held.
+    """
+    try:
+        import fcntl  # not on Windows
+
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except (ImportError, OSError):
+        return path.exists()
+    try:
+        fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(number)
+    return False
+
+
+OVER = ("finished", "pruned")
+"""Status of a run with nothing left to do."""
+
+RUN_LOCK = ".lock"
+"""Lock file in a run folder, held by the process that trains the run."""
+
+
+def run_status(folder: Path, summary: Mapping[str, Any]) -> str:
+    """Return the status of a run as it is now: a killed run cannot correct its ``summary.json``.
+
+    Args:
+        folder: Run folder.
+        summary: Content of its ``summary.json``.
+
+    Returns:
+        The stored status; if the run is not over, ``running`` while a process holds its lock, and
+        ``interrupted`` instead of ``running`` if none does.
+    """
+    status = str(summary.get("status"))
+    if status in OVER:
+        return status
+    if is_locked(folder / RUN_LOCK):
+        return "running"
+    return "interrupted" if status == "running" else status
+
+
+def check_finished(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Check that a run has finished.
+
+    Args:
+        folder: Run folder.
+        summary: Content of its ``summary.json``.
+
+    Raises:
+        MedvisionError: If it is being trained, did not finish, or was pruned by its search.
+    """
+    status = run_status(folder, summary)
+    if status == "finished":
+        return
+    hint = f"continue it: python train.py resume={shlex.quote(str(folder))}"
+    if status == "pruned":
+        hint = "use a run that was trained to its end"
+    if status == "running":
+        raise MedvisionError(
+            "the run is still being trained by another process",
+            where=str(folder),
+            hint="wait for its end",
+        )
+    raise MedvisionError(
+        f"the run did not finish: its status is {status}", where=str(folder), hint=hint
+    )
+
+
 @contextmanager
 def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     """Hold a lock as `take_lock` does, and yield True if it was free."""
@@ -339,7 +461,7 @@ def sole_writer(target: Path, *, lock: str, wait: bool, busy: str) -> Iterator[N
     made = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(target.with_name(lock), wait=wait) as is_ours:
+        with locked(target.with_name(short_name(lock)), wait=wait) as is_ours:
             if not is_ours:
                 raise MedvisionError(
                     busy, where=str(target), hint="wait until it has finished", exit_code=3

@@ -1,4 +1,6 @@
 import io
+import os
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from faults import as_nobody
 from medvision.cli import program
 
 COMMAND = str(Path(sys.executable).parent / "medvision")
@@ -122,12 +125,49 @@ def test_predicting_a_folder_with_a_broken_image_ends_with_1(
     code, output, errors = run_here(*arguments, "--out", "part")
     assert code == 1
     assert errors.splitlines() == [
-        f"not read: {folder / 'c.png'}: not a JPEG, PNG, BMP, TIFF or DICOM picture",
-        "error: 1 of 3 images could not be read (part/predictions.csv, column error);"
+        f"not processed: {folder / 'c.png'}: not a JPEG, PNG, BMP, TIFF or DICOM picture",
+        "error: 1 of 3 images could not be processed (part/predictions.csv, column error);"
         " fix or remove them",
     ]
     for kind in ("masks", "overlays", "probabilities"):
         assert {path.name for path in (tmp_path / "part" / kind).iterdir()} == {"a.png", "b.png"}
+
+
+def test_the_model_of_a_killed_run_is_used_and_that_is_said(
+    run_here: Run, tmp_path: Path, finished: Path
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    text = (run / "summary.json").read_text()
+    (run / "summary.json").write_text(text.replace('"status": "finished"', '"status": "running"'))
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((50, 40, 3), 90, np.uint8))
+    note = "note: the run has not finished: its status is interrupted; its best checkpoint so far"
+    for arguments in (
+        ("predict", "run", "a.png", "--out", "out"),
+        ("export", "run", "--format", "safetensors", "--out", "out.safetensors"),
+    ):
+        code, output, errors = run_here(*arguments)
+        assert (code, errors) == (0, "")
+        assert note in output
+    with as_nobody(tmp_path / "mine"):
+        code, _, errors = run_here("export", "run", "--format", "safetensors")
+    assert (code, errors) == (
+        2,
+        "error: the folder is read-only (run/checkpoints); give a file in a writable folder with"
+        " --out\n",
+    )
+
+
+def test_a_list_whose_reader_has_ended_is_no_error(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [COMMAND, "data", "list"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, cwd=tmp_path)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith(b"error: no space left on the disk")
 
 
 def test_on_a_terminal_a_bar_shows_rate_and_time_left(

@@ -17,6 +17,7 @@ from medvision.comparison.compare import Comparison, compare, print_comparison
 from medvision.comparison.runs import Group, group_runs, mean_and_std, read_run, settings_of
 from medvision.comparison.verdicts import compare_pairs
 from medvision.errors import MedvisionError
+from medvision.files import take_lock
 
 NUMBERS = (0.951, 0.957, 0.966)  # mean 0.958, squared deviations 49 + 1 + 64 millionths
 Make = Callable[..., Path]
@@ -278,11 +279,18 @@ def test_an_evaluation_is_refused(make: Make) -> None:
 
 
 def test_an_unfinished_run_is_refused(make: Make) -> None:
-    runs = [make("pets/0"), make("pets/1", 1, status="interrupted")]
+    for status in ("interrupted", "running"):  # a killed run cannot correct its status
+        runs = [make(f"{status}/0"), make(f"{status}/1", 1, status=status)]
+        assert error_of(*runs) == (
+            f"the run did not finish: its status is interrupted ({runs[1]});"
+            f" continue it: python train.py resume={runs[1]}"
+        )
+    release = take_lock(runs[1] / ".lock", wait=False)
+    assert release is not None
     assert error_of(*runs) == (
-        f"the run has not finished: its status is interrupted ({runs[1]});"
-        f" continue it: python train.py resume={runs[1]}"
+        f"the run is still being trained by another process ({runs[1]}); wait for its end"
     )
+    release()
 
 
 def test_one_run_is_not_enough(make: Make) -> None:

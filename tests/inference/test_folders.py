@@ -1,4 +1,6 @@
 import csv
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,3 +166,70 @@ def test_only_classifiers_in_torch_are_explained(make_model: MakeModel, tmp_path
 )
 def test_few_images_are_shared_by_all_threads(count: int, share: int) -> None:
     assert _even_share(count, most=8, threads=2) == share
+
+
+def test_names_of_255_bytes_are_predicted(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 2)
+    whole = b"".join((tmp_path / "in" / "case 0.png").read_bytes() for _ in range(1))
+    long = tmp_path / "in" / ("x" * 251 + ".png")
+    bare = tmp_path / "in" / ("y" * 255)
+    for path in (long, bare):
+        path.write_bytes(whole)
+    given = [*sorted((tmp_path / "in").glob("case*")), long, bare]
+    done = predict_files(make_model(), given, out=tmp_path / "out", probabilities=True)
+    assert (done.num_done, done.failures) == (4, [])
+    rows = table(tmp_path / "out")
+    assert [row["path"] for row in rows] == [str(path) for path in given]
+    assert all((tmp_path / "out" / row["mask"]).is_file() for row in rows)
+    assert rows[2]["mask"] == f"masks/{long.name}"
+
+
+def test_results_that_cannot_be_written_are_the_error_of_their_image(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in", 4)
+    (tmp_path / "out" / "masks" / "case 1.png").mkdir(parents=True)
+    done = predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", overwrite=True)
+    assert done.num_done == 3
+    assert [path.name for path, _ in done.failures] == ["case 1.png"]
+    rows = table(tmp_path / "out")
+    assert [row["error"] for row in rows] == [
+        "",
+        f"cannot write its results: {os.strerror(errno.EISDIR)}",
+        "",
+        "",
+    ]
+    assert rows[1]["mask"] == rows[1]["foreground_px"] == ""
+    assert all(row["mask"] for row in rows if not row["error"])
+
+
+def test_a_name_that_is_not_text_is_in_the_table(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 1)
+    odd = tmp_path / "b\udcff.png"
+    (tmp_path / "in" / "case 0.png").rename(odd)
+    write_images(tmp_path / "more", 1)
+    done = predict_files(make_model(), [odd, tmp_path / "more"], out=tmp_path / "out")
+    assert done.num_done == 2
+    assert table(tmp_path / "out")[0]["path"] == f"{tmp_path}/b\\udcff.png"
+
+
+def test_a_name_longer_than_any_file_is_an_error_of_one_line(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    with pytest.raises(MedvisionError, match="no such file or folder"):
+        predict_files(make_model(), [tmp_path / ("x" * 256)], out=tmp_path / "out")
+
+
+def test_a_name_in_a_folder_that_is_not_text_is_the_error_of_its_image(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in", 3)
+    (tmp_path / "in" / "case 0.png").rename(tmp_path / "in" / "b\udcff.png")
+    (tmp_path / "in" / "case 1.png").rename(tmp_path / "in" / "a\x1b[31m.png")
+    done = predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out")
+    assert done.num_done == 1
+    assert [row["error"] for row in table(tmp_path / "out")] == [
+        "the name a\\x1b[31m.png contains a control character",
+        "a file name is not valid UTF-8",
+        "",
+    ]

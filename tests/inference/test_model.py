@@ -13,7 +13,9 @@ from PIL import Image
 
 import medvision
 from medvision.errors import MedvisionError
+from medvision.files import take_lock
 from medvision.inference import ClassificationResult, Model, SegmentationResult
+from medvision.inference.load import find_model, unfinished_note
 from medvision.inference.results import enlarge, sigmoid, softmax
 
 MakeModel = Callable[..., Model]
@@ -223,3 +225,29 @@ def test_importing_the_package_imports_no_heavy_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_a_run_that_has_not_finished_is_named_so(tmp_path: Path) -> None:
+    write = (tmp_path / "summary.json").write_text
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    write('{"status": "running"}')  # killed
+    with pytest.raises(
+        MedvisionError, match=r"its status is interrupted \(.*; continue it: python"
+    ):
+        find_model(tmp_path)
+    release = take_lock(tmp_path / ".lock", wait=False)
+    assert release is not None
+    with pytest.raises(
+        MedvisionError, match=r"its status is running \(.*; wait for its first epoch"
+    ):
+        find_model(tmp_path)
+    best.parent.mkdir()
+    best.touch()
+    told = "the run has not finished: its status is {}; its best checkpoint so far is used"
+    assert find_model(tmp_path) == best
+    assert unfinished_note(tmp_path) == told.format("running")
+    release()
+    assert unfinished_note(tmp_path) == told.format("interrupted")
+    write('{"status": "finished"}')
+    assert unfinished_note(tmp_path) is None
+    assert unfinished_note(best) is None

@@ -119,10 +119,11 @@ def test_a_second_validation_is_not_called_a_test(
     assert "segments the foreground in 100 validation images with a mean Dice of 0.940." in seen
 
 
+@pytest.mark.parametrize("status", ["interrupted", "running"])
 def test_an_interrupted_run_without_scores_has_a_page_and_no_result(
-    write_run: Write, segmentation: dict[str, Any]
+    write_run: Write, segmentation: dict[str, Any], status: str
 ) -> None:
-    segmentation |= {"status": "interrupted", "metrics": {}, "warnings": [], "timing": {}}
+    segmentation |= {"status": status, "metrics": {}, "warnings": [], "timing": {}}
     text = report(write_run(segmentation))
     assert "has no result yet: the run was interrupted." in words(text)
     assert sections(text) == ["data", "run"]

@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 import yaml
 
+from faults import as_nobody
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.errors import MedvisionError
+from medvision.files import take_lock
+from medvision.run.evaluation import evaluate
 from medvision.run.evaluation.evaluate import evaluate_run
 from medvision.run.storage.saved_run import largest_difference
 from medvision.run.storage.test_seal import sealed_note
@@ -361,3 +366,70 @@ def test_differences_count_both_ends_of_intervals_and_undefined_scores() -> None
     )
     assert largest_difference(stored, {"c": 0.5}) == (1, float("inf"), "c")
     assert largest_difference(stored, {"a": 0.5}) == (1, 0.0, "")
+
+
+def test_a_read_only_run_is_refused_before_it_is_measured(
+    own_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(own_run)
+    monkeypatch.setattr(evaluate, "load_network", None)  # would be called next
+    with as_nobody(here / "mine"), pytest.raises(MedvisionError) as error:
+        evaluate_run(own_run)
+    assert str(error.value) == (
+        f"the run folder is read-only ({own_run}); give a writable folder for the results with"
+        " --out"
+    )
+    with as_nobody(here / "mine"), pytest.raises(MedvisionError, match="the folder is read-only"):
+        evaluate_run(own_run, out=own_run / "mine")
+    assert content(own_run) == before
+    assert ledger_of(here) == []
+
+
+def test_a_read_only_run_is_measured_into_another_folder(
+    own_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(path: Path, _: bytes) -> None:  # the only file that is written into the run
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(evaluate, "write_atomically", denied)
+    before, page = content(own_run), (own_run / "report.html").read_bytes()
+    summary = evaluate_run(own_run, out=Path("out"))
+    assert summary["evaluated"]["largest_difference"] <= 1e-6
+    assert len(ledger_of(here)) == 1
+    assert (here / "out" / "report.html").exists()
+    assert (content(own_run), (own_run / "report.html").read_bytes()) == (before, page)
+    assert "report.html was not updated: Permission denied" in capsys.readouterr().out
+
+
+def test_a_ledger_that_may_not_be_written_is_found_before_anything_is_measured(
+    own_run: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "_measure", None)
+    with as_nobody(here / "mine"), pytest.raises(MedvisionError) as error:
+        evaluate_run(own_run, out=here / "mine" / "out")
+    assert str(error.value) == (
+        "the ledger of test evaluations is read-only (runs/test_ledger.csv); start in a writable"
+        " folder"
+    )
+    assert list((here / "mine").iterdir()) == []
+
+
+def test_a_run_that_is_being_trained_or_was_killed_is_named_so(own_run: Path) -> None:
+    path = own_run / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "status": "running"}))
+    for checkpoint in ((own_run / "checkpoints" / "best.ckpt"), own_run / "none"):
+        checkpoint.unlink(missing_ok=True)
+        release = take_lock(own_run / ".lock", wait=False)
+        assert release is not None
+        with pytest.raises(MedvisionError) as error:
+            evaluate_run(own_run)
+        assert str(error.value) == (
+            f"the run is still being trained by another process ({own_run}); wait for its end"
+        )
+        release()
+        with pytest.raises(MedvisionError) as error:
+            evaluate_run(own_run)
+        assert str(error.value) == (
+            f"the run did not finish: its status is interrupted ({own_run});"
+            f" continue it: python train.py resume={own_run}"
+        )

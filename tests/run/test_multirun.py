@@ -130,15 +130,18 @@ def test_runs_that_did_not_finish_are_counted_and_not_averaged(
         make(1, {"test/accuracy": 0.1}, status="interrupted"),
         (tmp_path / "never_made", ["experiment=brain", "seed=2"]),
         (None, ["experiment=brain", "seed=three"]),
+        make(4, {}, status="running"),  # killed
     )
     summarise(*made, base=tmp_path)
     (row,) = rows_of(tmp_path / "multirun_summary.csv")
-    assert (row["runs"], row["failed"], row["seeds"]) == ("1", "3", "0")
+    assert (row["runs"], row["failed"], row["seeds"]) == ("1", "4", "0")
     assert row["test/accuracy_runs"] == "0.9"
     runs = rows_of(tmp_path / "multirun_runs.csv")
-    assert [run["status"] for run in runs] == ["finished", "interrupted", "failed", "failed"]
-    assert [run["seed"] for run in runs] == ["0", "1", "2", "three"]
-    assert "\x1b[1;31m3 failed" in screen(made)
+    assert [run["status"] for run in runs] == [
+        *("finished", "interrupted", "failed", "failed", "interrupted")
+    ]
+    assert [run["seed"] for run in runs] == ["0", "1", "2", "three", "4"]
+    assert "\x1b[1;31m4 failed" in screen(made)
 
 
 def test_a_group_without_a_finished_run_keeps_its_row(

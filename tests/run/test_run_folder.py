@@ -15,7 +15,11 @@ import yaml
 
 from convention_tables import dice_by_convention
 from medvision.data.phantoms.polyps import draw_polyp_scene
+from medvision.errors import MedvisionError
+from medvision.files import take_lock
 from medvision.run import main
+from medvision.run.main import _new_base
+from medvision.run.storage.run_folder import RunFolder
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -311,3 +315,70 @@ def test_several_runs_of_one_command_are_beside_their_table(
     for row in rows:
         own = summary_at(base / row["run"])["metrics"]["test/dice"]
         assert float(row["test/dice"]) == pytest.approx(own)
+
+
+def plan(run_dir: str | None) -> RunFolder:
+    return RunFolder.plan("polyp_unet", run_dir, multirun=None, number=None)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+@pytest.mark.parametrize("ended", [False, True])
+def test_of_two_runs_with_one_folder_the_second_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool, ended: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if exists:
+        Path("mine").mkdir()
+    first, second = plan("mine"), plan("mine")  # both find it free
+    first.create()
+    if ended:
+        first.release()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MedvisionError) as error:
+        second.create()
+    assert str(error.value) == "mine is not an empty folder (run_dir); name a new folder"
+    assert not second.exists
+    assert sorted(tmp_path.rglob("*")) == before
+    first.release()
+
+
+def test_a_folder_that_another_run_is_about_to_fill_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    folder = plan("mine")
+    release = take_lock(Path("mine/.lock"), wait=False)
+    assert release is not None
+    with pytest.raises(MedvisionError, match=r"mine is not an empty folder \(run_dir\)"):
+        folder.create()
+    release()
+    folder.create()  # the other one was killed before it wrote anything
+    folder.release()
+
+
+def test_runs_and_commands_of_one_second_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [plan(None), plan(None)]
+    for folder in folders:
+        folder.create()
+    bases = [_new_base(creates=True) for _ in range(2)]
+    assert len({*bases, *(folder.path for folder in folders)}) == 4
+    for folder in folders:
+        folder.release()
+
+
+def test_names_of_255_bytes_do_not_end_a_run_after_its_fit(
+    train: Callable[..., Path], make_folder: Callable[..., Path]
+) -> None:
+    root = make_folder(20)
+    for path in [*root.glob("images/*"), *root.glob("masks/*")]:
+        path.rename(path.with_name(path.stem.ljust(251, "x") + ".png"))
+    run = train("experiment=polyp_unet", "model.base_channels=2", f"data.root={root}")
+    rows = rows_of(run / "predictions_test.csv")
+    assert rows
+    assert all(len(Path(row["path"]).name) == 255 for row in rows)
+    assert all((run / row["predicted"]).is_file() for row in rows)
+    assert (run / "report.html").exists()

@@ -66,7 +66,7 @@ def test_a_hostile_config_is_refused_in_one_line(
         ),
         (
             '{"status": "running", "task": "segmentation"}',
-            "the run did not finish: its status is r",
+            "the run did not finish: its status is interrupted",
         ),
     ],
 )

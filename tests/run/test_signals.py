@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import threading
@@ -15,7 +16,12 @@ def send(signum: int) -> None:
 
 @pytest.mark.parametrize(
     ("signum", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)],
+    [
+        (signal.SIGINT, 130),
+        (signal.SIGTERM, 143),
+        (signal.SIGHUP, 129),
+        (signal.SIGUSR1, 143),
+    ],
 )
 def test_a_signal_ends_the_program_with_its_code(signum: int, code: int) -> None:
     before = signal.getsignal(signum)
@@ -68,13 +74,32 @@ def test_forked_training_processes_handle_signals_by_default() -> None:
             assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_signals_ignored_by_the_shell_stay_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_signals_ignored_by_the_shell_stay_ignored(signum: int) -> None:
+    before = signal.signal(signum, signal.SIG_IGN)
     try:
         with handle_signals():
-            send(signal.SIGINT)
+            send(signum)
+            with default_signals():
+                send(signum)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signum, before)
+
+
+def test_a_closed_terminal_sends_its_signal_twice_and_the_step_still_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def closed(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "write", closed)
+    with handle_signals(), after_the_step() as asked:
+        send(signal.SIGHUP)
+        send(signal.SIGHUP)
+        assert asked() == signal.SIGHUP
+        with pytest.raises(Stopped):
+            send(signal.SIGTERM)
+        stopping._requests.received = None
 
 
 def test_outside_the_main_thread_nothing_changes() -> None:

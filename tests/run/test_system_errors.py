@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import reduction
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,64 @@ def test_a_dead_loader_process_ends_the_run_which_resumes_without_loaders(
     if signum == signal.SIGKILL:
         again = attempt(lambda: main(["resume=run", "data.num_workers=0"]), work, work)
         assert again.code == 0, again.err
+
+
+def unread() -> None:
+    """Let the output go to a pipe whose reader has ended, as after ``| head``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    for number in (1, 2):
+        os.dup2(writer, number)
+
+
+def test_a_run_whose_output_nobody_reads_comes_to_its_end(
+    run: Callable[..., Ended], tmp_path: Path
+) -> None:
+    assert run(unread, "data.num_workers=0", "trainer.max_epochs=2").code == 0
+    assert '"status": "finished"' in (tmp_path / "work" / "run" / "summary.json").read_text()
+    bad = run(unread, "data.num_workers=0", "run_dir=other", "data.root=nowhere")
+    assert bad.code == 2
+
+
+def close_the_terminal() -> None:
+    """Let the output go to a terminal, and close it once there is an epoch."""
+    terminal, output = os.openpty()
+    for number in (1, 2):
+        os.dup2(output, number)
+    os.close(output)
+
+    def close() -> None:
+        while not Path("run/metrics.csv").exists():
+            os.set_blocking(terminal, False)
+            with suppress(BlockingIOError):
+                os.read(terminal, 10_000)
+            time.sleep(0.02)
+        os.close(terminal)
+        for _ in range(2):  # the system sends one, and the shell another one
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    threading.Thread(target=close, daemon=True).start()
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+def test_a_closed_terminal_ends_a_run_saved_unless_the_signal_is_ignored(
+    run: Callable[..., Ended], tmp_path: Path, ignored: bool
+) -> None:
+    def prepare() -> None:
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        close_the_terminal()
+
+    ended = run(prepare, "data.num_workers=0", f"trainer.max_epochs={3 if ignored else 1000}")
+    work = tmp_path / "work"
+    summary = (work / "run" / "summary.json").read_text()
+    if ignored:
+        assert ended.code == 0
+        assert '"status": "finished"' in summary
+        return
+    assert ended.code == 129
+    assert '"status": "interrupted"' in summary
+    assert (work / "run" / "checkpoints" / "last.ckpt").exists()
 
 
 def limit(kind: int, number: int) -> Callable[[], None]:
@@ -220,7 +279,7 @@ WRAPPED = "Caught OSError in DataLoader worker process 0.\nOriginal Traceback (m
     ("error", "line"),
     [
         (
-            OSError(errno.ENOSPC, "No space left on device", "run/.metrics.csv.71.tmp"),
+            OSError(errno.ENOSPC, "No space left on device", "run/metrics.csv"),
             "no space left on the disk (run/metrics.csv); free some space",
         ),
         (

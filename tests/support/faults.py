@@ -11,10 +11,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PATHS = {  # how many of the first arguments are paths
@@ -81,6 +84,31 @@ def full(operation: Operation) -> None:
     """Fail with a full disk; see ``stays`` of ``attempt``."""
     if operation.name in OF_SPACE:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), operation.paths[-1])
+
+
+NOBODY = 65534
+
+
+@contextmanager
+def as_nobody(*writable: Path) -> Iterator[None]:
+    """Be a user who may write only below some folders, to whom their parents are open for reading.
+
+    Args:
+        writable: Folders that this user may write to, created if missing.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("needs root to be another user")
+    for folder in writable:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o777)
+        for path in folder.parents:
+            if path.stat().st_mode & 0o055 != 0o055:
+                path.chmod(0o755)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def attempt(

@@ -12,7 +12,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from medvision.data.samples import Sample
 from medvision.data.sources import Source
-from medvision.files import write_atomically, write_table
+from medvision.files import short_name, write_atomically, write_table
 from medvision.inference.results import enlarge, predicted_classes
 from medvision.metrics import (
     foreground_probability,
@@ -149,9 +149,9 @@ def _png_names(samples: Sequence[Sample]) -> list[str]:
     for sample in samples:
         parts = PurePosixPath(sample.path).parts
         below = parts[parts.index("images") + 1 :] if "images" in parts[:-1] else parts
-        name = str(PurePosixPath(*below).with_suffix(".png"))
+        name = short_name(str(PurePosixPath(*below).with_suffix(".png")))
         if name.casefold() in taken:
-            name = f"{sample.path}.png"
+            name = short_name(f"{sample.path}.png")
         taken.add(name.casefold())
         names.append(name)
     return names

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from medvision.console import unread_output
 from medvision.errors import MedvisionError, printable
 from medvision.types import RESEARCH_ONLY
 
@@ -213,12 +214,15 @@ def predict(
     from medvision.console import counted, print_line, progress_bar
     from medvision.hardware import keep_freed_memory
     from medvision.inference import load_model, predict_files
+    from medvision.inference.load import unfinished_note
 
     for path in images:
         _refuse_shards(path, "predict reads image files", hint="unpack them first: tar -xf SHARD")
     keep_freed_memory()
     loaded = load_model(model)
     print_line(f"{loaded!r}")
+    if (unfinished := unfinished_note(model)) is not None:
+        print_line(f"note: {unfinished}")
     with progress_bar(transient=False) as advance:
         done = predict_files(
             loaded,
@@ -242,9 +246,9 @@ def predict(
         return
     total = done.num_done + len(done.failures)
     for path, reason in done.failures[:MOST_FAILURES]:
-        sys.stderr.write(printable(f"not read: {path}: {reason}\n"))
+        sys.stderr.write(printable(f"not processed: {path}: {reason}\n"))
     sys.stderr.write(
-        f"error: {len(done.failures)} of {counted(total, 'image')} could not be read"
+        f"error: {len(done.failures)} of {counted(total, 'image')} could not be processed"
         f" ({out / 'predictions.csv'}, column error); fix or remove them\n"
     )
     raise typer.Exit(1)
@@ -382,12 +386,15 @@ def main() -> None:
     from medvision.run.quick_imports import defer_matplotlib
 
     defer_matplotlib()
-    sys.exit(_code())
+    with unread_output():
+        code = _code()
+    sys.exit(code)
 
 
 def _code() -> int:
     try:
         code = int(app(standalone_mode=False) or 0)
+        sys.stdout.flush()
     except ClickException as error:
         message = error.format_message().rstrip(".")
         sys.stderr.write(f"error: {message} (command line); see medvision --help\n")

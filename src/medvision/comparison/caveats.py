@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from medvision.comparison.runs import FinishedRun, Group, Member
+from medvision.comparison.runs import ComparedRun, Group, Member
 from medvision.console import counted
 from medvision.errors import MedvisionError
 from medvision.scores import score_at_file_size, scores_at
@@ -56,7 +56,7 @@ def require_comparable(groups: Sequence[Group]) -> None:
 
 
 def sides(
-    groups: Sequence[Group], value_of: Callable[[FinishedRun], Hashable]
+    groups: Sequence[Group], value_of: Callable[[ComparedRun], Hashable]
 ) -> dict[Any, list[int | str]]:
     """Map each value to the groups that have it, or to single runs if a group is divided."""
     found: dict[Any, list[int | str]] = {}
@@ -82,7 +82,7 @@ def names(members: Sequence[int | str]) -> str:
     return ", ".join([*named, *shown])
 
 
-def _require_predictions(run: FinishedRun) -> None:
+def _require_predictions(run: ComparedRun) -> None:
     if run.sealed:
         raise MedvisionError(
             "the run has no test predictions: its test images are sealed, because hyper-parameters"
@@ -99,9 +99,9 @@ def _require_predictions(run: FinishedRun) -> None:
 
 
 def _unlike(
-    runs: Sequence[FinishedRun],
+    runs: Sequence[ComparedRun],
     what: str,
-    value_of: Callable[[FinishedRun], Hashable],
+    value_of: Callable[[ComparedRun], Hashable],
     words: Callable[[Any], str],
 ) -> list[str]:
     """Describe a difference and which runs have which value; empty if all runs agree."""
@@ -112,7 +112,7 @@ def _unlike(
     return [f"{what}: {', '.join(parts)}"] if len(found) > 1 else []
 
 
-def _fingerprint(run: FinishedRun) -> str:
+def _fingerprint(run: ComparedRun) -> str:
     return f"fingerprint {str(run.dataset.get('fingerprint', 'unknown'))[:8]}"
 
 
@@ -205,7 +205,7 @@ def doubts(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def image_size(run: FinishedRun) -> Any:
+def image_size(run: ComparedRun) -> Any:
     """Height and width of the network input, in pixels."""
     return run.settings.get("data.image_size")
 
@@ -213,7 +213,7 @@ def image_size(run: FinishedRun) -> Any:
 def _differing(
     groups: Sequence[Group],
     what: str,
-    value_of: Callable[[FinishedRun], Hashable],
+    value_of: Callable[[ComparedRun], Hashable],
     words: Callable[[Any], str],
 ) -> list[str]:
     found = sides(groups, value_of)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from medvision.comparison.caveats import doubts, require_comparable
 from medvision.comparison.runs import (
-    FinishedRun,
+    ComparedRun,
     Group,
     Points,
     differing_settings,
@@ -62,7 +62,7 @@ def table_of_pairs(
     return rows
 
 
-def _run(run: FinishedRun) -> dict[str, Any]:
+def _run(run: ComparedRun) -> dict[str, Any]:
     model = run.summary.get("model", {})
     return {
         "path": str(run.folder),
@@ -131,7 +131,7 @@ class Comparison:
         return self.groups[0].runs[0].task
 
     @property
-    def runs(self) -> list[FinishedRun]:
+    def runs(self) -> list[ComparedRun]:
         """All runs, group by group."""
         return [run for group in self.groups for run in group.runs]
 
@@ -222,7 +222,7 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
     console.print(str(page), highlight=False, soft_wrap=True, markup=False)
 
 
-def _read(paths: Sequence[Path]) -> list[FinishedRun]:
+def _read(paths: Sequence[Path]) -> list[ComparedRun]:
     seen: dict[Path, Path] = {}
     for path in paths:
         if path.resolve() in seen:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError
-from medvision.files import open_table
+from medvision.files import check_finished, open_table
 from medvision.reports.page import setting_in_words
 from medvision.reports.run_files import RunFiles
 from medvision.scores import names_at
@@ -31,8 +31,8 @@ EpochRow = Mapping[str, float | int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinishedRun(RunFiles):
-    """A finished run, read from its folder."""
+class ComparedRun(RunFiles):
+    """A finished run to compare, read from its folder."""
 
     @property
     def name(self) -> str:
@@ -127,7 +127,7 @@ class FinishedRun(RunFiles):
             yield roc_points(score, positive)[:2]
 
 
-def read_run(path: Path) -> FinishedRun:
+def read_run(path: Path) -> ComparedRun:
     """Read the summary and the config of a finished run.
 
     Raises:
@@ -135,7 +135,7 @@ def read_run(path: Path) -> FinishedRun:
     """
     if not (path / "summary.json").is_file():
         raise _no_run(path, "summary.json")
-    run = FinishedRun.read(path)
+    run = ComparedRun.read(path)
     if "evaluated" in run.summary:
         raise MedvisionError(
             "expected a run, got an evaluation",
@@ -151,13 +151,7 @@ def read_run(path: Path) -> FinishedRun:
             where=str(path),
             hint="name a folder that training wrote",
         )
-    status = run.summary["status"]
-    if status != "finished":
-        raise MedvisionError(
-            f"the run has not finished: its status is {status}",
-            where=str(path),
-            hint=f"continue it: python train.py resume={path}",
-        )
+    check_finished(path, run.summary)
     return run
 
 
@@ -229,7 +223,7 @@ FIRST_GROUPS = ("model", "loss", "optimizer", "scheduler", "task", "data", "ckpt
 ABSENT = "absent"
 
 
-Member = tuple[FinishedRun, ...]
+Member = tuple[ComparedRun, ...]
 """One run, or the folds of one k-fold split, which together test every image once."""
 
 
@@ -243,7 +237,7 @@ class Group:
     """
 
     label: str
-    runs: tuple[FinishedRun, ...]
+    runs: tuple[ComparedRun, ...]
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -257,7 +251,7 @@ class Group:
         folds = [run.fold for run in self.runs]
         if len(set(folds)) == len(folds):
             return (self.runs,)
-        sets: list[list[FinishedRun]] = []
+        sets: list[list[ComparedRun]] = []
         for run in self.runs:
             for found in sets:
                 if found[0].seed == run.seed and run.fold not in {other.fold for other in found}:
@@ -344,9 +338,9 @@ def mean_and_std(values: Iterable[float | None]) -> tuple[float | None, float | 
     return mean, statistics.stdev(known) if len(known) > 1 else None
 
 
-def group_runs(runs: Sequence[FinishedRun]) -> list[Group]:
+def group_runs(runs: Sequence[ComparedRun]) -> list[Group]:
     """Group runs that differ in their seed or fold only, in the order of the command."""
-    found: dict[str, list[FinishedRun]] = {}
+    found: dict[str, list[ComparedRun]] = {}
     for run in runs:
         key = json.dumps(_settings(run), sort_keys=True, default=str)
         found.setdefault(key, []).append(run)
@@ -357,7 +351,7 @@ def group_runs(runs: Sequence[FinishedRun]) -> list[Group]:
     ]
 
 
-def _settings(run: FinishedRun) -> dict[str, Any]:
+def _settings(run: ComparedRun) -> dict[str, Any]:
     """Return the settings that define a run's group; for a k-fold split without the fold."""
     hidden = set() if run.fold is None else {"data.fold"}
     return {key: value for key, value in run.settings.items() if key not in hidden}
@@ -376,7 +370,7 @@ def ordered_metrics(found: Iterable[str]) -> list[str]:
     return [*(name for name in first if name in names), *rest]
 
 
-def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
+def differing_settings(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
     """List the settings in which runs differ, with the value of each run or ``absent``.
 
     A key that only follows another, such as ``model.image_size`` after ``data.image_size``, is left
@@ -401,7 +395,7 @@ def differing_settings(runs: Sequence[FinishedRun]) -> dict[str, list[Any]]:
     return {key: differing[key] for key in sorted(leading.values(), key=order)}
 
 
-def _labels(runs: Sequence[FinishedRun]) -> list[str]:
+def _labels(runs: Sequence[ComparedRun]) -> list[str]:
     """Create a unique label for the first run of every group."""
     labels: list[str] = []
     for run in runs:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from medvision.errors import MedvisionError, install_command
-from medvision.files import atomic_path, file_errors, read_plain, write_atomically
-from medvision.inference.load import METADATA_KEY, find_model
+from medvision.files import atomic_path, file_errors, is_writable, read_plain, write_atomically
+from medvision.inference.load import METADATA_KEY, find_model, unfinished_note
 from medvision.task_definition import task_of
 
 Format = Literal["onnx", "safetensors"]
@@ -103,6 +103,8 @@ def export_model(
             hint="read its tensors from the state_dict of the checkpoint",
         )
     inputs = check.choose_inputs(source, card, given=images)
+    if (unfinished := unfinished_note(source)) is not None:
+        report(f"note: {unfinished}")
     for note in inputs.notes:
         report(note)
     report(f"exporting {card.architecture}, {card.image_size} px, to {format}")
@@ -178,6 +180,12 @@ def _check_out(out: Path, format: Format) -> None:  # noqa: A002  name of the op
             "its JSON file would overwrite an unrelated file",
             where=str(beside),
             hint="give another file with --out",
+        )
+    if not is_writable(out.parent):
+        raise MedvisionError(
+            "the folder is read-only",
+            where=str(out.parent),
+            hint="give a file in a writable folder with --out",
         )
     with file_errors("cannot write the file", out):
         out.parent.mkdir(parents=True, exist_ok=True)

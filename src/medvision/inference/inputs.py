@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,9 @@ from medvision.console import counted
 from medvision.data.discovery.folders import list_images
 from medvision.data.readers.decode import image_size
 from medvision.errors import MedvisionError
+from medvision.files import short_name
+
+_MOST_BYTES = 255 - len(".png")
 
 MAX_PIXELS_AT_ONCE = 16_000_000
 """Largest number of pixels held in memory at once, unless a single image is larger."""
@@ -22,10 +26,12 @@ class Input:
     Attributes:
         path: The file, as given or below the given folder.
         name: Unique path of its results relative to their folder, without extension.
+        error: Reason why it is not predicted; None if it is.
     """
 
     path: Path
     name: str
+    error: str | None = None
 
 
 def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
@@ -43,9 +49,13 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
     """
     found: list[tuple[Path, PurePosixPath]] = []
     notes: list[str] = []
+    errors: dict[Path, str] = {}
     for path in (path.expanduser() for path in given):
-        if path.is_dir():
-            images, others = list_images(path)
+        if os.path.isdir(path):  # noqa: PTH112  False for a name that is too long
+            refused: dict[str, str] = {}
+            images, others = list_images(path, refused=refused)
+            errors |= {path / image: reason for image, reason in refused.items()}
+            images = sorted([*images, *refused])
             if not images:
                 raise MedvisionError(
                     "no images in the folder",
@@ -57,7 +67,7 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
                 notes.append(f"other files in {path} were ignored: {kinds}")
             below = PurePosixPath() if len(given) == 1 else PurePosixPath(path.resolve().name)
             found += [(path / image, below / image) for image in images]
-        elif path.exists():
+        elif os.path.exists(path):  # noqa: PTH110
             found.append((path, PurePosixPath(path.name)))
         else:
             raise MedvisionError("no such file or folder", where=str(path), hint="check the path")
@@ -69,15 +79,22 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
         notes.append(f"ignored {counted(twice, 'repeated image')}")
     names = _distinct_names([name for _, name in once.values()])
     paths = (path for path, _ in once.values())
-    return [Input(path=p, name=n) for p, n in zip(paths, names, strict=True)], notes
+    inputs = [
+        Input(path=path, name=name, error=errors.get(path))
+        for path, name in zip(paths, names, strict=True)
+    ]
+    return inputs, notes
 
 
 def _distinct_names(paths: Iterable[PurePosixPath]) -> list[str]:
-    """Create a unique name for each path: without extension, with it, or with a number appended."""
+    """Create a unique name for each path: without extension, with it, or with a number appended.
+
+    The names leave space for the extension of a result.
+    """
     taken: set[str] = set()
     names = []
     for path in paths:
-        tries = _tries(path)
+        tries = (short_name(name, most=_MOST_BYTES) for name in _tries(path))
         name = next(name for name in tries if name.casefold() not in taken)
         taken.add(name.casefold())
         names.append(name)

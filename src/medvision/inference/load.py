@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvision.errors import MedvisionError
-from medvision.files import MOST_MODEL_BYTES, check_stored, open_regular
+from medvision.files import MOST_MODEL_BYTES, check_stored, open_regular, read_plain, run_status
 from medvision.inference.model_card import ModelCard
 from medvision.registry import build_network
 
@@ -29,6 +30,15 @@ def find_model(path: Path) -> Path:
     if path.is_dir():
         best = path / "checkpoints" / "best.ckpt"
         if not best.is_file():
+            status = _status_of(path)
+            if status is not None and status != "finished":
+                raise MedvisionError(
+                    f"the run has no trained model yet: its status is {status}",
+                    where=str(path),
+                    hint="wait for its first epoch"
+                    if status == "running"
+                    else f"continue it: python train.py resume={shlex.quote(str(path))}",
+                )
             raise MedvisionError(
                 "not a run folder with a trained model: checkpoints/best.ckpt is missing",
                 where=str(path),
@@ -42,6 +52,26 @@ def find_model(path: Path) -> Path:
             hint="give a run folder, or a .ckpt, .safetensors or .onnx file",
         )
     return path
+
+
+def unfinished_note(path: Path) -> str | None:
+    """Note for the user of a model whose run has not finished; None for any other model.
+
+    Args:
+        path: Run folder, or model file.
+    """
+    status = _status_of(path.expanduser()) if path.is_dir() else None
+    if status in (None, "finished"):
+        return None
+    return f"the run has not finished: its status is {status}; its best checkpoint so far is used"
+
+
+def _status_of(folder: Path) -> str | None:
+    """Status of the run in a folder; None if its summary is missing or damaged."""
+    try:
+        return run_status(folder, read_plain(folder / "summary.json"))
+    except (OSError, ValueError):
+        return None
 
 
 def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:

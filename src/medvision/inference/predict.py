@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import math
 import threading
 import time
@@ -128,8 +129,9 @@ def predict_files(
 
     Writes ``predictions.csv`` with a row per image in the given order, and for a segmentation
     ``masks/<name>.png`` at the original image size (0 and 255, or class indices) and
-    ``overlays/<name>.png``; for a classification ``grid.png``. For a file that cannot be read, the
-    column ``error`` contains the reason, and the other files are still predicted.
+    ``overlays/<name>.png``; for a classification ``grid.png``. For a file that cannot be read, or
+    whose results cannot be written, the column ``error`` contains the reason, and the other files
+    are still predicted.
 
     Args:
         model: Model returned by ``load_model``.
@@ -161,6 +163,9 @@ def predict_files(
         for each in chunk:
             row: Row = {"path": str(each.path)}
             rows.append(row)
+            if each.error is not None:
+                row["error"] = each.error
+                continue
             try:
                 image = model.decode(read_bytes(each.path), where=str(each.path))
             except MedvisionError as error:
@@ -171,11 +176,13 @@ def predict_files(
             return rows
         results = model.predict_batch([image for *_, image in readable], tta=tta)
         for (row, each, _), result in zip(readable, results, strict=True):
-            row |= outputs.write(each, result, places[each.name])
+            with _own_error(row):
+                row |= outputs.write(each, result, places[each.name])
         if heat_maps is not None:
             heats = heat_maps([image for *_, image in readable], results)
-            for (_, each, image), heat in zip(readable, heats, strict=True):
-                outputs.write_heat(each, image, heat)
+            for (row, each, image), heat in zip(readable, heats, strict=True):
+                with _own_error(row):
+                    outputs.write_heat(each, image, heat)
         for row, *_ in readable:
             row["time_s"] = round((time.perf_counter() - started_s) / len(readable), 6)
         return rows
@@ -199,6 +206,24 @@ def predict_files(
         notes=notes,
         seconds=time.perf_counter() - started_s,
     )
+
+
+_OF_ALL = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+)
+"""Errors that the next file would meet too."""
+
+
+@contextmanager
+def _own_error(row: Row) -> Iterator[None]:
+    """Note in its row why the results of an image cannot be written; the others still can."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno in _OF_ALL:
+            raise
+        row["error"] = f"cannot write its results: {error.strerror}"
 
 
 def _even_share(count: int, *, most: int, threads: int) -> int:
@@ -231,7 +256,7 @@ def _new_table(path: Path, columns: list[str]) -> Iterator[csv.DictWriter[str]]:
     """Open a csv file that gets its final name only once it is complete."""
     with (
         atomic_path(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as stream,
+        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream,
     ):
         writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
         writer.writeheader()

@@ -11,7 +11,7 @@ from typing import Any, Self
 import yaml
 
 from medvision.errors import MedvisionError
-from medvision.files import read_regular
+from medvision.files import read_regular, run_status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +78,12 @@ class RunFiles:
     def task(self) -> str:
         """``segmentation`` or ``classification``."""
         return str(self.summary["task"])
+
+    @property
+    def status(self) -> str:
+        """Status of the run as it is now."""
+        known = self.summary.get("status", "finished")
+        return run_status(self.folder, {"status": known})
 
     @property
     def metrics(self) -> Mapping[str, Any]:

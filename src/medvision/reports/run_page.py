@@ -73,7 +73,7 @@ def headline(run: RunFiles) -> str:
     else:
         history = f"trained on {set_name(run)},"
     result = report_of(run).result(run)
-    status = str(run.summary.get("status", "finished"))
+    status = run.status
     if result is None:
         return f"{network}, {history} has no result yet: the run {UNFINISHED.get(status, status)}."
     late = f" The run {UNFINISHED[status]}." if status in UNFINISHED else ""

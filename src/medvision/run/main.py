@@ -9,10 +9,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvision.console import unread_output
 from medvision.errors import MedvisionError, Stopped, printable
 from medvision.files import file_errors
 from medvision.run.config.store import CONF, help_text, run_name
@@ -44,9 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 done, 2 wrong input or usage, 3 failed while running, 130 stopped by Ctrl-C,
-        143 by SIGTERM.
+        143 by SIGTERM, 129 by SIGHUP.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with unread_output():
+        return _main(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         sys.stdout.write(help_text())
         return 0
@@ -55,9 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     defer_matplotlib()
     try:
         with handle_signals():
-            if any(argument.startswith("resume=") for argument in arguments):
-                return resume_run(arguments)
-            return run_command(arguments)
+            resumes = any(argument.startswith("resume=") for argument in arguments)
+            code = resume_run(arguments) if resumes else run_command(arguments)
+            sys.stdout.flush()
+            return code
     except Stopped as stopped:
         return _report_stopped(stopped)
     except KeyboardInterrupt:  # outside the main thread, where signals are not handled
@@ -89,7 +94,7 @@ def run_command(arguments: Sequence[str]) -> int:
         arguments = ["-m", *arguments]
     base = None
     if multirun and not is_search:
-        base = Path("runs", "multirun", datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+        base = _new_base(creates=place.is_first)
     sys.argv = [sys.argv[0], *arguments]
     command = Command(
         overrides=tuple(map(quote_text, overrides)),
@@ -140,6 +145,16 @@ def _mode_known(arguments: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         Hydra.get_mode = get_mode
+
+
+def _new_base(*, creates: bool) -> Path:
+    """Choose the folder of the runs of a command; if this process creates it, it is new."""
+    from medvision.run.storage.run_folder import create_by_time, name_by_time
+
+    base = Path("runs", "multirun", name_by_time())
+    hint = "start in a writable folder"
+    with file_errors("cannot create the folder of the runs", base, hint=hint, exit_code=2):
+        return create_by_time(base) if creates else base
 
 
 SHARE_A_HOST = ("JoblibLauncher", "LocalLauncher")

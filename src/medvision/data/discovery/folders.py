@@ -55,14 +55,21 @@ def is_image(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
-def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
+def list_images(
+    folder: Path, *, refused: dict[str, str] | None = None
+) -> tuple[list[str], Counter[str]]:
     """Return the image files below a folder, sorted, and the extensions of all other files.
 
     Hidden files and system files of Windows and macOS are excluded from both. Folders are listed,
     files are not opened.
 
+    Args:
+        folder: Folder to search.
+        refused: If given, filled with the images whose name is not valid text, and the reasons.
+
     Raises:
-        MedvisionError: If a folder cannot be listed, or a file name is not valid text.
+        MedvisionError: If a folder cannot be listed, or a file name is not valid text and
+            ``refused`` is not given.
     """
     images: list[str] = []
     others: Counter[str] = Counter()
@@ -76,9 +83,14 @@ def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
                 if name[0] == "." or name.lower() in _JUNK_FILES:
                     continue
                 if suffix in IMAGE_SUFFIXES:
-                    path.encode()
-                    refuse_controls(path, where=str(folder))
-                    images.append(path)
+                    try:
+                        _check_name(path, folder)
+                    except MedvisionError as error:
+                        if refused is None:
+                            raise
+                        refused[path] = error.what
+                    else:
+                        images.append(path)
                 else:
                     others[suffix or "no extension"] += 1
     except OSError as fault:
@@ -87,12 +99,18 @@ def list_images(folder: Path) -> tuple[list[str], Counter[str]]:
             where=str(fault.filename or folder),
             hint="check its permissions",
         ) from fault
+    images.sort()
+    return images, others
+
+
+def _check_name(path: str, folder: Path) -> None:
+    try:
+        path.encode()
     except UnicodeEncodeError as fault:
         raise MedvisionError(
             "a file name is not valid UTF-8", where=ascii(path), hint="rename the file"
         ) from fault
-    images.sort()
-    return images, others
+    refuse_controls(path, where=str(folder))
 
 
 def refuse_controls(name: str, *, where: str | None = None) -> None:

@@ -19,7 +19,7 @@ from medvision.console import print_line, progress_bar
 from medvision.data.download.archives import unpack
 from medvision.data.download.catalog import DataSet, find, needs_account
 from medvision.errors import MedvisionError
-from medvision.files import sole_writer, write_atomically
+from medvision.files import short_name, sole_writer, write_atomically
 
 if TYPE_CHECKING:
     from requests import Response
@@ -365,7 +365,7 @@ def _workplace(dataset: DataSet, root: Path, *, wait: bool) -> Iterator[Path]:
     Raises:
         MedvisionError: If another process uses it and ``wait`` is False.
     """
-    work = root.with_name(f".{root.name}.{dataset.name}.download")
+    work = root.with_name(short_name(f".{root.name}.{dataset.name}.download"))
     busy = f"another process is downloading {dataset.title}"
     with sole_writer(root, lock=f"{work.name}.lock", wait=wait, busy=busy):
         work.mkdir(exist_ok=True)

@@ -43,7 +43,7 @@ from medvision.data.shards.table import SPLITS, ShardTable, write_columns
 from medvision.data.validation import properties_cache
 from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, sole_writer, write_atomically
+from medvision.files import file_errors, short_name, sole_writer, write_atomically
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
 """Number of zeros that end a tar file."""
@@ -233,7 +233,7 @@ def store(out: Path, making: CheckedFolder, *, shard_bytes: int, notes: Sequence
     Raises:
         MedvisionError: If a file cannot be written, or has changed since it was checked.
     """
-    partial = out.with_name(f".{out.name}.partial")
+    partial = out.with_name(short_name(f".{out.name}.partial"))
     busy = "another process is writing the folder"
     with (
         file_errors("cannot write the shards", out),

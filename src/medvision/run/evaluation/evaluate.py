@@ -17,7 +17,14 @@ from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.shards.location import place_of
 from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, FinishedRun, Score
-from medvision.files import read_plain, read_regular, write_atomically, write_json
+from medvision.files import (
+    is_writable,
+    read_plain,
+    read_regular,
+    short_name,
+    write_atomically,
+    write_json,
+)
 from medvision.hardware import (
     Plan,
     choose_plan,
@@ -195,11 +202,11 @@ def evaluate_run(
     keep_freed_memory()
     run = StoredRun.read(path)
     check_run_folder(run.path)
-    _check_out(out)
+    _check_out(out, run.path)
     network, _ = load_network(run.path)
     target = choose_target(run, root, split)
     out = out or run.path / "evaluation" / target.name
-    _check_out(out)
+    _check_out(out, run.path)
     if target.stage == "test":
         check_ledger()
     plan, notes = _plan(run, accelerator)
@@ -212,7 +219,8 @@ def evaluate_run(
         task = task.to(memory_format=torch.channels_last)
     place = Path(os.path.realpath(out))
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=f".{place.name}.") as scratch:
+    prefix = f".{short_name(place.name, most=200)}."
+    with tempfile.TemporaryDirectory(dir=place.parent, prefix=prefix) as scratch:
         folder = Path(scratch) / "results"
         (folder / "plots").mkdir(parents=True)
         summary = _measure(run, target, plan, task, folder, notes, conventions=conventions)
@@ -221,7 +229,7 @@ def evaluate_run(
             place.rename(folder.with_name("earlier"))
         folder.rename(place)
     if not target.external and target.stage == "test":
-        write_atomically(run.path / "report.html", (place / "report.html").read_bytes())
+        _renew_report(run.path, (place / "report.html").read_bytes())
     print_scores(summary)
     print_line(_reproduced(summary))
     if target.stage == "test" and summary["test_evaluations"] > 1:
@@ -368,8 +376,22 @@ def _reproduced(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _check_out(out: Path | None) -> None:
-    """Refuse a folder with other content than an earlier evaluation, which is replaced."""
+def _renew_report(run: Path, page: bytes) -> None:
+    """Replace the report of the run, whose folder may be read-only."""
+    try:
+        write_atomically(run / "report.html", page)
+    except OSError as error:
+        print_line(f"note: {run / 'report.html'} was not updated: {error.strerror}")
+
+
+def _check_out(out: Path | None, run: Path) -> None:
+    """Refuse a folder that cannot be written, or with other content than an earlier evaluation."""
+    if not is_writable(run / "evaluation" if out is None else out.parent):
+        raise MedvisionError(
+            "the run folder is read-only" if out is None else "the folder is read-only",
+            where=str(run if out is None else out.parent),
+            hint="give a writable folder for the results with --out",
+        )
     if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     try:

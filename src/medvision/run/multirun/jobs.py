@@ -25,7 +25,7 @@ RESULT = "result.json"
 BEGUN = "begun"
 """Empty file that a job creates first."""
 
-STOPPED = (130, 143)
+STOPPED = (129, 130, 143)
 """Exit codes of jobs that a signal ended."""
 
 

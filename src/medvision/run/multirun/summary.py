@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medvision.comparison.runs import marks_of, mean_and_std, ordered_metrics, plain_scores
-from medvision.files import read_plain, write_table
+from medvision.files import read_plain, run_status, write_table
 
 REPEATED = ("seed", "data.fold")
 """Overrides that may differ between runs averaged together."""
@@ -139,6 +139,8 @@ def _read_run(path: Path | None, overrides: Sequence[str]) -> Run:
     summary: dict[str, Any] = {}
     if path is not None and (path / "summary.json").exists():
         summary = read_plain(path / "summary.json")
+        if "status" in summary:
+            summary["status"] = run_status(path, summary)
     return Run(
         path=path,
         experiment=summary.get("experiment", values.get("experiment", "")),

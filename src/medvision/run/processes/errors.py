@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from medvision.run.storage.run_folder import RunFolder
 
 
-_TEMPORARY = re.compile(r"^\.(.+?)(\.\d+)?\.tmp$")
 _NO_MEMORY = re.compile(
     r"out of memory|can't allocate memory|Unable to allocate|Insufficient memory"
     r"|Cannot allocate memory|Failed to allocate",
@@ -43,6 +42,7 @@ _DISK = {
     errno.EFBIG: ("the file is larger than the system allows", "raise the limit (ulimit -f)"),
     errno.EROFS: ("the disk is read-only", "make it writable, or start in another folder"),
     errno.EIO: ("the disk failed", "see the system log"),
+    errno.ENAMETOOLONG: ("the file name is too long", "shorten it"),
     errno.EACCES: ("permission denied", "check the permissions"),
     errno.EPERM: ("operation not permitted", "check the permissions"),
 }
@@ -136,9 +136,7 @@ def _of_disk(error: BaseException, text: str) -> MachineError | None:
         return None
     name, where = error.filename2 or error.filename, None
     if name is not None and not isinstance(name, int):
-        path = Path(os.fsdecode(name))
-        found = _TEMPORARY.match(path.name)
-        where = str(path.with_name(found[1]) if found else path)
+        where = os.fsdecode(name)
     return MachineError(*_DISK[number], where=where)
 
 

@@ -1,18 +1,19 @@
-"""Handle Ctrl-C, SIGTERM and SIGUSR1, at once or after the current step."""
+"""Handle Ctrl-C, SIGTERM, SIGHUP and SIGUSR1, at once or after the current step."""
 
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 from medvision.errors import Stopped
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-"""SLURM is usually configured to send SIGUSR1 some time before it ends a job."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+"""SIGHUP is sent when the terminal is closed or the connection to it is lost. SLURM is usually
+configured to send SIGUSR1 some time before it ends a job."""
 
 
 class _Requests:
@@ -30,10 +31,13 @@ _requests = _Requests()
 def handle_signals() -> Iterator[None]:
     """Raise `Stopped` on signals while the program runs."""
     handler = _handler(os.getpid())
-    # nohup and shells set some to be ignored
-    handled = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
-    with _handlers(dict.fromkeys(handled, handler)):
+    with _handlers(dict.fromkeys(_handled(), handler)):
         yield
+
+
+def _handled() -> list[signal.Signals]:
+    """Signals that are not ignored, as nohup and shells set some."""
+    return [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
 
 
 @contextmanager
@@ -67,7 +71,9 @@ def default_signals() -> Iterator[None]:
     Raises:
         Stopped: If Ctrl-C or SIGTERM ended the fit.
     """
-    handlers = {**dict.fromkeys(SIGNALS, signal.SIG_DFL), signal.SIGINT: signal.default_int_handler}
+    handlers: dict[signal.Signals, Any] = dict.fromkeys(_handled(), signal.SIG_DFL)
+    if signal.SIGINT in handlers:
+        handlers[signal.SIGINT] = signal.default_int_handler
     try:
         with _handlers(handlers):
             yield
@@ -95,10 +101,13 @@ def _handler(owner: int) -> Callable[[int, FrameType | None], None]:
     def handle(signum: int, _: FrameType | None) -> None:
         if os.getpid() != owner:  # a loader lives as long as the training needs it
             return
+        if signum == signal.SIGHUP:  # a closed terminal sends it twice: once by its shell
+            signal.signal(signum, signal.SIG_IGN)
         if _requests.may_wait and _requests.received is None:
             _requests.received = signum
             words = "ending after this step, to continue later; repeat to end at once\n"
-            os.write(sys.stderr.fileno() if _has_file() else 2, words.encode())
+            with suppress(OSError):  # the terminal is closed
+                os.write(sys.stderr.fileno() if _has_file() else 2, words.encode())
             return
         raise Stopped(signum)
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from medvision.console import counted, print_line
 from medvision.errors import MedvisionError, Stopped, first_line
-from medvision.files import read_plain
+from medvision.files import OVER, read_plain
 from medvision.hardware.processes import place_of
 from medvision.registry import trust
 from medvision.run.config.hydra_errors import nearest
@@ -41,7 +41,7 @@ from medvision.run.search.report import (
     write_trials,
 )
 from medvision.run.search.settings import ROOT, Settings, read_settings
-from medvision.run.storage.resume import KEPT_FILES, OVER, InterruptedRun
+from medvision.run.storage.resume import KEPT_FILES, InterruptedRun
 from medvision.run.storage.run_folder import RunFolder, lock_folder
 from medvision.run.storage.saved_run import read_history
 from medvision.run.storage.test_seal import SEARCH, start_line

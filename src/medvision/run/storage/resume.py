@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medvision.console import counted
 from medvision.errors import MedvisionError, first_line
-from medvision.files import check_stored, read_plain
+from medvision.files import OVER, check_stored, read_plain
 from medvision.registry import Purpose
 from medvision.run.config.stored import check_root, check_stored_config, derive_folders
 from medvision.run.storage.run_folder import is_further_process, is_own_run
@@ -31,8 +31,6 @@ KEPT_FILES = ("config.yaml", "splits.csv", "summary.json")
 MAY_CHANGE = ("data.root", "data.num_workers", "data.decoded_gb", "trust")
 """Keys allowed beside ``resume``: data location, readers, cache size, and the packages that
 may define classes."""
-
-OVER = ("finished", "pruned")
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[Path, dict[str, Any]]:

@@ -20,8 +20,10 @@ import medvision
 from medvision.errors import MedvisionError
 from medvision.files import (
     MOST_BYTES,
+    RUN_LOCK,
     check_links,
     file_errors,
+    is_writable,
     own_folder,
     read_plain,
     read_regular,
@@ -30,8 +32,6 @@ from medvision.files import (
     write_json,
 )
 from medvision.hardware.processes import place_of
-
-NAME = ".lock"
 
 
 def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
@@ -47,7 +47,7 @@ def lock_folder(folder: Path, *, wait: bool = False) -> Callable[[], None]:
     Raises:
         MedvisionError: If another process holds the lock.
     """
-    release = take_lock(folder / NAME, wait=wait)
+    release = take_lock(folder / RUN_LOCK, wait=wait)
     if release is None:
         raise MedvisionError(
             "this run is already in use by another process",
@@ -124,13 +124,14 @@ class RunFolder:
 
     Args:
         path: Path of the folder.
+        by_time: True if it is named after the current time, so that another name may be chosen.
 
     Attributes:
         reopened: True if the run is being resumed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, by_time: bool = False) -> None:
+        self.path, self.by_time = path, by_time
         self.reopened = False
         self._created = False
         self._unlock: Callable[[], None] | None = None
@@ -142,21 +143,22 @@ class RunFolder:
         """Choose the path: as configured, below ``multirun``, or by experiment and time.
 
         Raises:
-            MedvisionError: If the requested folder is not empty.
+            MedvisionError: If the requested folder is not empty, or no folder can be created there.
         """
         shared = os.environ.get(PROCESS_VARIABLE)
         if shared is not None and is_further_process():
             return cls(Path(shared))
         if run_dir is not None:
-            path = Path(run_dir).expanduser()
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise MedvisionError(
-                    f"{path} is not an empty folder", where="run_dir", hint="name a new folder"
-                )
-            return cls(path)
-        if multirun is not None:
-            return cls(multirun / f"{number}_{experiment}")
-        return cls(Path("runs", experiment, datetime.now().strftime("%Y-%m-%d_%H-%M-%S")))
+            folder = cls(Path(run_dir).expanduser())
+            if folder.path.exists() and not _is_empty(folder.path):
+                raise _taken(folder.path)
+        elif multirun is not None:
+            folder = cls(multirun / f"{number}_{experiment}")
+        else:
+            folder = cls(Path("runs", experiment, name_by_time()), by_time=True)
+        if not is_further_process() and not is_writable(folder.path):
+            raise _not_created(folder.path, errno.EACCES)
+        return folder
 
     @classmethod
     def reopen(cls, path: Path, *, wait: bool = False) -> Self:
@@ -196,35 +198,36 @@ class RunFolder:
             self._unlock = None
 
     def create(self) -> None:
-        """Create the folder; a second run within the same second waits for the next one.
+        """Create the folder; one that is named by the time waits for a name that is free.
 
         Raises:
-            MedvisionError: If the folder cannot be created.
+            MedvisionError: If the folder cannot be created, or another run has taken it since.
         """
         if is_further_process():
             return
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            while True:
-                try:
-                    self.path.mkdir(exist_ok=self.path.is_dir() and not any(self.path.iterdir()))
-                    break
-                except FileExistsError:
-                    time.sleep(0.2)
-                    self.path = self.path.with_name(datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-            self._unlock = lock_folder(self.path)
+            if self.by_time:
+                self.path = create_by_time(self.path)
+            else:
+                self._create_given()
+            self._unlock = take_lock(self.path / RUN_LOCK, wait=False)
+            if self._unlock is None:
+                raise _taken(self.path)
+            if not _is_empty(self.path):  # by a run that has ended since
+                self.release()
+                raise _taken(self.path)
             (self.path / "checkpoints").mkdir()
             (self.path / "plots").mkdir()
         except OSError as error:
-            of_disk = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-            raise MedvisionError(
-                f"cannot create the run folder: {error.strerror}",
-                where=str(self.path),
-                hint="free space or check the disk" if of_disk else "start in a writable folder",
-                exit_code=3 if of_disk else 2,
-            ) from error
+            raise _not_created(self.path, error.errno or errno.EIO) from error
         self._created = True
         os.environ[PROCESS_VARIABLE] = str(self.path.absolute())
+
+    def _create_given(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise _taken(self.path) from error
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config as plain YAML."""
@@ -275,6 +278,52 @@ class RunFolder:
             for key in keys
             if key in began.get(part, {}) and began[part][key] != now[part].get(key)
         ]
+
+
+def name_by_time() -> str:
+    """Name of a folder that is created now."""
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def create_by_time(path: Path) -> Path:
+    """Create a folder that is named by the time; one with a later name if that name is taken.
+
+    Returns:
+        Path of the new folder, which no other process has created.
+
+    Raises:
+        OSError: If it cannot be created.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            time.sleep(0.2)
+            path = path.with_name(name_by_time())
+        else:
+            return path
+
+
+def _is_empty(path: Path) -> bool:
+    """Return True if this is a folder that holds nothing but a lock."""
+    return path.is_dir() and all(found.name == RUN_LOCK for found in path.iterdir())
+
+
+def _taken(path: Path) -> MedvisionError:
+    return MedvisionError(
+        f"{path} is not an empty folder", where="run_dir", hint="name a new folder"
+    )
+
+
+def _not_created(path: Path, number: int) -> MedvisionError:
+    of_disk = number in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+    return MedvisionError(
+        f"cannot create the run folder: {os.strerror(number)}",
+        where=str(path),
+        hint="free space or check the disk" if of_disk else "start in a writable folder",
+        exit_code=3 if of_disk else 2,
+    )
 
 
 def _program() -> dict[str, Any]:

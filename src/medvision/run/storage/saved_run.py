@@ -13,7 +13,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from medvision.errors import MedvisionError, first_line
-from medvision.files import file_errors, is_there, open_table, read_plain
+from medvision.files import (
+    check_finished,
+    file_errors,
+    is_there,
+    open_table,
+    read_plain,
+    run_status,
+)
 from medvision.registry import Purpose
 from medvision.run.config.store import keys_of
 from medvision.run.config.stored import check_stored_config
@@ -56,7 +63,8 @@ class StoredRun:
                 raise ValueError("config.yaml has no key data")
             config["data"] = {**defaults, **config["data"]}
             cfg = as_config(config)
-            (path / "checkpoints" / "best.ckpt").stat()
+            if run_status(path, summary) == "finished":
+                (path / "checkpoints" / "best.ckpt").stat()
         except (OSError, ValueError) as error:
             reason = first_line(error)
             if isinstance(error, OSError):
@@ -66,12 +74,7 @@ class StoredRun:
                 where=str(path),
                 hint="give the folder that a training printed at its end",
             ) from error
-        if summary.get("status") != "finished":
-            raise MedvisionError(
-                f"the run did not finish: its status is {summary.get('status')}",
-                where=str(path),
-                hint=f"continue it: python train.py resume={path}",
-            )
+        check_finished(path, summary)
         for key in MEASURED:
             check_stored_config(
                 DictConfig({key: config.get(key)}),

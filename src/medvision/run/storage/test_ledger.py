@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, locked, read_regular
+from medvision.files import file_errors, is_writable, locked, read_regular
 from medvision.run.storage.run_folder import git_state
 
 LEDGER = Path("runs", "test_ledger.csv")
@@ -78,11 +78,17 @@ def note_test_evaluation(
 
 
 def check_ledger() -> None:
-    """Check before training that the ledger can be read.
+    """Check before an evaluation, or the training before it, that the ledger can be used.
 
     Raises:
-        MedvisionError: If the file is damaged or not a ledger.
+        MedvisionError: If the file is damaged, not a ledger, or cannot be written.
     """
+    if not (is_writable(LEDGER.parent) and is_writable(LEDGER)):
+        raise MedvisionError(
+            "the ledger of test evaluations is read-only",
+            where=str(LEDGER),
+            hint="start in a writable folder",
+        )
     try:
         _parse(read_regular(LEDGER))
     except FileNotFoundError:
