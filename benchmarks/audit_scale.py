@@ -23,7 +23,7 @@ from synthetic_faults.draws import CLASSES, Scenes
 
 STEPS = {
     "read": "reading the files",
-    "twins": "finding near-duplicates",
+    "near_duplicates": "finding near-duplicates",
     "audit": "the whole audit",
     "again": "the whole audit, files known",
 }
@@ -87,7 +87,7 @@ def measure(step: str, root: Path) -> dict[str, float]:
         spent = _now() - started
         assert found is not None
         np.savez(facts, thumbnail=found.thumbnail, pixel_hash=found.pixel_hash)
-    elif step == "twins":
+    elif step == "near_duplicates":
         from medvision.data.duplicates.search import find_near_duplicates
 
         with np.load(facts) as columns:

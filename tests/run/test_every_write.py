@@ -1,8 +1,8 @@
 """Runs that are killed, or whose disk fails, before any of their file operations.
 
-Nothing that was finished is lost, and nothing looks finished that is not: whatever a run leaves
-under its final name is whole, a run that says that it is finished has all of its files, and any
-other one goes on to the same weights and scores or says that it must be started again.
+No finished file is lost, and no unfinished file looks finished: files under their final names are
+complete, a run with the status finished has all of its files, and any other run resumes to the
+same weights and scores or reports that it must be started again.
 """
 
 import errno
@@ -35,8 +35,8 @@ RECIPES = {
     "masks": ("experiment=polyp_unet",),
     "classes": ("experiment=chest_xray_cnn", "task.threshold=validation"),
 }
-BEFORE_IT_BEGAN = "run/summary.json"
-"""A run that is ended before it has this has nothing to go on from."""
+FIRST_RESUMABLE = "run/summary.json"
+"""File without which a run cannot be resumed."""
 
 FEW = (
     "os.mkdir run/checkpoints",
@@ -181,7 +181,7 @@ def test_a_killed_run_resumes_or_starts_again(
     (at,) = numbers_of(ended.operations, (pattern,))
     killed, outcome = try_one(Place(tmp_path / "a"), whole, "masks", at, kill, stays=False)
     assert killed.code == -9
-    early = at < numbers_of(ended.operations, (f"os.rename run/.* {BEFORE_IT_BEGAN}",))[0]
+    early = at < numbers_of(ended.operations, (f"os.rename run/.* {FIRST_RESUMABLE}",))[0]
     assert outcome in ("starts again", "resumed") if early else outcome == "resumed"
 
 

@@ -31,7 +31,7 @@ SMALL = (
     "data.batch_size=4",
     "run_dir=run",
 )
-GO_ON = "; then continue with python train.py resume=run"
+RESUME_HINT = "; then continue with python train.py resume=run"
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_a_dead_loader_process_ends_the_run_which_resumes_without_loaders(
 ) -> None:
     ended = run(end_a_loader(signum), "data.num_workers=1", "trainer.max_epochs=20")
     assert ended.code == 3
-    reported = ended.err[ended.err.index("error: ") :].rstrip().removesuffix(GO_ON)
+    reported = ended.err[ended.err.index("error: ") :].rstrip().removesuffix(RESUME_HINT)
     assert reported in (f"error: {DIED}", f"error: {NO_SHARED_MEMORY}")
     work = tmp_path / "work"
     assert '"status": "failed"' in (work / "run" / "summary.json").read_text()
@@ -177,7 +177,7 @@ def test_a_batch_that_cannot_be_sent_does_not_block(run: Callable[..., Ended]) -
     assert ended.code == 3
     assert ended.err.splitlines()[-1] == (
         "error: too many open files; raise the limit (ulimit -n 65536) or lower data.num_workers"
-        + GO_ON
+        + RESUME_HINT
     )
 
 
