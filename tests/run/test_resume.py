@@ -361,7 +361,7 @@ def test_a_folder_that_is_not_a_run_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert error_of(capsys, "resume=no/run") == (
-        "error: no/run is not a folder (resume); give the folder of a run"
+        "error: no/run is not a folder (resume); give a run folder"
     )
     assert error_of(capsys, f"resume={tmp_path}") == (
         f"error: {tmp_path} has no config.yaml: it is not a run folder, or the run ended"
