@@ -112,7 +112,7 @@ def check_resumed(place: Place, whole: Place, status: str) -> str:
     assert ended.code == 2, ended.err
     assert status == "never began"
     assert len(ended.errors) == 1
-    assert ended.errors[0].endswith(("start the run again", "give the folder of a run"))
+    assert ended.errors[0].endswith(("start the run again", "give a run folder"))
     assert before.items() <= {p: p.read_bytes() for p in before if p.exists()}.items()
     return "starts again"
 
