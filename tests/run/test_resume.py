@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,21 +67,22 @@ def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return run
 
 
+def arrange(patched: pytest.MonkeyPatch, step: int, happen: Callable[[], None]) -> None:
+    """Call a function once, after a step of the optimizer."""
+    plain, left = Interruption.on_train_batch_end, [happen]
+
+    def hook(self: Interruption, trainer: Trainer, *rest: Any) -> None:
+        if trainer.global_step == step and left:
+            left.pop()()
+        plain(self, trainer, *rest)
+
+    patched.setattr(Interruption, "on_train_batch_end", hook)
+
+
 @pytest.fixture
 def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
     """Call a function once, after a step of the optimizer."""
-
-    def arrange(step: int, happen: Callable[[], None]) -> None:
-        plain, left = Interruption.on_train_batch_end, [happen]
-
-        def hook(self: Interruption, trainer: Trainer, *rest: Any) -> None:
-            if trainer.global_step == step and left:
-                left.pop()()
-            plain(self, trainer, *rest)
-
-        monkeypatch.setattr(Interruption, "on_train_batch_end", hook)
-
-    return arrange
+    return partial(arrange, monkeypatch)
 
 
 def send(signum: int) -> Callable[[], None]:
@@ -129,6 +130,7 @@ def assert_same(run: str, whole: Path) -> None:
             signal.SIGTERM,
             143,
             id="a loader process, gradients of two steps added up",
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -186,11 +188,9 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
 
 
 def test_a_run_stopped_twice_and_moved_resumes_in_its_new_folder(
-    go: Callable, whole_of: Callable, at_step: Callable, tmp_path: Path
+    stopped: Path, whole_of: Callable, at_step: Callable, tmp_path: Path
 ) -> None:
     whole = whole_of(*POLYP)
-    at_step(3, send(signal.SIGTERM))
-    assert go("run", *POLYP) == 143
     at_step(9, send(signal.SIGTERM))
     (tmp_path / "else where").mkdir()
     shutil.move("run", "else where/moved")
@@ -250,8 +250,14 @@ def flip(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [flip, lambda path: path.write_bytes(path.read_bytes()[:1000])],
-    ids=["a flipped bit", "a cut file"],
+    [
+        pytest.param(flip, id="a flipped bit"),
+        pytest.param(
+            lambda path: path.write_bytes(path.read_bytes()[:1000]),
+            id="a cut file",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_the_previous_checkpoint_replaces_a_damaged_last_one(
     go: Callable,
@@ -272,10 +278,8 @@ def test_the_previous_checkpoint_replaces_a_damaged_last_one(
 
 
 def test_without_a_readable_checkpoint_nothing_is_changed(
-    go: Callable, whole_of: Callable, at_step: Callable, capsys: pytest.CaptureFixture[str]
+    stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at_step(3, send(signal.SIGTERM))
-    assert go("run", *POLYP) == 143
     Path("run/checkpoints/last.ckpt").write_bytes(b"no")
     before = Path("run/summary.json").read_bytes()
     assert main(["resume=run"]) == 2
@@ -331,10 +335,21 @@ def test_resuming_a_finished_run_changes_nothing(
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
 
 
+@pytest.fixture(scope="session")
+def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that SIGTERM stopped in its first epoch, shared: copy it, never write to it."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        arrange(patched, 3, send(signal.SIGTERM))
+        assert train("run", *POLYP) == 143
+    os.environ.pop("MEDVISION_RUN_DIR", None)
+    return folder / "run"
+
+
 @pytest.fixture
-def stopped(go: Callable, whole_of: Callable, at_step: Callable) -> Path:
-    at_step(3, send(signal.SIGTERM))
-    assert go("run", *POLYP) == 143
+def stopped(go: Callable, stopped_once: Path) -> Path:
+    shutil.copytree(stopped_once, "run")
     return Path("run")
 
 

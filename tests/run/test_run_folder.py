@@ -204,14 +204,14 @@ def test_a_user_folder_trains_and_its_split_can_be_kept(
     train: Callable[..., Path], make_folder: Callable[..., Path], summary_of: Callable[[Path], dict]
 ) -> None:
     root = make_folder(20)
-    first = train("experiment=polyp_unet", "model.base_channels=2", f"data.root={root}")
+    options = ("experiment=polyp_unet", "model.base_channels=2", "trainer.limit_train_batches=1")
+    first = train(*options, f"data.root={root}")
     summary = summary_of(first)
     assert summary["dataset"]["synthetic"] is False
     row = rows_of(first / "predictions_test.csv")[0]
     assert float(row["dice_original"]) >= 0
     kept = train(
-        "experiment=polyp_unet",
-        "model.base_channels=2",
+        *options,
         f"data.root={root}",
         f"data.splits={first / 'splits.csv'}",
         "data.split_seed=9",
