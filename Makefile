@@ -29,8 +29,8 @@ demo: install  ## Train the reference U-Net on drawn phantoms: no data needed
 test: install  ## Run the test suite, on each core
 	$(PYTEST) -m "not slow"
 
-test-slow: install  ## Run the tests that train for minutes
-	$(BIN)/python -m pytest -m slow
+test-slow: install  ## Run the tests that train for minutes, on each core
+	$(PYTEST) -m slow
 
 rehearsal: install  ## Run the TPU path on this machine's CPU, and what it must refuse
 	$(BIN)/python -m pytest -m slow tests/run/test_rehearsal.py
@@ -38,7 +38,7 @@ rehearsal: install  ## Run the TPU path on this machine's CPU, and what it must 
 test-newest: install  ## Run the suite with the newest torch, in an environment without the tpu extra
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
 	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --editable '.[offline-weights,onnx,dicom,explain,ray,slurm,streaming]' --group dev
-	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal -m "not slow"
+	$(subst $(BIN),$(NEWEST)/bin,$(PYTEST)) -m "not slow"
 
 lint: install  ## Check style and types
 	$(BIN)/ruff check .
