@@ -84,7 +84,8 @@ def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
         # the font may lack the script of a class name
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.set_dpi(dpi or mpl.rcParams["savefig.dpi"])
-        FigureCanvasAgg(figure).print_png(temporary)  # savefig draws twice to lay a figure out
+        # savefig draws twice, the first time only for the layout
+        FigureCanvasAgg(figure).print_png(temporary)  # type: ignore[no-untyped-call]
 
 
 def figure_picture(figure: Figure, *, alt: str) -> Picture:
