@@ -20,13 +20,19 @@ import yaml
 from safetensors.torch import save_file
 
 from medvision.cli import program
+from medvision.console import cell, in_one_line
+from medvision.data.discovery.splits_csv import read_splits
 from medvision.errors import MedvisionError
 from medvision.files import check_stored
 from medvision.inference.load import load_network
-from medvision.models.matching import read_tensors
+from medvision.inference.model_card import ModelCard
+from medvision.models import AlexNet, SmpSegmenter, TimmClassifier, UNet
+from medvision.models.matching import SizeLimit, read_tensors
 from medvision.run import main
+from medvision.run.config.compatibility import check_class_names
 from medvision.run.storage.resume import find_state
 from medvision.run.training.build import read_checkpoint
+from medvision.run.training.results import print_scores
 
 SMALL = ("trainer=cpu", "logger=csv", "data.image_size=32", "data.num_workers=0", "audit=skip")
 
@@ -326,3 +332,152 @@ def test_checkpoints_of_pytorch_are_accepted(tmp_path: Path, finished: Path) -> 
         path = tmp_path / f"{number}.pt"
         torch.save({"a": torch.zeros(3)}, path, _use_new_zipfile_serialization=new_format)
         check_stored(path)
+
+
+def with_card(path: Path, finished: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A real checkpoint whose card a stranger has changed."""
+    content = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
+    change(content["medvision"])
+    torch.save(content, path)
+    return path
+
+
+def test_a_small_checkpoint_of_a_network_of_gigabytes_is_refused_before_it_is_built(
+    tmp_path: Path, finished: Path
+) -> None:
+    def grow(card: dict[str, Any]) -> None:
+        card["model"]["arguments"]["base_channels"] = 4096  # half a terabyte
+
+    bad = with_card(tmp_path / "bad.ckpt", finished, grow)
+    with pytest.raises(MedvisionError, match=r"the network takes more than 20\d MB"):
+        load_network(bad)
+
+
+def test_a_run_whose_config_asks_for_a_network_of_gigabytes_is_not_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = Path(__file__).parent / "fixtures" / "run_before" / "interrupted"
+    run = Path(shutil.copytree(before, tmp_path / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["base_channels"] = 4096
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main([f"resume={run}"]) == 2
+    line = capsys.readouterr().err
+    assert "the network takes more than 20" in line
+    assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: UNet(base_channels=1),
+        lambda: AlexNet(version=2012),
+        lambda: TimmClassifier(name="vit_tiny_patch16_224"),
+        lambda: SmpSegmenter(encoder="tu-tf_efficientnet_lite0"),
+    ],
+    ids=["UNet", "AlexNet", "timm", "smp"],
+)
+def test_a_network_is_little_larger_than_its_weights_and_drawn_alike_under_the_limit(
+    tmp_path: Path, build: Callable[[], torch.nn.Module]
+) -> None:
+    (tmp_path / "weights").touch()
+    torch.manual_seed(0)
+    expected = build().state_dict()
+    limit = SizeLimit(tmp_path / "weights", where="weights")
+    limit.most_bytes = 10**9
+    torch.manual_seed(0)
+    with limit:
+        found = build().state_dict()
+    size = sum(tensor.numel() * tensor.element_size() for tensor in found.values())
+    assert 0.9 * size < limit.num_bytes < 2 * size
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 1_000_000),
+        ("num_parameters", 10**30),
+        ("mean", [1e300, 0.5, 0.5]),
+        ("std", [float("inf")] * 3),
+        ("threshold", 2),
+        ("value_range", [0.0, 1e300]),
+        ("class_names", [str(k) for k in range(100_000)]),
+        ("class_names", ["a", "x" * 20_000]),
+        ("class_names", ["a", "=cmd|' /C calc'!A0"]),
+        ("class_names", ["a", "-2+3+cmd|' /C calc'!A0"]),
+        ("class_names", ["a", "@SUM(1)"]),
+        ("class_names", ["a", "b\nerror: c"]),
+        ("eval_transforms", {"Resize": {"height": 1_000_000, "width": 1_000_000}}),
+        ("architecture", "x" * 20_000),
+    ],
+)
+def test_a_card_with_a_value_that_no_model_has_is_refused(
+    tmp_path: Path, finished: Path, key: str, value: object
+) -> None:
+    card = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)["medvision"]
+    with pytest.raises(MedvisionError, match=f"invalid {key} in the model card"):
+        ModelCard.from_dict({**card, key: value}, where="bad.ckpt")
+    for arguments in ({"base_channels": 10**9}, {"a": {"b": [10**9]}}, {"a": "x" * 20_000}, []):
+        model = {**card["model"], "arguments": arguments}
+        with pytest.raises(MedvisionError, match="invalid arguments in the model card"):
+            ModelCard.from_dict({**card, "model": model}, where="bad.ckpt")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x", "a\nb"])
+def test_a_class_whose_name_is_a_formula_or_two_lines_is_not_trained(name: str) -> None:
+    with pytest.raises(MedvisionError, match=r"the class name .* (formula|line break)") as error:
+        check_class_names(["healthy", name])
+    assert str(error.value).isprintable()
+    check_class_names(["healthy", "grade +", "a=b", "'"])
+
+
+def test_a_path_that_is_a_formula_is_refused_in_a_table(tmp_path: Path) -> None:
+    (tmp_path / "splits.csv").write_text("path\n=cmd|' /C calc'!A0.png\n")
+    with pytest.raises(MedvisionError, match="would be a formula in a spreadsheet"):
+        read_splits(tmp_path / "splits.csv")
+    (tmp_path / "splits.csv").write_text("path,target\n-x/1.png,-1.5\n")
+    assert [sample.target for sample in read_splits(tmp_path / "splits.csv")] == ["-1.5"]
+
+
+def test_names_are_printed_in_one_line_and_without_markup() -> None:
+    assert in_one_line("a\nb\x1b[2J") == "a\\nb\\x1b[2J"
+    assert cell("[red]a[/]\n") == "\\[red]a\\[/]\\n"
+
+
+def test_scores_of_a_summary_from_a_stranger_are_printed_in_one_line_each(
+    finished_brain: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = json.loads((finished_brain / "summary.json").read_text())
+    summary["experiment"] = "[/x]\nowned"
+    summary["metrics"]["test/[/y]\nerror: owned"] = 0.5
+    print_scores(summary)
+    lines = capsys.readouterr().out.splitlines()
+    assert not [line for line in lines if line.strip().startswith(("owned", "error:"))]
+
+
+def test_errors_of_onnx_runtime_do_not_reach_the_screen(
+    tmp_path: Path, finished: Path, data: Path, ends_with: Callable[..., str]
+) -> None:
+    """A network that fails on every image; ONNX Runtime would print a line of its own."""
+    from onnx import TensorProto, helper
+
+    card = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)["medvision"]
+    shape = helper.make_tensor("shape", TensorProto.INT64, [1], [7])
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Reshape", ["pixels", "shape"], ["logits"]),
+        ],
+        "fails",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [shape],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    proto.ir_version = 10
+    helper.set_model_props(proto, {"medvision": json.dumps(card)})
+    (tmp_path / "bad.onnx").write_bytes(proto.SerializeToString())
+    line = ends_with("medvision", "predict", str(tmp_path / "bad.onnx"), str(data), "--out", "out")
+    assert "the network fails on an image" in line

@@ -85,8 +85,19 @@ def print_line(text: str) -> None:
     """
     from rich.console import Console
 
-    in_one_line = printable(text).replace("\n", "\\n")
-    Console().print(in_one_line, highlight=False, soft_wrap=True, markup=False)
+    Console().print(in_one_line(text), highlight=False, soft_wrap=True, markup=False)
+
+
+def in_one_line(text: str) -> str:
+    """Return the text with line breaks and control characters escaped."""
+    return printable(text).replace("\n", "\\n")
+
+
+def cell(text: str) -> str:
+    """Return the text in one line, for a cell or title of rich, which would read markup in it."""
+    from rich.markup import escape
+
+    return escape(in_one_line(text))
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:

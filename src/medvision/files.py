@@ -6,6 +6,7 @@ import io
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import stat
@@ -295,6 +296,16 @@ def _plain_yaml(text: str) -> Any:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write plain values, indented; NaN is refused because it is not valid JSON."""
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def starts_formula(text: str) -> bool:
+    """Return True if a spreadsheet takes a cell with this text for a formula."""
+    return text.startswith(("=", "+", "-", "@"))
+
+
+def runs_in_spreadsheets(text: str) -> bool:
+    """Return True if that formula could do more than show an error, such as start a program."""
+    return starts_formula(text) and not re.fullmatch(r"[+-][\w ./+-]*", text)
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

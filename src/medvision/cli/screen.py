@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medvision.console import counted, print_line
+from medvision.console import counted, in_one_line, print_line
 from medvision.errors import MedvisionError
 from medvision.types import RESEARCH_ONLY
 
@@ -163,12 +163,12 @@ def _findings_table(content: Mapping[str, Any]) -> Table:
     table.add_column("", no_wrap=True)
     table.add_column("finding", overflow="fold")
     for finding in content["findings"]:
-        text = Text(finding["text"])
+        text = Text(in_one_line(finding["text"]))
         files = finding["files"]
         if files:
             rest = len(files) - SHOWN_FILES
             names = ", ".join(files[:SHOWN_FILES]) + (f" and {rest} more" if rest > 0 else "")
-            text.append(f"\n{names}", style="dim")
+            text.append(f"\n{in_one_line(names)}", style="dim")
         if finding["advice"]:
             text.append(f"\n-> {finding['advice']}")
         table.add_row(Text(finding["severity"], style=STYLES.get(finding["severity"], "")), text)

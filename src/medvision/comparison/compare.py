@@ -22,6 +22,7 @@ from medvision.comparison.runs import (
     read_run,
 )
 from medvision.comparison.verdicts import compare_pairs
+from medvision.console import cell, in_one_line
 from medvision.errors import MedvisionError
 from medvision.files import file_errors, write_atomically, write_table
 from medvision.reports.verdicts import p_in_words, probability_in_words
@@ -214,10 +215,10 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
         console.print(_table_of_pairs(to_first))
         console.print()
     for pair in to_first:
-        console.print(pair["sentence"], highlight=False, markup=False)
+        console.print(in_one_line(pair["sentence"]), highlight=False, markup=False)
         console.print()
     for note in comparison.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        console.print(in_one_line(f"note: {note}"), highlight=False, markup=False)
     page = comparison.out / "comparison.html"
     console.print(str(page), highlight=False, soft_wrap=True, markup=False)
 
@@ -279,7 +280,7 @@ def _table(comparison: Comparison) -> Table:
     for number, group in enumerate(comparison.groups, start=1):
         scores = (_words(*group.mean_and_std(f"test/{name}")) for name in names)
         size = str(len(set(group.seeds)))
-        table.add_row(str(number), Text(group.label + group.marks), size, *scores)
+        table.add_row(str(number), Text(in_one_line(group.label + group.marks)), size, *scores)
     return table
 
 
@@ -292,7 +293,7 @@ def _table_of_runs(comparison: Comparison) -> Table:
             ends = run.interval(metric)
             between = "-" if ends is None else f"{ends[0]:.3f} to {ends[1]:.3f}"
             score = _words(run.scores.get(metric), None)
-            table.add_row(str(number), Text(run.name), str(run.seed), score, between)
+            table.add_row(str(number), Text(in_one_line(run.name)), str(run.seed), score, between)
     return table
 
 
@@ -316,7 +317,7 @@ def _table_of_pairs(pairs: Sequence[Mapping[str, Any]]) -> Table:
                 *(p_in_words(found["p_holm"]) for _ in holm),
                 probability_in_words(found["probability_b_better"]),
             ]
-            table.add_row(str(pair["b"]), name.replace("_", " "), *cells)
+            table.add_row(str(pair["b"]), cell(name.replace("_", " ")), *cells)
     return table
 
 

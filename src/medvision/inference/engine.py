@@ -85,7 +85,14 @@ class OnnxEngine:
         session = self._shared if self._single is None else self._single
         (name,) = (given.name for given in session.get_inputs())
         batch = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-        return session.run(list(outputs), {name: batch})
+        try:
+            return session.run(list(outputs), {name: batch})
+        except Exception as error:  # ONNX Runtime raises its own types
+            raise MedvisionError(
+                f"the network fails on an image ({type(error).__name__})",
+                where=str(self._file),
+                hint="give a file that medvision export wrote",
+            ) from error
 
     @contextlib.contextmanager
     def side_by_side(self) -> Iterator[None]:
@@ -117,7 +124,8 @@ class OnnxEngine:
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        options.log_severity_level = 3  # errors only; they are raised too
+        options.log_severity_level = 4  # errors are raised
+        onnxruntime.set_default_logger_severity(4)
         try:
             open_regular(self._file, most=MOST_MODEL_BYTES).close()
             return onnxruntime.InferenceSession(

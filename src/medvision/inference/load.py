@@ -91,9 +91,10 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
     read = _read_safetensors if file.suffix == ".safetensors" else _read_checkpoint
     tensors, metadata = read(file)
     card = ModelCard.from_dict(metadata, where=str(file))
-    from medvision.models import load_weights_strict, with_normalization
+    from medvision.models import SizeLimit, load_weights_strict, with_normalization
 
-    network = build_network(card.name, card.arguments, where=str(file))
+    with SizeLimit(file, where=str(file)):
+        network = build_network(card.name, card.arguments, where=str(file))
     network = with_normalization(network, in_channels=card.in_channels)
     load_weights_strict(network, tensors, where=str(file))
     return network.eval(), card

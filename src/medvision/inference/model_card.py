@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from medvision.errors import MedvisionError
+from medvision.files import runs_in_spreadsheets
 from medvision.task_definition import task_names, task_of
 
 FORMAT = 1
 """Version of the card format, stored in every checkpoint."""
+
+MOST = 10**15
+"""Largest absolute value of a number."""
+
+MOST_OF_A_LAYER, MOST_PX = 1_000_000, 16_384
+"""Largest integer among the arguments of a network, and among those of a transform."""
+
+MOST_CLASSES = 65_536
+LONGEST_TEXT = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,9 +104,9 @@ class ModelCard:
         return cls(
             task=task.kind,
             name=name,
-            arguments=dict(network("arguments", lambda v: isinstance(v, Mapping))),
+            arguments=dict(network("arguments", _is_arguments)),
             architecture=read("architecture", _is_text, default=name.rpartition(".")[2]),
-            num_parameters=read("num_parameters", _is_count),
+            num_parameters=read("num_parameters", lambda v: _is_count(v) and v < MOST),
             class_names=tuple(read("class_names", partial(_is_names, least=task.min_classes))),
             image_size=read("image_size", lambda v: _is_count(v) and 16 <= v <= 8192),
             in_channels=in_channels,
@@ -142,7 +151,21 @@ class _Reader:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+
+
+def _is_plain(value: Any, *, most: int) -> bool:
+    """Return True for a small plain value whose integers are at most ``most``."""
+    inside = (*value, *value.values()) if isinstance(value, Mapping) else value
+    if isinstance(inside, list | tuple):
+        return len(inside) <= LONGEST_TEXT and all(_is_plain(one, most=most) for one in inside)
+    if isinstance(value, int):
+        return abs(value) <= most
+    return value is None or isinstance(value, float) or _is_text(value)
+
+
+def _is_arguments(value: Any, *, most: int = MOST_OF_A_LAYER) -> bool:
+    return isinstance(value, Mapping) and _is_plain(value, most=most)
 
 
 def _is_count(value: Any) -> bool:
@@ -150,7 +173,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < MOST  # also not NaN
 
 
 def _is_numbers(value: Any, count: int) -> bool:
@@ -161,15 +184,16 @@ def _is_names(value: Any, *, least: int) -> bool:
     return (
         isinstance(value, Sequence)
         and not isinstance(value, str)
-        and len(value) >= least
-        and all(isinstance(name, str) for name in value)
+        and least <= len(value) <= MOST_CLASSES
+        and all(map(_is_text, value))
+        and not any("\n" in name or runs_in_spreadsheets(name) for name in value)
         and len(set(value)) == len(value)
     )
 
 
 def _is_transforms(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        options is None or isinstance(options, Mapping) for options in value.values()
+        options is None or _is_arguments(options, most=MOST_PX) for options in value.values()
     )
 
 

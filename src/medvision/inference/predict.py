@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medvision.data.readers.decode import read_bytes
 from medvision.errors import MedvisionError
-from medvision.files import atomic_path, check_links, file_errors, write_atomically
+from medvision.files import atomic_path, check_links, file_errors, starts_formula, write_atomically
 from medvision.inference.inputs import Input, chunks, find_inputs
 from medvision.inference.model import Model
 from medvision.inference.model_card import ModelCard
@@ -161,7 +161,8 @@ def predict_files(
         rows: list[Row] = []
         readable: list[tuple[Row, Input, Image]] = []
         for each in chunk:
-            row: Row = {"path": str(each.path)}
+            path = str(each.path)
+            row: Row = {"path": f"./{path}" if starts_formula(path) else path}
             rows.append(row)
             if each.error is not None:
                 row["error"] = each.error

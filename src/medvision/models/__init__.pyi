@@ -1,6 +1,7 @@
 from .alexnet import AlexNet as AlexNet
 from .base import count_parameters as count_parameters
 from .matching import LoadedWeights as LoadedWeights
+from .matching import SizeLimit as SizeLimit
 from .matching import load_weights_strict as load_weights_strict
 from .matching import read_tensors as read_tensors
 from .mixing import BatchMixing as BatchMixing

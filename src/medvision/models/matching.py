@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from medvision.console import counted
 from medvision.errors import MedvisionError
@@ -65,6 +66,61 @@ def _read(path: Path) -> Any:
 
         return load_file(path)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+SPARE_BYTES = 200_000_000
+"""Memory that any network may take, however small its file is."""
+
+MOST_TENSORS = 100_000
+"""Largest number of tensors made for one network."""
+
+
+class SizeLimit(TorchDispatchMode):
+    """Refuse to build a network that is far larger than the file of its weights.
+
+    The size of each new tensor is found on the meta device, before it takes any memory. The
+    networks themselves cannot be built there: they compute with values while they are built.
+
+    Args:
+        file: File of the weights; a network in float32 is at most a few times as large.
+        where: File or config key to name in errors.
+
+    Raises:
+        MedvisionError: In the block, if the tensors are larger.
+    """
+
+    def __init__(self, file: Path, *, where: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # of torch
+        self.where, self.most_bytes = where, 4 * file.stat().st_size + SPARE_BYTES
+        self.num_bytes = self.num_tensors = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if not any(isinstance(value, Tensor | list) and _holds_tensors(value) for value in args):
+            try:
+                made = func(*args, **{**given, "device": torch.device("meta")})
+            except (TypeError, RuntimeError, NotImplementedError):  # makes no new tensor
+                made = None
+            if isinstance(made, Tensor):
+                self._count(made)
+        return func(*args, **given)
+
+    def _count(self, made: Tensor) -> None:
+        self.num_bytes += made.numel() * made.element_size()
+        self.num_tensors += 1
+        if self.num_bytes > self.most_bytes or self.num_tensors > MOST_TENSORS:
+            raise MedvisionError(
+                f"the network takes more than {self.most_bytes // 1_000_000} MB, which its weights"
+                " cannot fill",
+                where=self.where,
+                hint="the file is damaged or was not written by medvision",
+            )
+
+
+def _holds_tensors(value: Tensor | list[Any]) -> bool:
+    return isinstance(value, Tensor) or any(isinstance(item, Tensor) for item in value)
 
 
 def load_weights_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from medvision.data.discovery.folders import refuse_controls
 from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, split_name
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, open_table, write_atomically
+from medvision.files import file_errors, open_table, runs_in_spreadsheets, write_atomically
 
 COLUMNS = ("split", "path", "target", "group")
 
@@ -52,6 +52,10 @@ def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
         try:
             if not image:
                 raise MedvisionError("the column path is blank", hint="fill it in")
+            if runs_in_spreadsheets(image):
+                raise MedvisionError(
+                    f"{image} would be a formula in a spreadsheet", hint="rename the folder"
+                )
             yield _relative(image), _relative(target), group, _split(split)
         except MedvisionError as fault:
             where = f"{path}, line {line}"

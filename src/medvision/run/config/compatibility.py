@@ -1,6 +1,7 @@
 """Check that data, model, loss and task of one run agree."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -8,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from medvision.console import counted
 from medvision.data import ImageData
 from medvision.errors import MedvisionError, first_line
+from medvision.files import starts_formula
 from medvision.losses import balanced_weights
 from medvision.models import Normalized
 from medvision.run.config.hydra_errors import nearest
@@ -48,6 +50,22 @@ def fill_in(cfg: DictConfig, data: ImageData) -> None:
         mixing = OmegaConf.select(cfg, "task.mixing")
         if mixing is not None and not (mixing.mixup_alpha or mixing.cutmix_alpha):
             cfg.task.mixing = None
+
+
+def check_class_names(names: Sequence[str]) -> None:
+    """Refuse names of classes that tables or the screen would not show as text.
+
+    Raises:
+        MedvisionError: If a name begins like a formula, or holds a line break.
+    """
+    for name in names:
+        if starts_formula(name) or "\n" in name:
+            what = "has a line break" if "\n" in name else "would be a formula in a spreadsheet"
+            raise MedvisionError(
+                f"the class name {name!r} {what}",
+                where="data.class_names",
+                hint="rename the class: its name must not begin with =, +, - or @",
+            )
 
 
 def fixed_threshold(cfg: DictConfig) -> float:

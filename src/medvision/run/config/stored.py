@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medvision.data.shards.location import place_of
 from medvision.errors import MedvisionError, printable
+from medvision.files import runs_in_spreadsheets
 from medvision.registry import KEYS, PARTS, PATH_KEYS, Purpose, check_classes
 from medvision.run.config.schema import check_values
 
@@ -32,6 +33,9 @@ MOST = 2**63
 
 MOST_BATCH_PIXELS = 2**32
 """Largest number of pixels in a batch."""
+
+MOST_PX = 16_384
+"""Largest number among the arguments of transforms, some of which are sizes of images."""
 
 LONGEST_TEXT = 10_000
 
@@ -74,6 +78,10 @@ def check_stored_config(cfg: DictConfig, purpose: Purpose, *, where: str, hint: 
     for key, value in _values(config, ""):
         if not _holds(value):
             raise _odd(f"{key} is {str(value)[:60]!r}", where)
+        if key == "data.class_names" and ("\n" in str(value) or runs_in_spreadsheets(str(value))):
+            raise _odd(f"{key} holds {str(value)[:60]!r}", where)
+        if "_transforms." in key and abs(_number(value)) > MOST_PX:
+            raise _odd(f"{key} is {str(value)[:60]!r}, more than {MOST_PX}", where)
         if value is not None and key in LIMITS and not 0 <= _number(value) <= LIMITS[key]:
             raise _odd(f"{key} is {str(value)[:60]!r}, more than {LIMITS[key]}", where)
     for key, value in _logger_of(config).items():

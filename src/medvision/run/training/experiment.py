@@ -1,6 +1,7 @@
 """One experiment: data, model, task, fit, test of the best checkpoint, and the run folder."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
     train_with_quick_gradients,
 )
-from medvision.models import with_normalization
-from medvision.run.config.compatibility import check_agreement, fill_in
+from medvision.models import SizeLimit, with_normalization
+from medvision.run.config.compatibility import check_agreement, check_class_names, fill_in
 from medvision.run.config.processes import check_plan
 from medvision.run.storage.resume import State, check_same_data, find_state
 from medvision.run.storage.run_folder import RunFolder, is_further_process
@@ -73,9 +74,18 @@ def run_experiment(
     data.prepare()
     audited = None if is_further_process() else audit_training(data, mode=cfg.audit)
     data.notes = notes_with(data.notes, audited)
+    if not folder.reopened:
+        check_class_names(data.class_names)
     fill_in(cfg, data)
     seed_everything(cfg.seed, workers=True, verbose=False)
-    model = with_normalization(build(cfg.model), in_channels=data.in_channels)
+    state = find_state(folder.path) if folder.reopened else None
+    with (
+        nullcontext()
+        if state is None or state.path is None
+        else SizeLimit(state.path, where=str(folder.path / "config.yaml"))
+    ):
+        network = build(cfg.model)
+    model = with_normalization(network, in_channels=data.in_channels)
     plan = choose_plan(
         accelerator=cfg.trainer.accelerator,
         precision=cfg.trainer.precision,
@@ -89,7 +99,6 @@ def run_experiment(
     if plan.cpu_bf16:
         train_with_quick_gradients(model)
         measure_first_layers_in_float32(model)
-    state = find_state(folder.path) if folder.reopened else None
     checkpoint = None
     if cfg.ckpt_path is not None and (state is None or state.checkpoint is None):
         checkpoint = Path(cfg.ckpt_path).expanduser()  # until the run has its own checkpoint

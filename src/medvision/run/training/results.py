@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from medvision.console import counted, print_line
+from medvision.console import cell, counted, print_line
 from medvision.data import ImageData
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
@@ -95,12 +95,10 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
         console.rule()
     counts = summary["dataset"]["num_images"]
     network = summary["model"]
-    console.print(
+    print_line(
         f"{summary['experiment']}: {network['name']} with {network['num_parameters']:,} parameters"
         f" on {data.name}; {counts['train']} train, {counts['val']} val, {counts['test']} test"
-        f" images; {summary['device']}, {summary['precision']}, seed {summary['seed']}",
-        highlight=False,
-        soft_wrap=True,
+        f" images; {summary['device']}, {summary['precision']}, seed {summary['seed']}"
     )
     classes = summary["dataset"].get("class_counts")
     if classes is not None:
@@ -187,7 +185,7 @@ def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Tabl
     table.add_column("")
     names = list(counts["train"])
     for name in [*names, "all"]:
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(cell(name), justify="right", overflow="fold")
     for stage in STAGES:
         numbers = [counts[stage][name] for name in names]
         table.add_row(stage, *map(str, numbers), str(sum(numbers)))
@@ -198,9 +196,9 @@ def print_scores(summary: Mapping[str, Any]) -> None:
     """Print the scores of each split that was measured, and every warning."""
     console, metrics = Console(), summary["metrics"]
     others = [score.name for score in other_scores(metrics, summary["task"])]
-    dataset = summary["dataset"]
+    dataset, name = summary["dataset"], cell(summary["experiment"])
     table = Table(
-        title=f"{summary['experiment']}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
+        title=f"{name}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
         + (f", {dataset['protocol']} protocol" if dataset.get("protocol") else "")
         + (f", fold {dataset['fold']} of {dataset['folds']}" if "fold" in dataset else "")
     )
@@ -214,7 +212,7 @@ def print_scores(summary: Mapping[str, Any]) -> None:
             continue
         interval = metrics.get(f"{stages[-1]}/{name}_ci95")
         table.add_row(
-            name,
+            cell(name),
             *(_words(metrics.get(f"{stage}/{name}")) for stage in stages),
             "" if interval is None else f"{interval[0]:.4f} - {interval[1]:.4f}",
         )
@@ -236,11 +234,11 @@ def _near_duplicate_table(twins: Mapping[str, Any]) -> Table:
         words = part.replace("_", " ").replace("twin", "near-duplicate")
         table.add_column(f"{words} ({counted(count, 'image')})", justify="right")
     for name in names:
-        table.add_row(name, *(_with_interval(twins[part], name) for part in TWIN_PARTS))
+        table.add_row(cell(name), *(_with_interval(twins[part], name) for part in TWIN_PARTS))
     recalled = twins["memory_baseline"]
     for name in (n for n in recalled["without_twin"] if not n.endswith("_ci95")):
         cells = (_with_interval(recalled[part], name) for part in TWIN_PARTS)
-        table.add_row(f"{name} of the nearest training image", *cells)
+        table.add_row(f"{cell(name)} of the nearest training image", *cells)
     return table
 
 
