@@ -176,6 +176,20 @@ def is_writable(path: Path) -> bool:
     return os.access(there, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
+def check_writable(folder: Path, *, hint: str = "give a writable folder with --out") -> None:
+    """Check, before the results are computed, that they can be written.
+
+    Args:
+        folder: Folder for the results, which may not exist yet.
+        hint: Action to take otherwise.
+
+    Raises:
+        MedvisionError: If the folder is read-only.
+    """
+    if not is_writable(folder):
+        raise MedvisionError("the folder is read-only", where=str(folder), hint=hint)
+
+
 def short_name(path: str, *, most: int = 255) -> str:
     """Shorten the last part of a path to a length that file systems accept.
 

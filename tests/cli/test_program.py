@@ -148,13 +148,28 @@ def test_the_model_of_a_killed_run_is_used_and_that_is_said(
         code, output, errors = run_here(*arguments)
         assert (code, errors) == (0, "")
         assert note in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ("export run --format safetensors", "run/checkpoints"),
+        ("export run --format safetensors --out closed/new/a.safetensors", "closed/new"),
+        ("audit set --out closed/new", "closed/new"),
+        ("compare run run --out closed", "closed"),
+        ("data shard set closed/new", "closed"),
+    ],
+)
+def test_a_read_only_folder_is_found_before_anything_is_computed(
+    run_here: Run, tmp_path: Path, finished: Path, arguments: str, where: str
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    for name in ("closed", "set/a", "set/b"):
+        (tmp_path / name).mkdir(parents=True)
     with as_nobody(tmp_path / "mine"):
-        code, _, errors = run_here("export", "run", "--format", "safetensors")
-    assert (code, errors) == (
-        2,
-        "error: the folder is read-only (run/checkpoints); give a file in a writable folder with"
-        " --out\n",
-    )
+        code, _, errors = run_here(*arguments.split())
+    assert code == 2
+    assert errors.startswith(f"error: the folder is read-only ({where}); give ")
 
 
 def test_a_list_whose_reader_has_ended_is_no_error(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from medvision.audit.memory import MemoryBaseline
 from medvision.data.duplicates.search import RELATIONS
 from medvision.data.readers.images import read_image, read_mask
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, read_regular, write_atomically
+from medvision.files import check_writable, file_errors, read_regular, write_atomically
 from medvision.reports.audit import Gallery, PictureCase
 from medvision.reports.plots.overlays import TRUE_COLOR, draw_contours
 
@@ -242,6 +242,7 @@ def check_out(out: Path, roots: Sequence[Path]) -> None:
                 where=str(out),
                 hint="give a folder outside it with --out",
             )
+    check_writable(out)
     if not out.exists():
         return
     if not out.is_dir():

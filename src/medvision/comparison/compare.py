@@ -24,7 +24,7 @@ from medvision.comparison.runs import (
 from medvision.comparison.verdicts import compare_pairs
 from medvision.console import cell, in_one_line
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, write_atomically, write_table
+from medvision.files import check_writable, file_errors, write_atomically, write_table
 from medvision.reports.verdicts import p_in_words, probability_in_words
 from medvision.scores import headline_of, names_at
 
@@ -176,6 +176,7 @@ def compare(runs: Sequence[Path], *, out: Path) -> Comparison:
             fewer than two, their tasks, test images, protocol or definitions of scores differ,
             or ``out`` cannot be written.
     """
+    check_writable(out)
     groups = group_runs(_read(runs))
     require_comparable(groups)
     comparison = Comparison(

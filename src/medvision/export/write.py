@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from medvision.errors import MedvisionError, install_command
-from medvision.files import atomic_path, file_errors, is_writable, read_plain, write_atomically
+from medvision.files import atomic_path, check_writable, file_errors, read_plain, write_atomically
 from medvision.inference.load import METADATA_KEY, find_model, unfinished_note
 from medvision.task_definition import task_of
 
@@ -181,12 +181,7 @@ def _check_out(out: Path, format: Format) -> None:  # noqa: A002  name of the op
             where=str(beside),
             hint="give another file with --out",
         )
-    if not is_writable(out.parent):
-        raise MedvisionError(
-            "the folder is read-only",
-            where=str(out.parent),
-            hint="give a file in a writable folder with --out",
-        )
+    check_writable(out.parent, hint="give a file in a writable folder with --out")
     with file_errors("cannot write the file", out):
         out.parent.mkdir(parents=True, exist_ok=True)
 

@@ -43,7 +43,7 @@ from medvision.data.shards.table import SPLITS, ShardTable, write_columns
 from medvision.data.validation import properties_cache
 from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
-from medvision.files import file_errors, short_name, sole_writer, write_atomically
+from medvision.files import check_writable, file_errors, short_name, sole_writer, write_atomically
 
 END_BYTES = 2 * tarfile.BLOCKSIZE
 """Number of zeros that end a tar file."""
@@ -421,6 +421,7 @@ def _two_folders(root: Path, out: Path) -> tuple[Path, Path]:
         raise MedvisionError(
             "the shards would be inside the data set", where=str(out), hint="give another folder"
         )
+    check_writable(out.parent, hint="give another folder")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MedvisionError("exists and is not empty", where=str(out), hint="give a new folder")
     return root, out

@@ -18,6 +18,7 @@ from medvision.data.shards.location import place_of
 from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, FinishedRun, Score
 from medvision.files import (
+    check_writable,
     is_writable,
     read_plain,
     read_regular,
@@ -386,10 +387,12 @@ def _renew_report(run: Path, page: bytes) -> None:
 
 def _check_out(out: Path | None, run: Path) -> None:
     """Refuse a folder that cannot be written, or with other content than an earlier evaluation."""
-    if not is_writable(run / "evaluation" if out is None else out.parent):
+    if out is not None:
+        check_writable(out.parent)
+    elif not is_writable(run / "evaluation"):
         raise MedvisionError(
-            "the run folder is read-only" if out is None else "the folder is read-only",
-            where=str(run if out is None else out.parent),
+            "the run folder is read-only",
+            where=str(run),
             hint="give a writable folder for the results with --out",
         )
     if out is None or not out.exists() or (out.is_dir() and not any(out.iterdir())):
