@@ -156,7 +156,7 @@ SEGMENTATION = (
         name="dice_original",
         title="Dice at file size",
         definition="Dice at the size of the file: the output of the network is enlarged "
-        "bilinearly before the threshold and compared with the mask as it was read.",
+        "bilinearly before the threshold and compared with the original mask.",
         places=("terminal", "near-duplicates", "folds"),
         per_image=True,
     ),
@@ -187,7 +187,7 @@ SEGMENTATION = (
         definition="95th percentile of the Hausdorff distance: distances of the pixels of each "
         "outline, predicted and true, to the other one, in pixels; the larger of the two "
         "directions, averaged over the images. 0 is the best. Undefined for an image in which one "
-        "of the masks is empty: missed lesions are excluded, so read it beside Dice.",
+        "of the masks is empty: missed lesions are excluded, so interpret it together with Dice.",
         places=("terminal", "tile", "comparison page"),
         per_image=True,
         may_be_undefined=True,
@@ -195,7 +195,7 @@ SEGMENTATION = (
     Score(
         name="nsd_2px",
         title="surface Dice at 2 px",
-        definition="Normalised surface Dice: the share of the pixels of both outlines that lie "
+        definition="Normalised surface Dice: share of the pixels of both outlines that lie "
         "within 2 pixels of the other one, averaged over the images. 0 for an image in which one "
         "mask is empty; undefined where both are.",
         places=("terminal",),
@@ -205,7 +205,7 @@ SEGMENTATION = (
     Score(
         name="accuracy",
         title="pixel accuracy",
-        definition="Share of all pixels with the right class. High when lesions are small.",
+        definition="Share of all pixels with the correct class. It is high if lesions are small.",
         places=("log", "curve", "terminal"),
     ),
     Score(
@@ -219,7 +219,7 @@ SEGMENTATION = (
         name="recall",
         title="sensitivity (recall, pixels)",
         formula="TP / (TP + FN)",
-        definition="Share of the foreground pixels that are found.",
+        definition="Share of the foreground pixels predicted as foreground.",
         places=("terminal", "comparison page"),
     ),
     Score(
@@ -254,7 +254,7 @@ CLASSIFICATION = (
         name="balanced_accuracy",
         title="balanced accuracy",
         definition="Mean of the recalls of the classes that occur, so that each class has the same "
-        "weight, whatever its number of images.",
+        "weight, regardless of its number of images.",
         places=(
             *OF_A_RUN,
             "tile of many classes",
@@ -295,7 +295,7 @@ CLASSIFICATION = (
         name="recall",
         title="sensitivity (recall)",
         formula="TP / (TP + FN)",
-        definition="Share of the images of a class that are found.",
+        definition="Share of the images of a class that are predicted as this class.",
         places=("terminal", "tile of two classes", "class scale", "folds"),
         of_predicted_classes=True,
     ),
@@ -321,7 +321,7 @@ CLASSIFICATION = (
         formula="Σ (images of the bin / all images) · |accuracy - confidence|",
         definition="Expected calibration error over 15 bins of equal width of the probability of "
         "the most probable class: the gap between that probability and the share of correct "
-        "answers. 0 is the best.",
+        "predictions. 0 is the best.",
         better="lower",
         places=("terminal",),
     ),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # torch takes seconds to import; config errors must not wait 
 IGNORE_INDEX = 255
 """Target value of pixels and samples that losses and metrics ignore."""
 
-RESEARCH_ONLY = "For research use only: not a medical device, no diagnosis."
+RESEARCH_ONLY = "For research use only: not a medical device, not for diagnosis."
 """Disclaimer shown beside every prediction."""
 
 Stage = Literal["train", "val", "test"]

@@ -114,9 +114,9 @@ def test_a_sealed_run_is_refused_with_the_reason(make: Make) -> None:
     summary = (sealed / "summary.json").read_text()
     (sealed / "summary.json").write_text(summary.replace('"test/', '"val/'))
     assert error_of(make("pets/0"), sealed) == (
-        "the run has no test predictions: its test images are sealed, because hyper-parameters"
-        f" were being chosen ({sealed}); train the chosen setting once more outside the search and"
-        " compare that run"
+        "the run has no test predictions: its test images are sealed, because the run is"
+        f" part of a hyper-parameter selection ({sealed}); train the chosen setting once more"
+        " outside the search and compare that run"
     )
 
 

@@ -129,7 +129,7 @@ def test_a_large_spread_over_seeds_gives_no_winner(segment: Segment) -> None:
     found = pair["metrics"]["dice"]
     assert found["p"] < 0.05  # these models differ
     assert (pair["verdict"], pair["winner"]) == ("better_within_seeds", 2)
-    assert "Between the methods there is no winner" in pair["sentence"]
+    assert "There is no winner between the methods" in pair["sentence"]
 
 
 def test_a_repeated_seed_has_no_spread(segment: Segment) -> None:
@@ -164,7 +164,8 @@ def test_one_image_gives_no_verdict(segment: Segment) -> None:
     (pair,) = pairs_of(*runs)
     assert pair["verdict"] == "unknown"
     assert pair["sentence"].endswith(
-        "Dice 0.500 and 0.600, but nothing about other images follows from one test image."
+        "Dice 0.500 and 0.600, but no conclusion about other images can be drawn from one test"
+        " image."
     )
     json.dumps(pair, allow_nan=False)
 
@@ -175,7 +176,7 @@ def test_images_of_one_group_give_no_verdict(segment: Segment) -> None:
         for n, settings in enumerate((A, B))
     ]
     (pair,) = pairs_of(*runs)
-    assert pair["sentence"].endswith("follows from 40 test images of 1 group.")
+    assert pair["sentence"].endswith("can be drawn from 40 test images in 1 group.")
 
 
 def test_groups_of_either_run_stay_together(segment: Segment) -> None:

@@ -172,7 +172,8 @@ def test_merged_discards_splits_and_groups_and_reports_that_it_leaks() -> None:
     torn = sum(place[k] == "test" and place[(k + 200) % 400] == "train" for k in range(400))
     assert torn > 10
     assert result.notes[0] == (
-        "THE MERGED PROTOCOL LEAKS: it separates patients and near-duplicates;"
+        "THE MERGED PROTOCOL LEAKS: images of one patient and near-duplicates can be in different"
+        " splits;"
         f" {torn} of {place.count('test')} test images have a near-duplicate in train;"
         " data.protocol=grouped keeps them together"
     )
@@ -180,7 +181,8 @@ def test_merged_discards_splits_and_groups_and_reports_that_it_leaks() -> None:
 
 def test_merged_reports_unknown_near_duplicates() -> None:
     assert apply(images(100), "merged").notes[0] == (
-        "THE MERGED PROTOCOL LEAKS: it separates patients and near-duplicates;"
+        "THE MERGED PROTOCOL LEAKS: images of one patient and near-duplicates can be in different"
+        " splits;"
         " near-duplicates were not searched; data.protocol=grouped keeps them together"
     )
 

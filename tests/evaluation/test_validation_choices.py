@@ -101,4 +101,4 @@ def test_no_temperature_is_fitted_to_validation_images_of_one_class_and_a_note_s
 def test_a_note_reports_what_limits_the_temperature() -> None:
     choices = ValidationChoices(TWO)
     choices.learn(*(part[:40] for part in draw()))
-    assert choices.notes == ["the temperature is based on only 40 validation images"]
+    assert choices.notes == ["the temperature was fitted on only 40 validation images"]

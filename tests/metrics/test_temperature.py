@@ -82,7 +82,7 @@ def test_uninformative_logits_reach_the_upper_bound_and_equal_ones_the_lower() -
 def test_few_images_are_noted() -> None:
     logits, target = draw(2)
     assert fit_temperature(logits[:99], target[:99]).note == (
-        "the temperature is based on only 99 validation images"
+        "the temperature was fitted on only 99 validation images"
     )
     assert fit_temperature(logits, target).note == ""
 

@@ -104,7 +104,7 @@ def text_of(html: str) -> str:
 def test_the_page_has_the_verdict_the_numbers_and_the_advice(page: Render) -> None:
     text = text_of(page())
     assert "is not valid: 5 of 20." in text
-    assert "Near-duplicates 7 of 20 test images are also in train" in text
+    assert "Near-duplicates 7 of 20 test images have one in train" in text
     assert "Nearest neighbour 0.750 accuracy, 0.600 to 0.900; chance 0.250" in text
     assert "Test images also in train 5 of 20 7 of 20" in text
     assert "leak 7 of 20 test images have a near-duplicate in train." in text

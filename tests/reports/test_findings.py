@@ -102,7 +102,7 @@ def test_an_evaluation_without_history_has_no_findings_about_the_fit() -> None:
     [
         ("train", "train has no ill: a class cannot be learned without training images"),
         ("val", "val has no ill: the choice of the best epoch ignores this class"),
-        ("test", "test has no ill: the recognition of this class is not measured"),
+        ("test", "test has no ill: the scores of this class are undefined"),
     ],
 )
 def test_a_class_is_missing(stage: str, expected: str) -> None:
@@ -148,7 +148,7 @@ def test_a_gap_between_train_and_val() -> None:
     history = curve("dice", [0.6, 0.8, 0.96, 0.97], [0.6, 0.8, 0.85, 0.84])
     expected = (
         "Dice is 0.960 on train and 0.850 on val in the best epoch:"
-        " the network fits its training images better than new ones by 0.110"
+        " the gap of 0.110 indicates overfitting"
     )
     assert findings(segmentation(), history) == [expected]
     as_text = [{name: str(value) for name, value in row.items()} for row in history]
@@ -192,13 +192,13 @@ def test_a_fluctuating_validation_loss_is_not_reported(losses: list[float | None
 def test_the_best_epoch_is_the_last() -> None:
     history = curve("dice", [0.6, 0.7, 0.8], [0.6, 0.7, 0.8])
     assert findings(segmentation(), history) == [
-        "the best epoch is the last one, 3, with Dice 0.800 on val after at most 0.700 before:"
+        "the last epoch, 3, is the best: Dice on val is 0.800, at most 0.700 in earlier epochs;"
         " training may not have converged"
     ]
     level = curve("dice", [0.6, 0.8, 0.8], [0.6, 0.799, 0.8])
     assert findings(segmentation(), level) == []
     assert findings(segmentation(best=0), history[:1]) == [
-        "there was only one epoch: training has not converged"
+        "training ran for only one epoch and has not converged"
     ]
 
 
@@ -247,16 +247,16 @@ def test_a_class_that_is_never_recognised() -> None:
     counts = {"test": {"normal": 80, "ill": 70, "other": 30}}
     summary = classification(counts=counts, **{"test_recall/ill": 0.0, "test_recall/other": 0.0})
     assert findings(summary, []) == [
-        "the network recognises no test image of ill (0 of 70), other (0 of 30)"
+        "recall on test is 0 for ill (0 of 70 images), other (0 of 30 images)"
     ]
 
 
 def test_masks_of_one_value() -> None:
     assert findings(segmentation(test_recall=0.0, test_precision=None), []) == [
-        "the network finds no foreground pixel in the test images (recall 0)"
+        "no foreground pixel of the test images is predicted as foreground (recall 0)"
     ]
     assert findings(segmentation(test_recall=1.0, test_specificity=0.0), []) == [
-        "the network predicts every test pixel as foreground (specificity 0)"
+        "every background pixel of the test images is predicted as foreground (specificity 0)"
     ]
 
 
@@ -274,23 +274,23 @@ def test_no_better_than_chance() -> None:
 def test_undefined_scores_are_named() -> None:
     summary = segmentation(test_auroc=None, test_iou_ci95=None, **{"test_dice/cup": None})
     assert findings(summary, []) == [
-        "undefined on test because there is nothing to count: AUROC (pixels)"
+        "undefined on test because the denominator is zero: AUROC (pixels)"
     ]
 
 
 def test_hd95_excludes_missed_lesions() -> None:
     summary = segmentation(test_hd95_px=4.0, test_hd95_px_undefined=7)
     assert findings(summary, []) == [
-        "HD95 excludes 7 of 200 test images, in which prediction or label is empty:"
-        " read it together with Dice"
+        "HD95 excludes 7 of 200 test images, for which prediction or label is empty:"
+        " interpret it together with Dice"
     ]
     summary["lesion_sizes"] = [
         {"name": "no lesion", "num_images": 5},
         {"name": "small", "num_images": 195},
     ]
     assert findings(summary, []) == [
-        "HD95 excludes 2 of 200 test images, whose lesion was missed completely:"
-        " read it together with Dice"
+        "HD95 excludes 2 of 200 test images, for which the prediction is empty:"
+        " interpret it together with Dice"
     ]
     summary["lesion_sizes"][0]["num_images"] = 7
     assert findings(summary, []) == []

@@ -47,7 +47,7 @@ def test_a_winner() -> None:
         "large is better than small: Dice 0.912 against 0.874, difference +0.038 (95 % interval"
         " +0.021 to +0.056), permutation p 0.0004; the probability that large is truly better on"
         " other patients like these is above 0.999. Over the seeds (4 and 5) the difference has a"
-        " standard error of 0.011, and its interval excludes zero there too."
+        " standard error of 0.011, and its interval also excludes zero."
     )
 
 
@@ -76,7 +76,7 @@ def test_a_spread_over_seeds_as_large_as_the_difference() -> None:
     text = printed(pair("better_within_seeds", seeds=seeds))
     assert text.startswith("The trained models of large score better than those of small: Dice")
     assert text.endswith(
-        "Between the methods there is no winner: over the seeds (4 and 5) the difference lies"
+        "There is no winner between the methods: over the seeds (4 and 5) the difference lies"
         " between -0.030 and +0.106, so other seeds may reverse it."
     )
 
@@ -93,7 +93,7 @@ def test_no_winner_and_the_number_of_images_needed() -> None:
 @pytest.mark.parametrize(
     ("numbers", "words"),
     [
-        pytest.param({"p": 0.02}, "among so many comparisons it may be chance.", id="holm"),
+        pytest.param({"p": 0.02}, "with so many comparisons it may be chance.", id="holm"),
         pytest.param({"p": 0.06}, "Interval and p disagree", id="p"),
         pytest.param({"ci95": [-0.001, 0.056]}, "Interval and p disagree", id="interval"),
     ],

@@ -47,7 +47,7 @@ def test_leaks_are_the_first_thing_below_the_title(
     classification["audit"] = {"mode": "warn", "complete": True, "leaks": leaks, "findings": found}
     text = report(write_run(classification))
     after_title = text[text.index("</h1>") + len("</h1>") :].lstrip()
-    assert after_title.startswith('<div class="banner leak" role="note"><p><strong>These data leak')
+    assert after_title.startswith('<div class="banner leak" role="note"><p><strong>Data leakage')
     seen = words(text)
     assert all(leak in seen for leak in leaks)
     assert seen.index(leaks[1]) < seen.index("distinguishes NORMAL and PNEUMONIA")
@@ -136,7 +136,7 @@ def test_near_duplicates_with_masks_are_scored_by_dice_without_a_baseline(
     ("times", "sentence"),
     [
         (1, "This test split has been evaluated once, for these scores."),
-        (7, "This test split has been evaluated 7 times. With every evaluation"),
+        (7, "This test split has been evaluated 7 times. Choosing the best"),
     ],
 )
 def test_evaluations_of_the_test_images_are_counted(
@@ -158,7 +158,7 @@ def test_a_sealed_run_is_described_by_its_validation_scores(
     classification |= {"sealed": True, "test_evaluations": 3}
     text = report(write_run(classification, plots=("loss",)))
     seen = words(text)
-    assert "Sealed: the test split was not used. Hyper-parameters were being chosen." in seen
+    assert "Sealed: the test split was not used. This run is part of a hyper-parameter" in seen
     assert (
         "distinguishes NORMAL and PNEUMONIA in 10 validation images with an accuracy of 0.800 (95 %"
         " interval 0.5" in seen

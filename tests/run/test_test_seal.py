@@ -49,14 +49,14 @@ def test_commands_that_choose_hyper_parameters_are_sealed(
 
 def test_the_lines_name_the_keys_and_the_next_command() -> None:
     assert start_line(["optimizer.lr", "loss"]) == (
-        "test split sealed: this command varies optimizer.lr, loss, so hyper-parameters are being"
-        " chosen; compare the runs on validation, then test the one you choose:"
+        "test split sealed: this command varies optimizer.lr, loss, so hyper-parameters are"
+        " selected; compare the runs on validation, then test the chosen one:"
         " medvision evaluate RUN"
     )
     assert start_line(["sweep"]).startswith("test split sealed: this command is a search, so ")
     assert sealed_note(["loss"], Path("runs", "a")) == (
-        "the test split is sealed, because the command varies loss; if this is the run you"
-        " choose: medvision evaluate runs/a"
+        "the test split is sealed, because the command varies loss; to test this run, if it is"
+        " the chosen one: medvision evaluate runs/a"
     )
 
 
@@ -180,7 +180,7 @@ def test_keys_varied_by_the_config_seal_every_run_from_the_start(
     command = ["-m", *small, "experiment=search", "model.base_channels=2", "audit=skip"]
     assert main([*command, "--config-dir", str(tmp_path / "own")]) == 130
     assert capfd.readouterr().out.startswith(
-        "test split sealed: this command varies loss, so hyper-parameters are being chosen; "
+        "test split sealed: this command varies loss, so hyper-parameters are selected; "
     )
     summaries = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/*/*/summary.json")]
     assert [(s["sealed"], s["status"]) for s in summaries] == [(True, "interrupted")]

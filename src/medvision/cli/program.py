@@ -18,7 +18,7 @@ data_app = typer.Typer(help="List and download public data sets; pack a folder i
 
 GroupPattern = Annotated[
     str | None,
-    typer.Option(help=r"regular expression for the patient in a path, as '(person\d+)_'"),
+    typer.Option(help=r"regular expression for the patient in a path, such as '(person\d+)_'"),
 ]
 MaskSuffix = Annotated[str, typer.Option(help="suffix of the mask names, such as _mask")]
 NumClasses = Annotated[
@@ -159,7 +159,7 @@ def _no_verb(context: typer.Context) -> None:
 
 @app.command(
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
-    help="Train, test and write a run folder, as `python train.py` does in a checkout.",
+    help="Train and test a model; the same as `python train.py` in a checkout.",
 )
 def train(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
@@ -210,7 +210,7 @@ def predict(
     ] = False,
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
-    """Predict new images of any size; write masks and overlays, or classes, and a table."""
+    """Predict masks or classes of new images of any size; write overlays and a table."""
     from medvision.console import counted, print_line, progress_bar
     from medvision.hardware import keep_freed_memory
     from medvision.inference import load_model, predict_files
@@ -268,15 +268,15 @@ def evaluate(
     conventions: Annotated[
         bool,
         typer.Option(
-            "--conventions", help="also score the predictions by conventions of other tools"
+            "--conventions", help="also score the predictions by the conventions of other tools"
         ),
     ] = False,
     accelerator: Annotated[
-        str | None, typer.Option(help="cpu, gpu, tpu or tpu_rehearsal; default: the run's own")
+        str | None, typer.Option(help="cpu, gpu, tpu or tpu_rehearsal; default: that of the run")
     ] = None,
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
-    """Measure a finished run on its test images, or on another data set."""
+    """Evaluate a finished run on its test images or on another data set."""
     from medvision.run.evaluation.evaluate import evaluate_run
 
     summary = evaluate_run(
@@ -300,7 +300,7 @@ def export(
     ] = None,
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
-    """Write a model that other programs can run, checked against this one."""
+    """Export a model to ONNX or safetensors, and compare its outputs with the original."""
     from medvision.console import print_line
     from medvision.export import default_name, export_model
 
@@ -314,7 +314,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="folder for the page and tables")] = Path("comparison"),
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
-    """Compare runs on the same test images: which is better, by how much, how certainly."""
+    """Compare runs on the same test images, with confidence intervals and p-values."""
     from medvision.comparison import compare as comparing
     from medvision.console import print_line
 
@@ -327,7 +327,7 @@ def audit(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="class folders, or images + masks")],
     against: Annotated[
         Path | None,
-        typer.Option(metavar="ROOT2", help="a test set; ROOT is then the training set"),
+        typer.Option(metavar="ROOT2", help="test set to compare with ROOT, its training set"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="default: audit/<name of ROOT>")
@@ -336,7 +336,7 @@ def audit(
     mask_suffix: MaskSuffix = "",
     num_classes: NumClasses = 2,
 ) -> None:
-    """Find what makes scores invalid: duplicates, leaks, conflicts, shortcuts."""
+    """Check a data set for duplicates, leaks, contradicting labels and shortcuts."""
     from medvision.audit import check
     from medvision.audit.dataset import scan
     from medvision.audit.report import check_out, write_audit
@@ -348,7 +348,7 @@ def audit(
         _refuse_shards(
             path,
             "the audit reads a folder of images",
-            hint="audit the folder they were made from; training on shards audits them itself",
+            hint="audit the folder they were made from; a training on shards includes the audit",
         )
     started = time.perf_counter()
     out = out or Path("audit") / (root.expanduser().resolve().name or "root")
@@ -396,8 +396,10 @@ def _code() -> int:
         code = int(app(standalone_mode=False) or 0)
         sys.stdout.flush()
     except ClickException as error:
-        message = error.format_message().rstrip(".")
-        sys.stderr.write(f"error: {message} (command line); see medvision --help\n")
+        message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+        _, *verb = str(getattr(getattr(error, "ctx", None), "command_path", "medvision")).split()
+        command = " ".join(["medvision", *verb])
+        sys.stderr.write(f"error: {message} (command line); see {command} --help\n")
         return 2
     except Exception as error:
         from medvision.run.processes.errors import report

@@ -192,7 +192,7 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
         table.add_row(
             "nearest neighbour",
             f"{metric.replace('dice', 'Dice')} {_with_interval(memory, metric)},"
-            f" chance {memory['chance']:.3f}{how}: a network must score higher",
+            f" chance {memory['chance']:.3f}{how}; a network should score higher",
         )
         for part, name in (("with_twin", "with a near-duplicate"), ("without_twin", "without one")):
             if memory["with_twin"]["num_images"]:

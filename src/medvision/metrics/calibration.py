@@ -254,7 +254,7 @@ def _note(value: float, num_images: int, *, all_right: bool) -> str:
     if value == LOWEST:
         return f"the temperature reached its bound of {LOWEST:g}: the logits are almost equal"
     if num_images < FEW_IMAGES:
-        return f"the temperature is based on only {counted(num_images, 'validation image')}"
+        return f"the temperature was fitted on only {counted(num_images, 'validation image')}"
     return ""
 
 

@@ -33,7 +33,7 @@ MIN_CLASS_IMAGES = 10
 ABSENT = {
     "train": "a class cannot be learned without training images",
     "val": "the choice of the best epoch ignores this class",
-    "test": "the recognition of this class is not measured",
+    "test": "the scores of this class are undefined",
 }
 """Consequence of a class that is missing from a split."""
 
@@ -165,9 +165,10 @@ def _few_images(run: _Run) -> list[str]:
 def _one_answer(run: _Run) -> list[str]:
     if run.per_pixel:
         if run.score("test/recall") == 0:
-            return ["the network finds no foreground pixel in the test images (recall 0)"]
+            return ["no foreground pixel of the test images is predicted as foreground (recall 0)"]
         if run.score("test/specificity") == 0:
-            return ["the network predicts every test pixel as foreground (specificity 0)"]
+            every = "every background pixel of the test images"
+            return [f"{every} is predicted as foreground (specificity 0)"]
         return []
     counts = run.class_counts.get("test") or {}
     for name, count in counts.items():
@@ -175,8 +176,8 @@ def _one_answer(run: _Run) -> list[str]:
             total = sum(counts.values())
             return [f"all {total} test images are predicted as {name}, the true class of {count}"]
     never = [name for name in counts if run.score(f"test/recall/{name}") == 0]
-    each = ", ".join(f"{name} (0 of {counts[name]})" for name in never)
-    return [f"the network recognises no test image of {each}"] if never else []
+    each = ", ".join(f"{name} (0 of {counted(counts[name], 'image')})" for name in never)
+    return [f"recall on test is 0 for {each}"] if never else []
 
 
 def _no_better_than_chance(run: _Run) -> list[str]:
@@ -211,8 +212,7 @@ def _overfitting(run: _Run) -> list[str]:
         if run.gain(name, train, val) >= max(MIN_GAP, chance):
             return [
                 f"{run.title(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
-                " the network fits its training images better than new ones by"
-                f" {abs(train - val):.3f}"
+                f" the gap of {abs(train - val):.3f} indicates overfitting"
             ]
     return []
 
@@ -243,7 +243,7 @@ def _unfinished(run: _Run) -> list[str]:
     if not run.history or run.best != len(run.history) - 1:
         return []
     if len(run.history) == 1:
-        return ["there was only one epoch: training has not converged"]
+        return ["training ran for only one epoch and has not converged"]
     for name in run.headlines:
         values = run.epochs(f"val/{name}")
         last = values.pop(run.best, None)
@@ -253,9 +253,9 @@ def _unfinished(run: _Run) -> list[str]:
         if run.gain(name, last, before) >= MIN_LATE_GAIN:
             most = "most" if run.sign(name) > 0 else "least"
             return [
-                f"the best epoch is the last one, {len(run.history)}, with {run.title(name)}"
-                f" {last:.3f} on val after at {most} {before:.3f} before:"
-                " training may not have converged"
+                f"the last epoch, {len(run.history)}, is the best: {run.title(name)} on val is"
+                f" {last:.3f}, at {most} {before:.3f} in earlier epochs; training may not have"
+                " converged"
             ]
     return []
 
@@ -301,19 +301,19 @@ def _undefined(run: _Run) -> list[str]:
     ]
     found = []
     if names and not run.absent("test"):
-        found.append(f"undefined on test because there is nothing to count: {', '.join(names)}")
+        found.append(f"undefined on test because the denominator is zero: {', '.join(names)}")
     # images without a lesion have no HD95 either, but are not missed lesions
     free = [group["num_images"] for group in run.lesion_sizes if group["name"] == "no lesion"]
     left_out = (run.score("test/hd95_px_undefined") or 0) - sum(free)
     if left_out > 0:
         which = (
-            "whose lesion was missed completely"
+            "for which the prediction is empty"
             if run.lesion_sizes
-            else "in which prediction or label is empty"
+            else "for which prediction or label is empty"
         )
         found.append(
             f"HD95 excludes {left_out:.0f} of {run.num_images('test')} test images, {which}:"
-            " read it together with Dice"
+            " interpret it together with Dice"
         )
     return found
 

@@ -112,14 +112,14 @@ JUDGED = {
     "precision_recall": (
         "precision-recall",
         "Precision-recall curve",
-        "Precision against recall at every threshold. Dotted: share of the class, which is the "
-        "precision of chance.",
+        "Precision against recall at every threshold. The dotted line is chance: the "
+        "share of the class.",
     ),
     "calibration": (
         "calibration",
         "Calibration diagram",
-        "Accuracy against predicted probability; bars on the dotted line are calibrated. Below: "
-        "images in each bin.",
+        "Accuracy against predicted probability; bars on the dotted line show perfect "
+        "calibration. Below: images in each bin.",
     ),
     "confusion": (
         "confusion",
@@ -211,7 +211,10 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "title": title(run),
         "headline": headline(run),
         "audit": audit,
-        "severities": Counter(finding.get("severity") for finding in audit.get("findings") or []),
+        "severities": {
+            **Counter(finding.get("severity") for finding in audit.get("findings") or []),
+            **({"leak": len(audit["leaks"])} if audit.get("leaks") else {}),  # identical ones once
+        },
         "tiles": tiles(run),
         "stages": stages,
         "stage_titles": STAGES,

@@ -47,8 +47,8 @@ def sentence_of(pair: Pair, names: Sequence[str], *, task: str, synthetic: bool 
     found, score = pair["metrics"][headline], named_scores(task)[headline].title
     if verdict == "unknown":
         return (
-            f"{claim}: {score} {found['a']:.3f} and {found['b']:.3f}, but nothing about other "
-            f"images follows from {_units(pair, found)}."
+            f"{claim}: {score} {found['a']:.3f} and {found['b']:.3f}, but no conclusion "
+            f"about other images can be drawn from {_units(pair, found)}."
         )
     if verdict == "alike":
         images = f"{found['num_images']:,} test images"
@@ -65,7 +65,7 @@ def _doubt(pair: Pair, names: Sequence[str], *, turned: bool) -> str:
     if verdict == "better":
         return (
             f" Over the seeds ({counts}) the difference has a standard error of "
-            f"{found['seeds']['standard_error']:.3f}, and its interval excludes zero there too."
+            f"{found['seeds']['standard_error']:.3f}, and its interval also excludes zero."
         )
     if verdict == "better_model":
         unknown = _unknown_spread(pair, found, names)
@@ -73,7 +73,7 @@ def _doubt(pair: Pair, names: Sequence[str], *, turned: bool) -> str:
     if verdict == "better_within_seeds":
         low, high = _turned(found["seeds"]["ci95"], turned=turned)
         return (
-            f" Between the methods there is no winner: over the seeds ({counts}) the difference "
+            f" There is no winner between the methods: over the seeds ({counts}) the difference "
             f"lies between {low:+.3f} and {high:+.3f}, so other seeds may reverse it."
         )
     return _borderline(found) + _needed(found)
@@ -147,7 +147,9 @@ def _borderline(found: Mapping[str, Any]) -> str:
     """Explain why there is no winner although one of the numbers suggests one."""
     apart = found["ci95"][0] > 0 or found["ci95"][1] < 0
     if apart and found["p"] < LEVEL:
-        return " Alone it would count as a difference; among so many comparisons it may be chance."
+        return (
+            " On its own it would count as a difference; with so many comparisons it may be chance."
+        )
     if apart or found["p"] < LEVEL:
         return " Interval and p disagree: a borderline case, counted as no difference."
     return ""
@@ -166,7 +168,7 @@ def _units(pair: Pair, found: Mapping[str, Any]) -> str:
     """State the number of test images, and of their groups."""
     count, groups = found["num_images"], found["num_units"]
     images = "one test image" if count == 1 else f"{count:,} test images"
-    return f"{images} of {groups:,} group{'s' * (groups != 1)}" if pair["grouped"] else images
+    return f"{images} in {groups:,} group{'s' * (groups != 1)}" if pair["grouped"] else images
 
 
 def _needed(found: Mapping[str, Any]) -> str:

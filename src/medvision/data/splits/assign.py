@@ -434,6 +434,7 @@ def _merged_note(
         crossing = count_crossing(near_duplicates, splits)[1]
         found = f"{crossing} of {splits.count('test')} test images have a near-duplicate in train"
     return (
-        f"THE MERGED PROTOCOL LEAKS: it separates patients and near-duplicates; {found};"
+        "THE MERGED PROTOCOL LEAKS: images of one patient and near-duplicates can be in different"
+        f" splits; {found};"
         " data.protocol=grouped keeps them together"
     )

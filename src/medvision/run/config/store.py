@@ -25,13 +25,13 @@ Trains, tests the best checkpoint and writes runs/<experiment>/<time>/. For rese
 
 COMMON_KEYS = """\
 Common keys
-  data.root=FOLDER          your own data (none: phantoms): FOLDER/images and FOLDER/masks,
+  data.root=FOLDER          your own data (default: phantoms): FOLDER/images and FOLDER/masks,
                             or a folder of images for each class
   data.image_size=256       pixels          data.batch_size=8
   trainer.max_epochs=20                     optimizer.lr=1e-4
   model.base_channels=64                    seed=0
-  trainer.precision=32      instead of the fastest that is safe
-  data.protocol=grouped     official, merged, grouped or kfold: how classes are split
+  trainer.precision=32      default: the fastest safe precision of the device
+  data.protocol=grouped     official, merged, grouped or kfold: how the data are split
   model.weights=FILE        weights of a finished run; ckpt_path=FILE: optimizer state too
 
 All keys of a choice:   python train.py experiment=NAME --cfg job

@@ -137,7 +137,7 @@ def end_search(settings: Settings, study: Study, loader: ConfigLoader) -> None:
         )
         print_line(f"train and test the best trial: {command}")
         run = settings.folder / str(best.number)
-        print_line(f"or test its weights as they are: medvision evaluate {run}")
+        print_line(f"or evaluate its weights on the test split: medvision evaluate {run}")
     print_line(f"{settings.folder / PAGE}")
     print_line(str(settings.folder))
 
@@ -152,11 +152,11 @@ def notes_of(folder: Path, numbers: list[int]) -> list[str]:
     data = [summary["dataset"] for summary in found]
     notes = []
     if any(dataset["synthetic"] for dataset in data):
-        notes.append("synthetic data: images drawn by code, so the values do not apply to patients")
+        notes.append("synthetic data: the values of generated images do not apply to patients")
     if any(dataset.get("protocol") == "merged" for dataset in data):
-        notes.append("merged protocol: images were split at random, near-duplicates included")
+        notes.append("merged protocol: near-duplicates can be in both train and val (data leakage)")
     if len({dataset["fingerprint"] for dataset in data}) > 1:
-        notes.append("the trials did not all use the same data: compare their values with care")
+        notes.append("the trials used different data, so their values are not directly comparable")
     return notes
 
 
@@ -168,7 +168,7 @@ MOST_ERROR = 60  # characters of an error in the table; the file has the full te
 def trial_line(trial: Trial, num_trials: int) -> str:
     """Line printed when a trial starts."""
     given = " ".join(f"{name}={shown(value)}" for name, value in trial.values.items())
-    return f"trial {trial.number + 1} of {num_trials}, number {trial.number}: {given}"
+    return f"trial {trial.number} ({trial.number + 1} of {num_trials}): {given}"
 
 
 def ending_line(trial: Trial, trials: Sequence[Trial], definition: Definition) -> str:

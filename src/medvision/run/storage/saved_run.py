@@ -68,7 +68,9 @@ class StoredRun:
         except (OSError, ValueError) as error:
             reason = first_line(error)
             if isinstance(error, OSError):
-                reason = f"{error.strerror}: {Path(error.filename or '').name}"
+                name = Path(error.filename or "").name
+                missing = isinstance(error, FileNotFoundError)
+                reason = f"{name} is missing" if missing else f"{name}: {error.strerror}"
             raise MedvisionError(
                 f"not a run folder: {reason}",
                 where=str(path),

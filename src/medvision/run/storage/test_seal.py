@@ -70,8 +70,8 @@ def start_line(keys: Sequence[str]) -> str:
         keys: From `sealed`, not empty.
     """
     return (
-        f"test split sealed: this command {_does(keys)}, so hyper-parameters are being chosen;"
-        " compare the runs on validation, then test the one you choose: medvision evaluate RUN"
+        f"test split sealed: this command {_does(keys)}, so hyper-parameters are selected;"
+        " compare the runs on validation, then test the chosen one: medvision evaluate RUN"
     )
 
 
@@ -83,8 +83,8 @@ def sealed_note(keys: Sequence[str], run: Path) -> str:
         run: Run folder.
     """
     return (
-        f"the test split is sealed, because the command {_does(keys)}; if this is the run you"
-        f" choose: medvision evaluate {run}"
+        f"the test split is sealed, because the command {_does(keys)}; to test this run, if it is"
+        f" the chosen one: medvision evaluate {run}"
     )
 
 

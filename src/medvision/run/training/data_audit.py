@@ -112,8 +112,8 @@ def _in_part(data: ImageData) -> DataAudit:
     found = [*group_findings(seen), *class_findings(seen), *name_hint_findings(named)]
     leaks = [_text(finding) for finding in found if finding.severity == "leak"]
     part = (
-        "too many files to read before the start: the audit checked names and counts only; run"
-        f" medvision audit {data.root} once, and later starts use its results"
+        "too many files to read before the start: the audit checked only names and counts; run"
+        f" medvision audit {data.root} once, and later runs use its results"
     )
     if len(named) < len(seen):
         part += f"; patient numbers were searched in {len(named)} of {len(seen)} names"
