@@ -70,7 +70,7 @@ def test_skipped_files_are_reported(
     code, output, _ = run_here("data", "shard", "set", "out", "--on-error", "skip")
     assert code == 0
     assert output.startswith(
-        "note: SKIPPED 2 of 12 images (without a split 2) because of --on-error skip"
+        "note: SKIPPED 2 of 12 images (2 without a split) because of --on-error skip"
     )
     assert "\n1 shard, 10 images with masks, " in output
 
@@ -128,7 +128,7 @@ def test_commands_that_read_images_refuse_shards(
         2,
         "",
         "error: the audit reads a folder of images, got shards (out);"
-        " audit the folder they were made from; training on shards audits them itself\n",
+        " audit the folder they were made from; a training on shards includes the audit\n",
     )
     assert run_here("predict", "run", "out", "--out", "masks") == (
         2,

@@ -280,7 +280,7 @@ def test_classes_that_a_split_lacks_are_noted(protocol: str) -> None:
     given = images(400)
     given[7] = Sample(path="rare/x.png", target="rare")
     notes = apply(given, protocol, alone(400)).notes
-    assert any("holds no rare" in note for note in notes)
+    assert any("contains no rare" in note for note in notes)
 
 
 # Errors.

@@ -210,7 +210,7 @@ def test_a_stratum_missing_from_a_split_is_noted() -> None:
     ]
     stratify_by = ["glioma", "none"] * 5 + ["none"] * 5 + ["glioma", "none"] * 2 + ["none"]
     notes = draw_split(given, seed=0, stratify_by=stratify_by).notes
-    assert notes == ["val (5 images) holds no glioma"]
+    assert notes == ["val (5 images) contains no glioma"]
 
 
 def test_a_share_off_by_more_than_two_is_noted_if_enough_samples_are_expected() -> None:

@@ -67,7 +67,8 @@ def test_skipped_images_are_counted_by_split_and_class(root: Path) -> None:
         (root / name).write_bytes(b"")
     result = check(root, on_error="skip")
     assert result.notes == [
-        "SKIPPED 3 of 8 images (test yes 2, train yes 1) because of data.on_error=skip:"
+        "SKIPPED 3 of 8 images (2 in test of class yes, 1 in train of class yes) because of"
+        " data.on_error=skip:"
         " test/yes/0.png: the file is empty, test/yes/1.png: the file is empty,"
         " train/yes/0.png: the file is empty",
         "skipped 2 images of the given val and test splits:"

@@ -108,11 +108,11 @@ def test_an_evaluation_without_history_has_no_findings_about_the_fit() -> None:
 def test_a_class_is_missing(stage: str, expected: str) -> None:
     summary = classification(counts={stage: {"normal": 150, "ill": 0}})
     assert findings(summary, []) == [expected]
-    summary["warnings"] = [f"{stage} (150 images) holds no other, no ill"]
+    summary["warnings"] = [f"{stage} (150 images) contains no other, no ill"]
     assert findings(summary, []) == []
-    summary["warnings"] = [f"{stage} holds no ill: AUROC and recall of a class are undefined"]
+    summary["warnings"] = [f"{stage} contains no ill: AUROC and recall of a class are undefined"]
     assert findings(summary, []) == []
-    summary["warnings"] = [f"{stage} holds no ill-defined"]
+    summary["warnings"] = [f"{stage} contains no ill-defined"]
     assert findings(summary, []) == [expected]
 
 

@@ -125,7 +125,7 @@ def test_a_class_missing_from_a_split_is_reported(
     else:
         assert code == 0
         for part in ("val", "test"):
-            assert f"note: {part} (6 images) holds no a" in out
+            assert f"note: {part} (6 images) contains no a" in out
 
 
 def test_files_skipped_in_validation_and_test_are_reported(
@@ -139,7 +139,8 @@ def test_files_skipped_in_validation_and_test_are_reported(
     monkeypatch.chdir(tmp_path)
     assert main([*SMALL, f"data.root={root}", "data.on_error=skip", "run_dir=run"]) == 0
     skipped = (
-        "SKIPPED 2 of 40 images (test a 1, val b 1) because of data.on_error=skip:"
+        "SKIPPED 2 of 40 images (1 in test of class a, 1 in val of class b) because of"
+        " data.on_error=skip:"
         f" test/a/case_00.png: {TYPE}, val/b/case_01.png: {TYPE}"
     )
     loudly = (

@@ -282,15 +282,16 @@ def _compare_shares(
         found = np.bincount(of_sample[splits == _CODE[split]], minlength=len(names)).tolist()
         counts = {name: count for name, count in zip(names, found, strict=True) if count}
         size = sum(found)
-        lacking = [name for name in names if size and name not in counts]
+        masks = " masks" * (set(names) <= set(_STRATA))
+        lacking = [f"{name}{masks}" for name in names if size and name not in counts]
         if lacking:
-            notes.append(f"{split} ({size} images) holds no {', no '.join(lacking)}")
+            notes.append(f"{split} ({counted(size, 'image')}) contains no {', no '.join(lacking)}")
         for name, count in counts.items() if split != "train" else ():
             expected = overall[name] * size / len(splits)
             off = not 0.5 <= count / expected <= 2
             if off and expected >= _ENOUGH:
                 notes.append(
-                    f"{split} has {count} {name} of {size} images,"
+                    f"{split} has {count} {name}{masks} of {size} images,"
                     f" expected {expected:.0f} from the whole set"
                 )
     return notes

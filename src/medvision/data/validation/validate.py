@@ -110,9 +110,11 @@ def _skip_notes(root: Path, total: int, faults: Faults, *, with_class: bool) -> 
     if not faults:
         return []
     by_place = Counter(
-        (s.split or "without a split") + (f" {s.target}" if with_class else "") for s, _ in faults
+        (f"in {s.split}" if s.split else "without a split")
+        + (f" of class {s.target}" if with_class else "")
+        for s, _ in faults
     )
-    places = ", ".join(f"{name} {count}" for name, count in sorted(by_place.items()))
+    places = ", ".join(f"{count} {name}" for name, count in sorted(by_place.items()))
     notes = [
         f"SKIPPED {len(faults)} of {total} images ({places}) because of data.on_error=skip:"
         f" {count_names([reason(root, fault) for _, fault in faults])}"

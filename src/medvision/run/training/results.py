@@ -96,8 +96,8 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
     counts = summary["dataset"]["num_images"]
     network = summary["model"]
     print_line(
-        f"{summary['experiment']}: {network['name']} with {network['num_parameters']:,} parameters"
-        f" on {data.name}; {counts['train']} train, {counts['val']} val, {counts['test']} test"
+        f"{summary['experiment']}: {network['name']}, {network['num_parameters']:,} parameters;"
+        f" {data.name}: {counts['train']} train, {counts['val']} val, {counts['test']} test"
         f" images; {summary['device']}, {summary['precision']}, seed {summary['seed']}"
     )
     classes = summary["dataset"].get("class_counts")
