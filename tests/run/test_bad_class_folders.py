@@ -9,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from medvision.errors import MedvisionError
 from medvision.run import main
+from medvision.run.config.compatibility import check_class_names
 
 SMALL = (
     "experiment=chest_xray_cnn",
@@ -157,8 +159,8 @@ def test_files_skipped_in_validation_and_test_are_reported(
     assert summary["dataset"]["num_images"] == {"train": 24, "val": 7, "test": 7}
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)<", "'\U0001f9e0' \"b\"\nerror: c"])
-def test_a_class_may_have_any_name(
+@pytest.mark.parametrize("name", ["<script>alert(1)<", "'\U0001f9e0' \"b\" error: c"])
+def test_a_class_may_have_any_name_of_one_line(
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -179,3 +181,9 @@ def test_a_class_may_have_any_name(
     assert "<script" not in Path("run/report.html").read_text()
     with Path("run/predictions_test.csv").open(newline="") as stream:
         assert stream.readline().startswith("path,target")
+
+
+def test_a_class_name_with_a_line_break_is_refused() -> None:
+    with pytest.raises(MedvisionError, match="contains a line break") as refused:
+        check_class_names(["a", "b\nerror: c"])
+    assert refused.value.hint == "rename the class: its name must not contain a line break"

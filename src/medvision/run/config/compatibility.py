@@ -56,15 +56,19 @@ def check_class_names(names: Sequence[str]) -> None:
     """Refuse names of classes that tables or the screen would not show as text.
 
     Raises:
-        MedvisionError: If a name begins like a formula, or holds a line break.
+        MedvisionError: If a name begins like a formula or contains a line break.
     """
     for name in names:
         if starts_formula(name) or "\n" in name:
-            what = "has a line break" if "\n" in name else "would be a formula in a spreadsheet"
+            what, rule = (
+                ("contains a line break", "contain a line break")
+                if "\n" in name
+                else ("would be a formula in a spreadsheet", "begin with =, +, - or @")
+            )
             raise MedvisionError(
                 f"the class name {name!r} {what}",
                 where="data.class_names",
-                hint="rename the class: its name must not begin with =, +, - or @",
+                hint=f"rename the class: its name must not {rule}",
             )
 
 
