@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medvision.losses import CrossEntropy
 from medvision.tasks import ClassificationTask
-from medvision.tasks.base import _fetch
+from medvision.tasks.base import _fetch, fused
 from medvision.types import IGNORE_INDEX
 
 
@@ -106,3 +107,33 @@ def test_values_of_the_cpu_stay_as_they_are() -> None:
     values = {"a": torch.tensor(0.1), "b": torch.tensor(float("nan"))}
     fetched = _fetch(values)
     assert all(fetched[name] is value for name, value in values.items())
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_the_fused_step_has_the_weights_of_the_plain_one(kind: type[Optimizer]) -> None:
+    networks = [nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 1)) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    plain = partial(kind, lr=1e-2, weight_decay=1e-2)
+    optimizers = [
+        make(network.parameters())
+        for make, network in zip((plain, fused(plain)), networks, strict=True)
+    ]
+    assert optimizers[1].param_groups[0]["fused"] is True
+    images = torch.randn(8, 5)
+    for _ in range(5):
+        for network, optimizer in zip(networks, optimizers, strict=True):
+            optimizer.zero_grad()
+            network(images).square().mean().backward()
+            optimizer.step()
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_optimizers_without_a_fused_step_or_with_a_choice_stay_as_they_are() -> None:
+    for make in (
+        partial(torch.optim.NAdam, lr=1e-2),
+        partial(torch.optim.Adam, foreach=True),
+        partial(torch.optim.Adam, fused=False),
+        lambda parameters: torch.optim.Adam(parameters),
+    ):
+        assert fused(make) is make
