@@ -11,6 +11,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # the suite states what the C
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background of a script
     signal.signal(signal.SIGINT, signal.default_int_handler)  # children get the default too
+if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # started by nohup
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import cv2
 import numpy as np
