@@ -102,7 +102,7 @@ def test_bytes_give_an_image_or_an_error_of_one_line(data: bytes) -> None:
         st.builds(
             Sample,
             path=paths,
-            target=paths,
+            target=paths.filter(lambda path: path[0] not in "=+-@"),  # formulas are refused
             group=names,
             split=st.sampled_from(["", "train", "val", "test"]),
         ),

@@ -91,7 +91,11 @@ NO_SHARED_MEMORY = (
 @in_proc
 @pytest.mark.parametrize(
     "signum",
-    [signal.SIGKILL, signal.SIGBUS, pytest.param(signal.SIGSEGV, marks=pytest.mark.slow)],
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGBUS, marks=pytest.mark.slow),
+        pytest.param(signal.SIGSEGV, marks=pytest.mark.slow),
+    ],
 )
 def test_a_dead_loader_process_ends_the_run_which_resumes_without_loaders(
     run: Callable[..., Ended], tmp_path: Path, signum: int
