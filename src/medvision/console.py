@@ -11,11 +11,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from medvision.errors import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.segment import Segment
     from typing_extensions import Buffer
 
 Advance = Callable[[str, int, int | None], None]
@@ -77,15 +79,32 @@ def _lasting(stream: TextIO | None) -> TextIO:
     )
 
 
+def screen(*, stderr: bool = False) -> Console:
+    """Console of rich that escapes control characters in whatever it prints.
+
+    Names of files, classes and experiments may contain any character, in tables and titles too.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    console = Console(stderr=stderr)
+    render = console.render
+
+    def printable_parts(*arguments: Any, **options: Any) -> Iterator[Segment]:
+        for part in render(*arguments, **options):
+            yield part if part.control else Segment(printable(part.text), part.style)
+
+    console.render = printable_parts  # type: ignore[method-assign]
+    return console
+
+
 def print_line(text: str) -> None:
     """Print one line: not wrapped, no markup, line breaks and control characters escaped.
 
     Args:
         text: The line; names of files and classes may contain any character.
     """
-    from rich.console import Console
-
-    Console().print(in_one_line(text), highlight=False, soft_wrap=True, markup=False)
+    screen().print(in_one_line(text), highlight=False, soft_wrap=True, markup=False)
 
 
 def in_one_line(text: str) -> str:
@@ -122,7 +141,6 @@ def progress_bar(*, of_bytes: bool = False, transient: bool = True) -> Iterator[
     Yields:
         Function to call with the name of a step, the amount done and the total.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         DownloadColumn,
@@ -140,7 +158,7 @@ def progress_bar(*, of_bytes: bool = False, transient: bool = True) -> Iterator[
         if of_bytes
         else [MofNCompleteColumn(), TextColumn("{task.fields[rate]}")]
     )
-    console = Console(stderr=True)
+    console = screen(stderr=True)
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -24,8 +24,17 @@ _MOST_HIDDEN = 120
 MOST_BYTES = 16_000_000
 """Largest size of a plain file; larger ones are not written by medvision."""
 
+MOST_YAML = 1_000_000
+"""Largest number of characters of a YAML file: reading a million takes half a minute."""
+
+MOST_TEXT = 10_000
+"""Largest length of a value in it; numbers such as ``1:1:1`` take time with its square."""
+
 MOST_READ_BYTES = 2_000_000_000
 """Largest size of an image or a table; an image of 100 million pixels takes less."""
+
+MOST_CELLS = 50_000_000
+"""Largest number of cells of a table of results: about 4 GB of memory."""
 
 MOST_MODEL_BYTES = 32_000_000_000
 """Largest size of a file of weights."""
@@ -100,6 +109,33 @@ def read_regular(path: Path, *, most: int = MOST_READ_BYTES) -> bytes:
 def open_table(path: Path, *, encoding: str = "utf-8") -> io.TextIOWrapper:
     """Open a csv file as ``csv.reader`` takes it, see `regular_descriptor`."""
     return io.TextIOWrapper(open_regular(path), encoding=encoding, newline="")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a csv file by the names of its columns.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        MedvisionError: If it cannot be read, or has more than ``MOST_CELLS`` cells: a wide first
+            line would give every short row below as many.
+    """
+    rows: list[dict[str, str]] = []
+    try:
+        with open_table(path) as stream:
+            reader = csv.DictReader(stream)
+            most = MOST_CELLS // (len(reader.fieldnames or ()) + 4)  # a row itself takes memory
+            for row in reader:
+                rows.append(row)
+                if len(rows) > most:
+                    raise ValueError(f"more than {MOST_CELLS} cells")
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, csv.Error) as fault:
+        reason = getattr(fault, "strerror", None) or fault
+        raise MedvisionError(
+            f"cannot read the table: {reason}", where=str(path), hint="fix or remove the file"
+        ) from fault
+    return rows
 
 
 def is_there(path: Path) -> bool:
@@ -279,30 +315,51 @@ def read_plain(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If it is damaged, not a mapping, larger than ``MOST_BYTES``, nested too deep, or
-            YAML with aliases, with which a few lines can expand without limit.
+        ValueError: If it is damaged, not a mapping, larger than ``MOST_BYTES`` or ``MOST_YAML``,
+            nested too deep, or YAML with tags or aliases, with which a few lines can expand without
+            limit.
     """
     with open_regular(path) as stream:
         data = stream.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"more than {MOST_BYTES // 1_000_000} MB")
-    text = data.decode()
+    return plain_values(data.decode(), path.suffix)
+
+
+def plain_values(text: str, suffix: str) -> dict[str, Any]:
+    """Names with values in the text of a ``.json`` or ``.yaml`` file, see `read_plain`."""
     try:
-        content = json.loads(text) if path.suffix == ".json" else _plain_yaml(text)
+        content = json.loads(text) if suffix == ".json" else _plain_yaml(text)
     except RecursionError as fault:
         raise ValueError("nested too deep") from fault
     if not isinstance(content, dict):
         raise ValueError("expected names with values")
+    if "\\" in text:  # half a character, which could not be written again
+        json.dumps(content, default=str, ensure_ascii=False, skipkeys=True).encode()
     return content
 
 
 def _plain_yaml(text: str) -> Any:
     import yaml  # not needed for writing
 
+    if len(text) > MOST_YAML:
+        raise ValueError(f"more than {MOST_YAML} characters")
+
+    class Plain(yaml.SafeLoader):
+        """Loader that checks every node before its value is computed."""
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it contains YAML aliases")
+            if getattr(event, "tag", None) in self.yaml_constructors.keys() - {None}:
+                raise ValueError(f"it contains the YAML tag {event.tag[:60]}")
+            if len(getattr(event, "value", None) or "") > MOST_TEXT:
+                raise ValueError(f"it contains a value of more than {MOST_TEXT} characters")
+            return super().compose_node(parent, index)
+
     try:
-        if "*" in text and any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it contains YAML aliases")
-        return yaml.safe_load(text)
+        return yaml.load(text, Plain)
     except yaml.YAMLError as fault:
         raise ValueError(str(fault)) from fault
 
@@ -432,6 +489,15 @@ def run_status(folder: Path, summary: Mapping[str, Any]) -> str:
     return "interrupted" if status == "running" else status
 
 
+SUMMARY_TYPES: dict[str, type] = {
+    **dict.fromkeys(("experiment", "task", "status"), str),
+    **dict.fromkeys(("seed", "epochs", "best_epoch"), int),
+    **dict.fromkeys(("dataset", "model", "metrics"), dict),
+    "warnings": list,
+}
+"""Types of values in ``summary.json`` that a finished run always has."""
+
+
 def check_finished(folder: Path, summary: Mapping[str, Any]) -> None:
     """Check that a run has finished.
 
@@ -440,8 +506,16 @@ def check_finished(folder: Path, summary: Mapping[str, Any]) -> None:
         summary: Content of its ``summary.json``.
 
     Raises:
-        MedvisionError: If it is being trained, did not finish, or was pruned by its search.
+        MedvisionError: If it is being trained, did not finish, or was pruned by its search; or its
+            summary is damaged.
     """
+    for key, kind in SUMMARY_TYPES.items():
+        if not isinstance(summary.get(key), (kind, type(None))):
+            raise MedvisionError(
+                f"summary.json: {key} is {str(summary[key])[:60]!r}, expected {kind.__name__}",
+                where=str(folder),
+                hint="name a folder that training wrote",
+            )
     status = run_status(folder, summary)
     if status == "finished":
         return

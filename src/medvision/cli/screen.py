@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medvision.console import counted, in_one_line, print_line
+from medvision.console import counted, in_one_line, print_line, screen
 from medvision.errors import MedvisionError
 from medvision.types import RESEARCH_ONLY
 
@@ -79,7 +79,7 @@ def convention_words(rows: Rows) -> list[str]:
 
 def print_conventions(rows: Rows) -> None:
     """Print the table, and what a reader of it must know."""
-    Console().print(convention_table(rows))
+    screen().print(convention_table(rows))
     for line in convention_words(rows):
         print_line(line)
 
@@ -139,7 +139,7 @@ def print_audit(found: Audit, *, console: Console | None = None) -> None:
         found: Result of `medvision.audit.check.audit`.
         console: Console to print to; the screen by default. 80 columns are enough.
     """
-    console = console or Console()
+    console = console or screen()
     content = found.to_dict()
     counts = ", ".join(f"{k} {v}" for k, v in content["num_images_by_split"].items() if k != "none")
     console.print(

@@ -22,7 +22,7 @@ from medvision.comparison.runs import (
     read_run,
 )
 from medvision.comparison.verdicts import compare_pairs
-from medvision.console import cell, in_one_line
+from medvision.console import cell, in_one_line, screen
 from medvision.errors import MedvisionError
 from medvision.files import check_writable, file_errors, write_atomically, write_table
 from medvision.reports.verdicts import p_in_words, probability_in_words
@@ -206,7 +206,7 @@ def print_comparison(comparison: Comparison, *, console: Console | None = None) 
         comparison: Result of ``compare``.
         console: Console to print to; the screen if None.
     """
-    console = console or Console()
+    console = console or screen()
     console.print(_table(comparison))
     console.print()
     console.print(_table_of_runs(comparison))

@@ -3,7 +3,6 @@
 Only text files are read; torch is not needed.
 """
 
-import csv
 import json
 import statistics
 from collections import Counter
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError
-from medvision.files import check_finished, open_table
+from medvision.files import check_finished, read_rows
 from medvision.reports.page import setting_in_words
 from medvision.reports.run_files import RunFiles
 from medvision.scores import names_at
@@ -201,12 +200,11 @@ def _rows(path: Path, *needed: str) -> list[dict[str, str]]:
         raise MedvisionError(
             f"the run has no {path.name}", where=str(path.parent), hint="train it again"
         )
-    with open_table(path) as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in needed if name not in (reader.fieldnames or ())]
-        if missing:
-            raise MedvisionError(f"missing column {', '.join(missing)}", where=str(path))
-        return list(reader)
+    rows = read_rows(path)
+    missing = [name for name in needed if rows and name not in rows[0]]
+    if missing:
+        raise MedvisionError(f"missing column {', '.join(missing)}", where=str(path))
+    return rows
 
 
 def _number(path: Path, cell: str) -> float | None:

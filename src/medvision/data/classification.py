@@ -1,6 +1,5 @@
 """Data module for classification."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,6 +12,7 @@ from medvision.data.datamodule import ImageData
 from medvision.data.discovery.index import Index, index_classification
 from medvision.data.samples import Sample, SampleTable
 from medvision.data.sources import ClassPhantoms, PhantomSource
+from medvision.data.splits.groups import captured
 from medvision.data.validation.validate import CheckResult
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import STAGES, Stage
@@ -131,7 +131,7 @@ class ClassificationData(ImageData):
         known = any(index.samples.groups.numbered()[0])
         if self.synthetic or usual is None or self.group_pattern is not None or known:
             return index
-        if any(re.search(usual, path) for path in index.samples.paths):
+        if any(captured(usual, index.samples.paths)):
             return self.source.index(
                 splits=self.splits, group_pattern=usual, class_names=class_names
             )

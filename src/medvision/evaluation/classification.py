@@ -1,6 +1,5 @@
 """Evaluate a classifier: scores with intervals, and threshold and temperature from validation."""
 
-import csv
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +19,7 @@ from medvision.evaluation.base import (
     interval_or_none,
     or_none,
 )
-from medvision.files import open_table, write_table
+from medvision.files import read_rows, write_table
 from medvision.metrics import (
     apply_temperature,
     calibration_bins,
@@ -55,8 +54,7 @@ def read_class_predictions(path: Path, class_names: Sequence[str]) -> tuple[Floa
         path: A ``predictions_<split>.csv``.
         class_names: The K classes.
     """
-    with open_table(path) as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_rows(path)
     names = list(class_names)
     probability = [[float(row[f"probability/{name}"]) for name in names] for row in rows]
     target = np.array([names.index(row["target"]) for row in rows], np.int64)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medvision.errors import MedvisionError, did_you_mean, first_line
 from medvision.models.base import num_logits, pad_to_multiple
 from medvision.models.normalize import Normalize
-from medvision.models.weights import load_encoder_weights
+from medvision.models.weights import SOURCE_OPTIONS, load_encoder_weights
 
 STRIDE_FACTOR = {"DPT": 2}
 """Architectures that halve the encoder's deepest features, whose size must then be even."""
@@ -164,7 +164,9 @@ def _check_options(network_class: Any, encoder: str, options: dict[str, Any]) ->
         if name in known:
             continue
         hint = did_you_mean(name, known, otherwise="")
-        if encoder.startswith("tu-") and not hint and name not in OWN_ARGUMENTS:
+        if name in SOURCE_OPTIONS:
+            hint = "set model.weights"
+        elif encoder.startswith("tu-") and not hint and name not in OWN_ARGUMENTS:
             continue  # timm checks its own options
         raise MedvisionError(
             f"{network_class.__name__} has no option {name}",

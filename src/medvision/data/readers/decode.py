@@ -31,6 +31,10 @@ from medvision.files import file_errors, open_regular, read_regular
 MAX_PIXELS = 100_000_000
 """Largest number of pixels; larger pictures are rejected before decoding to save memory."""
 
+MAX_SCANS = 100
+"""Largest number of scans in a JPEG file; progressive ones have about ten. An empty scan is a few
+bytes, and takes the decoder as long as a full one."""
+
 _PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\xff\xd8\xff", JpegImageFile),
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
@@ -122,8 +126,11 @@ def decode(data: bytes, *, where: str) -> Picture:
                 where=where,
                 hint="store each in its own file",
             )
-        if isinstance(image, JpegImageFile) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
-            raise ValueError("truncated, no end marker")  # missing data would decode to grey
+        if isinstance(image, JpegImageFile):
+            if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+                raise ValueError("truncated, no end marker")  # missing data would decode to grey
+            if (scans := data.count(_JPEG_SCAN)) > MAX_SCANS:
+                raise ValueError(f"{scans} scans")
         image.load()
     orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
     return Picture(

@@ -188,8 +188,11 @@ def read_columns(stream: IO[bytes]) -> dict[str, NDArray[Any]]:
         Exception: One of ``DAMAGE``, if they cannot be read.
     """
     with zipfile.ZipFile(stream) as archive:
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+        parts = archive.infolist()
+        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise ValueError("compressed columns")  # may expand to any size
+        if sum(part.file_size for part in parts) > stream.seek(0, 2):
+            raise ValueError("columns larger than their file")  # several may share their bytes
     stream.seek(0)
     with np.load(stream, allow_pickle=False) as stored:
         return {name: stored[name] for name in stored.files}

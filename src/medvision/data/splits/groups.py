@@ -7,10 +7,12 @@ import hashlib
 import os
 import re
 import secrets
+import signal
+import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from medvision.console import counted
@@ -19,6 +21,12 @@ from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError
 from medvision.files import open_regular, own_folder
 
+MATCHING_S = 10.0
+"""Processor time for matching a pattern, beside that for each path; seconds."""
+
+MATCHING_S_PER_PATH = 1e-4
+"""A hundred times what common patterns take; seconds."""
+
 
 def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, list[str]]:
     """Return the samples with the groups captured by a pattern, and notes.
@@ -26,25 +34,10 @@ def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, l
     Samples that do not match keep their group.
 
     Raises:
-        MedvisionError: If the pattern is invalid, does not have exactly one group, or matches no
-            path.
+        MedvisionError: If the pattern is invalid, does not have exactly one group, takes too long
+            or matches no path.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as fault:
-        raise MedvisionError(
-            f"{pattern} is not a regular expression: {fault}",
-            where="data.group_pattern",
-            hint="fix it, and quote it for the shell",
-        ) from fault
-    if expression.groups != 1:
-        raise MedvisionError(
-            f"expected one capture group, got {expression.groups} in {pattern}",
-            where="data.group_pattern",
-            hint=r"put the name of the group in parentheses, as in '(person\d+)_'",
-        )
-    matches = map(expression.search, samples.paths)
-    found = StringColumn.of(match.group(1) or "" if match else "" for match in matches)
+    found = StringColumn.of(captured(pattern, samples.paths))
     unmatched = int(found.equal("").sum())
     if unmatched == len(samples):
         raise MedvisionError(
@@ -60,6 +53,60 @@ def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, l
         )
     columns = zip(found, samples.groups, strict=True)
     return samples.with_column(groups=(group or own for group, own in columns)), notes
+
+
+def captured(pattern: str, paths: Iterable[str]) -> list[str]:
+    """Return the text that a pattern's group captures in each path, empty without a match.
+
+    Patterns also come from stored configs, and some take longer than anyone waits, such as
+    ``(a+)+b``: processor time is limited where the system can do it, in the main thread.
+
+    Raises:
+        MedvisionError: If the pattern is invalid, does not have exactly one group or takes too
+            long.
+    """
+    try:
+        expression = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as fault:
+        raise MedvisionError(
+            f"{pattern[:200]} is not a regular expression: {fault}",
+            where="data.group_pattern",
+            hint="fix it, and quote it for the shell",
+        ) from fault
+    if expression.groups != 1:
+        raise MedvisionError(
+            f"expected one capture group, got {expression.groups} in {pattern[:200]}",
+            where="data.group_pattern",
+            hint=r"put the name of the group in parentheses, as in '(person\d+)_'",
+        )
+    listed = list(paths)
+    with _cpu_time_limit(MATCHING_S + MATCHING_S_PER_PATH * len(listed), pattern):
+        matches = map(expression.search, listed)
+        return [match.group(1) or "" if match else "" for match in matches]
+
+
+@contextmanager
+def _cpu_time_limit(seconds: float, pattern: str) -> Iterator[None]:
+    """Raise an error in the block once it has used that much processor time."""
+
+    def stop(*_: object) -> None:
+        raise MedvisionError(
+            f"matching {pattern[:200]} takes more than {seconds:.0f} s",
+            where="data.group_pattern",
+            hint="give a pattern without a repetition inside of another, such as (a+)+",
+        )
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not (in_main_thread and hasattr(signal, "setitimer")):
+        yield
+        return
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def given_groups(samples: SampleTable) -> dict[str, str]:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medvision.data.shards.location import place_of
 from medvision.errors import MedvisionError, printable
-from medvision.files import runs_in_spreadsheets
+from medvision.files import MOST_TEXT, runs_in_spreadsheets
 from medvision.registry import KEYS, PARTS, PATH_KEYS, Purpose, check_classes
 from medvision.run.config.schema import check_values
 
@@ -37,7 +37,7 @@ MOST_BATCH_PIXELS = 2**32
 MOST_PX = 16_384
 """Largest number among the arguments of transforms, some of which are sizes of images."""
 
-LONGEST_TEXT = 10_000
+LONGEST_TEXT = MOST_TEXT
 
 NEEDED = ("checkpoint", *(part for part in PARTS if part != "logger"))
 """Parts that a run cannot continue without."""

@@ -1,6 +1,5 @@
 """Cross-validation: average and pool the scores over all folds of one command."""
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from medvision.comparison.runs import mean_and_std
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample
-from medvision.files import open_table, write_table
+from medvision.files import read_rows, write_table
 from medvision.metrics import (
     bootstrap_mean_interval,
     classification_intervals,
@@ -268,8 +267,7 @@ def _not_once(
 
 
 def _predictions(run: Run) -> list[dict[str, str]]:
-    with open_table(_file(run, "predictions_test.csv")) as stream:
-        return list(csv.DictReader(stream))
+    return read_rows(_file(run, "predictions_test.csv"))
 
 
 def _file(run: Run, name: str = "") -> Path:

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medvision.console import counted
+from medvision.console import counted, screen
 from medvision.run.multirun.kfold import CrossValidation, FoldScore
 from medvision.run.multirun.summary import Group
 from medvision.scores import headline_of, names_at, score_named
@@ -25,7 +25,7 @@ def print_multirun(groups: Sequence[Group], *, console: Console | None = None) -
         groups: From ``summarise``.
         console: Console to print to; the screen by default.
     """
-    console = console or Console()
+    console = console or screen()
     known = next((group.task for group in groups if group.task), None)
     for task in sorted({group.task or known for group in groups}, key=str):
         # a group that never started has no scores, so it fits into any table
@@ -44,7 +44,7 @@ def print_folds(found: Sequence[CrossValidation], *, console: Console | None = N
         found: From ``cross_validate``.
         console: Console to print to; the screen by default.
     """
-    console = console or Console()
+    console = console or screen()
     for one in found:
         several = sum(other.group is one.group for other in found) > 1
         console.print(_table_of_folds(one, name_seed=several))

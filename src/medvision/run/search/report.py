@@ -11,11 +11,10 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medvision.console import counted, print_line
+from medvision.console import counted, print_line, screen
 from medvision.files import read_plain, write_atomically, write_table
 from medvision.run.search.settings import Settings, text_of
 from medvision.search.definition import Definition
@@ -129,7 +128,7 @@ def end_search(settings: Settings, study: Study, loader: ConfigLoader) -> None:
         "notes": notes_of(settings.folder, [trial.number for trial in trials]),
     }
     write_atomically(settings.folder / PAGE, sweep_page(content))
-    Console().print(_table(settings, trials))
+    screen().print(_table(settings, trials))
     if best is not None:
         print_line(
             "validation values of a search are optimistic: the best trial is selected from many;"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from medvision.errors import MedvisionError, first_line
 from medvision.files import (
     check_finished,
-    file_errors,
     is_there,
-    open_table,
     read_plain,
+    read_rows,
     run_status,
 )
 from medvision.registry import Purpose
@@ -92,12 +90,16 @@ def read_history(run: Path) -> list[dict[str, float | int | None]]:
     path = run / "metrics.csv"
     if not is_there(path):
         return []
-    with file_errors("cannot read the file", path, exit_code=2), open_table(path) as stream:
+    try:
         rows = [
             {name: float(text) if text else None for name, text in row.items()}
-            for row in csv.DictReader(stream)
+            for row in read_rows(path)
         ]
-    return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+        return [{**row, "epoch": int(row["epoch"] or 0)} for row in rows]
+    except (KeyError, ValueError, TypeError, OverflowError) as fault:
+        raise MedvisionError(
+            f"not a table of epochs: {fault!r}", where=str(path), hint="fix or remove the file"
+        ) from fault
 
 
 def largest_difference(

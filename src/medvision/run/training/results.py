@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from medvision.console import cell, counted, print_line
+from medvision.console import cell, counted, print_line, screen
 from medvision.data import ImageData
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
@@ -84,7 +83,7 @@ def _weights(model: nn.Module) -> dict[str, Any]:
 
 def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, Any]) -> None:
     """Print what is about to run, on which data, and the findings about the data."""
-    console = Console()
+    console = screen()
     if data.synthetic:
         console.rule("[bold]SYNTHETIC DATA[/bold]")
         console.print(
@@ -181,7 +180,7 @@ def _of_callbacks(fitted: Fitted, scores: Mapping[str, Score]) -> dict[str, floa
 
 
 def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Table:
-    table = Table(title=f"images by class, {protocol} protocol")
+    table = Table(title=f"images by class, {cell(str(protocol))} protocol")
     table.add_column("")
     names = list(counts["train"])
     for name in [*names, "all"]:
@@ -194,13 +193,13 @@ def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Tabl
 
 def print_scores(summary: Mapping[str, Any]) -> None:
     """Print the scores of each split that was measured, and every warning."""
-    console, metrics = Console(), summary["metrics"]
+    console, metrics = screen(), summary["metrics"]
     others = [score.name for score in other_scores(metrics, summary["task"])]
     dataset, name = summary["dataset"], cell(summary["experiment"])
     table = Table(
         title=f"{name}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
-        + (f", {dataset['protocol']} protocol" if dataset.get("protocol") else "")
-        + (f", fold {dataset['fold']} of {dataset['folds']}" if "fold" in dataset else "")
+        + (f", {cell(str(dataset['protocol']))} protocol" if dataset.get("protocol") else "")
+        + (cell(f", fold {dataset['fold']} of {dataset['folds']}") if "fold" in dataset else "")
     )
     stages = [s for s in STAGES if any(name.startswith(f"{s}/") for name in metrics)]
     for column in ("", *stages, "95 % interval"):
