@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from medvision import files
@@ -20,6 +21,8 @@ from medvision.data.splits import groups
 from medvision.data.splits.groups import group_by_pattern
 from medvision.errors import MedvisionError
 from medvision.files import check_finished, read_plain, read_rows
+from medvision.hardware.processes import memory_mb
+from medvision.inference.engine import OnnxEngine
 from medvision.registry import build_network
 from medvision.reports.run_files import RunFiles
 from medvision.run.storage.saved_run import read_history
@@ -145,6 +148,33 @@ def test_a_jpeg_of_very_many_scans_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(data[:first] + data[first:-2] * 50 + b"\xff\xd9")
     with pytest.raises(MedvisionError, match=r"picture: \d+ scans"):
         read_image(tmp_path / "a.jpg", channels=1)
+
+
+def test_a_small_onnx_file_that_would_fill_the_memory_is_refused(
+    tmp_path: Path, finished: Path
+) -> None:
+    from onnx import TensorProto, helper
+
+    card = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)["medvision"]
+    size = helper.make_tensor("size", TensorProto.INT64, [1], [memory_mb() * 2**20 * 6 // 10 // 4])
+    graph = helper.make_graph(
+        [
+            helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+            helper.make_node("ReduceMean", ["zeros"], ["zero"], keepdims=0),
+            helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["pixels", "zero"], ["logits"]),
+        ],
+        "large",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["batch", 3, 32, 32])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, None)],
+        [size],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    proto.ir_version = 10
+    helper.set_model_props(proto, {"medvision": json.dumps(card)})
+    (tmp_path / "large.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(MedvisionError, match="the network fails on an image"):
+        OnnxEngine(tmp_path / "large.onnx").logits(np.zeros((1, 32, 32, 3), np.uint8))
 
 
 def test_no_text_of_a_summary_steers_the_terminal(

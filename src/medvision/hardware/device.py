@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvision.hardware.processes import memory_mb
+
 
 def describe_hardware() -> dict[str, Any]:
     """Processor, cores, memory in MB and GPUs of this host."""
@@ -20,7 +22,7 @@ def describe_hardware() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        "memory_mb": memory_mb(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "gpus": gpus,
         "system": platform.platform(),

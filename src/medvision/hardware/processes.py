@@ -35,6 +35,11 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def memory_mb() -> int:
+    """Memory of this host."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Place of a process among those of its run.

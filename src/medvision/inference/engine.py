@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError, install_command
 from medvision.files import MOST_MODEL_BYTES, open_regular
-from medvision.hardware.processes import num_cores
+from medvision.hardware.processes import memory_mb, num_cores
 from medvision.inference.load import METADATA_KEY
 from medvision.inference.model_card import ModelCard
 
@@ -110,7 +111,7 @@ class OnnxEngine:
         metadata = self._shared.get_modelmeta().custom_metadata_map
         try:
             return json.loads(metadata.get(METADATA_KEY, "null"))
-        except ValueError:  # an entry of the same name by another program
+        except (ValueError, RecursionError):  # an entry of the same name by another program
             return None
 
     def _open(self, *, threads: int) -> Any:
@@ -124,8 +125,10 @@ class OnnxEngine:
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 4  # errors are raised
         onnxruntime.set_default_logger_severity(4)
+        _limit_memory(onnxruntime)
         try:
             open_regular(self._file, most=MOST_MODEL_BYTES).close()
             return onnxruntime.InferenceSession(
@@ -137,3 +140,16 @@ class OnnxEngine:
                 where=str(self._file),
                 hint="give a file written by medvision export",
             ) from error
+
+
+@functools.cache
+def _limit_memory(onnxruntime: Any) -> None:
+    """Let the networks of this process take half of the memory at most.
+
+    A file of a kilobyte may ask for an array of any size, which would be filled.
+    """
+    place = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    most = memory_mb() * 2**20 // 2
+    onnxruntime.create_and_register_allocator(place, onnxruntime.OrtArenaCfg({"max_mem": most}))
