@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from medvision import files
@@ -23,8 +24,9 @@ from medvision.errors import MedvisionError
 from medvision.files import check_finished, read_plain, read_rows
 from medvision.hardware.processes import memory_mb
 from medvision.inference.engine import OnnxEngine
-from medvision.registry import build_network
+from medvision.registry import Purpose, build_network
 from medvision.reports.run_files import RunFiles
+from medvision.run.config.stored import check_stored_config
 from medvision.run.storage.saved_run import read_history
 from medvision.run.training.results import print_scores
 
@@ -175,6 +177,23 @@ def test_a_small_onnx_file_that_would_fill_the_memory_is_refused(
     (tmp_path / "large.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(MedvisionError, match="the network fails on an image"):
         OnnxEngine(tmp_path / "large.onnx").logits(np.zeros((1, 32, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("transforms", "message"),
+    [
+        ({"RandomScale": {"scale_limit": [2000, 2000]}}, "scale_limit is '2000', more than 100"),
+        ({"TextImage": {"font_path": "/dev/zero"}}, "font_path names a file"),
+    ],
+)
+def test_transforms_of_a_stored_config_neither_grow_images_nor_open_files(
+    transforms: dict[str, object], message: str
+) -> None:
+    data = {"image_size": 64, "batch_size": 2, "train_transforms": transforms}
+    with pytest.raises(MedvisionError, match=message):
+        check_stored_config(
+            OmegaConf.create({"data": data}), Purpose.EVALUATE, where="config.yaml", hint=""
+        )
 
 
 def test_no_text_of_a_summary_steers_the_terminal(

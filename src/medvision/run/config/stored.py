@@ -37,6 +37,9 @@ MOST_BATCH_PIXELS = 2**32
 MOST_PX = 16_384
 """Largest number among the arguments of transforms, some of which are sizes of images."""
 
+MOST_SCALE = 100
+"""Largest factor among them, by which the sides of images may grow."""
+
 LONGEST_TEXT = MOST_TEXT
 
 NEEDED = ("checkpoint", *(part for part in PARTS if part != "logger"))
@@ -80,8 +83,13 @@ def check_stored_config(cfg: DictConfig, purpose: Purpose, *, where: str, hint: 
             raise _odd(f"{key} is {str(value)[:60]!r}", where)
         if key == "data.class_names" and ("\n" in str(value) or runs_in_spreadsheets(str(value))):
             raise _odd(f"{key} holds {str(value)[:60]!r}", where)
-        if "_transforms." in key and abs(_number(value)) > MOST_PX:
-            raise _odd(f"{key} is {str(value)[:60]!r}, more than {MOST_PX}", where)
+        if "_transforms." in key:
+            last = key.rpartition(".")[2]
+            most = MOST_SCALE if "scale" in last else MOST_PX
+            if abs(_number(value)) > most:
+                raise _odd(f"{key} is {str(value)[:60]!r}, more than {most}", where)
+            if last.endswith("path"):
+                raise _odd(f"{key} names a file", where)
         if value is not None and key in LIMITS and not 0 <= _number(value) <= LIMITS[key]:
             raise _odd(f"{key} is {str(value)[:60]!r}, more than {LIMITS[key]}", where)
     for key, value in _logger_of(config).items():
