@@ -410,6 +410,8 @@ def test_a_network_is_little_larger_than_its_weights_and_drawn_alike_under_the_l
         ("class_names", ["a", "@SUM(1)"]),
         ("class_names", ["a", "b\nerror: c"]),
         ("eval_transforms", {"Resize": {"height": 1_000_000, "width": 1_000_000}}),
+        ("eval_transforms", {"Affine": {"scale": {"x": [1e9, 1e9]}}}),
+        ("eval_transforms", {"TextImage": {"font_path": "/dev/zero"}}),
         ("architecture", "x" * 20_000),
     ],
 )

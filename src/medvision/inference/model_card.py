@@ -17,8 +17,9 @@ FORMAT = 1
 MOST = 10**15
 """Largest absolute value of a number."""
 
-MOST_OF_A_LAYER, MOST_PX = 1_000_000, 16_384
-"""Largest integer among the arguments of a network, and among those of a transform."""
+MOST_OF_A_LAYER, MOST_PX, MOST_SCALE = 1_000_000, 16_384, 100
+"""Largest integer among the arguments of a network, and among those of a transform; largest factor
+by which a transform may enlarge images."""
 
 MOST_CLASSES = 65_536
 LONGEST_TEXT = 10_000
@@ -193,8 +194,24 @@ def _is_names(value: Any, *, least: int) -> bool:
 
 def _is_transforms(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        options is None or _is_arguments(options, most=MOST_PX) for options in value.values()
+        options is None
+        or (_is_arguments(options, most=MOST_PX) and all(map(_is_mild, options.items())))
+        for options in value.values()
     )
+
+
+def _is_mild(argument: tuple[str, Any]) -> bool:
+    """Return True if an argument of a transform neither names a file nor enlarges images much."""
+    name, value = argument
+    return not name.endswith("path") and ("scale" not in name or _largest(value) <= MOST_SCALE)
+
+
+def _largest(value: Any) -> float:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int | float) else 0
 
 
 def _is_range(value: Any) -> bool:
