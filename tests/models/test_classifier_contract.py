@@ -27,7 +27,13 @@ CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
 Make = Callable[..., nn.Module]
 
 
-@pytest.fixture(params=CLASSIFIERS, scope="module")
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name == "alexnet_2012" else name
+        for name in CLASSIFIERS
+    ],
+    scope="module",
+)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -55,7 +55,8 @@ def test_activations_keep_their_scale_at_the_start(batch_norm: bool) -> None:
     assert 0.05 < logits.std() < 10
 
 
-@pytest.mark.parametrize("batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_norm", [False, True])
 def test_learns_bright_discs_with_adam_at_1e_4(batch_norm: bool) -> None:
     torch.manual_seed(0)
     rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")

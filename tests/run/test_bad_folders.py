@@ -430,7 +430,7 @@ def test_an_unreadable_file_is_named(
 ) -> None:
     folder = Folder(tmp_path / "set")
     (folder.root / name).chmod(0)
-    for path in (tmp_path, *tmp_path.parents[:2], folder.root):
+    for path in (tmp_path, *tmp_path.parents[:3], folder.root):
         path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "none"))

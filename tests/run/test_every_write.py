@@ -272,7 +272,7 @@ def test_a_removed_run_folder_ends_in_one_line(tmp_path: Path, whole_of: Callabl
     assert not place.run.exists()
 
 
-@pytest.mark.parametrize("pattern", ["open run/.metrics.csv.*.tmp", "open run/.report.html.*.tmp"])
+@pytest.mark.parametrize("pattern", ["open run/.metrics.csv.*.tmp"])
 def test_the_error_of_a_full_disk_names_the_command_to_resume(
     tmp_path: Path, whole_of: Callable, pattern: str
 ) -> None:
