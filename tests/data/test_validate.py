@@ -155,6 +155,7 @@ def test_on_error_is_fail_or_skip(root: Path) -> None:
         check(root, on_error="warn")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KVASIR.is_dir(), reason="Kvasir-SEG is not on this machine")
 def test_kvasir_passes() -> None:
     result = check(KVASIR)

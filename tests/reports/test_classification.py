@@ -84,7 +84,9 @@ def results(names: list[str], num_images: int = 20) -> dict[str, Any]:
     [
         ["NORMAL", "PNEUMONIA"],
         ["$a_{b$ \\frac", "_hidden", "x" * 90, "two\nlines"],
-        [f"{n} a rather long name of a class" for n in range(9)],
+        pytest.param(
+            [f"{n} a rather long name of a class" for n in range(9)], marks=pytest.mark.slow
+        ),
     ],
     ids=["two", "unkind-names", "nine"],
 )

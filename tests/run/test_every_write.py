@@ -173,7 +173,9 @@ def numbers_of(operations: list[Operation], patterns: tuple[str, ...]) -> list[i
     return [numbers[-1] for numbers in found]
 
 
-@pytest.mark.parametrize("pattern", FEW)
+@pytest.mark.parametrize(
+    "pattern", [FEW[1], *(pytest.param(other, marks=pytest.mark.slow) for other in FEW[::2])]
+)
 def test_a_killed_run_resumes_or_starts_again(
     tmp_path: Path, whole_of: Callable, pattern: str
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_clock_that_jumps_back_changes_no_number_and_no_folder(
     assert [path.name for path in taken.iterdir()] == ["kept.txt"]
 
 
+@pytest.mark.slow
 def test_two_runs_that_fill_one_cache_at_one_time_have_the_numbers_of_one(
     tmp_path: Path, make_folder: Callable[..., Path]
 ) -> None:

@@ -148,7 +148,10 @@ def close_the_terminal() -> None:
     threading.Thread(target=close, daemon=True).start()
 
 
-@pytest.mark.parametrize("ignored", [False, True], ids=["", "nohup"])
+@pytest.mark.parametrize(
+    "ignored",
+    [pytest.param(False, id=""), pytest.param(True, id="nohup", marks=pytest.mark.slow)],
+)
 def test_a_closed_terminal_ends_a_run_saved_unless_the_signal_is_ignored(
     run: Callable[..., Ended], tmp_path: Path, ignored: bool
 ) -> None:
@@ -203,7 +206,7 @@ def test_running_out_of_memory_is_one_line(run: Callable[..., Ended]) -> None:
     )
 
 
-@pytest.mark.parametrize("size", [1000, 30_000])
+@pytest.mark.parametrize("size", [pytest.param(1000, marks=pytest.mark.slow), 30_000])
 def test_a_file_size_limit_leaves_no_partial_file(
     run: Callable[..., Ended], tmp_path: Path, size: int
 ) -> None:
