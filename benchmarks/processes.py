@@ -23,7 +23,7 @@ EXPERIMENTS = {
     "chest_xray_cnn": (),
     "brain_mri_cnn": (),
 }
-"""What is trained, and what else its command needs."""
+"""Experiments that are trained, with further arguments of their commands."""
 
 NUM_IMAGES = {
     "polyp_unet": (41, 42, 43),

@@ -50,7 +50,7 @@ LIGHT: dict[str, tuple[Sequence[str], int]] = {
     "medvision audit --help": ((*MEDVISION, "audit", "--help"), 0),
     "medvision data list": ((*MEDVISION, "data", "list"), 0),
 }
-"""What is typed, and the exit code it ends with."""
+"""Commands, and their exit codes."""
 
 
 def main() -> None:

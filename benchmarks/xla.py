@@ -34,7 +34,7 @@ EXACT = {
     "brain_mri_alexnet": ["model.dropout=0", "optimizer.lr=1e-5"],
     "brain_mri_lite0": ["model.dropout=0", "optimizer.lr=1e-5"],
 }
-"""What else the comparison of losses needs: no dropout."""
+"""Further arguments for comparing losses: no dropout."""
 
 STEPS = 10
 

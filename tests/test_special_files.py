@@ -108,7 +108,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "summary.json": lambda path: RunFiles.read(path.parent),
     "audit.csv": open_regular,
 }
-"""What reads a file of this name."""
+"""Function that reads the file of each name."""
 
 
 @pytest.mark.parametrize("name", READERS)

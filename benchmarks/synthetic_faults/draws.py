@@ -22,7 +22,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "chest": CHEST_CLASSES,
     "polyps": (),
 }
-"""What can be drawn, and its classes by index; none where masks are drawn."""
+"""Kinds of data sets, with their classes by index; none for data sets with masks."""
 
 CANDIDATES = 8
 """Draws of which a look-alike is the one most like another image."""

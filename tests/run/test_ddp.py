@@ -38,7 +38,7 @@ HOSTS = (*TWO, "trainer.devices=1", "trainer.num_nodes=2")
 CLASSES = "experiment=chest_xray_cnn,brain_mri_cnn"
 
 FAULTS = '''
-"""What goes wrong in the runs of these tests."""
+"""Faults in the runs of these tests."""
 
 import os
 import torch

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 NUM_TRIALS = 12
 CREATED, ENDED, REPORTED = 4, 6, 7
-"""What optuna's journal calls the start and the end of a trial, and the value of an epoch."""
+"""Names in optuna's journal of the start and end of a trial, and of the value of an epoch."""
 
 COMMAND = (
     "sweep=tpe",

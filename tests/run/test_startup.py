@@ -51,7 +51,7 @@ NOT_FOR_A_UNET = {
     "medvision.hardware.xla_trainer",
     "medvision.export",
 }
-"""What a U-Net does without until its first step is made, though it may be installed."""
+"""Modules that a U-Net does not import before its first step, although they are installed."""
 
 FIRST_STEP = """
 import os, sys

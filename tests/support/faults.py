@@ -31,7 +31,7 @@ PATHS = {  # how many of the first arguments are paths
 }
 LONGEST_S = 120.0
 OF_SPACE = ("open", "os.mkdir", "os.link", "os.symlink", "os.truncate")
-"""What a full disk refuses, as it needs space; a rename does not."""
+"""Operations that need space, which a full disk refuses; a rename needs none."""
 
 
 @dataclass(frozen=True)
