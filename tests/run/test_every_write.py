@@ -198,7 +198,7 @@ def test_a_kill_before_any_operation(tmp_path: Path, whole_of: Callable, recipe:
         outcomes[outcome] += 1
         print(f"{at:3d} {operation}: {outcome}")
     print(f"{recipe}, killed before each of {len(ended.operations)} operations: {dict(outcomes)}")
-    assert outcomes["starts again"] <= 16
+    assert outcomes["starts again"] <= 17  # the mark of the user's own runs is one of them
     assert outcomes.total() == len(ended.operations)
 
 

@@ -2,8 +2,10 @@
 
 import gc
 import os
+import shutil
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,10 +54,13 @@ def children() -> list[str]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts in /proc")
 def test_two_hundred_runs_keep_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    small: tuple[str, ...],
 ) -> None:
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
+    scratch = Path(tempfile.mkdtemp())  # short: names of sockets have at most 107 characters
+    request.addfinalizer(partial(shutil.rmtree, scratch))
     monkeypatch.setenv("TMPDIR", str(scratch))
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.chdir(tmp_path)

@@ -353,7 +353,7 @@ def test_an_interrupted_run_is_continued_with_trust(
     (run / "summary.json").write_text(json.dumps(stopped))
     reported = command(f"resume={run}", code=2).stderr
     assert "if you know the package bone_age and trust it, add trust=bone_age" in reported
-    assert "after 1 epochs" in command(f"resume={run}", "trust=bone_age").stdout
+    assert "after 1 epoch" in command(f"resume={run}", "trust=bone_age").stdout
     assert summary_of(run)["metrics"] == before["metrics"]
 
 
