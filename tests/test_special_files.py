@@ -36,7 +36,7 @@ from medvision.run.storage.saved_run import StoredRun, read_history
 from medvision.run.training.build import read_checkpoint
 
 WAIT_S = 10.0
-"""Longest time of a test: whoever waits for a pipe waits for ever."""
+"""Longest time of a test, because reading from a pipe without a writer never ends."""
 
 
 @pytest.fixture(autouse=True)

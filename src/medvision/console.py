@@ -43,7 +43,7 @@ class _Output(io.FileIO):
 
 @contextmanager
 def unread_output() -> Iterator[None]:
-    """Let the program continue when nobody can read its output any more.
+    """Let the program continue after the reader of its output has gone.
 
     The reader of a pipe may end first, as in ``| head``, and a terminal may be closed. What is
     written afterwards is lost; other errors, such as a full disk, are raised.

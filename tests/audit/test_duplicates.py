@@ -208,7 +208,7 @@ def test_masks_of_equal_pixels_that_differ_at_all_are_a_conflict(make_set: MakeS
 
 
 @pytest.mark.parametrize(
-    ("side", "relation", "is_told"),
+    ("side", "relation", "is_reported"),
     [
         pytest.param(16, "same", False, id="alike"),  # Dice 2 * 256 / (400 + 256) = 0.78
         pytest.param(12, "same", True, id="unlike"),  # 2 * 144 / (400 + 144) = 0.53
@@ -218,11 +218,11 @@ def test_masks_of_equal_pixels_that_differ_at_all_are_a_conflict(make_set: MakeS
     ],
 )
 def test_masks_of_one_picture_conflict_below_a_stated_dice(
-    make_set: MakeSet, side: int, relation: str, is_told: bool
+    make_set: MakeSet, side: int, relation: str, is_reported: bool
 ) -> None:
     data = make_set(2, mask={"thumbnail": squares(20, side)})
     data = with_pairs(data, [(0, 1, 0.995, relation)])
-    assert ("mask_conflicts_near" in kinds(data)) == is_told
+    assert ("mask_conflicts_near" in kinds(data)) == is_reported
     overlap = min(side, 20) ** 2
     assert shared_foreground(data, 0, 1) == pytest.approx(2 * overlap / (400 + side**2))
 

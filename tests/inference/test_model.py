@@ -243,11 +243,11 @@ def test_a_run_that_has_not_finished_is_named_so(tmp_path: Path) -> None:
         find_model(tmp_path)
     best.parent.mkdir()
     best.touch()
-    told = "the run has not finished: its status is {}; its best checkpoint so far is used"
+    note = "the run has not finished: its status is {}; its best checkpoint so far is used"
     assert find_model(tmp_path) == best
-    assert unfinished_note(tmp_path) == told.format("running")
+    assert unfinished_note(tmp_path) == note.format("running")
     release()
-    assert unfinished_note(tmp_path) == told.format("interrupted")
+    assert unfinished_note(tmp_path) == note.format("interrupted")
     write('{"status": "finished"}')
     assert unfinished_note(tmp_path) is None
     assert unfinished_note(best) is None

@@ -382,3 +382,16 @@ def test_names_of_255_bytes_do_not_end_a_run_after_its_fit(
     assert all(len(Path(row["path"]).name) == 255 for row in rows)
     assert all((run / row["predicted"]).is_file() for row in rows)
     assert (run / "report.html").exists()
+
+
+def test_a_user_config_may_set_the_mode_of_hydra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "twice.yaml").write_text(
+        "# @package _global_\ndefaults: [polyp_unet]\nhydra: {mode: MULTIRUN}\n"
+    )
+    few = ("model.base_channels=2", "trainer.limit_train_batches=1", "seed=0,1")
+    assert main([f"--config-dir={tmp_path / 'own'}", "-m", *small, "experiment=twice", *few]) == 0
+    assert len(list(tmp_path.glob("runs/multirun/*/*/summary.json"))) == 2

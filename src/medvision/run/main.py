@@ -130,8 +130,8 @@ def run_command(arguments: Sequence[str]) -> int:
 def _mode_known(arguments: Sequence[str]) -> Iterator[None]:
     """Keep Hydra from composing the config twice, the first time only to read ``hydra.mode``.
 
-    Without a value, Hydra goes by ``-m``. Only the command or a config of the user's own can set
-    it: those are composed as Hydra does. Saves a quarter of a second per command (Hydra 1.3.8).
+    Without a value, ``-m`` decides. Only the command or a config of the user can set it: Hydra
+    then reads it as usual. Saves a quarter of a second per command (Hydra 1.3.8).
     """
     own_configs = ("--config-", "-cd", "-cp", "-cn", "hydra")
     if any(argument.lstrip("+~").startswith(own_configs) for argument in arguments):
