@@ -34,13 +34,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import yaml
+from sklearn.metrics import roc_curve
+
+from medvision.reports.plots.classification import Points, macro_mean
+from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
+from medvision.reports.plots.style import STYLE, save
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 NUM_RESAMPLES = 2000
 DIGITS = 5
+
+METRIC_LABELS = {"accuracy": "accuracy", "dice": "Dice"}
 
 DATA_NAMES = {"brain": "BRAIN", "chest": "CHEST", "kvasir": "KVASIR"}
 """Name that stands for a data folder in commands and in committed files."""
@@ -606,13 +614,87 @@ def _json(value: Any) -> str:
     return one_line.sub(lambda found: re.sub(r"\s+", "", found[0]).replace(",", ", "), text) + "\n"
 
 
+# Figures ------------------------------------------------------------------------------------------
+
+
+def draw_figures(
+    entries: Sequence[Mapping[str, Any]], settings: Settings
+) -> dict[int, list[tuple[str, str]]]:
+    """Draw the ROC and the validation curves of the finished runs of each row.
+
+    Returns:
+        Path within the folder of the results and description of each figure, by row.
+    """
+    figures: dict[int, list[tuple[str, str]]] = {}
+    with mpl.rc_context(STYLE):
+        for row in ROW_TITLES:
+            groups = [_drawn(entry, settings) for entry in entries if entry["row"] == row]
+            groups = [group for group in groups if group.histories]
+            if not groups:
+                continue
+            metric = next(entry["metric"] for entry in entries if entry["row"] == row)
+            label = METRIC_LABELS[metric]
+            drawn = {
+                "curves": draw_validation(groups, metric=metric, label=label, mark=""),
+                "roc": draw_rocs(groups, what="images", mark="") if groups[0].roc else None,
+            }
+            texts = {
+                "curves": f"Validation {label} by epoch, row {row}",
+                "roc": f"ROC of the test images, row {row}",
+            }
+            figures[row] = []
+            for kind, figure in drawn.items():
+                if figure is not None:
+                    path = Path("reference") / f"row_{row}_{kind}.png"
+                    save(figure, settings.docs / path, dpi=90)
+                    figures[row].append((str(path), texts[kind]))
+    return figures
+
+
+def _drawn(entry: Mapping[str, Any], settings: Settings) -> Drawn:
+    """Curves of the finished runs of an entry."""
+    runs = entry["runs"]
+    folders = [settings.results(run["run"]) for run in runs]
+    histories = [
+        [
+            {name: float(cell) if cell else None for name, cell in line.items()}
+            for line in _read_table(folder / "metrics.csv")
+        ]
+        for folder in folders
+    ]
+    classified = runs and "confusion" in runs[0]
+    return Drawn(
+        name=f"{entry['title']}{_variant(entry)}, {entry['protocol']}",
+        size=f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}",
+        has_spread=len(runs) > 1,
+        auroc=_spread(entry["scores"]["test/auroc"]) if classified else "",
+        histories=histories,
+        roc=[_roc(folder / "predictions_test.csv") for folder in folders] if classified else [],
+    )
+
+
+def _roc(path: Path) -> Points:
+    """ROC of a table of predictions: of the second of two classes, else the one-vs-rest mean."""
+    rows = _read_table(path)
+    targets = np.array([row["target"] for row in rows])
+    names = [name for name in rows[0] if name.startswith("probability/")]
+    probabilities = np.array([[float(row[name]) for name in names] for row in rows])
+    curves = [
+        roc_curve(targets == name.removeprefix("probability/"), probabilities[:, column])[:2]
+        for column, name in enumerate(names)
+    ]
+    return macro_mean(curves) if len(curves) > 2 else curves[-1]
+
+
 # Tables -------------------------------------------------------------------------------------------
 
 
 def write_tables(settings: Settings) -> None:
     """Write reference.json and reference.md from the results of all runs."""
     entries = [summarize(entry, settings) for entry in ENTRIES]
-    for name, text in (("reference.json", _json(entries)), ("reference.md", page(entries))):
+    figures = draw_figures(entries, settings)
+    texts = {"reference.json": _json(entries), "reference.md": page(entries, figures)}
+    for name, text in texts.items():
         temporary = settings.docs / f".{name}.tmp"
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(settings.docs / name)
@@ -723,8 +805,10 @@ def _over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
     }
 
 
-def page(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Format the tables as Markdown."""
+def page(
+    entries: Sequence[Mapping[str, Any]], figures: Mapping[int, Sequence[tuple[str, str]]]
+) -> str:
+    """Format the tables as Markdown, with the figures of each row (path and description)."""
     lines = [
         "# Reference results",
         "",
@@ -742,6 +826,8 @@ def page(entries: Sequence[Mapping[str, Any]]) -> str:
         of_row = [entry for entry in entries if entry["row"] == row]
         lines += ["", f"## {row}. {title}", "", *ROW_NOTES[row], "", *_table(of_row)]
         lines += ["", "```", *_commands(of_row), "```"] if any(e["runs"] for e in of_row) else []
+        for path, description in figures.get(row, ()):
+            lines += ["", f"![{description}]({path})"]
         for entry in of_row:
             lines += _confusion_table(entry)
     return "\n".join(lines) + "\n"

@@ -127,6 +127,7 @@ def _result(settings: Any, name: str, summary: dict[str, Any], text: str = PREDI
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "predictions_test.csv").write_text(text)
+    (folder / "metrics.csv").write_text(METRICS)
 
 
 def test_rows_come_in_order_and_seeds_before_entries() -> None:
@@ -226,7 +227,8 @@ def test_copies_are_compact_and_name_no_folder(settings: Any, tmp_path: Path) ->
     metrics = json.loads((folder / "summary.json").read_text())["metrics"]
     assert metrics["test/auroc"] == 0.81235
     assert metrics.keys().isdisjoint({"train/confusion/a/a", "test/recall/a_ci95"})
-    assert not any(str(tmp_path) in p.read_text() for p in settings.docs.rglob("*") if p.is_file())
+    files = [path for path in settings.docs.rglob("*") if path.is_file()]
+    assert not any(str(tmp_path).encode() in path.read_bytes() for path in files)
 
 
 def test_a_folder_of_this_machine_is_refused() -> None:
@@ -235,6 +237,7 @@ def test_a_folder_of_this_machine_is_refused() -> None:
         reference.without_paths("root: /home/me/x", {})
 
 
+@pytest.mark.draws
 def test_tables_give_mean_deviation_interval_and_open_seeds(settings: Any) -> None:
     right = PREDICTIONS.replace("b,a,", "b,b,")
     _result(settings, "4_original_0", _summary(test=0.5))
@@ -249,11 +252,32 @@ def test_tables_give_mean_deviation_interval_and_open_seeds(settings: Any) -> No
     assert entry["runs"][0]["confusion"] == {"classes": ["a", "b"], "counts": [[1, 0], [1, 0]]}
     assert entry["runs"][0]["fit_h"] == 2.0
     text = (settings.docs / "reference.md").read_text()
+    for kind in ("curves", "roc"):
+        assert f"](reference/row_4_{kind}.png)" in text
+        assert (settings.docs / "reference" / f"row_4_{kind}.png").stat().st_size > 1000
+    assert "row_5" not in text  # no run is finished
     assert "| 0, 1, open: 2 | 0.900 ± 0.000 | 0.500 ± 0.000 | 0.750 ± 0.354 |" in text
     assert "| U-Net, 16 base channels, 256 px | given | open: 0 | open |" in text
     first = text, (settings.docs / "reference.json").read_text()
     reference.write_tables(settings)
     assert first == (text, (settings.docs / "reference.json").read_text())
+
+
+def test_the_roc_is_that_of_the_second_of_two_classes_or_the_mean_over_classes(
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "two.csv"
+    table.write_text(
+        "target,probability/a,probability/b\na,0.9,0.1\nb,0.4,0.6\na,0.3,0.7\nb,0.2,0.8\n"
+    )
+    false, true = reference._roc(table)
+    assert np.trapezoid(true, false) == 0.75  # three of four pairs in order
+    table.write_text(
+        "target,probability/a,probability/b,probability/c\n"
+        "a,0.8,0.1,0.1\nb,0.3,0.4,0.3\nc,0.4,0.5,0.1\n"
+    )
+    false, true = reference._roc(table)
+    assert np.trapezoid(true, false) == pytest.approx((1 + 0.5 + 0.25) / 3)
 
 
 def test_seeds_with_other_test_images_are_refused(settings: Any) -> None:
