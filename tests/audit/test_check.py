@@ -102,6 +102,33 @@ def test_the_verdict_depends_on_the_share_of_leaks(leaky: AuditedSet) -> None:
     assert run(small).verdict.startswith("A test score on this split is not valid: 2 of 4")
 
 
+def test_a_validation_set_identical_to_the_test_set_is_a_leak(clean: AuditedSet) -> None:
+    splits = np.array(["train", "train", "val", "test"] * 30)
+    hashes = clean.properties.pixel_hash.copy()
+    hashes[splits == "test"] = hashes[splits == "val"]
+    copied = replace(
+        clean,
+        samples=clean.samples.with_column(splits=splits.tolist()),
+        properties=replace(clean.properties, pixel_hash=hashes),
+    )
+    pairs = [(k, k + 1) for k in range(2, 120, 4)]
+    found = run(with_equal(copied, *pairs))
+    assert found.exit_code == 1
+    words = "30 of 30 test images are identical to one in val"
+    assert found.verdict == f"A test score on this split is not valid: {words}"
+    assert found.leaks[0].startswith(f"{words}; checkpoint, threshold and temperature are chosen")
+    content = found.to_dict()
+    for part in ("exact_duplicates", "near_duplicates"):
+        assert content[part]["test_images_in_val"] == 30
+        assert content[part]["test_images_in_train"] == 0
+
+
+def test_validation_and_test_images_of_their_own_are_no_leak(clean: AuditedSet) -> None:
+    splits = ["train", "train", "val", "test"] * 30
+    found = run(replace(clean, samples=clean.samples.with_column(splits=splits)))
+    assert (found.exit_code, found.leaks) == (0, [])
+
+
 def test_a_leak_is_one_sentence_with_advice(leaky: AuditedSet) -> None:
     (sentence,) = run(leaky).leaks
     assert sentence.startswith("2 of 60 test images are identical to one in train; ")

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.groups import group_findings
+from medvision.audit.groups import group_findings, group_numbers
 
 MakeSet = Callable[..., AuditedSet]
 PATHS = ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]
@@ -23,6 +23,20 @@ def test_groups_in_two_splits_are_a_leak_with_counts_by_hand(make_set: MakeSet) 
     )
     assert leak.count == 3
     assert leak.files == ("d.png", "e.png", "c.png")  # those of test first
+
+
+def test_numbers_of_groups_by_hand_also_between_val_and_test(make_set: MakeSet) -> None:
+    splits = ["train", "test", "val", "test", "test", ""]
+    data = make_set(PATHS, splits=splits, groups=["a", "a", "b", "b", "c", "c"])
+    assert group_numbers(data) == {
+        "groups": 3,
+        "images": 6,
+        "groups_across_splits": 2,
+        "test_images_in_train": 1,
+        "val_images_in_train": 0,
+        "test_images_in_val": 1,
+    }
+    assert group_numbers(make_set(PATHS, splits=splits)) is None
 
 
 def test_the_finding_contains_no_group_name(make_set: MakeSet) -> None:

@@ -11,15 +11,14 @@ from typing import Any
 from medvision.audit.classes import class_counts, class_findings
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.duplicates import (
-    CROSSINGS,
     MASK_DICE,
     Duplicates,
     Pair,
     duplicate_numbers,
     find_duplicates,
 )
-from medvision.audit.finding import SEVERITIES, Finding, Severity, findings_of
-from medvision.audit.groups import group_findings, name_hint_findings
+from medvision.audit.finding import CROSSINGS, SEVERITIES, Finding, Severity, findings_of
+from medvision.audit.groups import group_findings, group_numbers, name_hint_findings
 from medvision.audit.images import image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
 from medvision.audit.shortcuts import Shortcuts, shortcut_findings, shortcut_scores
@@ -31,7 +30,7 @@ _GROUPED = "data.protocol=grouped draws a split that keeps them together"
 _ADVICE = {
     ("test", "train"): f"a score on them measures memorisation: {_GROUPED}",
     ("val", "train"): f"the checkpoint is chosen on memorised images: {_GROUPED}",
-    ("test", "val"): f"checkpoint and threshold are chosen on test images: {_GROUPED}",
+    ("test", "val"): f"checkpoint, threshold and temperature are chosen on test images: {_GROUPED}",
 }
 
 
@@ -65,7 +64,7 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
     pairs = found.crossing[of, into]
     equal = [pair for pair in pairs if pair.relation == "identical"]
     total = int((found.near.splits == of).sum())
-    severity: Severity = "leak" if (of, into) == ("test", "train") else "warning"
+    severity: Severity = "leak" if of == "test" else "warning"
 
     def leak_findings(kind: str, pairs: list[Pair], words: str) -> list[Finding]:
         return findings_of(
@@ -213,6 +212,7 @@ class Audit:
             "num_unusable": len(data.faults),
             "class_counts": class_counts(data),
             **self.numbers,
+            "groups": group_numbers(data),
             "memory_baseline": self._memory(),
             "shortcuts": None if self.shortcuts is None else self.shortcuts.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],

@@ -16,14 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet
+from medvision.audit.finding import CROSSINGS
 from medvision.data.duplicates.search import RELATIONS, THRESHOLD
 
 MASK_DICE = 0.7
 """Thumbnail Dice below which two masks of the same picture contradict each other; neighbouring
 frames in Kvasir-SEG reach at least 0.79."""
-
-CROSSINGS: tuple[tuple[str, str], ...] = (("test", "train"), ("val", "train"), ("test", "val"))
-"""Splits that must not share a picture, the most severe case first."""
 
 COMPARABLE = ("identical", "same")
 """Relations of pairs whose masks are aligned."""

@@ -17,6 +17,9 @@ SEVERITIES: tuple[Severity, ...] = ("leak", "conflict", "fault", "warning", "not
 SPOILING: tuple[Severity, ...] = ("leak", "conflict", "fault")
 """Severities that invalidate a test score or prevent training; the audit exits with code 1."""
 
+CROSSINGS: tuple[tuple[str, str], ...] = (("test", "train"), ("val", "train"), ("test", "val"))
+"""Splits that must not share a picture or a group, the most severe case first."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import ListedSet
-from medvision.audit.finding import Finding, findings_of, some_of
+from medvision.audit.finding import CROSSINGS, Finding, findings_of, some_of
 from medvision.types import STAGES
 
 
@@ -50,6 +50,25 @@ def group_findings(data: ListedSet) -> list[Finding]:
     advice = f"scores on them are too high; {advice}"
     kind = "groups_across_splits"
     return findings_of(data.names(rows), kind=kind, severity="leak", text=text, advice=advice)
+
+
+def group_numbers(data: ListedSet) -> dict[str, int] | None:
+    """Entry ``groups`` of audit.json: numbers only, None if no image has a group."""
+    known = np.flatnonzero(~data.samples.groups.equal(""))
+    if not len(known):
+        return None
+    groups, splits = data.samples.groups.select(known).numbered()[1], data.splits[known]
+    inside = [np.unique(groups[splits == stage]) for stage in STAGES]
+    crossing = {
+        f"{of}_images_in_{into}": int(np.isin(groups[splits == of], groups[splits == into]).sum())
+        for of, into in CROSSINGS
+    }
+    return {
+        "groups": len(np.unique(groups)),
+        "images": len(known),
+        "groups_across_splits": int((np.bincount(np.concatenate(inside), minlength=1) > 1).sum()),
+        **crossing,
+    }
 
 
 WORDS = (
