@@ -1,18 +1,28 @@
 """Training step, epoch log and optimizer shared by all tasks."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torchmetrics import Metric
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric, MetricCollection
 
-from medvision.errors import MedvisionError
-from medvision.types import Batch, Stage
+from medvision.errors import MedvisionError, first_line
+from medvision.models import count_parameters
+from medvision.types import IGNORE_INDEX, Batch, Stage
+
+LEARNING_RATE = 1e-4
+"""Learning rate of Adam, the optimizer of a task that is given none."""
+
+OwnMetrics = Metric | MetricCollection | Sequence[Metric] | Mapping[str, Metric]
+"""Metrics of torchmetrics; without names they are called after their classes."""
 
 
 class MeanLoss(Metric):
@@ -105,26 +115,82 @@ class Schedule(Protocol):
         ...
 
 
+def batch_of(batch: Any) -> Batch:
+    """Return a batch of any data loader as a dict.
+
+    Args:
+        batch: A dict with ``image`` and ``target``, or a pair (image, target).
+
+    Raises:
+        MedvisionError: If it is neither.
+    """
+    if isinstance(batch, Mapping) and {"image", "target"} <= batch.keys():
+        return batch  # type: ignore[return-value]
+    if isinstance(batch, Sequence) and len(batch) == 2:
+        image, target = batch
+        return {"image": image, "target": target}  # type: ignore[typeddict-item]
+    raise MedvisionError(
+        f"expected batches (image, target) or dicts with image and target, got {_described(batch)}",
+        where="data loader",
+        hint="return a pair from the dataset",
+    )
+
+
+def image_of(batch: Any) -> Tensor:
+    """Return the images of a batch for prediction, which may have no target.
+
+    Args:
+        batch: The images, or a dict with ``image``, or a sequence that starts with the images.
+
+    Raises:
+        MedvisionError: If it is none of them.
+    """
+    image = batch.get("image") if isinstance(batch, Mapping) else batch
+    image = image[0] if isinstance(image, list | tuple) and image else image
+    if isinstance(image, Tensor):
+        return image
+    raise MedvisionError(
+        f"expected images, (image, ...) or dicts with image, got {_described(batch)}",
+        where="data loader",
+        hint="return the image from the dataset",
+    )
+
+
+def _described(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"a dict with {', '.join(map(str, batch)) or 'no keys'}"
+    if isinstance(batch, list | tuple):
+        return f"a {type(batch).__name__} of {len(batch)}"
+    return f"a {type(batch).__name__}"
+
+
 class Task(LightningModule):
     """Fit one network with one loss, and measure it the same way at every stage.
 
     Logs ``{stage}/loss``, every ``{stage}/{metric}`` and the learning rate ``lr`` once per epoch,
-    over all rows of all processes. Rows with index -1 pad a batch of validation or test and are
-    ignored.
+    over all rows of all processes. A batch is a dict with ``image`` and ``target``, or a pair of
+    them. Rows with index -1 pad a batch of validation or test and are ignored; without the key
+    ``index`` no row is padding.
 
     Args:
         model: Maps images (N, C, H, W) to logits.
         loss: Maps (logits, target) to a scalar.
         metrics: Creates the metric of one stage, updated with (logits, target) and computing
             a value for each name.
-        optimizer: Given the parameters, or groups of them, returns the optimizer.
-        scheduler: Given the optimizer and the number of steps, returns a schedule or None.
-        metadata: Plain values written into every checkpoint, enough to use it elsewhere.
+        own_metrics: Further metrics, updated with (probabilities, target): probabilities of the
+            second of two classes (N, ...), or of each class (N, K, ...).
+        optimizer: Given the parameters, or groups of them, returns the optimizer; by default Adam
+            with a learning rate of 1e-4.
+        scheduler: Given the optimizer and ``total_steps``, returns a schedule or None; a scheduler
+            of torch that takes only the optimizer is stepped after every epoch.
+        metadata: Plain values written into every checkpoint, enough to use it elsewhere; by default
+            taken from the network and the first training batch.
         backbone_lr_factor: Ratio of the learning rate of the parameters that may start from
             pretrained weights to that of the others, which ``model.head_modules()`` names.
 
     Raises:
-        MedvisionError: If a factor is given, but the model has no backbone.
+        MedvisionError: If a factor is given, but the model has no backbone, or if two metrics have
+            the same name.
     """
 
     def __init__(
@@ -133,12 +199,19 @@ class Task(LightningModule):
         model: nn.Module,
         loss: Callable[[Tensor, Tensor], Tensor],
         metrics: Callable[[], Metric],
-        optimizer: Callable[[Any], Optimizer],
-        scheduler: Schedule | None = None,
+        own_metrics: OwnMetrics | None = None,
+        optimizer: Callable[[Any], Optimizer] | None = None,
+        scheduler: Schedule | Callable[[Optimizer], LRScheduler] | None = None,
         metadata: Mapping[str, Plain] | None = None,
         backbone_lr_factor: float = 1.0,
     ) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise MedvisionError(
+                f"expected a torch.nn.Module, got {type(model).__name__}",
+                where="model",
+                hint="give a network",
+            )
         if backbone_lr_factor != 1 and not hasattr(model, "head_modules"):
             raise MedvisionError(
                 f"{type(model).__name__} has no backbone",
@@ -147,24 +220,51 @@ class Task(LightningModule):
             )
         self.model = model
         self.loss = loss
-        self.optimizer = optimizer
+        self.optimizer = partial(Adam, lr=LEARNING_RATE) if optimizer is None else optimizer
         self.scheduler = scheduler
-        self.metadata = dict(metadata or {})
+        self.metadata: dict[str, Any] = dict(metadata or {})
         self.backbone_lr_factor = backbone_lr_factor
+        self._describes_itself = not self.metadata
         # Three attributes: a ModuleDict cannot hold the key "train", which Module defines.
         self.train_metrics, self.val_metrics, self.test_metrics = metrics(), metrics(), metrics()
         self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
+        own = _collection(own_metrics, taken=self.score_names())
+        self.train_own, self.val_own, self.test_own = own, own.clone(), own.clone()
 
     kind: ClassVar[str]
     """Kind of data that the task learns from, such as ``segmentation``."""
 
+    class_names: Sequence[str] = ()
+    """Name of each class; empty if the task has none."""
+
     def forward(self, image: Tensor) -> Tensor:
-        return self.model(image)
+        """Map images (N, C, H, W) to logits.
+
+        Raises:
+            MedvisionError: If the images are uint8 and the network cannot take them.
+        """
+        try:
+            return self.model(image)
+        except RuntimeError as error:
+            if image.dtype != torch.uint8 or not _NO_BYTES.search(str(error)):
+                raise
+            channels = image.shape[1] if image.ndim == 4 else "C"
+            raise MedvisionError(
+                f"{type(self.model).__name__} cannot take uint8 images: {first_line(error)}",
+                where="data loader",
+                hint="return floats in [0, 1] from the dataset, or wrap the network:"
+                f" medvision.models.with_normalization(network, in_channels={channels})",
+            ) from error
 
     def score_names(self) -> list[str]:
         """Names of the values logged for each stage, including ``loss``."""
         unwrapped = type(self.val_metrics).compute  # avoids the warning on no updates
-        return ["loss", *unwrapped(self.val_metrics)]
+        own = getattr(self, "val_own", None)
+        return ["loss", *unwrapped(self.val_metrics), *(own or ())]
+
+    def arguments(self) -> dict[str, Plain]:
+        """Plain arguments with which ``load_from_checkpoint`` builds this task again."""
+        return {"backbone_lr_factor": self.backbone_lr_factor}
 
     def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
         """Logits and targets as the loss receives them; a run calls it with each before it starts.
@@ -181,6 +281,11 @@ class Task(LightningModule):
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if self._describes_itself:
+            self._describes_itself = False
+            self.metadata = self._described_by(batch_of(batch))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         loss, _ = self._step(batch, "train")
         return loss
@@ -190,6 +295,15 @@ class Task(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         return self._step(batch, "test")[1]
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Probabilities of a batch, float32 (N, 1 or K, ...): one channel for each logit.
+
+        Args:
+            batch: The images, or a dict with ``image``, or a sequence that starts with the images.
+            batch_idx: Not used.
+        """
+        return channel_probabilities(self(image_of(batch)))
 
     def on_train_epoch_end(self) -> None:
         self._log_epoch("train")
@@ -206,12 +320,71 @@ class Task(LightningModule):
         optimizer = self._make_optimizer()
         if self.scheduler is None:
             return optimizer
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        schedule = self.scheduler(optimizer, total_steps=total_steps)
+        make: Any = self.scheduler
+        if "total_steps" in inspect.signature(make).parameters:
+            schedule = make(optimizer, total_steps=int(self.trainer.estimated_stepping_batches))
+            if isinstance(schedule, LRScheduler):  # such as OneCycleLR, which counts steps
+                schedule = {"scheduler": schedule, "interval": "step"}
+        else:
+            schedule = make(optimizer)
         return optimizer if schedule is None else {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["medvision"] = self.metadata
+        checkpoint.setdefault("hyper_parameters", {}).update(self.arguments())
+
+    def _described_by(self, batch: Batch) -> dict[str, Any]:
+        """Metadata for a checkpoint, from the network and the first training batch.
+
+        Empty if the batch does not tell how images are to be prepared. Waits for the device once.
+
+        Raises:
+            MedvisionError: If a target is no class.
+        """
+        image, num_classes = batch["image"], len(self.class_names)
+        self._check_targets(batch["target"], num_classes)
+        low, high = (float(value) for value in image.aminmax())
+        known = image.dtype == torch.uint8 or (low >= 0 and high <= 1)
+        channels, height, width = image.shape[-3:] if image.ndim == 4 else (0, 0, 1)
+        if not known or height != width or num_classes < 2:
+            return {}
+        buffers = dict(self.model.named_buffers())
+        mean, std = (buffers.get(f"normalize.{key}") for key in ("mean", "std"))
+        kind = type(self.model)
+        return {
+            "format": 1,
+            "task": self.kind,
+            "model": {"name": f"{kind.__module__}.{kind.__qualname__}", "arguments": {}},
+            "architecture": getattr(self.model, "architecture", kind.__name__),
+            "num_parameters": count_parameters(self.model),
+            "mean": [0.0] * channels if mean is None else mean.flatten().tolist(),
+            "std": [1.0] * channels if std is None else std.flatten().tolist(),
+            "class_names": list(self.class_names),
+            "image_size": height,
+            "in_channels": channels,
+            "threshold": 0.5,
+            "precision": str(self.trainer.precision),
+            "input": "uint8" if image.dtype == torch.uint8 else "float",
+        }
+
+    def _check_targets(self, target: Tensor, num_classes: int) -> None:
+        if num_classes == 0 or target.is_floating_point() or target.numel() == 0:
+            return
+        classes = target[target != IGNORE_INDEX]
+        odd = classes[(classes < 0) | (classes >= num_classes)]
+        if len(odd):
+            raise MedvisionError(
+                f"expected targets from 0 to {num_classes - 1}, or {IGNORE_INDEX} to ignore, got"
+                f" {int(odd[0])}",
+                where="data loader",
+                hint="name every class in class_names",
+            )
+        if len(classes) < target.numel() and not bool((classes > 0).any()):
+            warnings.warn(
+                f"the targets of the first batch are 0 and {IGNORE_INDEX} only, and {IGNORE_INDEX}"
+                " is ignored: give class indices, 1 for the foreground",
+                stacklevel=2,
+            )
 
     def _make_optimizer(self) -> Optimizer:
         """All parameters, including those frozen at first; the backbone is a group of its own."""
@@ -236,24 +409,115 @@ class Task(LightningModule):
         """Mean loss that a stage updates."""
         return getattr(self, f"{stage}_loss")
 
-    def _step(self, batch: Batch, stage: Stage) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: Any, stage: Stage) -> tuple[Tensor, Tensor]:
         """Loss and logits of a batch, which also updates the scores of its stage."""
-        logits = self(batch["image"])
-        loss = self.loss(logits, batch["target"])
+        batch = batch_of(batch)
+        image, target = batch["image"], batch["target"]
+        logits = self(image)
+        loss = self.loss(logits, target)
         # only validation and test are padded
-        num_rows = len(batch["image"]) if stage == "train" else (batch["index"] >= 0).sum()
+        index = None if stage == "train" else batch.get("index")
+        num_rows = len(image) if index is None else (index >= 0).sum()
         self.loss_of(stage).update(loss.detach(), num_rows)
-        self.metrics_of(stage).update(logits.detach(), batch["target"])
+        self.metrics_of(stage).update(logits.detach(), target)
+        own = self.own_metrics_of(stage)
+        if own:
+            probability, classes = class_probabilities(logits.detach()), target.long()
+            if index is not None:
+                probability, classes = probability[index >= 0], classes[index >= 0]
+            if len(classes):
+                own.update(probability, classes)
         return loss, logits
 
+    def own_metrics_of(self, stage: Stage) -> MetricCollection:
+        """Further metrics that a stage updates; may be empty."""
+        return getattr(self, f"{stage}_own")
+
     def _log_epoch(self, stage: Stage) -> None:
-        loss, metrics = self.loss_of(stage), self.metrics_of(stage)
+        loss, metrics, own = self.loss_of(stage), self.metrics_of(stage), self.own_metrics_of(stage)
         values = {"loss": loss.compute()}
         if metrics.update_called:  # mixed images have a loss, but no label for scores
             values |= metrics.compute()
+            values |= self._scalars(own.compute() if own else {})
         self.log_dict({f"{stage}/{name}": value for name, value in _fetch(values).items()})
-        loss.reset()
-        metrics.reset()
+        for counted in (loss, metrics, own):
+            counted.reset()
+
+    def _scalars(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One value for each name; a value for each class becomes ``name/class``.
+
+        Raises:
+            MedvisionError: If a metric computes something else.
+        """
+        scalars: dict[str, Tensor] = {}
+        for name, value in values.items():
+            if value.numel() == 1:
+                scalars[name] = value.reshape(())
+            elif value.ndim == 1 and len(value) == len(self.class_names):
+                for class_name, of_class in zip(self.class_names, value, strict=True):
+                    scalars[f"{name}/{class_name}"] = of_class
+            else:
+                raise MedvisionError(
+                    f"expected a number, or one for each of {len(self.class_names)} classes, got"
+                    f" {tuple(value.shape)}",
+                    where=f"metrics: {name}",
+                    hint="choose how the metric averages",
+                )
+        return scalars
+
+
+def channel_probabilities(logits: Tensor) -> Tensor:
+    """Compute probabilities, float32 (N, 1 or K, ...), of logits of the same shape."""
+    logits = logits.float()
+    return logits.sigmoid() if logits.shape[1] == 1 else logits.softmax(dim=1)
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """Compute probabilities as torchmetrics expects them, float32.
+
+    Args:
+        logits: (N, 1, ...) of the second of two classes, or (N, K, ...).
+
+    Returns:
+        (N, ...) of the second of two classes, or (N, K, ...).
+    """
+    probability = channel_probabilities(logits)
+    return probability[:, -1] if logits.shape[1] <= 2 else probability
+
+
+_NO_BYTES = re.compile("unsigned char|Byte|uint8", re.IGNORECASE)
+"""Matches an error of torch about the type uint8."""
+
+
+def _collection(metrics: OwnMetrics | None, *, taken: Sequence[str]) -> MetricCollection:
+    """Copies of the metrics by name.
+
+    Raises:
+        MedvisionError: If something is not a metric, or two have the same name.
+    """
+    if metrics is None:
+        return MetricCollection({})
+    if isinstance(metrics, Metric):
+        metrics = [metrics]
+    try:
+        named = (
+            dict(metrics.items(keep_base=True))
+            if isinstance(metrics, MetricCollection)
+            else dict(MetricCollection(metrics).items())  # type: ignore[arg-type]
+        )
+    except (TypeError, ValueError) as error:
+        raise MedvisionError(
+            f"not metrics of torchmetrics: {first_line(error)}",
+            where="metrics",
+            hint="give a torchmetrics.Metric, a list of them, or a dict of them by name",
+        ) from error
+    for name in named:
+        if name in taken:
+            raise MedvisionError(
+                f"the score {name} exists already", where="metrics", hint="choose another name"
+            )
+    # compute groups share states between metrics, which a resumed run would count twice
+    return MetricCollection(named, compute_groups=False).clone()  # type: ignore[arg-type]
 
 
 def backbone_parameters(model: nn.Module) -> list[nn.Parameter]:
