@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
-from medvision.types import IGNORE_INDEX
+from medvision.types import IGNORE_INDEX, single_logit
 
 __all__ = ["CrossEntropy", "MaskedLoss", "WeightedSum", "balanced_weights"]
 
@@ -122,6 +122,7 @@ class CrossEntropy(nn.Module):
             target: (N, H, W) or (N,) class indices or ``IGNORE_INDEX``; or, for logits without H
                 and W, float (N, K) class shares, whose rows sum to 1 (a row of zeros is ignored).
         """
+        logits = single_logit(logits, self.num_classes)
         _check_shapes(logits, target, self.num_classes)
         if target.is_floating_point():
             label = target.float()
@@ -204,6 +205,7 @@ class MaskedLoss(nn.Module):
             MedvisionError: For targets that the criterion does not support: of whole images, unless
                 it is the focal loss, or class shares, as from MixUp.
         """
+        logits = single_logit(logits, self.num_classes)
         _check_shapes(logits, target, self.num_classes)
         name = type(self.criterion).__name__  # smp is imported in the configuration only
         if target.is_floating_point():

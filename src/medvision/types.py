@@ -23,6 +23,23 @@ Stage = Literal["train", "val", "test"]
 STAGES: tuple[Stage, ...] = ("train", "val", "test")
 
 
+def single_logit(logits: Tensor, num_classes: int) -> Tensor:
+    r"""Logit of the second of two classes, whatever number of logits the network has for them.
+
+    .. math:: \mathrm{softmax}(z_0, z_1)_1 = \mathrm{sigmoid}(z_1 - z_0)
+
+    Args:
+        logits: (N, 1 or K, ...).
+        num_classes: K.
+
+    Returns:
+        (N, 1, ...) for two classes; for more the logits as they are.
+    """
+    if num_classes == 2 and logits.shape[1] == 2:
+        return logits[:, 1:].float() - logits[:, :1].float()
+    return logits
+
+
 class Batch(TypedDict):
     """Batch of a data loader, the input of a task.
 

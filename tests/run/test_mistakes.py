@@ -239,6 +239,50 @@ def fails(
             " (my_metric); use val/iou",
         ),
         (
+            ["experiment=polyp_unet", "scheduler=plateau", "scheduler.monitor=val_loss"],
+            "error: unknown score val_loss for this task (scheduler.monitor); did you mean"
+            " val/loss?",
+        ),
+        (
+            [
+                "experiment=polyp_unet",
+                "callbacks=early_stopping",
+                "callbacks.early_stopping.monitor=val/dise",
+            ],
+            "error: unknown score val/dise for this task (callbacks.early_stopping.monitor); did"
+            " you mean val/dice?",
+        ),
+        (
+            ["experiment=polyp_unet", "checkpoint.mode=min"],
+            "error: checkpoint.mode=min contradicts val/dice, of which larger values are better"
+            " (checkpoint.mode); leave it out",
+        ),
+        (
+            ["experiment=polyp_unet", "scheduler=plateau", "trainer.limit_val_batches=0"],
+            "error: val/loss is not measured, because the run has no validation images"
+            " (scheduler.monitor); monitor train/loss, or leave out scheduler",
+        ),
+        (
+            ["experiment=polyp_unet", "hydra.run.dir=elsewhere"],
+            "error: Hydra does not choose the folder of a run here (hydra.run.dir); set"
+            " run_dir=FOLDER, or leave it out for runs/<experiment>/<time>",
+        ),
+        (
+            [
+                "experiment=polyp_unet",
+                "model=smp_unet",
+                "model.architecture=DeepLabV3Plus",
+                "model.encoder=resnet18",
+                "data.batch_size=1",
+                "data.image_size=32",
+                "data.num_images=12",
+            ],
+            "error: DeepLabV3Plus with encoder resnet18 cannot be trained on an image"
+            " (1, 3, 32, 32): Expected more than 1 value per channel when training, got input size"
+            " torch.Size([1, 256, 1, 1]) (data.batch_size); use data.batch_size=2 or more, and as"
+            " many training images",
+        ),
+        (
             ["experiment=polyp_unet", "ckpt_path=no.ckpt"],
             "error: no.ckpt is not a file (ckpt_path); check the path",
         ),

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
+from medvision.hardware import choose_plan
 from medvision.inference.model_card import ModelCard
 from medvision.run import main
+from medvision.run.training.build import make_optimizer
 
 SOURCE = """
 import torch.nn.functional as F
@@ -20,7 +23,7 @@ class Net(nn.Module):
         self.layers = nn.Conv2d(3, outputs, 3, padding=1, stride=stride)
 
     def forward(self, image):
-        assert image.is_floating_point() and image.min() < 0
+        assert image.is_floating_point() and 0 <= image.min() <= image.max() <= 1
         return self.layers(image)
 
 class Pooled(Net):
@@ -60,16 +63,39 @@ def test_a_user_defined_segmenter_loss_and_callback(
     train: Callable[..., Path], capsys: pytest.CaptureFixture[str], summary_of: Callable, own: str
 ) -> None:
     callback = "+callbacks.own._target_=own_parts.Count"
-    run = train("experiment=polyp_unet", "model=mine", "loss=mine", callback, own)
+    few = "trainer.accumulate_grad_batches=6"
+    run = train("experiment=polyp_unet", "model=mine", "loss=mine", callback, few, own)
     assert "an epoch has ended" in capsys.readouterr().out
     summary = summary_of(run)
     assert summary["status"] == "finished"
     assert summary["model"] == {"name": "Net", "num_parameters": 28}
     assert 0 <= summary["metrics"]["test/dice"] <= 1
+    note = "trainer.accumulate_grad_batches=6 is more than the 5 batches of an epoch: one step an"
+    assert f"{note} epoch" in summary["warnings"]
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert {"model.normalize.mean", "model.network.layers.weight"} <= set(checkpoint["state_dict"])
     card = ModelCard.from_dict(checkpoint["medvision"], where="best.ckpt")
-    assert (card.name, card.mean, card.std) == ("own_parts.Net", (0.5,) * 3, (0.5,) * 3)
+    assert (card.name, card.mean, card.std) == ("own_parts.Net", (0.0,) * 3, (1.0,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "clip", "is_fused"),
+    [("bf16-mixed", 1.0, False), ("bf16-mixed", None, True), ("32", 1.0, True)],
+)
+def test_gradients_that_mixed_precision_clips_have_no_fused_optimizer(
+    precision: str, clip: float | None, is_fused: bool
+) -> None:
+    plan = choose_plan(
+        accelerator="cpu", precision=precision, memory_format="auto", deterministic=False
+    )
+    cfg = OmegaConf.create(
+        {
+            "optimizer": {"_target_": "torch.optim.Adam", "_partial_": True, "lr": 0.1},
+            "trainer": {"gradient_clip_val": clip},
+        }
+    )
+    made = make_optimizer(cfg, plan)([torch.nn.Parameter(torch.zeros(1))])
+    assert bool(made.defaults["fused"]) is is_fused
 
 
 def test_a_user_defined_classifier(
@@ -84,9 +110,10 @@ def test_a_user_defined_classifier(
     ("option", "line"),
     [
         (
-            "+model.outputs=2",
-            "error: expected logits (1, 1, 32, 32) for one image, got (1, 2, 32, 32) from Net"
-            " (model); two classes need one output channel, more classes one channel each\n",
+            "+model.outputs=3",
+            "error: expected logits (1, 1, 32, 32) or (1, 2, 32, 32) for 1 image, got"
+            " (1, 3, 32, 32) from Net (model); two classes need one or two output channels, more"
+            " classes one channel each\n",
         ),
         ("data.in_channels=1", "error: Net cannot take an image (1, 1, 32, 32): "),
     ],

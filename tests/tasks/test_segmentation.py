@@ -172,6 +172,15 @@ def test_plateau_halves_the_rate_after_its_patience() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
+@pytest.mark.parametrize(("monitor", "rate"), [("val/dice", 1.0), ("val/loss", 0.25)])
+def test_plateau_keeps_the_rate_while_the_score_improves(monitor: str, rate: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = reduce_on_plateau(optimizer, total_steps=10, monitor=monitor, factor=0.5, patience=0)
+    for value in (0.1, 0.2, 0.3):  # rises: better for Dice, worse for a loss
+        schedule["scheduler"].step(value)
+    assert optimizer.param_groups[0]["lr"] == rate
+
+
 def test_constant_has_no_schedule() -> None:
     assert constant(torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0), total_steps=3) is None
 

@@ -74,12 +74,14 @@ def _status_of(folder: Path) -> str | None:
         return None
 
 
-def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
+def load_network(path: Path | str, *, for_loss: bool = False) -> tuple[nn.Module, ModelCard]:
     """Build the network of a run folder, a checkpoint or a safetensors export.
 
     Args:
-        path: Path of the file. Nothing in it is executed; only networks of ``medvision.models``
-            and of packages trusted by the user are built.
+        path: Path of the file. Nothing in it is executed; only networks on the list of
+            ``medvision.registry`` and of packages trusted by the user are built.
+        for_loss: If True, a custom network with two logits for two classes returns both; else
+            their difference, as predictions and exports need it.
 
     Returns:
         The network in evaluation mode, in float32 on the CPU, and its card.
@@ -91,12 +93,14 @@ def load_network(path: Path | str) -> tuple[nn.Module, ModelCard]:
     read = _read_safetensors if file.suffix == ".safetensors" else _read_checkpoint
     tensors, metadata = read(file)
     card = ModelCard.from_dict(metadata, where=str(file))
-    from medvision.models import SizeLimit, load_weights_strict, with_normalization
+    from medvision.models import Normalized, SizeLimit, load_weights_strict, with_normalization
 
     with SizeLimit(file, where=str(file)):
         network = build_network(card.name, card.arguments, where=str(file))
     network = with_normalization(network, in_channels=card.in_channels)
     load_weights_strict(network, tensors, where=str(file))
+    if isinstance(network, Normalized):
+        network.two_become_one = not for_loss and card.num_classes == 2
     return network.eval(), card
 
 

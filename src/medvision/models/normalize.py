@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
+from medvision.types import single_logit
 
 RGB_CHANNELS = 3
 
@@ -69,19 +70,35 @@ class Normalized(nn.Module):
     Other attributes, such as ``head_modules``, are looked up on the wrapped network.
 
     Args:
-        network: Maps floats (N, C, H, W) in [-1, 1] to logits (N, 1 or K) or (N, 1 or K, H, W).
+        network: Maps floats (N, C, H, W), by default in [0, 1], to logits (N, 1 or K) or
+            (N, 1 or K, H, W).
         in_channels: C.
+        mean: As for ``Normalize``.
+        std: As for ``Normalize``.
+
+    Attributes:
+        two_become_one: If True, two logits become their difference, the single logit of other
+            networks. A loss receives both.
     """
 
-    def __init__(self, network: nn.Module, *, in_channels: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        in_channels: int = RGB_CHANNELS,
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
+    ) -> None:
         super().__init__()
         self.architecture = type(network).__name__
-        self.normalize = Normalize(in_channels=in_channels)
+        self.normalize = Normalize(in_channels=in_channels, mean=mean, std=std)
         self.network = network
+        self.two_become_one = False
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits."""
-        return self.network(self.normalize(image))
+        logits = self.network(self.normalize(image))
+        return single_logit(logits, 2) if self.two_become_one else logits
 
     def __getattr__(self, name: str) -> Any:
         try:

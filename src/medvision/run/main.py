@@ -197,12 +197,14 @@ class Command:
         from hydra.core.hydra_config import HydraConfig
         from omegaconf import OmegaConf
 
+        from medvision.run.config.hydra_errors import check_folders
         from medvision.run.config.schema import trusted_packages
         from medvision.run.storage.run_folder import RunFolder
         from medvision.run.storage.test_seal import is_trial, start_line
         from medvision.run.training.job import Job, run_job
 
         hydra_cfg: Any = HydraConfig.get()
+        check_folders(hydra_cfg)
         experiment = str(hydra_cfg.runtime.choices["experiment"])
         number = int(OmegaConf.select(hydra_cfg, "job.num", default=0) or 0)
         share = int(OmegaConf.select(cfg, "sweep.jobs", default=1))

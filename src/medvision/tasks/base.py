@@ -16,7 +16,7 @@ from torchmetrics import Metric, MetricCollection
 
 from medvision.errors import MedvisionError, first_line
 from medvision.models import count_parameters
-from medvision.types import IGNORE_INDEX, Batch, Stage
+from medvision.types import IGNORE_INDEX, Batch, Stage, single_logit
 
 LEARNING_RATE = 1e-4
 """Learning rate of Adam, the optimizer of a task that is given none."""
@@ -273,6 +273,10 @@ class Task(LightningModule):
         """
         return []
 
+    def scored(self, logits: Tensor) -> Tensor:
+        """Logits as scores and predictions take them: one for two classes."""
+        return single_logit(logits, len(self.class_names))
+
     def setup(self, stage: str) -> None:
         sync_through(self.trainer, self)
 
@@ -414,7 +418,8 @@ class Task(LightningModule):
         batch = batch_of(batch)
         image, target = batch["image"], batch["target"]
         logits = self(image)
-        loss = self.loss(logits, target)
+        loss = self.loss(logits, _as_labels(target))
+        logits = self.scored(logits)
         # only validation and test are padded
         index = None if stage == "train" else batch.get("index")
         num_rows = len(image) if index is None else (index >= 0).sum()
@@ -518,6 +523,11 @@ def _collection(metrics: OwnMetrics | None, *, taken: Sequence[str]) -> MetricCo
             )
     # compute groups share states between metrics, which a resumed run would count twice
     return MetricCollection(named, compute_groups=False).clone()  # type: ignore[arg-type]
+
+
+def _as_labels(target: Tensor) -> Tensor:
+    """Class indices as int64, which the losses of most libraries require."""
+    return target if target.is_floating_point() else target.long()
 
 
 def backbone_parameters(model: nn.Module) -> list[nn.Parameter]:

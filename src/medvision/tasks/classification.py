@@ -84,7 +84,7 @@ class ClassificationTask(Task):
     def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
         num_classes = len(self.class_names)
         logits = torch.zeros(2, 1 if num_classes == 2 else num_classes)
-        examples = [(logits, torch.zeros(2, dtype=torch.uint8))]
+        examples = [(logits, torch.zeros(2, dtype=torch.int64))]
         if self.mixing is not None:
             examples.append((logits, torch.full((2, num_classes), 1 / num_classes)))
         return examples

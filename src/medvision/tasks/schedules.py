@@ -2,10 +2,12 @@
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from medvision.scores import mode_of
 
 
 def constant(optimizer: Optimizer, *, total_steps: int) -> None:
@@ -45,15 +47,19 @@ def reduce_on_plateau(
     monitor: str,
     factor: float,
     patience: int,
+    mode: Literal["max", "min"] | None = None,
 ) -> dict[str, Any]:
-    """Lower the rate when the monitored loss has stopped falling.
+    """Lower the rate when the monitored value has stopped improving.
 
     Args:
         optimizer: Starts at its own rate.
         total_steps: Not used: the epochs decide.
-        monitor: Logged value that should fall.
+        monitor: Logged value, such as ``val/loss``.
         factor: New rate over the old one, in (0, 1).
-        patience: Epochs without a lower value before the rate is lowered.
+        patience: Epochs without a better value before the rate is lowered.
+        mode: ``max`` if a larger value is better, ``min`` if a smaller one; None for the direction
+            of the score.
     """
-    scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=factor, patience=patience)
+    mode = mode or mode_of(monitor)
+    scheduler = ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
     return {"scheduler": scheduler, "interval": "epoch", "monitor": monitor}

@@ -65,4 +65,4 @@ class SegmentationTask(Task):
     def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
         num_classes = len(self.class_names)
         logits = torch.zeros(2, 1 if num_classes == 2 else num_classes, 32, 32)
-        return [(logits, torch.zeros(2, 32, 32, dtype=torch.uint8))]
+        return [(logits, torch.zeros(2, 32, 32, dtype=torch.int64))]

@@ -1,10 +1,13 @@
 """Check that data, model, loss and task of one run agree."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import nn
 
 from medvision.console import counted
 from medvision.data import ImageData
@@ -22,16 +25,13 @@ from medvision.types import STAGES, Stage
 def fill_in(cfg: DictConfig, data: ImageData) -> None:
     """Fill in the config values that only the data determines: classes, balanced loss weights.
 
-    Classes are written if the config of the data has keys for them.
-
-    A monitor without a mode gets the mode of its score. Mixing with both alphas at 0 is removed.
+    Classes are written if the config of the data has keys for them. Mixing with both alphas at 0 is
+    removed.
 
     Raises:
         MedvisionError: If balanced weights are requested and the images have no classes.
     """
     with open_dict(cfg):
-        if cfg.checkpoint.mode is None:
-            cfg.checkpoint.mode = mode_of(str(cfg.checkpoint.monitor))
         for key, value in (
             ("num_classes", len(data.class_names)),
             ("class_names", list(data.class_names)),
@@ -50,6 +50,62 @@ def fill_in(cfg: DictConfig, data: ImageData) -> None:
         mixing = OmegaConf.select(cfg, "task.mixing")
         if mixing is not None and not (mixing.mixup_alpha or mixing.cutmix_alpha):
             cfg.task.mixing = None
+
+
+def _monitors(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
+    """Full name of every part of a config that monitors a value, and the part."""
+    parts = [("checkpoint", cfg.checkpoint), ("scheduler", cfg.get("scheduler"))]
+    parts += [(f"callbacks.{name}", node) for name, node in cfg.callbacks.items()]
+    for name, node in parts:
+        if isinstance(node, DictConfig) and isinstance(node.get("monitor"), str):
+            yield name, node
+
+
+def fill_in_directions(cfg: DictConfig) -> None:
+    """Give every monitored value without a mode the direction of its score.
+
+    Raises:
+        MedvisionError: If a mode is given that contradicts the definition of the score.
+    """
+    for name, node in _monitors(cfg):
+        score = score_named(node.monitor)
+        mode = node.get("mode")
+        if mode is None and ("mode" in node or str(node.get("_target_")).endswith(STOPS)):
+            with open_dict(node):
+                node.mode = mode_of(node.monitor)
+        elif mode is not None and score is not None and mode != score.mode:
+            raise MedvisionError(
+                f"{name}.mode={mode} contradicts {node.monitor}, of which"
+                f" {'larger' if score.mode == 'max' else 'smaller'} values are better",
+                where=f"{name}.mode",
+                hint="leave it out",
+            )
+
+
+STOPS = ".EarlyStopping"
+"""Class whose default direction is not that of the score."""
+
+
+def _check_monitors(cfg: DictConfig, data: ImageData, task: Task) -> None:
+    """Check that every monitored value is logged; a schedule would fail after the first epoch."""
+    names = task.score_names()
+    for part, node in _monitors(cfg):
+        monitor, where = str(node.monitor), f"{part}.monitor"
+        stage, _, name = monitor.partition("/")
+        # the values that a user's callback logs are known only after the first epoch
+        is_own = score_named(monitor, task.kind) is None and _has_own_callback(cfg)
+        if not is_own and (stage not in ("train", "val") or name not in names):
+            known = [f"val/{name}" for name in names if "/" not in name]
+            raise MedvisionError(
+                f"unknown score {monitor} for this task", where=where, hint=nearest(monitor, known)
+            )
+        unmeasured = not data.tables["val"] or cfg.trainer.get("limit_val_batches") == 0
+        if stage == "val" and unmeasured and not part.endswith("checkpoint"):
+            raise MedvisionError(
+                f"{monitor} is not measured, because the run has no validation images",
+                where=where,
+                hint=f"monitor train/{name}, or leave out {part}",
+            )
 
 
 def check_class_names(names: Sequence[str]) -> None:
@@ -93,8 +149,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
             where="task, data",
             hint=f"start from an experiment with task={data.task}",
         )
-    if isinstance(task.model, Normalized):
-        _try_network(task, data)
+    num_logits = _try_network(task, data)
     channels = getattr(task.model, "in_channels", data.in_channels)
     if channels != data.in_channels:
         raise MedvisionError(
@@ -103,16 +158,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
             where="model.in_channels",
             hint="leave it out and set data.in_channels",
         )
-    monitor = str(cfg.checkpoint.monitor)
-    names = task.score_names()
-    # the values that a user's callback logs are known only after the first epoch
-    is_own = score_named(monitor, task.kind) is None and _has_own_callback(cfg)
-    if monitor.partition("/")[2] not in names and not is_own:
-        raise MedvisionError(
-            f"unknown score {monitor} for this task",
-            where="checkpoint.monitor",
-            hint=nearest(monitor, [f"val/{name}" for name in names if "/" not in name]),
-        )
+    _check_monitors(cfg, data, task)
     if isinstance(OmegaConf.select(cfg, "task.threshold"), str):
         _check_choice(data)
     if OmegaConf.select(cfg, "task.prevalence") is not None and len(data.class_names) != 2:
@@ -121,9 +167,26 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
             where="task.prevalence",
             hint="leave it out",
         )
-    _try_loss(task)
+    _try_loss(task, num_logits)
     for stage in STAGES:
         _check_share(cfg, stage, num_images=len(data.tables[stage]), batch_size=data.batch_size)
+    if (note := _few_steps(cfg, data)) is not None:
+        data.notes.append(note)
+
+
+def _few_steps(cfg: DictConfig, data: ImageData) -> str | None:
+    """Note on gradients that are accumulated over more batches than an epoch has."""
+    several, devices = int(cfg.trainer.accumulate_grad_batches), cfg.trainer.get("devices")
+    rows = len(data.tables["train"]) // (devices if isinstance(devices, int) else 1)
+    batches: float = max(1, rows // data.batch_size)
+    if (limit := cfg.trainer.get("limit_train_batches")) is not None:
+        batches = min(batches, limit) if isinstance(limit, int) else limit * batches
+    if several <= batches or several == 1:
+        return None
+    return (
+        f"trainer.accumulate_grad_batches={several} is more than the"
+        f" {counted(int(batches), 'batch', 'batches')} of an epoch: one step an epoch"
+    )
 
 
 def _has_own_callback(cfg: DictConfig) -> bool:
@@ -145,38 +208,83 @@ def _check_share(cfg: DictConfig, stage: Stage, *, num_images: int, batch_size: 
         )
 
 
-def _try_network(task: Task, data: ImageData) -> None:
-    """Check that a user's network takes the images and returns logits of the right shape."""
+def _try_network(task: Task, data: ImageData) -> int | None:
+    """Check that a network takes the images and returns logits; return their number.
+
+    The networks of this package are tried only where they could fail: on batches of one image.
+
+    Raises:
+        MedvisionError: If the network fails, or returns anything else.
+    """
+    rows = min(data.batch_size, len(data.tables["train"]), 2)
+    is_own = isinstance(task.model, Normalized)
+    name = getattr(task.model, "architecture", type(task.model).__name__)
+    expected = [logits.shape for logits, _ in task.loss_examples()[:1]]
     size_px = data.image_size
-    image = torch.zeros(1, data.in_channels, size_px, size_px, dtype=torch.uint8)
-    try:
-        with torch.no_grad():
-            found = tuple(task.model.eval()(image).shape)
-    except Exception as error:  # its layers may raise anything
-        raise MedvisionError(
-            f"{task.model.architecture} cannot take an image {tuple(image.shape)}:"
-            f" {first_line(error)}",
-            where="model",
-            hint="fix the network, or change data.image_size or data.in_channels",
-        ) from error
-    finally:
-        task.model.train()
-    for logits, _ in task.loss_examples()[:1]:
-        expected = (1, logits.shape[1], *(size_px for _ in logits.shape[2:]))
-        if found != expected:
+    num_logits = None
+    # in evaluation a network takes a single image; in training some layers need more values
+    for training, count in ([(False, 1)] if is_own else []) + (
+        [(True, rows)] if is_own or rows == 1 else []
+    ):
+        image = torch.zeros(count, data.in_channels, size_px, size_px, dtype=torch.uint8)
+        try:
+            with torch.no_grad(), _undisturbed(task.model):
+                found: Any = task.model.train(training)(image)
+        except Exception as error:  # its layers may raise anything
+            few = training and count == 1
             raise MedvisionError(
-                f"expected logits {expected} for one image, got {found} from"
-                f" {task.model.architecture}",
-                where="model",
-                hint="two classes need one output channel, more classes one channel each",
-            )
+                f"{name} cannot {'be trained on' if training else 'take'} an image"
+                f" {tuple(image.shape)}: {first_line(error)}",
+                where="data.batch_size" if few else "model",
+                hint="use data.batch_size=2 or more, and as many training images"
+                if few
+                else "fix the network, or change data.image_size or data.in_channels",
+            ) from error
+        for wanted in expected:
+            num_logits = _check_logits(found, wanted, count, size_px, name=name, training=training)
+    return num_logits
 
 
-def _try_loss(task: Task) -> None:
+def _check_logits(
+    found: Any, wanted: torch.Size, count: int, size_px: int, *, name: str, training: bool
+) -> int:
+    """Check the output for ``count`` images; return the number of logits."""
+    allowed = (1, 2) if wanted[1] == 1 else (wanted[1],)
+    shapes = [(count, number, *(size_px for _ in wanted[2:])) for number in allowed]
+    while_training = " in training" if training else ""
+    shape = tuple(found.shape) if isinstance(found, torch.Tensor) else None
+    if shape not in shapes:
+        raise MedvisionError(
+            f"expected logits {' or '.join(map(str, shapes))} for {counted(count, 'image')}, got"
+            f" {shape or f'a {type(found).__name__}'} from {name}{while_training}",
+            where="model",
+            hint="two classes need one or two output channels, more classes one channel each",
+        )
+    return shape[1]
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers of a network, such as running means, its mode and the random numbers."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for buffer, value in before:
+            buffer.copy_(value)
+
+
+def _try_loss(task: Task, num_logits: int | None) -> None:
     """Call the loss as training does: it may not accept these targets, or mixed ones."""
     for logits, target in task.loss_examples():
+        if num_logits is not None:
+            logits = logits[:, :1].repeat_interleave(num_logits, 1)
         try:
-            task.loss(logits, target)
+            loss = task.loss(logits, target)
         except MedvisionError:
             raise
         except Exception as error:  # losses of torch or of the user raise various types
@@ -187,6 +295,13 @@ def _try_loss(task: Task) -> None:
                 where="loss",
                 hint=f"use {fitting}, or a loss for these shapes" if fitting else None,
             ) from error
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, torch.Tensor) else type(loss).__name__
+            raise MedvisionError(
+                f"expected a scalar from {type(task.loss).__name__}, got {got}",
+                where="loss",
+                hint="take the mean over images and pixels",
+            )
 
 
 def _check_choice(data: ImageData) -> None:

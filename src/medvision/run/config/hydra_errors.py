@@ -42,7 +42,32 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
     for override in parsed.overrides:
         if "=" not in override and not override.startswith("~"):
             fail(f"expected key=value, got {override}")
+        key = override.partition("=")[0].lstrip("+~")
+        if key in FOLDER_KEYS_OF_HYDRA:
+            raise _ignored(key)
     return bool(parsed.multirun), list(parsed.overrides)
+
+
+FOLDER_KEYS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
+"""Folders of Hydra, which holds no file of a run here."""
+
+
+def check_folders(hydra_cfg: DictConfig) -> None:
+    """Refuse a config of the user that sets a folder of Hydra.
+
+    Raises:
+        MedvisionError: If the folder of a run is not the current one, as in ``conf/train.yaml``.
+    """
+    if str(hydra_cfg.run.dir) != ".":
+        raise _ignored("hydra.run.dir")
+
+
+def _ignored(key: str) -> MedvisionError:
+    return MedvisionError(
+        "Hydra does not choose the folder of a run here",
+        where=key,
+        hint="set run_dir=FOLDER, or leave it out for runs/<experiment>/<time>",
+    )
 
 
 def quote_text(argument: str) -> str:

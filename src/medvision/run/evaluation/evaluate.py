@@ -204,7 +204,7 @@ def evaluate_run(
     run = StoredRun.read(path)
     check_run_folder(run.path)
     _check_out(out, run.path)
-    network, _ = load_network(run.path)
+    network, _ = load_network(run.path, for_loss=True)
     target = choose_target(run, root, split)
     out = out or run.path / "evaluation" / target.name
     _check_out(out, run.path)

@@ -242,4 +242,12 @@ def _goal(sweep: dict[str, Any], config: DictConfig) -> tuple[str, Mode]:
             where="sweep.mode",
             hint="add sweep.mode=max or sweep.mode=min",
         )
+    score = score_named(str(metric))
+    if mode is not None and score is not None and mode != score.mode:
+        raise MedvisionError(
+            f"sweep.mode={mode} contradicts {metric}, of which"
+            f" {'larger' if score.mode == 'max' else 'smaller'} values are better",
+            where="sweep.mode",
+            hint="leave it out",
+        )
     return str(metric), mode or mode_of(str(metric))

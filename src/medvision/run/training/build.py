@@ -6,7 +6,7 @@ import logging
 import pickle
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
+from torch.optim import Optimizer
 
 from medvision.callbacks import Progress
 from medvision.console import counted
@@ -71,9 +72,6 @@ def build_task(
     checkpoint: Path | None,
 ) -> Task:
     """LightningModule of the run, with the weights of ``checkpoint`` if given."""
-    optimizer = build(cfg.optimizer)
-    if plan.fused_optimizer and "fused" in inspect.signature(optimizer.func).parameters:
-        optimizer = functools.partial(optimizer, fused=True)
     metadata = {
         "format": 1,
         "task": data.task,
@@ -96,7 +94,7 @@ def build_task(
         cfg.task,
         model=model,
         loss=build(cfg.loss),
-        optimizer=optimizer,
+        optimizer=make_optimizer(cfg, plan),
         scheduler=build(cfg.scheduler),
         metadata=metadata,
     )
@@ -104,6 +102,19 @@ def build_task(
         state = read_checkpoint(checkpoint, max_epochs=cfg.trainer.max_epochs)
         load_weights_strict(task, state["state_dict"], where=f"ckpt_path={checkpoint}")
     return task.to(memory_format=torch.channels_last) if plan.channels_last else task
+
+
+def make_optimizer(cfg: DictConfig, plan: Plan) -> Callable[[Any], Optimizer]:
+    """Return the function from parameters to the optimizer, fused where the plan says so.
+
+    Lightning's mixed precision refuses to clip the gradients of a fused optimizer.
+    """
+    optimizer = build(cfg.optimizer)
+    clipped = cfg.trainer.get("gradient_clip_val") is not None and plan.precision.endswith("-mixed")
+    takes_fused = "fused" in inspect.signature(optimizer.func).parameters
+    if plan.fused_optimizer and takes_fused and not clipped:
+        return functools.partial(optimizer, fused=True)
+    return optimizer
 
 
 def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:

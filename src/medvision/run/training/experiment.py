@@ -26,7 +26,12 @@ from medvision.hardware import (
     train_with_quick_gradients,
 )
 from medvision.models import SizeLimit, with_normalization
-from medvision.run.config.compatibility import check_agreement, check_class_names, fill_in
+from medvision.run.config.compatibility import (
+    check_agreement,
+    check_class_names,
+    fill_in,
+    fill_in_directions,
+)
 from medvision.run.config.processes import check_plan
 from medvision.run.storage.resume import State, check_same_data, find_state
 from medvision.run.storage.run_folder import RunFolder, is_further_process
@@ -77,6 +82,7 @@ def run_experiment(
     if not folder.reopened:
         check_class_names(data.class_names)
     fill_in(cfg, data)
+    fill_in_directions(cfg)
     seed_everything(cfg.seed, workers=True, verbose=False)
     state = find_state(folder.path) if folder.reopened else None
     with (
