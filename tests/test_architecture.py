@@ -11,13 +11,17 @@ SRC = Path(__file__).parents[1] / "src"
 MODULES = structure.module_names(SRC)
 TASKS = ("classification", "segmentation")
 RANKS = [
-    {"types", "errors", "files", "console", "scores", "registry", "task_definition"},
+    {
+        *("types", "errors", "files", "console", "command_line"),
+        *("scores", "registry", "task_definition"),
+    },
     {"data", "models", "losses", "metrics", "hardware", "reports"},
     {"tasks", "inference", "audit", "search"},
     {"callbacks"},
     {"evaluation", "comparison", "export"},
     {"run"},
     {"cli"},
+    {"__main__"},
 ]
 """Packages from the bottom up: each imports only from those below it. Small shared modules also
 import each other."""

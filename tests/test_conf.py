@@ -286,6 +286,19 @@ def test_help_names_every_choice_and_experiment() -> None:
         assert name in text
 
 
+def test_help_lists_what_a_folder_of_the_command_adds(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\n# My own set.\n")
+    (tmp_path / "loss").mkdir()
+    (tmp_path / "loss" / "own.yaml").write_text("_target_: own.Loss\n")
+    for given in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"]):
+        lines = help_text([*given, "--help"]).splitlines()
+        assert lines[lines.index(f"Experiments of {tmp_path}") + 1] == "  mine  My own set."
+        assert lines[lines.index(f"Choices of {tmp_path} (key=option)") + 1] == "  loss=        own"
+        assert "Experiments" in lines
+    assert f"No configuration in {tmp_path / 'none'}" in help_text(["-cd", str(tmp_path / "none")])
+
+
 def test_files_contain_no_tabs_and_parse_as_yaml() -> None:
     for path in CONF.rglob("*.yaml"):
         assert "\t" not in path.read_text()

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import shlex
 import shutil
 import stat
 import zipfile
@@ -16,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from medvision.command_line import resuming
 from medvision.errors import MedvisionError
 
 _MOST_HIDDEN = 120
@@ -489,6 +489,21 @@ def run_status(folder: Path, summary: Mapping[str, Any]) -> str:
     return "interrupted" if status == "running" else status
 
 
+def newest_run(folder: Path) -> Path | None:
+    """Return the newest run in a folder such as ``runs`` or ``runs/polyp_unet``, if it has any."""
+    found = [path for depth in ("*", "*/*") for path in folder.glob(f"{depth}/summary.json")]
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return newest and newest.parent
+
+
+def way_to_run(folder: Path) -> str:
+    """Return what to give instead of a folder that is no run: the newest run in it, if any."""
+    newest = newest_run(folder)
+    if newest is None:
+        return "give a run folder, such as runs/<experiment>/<time>"
+    return f"give one of the runs in it; the newest is {newest}"
+
+
 SUMMARY_TYPES: dict[str, type] = {
     **dict.fromkeys(("experiment", "task", "status"), str),
     **dict.fromkeys(("seed", "epochs", "best_epoch"), int),
@@ -519,7 +534,7 @@ def check_finished(folder: Path, summary: Mapping[str, Any]) -> None:
     status = run_status(folder, summary)
     if status == "finished":
         return
-    hint = f"continue it: python train.py resume={shlex.quote(str(folder))}"
+    hint = f"continue it: {resuming(folder)}"
     if status == "pruned":
         hint = "use a run that was trained to its end"
     if status == "running":

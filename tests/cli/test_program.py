@@ -92,7 +92,12 @@ def test_train_passes_everything_on(tmp_path: Path) -> None:
         pytest.param(["predict", "none", "a.png"], "Missing option '--out'", id="option"),
         pytest.param(["evaluate", "."], "not a run folder", id="evaluate"),
         pytest.param(["evaluate", ".", "--split", "tset"], "'tset' is not one of", id="split"),
-        pytest.param(["export", "none", "--format", "onxx"], "'onxx' is not one of", id="format"),
+        pytest.param(
+            ["export", "none", "--format", "torchscript"],
+            "'torchscript' is not one of 'onnx', 'safetensors' (command line);"
+            " see medvision export --help",
+            id="format",
+        ),
         pytest.param(["export", "none", "--format", "onnx"], "no such file or folder", id="export"),
         pytest.param(["compare", "none", "nothing"], "none", id="compare"),
         pytest.param(["data", "download", "kvasir", "--root", "r"], "kvasir_seg", id="data"),
@@ -107,6 +112,31 @@ def test_mistakes_are_one_line_and_leave_nothing(
     assert message in errors
     assert errors.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("evaluate", "{}"),
+        ("predict", "{}", "a.png", "--out", "o"),
+        ("export", "{}", "--format", "onnx"),
+        ("compare", "{}", "none"),
+        ("train", "resume={}"),
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_a_folder_of_runs_is_answered_with_its_newest_run(
+    run_here: Run, tmp_path: Path, verb: tuple[str, ...]
+) -> None:
+    for number, name in enumerate(("new", "old")):
+        run = tmp_path / "runs" / "polyp_unet" / name
+        run.mkdir(parents=True)
+        (run / "summary.json").write_text("{}")
+        os.utime(run / "summary.json", (2e9 - number, 2e9 - number))
+    for folder in ("runs/polyp_unet", "runs"):
+        code, _, errors = run_here(*(part.format(folder) for part in verb))
+        assert code == 2
+        assert "; give one of the runs in it; the newest is runs/polyp_unet/new" in errors
 
 
 def test_predicting_a_folder_with_a_broken_image_ends_with_1(

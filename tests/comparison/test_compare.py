@@ -263,7 +263,7 @@ def test_a_folder_that_is_not_a_run_is_refused(make: Make, tmp_path: Path) -> No
     run, empty = make("pets/0"), tmp_path / "empty"
     empty.mkdir()
     assert error_of(run, empty) == (
-        f"not a run folder: it has no summary.json ({empty}); name folders that training wrote,"
+        f"not a run folder: it has no summary.json ({empty}); give a run folder,"
         " such as runs/<experiment>/<time>"
     )
     (run / "config.yaml").unlink()

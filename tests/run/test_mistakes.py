@@ -288,12 +288,28 @@ def fails(
         ),
         (
             ["experiment=polyp_unet", "seed"],
-            "error: expected key=value, got seed (command line); see python train.py --help",
+            "error: expected key=value, got seed (command line); write seed=VALUE",
+        ),
+        (
+            ["polyp_unte"],
+            "error: expected key=value, got polyp_unte (command line); write experiment=polyp_unet",
+        ),
+        (
+            ["polyps.png"],
+            "error: expected key=value, got polyps.png (command line); see python train.py --help",
         ),
         (
             ["--experiment", "polyp_unet"],
-            "error: unrecognized arguments: --experiment (command line);"
-            " see python train.py --help",
+            "error: expected key=value, got --experiment polyp_unet (command line);"
+            " write experiment=polyp_unet",
+        ),
+        (
+            ["experiment=polyp_unet", "--data.root=a b"],
+            "error: expected key=value, got --data.root=a b (command line); write data.root='a b'",
+        ),
+        (
+            ["--experimnt", "polyp_unet"],
+            "error: unrecognized arguments: --experimnt (command line); see python train.py --help",
         ),
         (
             [],

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from typing_extensions import override
 
+from medvision.command_line import resuming
 from medvision.errors import MedvisionError, Stopped, did_you_mean, first_line
 from medvision.files import atomic_path, link_or_copy
 from medvision.scores import mode_of, score_named
@@ -188,7 +189,7 @@ class BestAndLast(Checkpoint):
             f"cannot write a checkpoint: {what}",
             where=str(self.last_path),
             hint=f"{kept}; {'free some space' if full else 'check the disk'}, then continue with"
-            f" python train.py resume={self.folder.parent}",
+            f" {resuming(self.folder.parent)}",
             exit_code=3,
         )
 

@@ -1,7 +1,6 @@
 """Commands and their arguments; slow imports wait until a command needs them."""
 
 import functools
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+import medvision
+from medvision.command_line import medvision_command, training
 from medvision.console import unread_output
 from medvision.errors import MedvisionError, printable
 from medvision.types import RESEARCH_ONLY
@@ -115,9 +116,7 @@ def data_shard(
         f"{' with masks' if manifest.has_masks else ''},"
         f" {made.num_bytes / MEGABYTE:.1f} MB"
     )
-    print_line(
-        f"train on them: python train.py experiment=NAME data.root={shlex.quote(str(made.out))}"
-    )
+    print_line(f"train on them: {training('experiment=NAME', f'data.root={made.out}')}")
 
 
 def _color(text: str) -> tuple[int, int, int]:
@@ -151,8 +150,14 @@ MOST_FAILURES = 20
 
 
 @app.callback(invoke_without_command=True)
-def _no_verb(context: typer.Context) -> None:
-    """Print the help when no verb is given."""
+def _no_verb(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+) -> None:
+    """Print the help when no verb is given, or the version."""
+    if version:
+        typer.echo(f"medvision {medvision.__version__}")
+        raise typer.Exit
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
@@ -397,8 +402,8 @@ def _code() -> int:
         sys.stdout.flush()
     except ClickException as error:
         message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
-        _, *verb = str(getattr(getattr(error, "ctx", None), "command_path", "medvision")).split()
-        command = " ".join(["medvision", *verb])
+        path = str(getattr(getattr(error, "ctx", None), "command_path", ""))
+        command = " ".join([medvision_command(), *path.rpartition("medvision")[2].split()])
         sys.stderr.write(f"error: {message} (command line); see {command} --help\n")
         return 2
     except Exception as error:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.errors import MedvisionError
-from medvision.files import check_finished, read_rows
+from medvision.files import check_finished, read_rows, way_to_run
 from medvision.reports.page import setting_in_words
 from medvision.reports.run_files import RunFiles
 from medvision.scores import names_at
@@ -158,7 +158,7 @@ def _no_run(path: Path, name: str) -> MedvisionError:
     return MedvisionError(
         f"not a run folder: it has no {name}",
         where=str(path),
-        hint="name folders that training wrote, such as runs/<experiment>/<time>",
+        hint=way_to_run(path),
     )
 
 

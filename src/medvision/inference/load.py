@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medvision.command_line import resuming
 from medvision.errors import MedvisionError
-from medvision.files import MOST_MODEL_BYTES, check_stored, open_regular, read_plain, run_status
+from medvision.files import (
+    MOST_MODEL_BYTES,
+    check_stored,
+    open_regular,
+    read_plain,
+    run_status,
+    way_to_run,
+)
 from medvision.inference.model_card import ModelCard
 from medvision.registry import build_network
 
@@ -37,12 +44,12 @@ def find_model(path: Path) -> Path:
                     where=str(path),
                     hint="wait for its first epoch"
                     if status == "running"
-                    else f"continue it: python train.py resume={shlex.quote(str(path))}",
+                    else f"continue it: {resuming(path)}",
                 )
             raise MedvisionError(
                 "not a run folder with a trained model: checkpoints/best.ckpt is missing",
                 where=str(path),
-                hint="give the folder printed at the end of a training, or a checkpoint",
+                hint=f"{way_to_run(path)}, or a checkpoint",
             )
         return best
     if not path.is_file():

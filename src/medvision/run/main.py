@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(help_text())
+        sys.stdout.write(help_text(arguments))
         return 0
     from medvision.run.processes.signals import handle_signals
 

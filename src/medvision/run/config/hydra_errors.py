@@ -1,12 +1,15 @@
 """Report Hydra's errors in one line."""
 
+import difflib
 import importlib.util
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -20,8 +23,9 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from medvision.command_line import train_command
 from medvision.errors import MedvisionError, did_you_mean, first_line
-from medvision.run.config.store import CONF, groups, options
+from medvision.run.config.store import CONF, config_folders, groups, options
 from medvision.task_definition import task_names, task_of
 
 
@@ -32,16 +36,27 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
         True if several runs are requested, and the overrides.
     """
 
-    def fail(message: str) -> NoReturn:
-        raise MedvisionError(message, where="command line", hint="see python train.py --help")
+    def fail(message: str, hint: str | None = None) -> NoReturn:
+        hint = hint or f"see {train_command()} --help"
+        raise MedvisionError(message, where="command line", hint=hint)
 
     parser = get_args_parser()
     parser.allow_abbrev = False  # otherwise --experiment would match --experimental-rerun
     parser.error = fail  # type: ignore[method-assign]
+    known = {name for action in parser._actions for name in action.option_strings}
+    for position, argument in enumerate(arguments):
+        option = argument.partition("=")[0]
+        if option.startswith("--") and option not in known and _is_key(option[2:]):
+            typed, value = _option_as_override(arguments[position:])
+            fail(f"expected key=value, got {typed}", f"write {value}")
     parsed = parser.parse_args(list(arguments))
     for override in parsed.overrides:
         if "=" not in override and not override.startswith("~"):
-            fail(f"expected key=value, got {override}")
+            experiments = options("experiment", *config_folders(arguments))
+            near = difflib.get_close_matches(override, experiments, n=1, cutoff=0.8)
+            hint = f"write experiment={near[0]}" if near else None
+            hint = f"write {override}=VALUE" if _is_key(override) else hint
+            fail(f"expected key=value, got {override}", hint)
         key = override.partition("=")[0].lstrip("+~")
         if key in FOLDER_KEYS_OF_HYDRA:
             raise _ignored(key)
@@ -68,6 +83,22 @@ def _ignored(key: str) -> MedvisionError:
         where=key,
         hint="set run_dir=FOLDER, or leave it out for runs/<experiment>/<time>",
     )
+
+
+def _is_key(name: str) -> bool:
+    """Return True for a group, a key of the root config, and a key below one."""
+    root = yaml.safe_load((CONF / "train.yaml").read_text())
+    return name.partition(".")[0] in {*groups(), *root}
+
+
+def _option_as_override(arguments: Sequence[str]) -> tuple[str, str]:
+    """First arguments, an option that is a key and perhaps its value, and the override meant."""
+    key, equals, value = arguments[0].removeprefix("--").partition("=")
+    if equals:
+        return arguments[0], f"{key}={shlex.quote(value)}"
+    if len(arguments) > 1 and "=" not in arguments[1] and not arguments[1].startswith("-"):
+        return f"{arguments[0]} {arguments[1]}", f"{key}={shlex.quote(arguments[1])}"
+    return arguments[0], f"{key}=VALUE"
 
 
 def quote_text(argument: str) -> str:
@@ -111,7 +142,7 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return a hint with the valid name nearest to ``name``, or with all valid names."""
     few = len(names) <= 12
-    everything = f"choose from {', '.join(names)}" if few else "see python train.py --help"
+    everything = f"choose from {', '.join(names)}" if few else f"see {train_command()} --help"
     return did_you_mean(name, names, otherwise=everything)
 
 

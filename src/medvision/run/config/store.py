@@ -2,8 +2,11 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from medvision.command_line import train_command
 
 
 def _find_conf() -> Path:
@@ -15,10 +18,10 @@ CONF = _find_conf()
 """Folder of the configuration: inside the installed package, or beside ``src`` in a checkout."""
 
 USAGE = """\
-usage: python train.py experiment=NAME [key=value ...]
-       python train.py -m experiment=NAME seed=0,1,2,3,4
-       python train.py resume=RUN_FOLDER
-       python train.py sweep=tpe experiment=NAME 'optimizer.lr=tag(log,interval(1e-5,1e-2))'
+usage: {train} experiment=NAME [key=value ...]
+       {train} -m experiment=NAME seed=0,1,2,3,4
+       {train} resume=RUN_FOLDER
+       {train} sweep=tpe experiment=NAME 'optimizer.lr=tag(log,interval(1e-5,1e-2))'
 
 Trains, tests the best checkpoint and writes runs/<experiment>/<time>/. For research use only.
 """
@@ -34,7 +37,7 @@ Common keys
   data.protocol=grouped     official, merged, grouped or kfold: how the data are split
   model.weights=FILE        weights of a finished run; ckpt_path=FILE: optimizer state too
 
-All keys of a choice:   python train.py experiment=NAME --cfg job
+All keys of a choice:   {train} experiment=NAME --cfg job
 """
 
 
@@ -49,16 +52,27 @@ def keys_of(group: str, option: str) -> dict[str, Any]:
     return {**found, **own}
 
 
-def options(group: str) -> list[str]:
-    """Names of the options in a config group."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+def options(group: str, *folders: Path) -> list[str]:
+    """Names of the options in a config group, also of further folders of configuration."""
+    found = (path.stem for conf in (CONF, *folders) for path in (conf / group).glob("*.yaml"))
+    return sorted({*found})
 
 
-def groups() -> list[str]:
-    """Names of the config groups."""
-    return sorted(
-        path.name for path in CONF.iterdir() if path.is_dir() and any(path.glob("*.yaml"))
-    )
+def groups(*folders: Path) -> list[str]:
+    """Names of the config groups, also of further folders of configuration."""
+    below = (path for conf in (CONF, *folders) if conf.is_dir() for path in conf.iterdir())
+    return sorted({path.name for path in below if path.is_dir() and any(path.glob("*.yaml"))})
+
+
+def config_folders(arguments: Sequence[str]) -> list[Path]:
+    """Folder that the option ``--config-dir`` of a command adds, if it is given."""
+    given = list(arguments)
+    for position, argument in enumerate(given):
+        name, equals, value = argument.partition("=")
+        if name in ("--config-dir", "-cd"):
+            following = given[position + 1 : position + 2]
+            return [Path(value)] if equals else [Path(folder) for folder in following]
+    return []
 
 
 def run_name(experiment: str, root: object) -> str:
@@ -80,19 +94,36 @@ def run_name(experiment: str, root: object) -> str:
     return f"{experiment}-{data[:80] or 'data'}"
 
 
-def help_text() -> str:
-    """Text that ``--help`` prints."""
-    lines = [USAGE, "Experiments"]
-    width = max(len(name) for name in options("experiment"))
-    for name in options("experiment"):
-        lines.append(f"  {name:<{width}}  {_first_sentence(CONF / 'experiment' / f'{name}.yaml')}")
-    lines += ["", "Choices (key=option)"]
-    lines += [
-        f"  {group + '=':<12} {', '.join(options(group))}"
-        for group in groups()
-        if group != "experiment"
+def help_text(arguments: Sequence[str] = ()) -> str:
+    """Text that ``--help`` prints; what a folder of ``--config-dir`` adds comes first."""
+    train, added = train_command(), config_folders(arguments)
+    lines = [USAGE.format(train=train)]
+    for folder in added:
+        lines += _listing(folder, f" of {folder}") or [f"No configuration in {folder}", ""]
+    lines += _listing(CONF)
+    return "\n".join([*lines, COMMON_KEYS.format(train=train)])
+
+
+def _listing(conf: Path, where: str = "") -> list[str]:
+    """Lines that list the experiments and the other options in a folder of configuration."""
+    experiments = sorted(conf.glob("experiment/*.yaml"))
+    others = [
+        (path.name, sorted(file.stem for file in path.glob("*.yaml")))
+        for path in sorted(conf.glob("*"))
+        if path.is_dir() and path.name != "experiment"
     ]
-    return "\n".join([*lines, "", COMMON_KEYS])
+    lines = []
+    if experiments:
+        width = max(len(path.stem) for path in experiments)
+        lines.append(f"Experiments{where}")
+        lines += [
+            f"  {path.stem:<{width}}  {_first_sentence(path)}".rstrip() for path in experiments
+        ]
+        lines.append("")
+    chosen = [f"  {group + '=':<12} {', '.join(names)}" for group, names in others if names]
+    if chosen:
+        lines += [f"Choices{where} (key=option)", *chosen, ""]
+    return lines
 
 
 def _first_sentence(path: Path) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shlex
 import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medvision.command_line import resuming
 from medvision.errors import MedvisionError
 from medvision.files import write_atomically
 from medvision.hardware.processes import place_of
@@ -172,7 +172,7 @@ def with_resume_hint(error: MedvisionError, folder: RunFolder | None) -> Medvisi
         what = "the run folder was removed during the run"
         return MachineError(what, "start the run again", where=str(folder.path))
     if is_machine and (folder.path / "summary.json").exists():
-        way = f"then continue with python train.py resume={shlex.quote(str(folder.path))}"
+        way = f"then continue with {resuming(folder.path)}"
         error.hint = f"{error.hint}; {way}"
     return error
 

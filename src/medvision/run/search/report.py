@@ -1,6 +1,5 @@
 """Results of a search: its files, its page, and its screen output."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from medvision.command_line import training
 from medvision.console import counted, print_line, screen
 from medvision.files import read_plain, write_atomically, write_table
 from medvision.run.search.settings import Settings, text_of
@@ -60,8 +60,7 @@ def write_best(
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     path = settings.folder / "experiment" / f"{settings.name}_best.yaml"
     path.parent.mkdir(exist_ok=True)
-    given = shlex.join([f"experiment={path.stem}", *rest])
-    command = f"python train.py --config-dir {shlex.quote(str(settings.folder))} {given}"
+    command = training("--config-dir", settings.folder, f"experiment={path.stem}", *rest)
     best, of = trial.best_epoch, trial.epochs
     epoch = "" if best is None else f" at epoch {best + 1} of {of}"
     header = [

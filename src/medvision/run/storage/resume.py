@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from medvision.console import counted
 from medvision.errors import MedvisionError, first_line
-from medvision.files import OVER, check_stored, read_plain
+from medvision.files import OVER, check_stored, newest_run, read_plain, way_to_run
 from medvision.registry import Purpose
 from medvision.run.config.stored import check_root, check_stored_config, derive_folders
 from medvision.run.storage.run_folder import is_further_process, is_own_run
@@ -144,7 +144,7 @@ class InterruptedRun:
                 f"{path} has no {missing[0]}: it is not a run folder, or the run ended before it"
                 " started",
                 where="resume",
-                hint="start the run again",
+                hint=way_to_run(path) if newest_run(path) else "start the run again",
             )
         if is_own is None:  # the first process looks it up for all
             is_own = is_further_process() or is_own_run(path)

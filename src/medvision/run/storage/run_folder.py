@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any, Self
 import yaml
 
 import medvision
+from medvision.command_line import training
 from medvision.errors import MedvisionError
 from medvision.files import (
     MOST_BYTES,
@@ -337,7 +337,7 @@ def _program() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "packages": versions,
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": training(*sys.argv[1:]),
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
     }
 

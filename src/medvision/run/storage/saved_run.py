@@ -18,6 +18,7 @@ from medvision.files import (
     read_plain,
     read_rows,
     run_status,
+    way_to_run,
 )
 from medvision.registry import Purpose
 from medvision.run.config.store import keys_of
@@ -72,7 +73,7 @@ class StoredRun:
             raise MedvisionError(
                 f"not a run folder: {reason}",
                 where=str(path),
-                hint="give the folder that a training printed at its end",
+                hint=way_to_run(path),
             ) from error
         check_finished(path, summary)
         for key in MEASURED:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from medvision.command_line import resuming
 from medvision.errors import MedvisionError, Stopped
 from medvision.registry import trust
 from medvision.run.config.schema import check_config
@@ -81,8 +81,7 @@ def run_job(job: Job) -> JobResult:
         code, status = report(failure, folder, quiet=job.is_quiet), "failed"
     except (Stopped, KeyboardInterrupt):
         if folder is not None and folder.exists and not is_trial:
-            path = shlex.quote(str(folder.path))
-            sys.stdout.write(f"to continue: python train.py resume={path}\n")
+            sys.stdout.write(f"to continue: {resuming(folder.path)}\n")
         _close(folder, "interrupted")
         raise
     run = folder.path if folder is not None and (folder.exists or folder.reopened) else None
