@@ -20,7 +20,7 @@ RANKS = [
     {"callbacks"},
     {"evaluation", "comparison", "export"},
     {"run"},
-    {"cli"},
+    {"api", "cli"},
     {"__main__"},
 ]
 """Packages from the bottom up: each imports only from those below it. Small shared modules also

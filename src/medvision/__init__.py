@@ -1,20 +1,12 @@
-"""Train, check and compare 2-D medical-image models. For research use only."""
+"""Train, check and compare 2-D medical-image models. For research use only.
 
-from __future__ import annotations
+The functions of this package are those of the commands, for Python: `train`, `evaluate`, `compare`,
+`audit_dataset`, `load_model`, `read_image` and `read_mask`. They raise `MedvisionError` for what
+the user can fix. Names are imported on first use.
+"""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:  # keeps `medvision --help` fast
-    from medvision.inference import load_model
+import lazy_loader
 
 __version__ = "0.1.0"
 
-__all__ = ["load_model"]
-
-
-def __getattr__(name: str) -> Any:
-    if name != "load_model":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from medvision.inference import load_model
-
-    return load_model
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
+from medvision.hardware import round_weights_once
 from medvision.inference.explain import explain
 from medvision.models import AlexNet, SimpleCNN, TimmClassifier
 from medvision.models.base import pad_to_multiple
@@ -237,3 +238,17 @@ def test_a_transformer_is_refused_because_heat_maps_need_convolutions() -> None:
 def test_invalid_classes_are_refused(classes: list[int]) -> None:
     with pytest.raises(ValueError, match=r"expected 1 classes in \[0, 2\)"):
         explain(Blocks([[1.0, 1.0]]), blob(0, 0), classes, num_classes=2)
+
+
+def test_weights_in_bfloat16_are_explained_in_float32_and_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = SimpleCNN(num_classes=3, image_size=32, base_channels=2).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())  # no rounding is left
+    expected = explain(model, noise(2, 32, 32, 1), [0, 2], num_classes=3)
+    rounded = round_weights_once(model)
+    assert rounded > 0
+    assert np.array_equal(explain(model, noise(2, 32, 32, 1), [0, 2], num_classes=3), expected)
+    kinds = {parameter.dtype for parameter in model.parameters()}
+    assert torch.bfloat16 in kinds

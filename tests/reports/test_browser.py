@@ -91,3 +91,39 @@ def test_on_paper_the_configuration_is_open(browser: Any, page_of: Path) -> None
         context.close()
     assert not on_screen
     assert on_paper > 20
+
+
+def test_a_dark_screen_gets_a_dark_page_with_readable_text_and_paper_a_white_one(
+    browser: Any, page_of: Path
+) -> None:
+    context = browser.new_context(color_scheme="dark")
+    page = context.new_page()
+    contrasts = """() => {
+        const light = text => {
+            const [r, g, b] = text.match(/[\\d.]+/g).slice(0, 3).map(v => v / 255)
+                .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        const behind = part => {
+            const found = getComputedStyle(part).backgroundColor;
+            return found === "rgba(0, 0, 0, 0)" && part.parentElement
+                ? behind(part.parentElement) : found;
+        };
+        return [...document.querySelectorAll("p, h1, h2, td, th, a, li, figcaption, summary, dd")]
+            .map(part => {
+                const [a, b] = [getComputedStyle(part).color, behind(part)].map(light);
+                return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+            });
+    }"""
+    try:
+        page.goto(page_of.as_uri())
+        dark = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        ratios = page.evaluate(contrasts)
+        page.emulate_media(media="print")
+        paper = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    finally:
+        context.close()
+    assert dark == "rgb(20, 24, 29)"
+    assert paper == "rgb(255, 255, 255)"
+    assert len(ratios) > 100
+    assert min(ratios) >= 4.5  # WCAG 2.2, level AA

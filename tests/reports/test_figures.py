@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medvision.reports.page import breakable
 from medvision.reports.plots.segmentation import (
     choose_rows,
     draw_roc,
@@ -126,3 +127,30 @@ def test_every_plot_is_written_and_readable(run: Path) -> None:
 def test_an_undefined_roc_is_left_out(run: Path) -> None:
     write_test_plots(run, roc=None, auroc=None, rows=[row(0)], read=read, synthetic=False)
     assert not (run / "plots" / "roc.png").exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 40])
+def test_the_axis_of_epochs_counts_from_one_in_whole_numbers(epochs: int) -> None:
+    rows = [{"epoch": k, "train/loss": 1 / (k + 1), "val/loss": 1.0} for k in range(epochs)]
+    (axes,) = draw_curve(rows, score=LOSS, mark="").axes
+    low, high = axes.get_xlim()
+    assert 1 - low == pytest.approx(high - epochs)  # as much room on both sides
+    assert 1 - low >= 0.5
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == int(tick) >= 1 for tick in ticks)
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [
+        ("predicted glioma_tumor 97.1 %", "predicted glioma_<wbr>tumor 97.1\u00a0%"),
+        ("a/b.jpg", "a/<wbr>b.<wbr>jpg"),
+        ("Dice 0.312, IoU 0.184", "Dice 0.312, IoU 0.184"),
+        ("v1.5.png <b>", "v1.5.<wbr>png &lt;b&gt;"),
+    ],
+)
+def test_a_caption_may_break_between_parts_of_a_name_and_not_inside_a_number(
+    text: str, broken: str
+) -> None:
+    assert str(breakable(text)) == broken

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from medvision import __version__
+import medvision
 
 if TYPE_CHECKING:  # `medvision train` waits for no parser but Hydra's
     from medvision.cli.program import app
@@ -16,7 +16,7 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the command: ``medvision train`` is ``python train.py``, the other verbs are typer's."""
     if sys.argv[1:] == ["--version"]:
-        sys.stdout.write(f"medvision {__version__}\n")
+        sys.stdout.write(f"medvision {medvision.__version__}\n")
         return
     if sys.argv[1:2] == ["train"]:
         from medvision.run import main as train

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,8 +31,8 @@ def explain(
     value and enlarged bilinearly, so maps of different images cannot be compared. A constant map,
     such as one without support for the class, is 0.
 
-    Computed without autocast and in evaluation mode, also inside ``torch.inference_mode``. The
-    model's mode, flags, gradients and hooks are restored.
+    Computed in float32 and in evaluation mode, also inside ``torch.inference_mode`` and for weights
+    in bfloat16. The model's mode, flags, gradients and hooks are restored.
 
     Args:
         model: A classifier of ``medvision.models`` with ``feature_maps``.
@@ -58,6 +59,7 @@ def explain(
             hint="heat maps need a convolutional classifier",
         )
     grad_cam = _import_grad_cam()
+    model = in_float32(model)
     height, width = images.shape[1:3]
     if len(images) == 0:
         return np.zeros((0, height, width), np.float32)
@@ -79,6 +81,14 @@ def explain(
         finally:
             cam.activations_and_grads.release()
     return np.ascontiguousarray(heat[:, :height, :width], dtype=np.float32)
+
+
+def in_float32(model: nn.Module) -> nn.Module:
+    """Return a copy with all weights in float32, or the model itself if they are."""
+    tensors = (*model.parameters(), *model.buffers())
+    if all(tensor.dtype == torch.float32 for tensor in tensors if tensor.is_floating_point()):
+        return model
+    return copy.deepcopy(model).float()
 
 
 class _CutModel(nn.Module):

@@ -81,12 +81,15 @@ def _status_of(folder: Path) -> str | None:
         return None
 
 
-def load_network(path: Path | str, *, for_loss: bool = False) -> tuple[nn.Module, ModelCard]:
+def load_network(
+    path: Path | str, *, model: nn.Module | None = None, for_loss: bool = False
+) -> tuple[nn.Module, ModelCard]:
     """Build the network of a run folder, a checkpoint or a safetensors export.
 
     Args:
         path: Path of the file. Nothing in it is executed; only networks on the list of
             ``medvision.registry`` and of packages trusted by the user are built.
+        model: Network that the tensors belong to, used instead of the one that the file names.
         for_loss: If True, a custom network with two logits for two classes returns both; else
             their difference, as predictions and exports need it.
 
@@ -102,10 +105,16 @@ def load_network(path: Path | str, *, for_loss: bool = False) -> tuple[nn.Module
     card = ModelCard.from_dict(metadata, where=str(file))
     from medvision.models import Normalized, SizeLimit, load_weights_strict, with_normalization
 
-    with SizeLimit(file, where=str(file)):
-        network = build_network(card.name, card.arguments, where=str(file))
-    network = with_normalization(network, in_channels=card.in_channels)
+    if model is None:
+        with SizeLimit(file, where=str(file)):
+            network = build_network(card.name, card.arguments, where=str(file))
+    else:
+        network = model
+    if model is None or any(name.startswith("normalize.") for name in tensors):
+        network = with_normalization(network, in_channels=card.in_channels)
     load_weights_strict(network, tensors, where=str(file))
+    if metadata.get("input") == "float":  # trained outside of a run, on images in [0, 1]
+        network = with_normalization(network, in_channels=card.in_channels)
     if isinstance(network, Normalized):
         network.two_become_one = not for_loss and card.num_classes == 2
     return network.eval(), card

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,16 @@ from medvision.inference.model_card import ModelCard
 from medvision.inference.results import Image, Result, sigmoid, softmax
 from medvision.task_definition import task_of
 
+if TYPE_CHECKING:  # ONNX files run without torch
+    from torch import nn
 
-def load_model(path: Path | str) -> Model:
+
+def load_model(path: Path | str, *, model: nn.Module | None = None) -> Model:
     """Load a trained model; nothing in the file is executed.
 
     Args:
         path: A run folder (its best checkpoint), a ``.ckpt``, ``.safetensors`` or ``.onnx`` file.
+        model: Network that the weights belong to; None builds the one that the file names.
 
     Raises:
         MedvisionError: If the file cannot be read, or is not a model of this package.
@@ -36,10 +40,14 @@ def load_model(path: Path | str) -> Model:
         >>> result.mask.shape, result.foreground_percent
     """
     file = find_model(Path(path))
+    if file.suffix == ".onnx" and model is not None:
+        raise MedvisionError(
+            "an ONNX file holds its own network", where=str(file), hint="leave out model"
+        )
     if file.suffix == ".onnx":
         runtime = OnnxEngine(file)
         return Model(card=runtime.card, engine=runtime, source=file)
-    network, card = load_network(file)
+    network, card = load_network(file, model=model)
     from medvision.inference.torch_engine import TorchEngine
 
     return Model(card=card, engine=TorchEngine(network, card), source=file)

@@ -286,8 +286,9 @@ def _explainer(
             where="--explain",
             hint="give the run or checkpoint of a classifier, or remove --explain",
         )
-    from medvision.inference.explain import explain
+    from medvision.inference.explain import explain, in_float32
 
+    network = in_float32(network)  # once; the engine may hold weights in bfloat16
     turn = threading.Lock()  # hooks and gradients belong to one batch at a time
     names = model.card.class_names
 

@@ -23,6 +23,7 @@ from medvision.scores import UNDEFINED, Score, is_interval, is_number
 
 if TYPE_CHECKING:  # modules that only format numbers do not load the engine
     from jinja2 import Environment
+    from markupsafe import Markup
 
 NOT_MEASURED = "\N{EN DASH}"
 LONGEST_VALUE = 24  # longest text of a setting, in characters
@@ -85,6 +86,18 @@ def setting_in_words(value: Any) -> str:
         elif re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", text):
             text = text.rpartition(".")[2]
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
+
+
+def breakable(text: str) -> "Markup":
+    """Escape text that may be broken between the parts of a name, but not inside a number.
+
+    A line may end after a slash, an underscore, and a dot between letters; a number stays with its
+    per cent sign.
+    """
+    from markupsafe import Markup, escape
+
+    safe = re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", str(escape(text)))
+    return Markup(re.sub(r"([/_]|\.(?=[^\W\d]))", r"\1<wbr>", safe))
 
 
 def day(moment: str) -> str:
@@ -164,7 +177,12 @@ def _environment() -> "Environment":
         lstrip_blocks=True,
     )
     environment.filters.update(
-        number=number, interval=interval, day=day, whole=whole, counted=counted
+        number=number,
+        interval=interval,
+        day=day,
+        whole=whole,
+        counted=counted,
+        breakable=breakable,
     )
     environment.globals.update(plain=PLAIN, dash=NOT_MEASURED)
     environment.tests.update(a_number=is_number, an_interval=is_interval)

@@ -71,11 +71,18 @@ def _main(arguments: Sequence[str]) -> int:
         return report(error)
 
 
-def run_command(arguments: Sequence[str]) -> int:
+def run_command(arguments: Sequence[str], *, made: list[Path] | None = None) -> int:
     """Compose the config of each run with Hydra, and call `Command.run` with it.
+
+    Args:
+        arguments: Command line after the program name.
+        made: For callers in Python: gets the folder of the run. Errors are then raised.
 
     Returns:
         Largest exit code of the runs.
+
+    Raises:
+        MedvisionError: If the command is wrong, or if a run failed and ``made`` is given.
     """
     # By default Hydra prints its own errors and exits with 1; this lets them propagate.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -103,6 +110,7 @@ def run_command(arguments: Sequence[str]) -> int:
         argv=tuple(sys.argv),
         place=place,
         jobs=None if base is None else base / f"{JOBS}_{os.getpid()}",
+        made=made,
     )
     codes = command.codes
     broken: MedvisionError | Stopped | None = None
@@ -121,8 +129,8 @@ def run_command(arguments: Sequence[str]) -> int:
             broken = described(error)
         if base is not None and command.jobs is not None:
             codes = _gather(base, command.jobs)
-    if broken is not None:
-        raise broken
+    for failure in filter(None, [broken, *command.errors]):
+        raise failure
     return max(codes, default=0)
 
 
@@ -177,6 +185,8 @@ class Command:
         jobs: Folder for the results of several runs; None for a single run, and for a search, which
             has its own.
         codes: Exit codes of the runs of this process.
+        made: Gets the folders of the runs, and keeps errors; None reports them.
+        errors: Errors that were kept.
     """
 
     overrides: tuple[str, ...]
@@ -186,6 +196,8 @@ class Command:
     place: Place
     jobs: Path | None
     codes: list[int] = field(default_factory=list)
+    made: list[Path] | None = None
+    errors: list[MedvisionError] = field(default_factory=list)
 
     @property
     def is_here(self) -> bool:
@@ -229,9 +241,13 @@ class Command:
                 sealed_by=keys,
                 trusted=trusted_packages(cfg),
                 is_quiet=not is_here,
+                raises=self.made is not None,
             )
             try:
                 result = run_job(job)
+            except MedvisionError as error:  # Hydra would print what passes through it
+                self.errors.append(error)
+                return error.exit_code
             except Stopped as stopped:
                 if is_here:
                     raise
@@ -244,6 +260,8 @@ class Command:
                 )
                 write_result(self.jobs, number, result)
         self.codes.append(result.code)
+        if self.made is not None and result.run is not None:
+            self.made.append(result.run)
         return result.code
 
     @contextmanager

@@ -21,7 +21,7 @@ from medvision.errors import MedvisionError
 
 
 def read_image(
-    path: Path, *, channels: int, value_range: tuple[float, float] | None = None
+    path: Path, *, channels: int | None, value_range: tuple[float, float] | None = None
 ) -> NDArray[np.uint8]:
     """Return an image file as uint8 (H, W, C) in [0, 255].
 
@@ -30,7 +30,7 @@ def read_image(
 
     Args:
         path: A JPEG, PNG, BMP, TIFF or DICOM file, whatever its extension.
-        channels: 1 (grey) or 3 (red, green, blue).
+        channels: 1 (grey) or 3 (red, green, blue); None for those of the file.
         value_range: Values that map to 0 and 255, for files deeper than 8 bits; values between are
             mapped linearly, values outside are clipped. None uses the smallest and the largest
             value of the image, and a constant image becomes 0; for DICOM, the first VOI window or
@@ -70,11 +70,11 @@ def read_mask(
 
 
 def decode_image(
-    data: bytes, *, where: str, channels: int, value_range: tuple[float, float] | None = None
+    data: bytes, *, where: str, channels: int | None, value_range: tuple[float, float] | None = None
 ) -> NDArray[np.uint8]:
     """Decode the bytes of an image file as `read_image` does."""
-    if channels not in (1, 3):
-        raise ValueError(f"expected channels to be 1 or 3, got {channels}")
+    if channels not in (1, 3, None):
+        raise ValueError(f"expected channels to be 1, 3 or None, got {channels}")
     picture = decode(data, where=where)
     values: NDArray[Any] = as_bytes(samples(picture), picture, value_range)
     if values.ndim == 2 and channels == 3:
@@ -82,7 +82,7 @@ def decode_image(
     elif values.ndim == 3 and channels == 1:
         values = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
     # memory of Pillow is read-only, which torch warns about
-    return np.require(values.reshape(*values.shape[:2], channels), requirements=["C", "W"])
+    return np.require(values.reshape(*values.shape[:2], -1), requirements=["C", "W"])
 
 
 def as_bytes(

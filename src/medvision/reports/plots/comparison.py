@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from medvision.reports.plots.classification import Points, macro_mean
-from medvision.reports.plots.style import History, draw_chance, line_look, new_axes
+from medvision.reports.plots.style import History, count_from_one, draw_chance, line_look, new_axes
 
 LEGEND_LENGTH = 52  # longest name below a picture, in characters
 
@@ -48,9 +47,11 @@ def draw_validation(groups: Sequence[Drawn], *, metric: str, label: str, mark: s
     all runs of the group have.
     """
     figure, axes = _canvas(groups, width=6, height=3.6)
+    ends: list[int] = []
     for number, group in enumerate(groups):
         look: Any = line_look(number)
         lines = [_points(history, f"val/{metric}") for history in group.histories]
+        ends += [max(line) for line in lines if line]
         for line in lines:
             axes.plot([*line], [*line.values()], marker="o", **look, **_of_one_run(group))
         if group.has_spread:
@@ -64,7 +65,7 @@ def draw_validation(groups: Sequence[Drawn], *, metric: str, label: str, mark: s
             axes.plot(epochs, mean, **look, linewidth=2.2)
         _name(axes, look, f"{_cut(group.name, LEGEND_LENGTH)} ({group.size})")
     axes.set(xlabel="epoch", ylabel=label, title=f"{label}, validation{mark}")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count_from_one(axes, max(ends, default=1))
     figure.legend(loc="outside lower left", fontsize=9)
     return figure
 

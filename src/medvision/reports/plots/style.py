@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from medvision.files import atomic_path
 from medvision.reports.page import Picture, png_picture
@@ -57,6 +57,13 @@ def draw_chance(axes: Axes, title: str) -> None:
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1, linestyle=":")
     axes.set(xlabel="1 - specificity", ylabel="sensitivity", title=title)
     to_unit_square(axes)
+
+
+def count_from_one(axes: Axes, last: int) -> None:
+    """Show whole numbers from 1 to ``last`` along the horizontal axis, also if 1 is the last."""
+    room = min(0.95, max(0.5, 0.05 * (last - 1)))  # not as far as 0
+    axes.set_xlim(1 - room, last + room)
+    axes.xaxis.set_major_locator(FixedLocator([1]) if last == 1 else MaxNLocator(integer=True))
 
 
 def line_look(number: int) -> dict[str, str]:
@@ -136,7 +143,7 @@ def draw_curve(history: History, *, score: Score, mark: str) -> Figure:
             )
     title = f"{score.title}, train and validation{mark}"
     axes.set(xlabel="epoch", ylabel=score.title, title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    count_from_one(axes, max((int(row["epoch"] or 0) for row in history), default=0) + 1)
     axes.margins(y=0.15)
     if axes.has_data():
         axes.legend(loc="best")

@@ -35,6 +35,7 @@ class Job:
             split is not used.
         trusted: Packages that are imported first, because they may define the task.
         is_quiet: If True, print no error: the reader of the result does.
+        raises: If True, raise an error instead of reporting it, for callers in Python.
     """
 
     cfg: DictConfig
@@ -43,6 +44,7 @@ class Job:
     sealed_by: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
     is_quiet: bool = False
+    raises: bool = False
 
 
 _BEGINNINGS = iter([time.perf_counter()])
@@ -53,12 +55,14 @@ def run_job(job: Job) -> JobResult:
     """Run a job, and report errors in one line.
 
     Raises:
+        MedvisionError: If the job failed and is to raise its error.
         Stopped: If a signal ended the job; the status in its folder is updated.
     """
     folder: RunFolder | None = None
     started_s = next(_BEGINNINGS, time.perf_counter())
     is_trial = trial_of(job.cfg) is not None  # its search resumes it
     failure: MedvisionError | None = None
+    cause: Exception | None = None
     try:
         trust(job.trusted)
         check_config(job.cfg)
@@ -75,10 +79,11 @@ def run_job(job: Job) -> JobResult:
         )
         code, status = 0, "pruned" if summary["status"] == "pruned" else "finished"
     except Exception as error:
-        failure = described(error)
+        failure, cause = described(error), error
         if not is_trial:
             failure = with_resume_hint(failure, folder)
-        code, status = report(failure, folder, quiet=job.is_quiet), "failed"
+        quiet = job.is_quiet or job.raises
+        code, status = report(failure, folder, quiet=quiet), "failed"
     except (Stopped, KeyboardInterrupt):
         if folder is not None and folder.exists and not is_trial:
             sys.stdout.write(f"to continue: {resuming(folder.path)}\n")
@@ -89,6 +94,8 @@ def run_job(job: Job) -> JobResult:
         folder.release()  # it was not resumed and keeps its status
     else:
         _close(folder, status)
+    if failure is not None and job.raises:
+        raise failure from (None if cause is failure else cause)
     return JobResult.of(code, run, failure)
 
 
