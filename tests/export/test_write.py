@@ -94,6 +94,7 @@ def test_a_network_that_cannot_be_exported_is_a_one_line_error(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_be_run_is_removed(
     unet_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ def test_independent_images_are_covered_as_promised(size: int) -> None:
     assert 0.93 <= covered / 2000 <= 0.97
 
 
+@pytest.mark.slow
 def test_images_of_patients_are_covered_as_promised() -> None:
     rng = np.random.default_rng(8)
     patient = np.repeat(np.arange(60), rng.integers(1, 4, 60))  # some have more images than others

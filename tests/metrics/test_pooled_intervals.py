@@ -158,6 +158,7 @@ def test_groups_are_images_of_their_summed_counts() -> None:
     )
 
 
+@pytest.mark.slow
 def test_recall_and_dice_are_covered_as_promised() -> None:
     rng = np.random.default_rng(0)
     everyone = draw(rng, lesions(rng, 400_000), rng.beta(8, 2, 400_000))

@@ -102,6 +102,7 @@ def test_every_picture_is_written_and_readable(tmp_path: Path, names: list[str])
             assert 300 < min(picture.size) <= max(picture.size) < 2000
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_picture(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name / "plots").mkdir(parents=True)

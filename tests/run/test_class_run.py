@@ -232,6 +232,7 @@ def test_repeats_over_seeds_equal_the_single_runs(
     assert float(row["test/accuracy_std"]) == pytest.approx(np.std(single, ddof=1))
 
 
+@pytest.mark.slow
 def test_weights_of_a_finished_run_start_another_task(
     train: Callable[..., Path],
     finished_brain: Path,

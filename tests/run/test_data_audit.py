@@ -110,6 +110,7 @@ def test_a_skipped_audit_is_reported_in_summary_and_report(leaking: Path) -> Non
     assert "not audited" in (summary["run"] / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_partial_audit_of_many_files_is_reported(
     leaking: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -214,6 +214,7 @@ def test_several_classes_are_measured_too(finished_brain: Path, tmp_path: Path) 
     assert own_scores_of(summary)["accuracy_best"] is None  # of two classes only
 
 
+@pytest.mark.slow
 def test_moved_data_is_recognised_by_its_content(folder_run: tuple[Path, Path]) -> None:
     run, root = folder_run
     moved = root.rename(root.with_name("moved"))
@@ -260,6 +261,7 @@ def test_another_set_is_measured_whole(
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_the_test_images_of_another_data_set_with_a_split_are_used(
     folder_run: tuple[Path, Path], make_folder: MakeFolder
 ) -> None:

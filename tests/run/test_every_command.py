@@ -116,6 +116,7 @@ def test_a_kill_before_any_operation(tmp_path: Path, base: Path, command: str) -
     assert killed >= len(operations) - 2
 
 
+@pytest.mark.slow
 def test_an_earlier_evaluation_is_kept_until_the_new_one_is_complete(
     tmp_path: Path, base: Path
 ) -> None:

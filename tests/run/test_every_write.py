@@ -174,7 +174,7 @@ def numbers_of(operations: list[Operation], patterns: tuple[str, ...]) -> list[i
 
 
 @pytest.mark.parametrize(
-    "pattern", [FEW[1], *(pytest.param(other, marks=pytest.mark.slow) for other in FEW[::2])]
+    "pattern", [pytest.param(pattern, marks=pytest.mark.slow) for pattern in (FEW[1], *FEW[::2])]
 )
 def test_a_killed_run_resumes_or_starts_again(
     tmp_path: Path, whole_of: Callable, pattern: str

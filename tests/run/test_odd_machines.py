@@ -93,6 +93,7 @@ def numbers(run: Path) -> Any:
     return [(run / "metrics.csv").read_bytes(), summary["metrics"], summary["dataset"]]
 
 
+@pytest.mark.slow
 def test_a_clock_that_jumps_back_changes_no_number_and_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_folder: Callable[..., Path]
 ) -> None:

@@ -79,6 +79,7 @@ def test_without_a_user_defined_callback_it_is_refused_before_training(
     )
 
 
+@pytest.mark.slow
 def test_a_loss_is_monitored_by_its_lowest_value(train: Callable[..., Path]) -> None:
     run = train(
         "experiment=polyp_unet",

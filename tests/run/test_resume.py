@@ -120,7 +120,9 @@ def assert_same(run: str, whole: Path) -> None:
     ("recipe", "step", "signum", "code"),
     [
         pytest.param(POLYP, 3, signal.SIGINT, 130, id="in the first epoch"),
-        pytest.param(POLYP, 12, signal.SIGTERM, 143, id="at an epoch's last step"),
+        pytest.param(
+            POLYP, 12, signal.SIGTERM, 143, id="at an epoch's last step", marks=pytest.mark.slow
+        ),
         pytest.param(
             CHEST, 8, signal.SIGUSR1, 143, id="dropout and a plateau", marks=pytest.mark.slow
         ),
@@ -173,6 +175,7 @@ def test_a_killed_run_resumes_from_the_middle_of_an_epoch(
     assert_same("run", whole)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_first_checkpoint_starts_again(
     go: Callable, whole_of: Callable, at_step: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +190,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert_same("run", whole)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_twice_and_moved_resumes_in_its_new_folder(
     stopped: Path, whole_of: Callable, at_step: Callable, tmp_path: Path
 ) -> None:
@@ -221,6 +225,7 @@ def test_early_stopping_continues_its_count(
     assert_same("run", whole)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_in_its_evaluation_resumes_it(
     go: Callable,
     whole_of: Callable,
@@ -476,6 +481,7 @@ def test_a_run_in_use_is_not_resumed(stopped: Path, capsys: pytest.CaptureFixtur
     assert not (stopped / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_a_missing_best_checkpoint_is_written_when_resuming(
     go: Callable, whole_of: Callable, at_step: Callable
 ) -> None:

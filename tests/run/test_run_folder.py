@@ -219,6 +219,7 @@ def test_a_user_folder_trains_and_its_split_can_be_kept(
     assert (kept / "splits.csv").read_text() == (first / "splits.csv").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_continues_from_a_checkpoint(train: Callable[..., Path]) -> None:
     options = ("experiment=polyp_unet", "model.base_channels=4")
     whole = train(*options, "trainer.max_epochs=3")
@@ -384,6 +385,7 @@ def test_names_of_255_bytes_do_not_end_a_run_after_its_fit(
     assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_user_config_may_set_the_mode_of_hydra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
 ) -> None:

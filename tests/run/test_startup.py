@@ -121,6 +121,7 @@ def test_medvision_train_does_not_load_the_parser_of_the_other_verbs(tmp_path: P
     assert done.stderr.startswith("error: unknown experiment polyp_unte")
 
 
+@pytest.mark.slow
 def test_no_verb_loads_matplotlib_before_it_draws(tmp_path: Path) -> None:
     program = (
         "import sys\n"

@@ -88,6 +88,7 @@ NO_SHARED_MEMORY = (
 )
 
 
+@pytest.mark.slow
 @in_proc
 @pytest.mark.parametrize(
     "signum",
@@ -119,6 +120,7 @@ def unread() -> None:
         os.dup2(writer, number)
 
 
+@pytest.mark.slow
 def test_a_run_whose_output_nobody_reads_comes_to_its_end(
     run: Callable[..., Ended], tmp_path: Path
 ) -> None:

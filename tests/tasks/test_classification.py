@@ -67,7 +67,7 @@ def trainer_of(folder: Path, **options: Any) -> Trainer:
     )
 
 
-@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("num_classes", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_it_learns_and_logs_every_score_of_train_and_validation(
     tmp_path: Path, num_classes: int
 ) -> None:
