@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxpro
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick reference audit-deps lock clean
+.PHONY: help install demo docs test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick reference audit-deps lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,7 +45,10 @@ lint: install  ## Check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-check: lint test  ## Everything that must pass before a change lands
+docs: install  ## Build the documentation site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+check: lint test docs  ## Everything that must pass before a change lands
 
 bench: install  ## Measure speed beside peers, about two hours: make bench [KVASIR=folder BRAIN=folder]
 	$(BIN)/python benchmarks/limits.py --append

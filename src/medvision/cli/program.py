@@ -58,6 +58,22 @@ def data_download(
     print_line(f"{files} in {where}; SHA-256 of the download {done['sha256']}")
 
 
+@data_app.command("phantoms")
+def data_phantoms(
+    name: Annotated[Literal["polyps", "chest_xray", "brain_mri"], typer.Argument(metavar="NAME")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="new folder for the images")],
+    num_images: Annotated[int, typer.Option(min=1, help="number of images")] = 120,
+    size_px: Annotated[int, typer.Option(min=16, max=2048, help="height and width")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the drawing")] = 0,
+) -> None:
+    """Draw polyps, chest_xray or brain_mri phantoms as files, to try commands on a folder."""
+    from medvision.console import counted, print_line
+    from medvision.data.phantoms.folder import write_phantoms
+
+    write_phantoms(name, root, num_images=num_images, size_px=size_px, seed=seed)
+    print_line(f"{counted(num_images, 'drawn image')} in {root}; no patient is shown")
+
+
 @data_app.command(
     "shard",
     help="Pack a folder into WebDataset tar files that training reads from disk or network. Files"
