@@ -117,3 +117,15 @@ def test_the_navigation_is_valid_yaml_without_addresses() -> None:
     assert config["strict"] is True
     assert config["theme"]["font"] is False
     assert "http" not in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_of_pages_outside_of_the_site_lead_to_files(name: str) -> None:
+    """The strict build checks the links within the site."""
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / name).read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+    assert links
+
+
+def test_the_readme_has_at_most_1300_words() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 1300

@@ -152,7 +152,7 @@ _SETS = (
             "sign in to Kaggle and download the archive from the home page",
             "unpack it and put its folders Training and Testing into ROOT",
         ),
-        note="many test images are copies of training images: counts in medvision's README",
+        note="many test images are copies of training images: see docs/explanation/public_sets.md",
     ),
     DataSet(
         name="kather_texture",
