@@ -35,7 +35,7 @@ def test_the_output_ends_with_the_number_of_shards_and_the_training_command(
     assert (code, errors) == (0, "")
     assert output.splitlines() == [
         f"1 shard, 12 images with masks, {size:.1f} MB",
-        "train on them: python train.py experiment=NAME data.root='my shards'",
+        "train on them: medvision train experiment=NAME 'data.root=my shards'",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my shards", "set"]
 
