@@ -34,7 +34,9 @@ def test_safetensors_give_exactly_the_same_network(
     assert its_card == card
     assert all(torch.equal(t, again.state_dict()[n]) for n, t in ours.state_dict().items())
     assert (done.largest_difference, done.same_percent) == (0, 100)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["unet.json", "unet.safetensors"]
+    names = ["unet.json", "unet.md", "unet.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    assert "exported without its run folder" in (tmp_path / "unet.md").read_text()
 
 
 def test_the_json_rebuilds_the_network_without_a_config(

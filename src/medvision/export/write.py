@@ -9,8 +9,18 @@ from pathlib import Path
 from typing import Literal
 
 from medvision.errors import MedvisionError, install_command
-from medvision.files import atomic_path, check_writable, file_errors, read_plain, write_atomically
+from medvision.files import (
+    atomic_path,
+    check_writable,
+    file_errors,
+    read_plain,
+    read_regular,
+    write_atomically,
+)
 from medvision.inference.load import METADATA_KEY, find_model, unfinished_note
+from medvision.inference.model_card import ModelCard
+from medvision.reports.published_card import MARK, published_card
+from medvision.reports.run_files import RunFiles
 from medvision.task_definition import task_of
 
 Format = Literal["onnx", "safetensors"]
@@ -72,7 +82,8 @@ def export_model(
 
     Args:
         source: A run folder (its best checkpoint), a ``.ckpt`` or a ``.safetensors`` file.
-        format: ``onnx``, or ``safetensors`` with a JSON file of the same name beside it.
+        format: ``onnx``, or ``safetensors`` with a JSON file of the same name beside it. Both get a
+            model card of the same name in Markdown.
         out: File name with the suffix of the format; folders are created.
         images: Files and folders to check on. If empty, test images of the run are used, or
             phantoms if there are none.
@@ -126,22 +137,40 @@ def export_model(
         seen = (exported.prepare(exported.read(image)) for image in inputs.images)
         found = check.compare(check.in_float32(network), run, seen, card, where=str(out))
         check.check_difference(found, exact=format == "safetensors", where=str(out))
+    texts = {out.with_suffix(".md"): _published_card(model, card, out)}
     if format == "safetensors":
-        beside = out.with_suffix(".json")
+        texts[out.with_suffix(".json")] = formats.sidecar(card, out)
+    for beside, text in texts.items():
         with file_errors("cannot write the file", beside):
-            write_atomically(beside, formats.sidecar(card, out))
+            write_atomically(beside, text)
     report(
         f"checked on {inputs.words}: logits differ by at most {found.logits:.1e} (largest logit"
         f" {found.largest_logit:.3g}), {found.same_percent:.3f} % of"
         f" {'pixels' if task_of(card.task).per_pixel else 'images'} get the same class"
     )
-    report(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    report(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB) and {out.with_suffix('.md').name}")
     return Exported(
         path=out,
         largest_difference=found.logits,
         same_percent=found.same_percent,
         num_checked=len(inputs.images),
         checked_on=inputs.words,
+    )
+
+
+def _published_card(model: Path, card: ModelCard, out: Path) -> str:
+    """Model card in Markdown, with the scores of the run if the model lies in its run folder."""
+    run = model.parent.parent
+    known = model.parent.name == "checkpoints" and (run / "summary.json").is_file()
+    return published_card(
+        title=card.experiment or card.architecture,
+        task=card.task,
+        architecture=card.architecture,
+        num_parameters=card.num_parameters,
+        image_size=card.image_size,
+        class_names=card.class_names,
+        file=out.name,
+        run=RunFiles.read(run) if known else None,
     )
 
 
@@ -179,6 +208,13 @@ def _check_out(out: Path, format: Format) -> None:  # noqa: A002  name of the op
         raise MedvisionError(
             "its JSON file would overwrite an unrelated file",
             where=str(beside),
+            hint="give another file with --out",
+        )
+    page = out.with_suffix(".md")
+    if page.exists() and MARK.encode() not in read_regular(page):
+        raise MedvisionError(
+            "its model card would overwrite an unrelated file",
+            where=str(page),
             hint="give another file with --out",
         )
     check_writable(out.parent, hint="give a file in a writable folder with --out")
