@@ -28,7 +28,7 @@ SUMMARY: dict[str, Any] = {
     "epochs": 1,
     "precision": "32-true",
     "leaks": ["1 of 3 test images is in train"],
-    "warnings": ["1 of 3 test images is in train", "the masks of 2 images are empty"],
+    "warnings": ["LEAK: 1 of 3 test images is in train", "the masks of 2 images are empty"],
     "metrics": {"test/dice": 0.8126, "test/dice_ci95": [0.7, 0.9], "val/dice": 0.9},
 }
 

@@ -113,7 +113,7 @@ def _of_run(run: RunFiles, scores: Sequence[tuple[str, str, float, str]]) -> lis
     metrics = run.folder / "metrics.csv"
     history = read_rows(metrics) if metrics.is_file() else []
     remarks = [*map(str, summary.get("warnings") or ()), *findings(summary, history)]
-    limits = [_plain(remark) for remark in remarks if _plain(remark) not in leaks]
+    limits = [text for text in map(_plain, remarks) if text.removeprefix("LEAK: ") not in leaks]
     training = [
         f"Experiment {_plain(summary.get('experiment'))}, seed {_plain(summary.get('seed'))},"
         f" {counted(int(summary.get('epochs') or 0), 'epoch')}, precision"
