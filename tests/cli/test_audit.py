@@ -199,5 +199,5 @@ def test_an_unreadable_file_is_a_finding_and_does_not_abort(run_here: Run, leaky
     assert "train/cat/broken.png" in output
     stored = json.loads(Path("audit/set/audit.json").read_text())
     assert stored["unusable"] == [
-        {"path": "train/cat/broken.png", "reason": "not a JPEG, PNG, BMP, TIFF or DICOM picture"}
+        {"path": "train/cat/broken.png", "reason": "not an image in a supported format"}
     ]

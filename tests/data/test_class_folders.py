@@ -144,12 +144,12 @@ def test_folders_beside_split_folders_are_ignored_with_a_note(tmp_path: Path) ->
         (
             ["a/1.png", "b/.hidden"],
             f"no images in the folder (ROOT/b); {LAYOUT};"
-            " files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
+            " files must be JPEG, PNG, BMP, TIFF, GIF, WebP, JPEG 2000, PNM or DICOM",
         ),
         (
-            ["train/a/1.png", "train/b/1.gif"],
-            f"no images in the folder, only 1 .gif (ROOT/train/b); {LAYOUT};"
-            " files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
+            ["train/a/1.png", "train/b/1.svg"],
+            f"no images in the folder, only 1 .svg (ROOT/train/b); {LAYOUT};"
+            " files must be JPEG, PNG, BMP, TIFF, GIF, WebP, JPEG 2000, PNM or DICOM",
         ),
         (
             ["images/1.png", "masks/1.png"],

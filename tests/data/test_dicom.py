@@ -73,7 +73,7 @@ def write(
     made.PhotometricInterpretation = kind
     made.BitsAllocated = 8 if bits <= 8 else 16
     made.BitsStored, made.HighBit, made.PixelRepresentation = bits, bits - 1, int(signed)
-    stored = np.uint8 if bits <= 8 else np.int16 if signed else np.uint16
+    stored = np.dtype(f"{'i' if signed else 'u'}{made.BitsAllocated // 8}")
     made.PixelData = values.astype(stored).tobytes()
     for name, value in tags.items():
         setattr(made, name, value)
@@ -182,6 +182,81 @@ def test_eight_bit_values_without_a_window_are_unchanged(file: Path) -> None:
     np.testing.assert_array_equal(read_image(file, channels=3), colours)
 
 
+@pytest.mark.parametrize("bits", [1, 6, 8])
+@pytest.mark.parametrize("signed", [False, True])
+def test_up_to_8_bits_use_the_range_of_the_stored_bits(file: Path, bits: int, signed: bool) -> None:
+    if signed and bits == 1:
+        return
+    low = -(2 ** (bits - 1)) if signed else 0
+    values = np.resize(np.arange(2**bits), (16, 16)) + low
+    shown = grey(write(file, values, bits=bits, signed=signed))
+    np.testing.assert_array_equal(shown, stretched(values, low, low + 2**bits - 1))
+    wide = write(file, values, bits=bits, signed=signed, BitsAllocated=16)
+    wide_values = values.astype("<i2" if signed else "<u2")
+    write(file, values, bits=bits, signed=signed, BitsAllocated=16, PixelData=wide_values.tobytes())
+    np.testing.assert_array_equal(grey(wide), shown)
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"RescaleSlope": None, "RescaleIntercept": None},
+        {"RescaleSlope": None, "RescaleIntercept": 0},
+        {"RescaleSlope": "", "RescaleIntercept": ""},
+        {"RescaleSlope": 1, "RescaleIntercept": None},
+        {"PresentationLUTShape": "IDENTITY"},
+        {"PixelPaddingValue": None},
+        {"VOILUTSequence": []},
+        {"VOILUTSequence": [Dataset()]},
+        {"ModalityLUTSequence": []},
+        {"VOILUTFunction": ""},
+    ],
+)
+def test_empty_tags_count_as_missing(file: Path, tags: dict[str, Any]) -> None:
+    window = {"WindowCenter": 900, "WindowWidth": 401}
+    np.testing.assert_array_equal(grey(write(file, RAMP, **tags)), stretched(RAMP, 0, 3071))
+    shown = grey(write(file, RAMP, **window, **tags))
+    np.testing.assert_array_equal(shown, stretched(RAMP, 699.5, 1099.5))
+    empty = {"WindowCenter": None, "WindowWidth": None}
+    np.testing.assert_array_equal(grey(write(file, RAMP, **empty)), stretched(RAMP, 0, 3071))
+
+
+def test_one_empty_rescale_tag_leaves_the_other(file: Path) -> None:
+    shown = grey(write(file, RAMP, RescaleSlope=None, RescaleIntercept=-1000, WindowWidth=None))
+    np.testing.assert_array_equal(shown, stretched(RAMP, 0, 3071))
+    write(file, RAMP, RescaleSlope=2, RescaleIntercept=None)
+    np.testing.assert_array_equal(grey(file, value_range=(0, 1000)), stretched(2 * RAMP, 0, 1000))
+
+
+def test_an_inverse_presentation_shape_is_inverted_once(file: Path) -> None:
+    plain = grey(write(file, RAMP))
+    for kind in ("MONOCHROME1", "MONOCHROME2"):
+        shown = grey(write(file, RAMP, kind=kind, PresentationLUTShape="INVERSE"))
+        np.testing.assert_array_equal(shown, 255 - plain)
+
+
+def test_a_file_is_detected_by_its_content_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("IM000001", "a.jpg", "1.2.840.1", "a.tif"):
+        np.testing.assert_array_equal(grey(write(tmp_path / name, RAMP)), stretched(RAMP, 0, 3071))
+
+
+def test_a_folder_of_a_disc_is_read_by_its_contents(tmp_path: Path) -> None:
+    for name in ("healthy/ST01/IM01", "sick/ST02/1.2.840.7", "sick/ST02/IM02"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / name, RAMP, patient=name[:2])
+    write(tmp_path / "healthy" / "DICOMDIR", RAMP)
+    (tmp_path / "healthy" / "README").write_text("text")
+    index = index_classification(tmp_path)
+    assert list(index.samples.paths) == [
+        "healthy/ST01/IM01",
+        "sick/ST02/1.2.840.7",
+        "sick/ST02/IM02",
+    ]
+    groups = list(index.samples.groups)
+    assert groups[1] == groups[2] != groups[0] != ""
+    assert "other files in healthy were ignored: 1 no extension" in index.notes
+
+
 def test_padding_does_not_affect_the_value_range(file: Path) -> None:
     values = RAMP + 1000
     values[:10] = 0
@@ -250,6 +325,31 @@ FAULTS = [
         lambda f: write(f, RAMP, kind="PALETTE COLOR"),
         "unsupported DICOM photometric interpretation 'PALETTE COLOR'",
         id="palette",
+    ),
+    pytest.param(
+        lambda f: write(f, RAMP, HighBit=15),
+        "DICOM with bit 15 as the highest of 12 is not supported",
+        id="bits that are not the lowest",
+    ),
+    pytest.param(
+        lambda f: write(f, np.zeros((8, 8, 3)), kind="RGB", bits=16),
+        "DICOM with 16-bit colours of type uint16 is not supported",
+        id="deep colours",
+    ),
+    pytest.param(
+        lambda f: write(f, np.zeros((8, 8, 3)), kind="RGB", bits=8, BitsStored=6, HighBit=5),
+        "DICOM with 6-bit colours of type uint8 is not supported",
+        id="colours of fewer bits",
+    ),
+    pytest.param(
+        lambda f: write(f, np.zeros((8, 8, 3)), kind="YBR_PARTIAL_422", bits=8),
+        "unsupported DICOM photometric interpretation 'YBR_PARTIAL_422'",
+        id="limited range",
+    ),
+    pytest.param(
+        lambda f: write(f, RAMP, RescaleSlope=0, RescaleIntercept=0),
+        "damaged or unsupported DICOM file: its rescale slope is 0",
+        id="slope of 0",
     ),
     pytest.param(
         lambda f: f.write_bytes(write(f, RAMP).read_bytes()[:-500]) and f,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from medvision.data.readers.decode import MAX_PIXELS, image_size
+from medvision.data.readers.decode import image_size
+from medvision.data.readers.formats import MAX_PIXELS
 from medvision.data.readers.images import read_image
 from medvision.errors import MedvisionError
 
@@ -258,8 +259,8 @@ def test_a_download_padded_with_zeros_is_refused(tmp_path: Path) -> None:
     ("content", "message"),
     [
         pytest.param(b"", "the file is empty", id="empty"),
-        pytest.param(b"hello, world", "not a JPEG, PNG, BMP, TIFF or DICOM", id="text"),
-        pytest.param(b"GIF89a" + bytes(20), "not a JPEG, PNG, BMP, TIFF or DICOM", id="gif"),
+        pytest.param(b"hello, world", "not an image in a supported format", id="text"),
+        pytest.param(b"GIF89a" + bytes(20), "damaged", id="gif-zeros"),
         pytest.param(b"\xff\xd8\xff", "damaged", id="jpeg-start-only"),
         pytest.param(b"\x89PNG\r\n\x1a\n", "damaged", id="png-start-only"),
         pytest.param(b"BM", "damaged", id="bmp-start-only"),

@@ -69,9 +69,9 @@ def test_names_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
 
 
 def test_files_of_other_types_are_ignored_with_a_note(tmp_path: Path) -> None:
-    make(pairs(tmp_path, "a"), "images/list.txt", "images/b.gif", "images/c.gif")
+    make(pairs(tmp_path, "a"), "images/list.txt", "images/b.svg", "images/c.svg")
     assert index_segmentation(tmp_path).notes == [
-        "other files in images were ignored: 2 .gif, 1 .txt"
+        "other files in images were ignored: 2 .svg, 1 .txt"
     ]
 
 

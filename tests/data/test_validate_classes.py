@@ -57,8 +57,8 @@ def test_a_text_file_named_jpg_is_a_one_line_error_with_its_name(root: Path) -> 
         with pytest.raises(MedvisionError) as caught:
             check(root, **options)
         assert str(caught.value).replace(str(root), "ROOT") == (
-            "not a JPEG, PNG, BMP, TIFF or DICOM picture (ROOT/train/yes/2.jpg);"
-            " convert it or remove it"
+            "not an image in a supported format (ROOT/train/yes/2.jpg);"
+            " convert it to PNG or remove it"
         )
 
 

@@ -23,7 +23,7 @@ SMALL = (
     "data.batch_size=4",
     "data.num_workers=0",
 )
-TYPE = "not a JPEG, PNG, BMP, TIFF or DICOM picture"
+TYPE = "not an image in a supported format"
 LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
 SPLIT = {
     "train/a": 12,

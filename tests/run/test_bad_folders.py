@@ -152,13 +152,11 @@ SPOILT = {
     ),
     "text named png": (
         lambda f: f.image().write_text("hello"),
-        "not a JPEG, PNG, BMP, TIFF or DICOM picture (ROOT/images/c03.png);"
-        " convert it or remove it",
+        "not an image in a supported format (ROOT/images/c03.png); convert it to PNG or remove it",
     ),
     "gif named png": (
         lambda f: Image.fromarray(f.noise()).save(f.image(), format="GIF"),
-        "not a JPEG, PNG, BMP, TIFF or DICOM picture (ROOT/images/c03.png);"
-        " convert it or remove it",
+        "not an image in a supported format (ROOT/images/c03.png); convert it to PNG or remove it",
     ),
     "animated": (
         animated,
@@ -215,8 +213,8 @@ SPOILT = {
     ),
     "line break in the name of a broken file": (
         lambda f: (f.rename("c\n03"), (f.root / "images" / "c\n03.png").write_bytes(b"x")),
-        "not a JPEG, PNG, BMP, TIFF or DICOM picture (ROOT/images/c\\n03.png);"
-        " convert it or remove it",
+        "not an image in a supported format (ROOT/images/c\\n03.png);"
+        " convert it to PNG or remove it",
     ),
     "name that steers a terminal": (
         lambda f: f.rename("c\x1b[31m03"),
@@ -225,7 +223,7 @@ SPOILT = {
     "no images": (
         lambda f: f.keep(0),
         f"no images in the folder (ROOT/images); {LAYOUT};"
-        " files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
+        " files must be JPEG, PNG, BMP, TIFF, GIF, WebP, JPEG 2000, PNM or DICOM",
     ),
     "one image": (
         lambda f: f.keep(1),

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from medvision.console import counted
 from medvision.data.discovery.folders import list_images
 from medvision.data.readers.decode import image_size
+from medvision.data.readers.kinds import FORMAT_NAMES
 from medvision.errors import MedvisionError
 from medvision.files import short_name
 
@@ -39,7 +40,7 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
 
     Args:
         given: Files, which are tried whatever their extension, and folders, which are searched
-            recursively for image extensions.
+            recursively for images.
 
     Returns:
         The images, each once, and remarks for the user.
@@ -60,7 +61,7 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
                 raise MedvisionError(
                     "no images in the folder",
                     where=str(path),
-                    hint="files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)",
+                    hint=f"files must be {FORMAT_NAMES}",
                 )
             if others:
                 kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))

@@ -9,17 +9,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from medvision.data.readers.dicom import SUFFIXES
+from medvision.data.readers.kinds import (
+    FORMAT_NAMES,
+    IMAGE_SUFFIXES,
+    kind_of_file,
+    may_need_content,
+)
 from medvision.data.samples import SampleTable
 from medvision.errors import MedvisionError, printable
 from medvision.files import file_errors
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}) | SUFFIXES
 SEGMENTATION_LAYOUT = (
     "expected ROOT/images/* and ROOT/masks/* with the same file stems,"
     " ROOT/{train,val,test}/{images,masks}/*, or ROOT/splits.csv"
 )
-_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini"})
+_JUNK_FILES = frozenset({"thumbs.db", "desktop.ini", "dicomdir"})  # the last lists other files
 _JUNK_FOLDERS = frozenset({"__macosx"})
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 
@@ -60,8 +64,8 @@ def list_images(
 ) -> tuple[list[str], Counter[str]]:
     """Return the image files below a folder, sorted, and the extensions of all other files.
 
-    Hidden files and system files of Windows and macOS are excluded from both. Folders are listed,
-    files are not opened.
+    Hidden files, system files of Windows and macOS and DICOMDIR are excluded from both. Only files
+    without an extension, or with a number as DICOM UIDs end, are opened, to detect their format.
 
     Args:
         folder: Folder to search.
@@ -82,7 +86,8 @@ def list_images(
                 path, suffix = start + name, f".{suffix.lower()}" if stem and suffix else ""
                 if name[0] == "." or name.lower() in _JUNK_FILES:
                     continue
-                if suffix in IMAGE_SUFFIXES:
+                known = suffix in IMAGE_SUFFIXES
+                if known or (may_need_content(suffix) and kind_of_file(Path(parent, name))):
                     try:
                         _check_name(path, folder)
                     except MedvisionError as error:
@@ -193,7 +198,7 @@ def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
     if not files:
         found = f", only {kinds}" if kinds else ""
-        hint = f"{layout}; files must be JPEG, PNG, BMP, TIFF or DICOM (.dcm)"
+        hint = f"{layout}; files must be {FORMAT_NAMES}"
         scan.problem(f"no {what} in the folder{found}", folder, hint)
     elif kinds:
         scan.notes.append(f"other files in {folder.relative_to(root)} were ignored: {kinds}")

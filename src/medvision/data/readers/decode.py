@@ -6,10 +6,11 @@ because `Image.open` warns about large pictures before their size can be checked
 
 from __future__ import annotations
 
+import ctypes
 import io
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,40 +18,32 @@ from typing import Any, BinaryIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from medvision.data.readers.dicom import PREAMBLE, DicomPixels, decode_dicom, dicom_size, is_dicom
+from medvision.data.readers.dicom import DicomPixels, decode_dicom, dicom_size
+from medvision.data.readers.formats import FORMATS, MAX_PIXELS, Stored, check_size, pnm_layout
+from medvision.data.readers.kinds import START_BYTES, kind_of
 from medvision.errors import MedvisionError
 from medvision.files import file_errors, open_regular, read_regular
-
-MAX_PIXELS = 100_000_000
-"""Largest number of pixels; larger pictures are rejected before decoding to save memory."""
 
 MAX_SCANS = 100
 """Largest number of scans in a JPEG file; progressive ones have about ten. An empty scan is a few
 bytes, and takes the decoder as long as a full one."""
 
-_PLUGINS: tuple[tuple[bytes, type[ImageFile]], ...] = (
-    (b"\xff\xd8\xff", JpegImageFile),
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (b"BM", BmpImageFile),
-    (b"II*\x00", TiffImageFile),
-    (b"MM\x00*", TiffImageFile),
-    (b"II+\x00", TiffImageFile),
-    (b"MM\x00+", TiffImageFile),
-)
-_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS = 274, 256, 257, 258
+_ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 274, 256, 257
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
-_LOSSY = ("jpeg", "tiff_jpeg", "webp")  # TIFF compressions
 _REPLACE = "replace the file or remove it"
 
-# Pillow warns about a damaged TIFF before it fails; the failure is reported here.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
+# What is wrong with a file is reported here, once and with its name, instead of by the libraries.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+with suppress(OSError, AttributeError):  # a libtiff that is linked into Pillow is out of reach
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,19 +55,27 @@ class Picture:
             DICOM.
         data: Content of the file.
         where: Name of the file, for messages.
-        bits: Bits per sample in the file, 1 to 64.
+        stored: Samples as the header describes them.
         orientation: EXIF orientation still to be applied, 1 to 8.
-        lossy: True if compression may have changed the values.
-        file_format: ``JPEG``, ``PNG``, ``BMP``, ``TIFF`` or ``DICOM``.
+        file_format: Name of the format, such as ``JPEG``.
     """
 
     image: ImageFile | DicomPixels
     data: bytes
     where: str
-    bits: int
+    stored: Stored
     orientation: int
-    lossy: bool
     file_format: str
+
+    @property
+    def bits(self) -> int:
+        """Bits per sample in the file, 1 to 64."""
+        return self.stored.bits
+
+    @property
+    def lossy(self) -> bool:
+        """True if compression may have changed the values."""
+        return self.stored.lossy
 
     @property
     def pillow(self) -> ImageFile:
@@ -99,27 +100,26 @@ def unreadable_named(path: Path) -> AbstractContextManager[None]:
 
 
 def decode(data: bytes, *, where: str) -> Picture:
-    """Decode a JPEG, PNG, BMP, TIFF or DICOM file.
+    """Decode the file of an image.
 
     Raises:
         MedvisionError: If the file is empty, something else, damaged, cut short, larger than
-            ``MAX_PIXELS``, or holds more than one picture.
+            ``MAX_PIXELS``, has a property that is not supported, or holds more than one picture.
     """
-    if is_dicom(data):
+    kind = kind_of(data[:START_BYTES])
+    if kind == "DICOM":
         pixels = decode_dicom(data, where=where, max_pixels=MAX_PIXELS)
         return Picture(
             image=pixels,
             data=data,
             where=where,
-            bits=pixels.bits,
+            stored=Stored(bits=pixels.bits, lossy=pixels.lossy, white_is_zero=pixels.inverted),
             orientation=1,
-            lossy=pixels.lossy,
             file_format="DICOM",
         )
-    image = _open(io.BytesIO(data), where)
+    image, stored = _open(io.BytesIO(data), kind, where)
     with _damage_named(where):
-        bits, frames = _bits(image, data), int(getattr(image, "n_frames", 1))
-        lossy = isinstance(image, JpegImageFile) or image.info.get("compression") in _LOSSY
+        frames = int(getattr(image, "n_frames", 1))
         if frames > 1:
             raise MedvisionError(
                 f"the file contains {frames} pictures",
@@ -132,15 +132,16 @@ def decode(data: bytes, *, where: str) -> Picture:
             if (scans := data.count(_JPEG_SCAN)) > MAX_SCANS:
                 raise ValueError(f"{scans} scans")
         image.load()
+        if isinstance(image, BmpImageFile):
+            _check_runs(image, data)
     orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
     return Picture(
         image=image,
         data=data,
         where=where,
-        bits=bits,
+        stored=stored,
         orientation=orientation,
-        lossy=lossy,
-        file_format=str(image.format),
+        file_format=kind or "",
     )
 
 
@@ -150,14 +151,14 @@ def image_size(path: Path) -> tuple[int, int]:
     An orientation stored after the pixels of a PNG file is ignored.
 
     Raises:
-        MedvisionError: If the file cannot be read or is not a JPEG, PNG, BMP, TIFF or DICOM
-            picture.
+        MedvisionError: If the file cannot be read, is not an image, or has a property that is not
+            supported.
     """
     with unreadable_named(path), open_regular(path) as stream:
-        if is_dicom(stream.read(PREAMBLE)):
+        kind = kind_of(stream.read(START_BYTES))
+        if kind == "DICOM":
             return dicom_size(stream, where=str(path), max_pixels=MAX_PIXELS)
-        stream.seek(0)
-        image = _open(stream, str(path))
+        image, _ = _open(stream, kind, str(path))
         if not isinstance(image, TiffImageFile):
             width, height = image.size
             return (width, height) if _exif_orientation(image) >= 5 else (height, width)
@@ -169,9 +170,9 @@ def image_size(path: Path) -> tuple[int, int]:
 def samples(picture: Picture) -> NDArray[Any]:
     """Return grey (H, W) or red, green, blue (H, W, 3), upright.
 
-    Files of up to 8 bits give uint8 in [0, 255], with fewer bits scaled to that range; deeper files
-    keep their values. Transparent pixels are composited over black, palettes are resolved, and CMYK
-    and YCbCr become RGB.
+    Files of up to 8 bits give uint8 in [0, 255], with fewer bits scaled to that range, and signed
+    values moved by 128; deeper files keep their values. Transparent pixels are composited over
+    black, palettes are resolved, and CMYK and YCbCr become RGB.
 
     Raises:
         MedvisionError: If the colours cannot be converted to grey or RGB.
@@ -180,14 +181,18 @@ def samples(picture: Picture) -> NDArray[Any]:
     if isinstance(image, DicomPixels):
         return image.values
     with _damage_named(picture.where):
-        if picture.bits > 8 and (image.mode.startswith("I") or image.mode == "F"):
-            values = np.asarray(image)
-        elif picture.bits > 8:
-            values = _deep_colours(picture)
+        if picture.bits > 8:
+            values = _deep(picture, image)
         elif image.has_transparency_data:
-            values = _over_black(np.asarray(image.convert("RGBA")), opaque=255)
+            values = _without_alpha(np.asarray(_with_alpha(image, picture.bits)), picture)
         elif image.mode == "1":
             values = np.asarray(image.convert("L"))
+        elif picture.stored.signed:
+            values = np.asarray(image) ^ np.uint8(128)  # two's complement to [0, 255]
+        elif image.mode == "L" and picture.file_format == "JPEG 2000" and picture.bits < 8:
+            full = 2**picture.bits - 1  # Pillow moves the values up, without filling lower bits
+            values = (np.asarray(image) >> (8 - picture.bits)) * np.float32(255 / full)
+            values = np.rint(values).astype(np.uint8)
         elif image.mode in ("L", "RGB"):
             values = np.asarray(image)
         else:
@@ -206,37 +211,25 @@ def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
-def _open(stream: BinaryIO, where: str) -> ImageFile:
-    start = stream.read(8)
+def _open(stream: BinaryIO, kind: str | None, where: str) -> tuple[ImageFile, Stored]:
+    """Check the header of a file, and open it without decoding."""
     stream.seek(0)
-    if not start:
-        raise MedvisionError("the file is empty", where=where, hint=_REPLACE)
-    plugin = next((plugin for magic, plugin in _PLUGINS if start.startswith(magic)), None)
-    if plugin is None:
+    if kind is None:
+        if not stream.read(1):
+            raise MedvisionError("the file is empty", where=where, hint=_REPLACE)
         raise MedvisionError(
-            "not a JPEG, PNG, BMP, TIFF or DICOM picture",
+            "not an image in a supported format",
             where=where,
-            hint="convert it or remove it",
+            hint="convert it to PNG or remove it",
         )
+    form = FORMATS[kind]
     with _damage_named(where):
-        image = plugin(stream)
+        stored = form.stored(stream, where)
+        stream.seek(0)
+        image = form.plugin(stream)
         width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise MedvisionError(
-            f"{width} x {height} pixels exceed the limit of {MAX_PIXELS // 1_000_000} million",
-            where=where,
-            hint="crop or shrink the picture",
-        )
-    return image
-
-
-def _bits(image: ImageFile, data: bytes) -> int:
-    if isinstance(image, PngImageFile):
-        return data[24]  # in the IHDR chunk, which always comes first
-    if isinstance(image, TiffImageFile):
-        bits = image.tag_v2.get(_TIFF_BITS, (1,))
-        return int(max(bits) if isinstance(bits, tuple) else bits)
-    return 1 if image.mode == "1" else 8
+    check_size(width, height, where)
+    return image, stored
 
 
 def _exif_orientation(image: ImageFile) -> int:
@@ -245,6 +238,36 @@ def _exif_orientation(image: ImageFile) -> int:
     except Exception:  # damaged metadata does not invalidate the picture
         return 1
     return orientation if orientation in range(1, 9) else 1
+
+
+def _check_runs(image: BmpImageFile, data: bytes) -> None:
+    """Compare a run-length encoded BMP with OpenCV: both read damaged ones, in different ways."""
+    if image.info.get("compression") not in (1, 2):
+        return
+    other = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    if other is None or not np.array_equal(other, np.asarray(image.convert("RGB"))):
+        raise ValueError("its run-length code is damaged")
+
+
+def _deep(picture: Picture, image: ImageFile) -> NDArray[Any]:
+    """Return values of more than 8 bits, of which Pillow keeps only those of grey."""
+    if picture.file_format == "PNM":
+        offset, highest = pnm_layout(PpmImageFile(io.BytesIO(picture.data)))
+        if picture.data.startswith(b"P2"):  # text, which Pillow scales to 16 bits
+            return np.rint(np.asarray(image) * (highest / 65535)).astype(np.uint16)
+        shape = (image.height, image.width, *([3] if image.mode == "RGB" else []))
+        flat = np.frombuffer(picture.data, ">u2", int(np.prod(shape)), offset)
+        return flat.reshape(shape).astype(np.uint16)
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return _deep_colours(picture)
+    values = np.asarray(image)
+    if picture.file_format == "JPEG 2000":
+        values = values >> (16 - picture.bits)  # Pillow moves the values up
+    if picture.bits == 32 and values.dtype == np.int32 and not picture.stored.signed:
+        values = values.view(np.uint32)
+    if "transparency" in image.info:  # one grey level
+        values = np.where(values == image.info["transparency"], 0, values)
+    return values
 
 
 def _deep_colours(picture: Picture) -> NDArray[Any]:
@@ -257,15 +280,33 @@ def _deep_colours(picture: Picture) -> NDArray[Any]:
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise ValueError(f"{picture.bits}-bit {picture.pillow.mode} pictures are not supported")
     if values.shape[2] == 4:
-        return _over_black(cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA), opaque=65535)
+        return _without_alpha(cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA), picture)
     return np.asarray(cv2.cvtColor(values, cv2.COLOR_BGR2RGB))
 
 
-def _over_black(rgba: NDArray[Any], *, opaque: int) -> NDArray[Any]:
-    alpha = rgba[..., 3:]
-    if alpha.min() == opaque:
-        return rgba[..., :3]
-    blended = (rgba[..., :3].astype(np.uint32) * alpha + opaque // 2) // opaque
+def _with_alpha(image: ImageFile, bits: int) -> Image.Image:
+    """Return red, green, blue and straight alpha; Pillow compares scaled with unscaled levels."""
+    level = image.info.get("transparency")
+    if bits < 8 and image.mode in ("1", "L") and isinstance(level, int):
+        full = 2**bits - 1
+        image.info["transparency"] = (level & full) * 255 // full
+    return image.convert("RGBA")
+
+
+def _without_alpha(rgba: NDArray[Any], picture: Picture) -> NDArray[Any]:
+    """Composite over black, as far as the fourth channel is alpha."""
+    colours, alpha = rgba[..., :3], rgba[..., 3:]
+    opaque = int(np.iinfo(rgba.dtype).max)
+    kind, deep = picture.stored.alpha, picture.bits > 8
+    if kind == "ignored" or (kind == "premultiplied" and deep) or alpha.min() == opaque:
+        return colours
+    if kind == "undeclared":
+        raise MedvisionError(
+            "a fourth channel that is not declared as alpha is not supported",
+            where=picture.where,
+            hint="store RGB, or RGB with declared alpha",
+        )
+    blended = (colours.astype(np.uint32) * alpha + opaque // 2) // opaque
     return blended.astype(rgba.dtype)
 
 

@@ -1,7 +1,8 @@
 """Read DICOM files: values, their interpretation and their display.
 
 The modality transform (rescale slope and intercept, or its table) is applied, then the first VOI
-window or table, and MONOCHROME1 is inverted (DICOM PS3.3, C.11.1, C.11.2 and C.7.6.3).
+window or table, and MONOCHROME1 or a PresentationLUTShape of INVERSE is inverted (DICOM PS3.3,
+C.11.1, C.11.2, C.7.6.3 and C.11.6). Empty tags count as missing, because many writers leave them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class DicomPixels:
         values: Grey (H, W) after the modality transform, or red, green, blue (H, W, 3).
         bits: Bits per sample in the file.
         lossy: True if compression may have changed the values.
-        window: Values shown as black and white; None uses the smallest and the largest value.
+        window: Values shown as black and white; None if they are 0 and 255 as stored.
         display: Values of a VOI table or sigmoid in [0, 255], if used instead of a window.
         inverted: True if small values are white.
     """
@@ -48,7 +49,7 @@ def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> Di
 
     values = np.asarray(apply_modality_lut(stored, header))
     window, display = _window(header), None
-    if "VOILUTSequence" in header:
+    if "VOILUTSequence" in header:  # then it has a table
         shown = np.asarray(apply_voi_lut(values, header), np.float64)
         largest = 2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1
         display, window = _as_levels(shown / largest), None
@@ -58,8 +59,8 @@ def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> Di
         display, window = _as_levels(1 / (1 + np.exp(np.clip(-4 * away, -50, 50)))), None
     if values.dtype.kind == "f" and (values == np.rint(values)).all():  # slope 1, as in most files
         values = values.astype(np.int32)
-    if window is None and display is None and (bits > 8 or values is not stored):
-        window = _range(header, stored, values)
+    if window is None and display is None:
+        window = _range(header, stored, values, bits)
     return DicomPixels(values=values, bits=bits, lossy=lossy, window=window, display=display)
 
 
@@ -79,9 +80,9 @@ def _window(header: Any) -> tuple[float, float] | None:
 
 def _first(header: Any, name: str) -> float | None:
     value = header.get(name)
-    if value is None or value == "":
-        return None
-    return float(value[0] if hasattr(value, "__getitem__") and len(value) else value)
+    if hasattr(value, "__getitem__") and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    return None if value is None or value == "" else float(value)
 
 
 def _function(header: Any) -> str:
@@ -93,20 +94,29 @@ def _as_levels(share: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.rint(share * 255).clip(0, 255).astype(np.uint8)
 
 
-def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
-    """Return the smallest and largest value, excluding padding."""
-    padding = header.get("PixelPaddingValue")
+def _range(
+    header: Any, stored: NDArray[Any], values: NDArray[Any], bits: int
+) -> tuple[float, float] | None:
+    """Return black and white of values without a window.
+
+    Stored values of up to 8 bits use the range of their bits, so that they need no scaling with 8;
+    others the smallest and the largest value, excluding padding.
+    """
+    if bits <= 8 and values is stored and stored.dtype.kind in "iu":
+        half = 2 ** (bits - 1) if header.get("PixelRepresentation") == 1 else 0
+        window = float(-half), float(2**bits - 1 - half)
+        return None if window == (0, 255) and stored.dtype == np.uint8 else window
+    padding = _first(header, "PixelPaddingValue")
     seen = values if padding is None else values[stored != int(padding)]
     seen = seen if seen.size else values
     return float(seen.min()), float(seen.max())
 
 
-PREAMBLE = 132
-"""Bytes needed to detect the format: 128 arbitrary bytes, then DICM."""
-
-SUFFIXES = frozenset({".dcm", ".dicom"})
+_PREAMBLE = 132
+"""Bytes before the header: 128 arbitrary ones, then DICM."""
 
 _GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _MOST_WORDS = 200
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _SIZE = ("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation")
@@ -115,18 +125,13 @@ _PIXELS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "PixelPaddingValue"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
-    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence"),
+    *("WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence", "PresentationLUTShape"),
 )
 _PLUGINS = install_command("dicom")
 
 # Warnings of pydicom quote tag values, which may contain patient data.
 warnings.filterwarnings("ignore", module=r"pydicom\.")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
-
-def is_dicom(start: bytes) -> bool:
-    """Return True if a file with these first bytes is DICOM."""
-    return start[128:132] == b"DICM"
 
 
 def dicom_size(stream: BinaryIO, *, where: str, max_pixels: int) -> tuple[int, int]:
@@ -164,23 +169,56 @@ def decode_dicom(data: bytes, *, where: str, max_pixels: int) -> DicomPixels:
         if (before.get("Rows"), before.get("Columns")) != (height, width):
             raise ValueError("it repeats its size after its pixels")
         kind = str(header.get("PhotometricInterpretation", ""))
-        if kind not in _GREY and kind != "RGB" and not kind.startswith("YBR"):
+        if kind not in _GREY and kind not in _COLOURS:
             raise MedvisionError(
                 f"unsupported DICOM photometric interpretation {kind[:20] or 'unknown'!r}",
                 where=where,
                 hint="convert it to grey or RGB",
             )
+        _drop_empty(header)
+        bits = int(header.get("BitsStored") or header.get("BitsAllocated") or 8)
+        if int(header.get("HighBit", bits - 1)) != bits - 1:
+            raise MedvisionError(
+                f"DICOM with bit {int(header.HighBit)} as the highest of {bits} is not supported",
+                where=where,
+                hint="store the lowest bits",
+            )
         values = _pixels(header, where)
         if values.shape[:2] != (height, width) or values.ndim not in (2, 3):
             raise ValueError(f"pixels of shape {values.shape}")
-        bits = int(header.get("BitsStored", 8))
         lossy = header.file_meta.TransferSyntaxUID.is_compressed and _may_be_lossy(header)
         if kind not in _GREY:
-            if values.dtype != np.uint8:
-                raise ValueError(f"{bits}-bit colours")
+            if values.dtype != np.uint8 or bits != 8 or values.shape[2:] != (3,):
+                raise MedvisionError(
+                    f"DICOM with {bits}-bit colours of type {values.dtype} is not supported",
+                    where=where,
+                    hint="store 8 bits per colour",
+                )
             return DicomPixels(values=values, bits=8, lossy=lossy)
+        if values.ndim != 2:
+            raise ValueError(f"grey pixels of shape {values.shape}")
         shown = _as_grey(header, values, bits=bits, lossy=lossy)
-        return replace(shown, inverted=kind == "MONOCHROME1")
+        inverse = str(header.get("PresentationLUTShape") or "").upper() == "INVERSE"
+        return replace(shown, inverted=kind == "MONOCHROME1" or inverse)
+
+
+def _drop_empty(header: Any) -> None:
+    """Remove tags without a value, which pydicom would use as a number or a table."""
+    for name in ("VOILUTSequence", "ModalityLUTSequence"):
+        items = header.get(name)
+        usable = items and items[0].get("LUTDescriptor") and items[0].get("LUTData")
+        if not usable:
+            header.pop(name, None)
+    slope, intercept = _first(header, "RescaleSlope"), _first(header, "RescaleIntercept")
+    if slope == 0:
+        raise ValueError("its rescale slope is 0")
+    if slope in (None, 1) and intercept in (None, 0):
+        for name in ("RescaleSlope", "RescaleIntercept"):
+            header.pop(name, None)
+    elif slope is None:
+        header.RescaleSlope = 1
+    elif intercept is None:
+        header.RescaleIntercept = 0
 
 
 def _pixels(header: Any, where: str) -> NDArray[Any]:
@@ -267,7 +305,7 @@ def _read(stream: BinaryIO, tags: tuple[str, ...], where: str, *, pixels: bool =
             where=where,
             hint=f"run: {_PLUGINS}",
         ) from fault
-    stream.seek(PREAMBLE)
+    stream.seek(_PREAMBLE)
     about = read_dataset(stream, False, True, stop_when=lambda tag, *_: tag >> 16 != 2)
     if "TransferSyntaxUID" not in about:
         raise ValueError("its transfer syntax is missing")

@@ -29,7 +29,8 @@ def read_image(
     converted to grey by luma, 0.299 R + 0.587 G + 0.114 B; grey to three equal channels.
 
     Args:
-        path: A JPEG, PNG, BMP, TIFF or DICOM file, whatever its extension.
+        path: A JPEG, PNG, BMP, TIFF, GIF, WebP, JPEG 2000, PNM or DICOM file, whatever its
+            extension.
         channels: 1 (grey) or 3 (red, green, blue); None for those of the file.
         value_range: Values that map to 0 and 255, for files deeper than 8 bits; values between are
             mapped linearly, values outside are clipped. None uses the smallest and the largest
@@ -56,7 +57,7 @@ def read_mask(
     EXIF orientation is applied, as for images.
 
     Args:
-        path: A JPEG, PNG, BMP or TIFF file, whatever its extension.
+        path: A file as for `read_image`, except DICOM.
         num_classes: Number of classes K, 2 to 255, including the background.
         color_map: Colour of each class, which must match exactly; in a JPEG file, each pixel gets
             the class of the nearest colour.
@@ -81,6 +82,8 @@ def decode_image(
         values = cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
     elif values.ndim == 3 and channels == 1:
         values = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
+    if values.dtype != np.uint8:
+        raise TypeError(f"expected uint8 values, got {values.dtype} ({where})")
     # memory of Pillow is read-only, which torch warns about
     return np.require(values.reshape(*values.shape[:2], -1), requirements=["C", "W"])
 
@@ -98,7 +101,10 @@ def as_bytes(
     image = picture.image
     if isinstance(image, DicomPixels):
         return _shown(values, image, value_range, picture.where)
-    return _stretched(values, value_range, picture.where) if picture.bits > 8 else values
+    if picture.bits <= 8:
+        return values
+    shown = _stretched(values, value_range, picture.where)
+    return 255 - shown if picture.stored.white_is_zero else shown
 
 
 def _shown(

@@ -34,7 +34,7 @@ from medvision.data.discovery.index import (
     task_in_csv,
 )
 from medvision.data.readers.decode import read_bytes
-from medvision.data.readers.dicom import SUFFIXES
+from medvision.data.readers.kinds import DICOM_SUFFIXES, kind_of_file
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.data.shards.location import holds_shards
@@ -383,7 +383,12 @@ def _refuse_dicom(root: Path, samples: SampleTable) -> None:
     Raises:
         MedvisionError: If there are DICOM files.
     """
-    named = [path for path in samples.paths if PurePosixPath(path).suffix.lower() in SUFFIXES]
+    named = [
+        path
+        for path in samples.paths
+        if PurePosixPath(path).suffix.lower() in DICOM_SUFFIXES
+        or kind_of_file(root / path) == "DICOM"
+    ]
     if named:
         raise MedvisionError(
             f"found {counted(len(named), 'DICOM file')}, such as {named[0]}: shards would contain"

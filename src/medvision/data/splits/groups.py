@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from medvision.console import counted
-from medvision.data.readers.dicom import SUFFIXES, dicom_texts
+from medvision.data.readers.dicom import dicom_texts
+from medvision.data.readers.kinds import DICOM_SUFFIXES, kind_of_file, may_need_content
 from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.errors import MedvisionError
 from medvision.files import open_regular, own_folder
@@ -201,12 +202,13 @@ def group_by_patient(root: Path, samples: SampleTable) -> tuple[SampleTable, lis
 
     Args:
         root: The data folder.
-        samples: Samples of the folder; only files named ``.dcm`` or ``.dicom`` are opened.
+        samples: Samples of the folder; only files with an extension of DICOM or without one are
+            opened.
     """
     rows = [
         row
         for row, (path, group) in enumerate(zip(samples.paths, samples.groups, strict=True))
-        if not group and PurePosixPath(path).suffix.lower() in SUFFIXES
+        if not group and _is_dicom(root, path)
     ]
     if not rows:
         return samples, []
@@ -236,6 +238,13 @@ def group_by_patient(root: Path, samples: SampleTable) -> tuple[SampleTable, lis
     for row, patient in zip(rows, patients, strict=True):
         groups[row] = hashed.get(patient, "")
     return samples.with_column(groups=groups), notes
+
+
+def _is_dicom(root: Path, path: str) -> bool:
+    suffix = PurePosixPath(path).suffix.lower()
+    if suffix in DICOM_SUFFIXES:
+        return True
+    return may_need_content(suffix) and kind_of_file(root / path) == "DICOM"
 
 
 def _patient(path: Path) -> str:
