@@ -3,6 +3,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -248,4 +249,99 @@ def test_a_truncated_mask_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.jpg", noise)
     path.write_bytes(path.read_bytes()[:-300])
     with pytest.raises(MedvisionError, match=r"truncated.*a\.jpg"):
+        read_mask(path)
+
+
+DISC = (np.hypot(*np.mgrid[-40:40, -40:40]) < 25).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([[0, 1, 2, 255]], id="classes-and-a-border"),
+        pytest.param([[1, 255]], id="one-class-and-a-border"),
+        pytest.param([[0, 20, 255]], id="class-20-and-a-border"),
+        pytest.param([[254, 255]], id="0-1-inverted"),
+    ],
+)
+def test_small_integers_beside_255_are_refused(tmp_path: Path, values: list[list[int]]) -> None:
+    path = saved(tmp_path / "a.png", np.array(values, np.uint8))
+    with pytest.raises(MedvisionError, match=r"contains the values .*data\.num_classes.*255"):
+        read_mask(path)
+
+
+def areas(*levels: int) -> np.ndarray:
+    """Draw a disc with a stripe of each level."""
+    mask = DISC * np.uint8(255)
+    for row, level in enumerate(levels):
+        mask[20 + 10 * row : 28 + 10 * row, 25:55] = level
+    return mask
+
+
+SOFT = np.linspace(0, 255, 80).astype(np.uint8)[None].repeat(80, axis=0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param(cv2.resize(areas(85, 170), (320, 320)), id="two-more-levels"),
+        pytest.param(cv2.resize(areas(150), (320, 320)), id="one-more-level"),
+        pytest.param(SOFT, id="probabilities"),
+        pytest.param(cv2.GaussianBlur(DISC * np.uint8(255), (0, 0), 9), id="smooth-everywhere"),
+    ],
+)
+def test_levels_in_between_over_wide_areas_are_refused(
+    tmp_path: Path, values: np.ndarray, kind: str
+) -> None:
+    with pytest.raises(MedvisionError, match="a mask of two classes contains the values"):
+        read_mask(saved(tmp_path / "a", values, format=kind))
+
+
+def test_thin_lines_of_further_levels_are_refused_in_files_without_loss(tmp_path: Path) -> None:
+    values = areas()
+    values[5:8], values[70:73] = 85, 170
+    with pytest.raises(MedvisionError, match="contains the values 0, 85, 170, 255"):
+        read_mask(saved(tmp_path / "a.png", values))
+
+
+EDGES = {
+    "averaged": cv2.resize(DISC * np.uint8(255), (27, 27), interpolation=cv2.INTER_AREA),
+    "enlarged": cv2.resize(DISC * np.uint8(255), (320, 320), interpolation=cv2.INTER_LINEAR),
+    "averaged and enlarged": cv2.resize(
+        cv2.resize(DISC * np.uint8(255), (20, 20), interpolation=cv2.INTER_AREA),
+        (80, 80),
+        interpolation=cv2.INTER_NEAREST,
+    ),
+    "smoothed": cv2.GaussianBlur(DISC * np.uint8(255), (0, 0), 1),
+    "not black and not white": DISC * np.uint8(219) + 16,
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_thin_grey_edges_are_thresholded(tmp_path: Path, name: str) -> None:
+    mask = read_mask(saved(tmp_path / "a.png", EDGES[name]))
+    np.testing.assert_array_equal(mask, EDGES[name] > 127)
+
+
+@pytest.mark.parametrize("quality", [5, 20, 50, 90])
+def test_masks_that_were_jpeg_once_are_read(tmp_path: Path, quality: int) -> None:
+    path = saved(tmp_path / "a.jpg", DISC * np.uint8(255), quality=quality)
+    again = saved(tmp_path / "a.png", Image.open(path))
+    np.testing.assert_array_equal(read_mask(path), read_mask(again))
+
+
+def test_a_signed_mask_keeps_its_classes(tmp_path: Path) -> None:
+    stream = tmp_path / "a.tif"
+    saved(stream, FOREGROUND, tiffinfo={339: 2})
+    np.testing.assert_array_equal(read_mask(stream), FOREGROUND)
+
+
+def test_a_deep_mask_in_which_0_is_white_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.tif", FOREGROUND.astype(np.uint16))
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<HHI", 262, 3, 1))
+    data[at + 8] = 0
+    path.write_bytes(data)
+    with pytest.raises(MedvisionError, match="16 bits in which 0 is white is not supported"):
         read_mask(path)

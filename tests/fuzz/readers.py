@@ -3,7 +3,7 @@
     uv pip install atheris
     python tests/fuzz/readers.py KIND FOLDER [-max_total_time=600]
 
-KIND is image, mask, csv, checkpoint, dicom or config.
+KIND is image, mask, csv, checkpoint, dicom or config; images and masks are of all formats.
 FOLDER stores interesting inputs; samples of every kind are written there first. Every
 reader may answer with its result or with a MedvisionError of one line; anything else is a finding,
 and so are more than 5 s or 2 GB for one input. Options with one hyphen are libFuzzer's.
@@ -132,12 +132,24 @@ def samples(kind: str) -> Iterator[bytes]:
                 yield cv2.imencode(suffix, values)[1].tobytes()
         yield cv2.imencode(".png", grey.astype(np.uint16) * 200)[1].tobytes()
         yield cv2.imencode(".tif", grey.astype(np.float32))[1].tobytes()
-        for mode, form in (("1", "PNG"), ("P", "PNG"), ("CMYK", "TIFF"), ("CMYK", "JPEG")):
+        kinds = [("1", "PNG"), ("P", "PNG"), ("CMYK", "TIFF"), ("CMYK", "JPEG"), ("RGBA", "TIFF")]
+        kinds += [("P", "GIF"), ("RGB", "WEBP"), ("RGBA", "WEBP"), ("LA", "PNG"), ("P", "TIFF")]
+        kinds += [("L", "JPEG2000"), ("RGB", "JPEG2000"), ("RGBA", "JPEG2000"), ("YCbCr", "TIFF")]
+        kinds += [("1", "PPM"), ("L", "PPM"), ("RGB", "PPM"), ("I;16", "JPEG2000"), ("P", "BMP")]
+        for mode, form in kinds:
             stream = io.BytesIO()
             exif = Image.Exif()
             exif[274] = 6
-            Image.fromarray(colour).convert(mode).save(stream, form, exif=exif)
+            picture = Image.fromarray(grey.astype(np.uint16) * 200 if mode == "I;16" else colour)
+            picture.convert(mode).save(stream, form, exif=exif)
             yield stream.getvalue()
+        for compression in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd"):
+            stream = io.BytesIO()
+            Image.fromarray(colour).save(stream, "TIFF", compression=compression)
+            yield stream.getvalue()
+        yield b"P2 # text\n3 1 1000\n1 20 300\n"
+        yield b"P6 2 1 1000\n" + bytes(range(12))
+        yield b"P1 3 1\n1 0 1\n"
     elif kind == "csv":
         yield b"split,path,target,group\ntrain,a/b.png,c,d\nval,e.png,\xc3\xa4,\ntest,g.png,c,\n"
         yield b'path\n"a\nb.png"\n\n'

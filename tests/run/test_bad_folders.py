@@ -155,8 +155,10 @@ SPOILT = {
         "not an image in a supported format (ROOT/images/c03.png); convert it to PNG or remove it",
     ),
     "gif named png": (
-        lambda f: Image.fromarray(f.noise()).save(f.image(), format="GIF"),
-        "not an image in a supported format (ROOT/images/c03.png); convert it to PNG or remove it",
+        lambda f: Image.fromarray(f.noise()).save(
+            f.image(), format="GIF", save_all=True, append_images=[Image.fromarray(f.noise())]
+        ),
+        "the file contains 2 pictures (ROOT/images/c03.png); store each in its own file",
     ),
     "animated": (
         animated,

@@ -111,6 +111,8 @@ class Predicted:
 
 Row = dict[str, Any]
 
+_MOST_WORDS = 200  # characters
+
 
 def predict_files(
     model: Model,
@@ -155,6 +157,7 @@ def predict_files(
     _make_folder(out, overwrite=overwrite)
     outputs = Outputs(folder=out, card=model.card, overlays=overlays, probabilities=probabilities)
     places = {chosen.name: place for place, chosen in enumerate(inputs)}
+    unexpected: list[Exception] = []
 
     def work(chunk: list[Input]) -> list[Row]:
         started_s = time.perf_counter()
@@ -173,9 +176,15 @@ def predict_files(
                 row["error"] = error.what
             else:
                 readable.append((row, each, image))
+        images = [image for *_, image in readable]
+        kept, results = _each_or_none(images, lambda some: model.predict_batch(some, tta=tta))
+        for (row, *_), fault in zip(readable, kept, strict=True):
+            if fault is not None:
+                row["error"] = f"cannot be predicted: {_in_one_line(fault)}"
+                unexpected.append(fault)
+        readable = [given for given, fault in zip(readable, kept, strict=True) if fault is None]
         if not readable:
             return rows
-        results = model.predict_batch([image for *_, image in readable], tta=tta)
         for (row, each, _), result in zip(readable, results, strict=True):
             with _own_error(row):
                 row |= outputs.write(each, result, places[each.name])
@@ -201,6 +210,8 @@ def predict_files(
                 if advance is not None:
                     advance(done, len(inputs))
         outputs.write_grid(inputs)
+    if unexpected and len(failures) == len(inputs):  # then it is not a matter of one input
+        raise unexpected[0]
     return Predicted(
         num_done=len(inputs) - len(failures),
         failures=failures,
@@ -214,6 +225,33 @@ _OF_ALL = (
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM),
 )
 """Errors that the next file would meet too."""
+
+
+def _each_or_none(
+    images: list[Image], predict: Callable[[list[Image]], list[Result]]
+) -> tuple[list[Exception | None], list[Result]]:
+    """Predict a batch, and after an error each image alone: only some may be at fault.
+
+    Returns:
+        The error of each image or None, and the results of those without.
+    """
+    try:
+        return [None] * len(images), predict(images) if images else []
+    except Exception as fault:
+        if len(images) == 1:
+            return [fault], []
+    faults: list[Exception | None] = []
+    results: list[Result] = []
+    for image in images:
+        own, found = _each_or_none([image], predict)
+        faults += own
+        results += found
+    return faults, results
+
+
+def _in_one_line(fault: Exception) -> str:
+    words = fault.what if isinstance(fault, MedvisionError) else " ".join(str(fault).split())
+    return words[:_MOST_WORDS] or type(fault).__name__
 
 
 @contextmanager

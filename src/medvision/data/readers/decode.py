@@ -38,6 +38,7 @@ bytes, and takes the decoder as long as a full one."""
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 274, 256, 257
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _REPLACE = "replace the file or remove it"
+_MOST_WORDS = 200  # characters
 
 # What is wrong with a file is reported here, once and with its name, instead of by the libraries.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -118,7 +119,7 @@ def decode(data: bytes, *, where: str) -> Picture:
             file_format="DICOM",
         )
     image, stored = _open(io.BytesIO(data), kind, where)
-    with _damage_named(where):
+    with damage_named(where):
         frames = int(getattr(image, "n_frames", 1))
         if frames > 1:
             raise MedvisionError(
@@ -180,7 +181,7 @@ def samples(picture: Picture) -> NDArray[Any]:
     image = picture.image
     if isinstance(image, DicomPixels):
         return image.values
-    with _damage_named(picture.where):
+    with damage_named(picture.where):
         if picture.bits > 8:
             values = _deep(picture, image)
         elif image.has_transparency_data:
@@ -223,7 +224,7 @@ def _open(stream: BinaryIO, kind: str | None, where: str) -> tuple[ImageFile, St
             hint="convert it to PNG or remove it",
         )
     form = FORMATS[kind]
-    with _damage_named(where):
+    with damage_named(where):
         stored = form.stored(stream, where)
         stream.seek(0)
         image = form.plugin(stream)
@@ -311,13 +312,13 @@ def _without_alpha(rgba: NDArray[Any], picture: Picture) -> NDArray[Any]:
 
 
 @contextmanager
-def _damage_named(where: str) -> Iterator[None]:
-    """Convert any exception of Pillow or OpenCV on damaged files to a one-line error."""
+def damage_named(where: str) -> Iterator[None]:
+    """Convert any exception while a file is read or processed to a one-line error of that file."""
     try:
         yield
     except MedvisionError:
         raise
     except Exception as fault:
-        reason = str(fault) or type(fault).__name__
+        reason = " ".join(str(fault).split())[:_MOST_WORDS] or type(fault).__name__
         what = f"damaged or unsupported picture: {reason}"
         raise MedvisionError(what, where=where, hint=_REPLACE) from fault

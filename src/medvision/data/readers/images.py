@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.readers.decode import Picture, decode, read_bytes, samples
+from medvision.data.readers.decode import Picture, damage_named, decode, read_bytes, samples
 from medvision.data.readers.dicom import DicomPixels
 from medvision.data.readers.masks import class_indices
 from medvision.errors import MedvisionError
@@ -76,16 +76,17 @@ def decode_image(
     """Decode the bytes of an image file as `read_image` does."""
     if channels not in (1, 3, None):
         raise ValueError(f"expected channels to be 1, 3 or None, got {channels}")
-    picture = decode(data, where=where)
-    values: NDArray[Any] = as_bytes(samples(picture), picture, value_range)
-    if values.ndim == 2 and channels == 3:
-        values = cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
-    elif values.ndim == 3 and channels == 1:
-        values = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
-    if values.dtype != np.uint8:
-        raise TypeError(f"expected uint8 values, got {values.dtype} ({where})")
-    # memory of Pillow is read-only, which torch warns about
-    return np.require(values.reshape(*values.shape[:2], -1), requirements=["C", "W"])
+    with damage_named(where):
+        picture = decode(data, where=where)
+        values: NDArray[Any] = as_bytes(samples(picture), picture, value_range)
+        if values.dtype != np.uint8:
+            raise TypeError(f"expected values of uint8, got {values.dtype}")
+        if values.ndim == 2 and channels == 3:
+            values = cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
+        elif values.ndim == 3 and channels == 1:
+            values = cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
+        # memory of Pillow is read-only, which torch warns about
+        return np.require(values.reshape(*values.shape[:2], -1), requirements=["C", "W"])
 
 
 def as_bytes(
@@ -130,7 +131,9 @@ def decode_mask(
     """Decode the bytes of a mask file as `read_mask` does."""
     if not 2 <= num_classes <= 255:
         raise ValueError(f"expected num_classes in 2 to 255, got {num_classes}")
-    return class_indices(decode(data, where=where), num_classes=num_classes, color_map=color_map)
+    with damage_named(where):
+        picture = decode(data, where=where)
+        return class_indices(picture, num_classes=num_classes, color_map=color_map)
 
 
 def _stretched(

@@ -20,6 +20,9 @@ from medvision.errors import MedvisionError
 _CHROMA_NOISE = 24  # grey levels by which JPEG separates the channels of a grey picture
 _MAX_NAMED = 6
 _THIN = 0.005  # share of the pixels
+_FEW_LEVELS = 6
+_EDGE_PX = 9  # more than a block of JPEG
+_EDGE = 0.05  # share of height or width, beyond the edges of a mask that was enlarged eightfold
 
 
 def class_indices(
@@ -33,6 +36,12 @@ def class_indices(
     if isinstance(picture.image, DicomPixels):
         raise MedvisionError(
             "DICOM masks are not supported", where=picture.where, hint="store the mask as PNG"
+        )
+    if picture.stored.white_is_zero:
+        raise MedvisionError(
+            f"a mask of {picture.bits} bits in which 0 is white is not supported",
+            where=picture.where,
+            hint="store the mask as PNG",
         )
     if color_map is not None:
         return _by_colour(picture, _checked_map(color_map, num_classes))
@@ -66,6 +75,8 @@ def _palette_indices(picture: Picture, num_classes: int) -> NDArray[Any] | None:
 def _grey_levels(picture: Picture, num_classes: int) -> tuple[NDArray[Any], int]:
     """Return the integers (H, W) in the file, and the largest value of its bit depth."""
     values = samples(picture)
+    if picture.stored.signed and picture.bits == 8:
+        values = values.astype(np.int16) - 128  # as stored
     if values.ndim == 3:
         values = _one_channel(values, picture, num_classes)
     if values.dtype.kind == "f":
@@ -102,27 +113,66 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
     low, top, half = int(values.min()), int(values.max()), full // 2
     if low >= 0 and top <= 1:
         return values.astype(np.uint8)
-    if low < 0 or top <= half or (not picture.lossy and _holds_a_third_level(values, full)):
+    indices = not picture.lossy and _are_indices(values, full)
+    if low < 0 or top <= half or indices or _merges_levels(values, full, lossy=picture.lossy):
         raise MedvisionError(
             f"a mask of two classes contains the values {_named(values)}",
             where=picture.where,
-            hint="use 0/1 or 0/255; for class indices set data.class_names",
+            hint="use 0/1 or 0/255; for class indices set data.num_classes and data.class_names"
+            + (f", and store {full} (ignored pixels?) as one of them" if indices else ""),
         )
     return (values > half).astype(np.uint8)
 
 
-def _holds_a_third_level(values: NDArray[Any], full: int) -> bool:
-    """Distinguish three levels, such as 0, 128 (uncertain) and 255, from grey edges.
+def _are_indices(values: NDArray[Any], full: int) -> bool:
+    """Return True for small integers beside the largest value, or 0 and 1 that were inverted.
 
-    Edges have many levels in thin lines; a threshold would merge the third level into a class.
+    The noise of a JPEG file that was saved again without loss lies near both ends instead.
     """
     between = values[(values != 0) & (values != full)]
-    if not between.size or between.min() != between.max():
+    if not between.size or not (values == full).any():
         return False
-    ends = np.count_nonzero(values == 0), np.count_nonzero(values == full)
-    level, margin = int(between[0]), full // 16
-    wide = between.size > _THIN * values.size and margin < level < full - margin
-    return all(ends) and (level == 1 or wide)
+    return int(between.max()) <= full // 4 or int(values.min()) == full - 1
+
+
+def _merges_levels(values: NDArray[Any], full: int, *, lossy: bool) -> bool:
+    """Return True if a threshold would merge a third level, or a gradient, into two classes.
+
+    Examples are 0, 128 (uncertain) and 255, and probabilities. The most frequent levels on both
+    sides of the threshold are the classes. Smooth edges and the noise of JPEG are thin areas of
+    other levels, whereas areas of another class are wide. In files without loss they may be thin,
+    if they are flat and have few levels: edges that were averaged and enlarged have more.
+    """
+    least = _THIN * values.size
+    if np.count_nonzero((values != 0) & (values != full)) <= least:
+        return False
+    far = np.ones(values.shape, bool)
+    for side in (values[values <= full // 2], values[values > full // 2]):
+        if side.size:
+            levels, counts = np.unique(side, return_counts=True)
+            far &= np.abs(values - float(levels[np.argmax(counts)])) > full / 16
+    if np.count_nonzero(far) <= least:
+        return False
+    width = max(_EDGE_PX, round(_EDGE * min(values.shape)))
+    if np.count_nonzero(_opened(far, width)) > least:
+        return True
+    others = np.unique(values[far]).size
+    if lossy or others > _FEW_LEVELS:
+        return False
+    exact, near = values.astype(np.float32), np.ones((3, 3), np.uint8)
+    flat = far & (cv2.dilate(exact, near) == cv2.erode(exact, near))
+    return others == 1 or bool(np.count_nonzero(flat) > least)
+
+
+def _opened(area: NDArray[np.bool_], width: int) -> NDArray[Any]:
+    """Keep the parts of an area that hold a square of this width."""
+    square = np.ones((width, width), np.uint8)
+    grey = area.astype(np.uint8)
+    return np.asarray(
+        cv2.morphologyEx(
+            grey, cv2.MORPH_OPEN, square, borderType=cv2.BORDER_CONSTANT, borderValue=0
+        )
+    )
 
 
 def _in_range(values: NDArray[Any], num_classes: int, where: str) -> NDArray[np.uint8]:

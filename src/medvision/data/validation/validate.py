@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from medvision.console import counted
-from medvision.data.readers.decode import decode, image_size, read_bytes
+from medvision.data.readers.decode import damage_named, decode, image_size, read_bytes
 from medvision.data.readers.masks import class_indices
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable, StringColumn, count_names
@@ -152,17 +152,19 @@ def inspect_files(root: Path, sample: Sample, reading: Reading) -> Inspected:
         contents.append(read_bytes(path))
         if reading.has_masks:
             contents.append(read_bytes(mask_path))
-        picture = decode(contents[0], where=str(path))
-        image = image_properties(picture, value_range=reading.value_range)
+        with damage_named(str(path)):
+            picture = decode(contents[0], where=str(path))
+            image = image_properties(picture, value_range=reading.value_range)
         if reading.num_classes is not None:
             classes, colours = reading.num_classes, reading.color_map
-            drawn = decode(contents[1], where=str(mask_path))
-            indices = class_indices(drawn, num_classes=classes, color_map=colours)
-            turned = picture.orientation != drawn.orientation
-            size = (image["height"], image["width"])
-            compare_sizes(sample, size, indices.shape, str(mask_path), turned=turned)
-            binary = classes == 2 and colours is None
-            mask = mask_properties(indices, drawn, binary=binary, turned=turned)
+            with damage_named(str(mask_path)):
+                drawn = decode(contents[1], where=str(mask_path))
+                indices = class_indices(drawn, num_classes=classes, color_map=colours)
+                turned = picture.orientation != drawn.orientation
+                size = (image["height"], image["width"])
+                compare_sizes(sample, size, indices.shape, str(mask_path), turned=turned)
+                binary = classes == 2 and colours is None
+                mask = mask_properties(indices, drawn, binary=binary, turned=turned)
     except MedvisionError as fault:
         return Inspected(fault=fault)
     hashes = (hashlib.sha256(content).hexdigest() for content in contents)
@@ -173,12 +175,13 @@ def read_headers(root: Path, sample: Sample, reading: Reading) -> Inspected:
     """Read the header of an image, and of its mask if it has one."""
     paths = [root / sample.path, *([root / sample.target] if reading.has_masks else [])]
     try:
-        image, *masks = (image_size(path) for path in paths)
-        for mask in masks:
-            compare_sizes(sample, image, mask, str(paths[1]))
+        with damage_named(str(paths[0])):
+            image, *masks = (image_size(path) for path in paths)
+            for mask in masks:
+                compare_sizes(sample, image, mask, str(paths[1]))
+            sizes = [str(path.stat().st_size) for path in paths]
     except MedvisionError as fault:
         return Inspected(fault=fault)
-    sizes = (str(path.stat().st_size) for path in paths)
     return Inspected(content="\0".join(("", *sizes)))
 
 
