@@ -29,6 +29,7 @@ USUAL: dict[str, Any] = {
     "std": 50.0,
     "low": 0,
     "high": 255,
+    "remark": "",
 }
 USUAL_MASK: dict[str, Any] = {"foreground": 0.1, "grey": 0.0, "frame": 0.0, "turned": False}
 

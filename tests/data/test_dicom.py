@@ -34,7 +34,7 @@ from medvision.data.reading import Reading
 from medvision.data.samples import Sample
 from medvision.data.shards.create import make_shards
 from medvision.data.splits.groups import hash_groups
-from medvision.data.validation.validate import inspect_files, read_headers
+from medvision.data.validation.validate import check_files, inspect_files, read_headers
 from medvision.errors import MedvisionError
 from medvision.inference import load_model, predict_files
 from medvision.run import main
@@ -238,6 +238,20 @@ def test_an_inverse_presentation_shape_is_inverted_once(file: Path) -> None:
 def test_a_file_is_detected_by_its_content_whatever_its_name(tmp_path: Path) -> None:
     for name in ("IM000001", "a.jpg", "1.2.840.1", "a.tif"):
         np.testing.assert_array_equal(grey(write(tmp_path / name, RAMP)), stretched(RAMP, 0, 3071))
+
+
+def test_files_named_as_another_format_are_noted_because_they_form_no_groups(
+    tmp_path: Path,
+) -> None:
+    samples = [Sample(path="a.png", target="x"), Sample(path="b.dcm", target="y")]
+    for sample in samples:
+        write(tmp_path / sample.path, RAMP)
+    assert check_files(tmp_path, samples, Reading()).notes == [
+        "2 of 2 images: DICOM without a window: its smallest and largest value became black and"
+        " white (data.value_range sets both for all)",
+        "1 DICOM file named as another format: a.png; they were not grouped by patient: rename them"
+        " to .dcm",
+    ]
 
 
 def test_a_folder_of_a_disc_is_read_by_its_contents(tmp_path: Path) -> None:

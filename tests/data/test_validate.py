@@ -9,6 +9,7 @@ from PIL import Image
 from medvision.data.discovery.index import index_segmentation
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample
+from medvision.data.validation import validate
 from medvision.data.validation.validate import CheckResult, check_files
 from medvision.errors import MedvisionError
 
@@ -77,7 +78,7 @@ def test_many_faults_are_one_error_that_counts_and_names_them(root: Path) -> Non
     (root / "masks/3.png").write_bytes(b"text")
     message = (
         r"cannot use 2 of 5 images: images/2\.png: the file is empty,"
-        r" masks/3\.png: not a JPEG.* \(.*\); fix or remove them, or set data\.on_error=skip"
+        r" masks/3\.png: not an image in a supported format \(.*\); fix or remove them, or set data\.on_error=skip"
     )
     with pytest.raises(MedvisionError, match=message):
         check(root)
@@ -162,3 +163,36 @@ def test_kvasir_passes() -> None:
     assert len(result.samples) == 1000
     assert (result.skipped, result.notes) == ([], [])
     assert all(0 < share < 1 for share in foreground(result))
+
+
+def test_what_became_black_and_white_is_counted_at_every_start(root: Path) -> None:
+    for k in range(2):
+        deep = np.arange(32, dtype=np.uint16).reshape(4, 8) * 100 + k
+        Image.fromarray(deep).save(root / f"images/{k}.png")
+    own = (
+        "2 of 5 images: more than 8 bits: its smallest and largest value became black and white"
+        " (data.value_range sets both for all)"
+    )
+    assert check(root).notes == [own] == check(root).notes  # the second is from the cache
+    reading = Reading(num_classes=2, value_range=(0, 4095))
+    result = check_files(root, index_segmentation(root).samples, reading)
+    assert result.notes == [
+        "2 of 5 images: 0 became black and 4095 white (data.value_range)",
+    ]
+
+
+def test_any_exception_of_one_file_is_the_fault_of_that_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = validate.image_properties
+
+    def fail(picture: Any, **options: Any) -> Any:
+        if picture.where.endswith("3.png"):
+            raise ZeroDivisionError("division by zero")
+        return plain(picture, **options)
+
+    monkeypatch.setattr(validate, "image_properties", fail)
+    result = check(root, on_error="skip")
+    assert result.skipped == [
+        ("images/3.png", "images/3.png: damaged or unsupported picture: division by zero")
+    ]

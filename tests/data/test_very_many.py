@@ -126,7 +126,7 @@ def test_a_damaged_file_of_the_sample_is_an_error_with_the_number_of_checked_fil
 ) -> None:
     for path in classes.rglob("*.png"):
         path.write_bytes(b"text")
-    message = r"cannot use 4 of 4 checked images \(of 12\): .*not a JPEG"
+    message = r"cannot use 4 of 4 checked images \(of 12\): .*not an image in a supported format"
     with pytest.raises(MedvisionError, match=message):
         check(classes)
 
@@ -181,7 +181,9 @@ def test_a_file_found_damaged_while_training_is_named(pairs: Path) -> None:
     (pairs / "images/03.png").write_bytes(b"text")
     (pairs / "masks/04.png").unlink()
     cv2.imwrite(str(pairs / "masks/05.png"), np.zeros((4, 6), np.uint8))
-    with pytest.raises(MedvisionError, match=r"^not a JPEG.* \(.*set/images/03\.png\)"):
+    with pytest.raises(
+        MedvisionError, match=r"^not an image in a supported format.* \(.*set/images/03\.png\)"
+    ):
         data[0, 3]
     with pytest.raises(MedvisionError, match=r"^cannot read the file.* \(.*set/masks/04\.png\)"):
         data[0, 4]

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from medvision.data.readers import images
 from medvision.errors import MedvisionError
 from medvision.inference import Model, predict_files
 from medvision.inference.predict import _even_share
@@ -232,4 +233,59 @@ def test_a_name_in_a_folder_that_is_not_text_is_the_error_of_its_image(
         "the name a\\x1b[31m.png contains a control character",
         "a file name is not valid UTF-8",
         "",
+    ]
+
+
+def test_an_error_on_one_image_is_the_error_of_that_image(
+    make_model: MakeModel, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "in", 5)
+    model = make_model()
+    run, bad = model.predict_batch, cv2.imread(str(tmp_path / "in" / "case 2.png"))
+
+    def fail(images: Any, **options: Any) -> Any:
+        if any(image.shape[:2] == bad.shape[:2] for image in images):
+            raise KeyError("no such\nweight")
+        return run(images, **options)
+
+    model.predict_batch = fail  # type: ignore[method-assign]
+    done = predict_files(model, [tmp_path / "in"], out=tmp_path / "out", overlays=False)
+    rows = table(tmp_path / "out")
+    assert done.num_done == 4
+    assert [row["error"] for row in rows] == [
+        "",
+        "",
+        r"cannot be predicted: 'no such\nweight'",
+        "",
+        "",
+    ]
+
+
+def test_any_exception_while_a_file_is_read_names_that_file(
+    make_model: MakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "in", 3)
+    plain = images.as_bytes
+
+    def fail(values: Any, picture: Any, value_range: Any) -> Any:
+        if picture.where.endswith("case 1.png"):
+            raise cv2.error("OpenCV: several\n lines")
+        return plain(values, picture, value_range)
+
+    monkeypatch.setattr(images, "as_bytes", fail)
+    done = predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", overlays=False)
+    assert done.failures == [
+        (tmp_path / "in" / "case 1.png", "damaged or unsupported picture: OpenCV: several lines")
+    ]
+
+
+def test_what_became_black_and_white_is_counted(make_model: MakeModel, tmp_path: Path) -> None:
+    write_images(tmp_path / "in", 3)
+    for index in range(2):
+        values = np.arange(600, dtype=np.uint16).reshape(20, 30) + index
+        cv2.imwrite(str(tmp_path / "in" / f"deep {index}.png"), values)
+    done = predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", overlays=False)
+    assert done.notes == [
+        "2 of 5 images: more than 8 bits: its smallest and largest value became black and white"
+        " (data.value_range sets both for all)"
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,10 +120,16 @@ class Model:
             )
         return _with_channels(pixels.reshape(*pixels.shape[:2], -1), self.card.in_channels)
 
-    def decode(self, data: bytes, *, where: str) -> Image:
-        """Decode the bytes of an image file, like ``read``."""
+    def decode(
+        self, data: bytes, *, where: str, remark: Callable[[str], object] | None = None
+    ) -> Image:
+        """Decode the bytes of an image file, like ``read``, with remarks on the conversion."""
         return decode_image(
-            data, where=where, channels=self.card.in_channels, value_range=self.card.value_range
+            data,
+            where=where,
+            channels=self.card.in_channels,
+            value_range=self.card.value_range,
+            remark=remark,
         )
 
     def prepare(self, image: Image) -> NDArray[np.uint8]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.data.readers.decode import read_bytes
+from medvision.data.readers.images import count_remarks
 from medvision.errors import MedvisionError
 from medvision.files import atomic_path, check_links, file_errors, starts_formula, write_atomically
 from medvision.inference.inputs import Input, chunks, find_inputs
@@ -112,6 +113,7 @@ class Predicted:
 Row = dict[str, Any]
 
 _MOST_WORDS = 200  # characters
+_MANY_FAULTS = 16  # inputs at the start, after which the network is at fault
 
 
 def predict_files(
@@ -158,6 +160,7 @@ def predict_files(
     outputs = Outputs(folder=out, card=model.card, overlays=overlays, probabilities=probabilities)
     places = {chosen.name: place for place, chosen in enumerate(inputs)}
     unexpected: list[Exception] = []
+    remarks: list[str] = []
 
     def work(chunk: list[Input]) -> list[Row]:
         started_s = time.perf_counter()
@@ -171,7 +174,8 @@ def predict_files(
                 row["error"] = each.error
                 continue
             try:
-                image = model.decode(read_bytes(each.path), where=str(each.path))
+                data = read_bytes(each.path)
+                image = model.decode(data, where=path, remark=remarks.append)
             except MedvisionError as error:
                 row["error"] = error.what
             else:
@@ -209,13 +213,14 @@ def predict_files(
                 done += len(rows)
                 if advance is not None:
                     advance(done, len(inputs))
+                enough = done == len(inputs) or len(unexpected) >= _MANY_FAULTS
+                if unexpected and len(failures) == done and enough:
+                    raise unexpected[0]  # then no input is at fault
         outputs.write_grid(inputs)
-    if unexpected and len(failures) == len(inputs):  # then it is not a matter of one input
-        raise unexpected[0]
     return Predicted(
         num_done=len(inputs) - len(failures),
         failures=failures,
-        notes=notes,
+        notes=[*notes, *count_remarks(remarks, of=len(inputs) - len(failures))],
         seconds=time.perf_counter() - started_s,
     )
 

@@ -33,6 +33,8 @@ class DicomPixels:
         window: Values shown as black and white; None if they are 0 and 255 as stored.
         display: Values of a VOI table or sigmoid in [0, 255], if used instead of a window.
         inverted: True if small values are white.
+        shown_by: Origin of black and white: ``window``, ``table``, ``bits``, ``values`` or
+            ``colours``.
     """
 
     values: NDArray[Any]
@@ -41,6 +43,7 @@ class DicomPixels:
     window: tuple[float, float] | None = None
     display: NDArray[np.uint8] | None = None
     inverted: bool = False
+    shown_by: str = "colours"
 
 
 def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> DicomPixels:
@@ -48,11 +51,11 @@ def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> Di
     from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 
     values = np.asarray(apply_modality_lut(stored, header))
-    window, display = _window(header), None
+    window, display, shown_by = _window(header), None, "window"
     if "VOILUTSequence" in header:  # then it has a table
         shown = np.asarray(apply_voi_lut(values, header), np.float64)
         largest = 2 ** int(header.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        display, window = _as_levels(shown / largest), None
+        display, window, shown_by = _as_levels(shown / largest), None, "table"
     elif window is not None and _function(header) == "SIGMOID":  # C.11.2.1.3.1
         low, high = window
         away = (values - (low + high) / 2) / (high - low)
@@ -60,8 +63,19 @@ def _as_grey(header: Any, stored: NDArray[Any], *, bits: int, lossy: bool) -> Di
     if values.dtype.kind == "f" and (values == np.rint(values)).all():  # slope 1, as in most files
         values = values.astype(np.int32)
     if window is None and display is None:
-        window = _range(header, stored, values, bits)
-    return DicomPixels(values=values, bits=bits, lossy=lossy, window=window, display=display)
+        by_bits = bits <= 8 and values is stored and stored.dtype.kind in "iu"
+        window = _range_of_bits(header, bits) if by_bits else _range(header, stored, values)
+        shown_by = "bits" if by_bits else "values"
+        if window == (0, 255) and values.dtype == np.uint8:
+            window = None
+    return DicomPixels(
+        values=values,
+        bits=bits,
+        lossy=lossy,
+        window=window,
+        display=display,
+        shown_by=shown_by,
+    )
 
 
 def _window(header: Any) -> tuple[float, float] | None:
@@ -94,18 +108,14 @@ def _as_levels(share: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.rint(share * 255).clip(0, 255).astype(np.uint8)
 
 
-def _range(
-    header: Any, stored: NDArray[Any], values: NDArray[Any], bits: int
-) -> tuple[float, float] | None:
-    """Return black and white of values without a window.
+def _range_of_bits(header: Any, bits: int) -> tuple[float, float]:
+    """Return the smallest and largest value that the stored bits can hold."""
+    half = 2 ** (bits - 1) if header.get("PixelRepresentation") == 1 else 0
+    return float(-half), float(2**bits - 1 - half)
 
-    Stored values of up to 8 bits use the range of their bits, so that they need no scaling with 8;
-    others the smallest and the largest value, excluding padding.
-    """
-    if bits <= 8 and values is stored and stored.dtype.kind in "iu":
-        half = 2 ** (bits - 1) if header.get("PixelRepresentation") == 1 else 0
-        window = float(-half), float(2**bits - 1 - half)
-        return None if window == (0, 255) and stored.dtype == np.uint8 else window
+
+def _range(header: Any, stored: NDArray[Any], values: NDArray[Any]) -> tuple[float, float]:
+    """Return the smallest and largest value, excluding padding."""
     padding = _first(header, "PixelPaddingValue")
     seen = values if padding is None else values[stored != int(padding)]
     seen = seen if seen.size else values

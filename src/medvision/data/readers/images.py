@@ -6,7 +6,8 @@ cannot be read faithfully raises an error with its name; nothing is guessed or p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,22 @@ def read_mask(
 
 
 def decode_image(
-    data: bytes, *, where: str, channels: int | None, value_range: tuple[float, float] | None = None
+    data: bytes,
+    *,
+    where: str,
+    channels: int | None,
+    value_range: tuple[float, float] | None = None,
+    remark: Callable[[str], object] | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode the bytes of an image file as `read_image` does."""
+    """Decode the bytes of an image file as `read_image` does.
+
+    Args:
+        data: Content of the file.
+        where: Name of the file, for messages.
+        channels: As for `read_image`.
+        value_range: As for `read_image`.
+        remark: Called with each of `remarks_on` the file.
+    """
     if channels not in (1, 3, None):
         raise ValueError(f"expected channels to be 1, 3 or None, got {channels}")
     with damage_named(where):
@@ -81,6 +95,9 @@ def decode_image(
         values: NDArray[Any] = as_bytes(samples(picture), picture, value_range)
         if values.dtype != np.uint8:
             raise TypeError(f"expected values of uint8, got {values.dtype}")
+        if remark is not None:
+            for said in remarks_on(picture, value_range):
+                remark(said)
         if values.ndim == 2 and channels == 3:
             values = cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
         elif values.ndim == 3 and channels == 1:
@@ -106,6 +123,37 @@ def as_bytes(
         return values
     shown = _stretched(values, value_range, picture.where)
     return 255 - shown if picture.stored.white_is_zero else shown
+
+
+_SHOWN_BY = {
+    "window": "DICOM shown by its first window",
+    "table": "DICOM shown by its VOI table",
+    "bits": "DICOM without a window, shown in the range of its bits",
+    "values": "DICOM without a window: its smallest and largest value became black and white",
+}
+_OWN_RANGE = "more than 8 bits: its smallest and largest value became black and white"
+_FOR_ALL = " (data.value_range sets both for all)"
+
+
+def remarks_on(picture: Picture, value_range: tuple[float, float] | None) -> list[str]:
+    """Return how the samples of a picture became 8-bit grey or RGB, where that is a choice."""
+    found = [picture.stored.remark] if picture.stored.remark else []
+    image = picture.image
+    own = _SHOWN_BY.get(image.shown_by) if isinstance(image, DicomPixels) else None
+    if own is None and picture.bits > 8:
+        own = _OWN_RANGE
+    if own is not None and value_range is not None:
+        low, high = value_range
+        found.append(f"{low:g} became black and {high:g} white (data.value_range)")
+    elif own is not None:
+        found.append(own + _FOR_ALL)
+    return found
+
+
+def count_remarks(remarks: Iterable[str], *, of: int) -> list[str]:
+    """Return one note for each remark, with the number of images it applies to."""
+    counts = Counter(remarks)
+    return [f"{count} of {of} images: {said}" for said, count in sorted(counts.items())]
 
 
 def _shown(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
 from medvision.data.readers.decode import Picture, samples
-from medvision.data.readers.images import as_bytes
+from medvision.data.readers.images import as_bytes, remarks_on
 from medvision.errors import MedvisionError
 
 THUMBNAIL_PX = 48
@@ -60,7 +60,7 @@ class ImageProperties:
         height: (N,) height of the upright image, pixels.
         width: (N,) width of the upright image, pixels.
         num_bytes: (N,) file size, bytes.
-        file_format: (N,) ``JPEG``, ``PNG``, ``BMP`` or ``TIFF``.
+        file_format: (N,) Name of the format, such as ``JPEG``.
         bits: (N,) bits per sample in the file.
         colour: (N,) True if the channels differ anywhere.
         jpeg_quality: (N,) nearest libjpeg quality, 1 to 100; -1 for other formats.
@@ -68,6 +68,7 @@ class ImageProperties:
         std: (N,) standard deviation of the grey 8-bit image.
         low: (N,) smallest value of the grey 8-bit image.
         high: (N,) largest value of the grey 8-bit image.
+        remark: (N,) lines of `remarks_on` the file; empty if there are none.
         border: (N, 4) mean grey value of the outermost 4 % at top, bottom, left and right.
         mask: Properties of the masks; None for classification.
     """
@@ -86,6 +87,7 @@ class ImageProperties:
     low: NDArray[np.uint8]
     high: NDArray[np.uint8]
     border: NDArray[np.float32]
+    remark: NDArray[np.str_]
     mask: MaskProperties | None = None
 
     def __len__(self) -> int:
@@ -113,7 +115,8 @@ class ImageProperties:
             KeyError: If a column is missing.
         """
         names = [name for name in _TYPES if with_masks or name.startswith("image_")]
-        found = {name: _checked(columns[name], name) for name in names}
+        later = {"image_remark": np.full(num_rows, "")}  # missing in older shards
+        found = {name: _checked((later | {**columns})[name], name) for name in names}
         if {len(column) for column in found.values()} != {num_rows}:
             raise ValueError("columns of different lengths")
         return cls._of(found)
@@ -231,6 +234,7 @@ def image_properties(
         "low": int(low),
         "high": int(high),
         "border": [float(edge.mean()) for edge in edges],
+        "remark": "\n".join(remarks_on(picture, value_range)),
     }
 
 

@@ -25,7 +25,7 @@ from medvision.data.samples import Sample
 from medvision.data.validation.properties import ImageProperties, Inspected, Row
 from medvision.files import atomic_path, own_folder
 
-FORMAT = 2
+FORMAT = 3
 """Format version; increment it when a property changes its meaning, to invalidate older files."""
 
 

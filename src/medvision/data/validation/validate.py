@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
 from medvision.console import counted
 from medvision.data.readers.decode import damage_named, decode, image_size, read_bytes
+from medvision.data.readers.images import count_remarks
+from medvision.data.readers.kinds import DICOM_SUFFIXES, IMAGE_SUFFIXES
 from medvision.data.readers.masks import class_indices
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable, StringColumn, count_names
@@ -309,6 +311,10 @@ def check_files(
         notes += cache.keep((sample, found) for sample, found in pairs if found.fault is None)
     rows = [found.properties for found in usable.values() if found.properties is not None]
     properties = None if known is None else ImageProperties.stack(rows)
+    if properties is not None:
+        said = (line for text in properties.remark for line in str(text).splitlines())
+        notes += count_remarks(said, of=len(table))
+        notes += _dicom_notes(table, properties)
     if properties is not None and properties.mask is not None:
         notes += _mask_notes(table, properties.mask)
     found_in = (usable[path].content if path in usable else "" for path in table.paths)
@@ -352,6 +358,20 @@ def _refuse_lost_class(root: Path, usable: SampleTable, faults: Faults) -> None:
             where=str(root),
             hint="fix the files, or remove the class",
         )
+
+
+def _dicom_notes(samples: SampleTable, properties: ImageProperties) -> list[str]:
+    """Report DICOM files under the extension of another format: their patients were not read."""
+    named = (PurePosixPath(path).suffix.lower() for path in samples.paths)
+    others = np.array([suffix in IMAGE_SUFFIXES - DICOM_SUFFIXES for suffix in named], bool)
+    rows = np.flatnonzero((properties.file_format == "DICOM") & others)
+    if not len(rows):
+        return []
+    names = count_names(list(samples.paths.select(rows)))
+    return [
+        f"{counted(len(rows), 'DICOM file')} named as another format: {names}; they were not"
+        " grouped by patient: rename them to .dcm"
+    ]
 
 
 def _mask_notes(samples: SampleTable, masks: MaskProperties) -> list[str]:
