@@ -181,9 +181,7 @@ def test_a_file_found_damaged_while_training_is_named(pairs: Path) -> None:
     (pairs / "images/03.png").write_bytes(b"text")
     (pairs / "masks/04.png").unlink()
     cv2.imwrite(str(pairs / "masks/05.png"), np.zeros((4, 6), np.uint8))
-    with pytest.raises(
-        MedvisionError, match=r"^not an image in a supported format.* \(.*set/images/03\.png\)"
-    ):
+    with pytest.raises(MedvisionError, match=r"^not an image.* \(.*set/images/03\.png\)"):
         data[0, 3]
     with pytest.raises(MedvisionError, match=r"^cannot read the file.* \(.*set/masks/04\.png\)"):
         data[0, 4]
