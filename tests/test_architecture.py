@@ -13,7 +13,7 @@ TASKS = ("classification", "segmentation")
 RANKS = [
     {
         *("types", "errors", "files", "console", "command_line"),
-        *("scores", "registry", "task_definition"),
+        *("scores", "registry", "libraries", "task_definition"),
     },
     {"data", "models", "losses", "metrics", "hardware", "reports"},
     {"tasks", "inference", "audit", "search"},
@@ -37,7 +37,7 @@ ONLY_IN = {
     "typer": {"cli"},
     "onnxruntime": {"inference", "export"},
     "pooch": {"data"},
-    "monai": {"metrics"},
+    "monai": {"metrics", "models", "losses"},
     "jinja2": {"reports"},
     "pytorch_grad_cam": {"inference"},
     "sklearn": {"audit", "metrics"},

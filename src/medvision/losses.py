@@ -6,17 +6,20 @@ or (N, K), targets (N,). Entries labelled ``IGNORE_INDEX`` are ignored; if all a
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
+from medvision.libraries import build_of_monai
 from medvision.types import IGNORE_INDEX, single_logit
 
-__all__ = ["CrossEntropy", "MaskedLoss", "WeightedSum", "balanced_weights"]
+__all__ = ["CrossEntropy", "MaskedLoss", "MonaiLoss", "WeightedSum", "balanced_weights"]
 
 
 def _check_num_classes(num_classes: int) -> None:
@@ -229,6 +232,87 @@ class MaskedLoss(nn.Module):
             loss = self.criterion(logits.to(dtype), label).float()
         # A mean over no pixels is NaN (smp's focal loss); `where` also keeps it out of gradients.
         return torch.where((target != IGNORE_INDEX).any(), loss, 0.0)
+
+
+CERTAIN = 30.0
+"""Logit of an ignored entry: its probability of the background is 1 in float32."""
+
+
+class MonaiLoss(nn.Module):
+    """A loss of ``monai.losses`` between labels, with logits and targets as MONAI expects them.
+
+    Targets become (N, 1, H, W) floats, one-hot for several logits; a single logit goes through the
+    sigmoid, several through the softmax. Computed in float32 under any autocast. MONAI's losses
+    ignore no entries: here those count as background that was predicted with certainty.
+
+    Args:
+        name: Name of the class, such as ``DiceCELoss`` or ``TverskyLoss``.
+        num_classes: K; in segmentation including the background.
+        **options: Further arguments of the class, such as ``lambda_ce`` or ``include_background``.
+
+    Raises:
+        MedvisionError: If MONAI has no such loss, it is not one between labels, or it does not
+            accept its arguments.
+    """
+
+    def __init__(self, *, name: str, num_classes: int, **options: Any) -> None:
+        super().__init__()
+        _check_num_classes(num_classes)
+        self.name, self.num_classes = name, num_classes
+        for key in ("weight", "dist_matrix"):
+            if isinstance(options.get(key), list | tuple):
+                options[key] = torch.tensor(options[key])
+        # networks have one or two logits for two classes
+        self.of_one = self._build(options, several=False) if num_classes == 2 else None
+        self.of_several = self._build(options, several=True)
+
+    def _build(self, options: Mapping[str, Any], *, several: bool) -> nn.Module:
+        flags = {
+            "to_onehot_y": several,
+            "sigmoid": not several,
+            "softmax": several,
+            "use_softmax": several,
+        }
+        criterion: nn.Module = build_of_monai(
+            "losses", self.name, options, derived=flags, where="loss"
+        )
+        takes = inspect.signature(type(criterion)).parameters
+        if "to_onehot_y" not in takes and "dist_matrix" not in takes:
+            raise MedvisionError(
+                f"{self.name} does not compare predictions with labels",
+                where="loss.name",
+                hint="use one such as DiceLoss, DiceCELoss, FocalLoss or TverskyLoss",
+            )
+        return criterion
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of logits (N, 1, 2 or K, H, W) for the target (N, H, W).
+
+        Raises:
+            MedvisionError: For class shares, as from MixUp, and for targets of whole images, unless
+                it is the focal loss.
+        """
+        if target.is_floating_point() or (target.ndim == 1 and self.name != "FocalLoss"):
+            mixed = target.is_floating_point()
+            raise MedvisionError(
+                f"{self.name} takes class indices, not mixed labels"
+                if mixed
+                else f"{self.name} compares regions, but the target is one class per image",
+                where="loss",
+                hint="MixUp and CutMix need loss=bce" if mixed else "use loss=bce or loss=focal",
+            )
+        if logits.shape[1] == 2 and self.num_classes != 2:
+            raise ValueError(f"expected {self.num_classes} logits, got 2")
+        ignored = (target == IGNORE_INDEX).unsqueeze(1)
+        criterion = self.of_several if logits.shape[1] > 1 else self.of_one
+        if criterion is None:
+            raise ValueError(f"expected {self.num_classes} logits, got 1")
+        certain = logits.new_full((logits.shape[1], *[1] * (logits.ndim - 2)), -CERTAIN).float()
+        if len(certain) > 1:
+            certain[0] = CERTAIN
+        label = target.unsqueeze(1).masked_fill(ignored, 0)
+        with torch.autocast(logits.device.type, enabled=False):
+            return criterion(torch.where(ignored, certain, logits.float()), label.float())
 
 
 class WeightedSum(nn.Module):

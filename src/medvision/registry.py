@@ -7,13 +7,17 @@ loss is built for a callback. What a class could write to, fetch or run is not f
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from medvision import libraries
 from medvision.errors import MedvisionError, first_line
 
 if TYPE_CHECKING:  # a config is checked without torch
@@ -33,7 +37,10 @@ class Purpose(IntEnum):
     """Everything in the config of an interrupted run that this user has started."""
 
 
-NETWORKS = ("AlexNet", "SimpleCNN", "SmpSegmenter", "TimmClassifier", "UNet")
+NETWORKS = (
+    *("AlexNet", "MonaiNetwork", "Normalized", "SimpleCNN", "SmpSegmenter", "TimmClassifier"),
+    "UNet",
+)
 
 KEYS: dict[str, tuple[str, ...]] = {
     "medvision.callbacks.BestAndLast": ("dirpath", "monitor", "mode"),
@@ -83,8 +90,7 @@ BUILT_IN: tuple[tuple[Purpose, str, str], ...] = (
     (Purpose.PREDICT, "model", rf"medvision\.models\.({'|'.join(NETWORKS)})"),
     (Purpose.EVALUATE, "data", r"medvision\.data\.[A-Z]\w*"),
     (Purpose.EVALUATE, "loss", r"medvision\.losses\.[A-Z]\w*"),
-    (Purpose.EVALUATE, "loss", r"segmentation_models_pytorch\.losses\.[A-Z]\w*Loss"),
-    (Purpose.EVALUATE, "loss", r"torch\.nn\.[A-Z]\w*Loss"),
+    (Purpose.EVALUATE, "metrics", r"medvision\.metrics\.(PerImage|OfClasses)"),
     (Purpose.EVALUATE, "task", r"medvision\.tasks\.[A-Z]\w*|medvision\.models\.BatchMixing"),
     (Purpose.EVALUATE, "trainer", r"pytorch_lightning\.Trainer"),
     (Purpose.RESUME, "optimizer", r"torch\.optim\.[A-Z]\w*"),
@@ -95,12 +101,38 @@ BUILT_IN: tuple[tuple[Purpose, str, str], ...] = (
 )
 """First purpose that allows a class, part of the config, and pattern of full names."""
 
+OF_LIBRARIES: tuple[tuple[Purpose, str, str], ...] = (
+    *((Purpose.PREDICT, "model", library.names) for library in libraries.NETWORKS),
+    (Purpose.PREDICT, "model", re.escape(libraries.CREATE)),
+    *((Purpose.EVALUATE, "loss", library.names) for library in libraries.LOSSES),
+    *((Purpose.EVALUATE, "metrics", library.names) for library in libraries.METRICS),
+)
+"""The same for classes of libraries, which must also be what ``medvision.libraries`` says."""
+
 PARTS = tuple(dict.fromkeys(part for _, part, _ in BUILT_IN))
 """Parts of a config from which classes are built."""
 
 
 _TRUSTED: set[str] = set()
 """Imported packages that the user trusts."""
+
+ENTRY_POINTS = "medvision.trusted"
+"""Group of entry points with which an installed package asks to be trusted in every command."""
+
+
+@functools.cache
+def _registered() -> frozenset[str]:
+    """Packages that registered themselves when the user installed them."""
+    found = (point.value.partition(":")[0] for point in entry_points(group=ENTRY_POINTS))
+    return frozenset(name for name in found if _is_package(name) and not _is_of_python(name))
+
+
+def _is_package(name: str) -> bool:
+    return all(part.isidentifier() for part in name.split("."))
+
+
+def _is_of_python(name: str) -> bool:
+    return name.partition(".")[0] in sys.stdlib_module_names
 
 
 def trust(packages: Iterable[str]) -> None:
@@ -115,9 +147,9 @@ def trust(packages: Iterable[str]) -> None:
         MedvisionError: If a package cannot be imported, or belongs to Python itself.
     """
     for package in packages:
-        if not all(part.isidentifier() for part in package.split(".")):
+        if not _is_package(package):
             raise _not_trusted(package, "is not the name of a package")
-        if package.partition(".")[0] in sys.stdlib_module_names:
+        if _is_of_python(package):
             raise _not_trusted(package, "is part of Python, whose functions a file must not call")
         try:
             importlib.import_module(package)
@@ -142,23 +174,68 @@ def may_build(name: str, purpose: Purpose, *, part: str | None = None) -> bool:
         purpose: Purpose of building it.
         part: Part of the config that names it; None for any.
     """
-    return _is_of_trusted(name) or any(
-        first <= purpose and part in (None, place) and re.fullmatch(pattern, name) is not None
-        for first, place, pattern in BUILT_IN
-    )
+
+    def is_in(rows: Iterable[tuple[Purpose, str, str]]) -> bool:
+        return any(
+            first <= purpose and part in (None, place) and re.fullmatch(pattern, name) is not None
+            for first, place, pattern in rows
+        )
+
+    if is_in(BUILT_IN):
+        return True
+    return _is_of_trusted(name) or (is_in(OF_LIBRARIES) and libraries.is_of_library(name))
 
 
 def _is_of_trusted(name: str) -> bool:
     """Return True if a trusted package defines it, not only imports it from elsewhere."""
     module, _, last = name.rpartition(".")
-    if not any(f"{name}.".startswith(f"{package}.") for package in _TRUSTED):
+    if name.partition(".")[0] == "medvision":
+        return False
+    trusted = _TRUSTED | _registered()
+    if not any(f"{name}.".startswith(f"{package}.") for package in trusted):
         return False
     try:
         found = getattr(importlib.import_module(module), last)
     except (ImportError, AttributeError):
         return False
     home = f"{getattr(found, '__module__', None)}."
-    return callable(found) and any(home.startswith(f"{package}.") for package in _TRUSTED)
+    return callable(found) and any(home.startswith(f"{package}.") for package in trusted)
+
+
+def _is_of_library(name: str) -> bool:
+    """Return True for a class of a library that the user does not trust as a whole."""
+    is_listed = any(re.fullmatch(pattern, name) for _, _, pattern in OF_LIBRARIES)
+    return is_listed and not _is_of_trusted(name)
+
+
+def without_sources(node: Any) -> Any:
+    """Switch off arguments that name files, addresses or pretrained weights.
+
+    Args:
+        node: Plain values of a checked config; other values than the arguments of a class of a
+            library are returned as they are.
+    """
+    if isinstance(node, list):
+        return [without_sources(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    values = {key: without_sources(value) for key, value in node.items()}
+    name = str(node.get("_target_"))
+    return libraries.switched_off(name, values) if _is_of_library(name) else values
+
+
+def opening_nothing(node: Any, *, where: str) -> AbstractContextManager[None]:
+    """Context for building a node of a file: classes of libraries open and contact nothing.
+
+    Args:
+        node: Plain values with ``_target_``.
+        where: The file, for messages.
+    """
+    names = [str(inner["_target_"]) for inner in _with_targets(node)]
+    found = [name for name in names if _is_of_library(name)]
+    if not found or any(map(_is_of_trusted, names)):
+        return nullcontext()
+    return libraries.nothing_opened(found[0], where=where)
 
 
 def _way_to_trust(name: str, option: str) -> str | None:
@@ -170,7 +247,13 @@ def _way_to_trust(name: str, option: str) -> str | None:
 
 
 def check_classes(
-    config: Mapping[str, Any], purpose: Purpose, *, where: str, hint: str, option: str = "--trust "
+    config: Mapping[str, Any],
+    purpose: Purpose,
+    *,
+    where: str,
+    hint: str,
+    option: str = "--trust ",
+    subject: str = "the config of the run",
 ) -> None:
     """Check every class that a config names under ``_target_``, and the keys that it sets of it.
 
@@ -180,24 +263,51 @@ def check_classes(
         where: File, for messages.
         hint: Action if no package can be trusted for the class.
         option: Option of the command that trusts a package.
+        subject: What was read, for messages.
 
     Raises:
         MedvisionError: If one may not be built, or may not be given one of its keys.
     """
     nodes = [(str(node["_target_"]), part, node) for part, node in _nodes(config)]
-    refused = [
-        (name, f"names {name}, which must not be built from a file")
-        for name, part, _ in nodes
-        if not may_build(name, purpose, part=part)
-    ] or [
-        (name, f"sets {key} of {name}, which must not be read from a file")
-        for name, part, node in nodes
-        if not _is_of_trusted(name) and (key := _odd_key(node, part)) is not None
-    ]
+    refused = (
+        [
+            (name, f"names {name}, which must not be built from a file")
+            for name, part, _ in nodes
+            if not may_build(name, purpose, part=part)
+        ]
+        or [
+            (name, f"sets {key} of {name}, which must not be read from a file")
+            for name, part, node in nodes
+            if not _is_of_trusted(name) and (key := _odd_key(node, part)) is not None
+        ]
+        or [
+            (name, f"gives {name} {found[:60]!r}, which may name a file or an address")
+            for name, _, node in nodes
+            if _is_of_library(name) and (found := _place_in(node)) is not None
+        ]
+    )
     for name, what in refused[:1]:
         raise MedvisionError(
-            f"the config of the run {what}", where=where, hint=_way_to_trust(name, option) or hint
+            f"{subject} {what}", where=where, hint=_way_to_trust(name, option) or hint
         )
+
+
+def untrusted(node: Any, purpose: Purpose, *, part: str) -> tuple[str, str] | None:
+    """First class of a node that needs the user's trust, and its package.
+
+    Args:
+        node: Part of a config, as read from a file.
+        purpose: Purpose of building it.
+        part: Name of the part.
+
+    Returns:
+        None if every class may be built, or one can never be.
+    """
+    names = [str(inner["_target_"]) for inner in _with_targets(node)]
+    refused = [name for name in names if not may_build(name, purpose, part=part)]
+    if not refused or any(_way_to_trust(name, "") is None for name in refused):
+        return None
+    return refused[0], refused[0].partition(".")[0]
 
 
 CALLED_LATER = ("loss", "optimizer", "scheduler")
@@ -213,6 +323,10 @@ def _odd_key(node: Mapping[str, Any], part: str | None) -> str | None:
         if key not in allowed if of_hydra else known is not None and key not in known:
             return key
     return None
+
+
+def _place_in(node: Mapping[str, Any]) -> str | None:
+    return libraries.find_place({key: value for key, value in node.items() if key != "_target_"})
 
 
 def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
@@ -244,20 +358,54 @@ def build_network(name: str, arguments: Mapping[str, Any], *, where: str) -> nn.
     """
     if not may_build(name, Purpose.PREDICT):
         known = ", ".join(f"medvision.models.{network}" for network in NETWORKS)
+        way = _way_to_trust(name, "--trust ")
+        why = f"not one of {known}" if way is None else "of a package that you have not trusted"
         raise MedvisionError(
-            f"the file names the network {name[:80]}, which is not one of {known}",
+            f"the file names the network {name[:80]}, which is {why}",
             where=where,
-            hint=_way_to_trust(name, "--trust ") or "load it in Python, where its class is known",
+            hint=way or "load it in Python, where its class is known",
         )
-    package, _, network = name.rpartition(".")
-    options = dict(arguments)
-    if "weights" in options:
-        options["weights"] = "none"
+    node = {**arguments, "_target_": name}
+    check_classes(
+        {"model": node},
+        Purpose.PREDICT,
+        where=where,
+        hint="load it in Python, where its class is known",
+        subject="the file",
+    )
+    if name.startswith("medvision.models.") and "weights" in node:
+        node["weights"] = "none"
     try:
-        return getattr(importlib.import_module(package), network)(**options)
-    except TypeError as error:
+        with opening_nothing(node, where=where):
+            return _built(without_sources(node))
+    except MedvisionError:
+        raise
+    except Exception as error:  # its layers may raise anything
+        refused = "does not accept its arguments" if isinstance(error, TypeError) else "fails"
         raise MedvisionError(
-            f"{name} does not accept its arguments: {first_line(error)}",
+            f"{name} {refused}: {first_line(error)}",
             where=where,
-            hint="the file is damaged or from another version of medvision",
+            hint="the file is damaged or from another version of "
+            + ("medvision" if name.startswith("medvision.") else name.partition(".")[0]),
         ) from error
+
+
+def _built(node: Any) -> Any:
+    """Build the checked classes that a node names, the inner ones first."""
+    if isinstance(node, list | tuple):
+        return [_built(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    options = {key: _built(value) for key, value in node.items()}
+    name = options.pop("_target_", None)
+    if name is None:
+        return options
+    positional = options.pop("_args_", ())
+    is_partial = options.pop("_partial_", False)
+    for key in ("_convert_", "_recursive_"):  # of Hydra, for its own containers
+        options.pop(key, None)
+    package, _, last = str(name).rpartition(".")
+    built = getattr(importlib.import_module(package), last)
+    if is_partial:
+        return functools.partial(built, *positional, **options)
+    return built(*positional, **options)

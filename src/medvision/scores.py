@@ -447,6 +447,6 @@ def _without_row(name: str) -> Score:
     return Score(
         name=name,
         title=name,
-        definition="Logged by a callback of this run, which defines it.",
+        definition="Logged by a metric or a callback of this run, which defines it.",
         bounded=False,
     )

@@ -101,7 +101,10 @@ _DEFINED = {
             result="medvision.inference.results:SegmentationResult",
             per_pixel=True,
             flips=((), (0,), (1,), (0, 1)),
-            losses=("bce", "bce_dice", "bce_smooth", "dice", "focal", "jaccard", "tversky"),
+            losses=(
+                *("bce", "bce_dice", "bce_smooth", "dice", "focal", "jaccard", "monai"),
+                "tversky",
+            ),
             folder_config="folder_segmentation",
             min_classes=2,
         ),

@@ -19,6 +19,8 @@ from .overlap import pixel_confusion as pixel_confusion
 from .overlap import pixel_histogram as pixel_histogram
 from .overlap import roc_curve as roc_curve
 from .overlap import to_uint8 as to_uint8
+from .own import OfClasses as OfClasses
+from .own import PerImage as PerImage
 from .pooled_intervals import pooled_score_intervals as pooled_score_intervals
 from .ranking import precision_recall_points as precision_recall_points
 from .ranking import roc_points as roc_points

@@ -5,6 +5,7 @@ from .matching import SizeLimit as SizeLimit
 from .matching import load_weights_strict as load_weights_strict
 from .matching import read_tensors as read_tensors
 from .mixing import BatchMixing as BatchMixing
+from .monai_network import MonaiNetwork as MonaiNetwork
 from .normalize import Normalize as Normalize
 from .normalize import Normalized as Normalized
 from .normalize import with_normalization as with_normalization

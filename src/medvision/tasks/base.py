@@ -443,12 +443,12 @@ class Task(LightningModule):
         values = {"loss": loss.compute()}
         if metrics.update_called:  # mixed images have a loss, but no label for scores
             values |= metrics.compute()
-            values |= self._scalars(own.compute() if own else {})
+            values |= self.scalars(own.compute() if own else {})
         self.log_dict({f"{stage}/{name}": value for name, value in _fetch(values).items()})
         for counted in (loss, metrics, own):
             counted.reset()
 
-    def _scalars(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def scalars(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """One value for each name; a value for each class becomes ``name/class``.
 
         Raises:

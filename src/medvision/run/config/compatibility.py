@@ -1,13 +1,15 @@
 """Check that data, model, loss and task of one run agree."""
 
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
+from torchmetrics import Metric
 
 from medvision.console import counted
 from medvision.data import ImageData
@@ -19,6 +21,7 @@ from medvision.run.config.hydra_errors import nearest
 from medvision.scores import mode_of, score_named
 from medvision.task_definition import task_of
 from medvision.tasks import Task
+from medvision.tasks.base import class_probabilities
 from medvision.types import STAGES, Stage
 
 
@@ -61,25 +64,40 @@ def _monitors(cfg: DictConfig) -> Iterator[tuple[str, DictConfig]]:
             yield name, node
 
 
-def fill_in_directions(cfg: DictConfig) -> None:
+def fill_in_directions(cfg: DictConfig, metrics: Mapping[str, Metric]) -> None:
     """Give every monitored value without a mode the direction of its score.
 
+    Args:
+        cfg: Changed in place.
+        metrics: Metrics of the user's own, by name.
+
     Raises:
-        MedvisionError: If a mode is given that contradicts the definition of the score.
+        MedvisionError: If a mode is given that contradicts the definition of the score, or none is
+            given for a metric that does not say which values are better.
     """
-    for name, node in _monitors(cfg):
-        score = score_named(node.monitor)
+    for part, node in _monitors(cfg):
+        name = node.monitor.partition("/")[2]
+        score, metric = score_named(node.monitor), metrics.get(name.partition("/")[0])
+        known = None if score is None else score.mode
+        if metric is not None and metric.higher_is_better is not None:
+            known = "max" if metric.higher_is_better else "min"
         mode = node.get("mode")
-        if mode is None and ("mode" in node or str(node.get("_target_")).endswith(STOPS)):
-            with open_dict(node):
-                node.mode = mode_of(node.monitor)
-        elif mode is not None and score is not None and mode != score.mode:
+        if mode is not None and known not in (None, mode):
             raise MedvisionError(
-                f"{name}.mode={mode} contradicts {node.monitor}, of which"
-                f" {'larger' if score.mode == 'max' else 'smaller'} values are better",
-                where=f"{name}.mode",
+                f"{part}.mode={mode} contradicts {node.monitor}, of which"
+                f" {'larger' if known == 'max' else 'smaller'} values are better",
+                where=f"{part}.mode",
                 hint="leave it out",
             )
+        if mode is None and ("mode" in node or str(node.get("_target_")).endswith(STOPS)):
+            if metric is not None and known is None:
+                raise MedvisionError(
+                    f"{type(metric).__name__} does not say which values of {name} are better",
+                    where=f"{part}.mode",
+                    hint="set it to max or min, or define higher_is_better in the class",
+                )
+            with open_dict(node):
+                node.mode = known or mode_of(node.monitor)
 
 
 STOPS = ".EarlyStopping"
@@ -168,6 +186,7 @@ def check_agreement(cfg: DictConfig, data: ImageData, task: Task) -> None:
             hint="leave it out",
         )
     _try_loss(task, num_logits)
+    _try_metrics(task)
     for stage in STAGES:
         _check_share(cfg, stage, num_images=len(data.tables[stage]), batch_size=data.batch_size)
     if (note := _few_steps(cfg, data)) is not None:
@@ -261,6 +280,31 @@ def _check_logits(
             hint="two classes need one or two output channels, more classes one channel each",
         )
     return shape[1]
+
+
+def _try_metrics(task: Task) -> None:
+    """Update each of the user's metrics as training does, on an image of every class."""
+    num_classes = len(task.class_names)
+    for logits, target in task.loss_examples()[:1]:
+        labels = torch.arange(target.numel()).reshape(target.shape) % num_classes
+        for name, metric in task.own_metrics_of("val").items():
+            try:
+                with warnings.catch_warnings():  # about the example
+                    warnings.simplefilter("ignore")
+                    tried = metric.clone()
+                    tried.update(class_probabilities(logits), labels)
+                    task.scalars({name: tried.compute()})
+            except MedvisionError:
+                raise
+            except Exception as error:  # metrics raise various types
+                raise MedvisionError(
+                    f"{type(metric).__name__} does not accept probabilities"
+                    f" {tuple(class_probabilities(logits).shape)} and targets"
+                    f" {tuple(labels.shape)}: {first_line(error)}",
+                    where=f"metrics.{name}",
+                    hint="for class indices instead of probabilities wrap it in"
+                    " medvision.metrics.OfClasses",
+                ) from error
 
 
 @contextmanager

@@ -42,7 +42,7 @@ MOST_SCALE = 100
 
 LONGEST_TEXT = MOST_TEXT
 
-NEEDED = ("checkpoint", *(part for part in PARTS if part != "logger"))
+NEEDED = ("checkpoint", *(part for part in PARTS if part not in ("logger", "metrics")))
 """Parts that a run cannot continue without."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -39,7 +39,13 @@ from medvision.run.config.stored import check_root
 from medvision.run.storage.run_folder import check_run_folder, is_own_run
 from medvision.run.storage.saved_run import StoredRun, largest_difference, read_history
 from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
-from medvision.run.training.build import build, measure, silence_libraries
+from medvision.run.training.build import (
+    build,
+    build_metrics,
+    measure,
+    metrics_for,
+    silence_libraries,
+)
 from medvision.run.training.data_audit import duplicates_in_training
 from medvision.run.training.results import describe_dataset, print_scores
 from medvision.scores import headline_of
@@ -213,9 +219,20 @@ def evaluate_run(
     plan, notes = _plan(run, accelerator)
     if plan.cpu_bf16:
         measure_first_layers_in_float32(network)
+    stored = str(run.path / "config.yaml")
     task: Task = build(
-        run.cfg.task, model=network, loss=build(run.cfg.loss), optimizer=_no_optimizer
+        run.cfg.task,
+        model=network,
+        loss=unknown_loss if "loss" in run.unmeasured else build(run.cfg.loss, stored=stored),
+        optimizer=_no_optimizer,
+        **metrics_for(run.cfg, build_metrics(run.cfg, stored=stored)),
     )
+    for name, target_class in run.unmeasured.items():
+        package = target_class.partition(".")[0]
+        notes.append(
+            f"{name} was not measured, because it is computed by {target_class}: if you know the"
+            f" package {package} and trust it, add --trust {package}"
+        )
     if plan.channels_last:
         task = task.to(memory_format=torch.channels_last)
     place = Path(os.path.realpath(out))
@@ -267,6 +284,8 @@ def _measure(
         data.read_again()
         evaluation.near_duplicates = duplicates_in_training(data)
     scores = measure(run.cfg, plan, task, data, evaluation, stage)
+    if "loss" in run.unmeasured:
+        del scores[f"{stage}/loss"]
     history = [] if target.external else read_history(run.path)
     evaluation.plot(history)
     stored = run.summary["metrics"]
@@ -418,6 +437,11 @@ def _keep_others(earlier: Path, results: Path) -> None:
                 os.link(Path(parent, name), inside / name, follow_symlinks=False)
             except OSError:  # a file system without hard links
                 shutil.copy2(Path(parent, name), inside / name, follow_symlinks=False)
+
+
+def unknown_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: ARG001
+    """Loss of a run whose own loss is not trusted: not a number."""
+    return torch.full((), float("nan"), device=logits.device)
 
 
 def _no_optimizer(parameters: Any) -> Any:  # noqa: ARG001  required by the task

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from medvision.console import counted
 from medvision.errors import MedvisionError, first_line
 from medvision.files import OVER, check_stored, newest_run, read_plain, way_to_run
-from medvision.registry import Purpose
+from medvision.registry import Purpose, without_sources
 from medvision.run.config.stored import check_root, check_stored_config, derive_folders
 from medvision.run.storage.run_folder import is_further_process, is_own_run
 from medvision.run.storage.saved_run import as_config
@@ -167,6 +167,17 @@ class InterruptedRun:
             where=where,
             hint="start a new run, with ckpt_path=RUN/checkpoints/last.ckpt",
         )
+        has_state = any((path / "checkpoints").glob("*.ckpt"))
+        if has_state or not is_own:  # the checkpoint brings the weights
+            plain = without_sources(config)
+            if plain != config and not has_state:
+                raise MedvisionError(
+                    "the run starts from pretrained weights, which are loaded only for the user who"
+                    " started it, and it has no checkpoint yet",
+                    where=where,
+                    hint="start the run again",
+                )
+            cfg = as_config(plain)
         check_root(
             cfg, named=root, is_own=is_own, where=where, hint="if you trust it, add data.root=ROOT"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from medvision.files import (
     run_status,
     way_to_run,
 )
-from medvision.registry import Purpose
+from medvision.registry import Purpose, untrusted, without_sources
 from medvision.run.config.store import keys_of
 from medvision.run.config.stored import check_stored_config
 from medvision.task_definition import task_names, task_of
@@ -28,7 +28,7 @@ from medvision.task_definition import task_names, task_of
 if TYPE_CHECKING:
     pass  # imports NumPy
 
-MEASURED = ("data", "loss", "task", "trainer")
+MEASURED = ("data", "loss", "metrics", "task", "trainer")
 """Parts of the config that measuring needs."""
 
 
@@ -38,13 +38,16 @@ class StoredRun:
 
     Attributes:
         path: Run folder.
-        cfg: Resolved config.
+        cfg: Resolved config, without the parts of ``unmeasured``.
         summary: Content of ``summary.json``.
+        unmeasured: Names of values that cannot be computed, ``loss`` or metrics of the user's own,
+            and the class that would do so, whose package is not trusted.
     """
 
     path: Path
     cfg: DictConfig
     summary: dict[str, Any]
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path) -> StoredRun:
@@ -61,7 +64,8 @@ class StoredRun:
             if not isinstance(config.get("data"), dict):
                 raise ValueError("config.yaml has no key data")
             config["data"] = {**defaults, **config["data"]}
-            cfg = as_config(config)
+            unmeasured = _leave_out_untrusted(config)
+            as_config(config)
             if run_status(path, summary) == "finished":
                 (path / "checkpoints" / "best.ckpt").stat()
         except (OSError, ValueError) as error:
@@ -83,7 +87,26 @@ class StoredRun:
                 where=f"{path / 'config.yaml'}, {key}",
                 hint="evaluate it in Python, where its class is known",
             )
-        return cls(path=path, cfg=cfg, summary=summary)
+        cfg = as_config({**config, **{key: without_sources(config.get(key)) for key in MEASURED}})
+        return cls(path=path, cfg=cfg, summary=summary, unmeasured=unmeasured)
+
+
+def _leave_out_untrusted(config: dict[str, Any]) -> dict[str, str]:
+    """Remove the loss and the metrics of packages that are not trusted; return their classes.
+
+    Everything else is measured without them. A class that cannot be trusted at all stays, and is
+    refused.
+    """
+    left_out: dict[str, str] = {}
+    if (found := untrusted(config.get("loss"), Purpose.EVALUATE, part="loss")) is not None:
+        left_out["loss"], config["loss"] = found[0], None
+    metrics = config.setdefault("metrics", {})
+    for name in list(metrics if isinstance(metrics, dict) else ()):
+        found = untrusted(metrics[name], Purpose.EVALUATE, part="metrics")
+        if found is not None:
+            left_out[name] = found[0]
+            del metrics[name]
+    return left_out
 
 
 def read_history(run: Path) -> list[dict[str, float | int | None]]:

@@ -3,21 +3,24 @@
 import functools
 import inspect
 import logging
+import math
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from medvision.callbacks import Progress
 from medvision.console import counted
@@ -26,20 +29,27 @@ from medvision.errors import MedvisionError, first_line
 from medvision.evaluation import Evaluation, Score
 from medvision.files import check_stored
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe
+from medvision.metrics import PerImage, bootstrap_mean_interval
 from medvision.models import count_parameters, load_weights_strict
+from medvision.registry import opening_nothing
 from medvision.run.config.compatibility import fixed_threshold
 from medvision.run.processes.errors import machine_error
 from medvision.run.quick_imports import gc_pause
 from medvision.run.storage.run_folder import is_further_process
 from medvision.tasks import Task
-from medvision.types import Stage
+from medvision.types import IGNORE_INDEX, Stage
 
 MEDVISION_KEYS = ("precision", "memory_format", "accelerator", "deterministic")
 """Trainer keys that the hardware plan resolves."""
 
 
-def build(node: Any, **arguments: Any) -> Any:
+def build(node: Any, *, stored: str | None = None, **arguments: Any) -> Any:
     """Instantiate a config node, or return None if it has no ``_target_``.
+
+    Args:
+        node: Part of a config.
+        stored: File from which the config was read; None for a config that the user wrote.
+        **arguments: Further arguments of the class.
 
     Raises:
         MedvisionError: If the class is unknown or rejects its arguments.
@@ -47,7 +57,10 @@ def build(node: Any, **arguments: Any) -> Any:
     if node is None or OmegaConf.select(node, "_target_") is None:
         return None
     try:
-        with gc_pause():  # may import its class, with timm or smp
+        opening: AbstractContextManager[None] = nullcontext()
+        if stored is not None:
+            opening = opening_nothing(OmegaConf.to_container(node), where=stored)
+        with gc_pause(), opening:  # may import its class, with timm or smp
             return instantiate(node, _convert_="all", **arguments)
     except InstantiationException as error:
         cause = error.__cause__
@@ -70,6 +83,9 @@ def build_task(
     data: ImageData,
     plan: Plan,
     checkpoint: Path | None,
+    *,
+    metrics: Mapping[str, Metric],
+    stored: str | None = None,
 ) -> Task:
     """LightningModule of the run, with the weights of ``checkpoint`` if given."""
     metadata = {
@@ -93,15 +109,58 @@ def build_task(
     task: Task = build(
         cfg.task,
         model=model,
-        loss=build(cfg.loss),
+        loss=build(cfg.loss, stored=stored),
         optimizer=make_optimizer(cfg, plan),
         scheduler=build(cfg.scheduler),
         metadata=metadata,
+        **metrics_for(cfg, metrics),
     )
     if checkpoint is not None:
         state = read_checkpoint(checkpoint, max_epochs=cfg.trainer.max_epochs)
         load_weights_strict(task, state["state_dict"], where=f"ckpt_path={checkpoint}")
     return task.to(memory_format=torch.channels_last) if plan.channels_last else task
+
+
+def build_metrics(cfg: DictConfig, *, stored: str | None = None) -> dict[str, Metric]:
+    """Metrics of the group ``metrics`` by name; ignored pixels are left out where a metric can.
+
+    Raises:
+        MedvisionError: If something is not a metric, or its name has a slash.
+    """
+    built: dict[str, Metric] = {}
+    for name, node in (cfg.get("metrics") or {}).items():
+        where = f"metrics.{name}"
+        if node is None:
+            continue
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            raise MedvisionError("no class is set", where=where, hint=f"set {where}._target_")
+        metric = build(node, stored=stored)
+        if not isinstance(metric, Metric) or "/" in str(name):
+            raise MedvisionError(
+                f"expected a torchmetrics.Metric, got {type(metric).__name__}"
+                if "/" not in str(name)
+                else "the name of a metric must not contain a slash",
+                where=where,
+                hint="see docs/custom_classes.md",
+            )
+        _ignore_unlabelled(metric)
+        built[str(name)] = metric
+    return built
+
+
+def _ignore_unlabelled(metric: Metric) -> None:
+    """Let a metric of torchmetrics ignore what the losses ignore, unless the user said what."""
+    for one in metric.modules():
+        if isinstance(one, Metric) and getattr(one, "ignore_index", 0) is None:
+            one.ignore_index = IGNORE_INDEX
+
+
+def metrics_for(cfg: DictConfig, metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    """Arguments with which a task takes further metrics; none without metrics."""
+    if not metrics:
+        return {}
+    parameters = inspect.signature(get_class(str(cfg.task._target_))).parameters
+    return {"metrics" if "metrics" in parameters else "own_metrics": dict(metrics)}
 
 
 def make_optimizer(cfg: DictConfig, plan: Plan) -> Callable[[Any], Optimizer]:
@@ -124,6 +183,8 @@ def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
     """
     arguments: Any = OmegaConf.to_container(cfg.model, resolve=True)
     name = arguments.pop("_target_")
+    if not name.startswith("medvision.models."):
+        return {"name": name, "arguments": arguments}
     if "weights" in arguments:
         arguments["weights"] = "none"
     if "name" in arguments:  # the network built may differ from the one requested
@@ -132,7 +193,10 @@ def _plain_model(cfg: DictConfig, model: nn.Module) -> dict[str, Any]:
 
 
 def _normalisation(model: nn.Module) -> dict[str, list[float]]:
-    """Mean and standard deviation of each channel used by the network's normalisation."""
+    """Mean and standard deviation of each channel used by the network's normalisation.
+
+    Every network has one: ``with_normalization`` adds mean 0 and standard deviation 1.
+    """
     buffers = dict(model.named_buffers())
     return {key: buffers[f"normalize.{key}"].flatten().tolist() for key in ("mean", "std")}
 
@@ -191,7 +255,27 @@ def measure(
     run_loop = {"val": trainer.validate, "test": trainer.test}[stage]
     run_loop(task, datamodule=data, verbose=False)
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    return evaluation.scores(stage, logged)
+    scores = evaluation.scores(stage, logged)
+    own = task.own_metrics_of(stage)
+    for full, value in logged.items():
+        if full.partition("/")[2].partition("/")[0] in own:
+            scores.setdefault(full, value if math.isfinite(value) else None)
+    for name, metric in own.items():
+        if isinstance(metric, PerImage) and metric.values:
+            scores |= _of_images(f"{stage}/{name}", metric.values, data, stage)
+    return scores
+
+
+def _of_images(
+    name: str, values: Sequence[float], data: ImageData, stage: Stage
+) -> dict[str, Score]:
+    """Interval of the mean over images, and the number of images without a value."""
+    groups = data.groups_of([{"path": s.path} for s in data.tables[stage][: len(values)]])
+    ends = bootstrap_mean_interval(values, groups=groups)
+    undefined = sum(not math.isfinite(value) for value in values)
+    defined = all(map(math.isfinite, ends))
+    found: dict[str, Score] = {f"{name}_ci95": list(ends) if defined else None}
+    return found | ({f"{name}_undefined": undefined} if undefined else {})
 
 
 def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:

@@ -34,10 +34,16 @@ from medvision.run.config.compatibility import (
 )
 from medvision.run.config.processes import check_plan
 from medvision.run.storage.resume import State, check_same_data, find_state
-from medvision.run.storage.run_folder import RunFolder, is_further_process
+from medvision.run.storage.run_folder import RunFolder, is_further_process, is_own_run
 from medvision.run.storage.test_ledger import check_ledger, note_test_evaluation
 from medvision.run.storage.test_seal import sealed_note
-from medvision.run.training.build import build, build_task, measure, silence_libraries
+from medvision.run.training.build import (
+    build,
+    build_metrics,
+    build_task,
+    measure,
+    silence_libraries,
+)
 from medvision.run.training.data_audit import audit_training, notes_with
 from medvision.run.training.fit import fit
 from medvision.run.training.results import finish, finish_pruned, first_summary, greet
@@ -82,15 +88,23 @@ def run_experiment(
     if not folder.reopened:
         check_class_names(data.class_names)
     fill_in(cfg, data)
-    fill_in_directions(cfg)
-    seed_everything(cfg.seed, workers=True, verbose=False)
     state = find_state(folder.path) if folder.reopened else None
+    config_file = str(folder.path / "config.yaml")
+    # the first checkpoint ends the need for pretrained weights
+    from_others = state is not None and (
+        state.checkpoint is not None or not (is_further_process() or is_own_run(folder.path))
+    )
+    stored = config_file if from_others else None
+    metrics = build_metrics(cfg, stored=stored)
+    if not folder.reopened:
+        fill_in_directions(cfg, metrics)
+    seed_everything(cfg.seed, workers=True, verbose=False)
     with (
         nullcontext()
         if state is None or state.path is None
-        else SizeLimit(state.path, where=str(folder.path / "config.yaml"))
+        else SizeLimit(state.path, where=config_file)
     ):
-        network = build(cfg.model)
+        network = build(cfg.model, stored=stored)
     model = with_normalization(network, in_channels=data.in_channels)
     plan = choose_plan(
         accelerator=cfg.trainer.accelerator,
@@ -108,7 +122,9 @@ def run_experiment(
     checkpoint = None
     if cfg.ckpt_path is not None and (state is None or state.checkpoint is None):
         checkpoint = Path(cfg.ckpt_path).expanduser()  # until the run has its own checkpoint
-    task = build_task(cfg, experiment, model, data, plan, checkpoint)
+    task = build_task(
+        cfg, experiment, model, data, plan, checkpoint, metrics=metrics, stored=stored
+    )
     check_agreement(cfg, data, task)
     if not sealed_by and data.tables["test"]:
         check_ledger()
