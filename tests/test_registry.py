@@ -1,12 +1,14 @@
 """Classes that may be built because a file names them."""
 
+import re
 import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
 
-from medvision import registry
+from medvision import libraries, registry
 from medvision.errors import MedvisionError
 from medvision.registry import Purpose, check_classes, may_build, trust
 
@@ -77,6 +79,44 @@ def test_a_trusted_package_allows_only_its_own_definitions(own: Path) -> None:
         "os.system",
     ):
         assert not may_build(name, Purpose.RESUME)
+
+
+def test_a_trusted_library_allows_its_components_but_no_function(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "_TRUSTED", set())
+    trust(["torch", "pytorch_lightning", "torchvision"])
+    for name in ("torch.nn.LSTM", "torch.optim.SGD", "pytorch_lightning.callbacks.Timer"):
+        assert may_build(name, Purpose.RESUME)
+    for name in (
+        "torch.hub.load",
+        "torch.load",
+        "torch.utils.cpp_extension.load",
+        "torch.utils.data.DataLoader",
+        "torchvision.models.resnet18",
+        "torchvision.datasets.MNIST",
+    ):
+        assert not may_build(name, Purpose.RESUME_OWN)
+
+
+def test_every_dependency_is_known_as_a_library() -> None:
+    """Otherwise a user who trusts one would let a file call its functions."""
+    known = {name.lower() for name in libraries.INSTALLED}
+    modules = packages_distributions()
+    needed = {
+        re.split(r"[^\w.-]", text)[0].lower().replace("_", "-")
+        for text in requires("medvision-lightning") or ()
+        if "extra" not in text
+    }
+    missing = {
+        module
+        for module, distributions in modules.items()
+        if needed & {d.lower().replace("_", "-") for d in distributions}
+        and module.lower() not in known
+        and module.isidentifier()
+    }
+    assert needed
+    assert missing <= {"medvision", "tests"}, missing
 
 
 @pytest.mark.parametrize(

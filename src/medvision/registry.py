@@ -198,6 +198,8 @@ def _is_of_trusted(name: str) -> bool:
         found = getattr(importlib.import_module(module), last)
     except (ImportError, AttributeError):
         return False
+    if name.partition(".")[0] in libraries.INSTALLED and not libraries.is_component(found):
+        return False
     home = f"{getattr(found, '__module__', None)}."
     return callable(found) and any(home.startswith(f"{package}.") for package in trusted)
 
@@ -238,11 +240,13 @@ def opening_nothing(node: Any, *, where: str) -> AbstractContextManager[None]:
     return libraries.nothing_opened(found[0], where=where)
 
 
-def _way_to_trust(name: str, option: str) -> str | None:
+def way_to_trust(name: str, option: str) -> str | None:
     """Instruction for trusting a class named in a file; None if it cannot be trusted."""
     package = name.partition(".")[0]
     if package in ("medvision", *sys.stdlib_module_names) or not package.isidentifier():
         return None
+    if package in libraries.INSTALLED and not name.rpartition(".")[2][:1].isupper():
+        return None  # a function
     return f"if you know the package {package} and trust it, add {option}{package}"
 
 
@@ -288,7 +292,7 @@ def check_classes(
     )
     for name, what in refused[:1]:
         raise MedvisionError(
-            f"{subject} {what}", where=where, hint=_way_to_trust(name, option) or hint
+            f"{subject} {what}", where=where, hint=way_to_trust(name, option) or hint
         )
 
 
@@ -305,7 +309,7 @@ def untrusted(node: Any, purpose: Purpose, *, part: str) -> tuple[str, str] | No
     """
     names = [str(inner["_target_"]) for inner in _with_targets(node)]
     refused = [name for name in names if not may_build(name, purpose, part=part)]
-    if not refused or any(_way_to_trust(name, "") is None for name in refused):
+    if not refused or any(way_to_trust(name, "") is None for name in refused):
         return None
     return refused[0], refused[0].partition(".")[0]
 
@@ -358,7 +362,7 @@ def build_network(name: str, arguments: Mapping[str, Any], *, where: str) -> nn.
     """
     if not may_build(name, Purpose.PREDICT):
         known = ", ".join(f"medvision.models.{network}" for network in NETWORKS)
-        way = _way_to_trust(name, "--trust ")
+        way = way_to_trust(name, "--trust ")
         why = f"not one of {known}" if way is None else "of a package that you have not trusted"
         raise MedvisionError(
             f"the file names the network {name[:80]}, which is {why}",

@@ -95,21 +95,15 @@ def _runtime_errors() -> Iterator[None]:
 
 
 def _to_proto(network: nn.Module, card: ModelCard) -> Any:
-    size_px = card.image_size
-    example = torch.zeros(2, card.in_channels, size_px, size_px, dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1)
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                WithProbability(network).eval(),
-                (example,),
-                dynamo=True,
-                input_names=[IMAGE],
-                output_names=[LOGITS, PROBABILITY],
-                dynamic_shapes={"image": {0: batch}},
-                opset_version=OPSET,
-                verbose=False,
-            )
+        # Some layers, such as the decoder of SegFormer, are recorded for two images or more. The
+        # graph is the same for one, on which the check of the export runs it.
+        try:
+            program = _recorded(network, card, fewest=1)
+        except torch.onnx.errors.OnnxExporterError as error:
+            if "Constraints violated" not in str(error):
+                raise
+            program = _recorded(network, card, fewest=2)
     except Exception as error:  # the exporter raises its own types, and whatever layers raise
         raise MedvisionError(
             f"the network cannot be exported to ONNX: {first_line(error)}",
@@ -121,16 +115,35 @@ def _to_proto(network: nn.Module, card: ModelCard) -> Any:
     return program.model_proto
 
 
+def _recorded(network: nn.Module, card: ModelCard, *, fewest: int) -> Any:
+    """Record the operations of a network for any batch of ``fewest`` images or more."""
+    size_px = card.image_size
+    example = torch.zeros(2, card.in_channels, size_px, size_px, dtype=torch.uint8)
+    with _quiet():
+        return torch.onnx.export(
+            WithProbability(network).eval(),
+            (example,),
+            dynamo=True,
+            input_names=[IMAGE],
+            output_names=[LOGITS, PROBABILITY],
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=fewest)}},
+            opset_version=OPSET,
+            verbose=False,
+        )
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the exporter's warnings about annotations of torchvision's operators."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._schemas")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
+    """Suppress the exporter's own lines: its errors are raised, and its warnings are no use."""
+    names = ("torch.onnx._internal.exporter._schemas", "torch._guards", "torch._dynamo")
+    loggers = {logger: logger.level for logger in map(logging.getLogger, names)}
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, before in loggers.items():
+            logger.setLevel(before)
 
 
 def _drop_metadata(graph: Any) -> None:

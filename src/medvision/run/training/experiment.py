@@ -26,6 +26,7 @@ from medvision.hardware import (
     train_with_quick_gradients,
 )
 from medvision.models import SizeLimit, with_normalization
+from medvision.registry import Purpose, may_build, way_to_trust
 from medvision.run.config.compatibility import (
     check_agreement,
     check_class_names,
@@ -106,6 +107,8 @@ def run_experiment(
     ):
         network = build(cfg.model, stored=stored)
     model = with_normalization(network, in_channels=data.in_channels)
+    if (note := _rebuilding_note(str(cfg.model._target_))) is not None:
+        data.notes.append(note)
     plan = choose_plan(
         accelerator=cfg.trainer.accelerator,
         precision=cfg.trainer.precision,
@@ -195,6 +198,16 @@ def run_experiment(
         evaluation=evaluation,
         fitted=fitted,
         scores=scores,
+    )
+
+
+def _rebuilding_note(name: str) -> str | None:
+    """Note on a network that no other command will be able to build again."""
+    if may_build(name, Purpose.PREDICT) or way_to_trust(name, "--trust ") is not None:
+        return None
+    return (
+        f"evaluate, predict and export will not rebuild the network, because {name} is a function"
+        " of a library: call it in a class of your own package"
     )
 
 
