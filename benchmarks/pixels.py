@@ -315,7 +315,8 @@ def main() -> int:
         for kind in [*DECODERS, "other"]:
             row = [counts[kind, outcome] for outcome in outcomes]
             if sum(row):
-                print(f"| {folder.name} | {kind} | {sum(row)} | {' | '.join(map(str, row))} |")
+                name = "/".join(folder.parts[-2:])
+                print(f"| {name} | {kind} | {sum(row)} | {' | '.join(map(str, row))} |")
     print("\n".join(shown))
     return 1 if wrong else 0
 

@@ -271,6 +271,14 @@ def test_a_folder_of_a_disc_is_read_by_its_contents(tmp_path: Path) -> None:
     assert "other files in healthy were ignored: 1 no extension" in index.notes
 
 
+def test_ybr_full_becomes_rgb(file: Path) -> None:
+    red, grey_level = [76, 85, 255], [100, 128, 128]
+    values = np.array([[red, grey_level], [grey_level, red]])
+    shown = read_image(write(file, values, kind="YBR_FULL", bits=8), channels=3).astype(int)
+    assert np.abs(shown[0, 0] - [254, 0, 0]).max() <= 2  # R = Y + 1.402 (Cr - 128), C.7.6.3.1.2
+    assert shown[0, 1].tolist() == [100, 100, 100]
+
+
 def test_padding_does_not_affect_the_value_range(file: Path) -> None:
     values = RAMP + 1000
     values[:10] = 0

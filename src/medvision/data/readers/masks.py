@@ -118,8 +118,8 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
         raise MedvisionError(
             f"a mask of two classes contains the values {_named(values)}",
             where=picture.where,
-            hint="use 0/1 or 0/255; for class indices set data.num_classes and data.class_names"
-            + (f", and store {full} (ignored pixels?) as one of them" if indices else ""),
+            hint="use 0/1 or 0/255; for class indices set data.class_names"
+            + (f", and data.ignore_index={full} if those pixels are left out" if indices else ""),
         )
     return (values > half).astype(np.uint8)
 
