@@ -62,7 +62,7 @@ def test_accuracy_and_chance_by_hand(make_set: MakeSet) -> None:
     assert record["chance"] == pytest.approx(1 / 3)  # b is most frequent in train
     assert record["with_twin"]["num_images"] == 1
     assert record["with_twin"]["accuracy"] == 1
-    assert record["with_twin"]["accuracy_ci95"] == pytest.approx([0.025, 1])  # 1 of 1, exactly
+    assert record["with_twin"]["accuracy_ci95"] == pytest.approx([0.2065, 1], abs=1e-4)  # 1 of 1
     assert record["without_twin"]["accuracy"] == 0.5
     assert (record["num_images"], record["of_images"]) == (3, 3)
 
@@ -89,7 +89,7 @@ def test_each_image_is_left_out_in_turn_without_a_test_split(make_set: MakeSet) 
     assert found.neighbour.tolist() == [1, 0, 3, 2]
     assert found.score.tolist() == [1, 1, 1, 1]
     assert found.has_near_duplicate.tolist() == [True, True, False, False]  # not of themselves
-    assert found.to_dict()["accuracy_ci95"] == pytest.approx([0.025 ** (1 / 4), 1])
+    assert found.to_dict()["accuracy_ci95"] == pytest.approx([4 / (4 + 1.959964**2), 1])  # Wilson
 
 
 def test_dice_is_that_of_the_neighbours_mask(make_set: MakeSet) -> None:

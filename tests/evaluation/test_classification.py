@@ -14,9 +14,9 @@ from medvision.data.samples import Sample
 from medvision.evaluation import ClassificationEvaluation
 from medvision.metrics import (
     apply_temperature,
-    bootstrap_mean_interval,
     fit_temperature,
     logits_of,
+    mean_interval,
     wilson_interval,
 )
 from medvision.metrics.calibration import Calibration
@@ -103,7 +103,8 @@ def test_the_temperature_comes_from_validation_and_is_used_on_test(
     for name, (value,) in images.scores().items():
         assert scores[f"test/{name}_calibrated"] == pytest.approx(value)
     groups = [row // 4 for row in range(80)]
-    expected = bootstrap_mean_interval(images.squared_errors, groups=groups)
+    upper = 1 if num_classes == 2 else 2
+    expected = mean_interval(images.squared_errors, groups=groups, upper=upper)
     assert scores["test/brier_calibrated_ci95"] == pytest.approx(expected)
     assert scores["test/brier_calibrated"] < scores["test/brier"]  # the network was overconfident
 
@@ -198,3 +199,30 @@ def test_a_part_of_the_test_images_is_scored_like_all(tmp_path: Path) -> None:
         outputs(4, 80, seed=2)[0].argmax(dim=1).numpy() == outputs(4, 80, seed=2)[1].numpy()
     )
     assert tested.scores(right)["accuracy"] == 1
+
+
+def test_a_score_without_an_interval_is_shown_with_the_reason(tmp_path: Path) -> None:
+    measured = evaluation(tmp_path, 2)
+    measured.note_missing_intervals(
+        "test",
+        {
+            "test/recall": 1.0,
+            "test/recall_ci95": [0.5, 1.0],
+            "test/auroc": 0.9,
+            "test/auroc_ci95": None,
+            "test/average_precision": 0.9,
+            "test/average_precision_ci95": None,
+            "test/ece": 0.1,
+            "test/ece_ci95": None,
+            "test/specificity": None,
+            "test/specificity_ci95": None,
+            "val/auroc": 0.9,
+            "val/auroc_ci95": None,
+        },
+    )
+    assert measured.notes == [
+        "no 95 % interval of test auroc, average_precision: it needs two images (or groups), of"
+        " each class or prediction that it counts",
+        "no 95 % interval of test ece: it needs 10 images, or independent ones among grouped"
+        " images",
+    ]

@@ -13,8 +13,8 @@ from medvision.metrics.paired import (
     holm_adjusted,
     mean_score,
     paired_differences,
-    placements,
 )
+from medvision.metrics.ranking import placements
 
 
 def compared(

@@ -10,8 +10,8 @@ from medvision.metrics.paired import (
     auroc_score,
     balanced_accuracy_score,
     mean_score,
-    placements,
 )
+from medvision.metrics.ranking import placements
 
 SIZE = 40
 

@@ -49,14 +49,15 @@ def test_independent_trials_count_each_and_a_group_counts_once() -> None:
 def test_groups_of_equal_trials_count_about_one_trial_each() -> None:
     right = np.repeat(np.arange(40) % 4 > 0, 5)
     group = np.arange(40).repeat(5)
-    # var of 40 shares 0 or 1: n_e = 39, and the t quantile of 39 degrees of freedom
-    expected = 39 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 39)) ** 2
+    # equal within a group: each counts once; and the t quantile of 39 degrees of freedom
+    expected = 40 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 39)) ** 2
     assert effective_trials(right, group) == pytest.approx(expected)
 
 
-def test_groups_with_equal_shares_keep_all_trials() -> None:
+def test_groups_with_equal_shares_keep_all_trials_but_for_few_degrees_of_freedom() -> None:
     right = np.tile([True, True, False], 10)
-    assert effective_trials(right, np.arange(10).repeat(3)) == 30
+    expected = 30 * (stats.norm.ppf(0.975) / stats.t.ppf(0.975, 9)) ** 2
+    assert effective_trials(right, np.arange(10).repeat(3)) == pytest.approx(expected)
 
 
 def test_only_successes_count_as_many_trials_as_groups() -> None:

@@ -13,9 +13,9 @@ import pytest
 from rich.console import Console
 
 from medvision.metrics import (
-    bootstrap_mean_interval,
     classification_intervals,
     classification_scores,
+    mean_interval,
 )
 from medvision.run import main
 from medvision.run.multirun.kfold import (
@@ -175,7 +175,7 @@ def test_segmentations_pool_the_scores_of_single_images(make: Callable[..., Any]
     dice = found.scores["test/dice"]
     assert dice.pooled == pytest.approx(np.mean(values))
     groups = [f"g{i // 2}" for i in order]
-    assert (dice.low, dice.high) == bootstrap_mean_interval(values, groups=groups)
+    assert (dice.low, dice.high) == mean_interval(values, groups=groups)
     iou = found.scores["test/iou"]  # undefined for one image: left out of the mean
     assert iou.pooled == pytest.approx(np.mean([probability(i) / 2 for i in order if i != 5]))
     assert (iou.mean, iou.std) == (None, None)

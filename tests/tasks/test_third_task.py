@@ -29,7 +29,7 @@ from medvision.callbacks import Outputs
 from medvision.data import ImageData
 from medvision.evaluation import Evaluation
 from medvision.files import write_table
-from medvision.metrics import bootstrap_mean_interval
+from medvision.metrics import mean_interval
 from medvision.reports.page import Table
 from medvision.reports.task_report import Section, TaskReport
 from medvision.scores import OF_A_RUN, OF_SEVERAL_RUNS, Score
@@ -125,7 +125,7 @@ class BoneAgeEvaluation(Evaluation):
             for row, ages, own in zip(seen.index, seen.logits, error)
         ]
         write_table(self.folder / f"predictions_{stage}.csv", rows)
-        ends = bootstrap_mean_interval(error, groups=self.data.groups_of(rows))
+        ends = mean_interval(error, groups=self.data.groups_of(rows))
         return {**logged, f"{stage}/mae_ci95": list(ends)}
 
     def details(self):

@@ -11,7 +11,6 @@ Measured accuracy (with, without a near-duplicate): brain tumours .802 (.992, .4
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet
-from medvision.metrics.intervals import bootstrap_mean_interval
+from medvision.metrics.intervals import mean_interval, proportion_interval
 
 MAX_QUERIES = 10_000
 """Largest number of queries; of more images, every k-th is used."""
@@ -84,7 +83,9 @@ class MemoryBaseline:
             return part
         part[self.metric] = float(score.mean())
         groups = [self.groups[row] for row in np.flatnonzero(chosen)]
-        part[f"{self.metric}_ci95"] = list(_interval(score, groups, self.metric))
+        interval = proportion_interval if self.metric == "accuracy" else mean_interval
+        low, high = interval(score, groups=groups)
+        part[f"{self.metric}_ci95"] = None if np.isnan(low) else [low, high]
         if self.metric == "accuracy":
             labels = self.labels[chosen]
             totals, right = np.bincount(labels), np.bincount(labels, weights=score)
@@ -194,14 +195,3 @@ def _levels(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _parts(rows: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
-def _interval(
-    score: NDArray[np.float64], groups: Sequence[str], metric: str
-) -> tuple[float, float]:
-    """Return the 95 % interval of the mean; exact if all classes are correct, or all wrong."""
-    low, high = bootstrap_mean_interval(score, groups=groups)
-    if metric == "accuracy" and low == high:
-        bound = 0.025 ** (1 / len(set(groups)))  # Clopper-Pearson of n of n
-        return (bound, 1.0) if low == 1 else (0.0, 1 - bound)
-    return low, high

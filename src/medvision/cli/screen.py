@@ -208,5 +208,7 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
 def _with_interval(part: Mapping[str, Any], metric: str) -> str:
     if part[metric] is None:
         return "undefined"
+    if part[f"{metric}_ci95"] is None:  # a single image, or group
+        return f"{part[metric]:.3f}"
     low, high = part[f"{metric}_ci95"]
     return f"{part[metric]:.3f} ({low:.3f} to {high:.3f})"

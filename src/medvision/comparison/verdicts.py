@@ -98,8 +98,8 @@ def _classified(
         auroc_score,
         balanced_accuracy_score,
         mean_score,
-        placements,
     )
+    from medvision.metrics.ranking import placements
 
     classes = groups[0].runs[0].classes
     truth = _texts(groups[0].members[0], "target", order)

@@ -18,8 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pytorch_lightning import Callback
 
-from medvision.metrics import bootstrap_mean_interval, wilson_interval
+from medvision.metrics import mean_interval, proportion_interval
+from medvision.metrics.calibration import MIN_IMAGES
+from medvision.metrics.intervals import MIN_UNBOUNDED
 from medvision.reports.run_page import Case
+from medvision.scores import score_named
 from medvision.types import Stage
 
 Rows = NDArray[np.intp]
@@ -84,12 +87,9 @@ class DuplicatesInTraining:
         if len(values) < len(paths) or not values:
             return {self.metric: None, f"{self.metric}_ci95": None}
         mean = float(np.mean(values))
-        if self.metric == "accuracy" and mean in (0.0, 1.0):  # a bootstrap shows no spread
-            size = len(values) if groups is None else len(set(groups))
-            interval = wilson_interval(round(mean * size), size)
-        else:
-            interval = bootstrap_mean_interval(values, groups=groups)
-        return {self.metric: mean, f"{self.metric}_ci95": list(interval)}
+        interval = proportion_interval if self.metric == "accuracy" else mean_interval
+        ends = interval_or_none(interval(values, groups=groups))
+        return {self.metric: mean, f"{self.metric}_ci95": ends}
 
 
 def _of(groups: Sequence[Hashable] | None, rows: Rows) -> list[Hashable] | None:
@@ -168,6 +168,20 @@ class Evaluation(ABC):
     def scores(self, stage: Stage, logged: Mapping[str, float]) -> dict[str, Score]:
         """Compute scores with intervals, by ``stage/name``, and write the predictions."""
 
+    def note_missing_intervals(self, stage: Stage, scores: Mapping[str, Score]) -> None:
+        """Add a note on the scores of a split that have no interval, with the reason."""
+        names = [
+            name.removeprefix(f"{stage}/").removesuffix("_ci95")
+            for name, ends in scores.items()
+            if name.startswith(f"{stage}/") and name.endswith("_ci95") and ends is None
+        ]
+        known = [name for name in names if scores.get(f"{stage}/{name}") is not None]
+        reasons: dict[str, list[str]] = {}
+        for name in known:
+            reasons.setdefault(_why_no_interval(name), []).append(name)
+        for reason, of in reasons.items():
+            self.notes.append(f"no 95 % interval of {stage} {', '.join(of)}: {reason}")
+
     def details(self) -> dict[str, Any]:
         """Build tables of the test images that ``summary.json`` contains besides the scores."""
         return {}
@@ -211,6 +225,15 @@ class Evaluation(ABC):
     def _case(self, row: int) -> Case:
         """Build one test image with its prediction."""
         raise NotImplementedError
+
+
+def _why_no_interval(name: str) -> str:
+    score = score_named(name)
+    if name.startswith("ece"):
+        return f"it needs {MIN_IMAGES} images, or independent ones among grouped images"
+    if score is not None and not score.bounded and score.per_image:
+        return f"without an upper bound it needs {MIN_UNBOUNDED} images (or groups)"
+    return "it needs two images (or groups), of each class or prediction that it counts"
 
 
 def or_none(value: float) -> float | None:

@@ -243,6 +243,7 @@ class ClassificationEvaluation(Evaluation):
             found |= self._calibrated_scores(seen, self.choices.temperature, groups)
         scores: dict[str, Score] = {f"{stage}/loss": or_none(logged[f"{stage}/loss"])}
         scores |= {f"{stage}/{name}": value for name, value in found.items()}
+        self.note_missing_intervals(stage, scores)
         if stage == "test":
             self._test_scores = found
         absent = sorted(set(names) - {str(row["target"]) for row in rows})

@@ -1,5 +1,6 @@
 """Evaluation of a segmentation model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from medvision.evaluation.base import (
     or_none,
 )
 from medvision.files import write_table
-from medvision.metrics import bootstrap_mean_interval, mean_defined, pooled_score_intervals
+from medvision.metrics import mean_defined, mean_interval, pooled_score_intervals
 from medvision.metrics.conventions import SegmentationConventions
 from medvision.metrics.size_groups import size_groups
 from medvision.reports.plots.overlays import draw_overlay
@@ -89,12 +90,13 @@ class SegmentationEvaluation(Evaluation):
             values = [row[name] for row in seen.rows]
             mean, undefined = mean_defined(values)
             scores.setdefault(f"{stage}/{name}", or_none(mean))
-            scores[f"{stage}/{name}_ci95"] = _interval(values, groups)
+            scores[f"{stage}/{name}_ci95"] = self._interval(name, values, groups)
             if score.may_be_undefined:
                 scores[f"{stage}/{name}_undefined"] = undefined
         pooled = pooled_score_intervals(seen.confusion, seen.histogram, groups=groups)
         for name, ends in pooled.items():
             scores[f"{stage}/{name}_ci95"] = interval_or_none(ends)
+        self.note_missing_intervals(stage, scores)
         if stage == "test":
             self._auroc = or_none(logged["test/auroc"])
             self._write_roc(seen)
@@ -109,7 +111,9 @@ class SegmentationEvaluation(Evaluation):
             return {}
         share = np.array([row["lesion_percent"] / 100 for row in rows])
         groups = self.data.groups_of(rows)
-        return {"lesion_sizes": size_groups(rows, foreground_share=share, groups=groups)}
+        diagonal_px = math.hypot(self.data.image_size, self.data.image_size)
+        sizes = size_groups(rows, foreground_share=share, groups=groups, diagonal_px=diagonal_px)
+        return {"lesion_sizes": sizes}
 
     def tested(self) -> Tested | None:
         rows = self._test_rows
@@ -122,7 +126,8 @@ class SegmentationEvaluation(Evaluation):
             for name in names_at("near-duplicates", "segmentation"):
                 values = [rows[row][name] for row in chosen]
                 found[name] = or_none(mean_defined(values)[0])
-                found[f"{name}_ci95"] = _interval(values, groups and [groups[r] for r in chosen])
+                of_chosen = groups and [groups[row] for row in chosen]
+                found[f"{name}_ci95"] = self._interval(name, values, of_chosen)
             return found
 
         return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
@@ -148,6 +153,14 @@ class SegmentationEvaluation(Evaluation):
     def _worst_first(self) -> list[int]:
         rows = self._test_rows
         return sorted(range(len(rows)), key=lambda row: (np.nan_to_num(rows[row]["dice"]), row))
+
+    def _interval(self, name: str, values: Sequence[float], groups: Sequence[str] | None) -> Score:
+        """Compute the interval of a mean over images, up to the largest value that is possible."""
+        score = score_named(name, "segmentation")
+        upper = 1.0 if score is None or score.bounded else None
+        if score is not None and score.unit == "px":  # no distance exceeds the diagonal
+            upper = math.hypot(self.data.image_size, self.data.image_size)
+        return interval_or_none(mean_interval(values, groups=groups, upper=upper))
 
     @property
     def _test_rows(self) -> list[dict[str, Any]]:
@@ -175,7 +188,3 @@ class SegmentationEvaluation(Evaluation):
         write_table(
             self.folder / "roc_test.csv", [dict(zip(names, p, strict=True)) for p in points]
         )
-
-
-def _interval(values: Sequence[float], groups: Sequence[str] | None) -> Score:
-    return interval_or_none(bootstrap_mean_interval(values, groups=groups))

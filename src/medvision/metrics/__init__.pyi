@@ -7,7 +7,8 @@ from .class_intervals import classification_intervals as classification_interval
 from .classification import classification_scores as classification_scores
 from .epoch_scores import ClassificationScores as ClassificationScores
 from .epoch_scores import probabilities as probabilities
-from .intervals import bootstrap_mean_interval as bootstrap_mean_interval
+from .intervals import mean_interval as mean_interval
+from .intervals import proportion_interval as proportion_interval
 from .intervals import wilson_interval as wilson_interval
 from .overlap import SegmentationScores as SegmentationScores
 from .overlap import auroc as auroc

@@ -20,6 +20,13 @@ from scipy import optimize, special
 
 from medvision.console import counted
 from medvision.errors import MedvisionError
+from medvision.metrics.intervals import (
+    UNKNOWN,
+    Groups,
+    Interval,
+    effective_trials,
+    group_numbers,
+)
 
 NUM_BINS = 15
 """Number of bins, as in Guo et al. and most papers that compare with them."""
@@ -66,6 +73,9 @@ class Calibration:
         target: Class indices (N,).
 
     Attributes:
+        confidence: Probability of the most probable class, (N,).
+        right: 1 where the most probable class is the true one, else 0, (N,).
+        place: Bin of each image, (N,).
         gaps: Signed error of each image in the column of its bin, (N, 15).
         squared_errors: Contribution of each image to the Brier score, (N,).
 
@@ -76,10 +86,11 @@ class Calibration:
     """
 
     def __init__(self, probability: Floats, target: Ints) -> None:
-        confidence, right, place = _confidence(probability, target)
+        self.confidence, right, self.place = _confidence(probability, target)
+        self.right: Floats = right.astype(np.float64)
         rows, num_classes = np.arange(len(target)), probability.shape[1]
         self.gaps = np.zeros((len(target), NUM_BINS))
-        self.gaps[rows, place] = right - confidence
+        self.gaps[rows, self.place] = self.right - self.confidence
         if num_classes == 2:
             self.squared_errors: Floats = (probability[:, 1] - target) ** 2
         else:
@@ -102,6 +113,97 @@ class Calibration:
                 "ece": np.abs(times @ self.gaps).sum(axis=1) / total,
                 "brier": times @ self.squared_errors / total,
             }
+
+
+MIN_IMAGES = 10
+"""Fewest images (or independent ones that grouped images are worth) for an interval of the ECE."""
+
+_STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1, 14)])  # of the way to the largest error
+
+
+def calibration_error_interval(
+    images: Calibration,
+    *,
+    groups: Groups = None,
+    confidence: float = 0.95,
+    num_samples: int = 500,
+    seed: int = 0,
+) -> Interval:
+    r"""Interval of the expected calibration error (ECE), by inverting a test of its value.
+
+    The ECE of a sample is too large by chance, that of a perfectly calibrated network is never 0,
+    and resamples add the same error once more: percentiles of a bootstrap contain the true value in
+    as few as 4 of 10 cases. Here a true ECE belongs to the interval if a sample from a network with
+    that error has an ECE at least as large, and at most as large, as the observed one with a
+    probability of :math:`\alpha / 2` each. Samples draw n images with their bins and mean
+    confidences, and their correctness from the accuracy of the bin.
+
+    There are many networks with one ECE. Two families are tried, from no error to a large one, and
+    the interval holds the values of either: the error of each bin a multiple of the observed one,
+    and every bin too confident by the same amount.
+
+    With ``groups``, samples hold the number of independent images that the grouped ones are worth,
+    ``effective_trials`` of correctness. At 0, the bound of the range, coverage is
+    :math:`1 - \alpha / 2`.
+
+    Args:
+        images: The images.
+        groups: Group of each image, such as its patient.
+        confidence: Nominal coverage :math:`1 - \alpha`, in (0, 1).
+        num_samples: Number of samples for each true value tried.
+        seed: Random seed; equal seeds give equal intervals.
+
+    Returns:
+        Low and high end in [0, 1], which include the observed ECE unless that is too large by
+        chance; ``UNKNOWN`` for fewer than ``MIN_IMAGES`` images, or independent ones.
+
+    References:
+        Carpenter, Test Inversion Bootstrap Confidence Intervals, JRSS B 1999; Roelofs et al.,
+        Mitigating Bias in Calibration Error Estimation, AISTATS 2022, for the bias
+    """
+    tail = (1 - confidence) / 2
+    if not 0 < tail < 0.5:
+        raise ValueError(f"expected a confidence between 0 and 1, got {confidence}")
+    group = group_numbers(groups, len(images))
+    size = round(effective_trials(images.right > 0, group)) if len(images) else 0
+    if size < MIN_IMAGES:
+        return UNKNOWN
+    counts = np.bincount(images.place, minlength=NUM_BINS)
+    used = counts > 0
+    share = counts[used] / len(images)
+    said, seen = (
+        np.bincount(images.place, values, NUM_BINS)[used] / counts[used]
+        for values in (images.confidence, images.right)
+    )
+    observed = float(share @ np.abs(seen - said))
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(size, share, size=num_samples)
+    lows, highs = [], [observed]
+    for largest in (4 * (seen - said), np.full(len(said), -1.0)):
+        accuracy = np.clip(said + _STEPS[:, None] * largest, 0, 1)
+        true = np.abs(accuracy - said) @ share
+        found = np.array(
+            [np.abs(rng.binomial(drawn, bins) - drawn * said).sum(axis=1) for bins in accuracy]
+        )
+        found /= size
+        reached = (found >= observed - 1e-12).mean(axis=1)
+        not_beyond = (found <= observed + 1e-12).mean(axis=1)
+        first = np.flatnonzero(reached >= tail)
+        last = np.flatnonzero(not_beyond >= tail)
+        if len(first):
+            lows.append(_crossing(true, reached, int(first[0]), -1, tail))
+        if len(last):
+            highs.append(_crossing(true, not_beyond, int(last[-1]), 1, tail))
+    return min(lows, default=observed), max(highs)
+
+
+def _crossing(true: Floats, chance: Floats, inside: int, step: int, tail: float) -> float:
+    """Interpolate where a probability falls to ``tail`` beyond the last value inside."""
+    outside = inside + step
+    if not 0 <= outside < len(true):
+        return float(true[inside])
+    way = (chance[inside] - tail) / (chance[inside] - chance[outside])
+    return float(true[inside] + way * (true[outside] - true[inside]))
 
 
 def _confidence(probability: Floats, target: Ints) -> tuple[Floats, NDArray[np.bool_], Ints]:

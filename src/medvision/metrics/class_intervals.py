@@ -1,26 +1,42 @@
-"""Bootstrap and exact intervals of classification scores."""
+"""Confidence intervals of classification scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medvision.metrics.calibration import Calibration
+from medvision.metrics.calibration import Calibration, calibration_error_interval
 from medvision.metrics.classification import ClassifiedImages
 from medvision.metrics.intervals import (
+    UNKNOWN,
     Floats,
     Groups,
     Interval,
+    auroc_interval,
+    effective_size,
     group_numbers,
-    percentile_interval,
-    resampled_scores,
+    jackknife,
+    jackknife_variance,
+    mean_interval,
+    mean_of_intervals,
+    proportion_interval,
+    variance_interval,
 )
-from medvision.scores import score_named
+from medvision.metrics.ranking import placements
 
-EXACT = ("accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auroc")
-"""Scores with an exact interval where they are 0 or 1, for which a bootstrap has no spread."""
+Bools = NDArray[np.bool_]
+
+MEANS = {"balanced_accuracy": "recall"}
+"""Means over classes under a name of their own."""
+
+INDEPENDENT = ("recall", "precision")
+"""Scores that rest on different images for each class."""
+
+RANGES = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0)}
+"""Smallest and largest value of the scores that do not lie in [0, 1]."""
 
 
 def classification_intervals(
@@ -31,31 +47,22 @@ def classification_intervals(
     threshold: float = 0.5,
     groups: Groups = None,
     confidence: float = 0.95,
-    num_resamples: int = 2000,
     seed: int = 0,
+    only: Collection[str] | None = None,
 ) -> dict[str, Interval]:
-    r"""Expanded percentile bootstrap intervals of ``classification_scores``.
+    r"""Intervals of ``classification_scores``.
 
-    Images (with ``groups``, whole groups) are resampled with replacement and every score is
-    computed again; resamples in which it is undefined are left out. Tails are expanded as in
-    ``bootstrap_mean_interval``, with n the number of images (or groups) behind the score: those
-    of the class for a recall or an average precision, the rest for a specificity, those predicted
-    as it for a precision, both of them for F1, the fewer of the class and the rest for an AUROC,
-    all of them for accuracy, ECE and Brier score, those of the class for any further score, and for
-    a mean over classes the fewest of any class, which dominates its spread.
-
-    The calibration error of few images is too large by chance, and that of their resamples doubly
-    so. Its interval is therefore the reversed one, from :math:`2 s - q_{high}` to
-    :math:`2 s - q_{low}` for a score s and percentiles q. It is still too high for a perfectly
-    calibrated classifier, where it reaches 0 in only about 6 of 10 cases.
-
-    Where every image has the same score, a bootstrap shows no spread although there is uncertainty.
-    A proportion (accuracy, balanced accuracy, precision, recall, specificity) of exactly 0 or 1
-    therefore gets the exact Clopper-Pearson interval of n of n, :math:`[(\alpha/2)^{1/n}, 1]`, or
-    its mirror image, which is conservative for a mean over classes. The same holds for AUROC, the
-    share of correctly ranked pairs, of which n disjoint ones are independent, and for F1 = 2 J /
-    (1 + J) with the proportion J = TP / (TP + FP + FN). Two cases still show no spread: an average
-    precision of exactly 1, and any other score of a single group.
+    - Accuracy, and recall, specificity and precision of a class, are proportions:
+      ``proportion_interval`` (Wilson).
+    - F1 is 2 J / (1 + J) with the proportion J = TP / (TP + FP + FN), and its interval that of J.
+    - AUROC of a class: ``auroc_interval`` (Newcombe) with the variance of DeLong, or of Obuchowski
+      for grouped images.
+    - Average precision and any further score: ``variance_interval`` with the variance by
+      ``jackknife`` and the number of images of the class, or of the rarest class.
+    - The mean over classes of any of these, such as balanced accuracy: ``mean_of_intervals``
+      (MOVER), over Jeffreys intervals for proportions, with correlations by ``jackknife`` where
+      classes share images.
+    - Brier score: ``mean_interval``. ECE: ``calibration_error_interval``.
 
     Args:
         probability: Probabilities (N, K), rows summing to 1; for two classes columns 1 - p and p.
@@ -63,26 +70,31 @@ def classification_intervals(
         class_names: The K >= 2 classes.
         threshold: In [0, 1]; for two classes, class 1 is predicted where p >= threshold.
         groups: Group of each image, such as its patient.
-        confidence: Nominal coverage :math:`1 - \alpha`, in (0, 1).
-        num_resamples: Number of resamples.
-        seed: Random seed; equal seeds give equal intervals.
+        confidence: Nominal coverage, in (0, 1).
+        seed: Random seed of the interval of the ECE; equal seeds give equal intervals.
+        only: Names of the scores; None for all.
 
     Returns:
         Low and high end of every score of ``classification_scores``, within its range, without the
-        confusion counts. Both ends are NaN where the score is.
+        confusion counts. Both ends are NaN where the score is, or where too few images count.
 
     Raises:
         ValueError: If an argument is invalid.
 
     References:
-        Hesterberg, What Teachers Should Know About the Bootstrap, The American Statistician 2015,
-        https://arxiv.org/abs/1411.5279; Clopper and Pearson, The Use of Confidence or Fiducial
-        Limits, Biometrika 1934
+        Lam, Gopal and Qian, Confidence Intervals for the F1 Score: A Comparison of Four Methods,
+        2023, https://arxiv.org/abs/2309.14621; those of the functions named
     """
     images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
     group = group_numbers(groups, len(images))
-    behind = _images_behind(images, group)
-    return _intervals(images.scores, group, behind, confidence, num_resamples, seed)
+    found = _Scores(images, group, confidence)
+    names = [name for name in found.observed if only is None or name in only]
+    calibrated = (
+        calibration_intervals(probability, target, groups=groups, confidence=confidence, seed=seed)
+        if {"ece", "brier"} & {*names}
+        else {}
+    )
+    return {name: calibrated.get(name) or found.interval(name) for name in names}
 
 
 def calibration_intervals(
@@ -91,7 +103,6 @@ def calibration_intervals(
     *,
     groups: Groups = None,
     confidence: float = 0.95,
-    num_resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
     """Compute the intervals of ``ece`` and ``brier`` only, as in ``classification_intervals``.
@@ -101,102 +112,130 @@ def calibration_intervals(
         target: Class indices in [0, K), (N,).
         groups: Group of each image, such as its patient.
         confidence: Nominal coverage, in (0, 1).
-        num_resamples: Number of resamples.
-        seed: Random seed; equal seeds give the resamples of ``classification_intervals``.
-    """
-    images = Calibration(np.asarray(probability, np.float64), np.asarray(target, np.int64))
-    group = group_numbers(groups, len(images))
-    behind = dict.fromkeys(("ece", "brier"), len(np.unique(group)))
-    return _intervals(images.scores, group, behind, confidence, num_resamples, seed)
-
-
-def _intervals(
-    scores: Callable[[Floats | None], dict[str, Floats]],
-    group: NDArray[np.intp],
-    behind: Mapping[str, int],
-    confidence: float,
-    num_resamples: int,
-    seed: int,
-) -> dict[str, Interval]:
-    """Compute low and high end of every score.
-
-    Args:
-        scores: Function that computes every score, (R,), from image weights (R, N).
-        group: Index of the group of each image, (N,).
-        behind: Number of images (or groups) behind each score.
-        confidence: Nominal coverage, in (0, 1).
-        num_resamples: Number of resamples.
         seed: Random seed; equal seeds give equal intervals.
     """
-    if not len(group):
-        return {name: (float("nan"), float("nan")) for name in behind}
-    resampled = resampled_scores(
-        lambda times: scores(times[:, group]),
-        int(group.max()) + 1,
-        num_resamples,
-        np.random.default_rng(seed),
-        width=len(group),
-    )
-    observed = scores(None)
-    intervals = {}
-    for name, values in resampled.items():
-        kind, value = name.split("/")[0], float(observed[name][0])
-        if kind in EXACT and value in (0.0, 1.0):
-            low, high = _all_or_none(value, behind[name], confidence)
-            if kind == "f1":
-                low, high = 2 * low / (1 + low), 2 * high / (1 + high)
-            intervals[name] = (low, high)
-        else:
-            low, high = percentile_interval(values, behind[name], confidence)
-            if kind == "ece":
-                low, high = 2 * value - high, 2 * value - low
-            if kind == "brier":
-                low, high = np.clip([low, high], 0, 2)
-            elif (row := score_named(kind)) is None or row.bounded:
-                low, high = np.clip([low, high], 0, 1)
-            intervals[name] = (float(low), float(high))
-    return intervals
-
-
-def _images_behind(images: ClassifiedImages, group: NDArray[np.intp]) -> dict[str, int]:
-    """Count the images (or groups) behind every score that gets an interval."""
-
-    def count(chosen: NDArray[np.bool_]) -> int:
-        return len(np.unique(group[chosen]))
-
-    def fewest(counts: Sequence[int]) -> int:
-        return counts[1] if len(counts) == 2 else min((n for n in counts if n > 0), default=0)
-
-    labelled, predicted = images.labelled.T, images.predicted.T
-    of_predicted = [count(mask) for mask in predicted]
-    of_class = [count(mask) for mask in labelled]
-    of_rest = [count(~mask) for mask in labelled]
-    fewer = [min(pair) for pair in zip(of_class, of_rest, strict=True)]
-    either = [count(mask) for mask in labelled | predicted]
-    everything = len(np.unique(group))
-    by_class = {
-        "precision": of_predicted,
-        "recall": of_class,
-        "specificity": of_rest,
-        "f1": either,
-        "auroc": fewer,
-        "average_precision": of_class,
+    values = np.asarray(probability, np.float64)
+    images = Calibration(values, np.asarray(target, np.int64))
+    group = group_numbers(groups, len(images))
+    return {
+        "ece": calibration_error_interval(images, groups=group, confidence=confidence, seed=seed),
+        "brier": mean_interval(
+            images.squared_errors,
+            groups=group,
+            upper=1.0 if values.shape[1] == 2 else 2.0,
+            confidence=confidence,
+        ),
     }
-    behind = {
-        "accuracy": everything,
-        "balanced_accuracy": min((n for n in of_class if n > 0), default=0),
-        **{score: fewest(counts) for score, counts in by_class.items()},
-        "ece": everything,
-        "brier": everything,
-    }
-    for name in images.scores():
+
+
+class _Scores:
+    """Scores of some images with what their intervals are made of.
+
+    Args:
+        images: The images.
+        group: Index of the group of each image, (N,).
+        confidence: Nominal coverage, in (0, 1).
+    """
+
+    def __init__(
+        self, images: ClassifiedImages, group: NDArray[np.intp], confidence: float
+    ) -> None:
+        self.images, self.group, self.confidence = images, group, confidence
+        self.observed = {name: float(value[0]) for name, value in images.scores().items()}
+
+    @cached_property
+    def left_out(self) -> dict[str, Floats]:
+        """Scores without each group in turn."""
+        return jackknife(self.images.scores, self.group)
+
+    def interval(self, name: str) -> Interval:
+        """Compute the interval of one score."""
         score, _, of = name.partition("/")
-        counts = by_class.get(score, of_class)  # a further score rests on the images of its class
-        behind.setdefault(name, counts[images.class_names.index(of)] if of else fewest(counts))
-    return behind
+        if of:
+            return self._of_class(score, self.images.class_names.index(of))
+        if name == "accuracy":
+            right = (self.images.labelled & self.images.predicted).any(axis=1)
+            return proportion_interval(right, groups=self.group, confidence=self.confidence)
+        parts = [f"{MEANS.get(name, name)}/{of}" for of in self.images.class_names]
+        if parts[0] not in self.observed:
+            fewest = [self._count(of) for of in self.images.labelled.T if of.any()]
+            return self._by_variance(name, min(fewest, default=0))
+        if len(parts) == 2 and name not in MEANS:
+            return self.interval(parts[1])
+        return self._mean(parts[0].partition("/")[0])
+
+    def _of_class(self, score: str, column: int, *, equal_tails: bool = False) -> Interval:
+        name = f"{score}/{self.images.class_names[column]}"
+        if np.isnan(self.observed[name]):
+            return UNKNOWN
+        labelled, predicted = self.images.labelled[:, column], self.images.predicted[:, column]
+        counted = {
+            "recall": (predicted, labelled),
+            "specificity": (~predicted, ~labelled),
+            "precision": (labelled, predicted),
+            "f1": (labelled & predicted, labelled | predicted),
+        }
+        if score in counted:
+            right, among = counted[score]
+            low, high = proportion_interval(
+                right[among],
+                groups=self.group[among],
+                confidence=self.confidence,
+                equal_tails=equal_tails,
+            )
+            return (2 * low / (1 + low), 2 * high / (1 + high)) if score == "f1" else (low, high)
+        if score == "auroc":
+            placed = placements(self.images.ranked[:, column], labelled)
+            sizes = [effective_size(placed[of], self.group[of]) for of in (labelled, ~labelled)]
+            return auroc_interval(
+                self.observed[name],
+                _placement_variance(placed, labelled, self.group),
+                positives=sizes[0],
+                negatives=sizes[1],
+                confidence=self.confidence,
+            )
+        return self._by_variance(name, self._count(labelled))
+
+    def _by_variance(self, name: str, size: int) -> Interval:
+        bounds = RANGES.get(name.partition("/")[0], (0.0, 1.0))
+        variance = jackknife_variance(self.left_out[name]) if len(self.group) else np.nan
+        value, confidence = self.observed[name], self.confidence
+        return variance_interval(value, variance, size=size, bounds=bounds, confidence=confidence)
+
+    def _mean(self, score: str) -> Interval:
+        """Compute the interval of the mean over the classes in which a score is defined."""
+        of_classes = {f"{score}/{of}": column for column, of in enumerate(self.images.class_names)}
+        names = [name for name in of_classes if not np.isnan(self.observed[name])]
+        ends = [self._of_class(score, of_classes[name], equal_tails=True) for name in names]
+        if not names or np.isnan(ends).any():
+            return UNKNOWN
+        correlation = np.eye(len(names))
+        if len(names) > 1 and score not in INDEPENDENT:
+            with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: a class without spread
+                correlation = np.nan_to_num(np.corrcoef([self.left_out[name] for name in names]))
+            np.fill_diagonal(correlation, 1)
+        return mean_of_intervals([self.observed[name] for name in names], ends, correlation)
+
+    def _count(self, chosen: Bools) -> int:
+        """Count the groups of some images."""
+        return len(np.unique(self.group[chosen]))
 
 
-def _all_or_none(value: float, size: int, confidence: float) -> Interval:
-    """Clopper-Pearson interval of a proportion of 0 or 1 in ``size`` trials."""
-    bound = ((1 - confidence) / 2) ** (1 / size)
-    return (bound, 1.0) if value == 1 else (0.0, 1 - bound)
+def _placement_variance(placed: Floats, positive: Bools, group: NDArray[np.intp]) -> float:
+    """Variance of an AUROC from its placement values, over groups; NaN without two groups of each.
+
+    References:
+        DeLong et al., Comparing the Areas under Two or More Correlated ROC Curves, Biometrics 1988;
+        Obuchowski, Nonparametric Analysis of Clustered ROC Curve Data, Biometrics 1997
+    """
+    sums = np.zeros((2, int(group.max()) + 1))
+    factors = []
+    for row, side in enumerate((positive, ~positive)):
+        apart = placed[side] - placed[side].mean()
+        sums[row] = np.bincount(group[side], apart, minlength=sums.shape[1]) / side.sum()
+        num = len(np.unique(group[side]))
+        factors.append(num / (num - 1) if num > 1 else np.nan)
+    both = len(np.unique(group))
+    shared = 2 * both / (both - 1) * float(sums[0] @ sums[1]) if both > 1 else np.nan
+    of_sides = sum(factor * float(row @ row) for factor, row in zip(factors, sums, strict=True))
+    return max(of_sides + shared, 0.0)

@@ -75,6 +75,7 @@ class ClassifiedImages:
         else:
             self.predicted_class = probabilities.argmax(axis=1)
             scores = probabilities
+        self.ranked = scores
         classes = np.arange(num_classes)
         self.labelled = labels[:, None] == classes
         self.predicted = self.predicted_class[:, None] == classes

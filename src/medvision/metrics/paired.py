@@ -180,26 +180,6 @@ def auroc_score(
     return PairedScore.of(terms, unit)
 
 
-def placements(score: Floats, positive: Bools) -> Floats:
-    """Share of the other class that each image is ranked correctly against, ties counting half.
-
-    Their mean over the positives is the AUROC, and so is their mean over the negatives.
-
-    Args:
-        score: Finite numbers (N,), larger for more positive.
-        positive: bool (N,).
-
-    Returns:
-        (N,) in [0, 1]; NaN where the other class is empty.
-    """
-    found = np.full(len(score), np.nan)
-    for side, sign in ((positive, 1), (~positive, -1)):
-        others = np.sort(sign * score[~side])
-        below, up_to = (np.searchsorted(others, sign * score[side], at) for at in ("left", "right"))
-        found[side] = (below + up_to) / (2 * len(others)) if len(others) else np.nan
-    return found
-
-
 NUM_RESAMPLES = 4000
 NUM_PERMUTATIONS = 9999  # the smallest p is then 0.0001
 _ALL_UP_TO = 13  # units: with 8192 possible exchanges, all are made
@@ -253,8 +233,8 @@ def paired_differences(
     r"""Compare contenders by every score, all pairs on the same resamples and exchanges.
 
     Interval: the wider end of two methods on either side. (1) Percentiles of the difference over
-    resamples of whole units (groups, or images), with tails expanded as in
-    ``bootstrap_mean_interval`` for the units of the smallest stratum. (2) All differences that the
+    resamples of whole units (groups, or images), with tails expanded by
+    ``expanded_tail`` for the units of the smallest stratum. (2) All differences that the
     permutation test below would not reject given the observed one; these are the percentiles of the
     difference among random halves of the units. Either alone is too narrow for some data: the first
     for few units that differ a lot, the second for skewed ones. The interval thus excludes 0 only

@@ -61,6 +61,26 @@ class Ranking:
         return auroc, average_precision
 
 
+def placements(score: Floats, positive: Bools) -> Floats:
+    """Share of the other class that each image is ranked correctly against, ties counting half.
+
+    Their mean over the positives is the AUROC, and so is their mean over the negatives.
+
+    Args:
+        score: Finite numbers (N,), larger for more positive.
+        positive: bool (N,).
+
+    Returns:
+        (N,) in [0, 1]; NaN where the other class is empty.
+    """
+    found = np.full(len(score), np.nan)
+    for side, sign in ((positive, 1), (~positive, -1)):
+        others = np.sort(sign * score[~side])
+        below, up_to = (np.searchsorted(others, sign * score[side], at) for at in ("left", "right"))
+        found[side] = (below + up_to) / (2 * len(others)) if len(others) else np.nan
+    return found
+
+
 def roc_points(score: ArrayLike, positive: ArrayLike) -> tuple[Floats, Floats, Floats]:
     """Compute false and true positive rates at every distinct score, from the strictest down.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medvision.metrics.intervals import Groups, bootstrap_mean_interval
+from medvision.metrics.intervals import Groups, mean_interval
 
 NAMES = {1: ("medium",), 2: ("small", "large"), 3: ("small", "medium", "large")}
 """Names of the groups, by number of groups."""
@@ -22,6 +22,7 @@ def size_groups(
     *,
     foreground_share: ArrayLike,
     groups: Groups = None,
+    diagonal_px: float | None = None,
 ) -> list[dict[str, Any]]:
     """Mean scores of images without a lesion, and of thirds of the others by lesion size.
 
@@ -36,12 +37,14 @@ def size_groups(
             none; and ``hd95_px`` and ``nsd_2px`` if present. NaN, None and "" are undefined.
         foreground_share: Foreground share of each image, in [0, 1], (N,).
         groups: Group of each image, such as its patient, for the intervals.
+        diagonal_px: Diagonal of the images in which HD95 was measured, its largest possible value;
+            None if unknown.
 
     Returns:
         One dict per non-empty group, "no lesion" first, then by rising size: name, from_percent
         and to_percent (the smallest and the largest share in it), num_images, and for each score
         its mean over the images for which it is defined and, as ``_ci95``, the interval [low,
-        high] of ``bootstrap_mean_interval``; None where no image defines it. For HD95 and surface
+        high] of ``mean_interval``; None where too few images define it. For HD95 and surface
         Dice ``_undefined`` counts the images left out, such as missed lesions.
 
     Raises:
@@ -76,7 +79,8 @@ def size_groups(
         }
         of_chosen = None if groups is None else [groups[row] for row in chosen.tolist()]
         for metric, column in values.items():
-            entry |= _mean(metric, column[chosen], of_chosen)
+            upper = diagonal_px if metric == "hd95_px" else 1.0
+            entry |= _mean(metric, column[chosen], of_chosen, upper)
             if metric in SURFACES:
                 entry[f"{metric}_undefined"] = int(np.isnan(column[chosen]).sum())
         found.append(entry)
@@ -111,10 +115,13 @@ def _score(row: Mapping[str, Any], name: str) -> float:
     return number if np.isfinite(number) else float("nan")
 
 
-def _mean(name: str, values: NDArray[np.float64], groups: Groups) -> dict[str, Any]:
+def _mean(
+    name: str, values: NDArray[np.float64], groups: Groups, upper: float | None
+) -> dict[str, Any]:
     """Compute mean and interval of the defined values."""
     defined = values[~np.isnan(values)]
     if not len(defined):
         return {name: None, f"{name}_ci95": None}
-    interval = bootstrap_mean_interval(values, groups=groups)
-    return {name: float(defined.mean()), f"{name}_ci95": [*interval]}
+    low, high = mean_interval(values, groups=groups, upper=upper)
+    ends = None if np.isnan(low) else [low, high]
+    return {name: float(defined.mean()), f"{name}_ci95": ends}

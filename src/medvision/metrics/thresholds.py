@@ -12,10 +12,9 @@ from medvision.errors import MedvisionError
 from medvision.metrics.intervals import (
     Floats,
     Groups,
-    effective_trials,
     group_numbers,
+    proportion_interval,
     ratio_interval,
-    wilson_interval,
 )
 from medvision.metrics.ranking import counts_at_least
 
@@ -210,9 +209,8 @@ def operating_points(
     The two are the threshold with the best Youden's J and the largest with the requested
     sensitivity; both are left out unless the validation images are of both classes. With TP, FP, FN
     and TN counting test images, predicted positive where p >= threshold: sensitivity TP / (TP +
-    FN), specificity TN / (TN + FP), PPV TP / (TP + FP) and NPV TN / (TN + FN), each with its Wilson
-    interval. With ``groups``, the interval uses the number of independent images equivalent to the
-    grouped ones (``effective_trials``).
+    FN), specificity TN / (TN + FP), PPV TP / (TP + FP) and NPV TN / (TN + FN), each with its
+    interval of ``proportion_interval``, as everywhere.
 
     PPV and NPV are valid where the disease is as frequent as among these test images, which often
     have balanced classes: in a screening population the PPV is far lower. At a stated
@@ -223,7 +221,7 @@ def operating_points(
 
     provided that diseased and healthy images of that population are like the test images. Their
     intervals follow from those of the likelihood ratios se / (1 - sp) and sp / (1 - se), with which
-    they rise, computed by ``ratio_interval`` from the Wilson intervals of se and sp. The prevalence
+    they rise, computed by ``ratio_interval`` from those of se and sp. The prevalence
     is taken as known.
 
     Args:
@@ -240,8 +238,8 @@ def operating_points(
     Returns:
         One dict per point: name, threshold, chosen_on, num_positives and num_negatives of the test
         images, and sensitivity, specificity, ppv and npv, each also as ``_ci95`` [low, high]; None
-        where there is nothing to count. With a prevalence also ``prevalence``,
-        ``ppv_at_prevalence`` and ``npv_at_prevalence``.
+        where there is nothing to count, or too little for an interval. With a prevalence also
+        ``prevalence``, ``ppv_at_prevalence`` and ``npv_at_prevalence``.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -295,8 +293,9 @@ def _rates(
             rates |= {name: None, f"{name}_ci95": None}
             continue
         share = float(right[among].mean())
-        trials = effective_trials(right[among], group[among])
-        rates |= {name: share, f"{name}_ci95": [*wilson_interval(share * trials, trials)]}
+        low, high = proportion_interval(right[among], groups=group[among])
+        ends = None if math.isnan(low) else [low, high]
+        rates |= {name: share, f"{name}_ci95": ends}
     return rates
 
 
@@ -316,10 +315,12 @@ def _at_prevalence(rates: dict[str, Any], prevalence: float) -> dict[str, Any]:
         right, wrong = rates[own], 1 - rates[other]
         if right == wrong == 0:  # this outcome is never predicted
             continue
-        low, high = rates[f"{other}_ci95"]
-        ends = ratio_interval(right, tuple(rates[f"{own}_ci95"]), wrong, (1 - high, 1 - low))
         ratio = right / wrong if wrong else math.inf
         found[key] = _from_odds(ratio * before)
+        if rates[f"{own}_ci95"] is None or rates[f"{other}_ci95"] is None:
+            continue
+        low, high = rates[f"{other}_ci95"]
+        ends = ratio_interval(right, tuple(rates[f"{own}_ci95"]), wrong, (1 - high, 1 - low))
         found[f"{key}_ci95"] = [_from_odds(end * before) for end in ends]
     return found
 

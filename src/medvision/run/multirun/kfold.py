@@ -15,10 +15,10 @@ from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.samples import Sample
 from medvision.files import read_rows, write_table
 from medvision.metrics import (
-    bootstrap_mean_interval,
     classification_intervals,
     classification_scores,
     mean_defined,
+    mean_interval,
 )
 from medvision.run.multirun.summary import Group, Run, metrics_of
 from medvision.scores import score_named
@@ -54,7 +54,8 @@ def pool(
             score = score_named(name, task)
             if score is not None and score.per_image:
                 values = [float(row[name] or "nan") for row in rows]
-                interval = bootstrap_mean_interval(values, groups=groups)
+                upper = 1.0 if score.bounded else None
+                interval = mean_interval(values, groups=groups, upper=upper)
                 pooled[name] = (mean_defined(values)[0], *interval)
         return pooled
     probability = np.array([[float(row[f"probability/{name}"]) for name in names] for row in rows])
