@@ -105,6 +105,16 @@ def test_without_an_upper_bound_the_largest_value_counts_and_30_images_are_neede
     assert low == pytest.approx(mean_interval(values, upper=300)[0])
     assert values.mean() < high < mean_interval(values, upper=300)[1]
     assert np.isnan(mean_interval(values[:29], upper=None)).all()
+    assert np.isnan(mean_interval([3.0] * 40, lower=None, upper=None)).all()  # no width
+
+
+def test_the_bounds_move_with_the_values() -> None:
+    values = np.random.default_rng(9).normal(0, 1, 60).clip(-3, 3)
+    low, high = mean_interval(values, lower=-3, upper=3)
+    assert mean_interval(values + 3, upper=6) == pytest.approx((low + 3, high + 3), abs=1e-9)
+    open_low, open_high = mean_interval(values, lower=None, upper=None)
+    student = stats.t.interval(0.95, 59, values.mean(), stats.sem(values))
+    assert (open_low, open_high) == pytest.approx(student, abs=0.03)
 
 
 def test_groups_of_one_image_change_nothing() -> None:
@@ -256,9 +266,13 @@ def test_ten_thousand_values_are_fast() -> None:
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ValueError, match="expected 2 groups, got 1"):
         mean_interval([0.1, 0.2], groups=["a"])
-    with pytest.raises(ValueError, match=r"expected values in \[0, 1\] or NaN, got 0.1 to inf"):
+    with pytest.raises(
+        ValueError, match=r"expected finite values in \[0, 1\] or NaN, got 0.1 to inf"
+    ):
         mean_interval([0.1, float("inf")])
-    with pytest.raises(ValueError, match=r"expected values in \[0, 1\] or NaN, got 0.1 to 12.0"):
+    with pytest.raises(
+        ValueError, match=r"expected finite values in \[0, 1\] or NaN, got 0.1 to 12.0"
+    ):
         mean_interval([0.1, 12.0])
     with pytest.raises(ValueError, match=r"between 0 and 1, got 95"):
         mean_interval([0.1, 0.2], confidence=95)

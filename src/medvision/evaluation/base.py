@@ -168,14 +168,26 @@ class Evaluation(ABC):
     def scores(self, stage: Stage, logged: Mapping[str, float]) -> dict[str, Score]:
         """Compute scores with intervals, by ``stage/name``, and write the predictions."""
 
-    def note_missing_intervals(self, stage: Stage, scores: Mapping[str, Score]) -> None:
-        """Add a note on the scores of a split that have no interval, with the reason."""
+    def note_missing_intervals(
+        self, stage: Stage, scores: Mapping[str, Score], *, only: str | None = None
+    ) -> None:
+        """Add a note on the scores of a split that have no interval, with the reason.
+
+        Args:
+            stage: The split.
+            scores: Its scores, with their intervals.
+            only: Name of the only score to look at; None for all.
+        """
         names = [
             name.removeprefix(f"{stage}/").removesuffix("_ci95")
             for name, ends in scores.items()
             if name.startswith(f"{stage}/") and name.endswith("_ci95") and ends is None
         ]
-        known = [name for name in names if scores.get(f"{stage}/{name}") is not None]
+        known = [
+            name
+            for name in names
+            if scores.get(f"{stage}/{name}") is not None and only in (None, name)
+        ]
         reasons: dict[str, list[str]] = {}
         for name in known:
             reasons.setdefault(_why_no_interval(name), []).append(name)
@@ -231,8 +243,8 @@ def _why_no_interval(name: str) -> str:
     score = score_named(name)
     if name.startswith("ece"):
         return f"it needs {MIN_IMAGES} images, or independent ones among grouped images"
-    if score is not None and not score.bounded and score.per_image:
-        return f"without an upper bound it needs {MIN_UNBOUNDED} images (or groups)"
+    if score is None or (not score.bounded and score.per_image):
+        return f"without known bounds it needs {MIN_UNBOUNDED} different images (or groups)"
     return "it needs two images (or groups), of each class or prediction that it counts"
 
 

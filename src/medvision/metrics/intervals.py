@@ -43,19 +43,20 @@ def mean_interval(
     *,
     groups: Groups = None,
     weights: ArrayLike | None = None,
+    lower: float | None = 0.0,
     upper: float | None = 1.0,
     variance: float | None = None,
     confidence: float = 0.95,
 ) -> Interval:
-    r"""Empirical likelihood interval of a mean of values in [0, upper].
+    r"""Empirical likelihood interval of a mean of values in [lower, upper].
 
-    The interval holds the means of all distributions Q on [0, upper] that explain the values nearly
-    as well as the values themselves,
+    The interval holds the means of all distributions Q on [lower, upper] that explain the values
+    nearly as well as the values themselves,
 
     .. math:: \sum_i w_i \log \frac{w_i}{Q(x_i)} \le \frac{c}{2 n_e}, \qquad c = t_{\nu}^2
 
-    for equal weights w, n images and :math:`\nu = n - 1`. Q may have mass at 0 and at the upper
-    bound where no value was seen: rare total failures move a mean and are missing from many small
+    for equal weights w, n images and :math:`\nu = n - 1`. Q may have mass at both
+    bounds where no value was seen: rare total failures move a mean and are missing from many small
     samples. For values of 0 and 1 this is the likelihood ratio interval of a proportion. It has a
     width even if all values are equal.
 
@@ -69,14 +70,15 @@ def mean_interval(
         groups: Group of each value, such as its patient.
         weights: Weight of each value in the mean, such as its number of pixels; each value is then
             a unit of its own.
-        upper: Largest possible value; None if there is none. The high end then rests on the largest
-            value seen, as in any other method, and needs 30 images (or groups).
+        lower: Smallest possible value; None if there is none. The low end then rests on the
+            smallest value seen, as in any other method, and needs 30 images (or groups).
+        upper: Largest possible value; None likewise.
         variance: Variance of the weighted mean, if other things than the values add to it; None to
             estimate it from the values.
         confidence: Nominal coverage :math:`1 - \alpha`, in (0, 1).
 
     Returns:
-        Low and high end in [0, upper]; ``UNKNOWN`` for fewer than two values (or groups).
+        Low and high end in [lower, upper]; ``UNKNOWN`` for fewer than two values (or groups).
 
     Raises:
         ValueError: If lengths differ, a value is out of range, or ``confidence`` is not in (0, 1).
@@ -97,12 +99,14 @@ def mean_interval(
     _check_confidence(confidence)
     known = ~np.isnan(numbers) & (shares > 0)
     x, w = numbers[known], shares[known] / max(shares[known].sum(), np.finfo(float).tiny)
-    top = math.inf if upper is None else upper
-    if not ((x >= 0) & (x <= top * (1 + 1e-9)) & np.isfinite(x)).all():
-        raise ValueError(f"expected values in [0, {top:g}] or NaN, got {x.min()} to {x.max()}")
+    bottom, top = -math.inf if lower is None else lower, math.inf if upper is None else upper
+    if not ((x >= bottom - 1e-9) & (x <= top + 1e-9) & np.isfinite(x)).all():
+        raise ValueError(
+            f"expected finite values in [{bottom:g}, {top:g}] or NaN, got {x.min()} to {x.max()}"
+        )
     group = group_numbers(group[known], len(x))
     num_groups = len(np.unique(group))
-    if num_groups < (2 if upper is not None else MIN_UNBOUNDED):
+    if num_groups < (MIN_UNBOUNDED if None in (lower, upper) else 2):
         return UNKNOWN
     if weights is None:
         size, freedom = effective_size(x, group), num_groups - 1.0
@@ -113,15 +117,16 @@ def mean_interval(
     exact = 2 * math.log(2 / (1 - confidence))
     distance = min(t**2, exact) / (2 * size)
     mean = float(w @ x)
-    low = _lowest_mean(x, w, distance)
-    if upper is None:
-        high = float(x.max()) - _lowest_mean(x.max() - x, w, distance)
-    else:
-        high = upper - _lowest_mean(np.maximum(upper - x, 0), w, distance)
+    start, end = (
+        float(x.min()) if lower is None else lower,
+        float(x.max()) if upper is None else upper,
+    )
+    low = start + _lowest_mean(np.maximum(x - start, 0), w, distance)
+    high = end - _lowest_mean(np.maximum(end - x, 0), w, distance)
     if t**2 > exact:
         half = t * math.sqrt(_variance(x, w) / size)
         low, high = min(low, mean - half), max(high, mean + half)
-    return max(low, 0.0), min(high, top)
+    return (max(low, bottom), min(high, top)) if low < high else UNKNOWN
 
 
 def proportion_interval(

@@ -30,7 +30,7 @@ class _Wrapper(Metric):
 class PerImage(_Wrapper):
     """Mean over images of a metric that is computed for each image on its own.
 
-    The final scores of a run have an interval then, because images can be resampled. Images for
+    The final scores of a run have an interval then, over images. Images for
     which the metric is NaN are left out. Costs an update and a computation for each image.
 
     Args:

@@ -29,7 +29,7 @@ from medvision.errors import MedvisionError, first_line
 from medvision.evaluation import Evaluation, Score
 from medvision.files import check_stored
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe
-from medvision.metrics import PerImage, bootstrap_mean_interval
+from medvision.metrics import PerImage, mean_interval
 from medvision.models import count_parameters, load_weights_strict
 from medvision.registry import opening_nothing
 from medvision.run.config.compatibility import fixed_threshold
@@ -262,16 +262,26 @@ def measure(
             scores.setdefault(full, value if math.isfinite(value) else None)
     for name, metric in own.items():
         if isinstance(metric, PerImage) and metric.values:
-            scores |= _of_images(f"{stage}/{name}", metric.values, data, stage)
+            scores |= _of_images(f"{stage}/{name}", metric, data, stage)
+            evaluation.note_missing_intervals(stage, scores, only=name)
     return scores
 
 
-def _of_images(
-    name: str, values: Sequence[float], data: ImageData, stage: Stage
-) -> dict[str, Score]:
-    """Interval of the mean over images, and the number of images without a value."""
+def _of_images(name: str, metric: PerImage, data: ImageData, stage: Stage) -> dict[str, Score]:
+    """Interval of the mean over images, and the number of images without a value.
+
+    The range of a metric is the one that torchmetrics draws it in, unless a value lies outside.
+    """
+    values = metric.values
     groups = data.groups_of([{"path": s.path} for s in data.tables[stage][: len(values)]])
-    ends = bootstrap_mean_interval(values, groups=groups)
+    numbers = [value for value in values if math.isfinite(value)]
+    lower, upper = (getattr(metric.metric, f"plot_{end}_bound", None) for end in ("lower", "upper"))
+    ends = mean_interval(
+        [value if math.isfinite(value) else math.nan for value in values],
+        groups=groups,
+        lower=lower if lower is not None and min(numbers, default=lower) >= lower else None,
+        upper=upper if upper is not None and max(numbers, default=upper) <= upper else None,
+    )
     undefined = sum(not math.isfinite(value) for value in values)
     defined = all(map(math.isfinite, ends))
     found: dict[str, Score] = {f"{name}_ci95": list(ends) if defined else None}
