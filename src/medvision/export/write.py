@@ -17,7 +17,7 @@ from medvision.files import (
     read_regular,
     write_atomically,
 )
-from medvision.inference.load import METADATA_KEY, find_model, unfinished_note
+from medvision.inference.load import METADATA_KEY, find_model, is_demo, unfinished_note
 from medvision.inference.model_card import ModelCard
 from medvision.reports.published_card import MARK, published_card
 from medvision.reports.run_files import RunFiles
@@ -57,6 +57,12 @@ def default_name(source: Path, format: Format) -> Path:  # noqa: A002  name of t
             leads out of the run folder.
     """
     model = find_model(source)
+    if is_demo(source):
+        raise MedvisionError(
+            "the model of the package stays as it is",
+            where=str(source),
+            hint="name the file to write with --out",
+        )
     run, place = source.expanduser().resolve(), model.parent.resolve()
     if run.is_dir() and not place.is_relative_to(run):
         raise MedvisionError(

@@ -12,6 +12,7 @@ from medvision.errors import MedvisionError
 from medvision.files import (
     MOST_MODEL_BYTES,
     check_stored,
+    is_there,
     open_regular,
     read_plain,
     run_status,
@@ -23,6 +24,9 @@ from medvision.registry import build_network
 if TYPE_CHECKING:  # ONNX files run without torch
     from torch import Tensor, nn
 
+DEMO = Path(__file__).parents[1] / "demo"
+"""Folder of the model that is part of the package, trained on phantoms, with its summary."""
+
 METADATA_KEY = "medvision"
 """Key of the card in a checkpoint, a safetensors header and an ONNX file."""
 
@@ -30,10 +34,14 @@ METADATA_KEY = "medvision"
 def find_model(path: Path) -> Path:
     """Find the model file of a path; for a run folder its best checkpoint.
 
+    ``demo`` is the model of the package, unless a file or folder has that name.
+
     Raises:
         MedvisionError: If there is no model file.
     """
     path = path.expanduser()
+    if is_demo(path):
+        return DEMO / "model.safetensors"
     if path.is_dir():
         best = path / "checkpoints" / "best.ckpt"
         if not best.is_file():
@@ -59,6 +67,41 @@ def find_model(path: Path) -> Path:
             hint="give a run folder, or a .ckpt, .safetensors or .onnx file",
         )
     return path
+
+
+def is_demo(path: Path) -> bool:
+    """Return True for the word ``demo``, if nothing in the current folder has that name."""
+    return path == Path("demo") and not is_there(path)
+
+
+def summary_of(path: Path) -> dict[str, Any]:
+    """Read the summary of the run that a model belongs to; empty if there is none.
+
+    Args:
+        path: Run folder, checkpoint in it, any other model file, or ``demo``.
+
+    Raises:
+        MedvisionError: If the summary is damaged.
+    """
+    path = path.expanduser()
+    if is_demo(path):
+        folder = DEMO
+    elif path.is_dir():
+        folder = path
+    elif path.absolute().parent.name == "checkpoints":
+        folder = path.absolute().parent.parent
+    else:
+        return {}
+    try:
+        return read_plain(folder / "summary.json")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise MedvisionError(
+            f"cannot read the summary of the run ({type(error).__name__})",
+            where=str(folder / "summary.json"),
+            hint="restore it, or give the model file alone",
+        ) from error
 
 
 def unfinished_note(path: Path) -> str | None:

@@ -154,7 +154,7 @@ def predict_files(
     Raises:
         MedvisionError: If the inputs or the folder are invalid, or writing fails.
     """
-    heat_maps = _explainer(model) if explain else None
+    explained = heat_maps(model) if explain else None
     inputs, notes = find_inputs(given)
     _make_folder(out, overwrite=overwrite)
     outputs = Outputs(folder=out, card=model.card, overlays=overlays, probabilities=probabilities)
@@ -192,8 +192,8 @@ def predict_files(
         for (row, each, _), result in zip(readable, results, strict=True):
             with _own_error(row):
                 row |= outputs.write(each, result, places[each.name])
-        if heat_maps is not None:
-            heats = heat_maps([image for *_, image in readable], results)
+        if explained is not None:
+            heats = explained([image for *_, image in readable], results)
             for (row, each, image), heat in zip(readable, heats, strict=True):
                 with _own_error(row):
                     outputs.write_heat(each, image, heat)
@@ -317,10 +317,14 @@ def _make_folder(out: Path, *, overwrite: bool) -> None:
         check_links(out, replaced=("masks", "overlays", "probabilities", "explanations"))
 
 
-def _explainer(
+def heat_maps(
     model: Model,
 ) -> Callable[[Sequence[Image], Sequence[Result]], NDArray[np.float32]]:
-    """Create a function for Grad-CAM (N, S, S) of the predicted classes, one batch at a time."""
+    """Create a function for Grad-CAM (N, S, S) of the predicted classes, one batch at a time.
+
+    Raises:
+        MedvisionError: If the model is not a classifier in PyTorch.
+    """
     network = getattr(model.engine, "network", None)
     result: type[Result] = task_of(model.card.task).load("result")
     if network is None or not issubclass(result, ClassificationResult):

@@ -1,0 +1,1 @@
+"""Local app to try models in a browser; needs the extra ``app``."""
