@@ -110,11 +110,17 @@ def _one_channel(values: NDArray[Any], picture: Picture, num_classes: int) -> ND
 
 
 def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np.uint8]:
-    low, top, half = int(values.min()), int(values.max()), full // 2
+    levels, counts = _histogram(values)
+    low, top, half = int(levels[0]), int(levels[-1]), full // 2
     if low >= 0 and top <= 1:
         return values.astype(np.uint8)
-    indices = not picture.lossy and _are_indices(values, full)
-    if low < 0 or top <= half or indices or _merges_levels(values, full, lossy=picture.lossy):
+    indices = not picture.lossy and _are_indices(levels, full)
+    if (
+        low < 0
+        or top <= half
+        or indices
+        or _merges_levels(values, levels, counts, full, lossy=picture.lossy)
+    ):
         raise MedvisionError(
             f"a mask of two classes contains the values {_named(values)}",
             where=picture.where,
@@ -124,18 +130,29 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
     return (values > half).astype(np.uint8)
 
 
-def _are_indices(values: NDArray[Any], full: int) -> bool:
+def _histogram(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the levels in ascending order, and the number of pixels of each."""
+    if values.dtype != np.uint8:
+        return np.unique(values, return_counts=True)
+    counts = cv2.calcHist([np.ascontiguousarray(values)], [0], None, [256], [0, 256]).ravel()
+    levels = np.flatnonzero(counts)
+    return levels, counts[levels]
+
+
+def _are_indices(levels: NDArray[Any], full: int) -> bool:
     """Return True for small integers beside the largest value, or 0 and 1 that were inverted.
 
     The noise of a JPEG file that was saved again without loss lies near both ends instead.
     """
-    between = values[(values != 0) & (values != full)]
-    if not between.size or not (values == full).any():
+    between = levels[(levels != 0) & (levels != full)]
+    if not between.size or levels[-1] != full:
         return False
-    return int(between.max()) <= full // 4 or int(values.min()) == full - 1
+    return int(between[-1]) <= full // 4 or int(levels[0]) == full - 1
 
 
-def _merges_levels(values: NDArray[Any], full: int, *, lossy: bool) -> bool:
+def _merges_levels(
+    values: NDArray[Any], levels: NDArray[Any], counts: NDArray[Any], full: int, *, lossy: bool
+) -> bool:
     """Return True if a threshold would merge a third level, or a gradient, into two classes.
 
     Examples are 0, 128 (uncertain) and 255, and probabilities. The most frequent levels on both
@@ -143,25 +160,22 @@ def _merges_levels(values: NDArray[Any], full: int, *, lossy: bool) -> bool:
     other levels, whereas areas of another class are wide. In files without loss they may be thin,
     if they are flat and have few levels: edges that were averaged and enlarged have more.
     """
-    least = _THIN * values.size
-    if np.count_nonzero((values != 0) & (values != full)) <= least:
+    least, others = _THIN * values.size, np.ones(levels.shape, bool)
+    for side in (levels <= full // 2, levels > full // 2):
+        if side.any():
+            usual = levels[side][np.argmax(counts[side])]
+            others &= np.abs(levels - float(usual)) > full / 16
+    if counts[others].sum() <= least:
         return False
-    far = np.ones(values.shape, bool)
-    for side in (values[values <= full // 2], values[values > full // 2]):
-        if side.size:
-            levels, counts = np.unique(side, return_counts=True)
-            far &= np.abs(values - float(levels[np.argmax(counts)])) > full / 16
-    if np.count_nonzero(far) <= least:
-        return False
+    far = np.isin(values, levels[others])
     width = max(_EDGE_PX, round(_EDGE * min(values.shape)))
     if np.count_nonzero(_opened(far, width)) > least:
         return True
-    others = np.unique(values[far]).size
-    if lossy or others > _FEW_LEVELS:
+    if lossy or np.count_nonzero(others) > _FEW_LEVELS:
         return False
     exact, near = values.astype(np.float32), np.ones((3, 3), np.uint8)
     flat = far & (cv2.dilate(exact, near) == cv2.erode(exact, near))
-    return others == 1 or bool(np.count_nonzero(flat) > least)
+    return np.count_nonzero(others) == 1 or bool(np.count_nonzero(flat) > least)
 
 
 def _opened(area: NDArray[np.bool_], width: int) -> NDArray[Any]:
