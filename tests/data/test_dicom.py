@@ -247,8 +247,8 @@ def test_files_named_as_another_format_are_noted_because_they_form_no_groups(
     for sample in samples:
         write(tmp_path / sample.path, RAMP)
     assert check_files(tmp_path, samples, Reading()).notes == [
-        "2 of 2 images: DICOM without a window: its smallest and largest value became black and"
-        " white (data.value_range sets both for all)",
+        "2 of 2 images: DICOM without a window, the smallest and largest value of each became black"
+        " and white (data.value_range sets both for all)",
         "1 DICOM file named as another format: a.png; they were not grouped by patient: rename them"
         " to .dcm",
     ]

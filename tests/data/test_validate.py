@@ -170,8 +170,8 @@ def test_what_became_black_and_white_is_counted_at_every_start(root: Path) -> No
         deep = np.arange(32, dtype=np.uint16).reshape(4, 8) * 100 + k
         Image.fromarray(deep).save(root / f"images/{k}.png")
     own = (
-        "2 of 5 images: more than 8 bits: its smallest and largest value became black and white"
-        " (data.value_range sets both for all)"
+        "2 of 5 images: more than 8 bits, the smallest and largest value of each became black and"
+        " white (data.value_range sets both for all)"
     )
     assert check(root).notes == [own] == check(root).notes  # the second is from the cache
     reading = Reading(num_classes=2, value_range=(0, 4095))

@@ -286,6 +286,6 @@ def test_what_became_black_and_white_is_counted(make_model: MakeModel, tmp_path:
         cv2.imwrite(str(tmp_path / "in" / f"deep {index}.png"), values)
     done = predict_files(make_model(), [tmp_path / "in"], out=tmp_path / "out", overlays=False)
     assert done.notes == [
-        "2 of 5 images: more than 8 bits: its smallest and largest value became black and white"
-        " (data.value_range sets both for all)"
+        "2 of 5 images: more than 8 bits, the smallest and largest value of each became black and"
+        " white"
     ]

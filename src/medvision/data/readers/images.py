@@ -97,7 +97,7 @@ def decode_image(
             raise TypeError(f"expected values of uint8, got {values.dtype}")
         if remark is not None:
             for said in remarks_on(picture, value_range):
-                remark(said)
+                remark(said.removesuffix(_FOR_ALL))  # which is a key of trainings
         if values.ndim == 2 and channels == 3:
             values = cv2.cvtColor(values, cv2.COLOR_GRAY2RGB)
         elif values.ndim == 3 and channels == 1:
@@ -126,12 +126,13 @@ def as_bytes(
 
 
 _SHOWN_BY = {
-    "window": "DICOM shown by its first window",
-    "table": "DICOM shown by its VOI table",
-    "bits": "DICOM without a window, shown in the range of its bits",
-    "values": "DICOM without a window: its smallest and largest value became black and white",
+    "window": "DICOM, shown by the first window of each",
+    "table": "DICOM, shown by the VOI table of each",
+    "bits": "DICOM without a window, shown in the range of the stored bits",
+    "values": "DICOM without a window, the smallest and largest value of each became black and"
+    " white",
 }
-_OWN_RANGE = "more than 8 bits: its smallest and largest value became black and white"
+_OWN_RANGE = "more than 8 bits, the smallest and largest value of each became black and white"
 _FOR_ALL = " (data.value_range sets both for all)"
 
 
