@@ -389,3 +389,16 @@ def test_damaged_files_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert len(faults) > len(files)
     assert not [fault for fault in faults if "\n" in fault]
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_cmyk_file_is_remarked_upon() -> None:
+    remarks: list[str] = []
+    data = saved(RGBA, "PNG")
+    inks = io.BytesIO()
+    Image.fromarray(RGB).convert("CMYK").save(inks, "JPEG")
+    for content in (data, inks.getvalue(), tiff(RGBA, COLOURS, extra=0)):
+        decode_image(content, where="FILE", channels=3, remark=remarks.append)
+    assert remarks == [
+        "CMYK was converted to RGB without its colour profile",
+        "a channel that is neither colour nor alpha was ignored",
+    ]

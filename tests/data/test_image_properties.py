@@ -178,3 +178,12 @@ def test_any_file_name_can_be_cached(tmp_path: Path) -> None:
     assert known.properties is not None
     assert list(known.lines()) == list(whole.lines())
     assert known.fingerprint == whole.fingerprint
+
+
+def test_columns_of_an_older_version_have_no_remarks(pairs: Path) -> None:
+    found = facts_of(pairs)
+    columns = found.to_columns()
+    del columns["image_remark"]
+    again = ImageProperties.from_columns(columns, num_rows=len(found), with_masks=True)
+    assert again.remark.tolist() == [""] * len(found)
+    np.testing.assert_array_equal(again.pixel_hash, found.pixel_hash)

@@ -385,7 +385,7 @@ class PixelStore:
         return found
 
 
-FORMAT = 1
+FORMAT = 2
 """Version of decoding and resizing; incrementing it invalidates cached images."""
 
 _OFF = "every epoch decodes the images again"

@@ -155,7 +155,7 @@ def image_size(path: Path) -> tuple[int, int]:
         MedvisionError: If the file cannot be read, is not an image, or has a property that is not
             supported.
     """
-    with unreadable_named(path), open_regular(path) as stream:
+    with unreadable_named(path), open_regular(path) as stream, damage_named(str(path)):
         kind = kind_of(stream.read(START_BYTES))
         if kind == "DICOM":
             return dicom_size(stream, where=str(path), max_pixels=MAX_PIXELS)
