@@ -338,7 +338,7 @@ def test_large_pictures_below_the_limit_cause_no_warning(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("channels", [0, 2, 4])
 def test_other_numbers_of_channels_are_refused(tmp_path: Path, channels: int) -> None:
-    with pytest.raises(ValueError, match=f"1 or 3, got {channels}"):
+    with pytest.raises(ValueError, match=f"1, 3 or None, got {channels}"):
         read_image(saved(tmp_path / "a.png", GREY), channels=channels)
 
 
