@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import packages_distributions, requires
+from importlib.metadata import EntryPoint, packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -79,6 +79,23 @@ def test_a_trusted_package_allows_only_its_own_definitions(own: Path) -> None:
         "os.system",
     ):
         assert not may_build(name, Purpose.RESUME)
+
+
+def test_an_installed_package_may_register_itself(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [
+        EntryPoint(name="a", value=value, group=registry.ENTRY_POINTS)
+        for value in ("own_package", "os", "medvision", "torch.hub")
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    registry._registered.cache_clear()
+    try:
+        assert may_build("own_package.Net", Purpose.PREDICT)
+        for name in ("own_package.system", "os.system", "medvision.files.Path", "torch.hub.load"):
+            assert not may_build(name, Purpose.RESUME_OWN)
+    finally:
+        registry._registered.cache_clear()
 
 
 def test_a_trusted_library_allows_its_components_but_no_function(

@@ -290,6 +290,8 @@ def check_classes(
             if _is_of_library(name) and (found := _place_in(node)) is not None
         ]
     )
+    # one that no trust could allow is named first
+    refused.sort(key=lambda found: way_to_trust(found[0], option) is not None)
     for name, what in refused[:1]:
         raise MedvisionError(
             f"{subject} {what}", where=where, hint=way_to_trust(name, option) or hint

@@ -1,7 +1,8 @@
 """The commands on the pages of the documentation.
 
 Blocks of a page marked ``bash`` and ``python`` run one after the other in an empty folder. A block
-that cannot run here has ``<!-- not run: REASON -->`` on the line before.
+that cannot run here has ``<!-- not run: REASON -->`` on the line before. A block with a title is
+written to the file of that name.
 """
 
 import os
@@ -17,6 +18,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
+TITLE = re.compile(r'\w+ title="([\w./-]+)"')
 NOT_RUN = re.compile(r"<!-- not run: (.+) -->")
 
 
@@ -56,7 +58,12 @@ PAGES = {
 
 def runnable(page: str) -> list[Block]:
     """Blocks of a page that are run."""
-    return [b for b in PAGES[page] if b.language in ("bash", "python") and b.reason is None]
+    return [
+        block
+        for block in PAGES[page]
+        if (block.language in ("bash", "python") or TITLE.fullmatch(block.language))
+        and block.reason is None
+    ]
 
 
 def test_a_page_is_in_the_navigation_and_the_other_way_round() -> None:
@@ -101,6 +108,11 @@ def test_the_commands_of_a_page_work(page: str, tmp_path: Path) -> None:
         "MEDVISION_CACHE_DIR": str(tmp_path / "cache"),
     }
     for block in runnable(page):
+        if title := TITLE.fullmatch(block.language):
+            file = work / title[1]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"{block.text}\n", encoding="utf-8")
+            continue
         start = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [
             sys.executable, "-W", "ignore", "-c",
         ]  # fmt: skip

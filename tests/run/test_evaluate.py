@@ -338,12 +338,14 @@ def test_a_folder_that_is_not_a_finished_run_is_refused(own_run: Path, tmp_path:
     [
         "os.system",
         "torch.hub.load",
+        "monai.bundle.load",
+        "monai.networks.nets.resnet18",
         "medvision.run.evaluation.evaluate.shutil.rmtree",
         "medvision.data.download.catalog.Path",
         "builtins.eval",
     ],
 )
-@pytest.mark.parametrize("part", ["data", "loss", "task", "trainer"])
+@pytest.mark.parametrize("part", ["data", "loss", "metrics", "task", "trainer"])
 def test_a_config_builds_only_parts_of_this_package(own_run: Path, target: str, part: str) -> None:
     config = yaml.safe_load((own_run / "config.yaml").read_text())
     config[part]["extra"] = [{"_target_": target}]

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from medvision.errors import MedvisionError
 from medvision.files import MOST_BYTES, read_plain
@@ -20,6 +22,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "config.yaml").write_text("data: {root: null}\n")
     return tmp_path
 
+
+FID = "torchmetrics.image.FrechetInceptionDistance"
 
 LAUGHS = "a0: &a0 [x]\n" + "".join(
     f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 30)
@@ -87,6 +91,46 @@ def test_a_class_of_another_package_is_not_built(folder: Path) -> None:
         error.value.what
         == "the config of the run names os.system, which must not be built from a file"
     )
+
+
+def test_only_what_an_untrusted_loss_or_metric_computes_is_left_out(folder: Path) -> None:
+    kappa = {"_target_": "torchmetrics.classification.BinaryCohenKappa"}
+    config = {
+        "data": {},
+        "loss": {"_target_": "my_package.Loss"},
+        "metrics": {
+            "mine": {"_target_": "medvision.metrics.PerImage", "metric": {"_target_": "a.B"}},
+            "kappa": kappa,
+            "fid": {"_target_": FID},  # downloads
+        },
+        "task": {},
+        "trainer": {},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    run = StoredRun.read(folder)
+    assert run.unmeasured == {"loss": "my_package.Loss", "mine": "a.B", "fid": FID}
+    assert run.cfg.loss is None
+    assert run.cfg.metrics == {"kappa": kappa}
+
+
+@pytest.mark.parametrize(
+    ("part", "node", "words"),
+    [
+        ("loss", {"_target_": "monai.losses.one_hot"}, "names monai.losses.one_hot"),
+        ("loss", {"_target_": "torch.nn.MSELoss", "reduction": "/etc/passwd"}, "'/etc/passwd'"),
+        ("loss", {"_target_": "my_package.Loss", "extra": {"_target_": "os.system"}}, "os.system"),
+        ("metrics", {"x": {"_target_": "os.system"}}, "names os.system"),
+        ("metrics", {"x": {"_target_": "torchmetrics.functional.dice"}}, "torchmetrics.functional"),
+        ("metrics", 3, "metrics is '3'"),
+    ],
+)
+def test_a_hostile_loss_or_metric_is_refused_not_left_out(
+    folder: Path, part: str, node: Any, words: str
+) -> None:
+    (folder / "config.yaml").write_text(yaml.safe_dump({"data": {}, part: node}))
+    with pytest.raises(MedvisionError) as error:
+        StoredRun.read(folder)
+    assert words in str(error.value)
 
 
 def test_plain_values_are_read(tmp_path: Path) -> None:

@@ -376,6 +376,8 @@ def check_metric(metric: str, *, where: str, may_not: str) -> None:
 def _check_choices(cfg: DictConfig) -> None:
     """Refuse test metrics for any choice: early stopping, schedules, searches."""
     for key, _ in _entries(cfg, CHOOSES):
+        if key.partition(".")[0] == "metrics":  # these decide nothing by themselves
+            continue
         value = OmegaConf.select(cfg, key)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value, resolve=True)

@@ -33,6 +33,7 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
 )
 from medvision.inference import load_network
+from medvision.models import load_weights_strict
 from medvision.reports.findings import findings
 from medvision.reports.run_page import write_report
 from medvision.run.config.stored import check_root
@@ -227,6 +228,8 @@ def evaluate_run(
         optimizer=_no_optimizer,
         **metrics_for(run.cfg, build_metrics(run.cfg, stored=stored)),
     )
+    if isinstance(task.loss, torch.nn.Module) and task.loss.state_dict():
+        _load_loss(task.loss, run.path / "checkpoints" / "best.ckpt")
     for name, target_class in run.unmeasured.items():
         package = target_class.partition(".")[0]
         notes.append(
@@ -437,6 +440,14 @@ def _keep_others(earlier: Path, results: Path) -> None:
                 os.link(Path(parent, name), inside / name, follow_symlinks=False)
             except OSError:  # a file system without hard links
                 shutil.copy2(Path(parent, name), inside / name, follow_symlinks=False)
+
+
+def _load_loss(loss: torch.nn.Module, file: Path) -> None:
+    """Load the tensors of a loss, which it may have learned."""
+    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]  # checked before
+    own = {name: value for name, value in state.items() if name.startswith("loss.")}
+    tensors = {name.removeprefix("loss."): value for name, value in own.items()}
+    load_weights_strict(loss, tensors, where=str(file))
 
 
 def unknown_loss(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: ARG001

@@ -14,6 +14,7 @@ from medvision.callbacks.checkpoints import DirectFiles
 from medvision.console import print_line
 from medvision.data import ImageData
 from medvision.data.discovery.splits_csv import write_splits
+from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, Score
 from medvision.files import atomic_path
 from medvision.hardware import (
@@ -83,6 +84,13 @@ def run_experiment(
     silence_libraries()
     keep_freed_memory()
     data: ImageData = build(cfg.data)
+    if not isinstance(data, ImageData):
+        raise MedvisionError(
+            f"expected a subclass of medvision.data.ImageData, got {type(data).__name__}",
+            where="data",
+            hint="inherit from medvision.data.SegmentationData or ClassificationData, or use"
+            " medvision.tasks with Lightning's own Trainer",
+        )
     data.prepare()
     audited = None if is_further_process() else audit_training(data, mode=cfg.audit)
     data.notes = notes_with(data.notes, audited)
