@@ -133,8 +133,11 @@ TASK_MODULES = {
 NAMES_OF_FOLDERS = {
     "audit.dataset": "detects by its layout whether a folder holds classes or masks",
     "cli.program": "an option of `data shard` sets how a folder is read",
+    "data.discovery.description": "describes the masks or the classes of a folder",
     "data.discovery.index": "detects by splits.csv whether a folder holds classes or masks",
+    "data.discovery.splits_csv": "reads a column of masks that is named so",
     "data.download.catalog": "has the published purpose of each public set",
+    "data.readers.annotations": "reads the key of COCO files that is named so",
     "data.shards.create": "writes into shards.json how the folder was read",
 }
 """Modules that may name a task, because they detect the kind of files in a folder."""

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -126,6 +126,7 @@ def evaluate(
     out: PathLike | None = None,
     conventions: bool = False,
     accelerator: str | None = None,
+    keys: Mapping[str, Any] | None = None,
     trust: Packages = None,
 ) -> dict[str, Any]:
     """Measure a finished run on its own test images or on another data set.
@@ -140,6 +141,8 @@ def evaluate(
         out: Folder for the results; None for ``RUN/evaluation/<split or name of data>``.
         conventions: If True, also score the predictions by the conventions of other tools.
         accelerator: ``cpu``, ``gpu`` or ``tpu``; None for that of the run.
+        keys: Keys of ``data`` that say how another data set is read, such as
+            ``{"mask_suffix": "_mask"}``.
         trust: Packages whose classes the run may name.
 
     Returns:
@@ -160,6 +163,7 @@ def evaluate(
             out=None if out is None else Path(out),
             conventions=conventions,
             accelerator=accelerator,
+            keys=keys,
         )
 
 
@@ -193,6 +197,7 @@ def audit_dataset(
     group_pattern: str | None = None,
     mask_suffix: str = "",
     num_classes: int = 2,
+    keys: Mapping[str, Any] | None = None,
     out: PathLike | None = None,
 ) -> Audit:
     """Check a data set for duplicates, leaks, contradicting labels and shortcuts.
@@ -205,6 +210,7 @@ def audit_dataset(
         group_pattern: Regular expression whose first group is the patient in a path.
         mask_suffix: Suffix of the mask names, such as ``_mask``.
         num_classes: Classes in the masks, including the background.
+        keys: Keys of ``data`` that say how the folder is read, such as ``{"annotator": "1stHO"}``.
         out: Folder for ``audit.json`` and ``audit.html``; None writes nothing.
 
     Returns:
@@ -219,6 +225,7 @@ def audit_dataset(
     from medvision.audit.check import audit
     from medvision.audit.dataset import scan
     from medvision.audit.report import check_out, write_audit
+    from medvision.data.discovery.keys import folder_keys
 
     started = time.perf_counter()
     roots = [Path(path).expanduser() for path in (root, against) if path is not None]
@@ -229,7 +236,7 @@ def audit_dataset(
             Path(root),
             against=None if against is None else Path(against),
             group_pattern=group_pattern,
-            mask_suffix=mask_suffix,
+            keys=folder_keys({"mask_suffix": mask_suffix, **(keys or {})}),
             num_classes=num_classes,
         )
     found = audit(data, started=started)

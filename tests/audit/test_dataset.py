@@ -31,7 +31,6 @@ def test_files_are_below_the_root_of_their_row(make_set: MakeSet) -> None:
         origin=np.array([0, 1], np.int8),
     )
     assert [data.file(row) for row in (0, 1)] == [Path("one/x.png"), Path("data/two/x.png")]
-    assert data.mask_file(1) == Path("data/two/masks/00001.png")
     assert [data.shown(row) for row in (0, 1)] == ["one/x.png", "two/x.png"]
     assert make_set(["x.png"]).shown(0) == "x.png"
 

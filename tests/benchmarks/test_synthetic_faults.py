@@ -176,7 +176,7 @@ def test_pairs_of_images_and_masks_are_read_as_they_were_planted(
     polyps: tuple[Path, Truth],
 ) -> None:
     root, truth = polyps
-    index = index_segmentation(root, mask_suffix="")
+    index = index_segmentation(root)
     assert Counter(s.split for s in index.samples) == truth.num_images == {"train": 71, "test": 72}
 
 

@@ -82,15 +82,15 @@ def test_ctrl_c_is_reported_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_folder(12)
-    read, seen = shard_store.read_bytes, []
+    read, seen = shard_store.read_content, []
 
-    def interrupted(path: Path) -> bytes:
-        seen.append(path)
+    def interrupted(root: Path, name: str) -> bytes:
+        seen.append(name)
         if len(seen) == 9:
             raise KeyboardInterrupt
-        return read(path)
+        return read(root, name)
 
-    monkeypatch.setattr(shard_store, "read_bytes", interrupted)
+    monkeypatch.setattr(shard_store, "read_content", interrupted)
     code, _, errors = run_here("data", "shard", "set", "deep/out")
     assert code == 130
     assert errors.splitlines()[-1] == "interrupted"

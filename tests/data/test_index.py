@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from medvision.data.discovery.index import index_segmentation
+from medvision.data.discovery.keys import FolderKeys
 from medvision.data.discovery.splits_csv import read_splits, write_splits
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError
@@ -77,8 +78,10 @@ def test_files_of_other_types_are_ignored_with_a_note(tmp_path: Path) -> None:
 
 def test_mask_suffix_is_part_of_the_masks_stem(tmp_path: Path) -> None:
     make(tmp_path, "images/a.jpg", "masks/a_mask.png")
-    index = index_segmentation(tmp_path, mask_suffix="_mask")
+    index = index_segmentation(tmp_path, keys=FolderKeys(mask_suffix="_mask"))
     assert index.samples == [Sample(path="images/a.jpg", target="masks/a_mask.png")]
+    assert index_segmentation(tmp_path).samples == index.samples
+    pairs(tmp_path, "b")
     with pytest.raises(MedvisionError, match=r"set data\.mask_suffix=_mask"):
         index_segmentation(tmp_path)
 
@@ -241,8 +244,8 @@ def test_listed_images_without_a_mask_are_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["split,file", "train,a"], r"expected a column path, got split, file \(.*line 1\)"),
-        (["split;path", "train;a"], r"expected a column path, got split;path .*commas"),
+        (["split,files", "train,a"], r"expected a column path, got split, files \(.*line 1\)"),
+        (["split|path", "train|a"], r"expected a column path, got split\|path .*commas"),
         (["path,spilt", "a,train"], r"unknown column spilt \(.*line 1\); did you mean split"),
         (["path,path", "a,b"], "column path occurs twice"),
         (["path", "a", "b", "./a"], r"a is listed twice, first in line 2 \(.*line 4\)"),

@@ -63,13 +63,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
 
     def spied(real: Callable[..., Any]) -> Callable[..., Any]:
-        def spy(data: bytes, *, where: str, **options: Any) -> Any:
-            names.append(Path(where).name)
-            return real(data, where=where, **options)
+        def spy(data: Any, *targets: Any, where: Any, **options: Any) -> Any:
+            names.append(Path(where(targets[0]) if targets else where).name)
+            return real(data, *targets, where=where, **options)
 
         return spy
 
-    for name in ("decode_image", "decode_mask"):
+    for name in ("decode_image", "decode_target"):
         monkeypatch.setattr(sources, name, spied(getattr(sources, name)))
     return names
 
@@ -77,10 +77,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every decoding fail, also in forked loader processes."""
 
-    def refuse(data: bytes, *, where: str, **options: Any) -> Any:
+    def refuse(data: Any, *_: Any, where: Any, **options: Any) -> Any:
         raise AssertionError(f"{where} was decoded again")
 
-    for name in ("decode_image", "decode_mask"):
+    for name in ("decode_image", "decode_target"):
         monkeypatch.setattr(sources, name, refuse)
 
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from medvision.data import ClassificationData, ImageData, SegmentationData
-from medvision.data.discovery.index import index_segmentation
+from medvision.data.discovery.index import choose_task, index_segmentation
 from medvision.data.discovery.splits_csv import write_splits
+from medvision.data.reading import Reading
 from medvision.data.shards import create as shard_store
-from medvision.data.shards.create import Made, make_shards, task_of
+from medvision.data.shards.create import Made, make_shards
 from medvision.data.validation.validate import check_files
 from medvision.errors import MedvisionError
 from medvision.run.config.store import keys_of
@@ -279,7 +280,7 @@ def test_a_file_that_changes_during_creation_is_reported(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_folder(12)
-    monkeypatch.setattr(shard_store, "read_bytes", lambda _: b"other bytes")
+    monkeypatch.setattr(shard_store, "read_content", lambda *_: b"other bytes")
     with pytest.raises(MedvisionError, match="the file has changed since it was checked"):
         shards(root)
     assert not root.with_name("shards").exists()
@@ -310,14 +311,14 @@ def test_an_empty_folder_is_filled(make_folder: Callable[..., Path]) -> None:
 def test_the_task_is_derived_from_the_layout(
     make_folder: Callable[..., Path], make_class_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
-    assert task_of(make_folder(3)) == "segmentation"
-    assert task_of(make_class_folder({"a": 2, "b": 2}, name="classes")) == "classification"
+    assert choose_task(make_folder(3)).task == "segmentation"
+    assert choose_task(make_class_folder({"a": 2, "b": 2}, name="classes")).task == "classification"
     table = tmp_path / "listed"
     table.mkdir()
     (table / "splits.csv").write_text("path,target\na.png,ill\n")
-    assert task_of(table) == "classification"
+    assert choose_task(table).task == "classification"
     (table / "splits.csv").write_text("path,target\na.png,mask/a.png\n")
-    assert task_of(table) == "segmentation"
+    assert choose_task(table).task == "segmentation"
 
 
 def test_shards_of_another_task_or_reading_are_refused(make_folder: Callable[..., Path]) -> None:
@@ -349,7 +350,7 @@ def test_deep_files_and_colours_are_read_as_in_the_folder(tmp_path: Path) -> Non
         mask[4 : 10 + number % 5, 3:9, 2] = 255
         cv2.imwrite(str(root / f"masks/{number}.png"), mask)
     reading: dict[str, Any] = {"value_range": (0.0, 4000.0), "color_map": colours}
-    made = shards(root, **reading)
+    made = shards(root, reading=Reading(num_classes=len(colours), **reading))
     reading = {"value_range": [0, 4000], "color_map": [list(colour) for colour in colours]}
     assert_same(
         prepared("segmentation", root, **reading), prepared("segmentation", made.out, **reading)

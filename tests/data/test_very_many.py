@@ -81,7 +81,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_only_a_sample_of_the_headers_is_read_and_a_note_says_what_is_unknown(
     classes: Path, opened: list[str]
 ) -> None:
-    result = check(classes)
+    samples = index_classification(classes).samples
+    opened.clear()  # a few were opened to see if a class holds masks
+    result = check_files(classes, samples, Reading(), max_decoded=2, max_headers=5)
     assert len([name for name in opened if name.endswith(".png")]) == 4
     assert result.properties is None
     assert len(result.samples) == len(list(result.lines())) == COUNT

@@ -19,7 +19,7 @@ from medvision.audit.duplicates import (
 )
 from medvision.audit.finding import CROSSINGS, SEVERITIES, Finding, Severity, findings_of
 from medvision.audit.groups import group_findings, group_numbers, name_hint_findings
-from medvision.audit.images import image_findings, mask_findings
+from medvision.audit.images import annotator_findings, image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
 from medvision.audit.shortcuts import Shortcuts, shortcut_findings, shortcut_scores
 from medvision.console import counted
@@ -273,6 +273,7 @@ def audit(data: AuditedSet, *, started: float) -> Audit:
         *duplicate_findings(data, duplicates),
         *group_findings(data),
         *mask_findings(data),
+        *annotator_findings(data),
         *image_findings(data),
         *class_findings(data),
         *shortcut_findings(shortcuts),

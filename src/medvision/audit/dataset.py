@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.discovery.class_folders import CLASS_LAYOUT, scan_classes
-from medvision.data.discovery.folders import SEGMENTATION_LAYOUT, Scan, subfolders
+from medvision.data.discovery.class_folders import scan_classes
+from medvision.data.discovery.folders import Scan
 from medvision.data.discovery.index import (
     Index,
+    choose_task,
+    described,
     existing_folder,
-    folder_names,
     index_classification,
     index_listed,
     index_segmentation,
-    task_in_csv,
 )
+from medvision.data.discovery.keys import FolderKeys, anchored
 from medvision.data.discovery.mask_folders import scan_segmentation
 from medvision.data.discovery.splits_csv import read_splits
 from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.reading import Reading
-from medvision.data.samples import SampleTable, StringColumn, count_names
+from medvision.data.samples import Sample, SampleTable, StringColumn
+from medvision.data.sources import FolderSource
 from medvision.data.validation.properties import ImageProperties, MaskProperties
 from medvision.data.validation.validate import Advance, check_files
 from medvision.errors import MedvisionError
@@ -81,10 +83,6 @@ class ListedSet:
         """Path of the image of a row."""
         return self.roots[int(self.origin[row])] / self.samples.paths[row]
 
-    def mask_file(self, row: int) -> Path:
-        """Path of the mask of a row; segmentation only."""
-        return self.roots[int(self.origin[row])] / self.samples.targets[row]
-
     def shown(self, row: int) -> str:
         """Image path of a row relative to its root, after the root's name if there are two."""
         path = self.samples.paths[row]
@@ -108,6 +106,8 @@ class AuditedSet(ListedSet):
         faults: Path and reason of each file that cannot be used.
         notes: Remarks on how the folder was read.
         num_classes: Number of mask classes, including the background.
+        reading: Reading options of the files.
+        indices: Listing of each folder, with the description of its layout.
     """
 
     properties: ImageProperties
@@ -115,6 +115,8 @@ class AuditedSet(ListedSet):
     faults: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     num_classes: int = 2
+    reading: Reading = field(default_factory=Reading)
+    indices: tuple[Index, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {
@@ -127,6 +129,26 @@ class AuditedSet(ListedSet):
             raise ValueError(f"expected columns of equal length, got {lengths}")
         if self.has_masks and self.has_classes:
             raise ValueError(f"expected either masks or classes, for {self.task}")
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """Image of a row (H, W, 3) at its original size."""
+        return self._source(row).read(self.samples[row])[0]
+
+    def mask(self, row: int, name: str | None = None) -> NDArray[np.uint8]:
+        """Class indices of a row (H, W) at their original size; segmentation only.
+
+        Args:
+            row: The row.
+            name: Another mask of the image; None for its target.
+        """
+        sample = self.samples[row]
+        target = sample.target if name is None else name
+        mask = self._source(row).read(Sample(path=sample.path, target=target))[1]
+        assert mask is not None, "asked for only where there are masks"
+        return mask
+
+    def _source(self, row: int) -> FolderSource:
+        return FolderSource(self.roots[int(self.origin[row])], channels=3, reading=self.reading)
 
     @property
     def has_masks(self) -> bool:
@@ -158,6 +180,7 @@ class Folder:
         samples: Listed samples.
         faults: Path and reason of each image that cannot be used.
         notes: Remarks on how it was read.
+        index: Listing with the description of its layout.
     """
 
     root: Path
@@ -165,6 +188,7 @@ class Folder:
     samples: SampleTable
     faults: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    index: Index = field(default_factory=lambda: Index(samples=SampleTable.of([]), notes=[]))
 
 
 def scan(
@@ -172,7 +196,9 @@ def scan(
     *,
     against: Path | None = None,
     group_pattern: str | None = None,
-    mask_suffix: str = "",
+    splits: Path | None = None,
+    keys: FolderKeys | None = None,
+    reading: Reading | None = None,
     num_classes: int = 2,
     advance: Advance | None = None,
 ) -> AuditedSet:
@@ -184,7 +210,9 @@ def scan(
         root: Folder of images and masks, or of class folders, in the layout for training.
         against: Another folder of the same kind, treated as test, with ``root`` as train.
         group_pattern: As for `index_segmentation`.
-        mask_suffix: As for `index_segmentation`.
+        splits: As for `index_segmentation`.
+        keys: As for `index_segmentation`.
+        reading: Reading options of the files, without the number of classes; None for the defaults.
         num_classes: Number of mask classes, including the background.
         advance: Called with the number of files read and the total number.
 
@@ -193,7 +221,12 @@ def scan(
             used.
     """
     roots = [existing_folder(root)] if against is None else _two_roots(root, against)
-    folders = [list_folder(r, group_pattern=group_pattern, mask_suffix=mask_suffix) for r in roots]
+    places = [anchored(place, keys or FolderKeys()) for place in roots]
+    roots = [base or place for (base, _), place in zip(places, roots, strict=True)]
+    folders = [
+        list_folder(place, group_pattern=group_pattern, splits=splits, keys=own)
+        for place, (_, own) in zip(roots, places, strict=True)
+    ]
     if against is not None:
         if folders[0].task != folders[1].task:
             raise MedvisionError(
@@ -204,7 +237,8 @@ def scan(
         for folder, split in zip(folders, ("train", "test"), strict=True):
             given = StringColumn.coded([split], np.zeros(len(folder.samples), np.uint8))
             folder.samples = folder.samples.with_column(splits=given)
-    reading = Reading(num_classes=num_classes if folders[0].task == "segmentation" else None)
+    has_masks = folders[0].task == "segmentation"
+    reading = replace(reading or Reading(), num_classes=num_classes if has_masks else None)
     done, total = 0, sum(len(folder.samples) for folder in folders)
     checks, faults, notes = [], [], []
     for folder in folders:
@@ -233,71 +267,71 @@ def scan(
         faults=tuple(faults),
         notes=tuple(notes),
         num_classes=num_classes,
+        reading=reading,
+        indices=tuple(folder.index for folder in folders),
     )
 
 
-def list_folder(root: Path, *, group_pattern: str | None, mask_suffix: str) -> Folder:
+def list_folder(
+    root: Path,
+    *,
+    group_pattern: str | None = None,
+    splits: Path | None = None,
+    keys: FolderKeys | None = None,
+) -> Folder:
     """List the samples of one folder of any task.
 
+    Args:
+        root: The folder.
+        group_pattern: As for `index_segmentation`.
+        splits: As for `index_segmentation`.
+        keys: As for `index_segmentation`.
+
     Raises:
-        MedvisionError: If its layout is unknown, or its csv or the pattern does not match.
+        MedvisionError: If its layout is unknown or in doubt, or a csv, a key or the pattern does
+            not match.
     """
-    task, notes = _task(root)
+    keys = keys or FolderKeys()
+    choice = choose_task(root, keys)
+    has_masks = choice.task == "segmentation"
+    in_numbers = keys.task is None and is_there(root / "splits.csv") and _are_numbers(root)
     faults: list[tuple[str, str]] = []
+    given: dict[str, Any] = {"group_pattern": group_pattern, "splits": splits}
     try:
-        if task == "segmentation":
-            found = index_segmentation(root, mask_suffix=mask_suffix, group_pattern=group_pattern)
-        elif task == "numbers":
-            found = index_listed(root, group_pattern=group_pattern)
+        if in_numbers:
+            found = index_listed(root, **given)
+        elif has_masks:
+            found = index_segmentation(root, keys=keys, **given)
         else:
-            found = index_classification(root, group_pattern=group_pattern)
+            found = index_classification(root, keys=keys, **given)
     except MedvisionError as error:
-        if group_pattern is not None or is_there(root / "splits.csv"):
+        if group_pattern is not None or splits is not None or is_there(root / "splits.csv"):
             raise
-        has_masks = task == "segmentation"
-        usable = (
-            scan_segmentation(root, mask_suffix=mask_suffix) if has_masks else scan_classes(root)
-        )
-        if not usable.samples or not (has_masks or _are_classes(usable)):
+        usable = scan_segmentation(root, keys) if has_masks else scan_classes(root, keys)
+        if usable.in_doubt or not usable.samples or not (has_masks or _are_classes(usable)):
             raise
         faults = _faults(root, usable, error)
-        found = Index(samples=usable.samples, notes=usable.notes)
-    notes = [*notes, *found.notes]
-    return Folder(root=root, task=task, samples=found.samples, faults=faults, notes=notes)
-
-
-def _task(root: Path) -> tuple[Task, list[str]]:
-    """Return the task (masks, classes or numbers), and a note if it is ambiguous."""
-    listed = task_in_csv(root)
-    if listed is not None:
-        return ("numbers" if _are_numbers(root / "splits.csv") else listed), []
-    names = folder_names(root)
-    classes = scan_classes(root)
-    if any({"images", "masks"} <= found for found in names):
-        names_of_classes = classes.samples.targets.numbered()[0]
-        others = [name for name in names_of_classes if name.lower() not in ("images", "masks")]
-        note = f"read as images with masks; ignored beside them: {count_names(others)}"
-        return "segmentation", [note] if others else []
-    if _are_classes(classes):
-        return "classification", []
-    what = "expected images with masks, or at least two class folders"
-    if any("images" in found for found in names):
-        what = "expected a masks folder beside the images folder"
-    inside = subfolders(root)
-    guess = f"did you mean {inside[0]}? " if len(inside) == 1 else ""
-    raise MedvisionError(
-        what, where=str(root), hint=f"{guess}{SEGMENTATION_LAYOUT}; or {CLASS_LAYOUT}"
+        found = described(Index(samples=usable.samples, notes=usable.notes), usable)
+    return Folder(
+        root=root,
+        task="numbers" if in_numbers else choice.task,
+        samples=found.samples,
+        faults=faults,
+        notes=[*choice.notes, *found.notes],
+        index=replace(found, other=choice.other or found.other),
     )
 
 
 _NUMBERS = re.compile(r"[-+]?[\d.]+(e[-+]?\d+)?([\s;,]+[-+]?[\d.]+(e[-+]?\d+)?)*", re.IGNORECASE)
 
 
-def _are_numbers(table: Path) -> bool:
+def _are_numbers(root: Path) -> bool:
     """Return True if the targets of a csv are measurements; integers alone may be classes."""
-    names, _ = read_splits(table).targets.numbered()
+    names, _ = read_splits(root / "splits.csv").targets.numbered()
     names = [name for name in names if name]
-    return all(map(_NUMBERS.fullmatch, names)) and not all(map(str.isdecimal, names))
+    return (
+        bool(names) and all(map(_NUMBERS.fullmatch, names)) and not all(map(str.isdecimal, names))
+    )
 
 
 def _are_classes(found: Scan) -> bool:

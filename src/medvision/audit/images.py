@@ -20,6 +20,7 @@ from medvision.audit.finding import (
 from medvision.console import counted
 from medvision.data.samples import count_names
 from medvision.data.validation.properties import MaskProperties
+from medvision.metrics.agreement import annotator_agreement
 from medvision.types import STAGES
 
 MIN_RANGE = 8
@@ -178,6 +179,33 @@ MAX_GREY = 0.02
 
 _SIZES = re.compile(r"the mask is (\d+) x (\d+) pixels.* is (\d+) x (\d+)")
 _VALUES = re.compile(r"\b(?:the|a) mask (?:of|contains|is coloured)|class indices|for masks of")
+
+
+_MOST_COMPARED = 100
+"""Images of which the masks of annotators are compared."""
+
+
+def annotator_findings(data: AuditedSet) -> list[Finding]:
+    """Report how well the annotators of a set agree, as a baseline for the scores of a model."""
+    drawn = {path: masks for index in data.indices for path, masks in index.annotators.items()}
+    rows = [row for row, path in enumerate(data.samples.paths) if path in drawn]
+    if not rows or not data.has_masks or len(data.roots) > 1:
+        return []
+    scores = []
+    for row in rows[:_MOST_COMPARED]:
+        masks = [data.mask(row, name) for name in drawn[data.samples.paths[row]].values()]
+        scores.append(annotator_agreement(masks, num_classes=data.num_classes))
+    names = sorted({name for masks in drawn.values() for name in masks})
+    dice, iou = np.mean(scores, axis=0)
+    return [
+        Finding(
+            kind="annotator_agreement",
+            severity="note",
+            text=f"the annotators {', '.join(names)} agree: mean Dice {dice:.3f}, IoU {iou:.3f}"
+            f" over {counted(len(scores), 'image')}, a human baseline for a model",
+            count=len(scores),
+        )
+    ]
 
 
 def mask_findings(data: AuditedSet) -> list[Finding]:

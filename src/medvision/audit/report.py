@@ -16,11 +16,11 @@ from medvision.audit.dataset import AuditedSet
 from medvision.audit.duplicates import Pair
 from medvision.audit.memory import MemoryBaseline
 from medvision.data.duplicates.search import RELATIONS
-from medvision.data.readers.images import read_image, read_mask
 from medvision.errors import MedvisionError
 from medvision.files import check_writable, file_errors, read_regular, write_atomically
 from medvision.reports.audit import Gallery, PictureCase
 from medvision.reports.plots.overlays import TRUE_COLOR, draw_contours
+from medvision.types import IGNORE_INDEX
 
 SIDE_PX = 224
 MAX_PAIRS, MAX_CONFLICTS, MAX_IDENTICAL = 60, 24, 12
@@ -212,16 +212,15 @@ def _pictures(data: AuditedSet, rows: Sequence[int]) -> list[NDArray[np.uint8]]:
 
 def _picture(data: AuditedSet, row: int, *, contours: bool) -> NDArray[np.uint8]:
     """Return an image (H, W, 3) that fits into a square, with the outline of its mask."""
-    image = read_image(data.file(row), channels=3)
+    image = data.image(row)
     height, width = image.shape[:2]
     scale = SIDE_PX / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     picture = np.ascontiguousarray(cv2.resize(image, size, interpolation=how), np.uint8)
     if contours and data.has_masks:
-        mask = read_mask(data.mask_file(row), num_classes=data.num_classes)
-        small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-        draw_contours(picture, [(small > 0, TRUE_COLOR)])
+        small = cv2.resize(data.mask(row), size, interpolation=cv2.INTER_NEAREST)
+        draw_contours(picture, [((small > 0) & (small != IGNORE_INDEX), TRUE_COLOR)])
     canvas = np.full((SIDE_PX, SIDE_PX, 3), 255, np.uint8)
     top, left = (SIDE_PX - size[1]) // 2, (SIDE_PX - size[0]) // 2
     canvas[top : top + size[1], left : left + size[0]] = picture

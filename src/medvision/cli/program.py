@@ -22,8 +22,23 @@ GroupPattern = Annotated[
     typer.Option(help=r"regular expression for the patient in a path, such as '(person\d+)_'"),
 ]
 MaskSuffix = Annotated[str, typer.Option(help="suffix of the mask names, such as _mask")]
+Keys = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE...", help="keys of a training, such as data.mask_suffix=_mask"
+    ),
+]
+Splits = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="table of splits, anywhere on the disk")
+]
 NumClasses = Annotated[
-    int, typer.Option(min=2, max=255, help="classes in the masks, including the background")
+    int | None,
+    typer.Option(
+        min=2,
+        max=255,
+        help="classes in the masks, including the background",
+        show_default="2",
+    ),
 ]
 """Options that several commands have."""
 
@@ -74,6 +89,22 @@ def data_phantoms(
     print_line(f"{counted(num_images, 'drawn image')} in {root}; no patient is shown")
 
 
+@data_app.command("inspect")
+def data_inspect(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="folder of a data set")],
+    keys: Keys = None,
+    splits: Splits = None,
+) -> None:
+    """Print what a folder is read as, and the commands to audit it and to train on it."""
+    from medvision.console import print_line
+    from medvision.data.discovery.description import inspect_folder
+    from medvision.data.discovery.keys import parse_keys
+
+    _refuse_shards(root, "inspect reads a folder of images", hint="inspect the folder before it")
+    for line in inspect_folder(root, parse_keys(keys or [], splits=splits), typed=keys or []):
+        print_line(line)
+
+
 @data_app.command(
     "shard",
     help="Pack a folder into WebDataset tar files that training reads from disk or network. Files"
@@ -83,6 +114,7 @@ def data_phantoms(
 def data_shard(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="class folders, or images + masks")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="folder for the shards, new or empty")],
+    keys: Keys = None,
     task: Annotated[
         Literal["segmentation", "classification"] | None,
         typer.Option(help="default: from the layout of the folder"),
@@ -90,7 +122,8 @@ def data_shard(
     shard_mb: Annotated[int, typer.Option(min=1, help="largest size of a shard, in MB")] = 256,
     group_pattern: GroupPattern = None,
     mask_suffix: MaskSuffix = "",
-    num_classes: NumClasses = 2,
+    splits: Splits = None,
+    num_classes: NumClasses = None,
     color: Annotated[
         list[str] | None,
         typer.Option(metavar="R,G,B", help="colour of a class in the masks; repeat for each class"),
@@ -107,20 +140,29 @@ def data_shard(
     """Create the shards, and print their number and the command to train on them."""
     from medvision.cli.screen import SHARD_OPTIONS, options_in_errors, with_options
     from medvision.console import counted, print_line, progress_bar
+    from medvision.data.discovery.keys import parse_keys
     from medvision.data.shards.create import make_shards
 
     color_map = [_color(text) for text in color or []] or None
+    given = parse_keys(
+        keys or [],
+        task=task,
+        group_pattern=group_pattern,
+        mask_suffix=mask_suffix,
+        num_classes=num_classes if color_map is None else len(color_map),
+        color_map=color_map,
+        value_range=value_range,
+        splits=splits,
+    )
     with progress_bar() as advance, options_in_errors(SHARD_OPTIONS):
         made = make_shards(
             root,
             out,
-            task=task,
+            keys=given.folder,
+            reading=given.reading,
+            splits=given.splits,
             shard_bytes=shard_mb * MEGABYTE,
-            group_pattern=group_pattern,
-            mask_suffix=mask_suffix,
-            num_classes=num_classes if color_map is None else len(color_map),
-            color_map=color_map,
-            value_range=value_range,
+            group_pattern=given.group_pattern,
             on_error=on_error,
             advance=advance,
         )
@@ -225,6 +267,10 @@ def predict(
     explain: Annotated[
         bool, typer.Option("--explain", help="write Grad-CAM heat maps (classifiers)")
     ] = False,
+    format: Annotated[  # noqa: A002  the option's name
+        Literal["coco", "labelme"] | None,
+        typer.Option(help="also write the masks as polygons that annotation tools open"),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="images per batch")] = 8,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="write into a folder that is not empty")
@@ -255,6 +301,7 @@ def predict(
             overlays=overlays,
             tta=tta,
             explain=explain,
+            shapes_format=format,
             batch_size=batch_size,
             overwrite=overwrite,
             advance=functools.partial(advance, "predict"),
@@ -280,6 +327,7 @@ def predict(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="folder of a finished run")],
+    keys: Keys = None,
     data: Annotated[
         str | None, typer.Option(metavar="ROOT", help="another data set of the same kind")
     ] = None,
@@ -297,13 +345,22 @@ def evaluate(
     accelerator: Annotated[
         str | None, typer.Option(help="cpu, gpu, tpu or tpu_rehearsal; default: that of the run")
     ] = None,
+    splits: Splits = None,
     trust: Trust = None,  # noqa: ARG001  its callback has read it
 ) -> None:
     """Evaluate a finished run on its test images or on another data set."""
+    from medvision.data.discovery.keys import parse_keys
     from medvision.run.evaluation.evaluate import evaluate_run
 
+    given = parse_keys(keys or [], splits=None if splits is None else str(splits)).given
     summary = evaluate_run(
-        run, root=data, split=split, out=out, conventions=conventions, accelerator=accelerator
+        run,
+        root=data,
+        split=split,
+        out=out,
+        conventions=conventions,
+        accelerator=accelerator,
+        keys=given,
     )
     if conventions and summary.get("conventions"):
         from medvision.cli.screen import print_conventions
@@ -390,6 +447,7 @@ def compare(
 @app.command()
 def audit(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="class folders, or images + masks")],
+    keys: Keys = None,
     against: Annotated[
         Path | None,
         typer.Option(metavar="ROOT2", help="test set to compare with ROOT, its training set"),
@@ -399,7 +457,8 @@ def audit(
     ] = None,
     group_pattern: GroupPattern = None,
     mask_suffix: MaskSuffix = "",
-    num_classes: NumClasses = 2,
+    num_classes: NumClasses = None,
+    splits: Splits = None,
 ) -> None:
     """Check a data set for duplicates, leaks, contradicting labels and shortcuts."""
     from medvision.audit import check
@@ -407,7 +466,16 @@ def audit(
     from medvision.audit.report import check_out, write_audit
     from medvision.cli.screen import AUDIT_OPTIONS, options_in_errors, print_audit
     from medvision.console import print_line, progress_bar
+    from medvision.data.discovery.description import reading_lines
+    from medvision.data.discovery.keys import parse_keys
 
+    given = parse_keys(
+        keys or [],
+        group_pattern=group_pattern,
+        mask_suffix=mask_suffix,
+        num_classes=num_classes,
+        splits=splits,
+    )
     roots = [root] if against is None else [root, against]
     for path in roots:
         _refuse_shards(
@@ -424,14 +492,19 @@ def audit(
             data = scan(
                 root,
                 against=against,
-                group_pattern=group_pattern,
-                mask_suffix=mask_suffix,
-                num_classes=num_classes,
+                group_pattern=given.group_pattern,
+                splits=given.splits,
+                keys=given.folder,
+                reading=given.reading,
+                num_classes=given.reading.num_classes or 2,
                 advance=functools.partial(advance, "read"),
             )
         advance("compare", 0, None)
         found = check.audit(data, started=started)
         files = write_audit(found, out)
+    for index in data.indices:
+        for line in reading_lines(index):
+            print_line(line)
     print_audit(found)
     for path in files:
         print_line(str(path))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -104,7 +105,7 @@ class ClassificationData(ImageData):
         return np.array([indices[name] for name in names], np.uint8)[number]
 
     def listing(self) -> Callable[..., Index]:
-        return index_classification
+        return partial(index_classification, keys=self.keys)
 
     def balance_by(self) -> NDArray[np.uint8] | None:
         return self.targets_of(self.tables["train"]) if self.sampler == "balanced" else None

@@ -15,6 +15,7 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from medvision.data.discovery.index import Index, index_listed
+from medvision.data.discovery.keys import anchored, folder_keys
 from medvision.data.download.download import fetch_for_training, is_absent
 from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.loading.datasets import SampleDataset, collate, start_worker, workers_with_room
@@ -53,6 +54,9 @@ class ImageData(LightningDataModule):
         properties: File properties, one row per sample; None for phantoms and if only headers were
             read.
         near_duplicates: Near-duplicates among the samples; None if ``properties`` is None.
+        keys: Keys that decide how the folder is read.
+        index_read: Listing of the samples, with the layout of the folder; available after
+            ``prepare`` and ``gather``.
         completed_epochs: Epochs that a resumed run has already completed.
         completed_batches: Training batches of the next epoch that a resumed run has already
             completed and skips.
@@ -87,6 +91,11 @@ class ImageData(LightningDataModule):
         cache_gb: Maximum size of the local copies of all remote shards, in gigabytes.
         decoded_gb: Maximum size of the decoded images cached for all data sets, in gigabytes; 0
             disables the cache.
+        task: Task that the experiment expects; None accepts any.
+        images: As in `FolderKeys`.
+        masks: As in `FolderKeys`.
+        exclude: As in `FolderKeys`.
+        layout: Further keys of `FolderKeys`.
     """
 
     task: ClassVar[str]
@@ -119,9 +128,34 @@ class ImageData(LightningDataModule):
         shuffle_shards: int | None = 8,
         cache_gb: float = 10.0,
         decoded_gb: float = 5.0,
+        task: str | None = None,
+        images: str | None = None,
+        masks: str | None = None,
+        exclude: str | Sequence[str] = (),
+        layout: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.root = name, None if root is None else place_of(root)
+        if task not in (None, self.task):
+            raise MedvisionError(
+                f"expected {self.task}, got {task}",
+                where="data.task",
+                hint=f"choose experiment={task}, or leave data.task out",
+            )
+        keys = folder_keys(
+            {
+                "task": task,
+                "images": images,
+                "masks": masks,
+                "exclude": exclude,
+                "on_error": on_error,
+                **(layout or {}),
+            }
+        )
+        place = None if root is None else place_of(root)
+        self.name, self.root, self.keys = name, place, keys
+        if not isinstance(place, str):  # shards on a network have no folders to find
+            self.root, self.keys = anchored(place, keys)
+        root = None if self.root is None else str(self.root)
         if root is None and splits is not None:
             raise MedvisionError(
                 "a split is given without a data set", where="data.splits", hint="set data.root too"
@@ -141,6 +175,7 @@ class ImageData(LightningDataModule):
         self.transforms = {"train": train, "val": test, "test": test}
         self.reading = Reading(value_range=value_range)
         self.class_names: list[str] = []
+        self.index_read = Index(samples=SampleTable.of([]), notes=[])
         self.tables: dict[Stage, SampleTable] = {}
         self.samples = SampleTable.of([])
         self.given_groups: Mapping[str, str] = {}
@@ -333,6 +368,7 @@ class ImageData(LightningDataModule):
         """Check the listed samples and store the result."""
         checked = self.source.check(index.samples, on_error=self.on_error)
         self.notes += [*index.notes, *checked.notes]
+        self.index_read = index
         self.fingerprint = checked.fingerprint
         return self._take_over(checked)
 

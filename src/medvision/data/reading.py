@@ -15,16 +15,27 @@ class Reading:
         num_classes: Number of mask classes, as for `read_mask`; None for images without masks.
         color_map: As for `read_mask`.
         value_range: As for `read_image`.
+        ignore_index: Value in mask files that belongs to no class: neither learned nor scored.
+        instances: If True, masks hold the number of an object in each pixel: of two classes, every
+            value above 0 is foreground.
+        class_names: Names of the mask classes, for annotation files of more than two classes.
+        mask_merge: ``union`` (None) or ``majority``: how several masks of an image are combined.
     """
 
     num_classes: int | None = None
     color_map: tuple[tuple[int, int, int], ...] | None = None
     value_range: tuple[float, float] | None = None
+    ignore_index: int | None = None
+    mask_merge: str | None = None
+    instances: bool = False
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.color_map is not None:
             colours = tuple(tuple(colour) for colour in self.color_map)
             object.__setattr__(self, "color_map", colours)
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.value_range is not None:
             object.__setattr__(self, "value_range", tuple(self.value_range))
 

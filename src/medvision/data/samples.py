@@ -191,6 +191,12 @@ SPLIT_NAMES = {
 }
 """Split of each folder name or csv entry; case is ignored."""
 
+JOIN = "|"
+"""Joins the masks of one image in a target; file names hold it on no Windows disk."""
+
+ROI = "roi:"
+"""Begins the part of a target that is a field-of-view mask."""
+
 Pixels = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
 """Image (H, W, C) in [0, 255] of a sample, and class indices (H, W) if it has a mask."""
 
@@ -203,7 +209,8 @@ class Sample:
 
     Attributes:
         path: Path of the image relative to the root, with forward slashes.
-        target: Path of the mask relative to the root, or the class name.
+        target: Path of the mask relative to the root, or the class name. Several masks of an image
+            are joined by ``|``, and a field-of-view mask follows as ``|roi:PATH``.
         group: Name of the group that must stay together (patient, video); empty for a single image.
         split: ``train``, ``val`` or ``test``; empty if not assigned yet.
     """
@@ -225,6 +232,22 @@ def without_suffix(path: str) -> str:
     stem, _, suffix = name.rpartition(".")
     plain = stem and suffix and stem[0] != "." and path[0] not in "./" and _ODD.search(path) is None
     return f"{folder}{slash}{stem}" if plain else str(PurePosixPath(path).with_suffix(""))
+
+
+def masks_in(target: str) -> tuple[list[str], str | None]:
+    """Return the paths of the masks in a target, and that of the field-of-view mask or None."""
+    if JOIN not in target:
+        return [target], None
+    parts = target.split(JOIN)
+    masks = [part for part in parts if not part.startswith(ROI)]
+    views = [part.removeprefix(ROI) for part in parts if part.startswith(ROI)]
+    return masks, views[0] if views else None
+
+
+def files_in(target: str) -> list[str]:
+    """Return the paths of all files in a target: masks, then the field-of-view mask."""
+    masks, view = masks_in(target)
+    return masks if view is None else [*masks, view]
 
 
 def split_name(name: str) -> str | None:

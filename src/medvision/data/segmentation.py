@@ -26,7 +26,14 @@ class SegmentationData(ImageData):
         class_names: Name of each class, the background first.
         num_classes: Number of classes; stated explicitly because model and loss also use it.
         color_map: One RGB triple per class, for colour masks.
-        mask_suffix: Suffix of a mask's stem after the stem of its image.
+        mask_suffix: As in `FolderKeys`, and so the keys up to ``roi``.
+        mask_pattern: See ``mask_suffix``.
+        mask_template: See ``mask_suffix``.
+        annotator: See ``mask_suffix``.
+        mask_merge: See ``mask_suffix``.
+        roi: See ``mask_suffix``.
+        ignore_index: As in `Reading`.
+        instances: As in `Reading`.
         **common: As for `ImageData`.
     """
 
@@ -38,10 +45,28 @@ class SegmentationData(ImageData):
         class_names: Sequence[str],
         num_classes: int,
         color_map: Sequence[tuple[int, int, int]] | None,
-        mask_suffix: str,
+        mask_suffix: str = "",
+        mask_pattern: str | None = None,
+        mask_template: str | None = None,
+        annotator: str | None = None,
+        mask_merge: str | None = None,
+        roi: str | None = None,
+        ignore_index: int | None = None,
+        instances: bool = False,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(
+            layout={
+                "mask_suffix": mask_suffix,
+                "mask_pattern": mask_pattern,
+                "mask_template": mask_template,
+                "annotator": annotator,
+                "mask_merge": mask_merge,
+                "roi": roi,
+                "num_classes": num_classes,
+            },
+            **common,
+        )
         if len(class_names) != num_classes:
             raise MedvisionError(
                 f"expected {num_classes} class names, got {len(class_names)}",
@@ -54,11 +79,15 @@ class SegmentationData(ImageData):
                 where="data.eval_transforms",
                 hint="masks would not match their files: move the others to data.train_transforms",
             )
-        self.class_names, self.mask_suffix = list(class_names), mask_suffix
+        self.class_names = list(class_names)
         self.reading = Reading(
             num_classes=num_classes,
             color_map=color_map,  # type: ignore[arg-type]  # converts lists to tuples
             value_range=self.reading.value_range,
+            ignore_index=ignore_index,
+            mask_merge=mask_merge,
+            instances=instances,
+            class_names=tuple(class_names) if num_classes > 2 else None,
         )
 
     def read_at_network_size(
@@ -70,8 +99,13 @@ class SegmentationData(ImageData):
         assert mask is not None  # every sample has a mask
         return image, mask
 
+    def read_masks(self, path: str, masks: Sequence[str]) -> list[NDArray[np.uint8]]:
+        """Read several masks of one image as class indices (H, W), at their original size."""
+        read = (self.source.read(Sample(path=path, target=mask))[1] for mask in masks)
+        return [mask for mask in read if mask is not None]
+
     def listing(self) -> Callable[..., Index]:
-        return partial(index_segmentation, mask_suffix=self.mask_suffix)
+        return partial(index_segmentation, keys=self.keys)
 
     def phantoms(self, **common: Any) -> PhantomSource:
         if len(self.class_names) != 2:

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from operator import eq
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -34,10 +35,12 @@ from medvision.data.phantoms.brain import BRAIN_CLASSES, PHANTOM_BRAIN_VERSION, 
 from medvision.data.phantoms.brushes import phantom_label
 from medvision.data.phantoms.chest import CHEST_CLASSES, PHANTOM_CHEST_VERSION, draw_chest
 from medvision.data.phantoms.polyps import PHANTOM_VERSION, draw_polyp_scene
-from medvision.data.readers.decode import read_bytes, unreadable_named
-from medvision.data.readers.images import decode_image, decode_mask
+from medvision.data.readers.annotations import container, read_content
+from medvision.data.readers.decode import unreadable_named
+from medvision.data.readers.images import decode_image
+from medvision.data.readers.targets import decode_target
 from medvision.data.reading import Reading
-from medvision.data.samples import Pixels, Sample, SampleTable, count_names
+from medvision.data.samples import JOIN, Pixels, Sample, SampleTable, count_names, files_in
 from medvision.data.shards.cache import ShardCache
 from medvision.data.shards.location import holds_shards, read_small
 from medvision.data.shards.manifest import (
@@ -61,6 +64,7 @@ from medvision.data.validation.validate import (
 )
 from medvision.errors import MedvisionError
 from medvision.files import open_regular, own_folder
+from medvision.types import IGNORE_INDEX
 
 GIGABYTE = 10**9
 
@@ -192,19 +196,19 @@ class FileSource(Source):
         """Return the content of the image file."""
 
     @abstractmethod
-    def mask_file(self, sample: Sample) -> bytes:
-        """Return the content of the mask file."""
+    def mask_files(self, sample: Sample) -> tuple[bytes, ...]:
+        """Return the content of each mask file, in the order of `files_in`."""
 
     def read(self, sample: Sample) -> Pixels:
         return self.decode(sample, self.files(sample))
 
     def files(self, sample: Sample) -> tuple[bytes, ...]:
-        """Return the content of the image file, and of the mask file if there is one."""
+        """Return the content of the image file, and of the mask files if there are any."""
         image = self.image_file(sample)
         if not self.reading.has_masks:
             return (image,)
         try:
-            return image, self.mask_file(sample)
+            return image, *self.mask_files(sample)
         except MedvisionError:
             self._decode_image(sample, image)  # report faults of the image first
             raise
@@ -212,13 +216,16 @@ class FileSource(Source):
     def decode(self, sample: Sample, files: Sequence[bytes]) -> Pixels:
         """Decode the result of `files`, as `read` does."""
         image = self._decode_image(sample, files[0])
-        num_classes, colours = self.reading.num_classes, self.reading.color_map
-        if num_classes is None:
+        if not self.reading.has_masks:
             return image, None
-        where = self.where(sample.target)
-        mask = decode_mask(files[1], where=where, num_classes=num_classes, color_map=colours)
+        mask = self.decode_masks(sample, files[1:])
+        where = self.where(files_in(sample.target)[0])
         compare_sizes(sample, image.shape[:2], mask.shape, where)  # headers may be unread
         return image, mask
+
+    def decode_masks(self, sample: Sample, contents: Sequence[bytes]) -> NDArray[np.uint8]:
+        """Decode the mask files of a sample to class indices (H, W)."""
+        return decode_target(contents, sample.target, self.reading, where=self.where)[0]
 
     def _decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
         return decode_image(
@@ -255,17 +262,19 @@ class FolderSource(FileSource):
         return check_files(self.root, samples, self.reading, on_error=on_error)
 
     def missing(self, samples: SampleTable) -> list[str]:
-        targets = samples.targets if self.reading.has_masks else ()
-        return missing_files(self.root, [*samples.paths, *targets])
+        targets = map(files_in, samples.targets if self.reading.has_masks else ())
+        masks = dict.fromkeys(map(container, chain.from_iterable(targets)))
+        images = dict.fromkeys(map(container, samples.paths))
+        return missing_files(self.root, [*images, *masks])
 
     def where(self, name: str) -> str:
         return str(self.root / name)
 
     def image_file(self, sample: Sample) -> bytes:
-        return read_bytes(self.root / sample.path)
+        return read_content(self.root, sample.path)
 
-    def mask_file(self, sample: Sample) -> bytes:
-        return read_bytes(self.root / sample.target)
+    def mask_files(self, sample: Sample) -> tuple[bytes, ...]:
+        return tuple(read_content(self.root, name) for name in files_in(sample.target))
 
 
 class ShardSource(FileSource):
@@ -350,8 +359,17 @@ class ShardSource(FileSource):
     def image_file(self, sample: Sample) -> bytes:
         return self.stored.image(sample.path)
 
-    def mask_file(self, sample: Sample) -> bytes:
-        return self.stored.mask(sample)
+    def mask_files(self, sample: Sample) -> tuple[bytes, ...]:
+        return (self.stored.mask(sample),)
+
+    def decode_masks(self, sample: Sample, contents: Sequence[bytes]) -> NDArray[np.uint8]:
+        if JOIN not in sample.target:
+            return super().decode_masks(sample, contents)
+        # combined when the shards were created: one picture of class indices
+        where = self.where(sample.target)
+        num_classes = self.reading.num_classes or 2
+        stored = Reading(num_classes=max(num_classes, 3), ignore_index=IGNORE_INDEX)
+        return decode_target(contents, "", stored, where=lambda _: where)[0]
 
     def _are_there(self, samples: SampleTable, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Compare each sample, and its mask if there are masks, with its row; True if equal."""

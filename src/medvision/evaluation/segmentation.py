@@ -11,6 +11,7 @@ from PIL import Image
 
 from medvision.callbacks import SegmentationPredictions
 from medvision.data import SegmentationData
+from medvision.data.samples import JOIN, ROI, masks_in
 from medvision.evaluation.base import (
     Evaluation,
     FinishedRun,
@@ -20,13 +21,18 @@ from medvision.evaluation.base import (
     or_none,
 )
 from medvision.files import write_table
-from medvision.metrics import mean_defined, mean_interval, pooled_score_intervals
+from medvision.metrics import (
+    annotator_agreement,
+    mean_defined,
+    mean_interval,
+    pooled_score_intervals,
+)
 from medvision.metrics.conventions import SegmentationConventions
 from medvision.metrics.size_groups import size_groups
 from medvision.reports.plots.overlays import draw_overlay
 from medvision.reports.run_page import Case
 from medvision.scores import names_at, score_named
-from medvision.types import Stage
+from medvision.types import IGNORE_INDEX, Stage
 
 
 class SegmentationEvaluation(Evaluation):
@@ -107,13 +113,43 @@ class SegmentationEvaluation(Evaluation):
 
     def details(self) -> dict[str, Any]:
         rows = self._test_rows
-        if not rows or len(self.data.class_names) != 2:
+        if not rows:
             return {}
+        found = self._annotators(rows)
+        if len(self.data.class_names) != 2:
+            return found
         share = np.array([row["lesion_percent"] / 100 for row in rows])
         groups = self.data.groups_of(rows)
         diagonal_px = math.hypot(self.data.image_size, self.data.image_size)
         sizes = size_groups(rows, foreground_share=share, groups=groups, diagonal_px=diagonal_px)
-        return {"lesion_sizes": sizes}
+        return {**found, "lesion_sizes": sizes}
+
+    def _annotators(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Agreement between the annotators of the test images, at the size of the files."""
+        drawn = self.data.index_read.annotators
+        several = [row for row in rows if row["path"] in drawn]
+        if not several:
+            return {}
+        scores = []
+        for row in several:
+            view = masks_in(row["target"])[1]
+            end = "" if view is None else f"{JOIN}{ROI}{view}"
+            names = [mask + end for mask in drawn[row["path"]].values()]
+            masks = self.data.read_masks(row["path"], names)
+            scores.append(annotator_agreement(masks, num_classes=len(self.data.class_names)))
+        groups = self.data.groups_of(several)
+        dice, iou = ([float(pair[k]) for pair in scores] for k in (0, 1))
+        names = sorted({name for row in several for name in drawn[row["path"]]})
+        return {
+            "annotators": {
+                "names": names,
+                "num_images": len(several),
+                "dice": float(np.mean(dice)),
+                "dice_ci95": self._interval("dice", dice, groups),
+                "iou": float(np.mean(iou)),
+                "iou_ci95": self._interval("iou", iou, groups),
+            }
+        }
 
     def tested(self) -> Tested | None:
         rows = self._test_rows
@@ -172,7 +208,10 @@ class SegmentationEvaluation(Evaluation):
         record = self._test_rows[row]
         image, mask = self.data.read_at_network_size(record["path"], record["target"])
         probability = np.asarray(Image.open(self.folder / record["predicted"]))
-        predicted, true = (probability >= 128).astype(np.uint8), (mask > 0).astype(np.uint8)
+        predicted, true = (
+            (probability >= 128).astype(np.uint8),
+            ((mask > 0) & (mask != IGNORE_INDEX)).astype(np.uint8),
+        )
         return Case(
             title=record["path"],
             caption=f"Dice {record['dice']:.3f}, IoU {record['iou']:.3f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -13,11 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.data.readers.annotations import Shapes, coco_file, labelme_file, shapes_of
 from medvision.data.readers.decode import read_bytes
 from medvision.data.readers.images import count_remarks
 from medvision.errors import MedvisionError
@@ -25,9 +27,14 @@ from medvision.files import atomic_path, check_links, file_errors, starts_formul
 from medvision.inference.inputs import Input, chunks, find_inputs
 from medvision.inference.model import Model
 from medvision.inference.model_card import ModelCard
-from medvision.inference.results import ClassificationResult, Image, Result
+from medvision.inference.results import ClassificationResult, Image, Result, SegmentationResult
 from medvision.reports.plots.overlays import encode_png, heat_overlay, shrunk, write_grid
 from medvision.task_definition import task_of
+
+FOLDERS = ("masks", "overlays", "probabilities", "explanations", "labelme")
+"""Folders of results."""
+
+ShapesFormat = Literal["coco", "labelme"]
 
 SHOWN = 24
 """Number of images in the grid of results."""
@@ -44,6 +51,9 @@ class Outputs:
         card: Model card.
         overlays: If True, write the image with contours beside the original.
         probabilities: If True, write probabilities as PNG files.
+        shapes_format: Format of annotation files to write; None writes none.
+        base: Folder that file names in a COCO file are relative to.
+        shapes: File name, size and shapes of each image, by name of the input; for a COCO file.
         grid: First images whose result has a title, with their titles, by name of the input.
     """
 
@@ -51,6 +61,9 @@ class Outputs:
     card: ModelCard
     overlays: bool
     probabilities: bool
+    shapes_format: ShapesFormat | None = None
+    base: Path = Path()
+    shapes: dict[str, tuple[str, tuple[int, int], Shapes]] = field(default_factory=dict)
     grid: dict[str, tuple[Image, str]] = field(default_factory=dict)
 
     @property
@@ -67,9 +80,30 @@ class Outputs:
             self._write(kind, given, encode_png(picture))
             if kind == "masks":
                 row["mask"] = f"masks/{given.name}.png"
+        if self.shapes_format is not None and isinstance(result, SegmentationResult):
+            self._write_shapes(given, result)
         if result.title is not None and place < SHOWN:
             self.grid[given.name] = (shrunk(result.image, THUMBNAIL_PX), result.title)
         return row
+
+    def _write_shapes(self, given: Input, result: SegmentationResult) -> None:
+        height, width = result.mask.shape
+        shapes = shapes_of(result.mask, result.class_names)
+        if self.shapes_format == "coco":
+            name = Path(os.path.relpath(given.path, self.base)).as_posix()
+            self.shapes[given.name] = (name, (height, width), shapes)
+            return
+        path = self.folder / "labelme" / f"{given.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Path(os.path.relpath(given.path.absolute(), path.parent.absolute())).as_posix()
+        write_atomically(path, labelme_file(image, (height, width), shapes))
+
+    def write_coco(self, inputs: Sequence[Input]) -> None:
+        """Write the kept shapes as one COCO file, in the order of the inputs."""
+        if self.shapes_format == "coco":
+            images = [self.shapes[given.name] for given in inputs if given.name in self.shapes]
+            content = coco_file(images, self.card.class_names)
+            write_atomically(self.folder / "annotations.json", content)
 
     def write_heat(self, given: Input, image: Image, heat: NDArray[np.float32]) -> None:
         """Write the heat map beside the image."""
@@ -125,6 +159,7 @@ def predict_files(
     probabilities: bool = False,
     tta: bool = False,
     explain: bool = False,
+    shapes_format: ShapesFormat | None = None,
     batch_size: int = BATCH_SIZE,
     overwrite: bool = False,
     advance: Callable[[int, int], None] | None = None,
@@ -146,6 +181,8 @@ def predict_files(
             min(255, floor(256 p)).
         tta: If True, average over mirrored images (test-time augmentation).
         explain: If True, write Grad-CAM heat maps of the predicted classes; classifiers only.
+        shapes_format: ``coco`` writes the masks as polygons into ``annotations.json``, ``labelme``
+            into ``labelme/<name>.json``, for correction in an annotation tool; segmentation only.
         batch_size: Number of images per forward pass.
         overwrite: If True, accept an output folder that is not empty.
         advance: Callback with the number of processed images and of all images, called after
@@ -155,9 +192,18 @@ def predict_files(
         MedvisionError: If the inputs or the folder are invalid, or writing fails.
     """
     explained = heat_maps(model) if explain else None
+    if shapes_format is not None:
+        _check_shapes(model)
     inputs, notes = find_inputs(given)
     _make_folder(out, overwrite=overwrite)
-    outputs = Outputs(folder=out, card=model.card, overlays=overlays, probabilities=probabilities)
+    outputs = Outputs(
+        folder=out,
+        card=model.card,
+        overlays=overlays,
+        probabilities=probabilities,
+        shapes_format=shapes_format,
+        base=_common_folder(given, inputs),
+    )
     places = {chosen.name: place for place, chosen in enumerate(inputs)}
     unexpected: list[Exception] = []
     remarks: list[str] = []
@@ -217,6 +263,7 @@ def predict_files(
                 if unexpected and len(failures) == done and enough:
                     raise unexpected[0]  # then no input is at fault
         outputs.write_grid(inputs)
+        outputs.write_coco(inputs)
     return Predicted(
         num_done=len(inputs) - len(failures),
         failures=failures,
@@ -314,7 +361,25 @@ def _make_folder(out: Path, *, overwrite: bool) -> None:
                 "exists and is not empty", where=str(out), hint="give a new folder, or --overwrite"
             )
         out.mkdir(parents=True, exist_ok=True)
-        check_links(out, replaced=("masks", "overlays", "probabilities", "explanations"))
+        check_links(out, replaced=FOLDERS)
+
+
+def _check_shapes(model: Model) -> None:
+    result: type[Result] = task_of(model.card.task).load("result")
+    if not issubclass(result, SegmentationResult):
+        raise MedvisionError(
+            f"expected masks, got a model for {model.card.task}",
+            where="--format",
+            hint="leave --format out",
+        )
+
+
+def _common_folder(given: Sequence[Path], inputs: Sequence[Input]) -> Path:
+    """Return the folder that was given, or the nearest one above all images."""
+    folders = [path.expanduser() for path in given]
+    if len(folders) == 1 and folders[0].is_dir():
+        return folders[0]
+    return Path(os.path.commonpath([each.path.absolute().parent for each in inputs]))
 
 
 def heat_maps(

@@ -1,3 +1,4 @@
+from .agreement import annotator_agreement as annotator_agreement
 from .calibration import apply_temperature as apply_temperature
 from .calibration import calibration_bins as calibration_bins
 from .calibration import fit_temperature as fit_temperature

@@ -244,6 +244,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "counted_classes": [*run.class_names] if class_counts else [],
         "groups_in": {s: sum(s in found for found in groups.values()) for s in splits},
         "lesion_sizes": lesion_sizes,
+        "annotators": summary.get("annotators") or {},
         "lesion_scores": scores_in(run, lesion_sizes),
         "share_in_words": share_in_words,
         "class_scores": class_scores,

@@ -11,6 +11,14 @@ import numpy as np
 
 from medvision.console import counted
 from medvision.data.discovery.folders import Scan, images_in, is_image, subfolders
+from medvision.data.discovery.keys import FolderKeys, absolute, matches
+from medvision.data.discovery.mask_folders import (
+    folders_of_labels,
+    folders_of_masks,
+    mask_folder_pairs,
+    masks_beside,
+)
+from medvision.data.readers.arrays import array_labels, is_array_file
 from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
@@ -18,17 +26,29 @@ from medvision.types import IGNORE_INDEX
 CLASS_LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
 
 
-def scan_classes(root: Path) -> Scan:
+_FEW_CLASSES = 8
+"""Folders of which some are opened to see if they hold masks; masks lie beside few other ones."""
+
+
+def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
     """List the images below each class folder, recording problems instead of raising them.
 
     Reads ``ROOT/<class>/*``, or ``ROOT/{train,val,test}/<class>/*`` if a folder of ``root`` is
-    named after a split; deeper folders belong to their class.
+    named after a split; deeper folders belong to their class. Masks in class folders, and class
+    folders that hold the masks of another one, are left out with a note.
+
+    Args:
+        root: The folder.
+        keys: Keys of the layout; None for the defaults.
 
     Raises:
         MedvisionError: If a folder cannot be listed.
     """
-    scan = Scan()
-    inside = subfolders(root)
+    scan, keys = Scan(layout="class folders"), keys or FolderKeys()
+    inside = [path for path in subfolders(root) if not keys.excludes(path.name)]
+    arrays = _array_file(root, scan, keys, inside)
+    if arrays is not None:
+        return _scan_arrays(root, scan, arrays)
     given = [(split, folder) for folder in inside if (split := split_name(folder.name))]
     if given:
         _refuse_strays(scan, root)
@@ -40,8 +60,11 @@ def scan_classes(root: Path) -> Scan:
     parts = [
         part
         for split, folder in given or [("", root)]
-        for part in _scan_folder(root, scan, split, folder)
+        for part in _scan_folder(root, scan, split, folder, keys)
     ]
+    if given:
+        names = ", ".join(folder.name for _, folder in given)
+        scan.layout = f"class folders in folders of the splits {names}"
     scan.samples = SampleTable.joined(parts).by_path()
     scan.images = scan.samples.paths
     return scan
@@ -75,10 +98,55 @@ def order_classes(root: Path, samples: SampleTable, class_names: Sequence[str] |
     return found if class_names is None else _chosen(class_names, found)
 
 
-def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[SampleTable]:
+def _array_file(root: Path, scan: Scan, keys: FolderKeys, inside: list[Path]) -> Path | None:
+    """Return the npz file of images that a key names, or that lies alone in the root."""
+    if keys.images is not None:
+        if not keys.images.endswith(".npz"):
+            raise MedvisionError(
+                "data.images names the images of masks, or an npz file of images with classes",
+                where="data.images",
+                hint="set data.root to the folder of the class folders",
+            )
+        return matches(root, keys.images, key="data.images")[0][0]
+    if inside:
+        return None
+    found = [path for path in sorted(root.glob("*.npz")) if is_array_file(path)]
+    if len(found) > 1:
+        names = [path.name for path in found]
+        scan.problem(
+            f"{len(found)} files of images: {count_names(names)}",
+            root,
+            f"set data.images={names[0]} to read one of them",
+            in_doubt=True,
+        )
+    return found[0] if found else None
+
+
+def _scan_arrays(root: Path, scan: Scan, path: Path) -> Scan:
+    """List the images of an npz file; their classes are its labels."""
+    name = absolute(path).relative_to(absolute(root)).as_posix()
+    tables = []
+    for split, labels in array_labels(path).items():
+        digits, width = len(str(len(labels))), len(str(int(labels.max(initial=0))))
+        tables.append(
+            SampleTable.of_split_files(
+                (f"{name}#{split}/{row:0{digits}d}" for row in range(len(labels))),
+                (f"{label:0{width}d}" for label in labels.tolist()),
+                split,
+            )
+        )
+    scan.layout = f"arrays of images and labels in {name}"
+    scan.samples = SampleTable.joined(tables).by_path()
+    scan.images = scan.samples.paths
+    return scan
+
+
+def _scan_folder(
+    root: Path, scan: Scan, split: str, folder: Path, keys: FolderKeys
+) -> Iterator[SampleTable]:
     """Yield the images of each class."""
     _refuse_strays(scan, folder)
-    classes = subfolders(folder)
+    classes = _without_masks(root, scan, folder, keys)
     names = {path.name.lower() for path in classes}
     if not classes:
         scan.problem("no class folders", folder, CLASS_LAYOUT)
@@ -87,6 +155,7 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[S
             "expected class folders, found the folders images and masks of a segmentation set",
             folder,
             "choose a segmentation experiment, or another data.root",
+            in_doubt=True,
         )
     for path in classes:
         inside = [deeper.name for deeper in subfolders(path) if split_name(deeper.name)]
@@ -96,11 +165,79 @@ def _scan_folder(root: Path, scan: Scan, split: str, folder: Path) -> Iterator[S
                 folder,
                 f"did you mean data.root={path}? {CLASS_LAYOUT}",
             )
-        files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
         start = path.relative_to(root).as_posix()
+        files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
+        files = [file for file in files if not keys.excludes(f"{start}/{file}")]
+        files = _images_of(scan, path, start, files)
         yield SampleTable.of_split_files(
             (f"{start}/{file}" for file in files), [path.name] * len(files), split
         )
+
+
+def _without_masks(root: Path, scan: Scan, folder: Path, keys: FolderKeys) -> list[Path]:
+    """Return the class folders, without those that hold the masks of another one."""
+    start = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    classes = [path for path in subfolders(folder) if not keys.excludes(start + path.name)]
+    names = {path.name.lower() for path in classes}
+    masks = {} if {"images", "masks"} <= names else folders_of_masks(classes)
+    if not masks:
+        _doubt_labels(scan, folder, classes, keys)
+        return classes
+    pairs = ", ".join(f"{images.name} and {other.name}" for other, images in masks.items())
+    if len(classes) - len(masks) < 2:
+        scan.problem(
+            f"expected class folders, found images and masks under the same names ({pairs})",
+            folder,
+            "choose a segmentation experiment, or set data.task=segmentation",
+            in_doubt=True,
+        )
+        scan.holds_masks = True
+        return classes
+    left = count_names([start + other.name for other in masks])
+    scan.notes.append(f"left out {left}: masks of the images in another folder ({pairs})")
+    scan.other = "images and their masks: data.task=segmentation"
+    return [path for path in classes if path not in masks]
+
+
+def _doubt_labels(scan: Scan, folder: Path, classes: list[Path], keys: FolderKeys) -> None:
+    """Record a class of pictures that look like masks, under other names than the images."""
+    if not 1 < len(classes) <= _FEW_CLASSES:
+        return
+    labels = folders_of_labels(classes)
+    if not labels or len(labels) == len(classes):
+        return
+    names = count_names([path.name for path in labels])
+    what = f"{names} holds only pictures of a few levels, as masks do, other folders photographs"
+    if keys.task is not None:
+        scan.notes.append(f"{what}; it is read as a class because of data.task")
+        return
+    others = next(path for path in classes if path not in labels)
+    scan.holds_masks = True
+    scan.problem(
+        what,
+        folder,
+        f"set data.images={others.name} data.masks={labels[0].name}, with data.mask_pattern and"
+        " data.mask_template if their names differ; or data.task=classification",
+        in_doubt=True,
+    )
+
+
+def _images_of(scan: Scan, folder: Path, start: str, files: list[str]) -> list[str]:
+    """Return the files of a class folder without the masks among them, which are noted."""
+    inside = mask_folder_pairs(folder) if any("/" in file for file in files) else []
+    places = [
+        f"{masks.relative_to(folder).as_posix()}/" for _, _, masks in inside if masks is not None
+    ]
+    masks = {file for file in files if file.startswith(tuple(places))} if places else set()
+    if not masks:
+        masks = {mask for ends in masks_beside(folder, files).values() for _, mask in ends}
+    if not masks:
+        return files
+    scan.notes.append(
+        f"left out {counted(len(masks), 'mask')} in {start}: {count_names(sorted(masks), shown=2)}"
+    )
+    scan.other = "images and their masks: data.task=segmentation"
+    return [file for file in files if file not in masks]
 
 
 def _refuse_strays(scan: Scan, folder: Path) -> None:

@@ -37,15 +37,30 @@ class Scan:
         images: Every image, with a mask or without, by path.
         problems: Reasons why some images or the whole data set cannot be used, as found.
         notes: Remarks for the user, and omitted files.
+        layout: Description of the folders that were recognised.
+        pairing: How images and masks were paired.
+        other: How else the folder may be read, with the key that decides; empty if in no way.
+        annotators: Masks of each image that has several, by annotator or part.
+        holds_masks: True if class folders turned out to hold images and their masks.
+        shapes: Images with the shapes of annotation files; None if there are none.
+        in_doubt: True if a problem is that two readings are possible, so that none may be chosen.
     """
 
     samples: SampleTable = field(default_factory=lambda: SampleTable.of([]))
     images: Sequence[str] = ()
     problems: list[MedvisionError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    layout: str = ""
+    pairing: str = ""
+    other: str = ""
+    annotators: dict[str, dict[str, str]] = field(default_factory=dict)
+    holds_masks: bool = False
+    shapes: SampleTable | None = None
+    in_doubt: bool = False
 
-    def problem(self, what: str, where: Path, hint: str) -> None:
+    def problem(self, what: str, where: Path, hint: str, *, in_doubt: bool = False) -> None:
         """Record why images cannot be used, in the form of an error."""
+        self.in_doubt |= in_doubt
         self.problems.append(MedvisionError(what, where=str(where), hint=hint))
 
     def refuse_problems(self) -> None:

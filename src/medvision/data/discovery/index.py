@@ -6,8 +6,10 @@ after splits. Samples without a given split have an empty one and are drawn late
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -24,9 +26,22 @@ from medvision.data.discovery.folders import (
     missing_files,
     subfolders,
 )
-from medvision.data.discovery.mask_folders import scan_segmentation
-from medvision.data.discovery.splits_csv import read_splits
-from medvision.data.samples import SampleTable, count_names, split_name
+from medvision.data.discovery.keys import FolderKeys
+from medvision.data.discovery.mask_folders import (
+    mask_folder_pairs,
+    scan_segmentation,
+)
+from medvision.data.discovery.splits_csv import Prefer, names_images, read_splits
+from medvision.data.readers.annotations import container
+from medvision.data.samples import (
+    JOIN,
+    ROI,
+    SampleTable,
+    count_names,
+    files_in,
+    split_name,
+    without_suffix,
+)
 from medvision.data.splits.groups import given_groups, group_by_patient, group_by_pattern
 from medvision.errors import MedvisionError
 from medvision.files import is_there
@@ -39,6 +54,7 @@ _OR_ELSE = {
     "classes": ", or put the images into folders of their classes",
     "texts": ", or remove their lines",
 }
+TASK_NAMES: tuple[Task, ...] = ("segmentation", "classification")
 LISTED_LAYOUT = "expected ROOT/splits.csv with the columns path and target"
 
 
@@ -50,29 +66,53 @@ class Index:
         samples: Samples with their given splits and groups.
         notes: Omissions and irregularities.
         class_names: Classes by index; empty for segmentation.
+        layout: Description of the folders that were recognised.
+        pairing: How images and masks were paired; empty without masks.
+        other: How else the folder may be read, with the key that decides; empty if in no way.
+        annotators: Masks of each image that has several, by annotator or part.
     """
 
     samples: SampleTable
     notes: list[str]
     class_names: list[str] = field(default_factory=list)
+    layout: str = ""
+    pairing: str = ""
+    other: str = ""
+    annotators: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Task of a folder.
+
+    Attributes:
+        task: The task.
+        notes: Remarks on what is left out.
+        other: How else the folder may be read, with the key that decides; empty if in no way.
+    """
+
+    task: Task
+    notes: list[str] = field(default_factory=list)
+    other: str = ""
 
 
 def index_segmentation(
     root: Path,
     *,
-    mask_suffix: str = "",
+    keys: FolderKeys | None = None,
     splits: Path | None = None,
     group_pattern: str | None = None,
 ) -> Index:
     """List images with their masks.
 
-    Reads ``ROOT/images/*`` and ``ROOT/masks/*`` matched by stem, also in equal sub-folders;
-    ``ROOT/{train,val,test}/{images,masks}``; or the images listed in ``ROOT/splits.csv``, omitting
-    others with a note. Images not listed in ``splits`` are added.
+    Reads ``ROOT/images/*`` and ``ROOT/masks/*`` matched by stem, also in equal sub-folders, under
+    usual other names and within folders of splits; masks beside their images; folders with one
+    image and its masks; or the images listed in ``ROOT/splits.csv``, omitting others with a note.
+    Images not listed in ``splits`` are added.
 
     Args:
         root: The data folder.
-        mask_suffix: Suffix of a mask's stem after the stem of its image, such as ``_mask``.
+        keys: Keys of the layout; None for the defaults.
         splits: Path of an earlier run's csv, with paths relative to ``root``, whose splits are
             kept.
         group_pattern: Regular expression with one capture group, searched in each path; the
@@ -83,14 +123,26 @@ def index_segmentation(
         MedvisionError: If the folder, the csv or the pattern does not match the description above.
     """
     root = existing_folder(root, hint=f"check data.root: {SEGMENTATION_LAYOUT}")
-    scan = scan_segmentation(root, mask_suffix=mask_suffix)
+    scan = scan_segmentation(root, keys)
     samples, notes = _index(root, scan, splits, group_pattern, targets="masks")
-    return Index(samples=samples, notes=notes)
+    return described(Index(samples=samples, notes=notes), scan)
+
+
+def described(index: Index, scan: Scan) -> Index:
+    """Return an index with the description of the folders that it was made from."""
+    return replace(
+        index,
+        layout=scan.layout,
+        pairing=scan.pairing,
+        other=scan.other,
+        annotators=scan.annotators,
+    )
 
 
 def index_classification(
     root: Path,
     *,
+    keys: FolderKeys | None = None,
     splits: Path | None = None,
     group_pattern: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -103,6 +155,7 @@ def index_classification(
 
     Args:
         root: The data folder.
+        keys: As for `index_segmentation`.
         splits: As for `index_segmentation`.
         group_pattern: As for `index_segmentation`.
         class_names: All classes in index order; None sorts them alphabetically.
@@ -112,9 +165,10 @@ def index_classification(
             description above.
     """
     root = existing_folder(root, hint=f"check data.root: {CLASS_LAYOUT}")
-    samples, notes = _index(root, scan_classes(root), splits, group_pattern, targets="classes")
+    scan = scan_classes(root, keys)
+    samples, notes = _index(root, scan, splits, group_pattern, targets="classes")
     names = order_classes(root, samples, class_names)
-    return Index(samples=samples, class_names=names, notes=notes)
+    return described(Index(samples=samples, class_names=names, notes=notes), scan)
 
 
 def index_listed(
@@ -157,17 +211,111 @@ def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
 
 def task_in_csv(root: Path) -> Task | None:
     """Derive the task from the targets (files or classes) in ``ROOT/splits.csv``, None if blank."""
-    table = root / "splits.csv"
+    return _task_of(root / "splits.csv")
+
+
+def _task_of(table: Path) -> Task | None:
     targets = [s.target for s in read_splits(table) if s.target] if is_there(table) else []
     if not targets:
         return None
-    return "segmentation" if is_image(targets[0]) else "classification"
+    first = container(files_in(targets[0])[0])
+    is_file = is_image(first) or first.endswith(".json")
+    return "segmentation" if is_file else "classification"
 
 
-def folder_names(root: Path) -> list[set[str]]:
-    """Return the lower-case names of the folders in the root and in each of its split folders."""
-    places = [root, *(folder for folder in subfolders(root) if split_name(folder.name))]
-    return [{folder.name.lower() for folder in subfolders(place)} for place in places]
+_MOST_CLASSES = 20
+"""Folders of images with masks up to which they may be classes; more are those of patients."""
+
+
+def usual_table(root: Path) -> Path | None:
+    """Return the only csv or tsv file in the root that names images, other than splits.csv.
+
+    It is read where folders and file names tell neither masks nor classes.
+    """
+    found = [
+        path
+        for path in sorted(root.iterdir())
+        if path.suffix.lower() in (".csv", ".tsv") and path.is_file() and names_images(path)
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
+    """Derive the task of a folder from ``data.task``, its csv, its folders or its files.
+
+    Raises:
+        MedvisionError: If the folder holds neither images with masks nor class folders, or cannot
+            be listed.
+    """
+    keys = keys or FolderKeys()
+    if keys.task is not None:
+        if keys.task not in TASK_NAMES:
+            raise MedvisionError(
+                f"expected {' or '.join(TASK_NAMES)}, got {keys.task}",
+                where="data.task",
+                hint="change it",
+            )
+        return Choice(task=keys.task)
+    of_images = keys.images is not None and not keys.images.endswith(".npz")
+    if keys.masks is not None or of_images:
+        return Choice(task="segmentation")
+    listed = task_in_csv(root)
+    if listed is not None:
+        return Choice(task=listed)
+    pairs = [pair for pair in mask_folder_pairs(root, keys) if pair[2] is not None]
+    classes = scan_classes(root, keys)
+    names = classes.samples.targets.numbered()[0]
+    table = usual_table(root)
+    if pairs:
+        above = {_class_above(root, images) for _, images, _ in pairs}
+        few = len(classes.images) < 2 * len(above)
+        numbered = _are_numbered(above) or scan_segmentation(root, keys).in_doubt
+        if len(above - {""}) < 2 or few or numbered:
+            own = {part for _, i, m in pairs for part in (i.name, m.name if m else "", *above)}
+            others = [name for name in names if name not in own]
+            note = f"read as images with masks; ignored beside them: {count_names(others)}"
+            other = "class folders: data.task=classification" if len(above - {""}) > 1 else ""
+            return Choice(task="segmentation", notes=[note] if others else [], other=other)
+        return Choice(task="classification", other=classes.other)
+    one_each = len(classes.images) == len(names) and bool(classes.other)
+    if len(names) > _MOST_CLASSES and classes.other:
+        other = "class folders: data.task=classification"
+        return Choice(task="segmentation", other=other)
+    if table is not None and _are_numbered(names) and (listed := _task_of(table)) is not None:
+        return Choice(task=listed)
+    if len(names) > 1 and not classes.holds_masks and not one_each:
+        return Choice(task="classification", other=classes.other)
+    if scan_segmentation(root, keys).layout:
+        return Choice(task="segmentation")
+    if table is not None and (listed := _task_of(table)) is not None:
+        return Choice(task=listed)
+    if len(names) > 1 and not classes.holds_masks:
+        return Choice(task="classification")
+    if classes.in_doubt:
+        classes.refuse_problems()
+    what = "expected images with masks, or at least two class folders"
+    inside = subfolders(root)
+    places = [root, *(folder for folder in inside if split_name(folder.name))]
+    names_inside = {folder.name.lower() for place in places for folder in subfolders(place)}
+    if "images" in names_inside:
+        what = "expected a masks folder beside the images folder"
+    guess = f"did you mean {inside[0]}? " if len(inside) == 1 else ""
+    raise MedvisionError(
+        what,
+        where=str(root),
+        hint=f"{guess}{SEGMENTATION_LAYOUT}; or {CLASS_LAYOUT}; or set data.images and data.masks",
+    )
+
+
+def _class_above(root: Path, images: Path) -> str:
+    """Return the folder that could be the class of a folder of images; empty if there is none."""
+    parts = images.relative_to(root).parts[:-1]
+    return next((part for part in parts if not split_name(part)), "")
+
+
+def _are_numbered(names: Iterable[str]) -> bool:
+    """Return True if names differ only by numbers, as those of patients, videos and parts."""
+    return len({re.sub(r"\d+", "#", name) for name in names}) < 2
 
 
 def _index(
@@ -175,12 +323,16 @@ def _index(
 ) -> tuple[SampleTable, list[str]]:
     """Return the samples of the csv files, or else of the folders, by path and with notes."""
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
+    if not is_there(own) and splits is None and _says_nothing(scan, targets):
+        own = usual_table(root) or own
+        scan.layout = f"listed in {own.name}"
+        scan.pairing = ""
     if is_there(own):
         samples, notes = _listed(root, scan, own, targets), []
         left_out = sorted(set(scan.images).difference(samples.paths))
         if left_out:
             notes.append(
-                f"splits.csv does not list {counted(len(left_out), 'image')} (ignored):"
+                f"{own.name} does not list {counted(len(left_out), 'image')} (ignored):"
                 f" {count_names(left_out)}"
             )
     elif splits is None:
@@ -199,6 +351,14 @@ def _index(
     return samples.by_path(), notes
 
 
+def _says_nothing(scan: Scan, targets: Targets) -> bool:
+    """Return True if folders and file names tell neither masks nor classes."""
+    if targets == "masks":
+        return not scan.samples
+    names = scan.samples.targets.numbered()[0]
+    return targets == "classes" and (scan.holds_masks or _are_numbered(names))
+
+
 def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTable:
     """Return the samples of a csv; blank targets become masks of the same stem.
 
@@ -207,16 +367,21 @@ def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTabl
     known, with_masks, with_classes = scan.samples, targets == "masks", targets == "classes"
     if with_classes and (scan.problems or len(known.targets.numbered()[0]) < 2):
         known = SampleTable.of([])  # folders are not classes
-    samples = fill_targets(read_splits(table), known, by_folder=with_classes)
-    names = chain.from_iterable(zip(samples.paths, samples.targets, strict=True))
-    listed = filter(None, names) if with_masks else samples.paths
+    prefer: Prefer | None = "masks" if with_masks else "classes" if with_classes else None
+    rows, spelled = _as_spelled(read_splits(table, prefer=prefer), scan, root)
+    samples = fill_targets(rows, known, by_folder=with_classes)
+    names = chain.from_iterable(
+        (container(path), *(files_in(target) if with_masks and target else ()))
+        for path, target in zip(samples.paths, samples.targets, strict=True)
+    )
     seen = {*scan.images, *(scan.samples.targets if with_masks else ())}
-    missing = missing_files(root, (name for name in listed if name not in seen))
+    missing = missing_files(root, (container(name) for name in names if name not in seen))
     if missing:
+        near = spelled.get(without_suffix(missing[0]))
         raise MedvisionError(
             f"cannot find {counted(len(missing), 'listed file')} in {root}: {count_names(missing)}",
             where=str(table),
-            hint="check data.root, or remove their lines",
+            hint=f"did you mean {near}?" if near else "check data.root, or remove their lines",
         )
     without = list(samples.paths.select(samples.targets.equal("")))
     if without:
@@ -237,6 +402,55 @@ def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTabl
             hint="choose a segmentation experiment, or another data.root",
         )
     return samples
+
+
+def _as_spelled(rows: SampleTable, scan: Scan, root: Path) -> tuple[SampleTable, Mapping[str, str]]:
+    """Spell the files of a csv as they are on the disk, and return the files by their stem.
+
+    The same accents have two encodings, and systems and spreadsheets change one into the other.
+    """
+    listed = [*rows.paths, *chain.from_iterable(map(files_in, rows.targets.numbered()[0]))]
+    known = {*scan.images, *chain.from_iterable(map(files_in, scan.samples.targets.numbered()[0]))}
+    if known.issuperset(name for name in listed if is_image(name)) and known.issuperset(rows.paths):
+        return rows, {}
+    there = list_images(root)[0]
+    files = _Files(there)
+    return rows.with_column(
+        paths=map(files.spelled, rows.paths),
+        targets=map(files.target_spelled, rows.targets),
+    ), {unicodedata.normalize("NFC", without_suffix(name)): name for name in there}
+
+
+class _Files:
+    """Files of a folder by normalised path, and by name or stem where that is unique."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._own = set(names)
+        self._spelled = {unicodedata.normalize("NFC", name): name for name in names}
+        self._short: dict[str, str | None] = {}
+        for path, name in self._spelled.items():
+            last = path.rpartition("/")[2]
+            for short in {last, without_suffix(last), without_suffix(path)} - {path}:
+                self._short[short] = None if short in self._short else name
+
+    def spelled(self, name: str) -> str:
+        """Return the path of a file that a table names; the same text if there is none."""
+        if name in self._own:
+            return name
+        normal = unicodedata.normalize("NFC", name)
+        return self._spelled.get(normal) or self._short.get(normal) or name
+
+    def target_spelled(self, target: str) -> str:
+        """The same for a target, of one or several files."""
+        if not (JOIN in target or is_image(target)):
+            return target  # a class
+        parts = target.split(JOIN)
+        return JOIN.join(
+            ROI + self.spelled(part.removeprefix(ROI))
+            if part.startswith(ROI)
+            else self.spelled(part)
+            for part in parts
+        )
 
 
 def fill_targets(rows: SampleTable, known: SampleTable, *, by_folder: bool = False) -> SampleTable:

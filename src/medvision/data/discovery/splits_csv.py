@@ -8,30 +8,83 @@ import io
 import re
 from array import array
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Literal
 
 from medvision.data.discovery.folders import refuse_controls
-from medvision.data.samples import SPLIT_NAMES, Sample, SampleTable, split_name
+from medvision.data.samples import JOIN, ROI, SPLIT_NAMES, Sample, SampleTable, split_name
 from medvision.errors import MedvisionError
 from medvision.files import file_errors, open_table, runs_in_spreadsheets, write_atomically
 
 COLUMNS = ("split", "path", "target", "group")
 
+_OF_CLASSES = ["label", "labels", "class", "class_name", "category", "diagnosis", "dx", "finding"]
+_OF_MASKS = [
+    "mask",
+    "mask_path",
+    "mask_file",
+    "mask_name",
+    "mask_id",
+    "segmentation",
+    "gt",
+    "ground_truth",
+]
+_USUAL = {
+    "split": ["set", "subset", "partition"],
+    "path": [
+        "file",
+        "filename",
+        "file_name",
+        "filepath",
+        "file_path",
+        "image",
+        "image_path",
+        "image_file",
+        "image_name",
+        "image_id",
+        "imageid",
+        "img",
+        "img_path",
+        "isic_id",
+        "name",
+        "id",
+    ],
+    "group": [
+        "patient",
+        "patient_id",
+        "patientid",
+        "subject",
+        "subject_id",
+        "case",
+        "case_id",
+        "lesion_id",
+    ],
+}
+"""Usual names of each column, in the order of preference after its own name."""
+
+Prefer = Literal["masks", "classes"]
+
 _SPLITS = frozenset({"", *SPLIT_NAMES.values()})
 
 
-def read_splits(path: Path) -> SampleTable:
-    """Return the samples of a csv file, in its order.
+def read_splits(path: Path, *, prefer: Prefer | None = None) -> SampleTable:
+    """Return the samples of a csv or tsv file, in its order.
 
     Only the column ``path`` is required; missing columns are empty, unknown ones are ignored. Split
-    names may be those of ``SPLIT_NAMES``.
+    names may be those of ``SPLIT_NAMES``. Columns are also found under usual other names, such as
+    ``image_id``, ``mask``, ``label`` and ``patient_id``.
+
+    Args:
+        path: The file.
+        prefer: Kind of the targets, if there are columns of both; None refuses them.
 
     Raises:
         MedvisionError: With the file and the line, if the file cannot be read, lacks the column,
             lists an image twice, or contains a path outside the root.
     """
     lines = array("q")  # line number of each row
-    samples = SampleTable.of_rows(_read(path, lines))
+    samples = SampleTable.of_rows(_read(path, lines, prefer))
     if not len(samples):
         raise MedvisionError("the file lists no images", where=str(path), hint="add lines to it")
     seen: dict[str, int] = {}
@@ -45,9 +98,51 @@ def read_splits(path: Path) -> SampleTable:
     return samples
 
 
-def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
+def names_images(path: Path) -> bool:
+    """Return True if a table names images, by its first line."""
+    try:
+        with open_table(path, encoding="utf-8-sig") as stream:
+            first = stream.readline(10_000)
+    except (OSError, UnicodeDecodeError):
+        return False
+    columns = [name.strip().strip('"').lower() for name in first.split(_delimiter(path, first))]
+    return any(name in columns for name in ("path", *_USUAL["path"]))
+
+
+def _delimiter(path: Path, first: str) -> str:
+    """Return the character between cells: that which the first line holds most often."""
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return max(",;\t", key=first.count)
+
+
+def _places(columns: list[str], path: Path, prefer: Prefer | None) -> list[int]:
+    """Return the place of each of ``COLUMNS``, under its own or a usual name; -1 without one."""
+    usual = dict(_USUAL)
+    masks, classes = ([n for n in names if n in columns] for names in (_OF_MASKS, _OF_CLASSES))
+    if masks and classes and prefer is None and "target" not in columns:
+        raise MedvisionError(
+            f"the columns {masks[0]} and {classes[0]} could both be the target",
+            where=f"{path}, line 1",
+            hint="set data.task=segmentation or data.task=classification",
+        )
+    usual["target"] = masks if prefer == "masks" else classes if prefer else masks + classes
+    if prefer == "masks" and not masks:
+        usual["target"] = classes
+    if prefer == "classes" and not classes:
+        usual["target"] = masks
+    found = []
+    for column in COLUMNS:
+        names = [name for name in (column, *usual[column]) if name in columns]
+        found.append(columns.index(names[0]) if names else -1)
+    return found
+
+
+def _read(
+    path: Path, lines: array[int], prefer: Prefer | None
+) -> Iterator[tuple[str, str, str, str]]:
     """Yield path, target, group and split of each row, and record its line number."""
-    for line, (split, image, target, group) in _rows(path):
+    for line, (split, image, target, group) in _rows(path, prefer):
         lines.append(line)
         try:
             if not image:
@@ -56,7 +151,7 @@ def _read(path: Path, lines: array[int]) -> Iterator[tuple[str, str, str, str]]:
                 raise MedvisionError(
                     f"{image} would be a formula in a spreadsheet", hint="rename the folder"
                 )
-            yield _relative(image), _relative(target), group, _split(split)
+            yield _relative(image), _relative_target(target), group, _split(split)
         except MedvisionError as fault:
             where = f"{path}, line {line}"
             raise MedvisionError(fault.what, where=where, hint=fault.hint) from fault
@@ -81,15 +176,17 @@ def write_splits(path: Path, samples: Iterable[Sample]) -> None:
         write_atomically(path, data)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _rows(path: Path, prefer: Prefer | None) -> Iterator[tuple[int, tuple[str, ...]]]:
     """Yield the line number and the stripped cells in the order of ``COLUMNS``."""
     line = 1
     try:
         with open_table(path, encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
+            first = stream.readline()
+            delimiter = _delimiter(path, first)
+            reader = csv.reader(chain([first], stream), strict=True, delimiter=delimiter)
             columns = [name.strip().lower() for name in next(reader, [])]
-            _check_columns(columns, path)
-            places = [columns.index(name) if name in columns else -1 for name in COLUMNS]
+            places = _places(columns, path, prefer)
+            _check_columns(columns, path, places)
             for cells in reader:
                 line = reader.line_num
                 if len(cells) != len(columns):
@@ -119,9 +216,9 @@ def _rows(path: Path) -> Iterator[tuple[int, tuple[str, ...]]]:
         ) from fault
 
 
-def _check_columns(columns: list[str], path: Path) -> None:
+def _check_columns(columns: list[str], path: Path, places: list[int]) -> None:
     where = f"{path}, line 1"
-    if "path" not in columns:
+    if places[COLUMNS.index("path")] < 0:
         raise MedvisionError(
             f"expected a column path, got {', '.join(columns) or 'no column'}",
             where=where,
@@ -133,7 +230,8 @@ def _check_columns(columns: list[str], path: Path) -> None:
                 f"the column {column} occurs twice", where=where, hint="keep one of them"
             )
         nearest = difflib.get_close_matches(column, COLUMNS, n=1, cutoff=0.75)
-        if column not in COLUMNS and nearest and nearest[0] not in columns:
+        known = column in COLUMNS or columns.index(column) in places
+        if not known and nearest and places[COLUMNS.index(nearest[0])] < 0:
             raise MedvisionError(
                 f"unknown column {column}", where=where, hint=f"did you mean {nearest[0]}?"
             )
@@ -151,6 +249,17 @@ def _relative(text: str) -> str:
             hint="give paths relative to data.root, without ..",
         )
     return str(path) if text else ""
+
+
+def _relative_target(text: str) -> str:
+    """Return a target; where it joins several files, each of them is below the root."""
+    if JOIN not in text:
+        return _relative(text)
+    parts = []
+    for part in text.split(JOIN):
+        mark = ROI if part.startswith(ROI) else ""
+        parts.append(mark + _relative(part.removeprefix(ROI)))
+    return JOIN.join(parts)
 
 
 # Parts that do not start with a dot, separated by single slashes: nearly all paths.

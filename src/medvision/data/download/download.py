@@ -405,9 +405,9 @@ def _download(
         for left in (unpacked, arranged):
             shutil.rmtree(left, ignore_errors=True)
     shutil.rmtree(work)
-    masks = dataset.num_images if "masks" in dataset.layout else 0
-    if num_files != dataset.num_images + masks:
-        report(f"expected {dataset.num_images + masks} files, found {num_files}")
+    expected = (dataset.num_images or 0) * (2 if "masks" in dataset.layout else 1)
+    if expected and num_files != expected:
+        report(f"expected {expected} files, found {num_files}")
     report(f"{dataset.title} is in {root}: {num_files} files; cite {dataset.citation}")
     return source
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from medvision.data.readers.decode import Picture, samples, upright
 from medvision.data.readers.dicom import DicomPixels
 from medvision.errors import MedvisionError
+from medvision.types import IGNORE_INDEX
 
 _CHROMA_NOISE = 24  # grey levels by which JPEG separates the channels of a grey picture
 _MAX_NAMED = 6
@@ -26,9 +27,22 @@ _EDGE = 0.05  # share of height or width, beyond the edges of a mask that was en
 
 
 def class_indices(
-    picture: Picture, *, num_classes: int, color_map: Sequence[Sequence[int]] | None
+    picture: Picture,
+    *,
+    num_classes: int,
+    color_map: Sequence[Sequence[int]] | None,
+    ignore_index: int | None = None,
+    instances: bool = False,
 ) -> NDArray[np.uint8]:
     """Return class indices in [0, K), uint8 (H, W), by the rules of `read_mask`.
+
+    Args:
+        picture: Decoded file.
+        num_classes: Number of classes K.
+        color_map: Colour of each class.
+        ignore_index: Value in the file that becomes ``IGNORE_INDEX``; not used with colours.
+        instances: If True, values are numbers of objects: of two classes, all above 0 are
+            foreground.
 
     Raises:
         MedvisionError: If the values are not valid for these classes.
@@ -53,11 +67,35 @@ def class_indices(
         )
     indices = _palette_indices(picture, num_classes)
     if indices is not None:
-        return _in_range(indices, num_classes, picture.where)
+        indices, ignored = _without_ignored(indices, ignore_index)
+        if instances and num_classes == 2:
+            return _with_ignored((indices > 0).astype(np.uint8), ignored)
+        return _with_ignored(_in_range(indices, num_classes, picture.where), ignored)
     values, full = _grey_levels(picture, num_classes)
+    values, ignored = _without_ignored(values, ignore_index)
     if num_classes > 2:
-        return _in_range(values, num_classes, picture.where)
-    return _foreground(values, full, picture)
+        return _with_ignored(_in_range(values, num_classes, picture.where), ignored)
+    if instances and not picture.lossy:
+        return _with_ignored((values > 0).astype(np.uint8), ignored)
+    return _with_ignored(_foreground(values, full, picture), ignored)
+
+
+def _without_ignored(
+    values: NDArray[Any], ignore_index: int | None
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return the values with 0 where they are ignored, and where that is; None if nowhere."""
+    if ignore_index is None:
+        return values, None
+    ignored = values == ignore_index
+    return (np.where(ignored, 0, values), ignored) if ignored.any() else (values, None)
+
+
+def _with_ignored(
+    indices: NDArray[np.uint8], ignored: NDArray[np.bool_] | None
+) -> NDArray[np.uint8]:
+    if ignored is not None:
+        indices[ignored] = IGNORE_INDEX
+    return indices
 
 
 def _palette_indices(picture: Picture, num_classes: int) -> NDArray[Any] | None:

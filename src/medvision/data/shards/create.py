@@ -21,22 +21,24 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from medvision.console import counted
 from medvision.data.discovery.index import (
     Task,
+    choose_task,
     existing_folder,
-    folder_names,
     index_classification,
     index_segmentation,
-    task_in_csv,
 )
-from medvision.data.readers.decode import read_bytes
+from medvision.data.discovery.keys import FolderKeys, anchored
+from medvision.data.readers.annotations import container, read_content
 from medvision.data.readers.kinds import DICOM_SUFFIXES, kind_of_file
+from medvision.data.readers.targets import decode_target
 from medvision.data.reading import Reading
-from medvision.data.samples import Sample, SampleTable, StringColumn
+from medvision.data.samples import Sample, SampleTable, StringColumn, files_in
 from medvision.data.shards.location import holds_shards
 from medvision.data.shards.manifest import FACTS, MANIFEST, TABLE, Manifest, Part
 from medvision.data.shards.table import SPLITS, ShardTable, write_columns
@@ -189,19 +191,24 @@ class CheckedFolder:
 
     def _files(self, sample: Sample, content: str) -> list[tuple[str, bytes]]:
         """Return extension and content of the image, and of its mask if it has one."""
-        names = {sample.path: ""} | ({sample.target: "mask."} if self.reading.has_masks else {})
+        targets = files_in(sample.target) if self.reading.has_masks else []
+        names = {sample.path: ""} | dict.fromkeys(targets, "mask.")
         files = []
         known = content.split("\0")[1:]  # for very many files, only their names are known
         for (name, before), expected in zip_longest(names.items(), known):
-            data = read_bytes(self.root / name)
+            data = read_content(self.root, name)
             if expected not in (None, str(len(data)), hashlib.sha256(data).hexdigest()):
                 raise MedvisionError(
                     "the file has changed since it was checked",
                     where=str(self.root / name),
                     hint="do not change the folder, and run the command again",
                 )
-            suffix = PurePosixPath(name).suffix.lower().lstrip(".")
+            suffix = PurePosixPath(container(name)).suffix.lower().lstrip(".")
             files.append((before + (suffix if _PLAIN.fullmatch(suffix) else "img"), data))
+        if len(files) > 2:  # one mask in the shards, as readers of the format expect
+            contents = [data for _, data in files[1:]]
+            indices, _ = decode_target(contents, sample.target, self.reading, where=str)
+            files[1:] = [("mask.png", cv2.imencode(".png", indices)[1].tobytes())]
         return files
 
     def _label(self, sample: Sample) -> list[tuple[str, bytes]]:
@@ -314,10 +321,9 @@ def make_shards(
     task: Task | None = None,
     shard_bytes: int,
     group_pattern: str | None = None,
-    mask_suffix: str = "",
-    num_classes: int = 2,
-    color_map: Sequence[tuple[int, ...]] | None = None,
-    value_range: tuple[float, float] | None = None,
+    splits: Path | None = None,
+    keys: FolderKeys | None = None,
+    reading: Reading | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     advance: Advance | None = None,
 ) -> Made:
@@ -332,10 +338,9 @@ def make_shards(
         task: Task of the folder; None derives it from the layout.
         shard_bytes: Largest size of a shard.
         group_pattern: As for `index_segmentation`.
-        mask_suffix: Suffix of a mask's stem after the stem of its image.
-        num_classes: As for `read_mask`.
-        color_map: As for `read_mask`.
-        value_range: As for `read_image`.
+        splits: As for `index_segmentation`.
+        keys: As for `index_segmentation`.
+        reading: Reading options of the files; None for the defaults.
         on_error: As for `check_files`.
         advance: Progress callback.
 
@@ -344,18 +349,15 @@ def make_shards(
             ``out`` is then removed.
     """
     root, out = _two_folders(root, out)
-    task = task or task_of(root)
+    base, keys = anchored(root, keys or FolderKeys())
+    root = base or root
+    task = task or choose_task(root, keys).task
     has_masks = task == "segmentation"
-    reading = Reading(
-        num_classes=num_classes if has_masks else None,
-        color_map=color_map if has_masks else None,  # type: ignore[arg-type]  # converts lists to tuples
-        value_range=value_range,
-    )
-    index = (
-        index_segmentation(root, mask_suffix=mask_suffix, group_pattern=group_pattern)
-        if has_masks
-        else index_classification(root, group_pattern=group_pattern)
-    )
+    reading = reading or Reading(num_classes=2)
+    if not has_masks:
+        reading = Reading(value_range=reading.value_range)
+    listing = index_segmentation if has_masks else index_classification
+    index = listing(root, keys=keys, splits=splits, group_pattern=group_pattern)
     checked = check_files(
         root,
         index.samples,
@@ -396,16 +398,6 @@ def _refuse_dicom(root: Path, samples: SampleTable) -> None:
             where=str(root),
             hint="convert them to PNG first",
         )
-
-
-def task_of(root: Path) -> Task:
-    """Return the task of a folder by its layout: masks beside images, or else classes.
-
-    Raises:
-        MedvisionError: If the folder cannot be listed.
-    """
-    has_pairs = any({"images", "masks"} <= n or n == {"images"} for n in folder_names(root))
-    return task_in_csv(root) or ("segmentation" if has_pairs else "classification")
 
 
 def _two_folders(root: Path, out: Path) -> tuple[Path, Path]:

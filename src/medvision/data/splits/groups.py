@@ -81,19 +81,21 @@ def captured(pattern: str, paths: Iterable[str]) -> list[str]:
             hint=r"put the name of the group in parentheses, as in '(person\d+)_'",
         )
     listed = list(paths)
-    with _cpu_time_limit(MATCHING_S + MATCHING_S_PER_PATH * len(listed), pattern):
+    with cpu_time_limit(MATCHING_S + MATCHING_S_PER_PATH * len(listed), pattern):
         matches = map(expression.search, listed)
         return [match.group(1) or "" if match else "" for match in matches]
 
 
 @contextmanager
-def _cpu_time_limit(seconds: float, pattern: str) -> Iterator[None]:
+def cpu_time_limit(
+    seconds: float, pattern: str, *, where: str = "data.group_pattern"
+) -> Iterator[None]:
     """Raise an error in the block once it has used that much processor time."""
 
     def stop(*_: object) -> None:
         raise MedvisionError(
             f"matching {pattern[:200]} takes more than {seconds:.0f} s",
-            where="data.group_pattern",
+            where=where,
             hint="give a pattern without a repetition inside of another, such as (a+)+",
         )
 

@@ -15,6 +15,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from medvision.data.readers.decode import Picture, samples
 from medvision.data.readers.images import as_bytes, remarks_on
 from medvision.errors import MedvisionError
+from medvision.types import IGNORE_INDEX
 
 THUMBNAIL_PX = 48
 """Height and width of thumbnails, sufficient to distinguish near-duplicates from similar images."""
@@ -239,23 +240,23 @@ def image_properties(
 
 
 def mask_properties(
-    indices: NDArray[np.uint8], picture: Picture, *, binary: bool, turned: bool = False
+    indices: NDArray[np.uint8], picture: Picture | None, *, binary: bool, turned: bool = False
 ) -> dict[str, Any]:
     """Compute the properties of a mask, with the keys of `MaskProperties`.
 
     Args:
-        indices: Class indices (H, W).
-        picture: Decoded file.
+        indices: Class indices, or ``IGNORE_INDEX``, (H, W).
+        picture: Decoded file; None for shapes of an annotation file.
         binary: If True, the mask has two classes by grey levels, which may be intermediate.
         turned: As in `MaskProperties`.
     """
-    foreground = (indices > 0).astype(np.uint8)
+    foreground = ((indices > 0) & (indices != IGNORE_INDEX)).astype(np.uint8)
     frame = np.concatenate((foreground[0], foreground[-1], foreground[1:-1, [0, -1]].ravel()))
     return {
         "mask_hash": _hash(indices),
         "thumbnail": _shrunk(foreground * np.uint8(255)),
         "foreground": np.count_nonzero(foreground) / foreground.size,
-        "grey": _share_between(samples(picture)) if binary else 0.0,
+        "grey": _share_between(samples(picture)) if binary and picture is not None else 0.0,
         "frame": float(frame.mean()),
         "turned": turned,
     }

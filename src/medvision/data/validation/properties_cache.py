@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.data.readers.annotations import container
 from medvision.data.reading import Reading
-from medvision.data.samples import Sample
+from medvision.data.samples import Sample, files_in
 from medvision.data.validation.properties import ImageProperties, Inspected, Row
 from medvision.files import atomic_path, own_folder
 
@@ -42,6 +43,13 @@ class PropertiesCache:
         options: list[tuple[str, Any]] = [("value_range", reading.value_range)]
         if reading.has_masks:
             options += [("color_map", reading.color_map), ("masks", reading.num_classes)]
+            more = (
+                ("ignore", reading.ignore_index),
+                ("merge", reading.mask_merge),
+                ("names", reading.class_names),
+                ("instances", reading.instances or None),
+            )
+            options += [(name, value) for name, value in more if value is not None]
         words = repr((FORMAT, str(root.resolve()), sorted(options)))
         self._name = f"facts-{hashlib.sha256(words.encode()).hexdigest()[:24]}.npz"
         self._rows: dict[str, tuple[str, Row]] | None = None
@@ -93,11 +101,11 @@ class PropertiesCache:
     def _key(self, sample: Sample) -> str:
         """Return name, size and time of the image and, if the target is a file, of its mask."""
         parts: list[Any] = [sample.path, sample.target]
-        for name in (sample.path, sample.target):
+        for name in map(container, (sample.path, *files_in(sample.target))):
             try:
                 state = (self.root / name).stat()
             except (FileNotFoundError, NotADirectoryError):
-                if name == sample.path:
+                if name == container(sample.path):
                     raise
                 continue  # a class name
             if stat.S_ISREG(state.st_mode):  # class names may equal folder names

@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 
 from medvision.console import counted
-from medvision.data.readers.decode import damage_named, decode, image_size, read_bytes
+from medvision.data.readers.annotations import container, read_content
+from medvision.data.readers.decode import damage_named, decode, image_size
 from medvision.data.readers.images import count_remarks
 from medvision.data.readers.kinds import DICOM_SUFFIXES, IMAGE_SUFFIXES
-from medvision.data.readers.masks import class_indices
+from medvision.data.readers.targets import decode_target
 from medvision.data.reading import Reading
-from medvision.data.samples import Sample, SampleTable, StringColumn, count_names
+from medvision.data.samples import Sample, SampleTable, StringColumn, count_names, files_in
 from medvision.data.validation.properties import (
     ImageProperties,
     Inspected,
@@ -148,24 +149,24 @@ def _header_note(total: int, looked_at: int) -> str:
 
 def inspect_files(root: Path, sample: Sample, reading: Reading) -> Inspected:
     """Decode an image, and its mask if it has one, as `read_image` and `read_mask` do."""
-    path, mask_path = root / sample.path, root / sample.target
-    contents, mask = [], None
+    path, contents, mask = root / sample.path, [], None
     try:
-        contents.append(read_bytes(path))
+        contents.append(read_content(root, sample.path))
         if reading.has_masks:
-            contents.append(read_bytes(mask_path))
+            contents += [read_content(root, name) for name in files_in(sample.target)]
         with damage_named(str(path)):
             picture = decode(contents[0], where=str(path))
             image = image_properties(picture, value_range=reading.value_range)
         if reading.num_classes is not None:
-            classes, colours = reading.num_classes, reading.color_map
-            with damage_named(str(mask_path)):
-                drawn = decode(contents[1], where=str(mask_path))
-                indices = class_indices(drawn, num_classes=classes, color_map=colours)
-                turned = picture.orientation != drawn.orientation
+            first = str(root / files_in(sample.target)[0])
+            with damage_named(first):
+                indices, drawn = decode_target(
+                    contents[1:], sample.target, reading, where=lambda name: str(root / name)
+                )
+                turned = drawn is not None and picture.orientation != drawn.orientation
                 size = (image["height"], image["width"])
-                compare_sizes(sample, size, indices.shape, str(mask_path), turned=turned)
-                binary = classes == 2 and colours is None
+                compare_sizes(sample, size, indices.shape, first, turned=turned)
+                binary = reading.num_classes == 2 and reading.color_map is None
                 mask = mask_properties(indices, drawn, binary=binary, turned=turned)
     except MedvisionError as fault:
         return Inspected(fault=fault)
@@ -175,12 +176,14 @@ def inspect_files(root: Path, sample: Sample, reading: Reading) -> Inspected:
 
 def read_headers(root: Path, sample: Sample, reading: Reading) -> Inspected:
     """Read the header of an image, and of its mask if it has one."""
-    paths = [root / sample.path, *([root / sample.target] if reading.has_masks else [])]
+    names = files_in(sample.target) if reading.has_masks else []
+    paths = [root / container(name) for name in (sample.path, *names)]
+    pictures = [path for path in paths if path.suffix not in (".json", ".npz")]
     try:
         with damage_named(str(paths[0])):
-            image, *masks = (image_size(path) for path in paths)
-            for mask in masks:
-                compare_sizes(sample, image, mask, str(paths[1]))
+            sizes_px = [image_size(path) for path in pictures]
+            for size_px, path in zip(sizes_px[1:], pictures[1:], strict=True):
+                compare_sizes(sample, sizes_px[0], size_px, str(path))
             sizes = [str(path.stat().st_size) for path in paths]
     except MedvisionError as fault:
         return Inspected(fault=fault)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from medvision.reports.plots.overlays import PREDICTED_COLOR, TRUE_COLOR, as_rgb, draw_contours
 from medvision.reports.plots.style import PHOTO_DPI, STYLE, draw_chance, new_axes, save, title_mark
+from medvision.types import IGNORE_INDEX
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
 """Function that reads image (H, W, C) and mask (H, W) of a sample's path and target."""
@@ -102,7 +103,10 @@ def _draw_sample(
 ) -> None:
     image, mask = read(row["path"], row["target"])
     probability = np.asarray(Image.open(folder / row["predicted"]))
-    true, predicted = np.asarray(mask > 0), np.asarray(probability >= 128)
+    true, predicted = (
+        np.asarray((mask > 0) & (mask != IGNORE_INDEX)),
+        np.asarray(probability >= 128),
+    )
     colored = as_rgb(image)
     contours = np.array(colored, order="C")
     draw_contours(contours, [(true, TRUE_COLOR), (predicted, PREDICTED_COLOR)])

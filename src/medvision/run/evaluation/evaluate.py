@@ -76,7 +76,12 @@ class Target:
     name: str
 
 
-def choose_target(run: StoredRun, root: Path | str | None, split: Split | None) -> Target:
+def choose_target(
+    run: StoredRun,
+    root: Path | str | None,
+    split: Split | None,
+    keys: Mapping[str, Any] | None = None,
+) -> Target:
     """Open the data to measure on.
 
     Args:
@@ -85,6 +90,7 @@ def choose_target(run: StoredRun, root: Path | str | None, split: Split | None) 
             place, for the stored split.
         split: ``test`` or ``val``; ``all`` is allowed for another data set, and is the default if
             that set has no test split.
+        keys: Keys of ``data`` for another data set.
 
     Raises:
         MedvisionError: If the data does not exist or has no such split, or only the config of the
@@ -94,7 +100,14 @@ def choose_target(run: StoredRun, root: Path | str | None, split: Split | None) 
     place = None if root is None else place_of(root)
     if isinstance(place, Path) and not place.is_dir():
         raise MedvisionError(f"{root} is not a folder", where="--data", hint="check the path")
-    if place is None or (stored is not None and place == place_of(str(stored))):
+    own = place is None or (stored is not None and place == place_of(str(stored)))
+    if own and keys:
+        raise MedvisionError(
+            "the images of the run itself are read as they were in training",
+            where=", ".join(f"data.{name}" for name in keys),
+            hint="leave the keys out, or give another data set with --data ROOT",
+        )
+    if own:
         check_root(
             run.cfg,
             named=None if root is None else str(root),
@@ -106,7 +119,7 @@ def choose_target(run: StoredRun, root: Path | str | None, split: Split | None) 
             print_line(f"reading the data in {stored}, as stated in the config of the run")
         return _own(run, build(run.cfg.data), split)
     root = str(place)
-    data = _open_at(run.cfg, root)
+    data = _open_at(run.cfg, root, keys)
     samples = data.gather()
     if data.fingerprint == run.summary["dataset"]["fingerprint"]:  # the own set, moved
         return _own(run, _open_at(run.cfg, root), split)
@@ -157,9 +170,16 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
     return Target(data=data, stage=stage, split=stage, external=False, name=stage)
 
 
-def _open_at(cfg: DictConfig, root: str) -> ImageData:
-    """Open the run's kind of data at another place, with a new split."""
-    node = OmegaConf.merge(cfg.data, {"root": root, "splits": None})
+def _open_at(cfg: DictConfig, root: str, keys: Mapping[str, Any] | None = None) -> ImageData:
+    """Open the run's kind of data at another place, with a new split.
+
+    Folders of the run's own data, such as ``data.masks``, are not those of another set; how its
+    masks are named may be.
+    """
+    own: dict[str, Any] = dict.fromkeys(
+        key for key in ("images", "masks", "roi") if key in cfg.data
+    )
+    node = OmegaConf.merge(cfg.data, {"splits": None} | own | dict(keys or {}) | {"root": root})
     if "protocol" in node:
         node.protocol = "official"
     return build(node)
@@ -182,6 +202,7 @@ def evaluate_run(
     out: Path | None = None,
     conventions: bool = False,
     accelerator: str | None = None,
+    keys: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measure the best checkpoint of a run, write a folder of results, and print the scores.
 
@@ -199,6 +220,7 @@ def evaluate_run(
             ``RUN/evaluation/<split or name of root>``.
         conventions: If True, also score the same predictions by the conventions of other tools.
         accelerator: Device to compute on, in the run's precision; None for the device of the run.
+        keys: Keys of ``data`` that say how another data set is read, by name.
 
     Returns:
         Content of ``summary.json`` in that folder.
@@ -212,7 +234,7 @@ def evaluate_run(
     check_run_folder(run.path)
     _check_out(out, run.path)
     network, _ = load_network(run.path, for_loss=True)
-    target = choose_target(run, root, split)
+    target = choose_target(run, root, split, keys)
     out = out or run.path / "evaluation" / target.name
     _check_out(out, run.path)
     if target.stage == "test":
@@ -338,7 +360,11 @@ def _measure(
 
 def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
     """Part of the run's own summary that also applies to these images."""
-    gone = ["sealed"] * (target.stage == "test") + ["audit", "twins"] * target.external
+    gone = ["sealed"] * (target.stage == "test") + [
+        "audit",
+        "twins",
+        "annotators",
+    ] * target.external
     return {key: value for key, value in run.summary.items() if key not in gone}
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from medvision.console import cell, counted, print_line, screen
 from medvision.data import ImageData
+from medvision.data.discovery.description import reading_lines
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
 from medvision.models import count_parameters
@@ -99,6 +100,8 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
         f" {data.name}: {counts['train']} train, {counts['val']} val, {counts['test']} test"
         f" images; {summary['device']}, {summary['precision']}, seed {summary['seed']}"
     )
+    for line in reading_lines(data.index_read):
+        print_line(line)
     classes = summary["dataset"].get("class_counts")
     if classes is not None:
         console.print(_class_table(classes, summary["dataset"]["protocol"]))
@@ -218,8 +221,19 @@ def print_scores(summary: Mapping[str, Any]) -> None:
     console.print(table)
     if summary.get("twins"):
         console.print(_near_duplicate_table(summary["twins"]))
+    if summary.get("annotators"):
+        print_line(agreement_text(summary["annotators"]))
     for warning in summary["warnings"]:
         print_line(f"note: {warning}")
+
+
+def agreement_text(annotators: Mapping[str, Any]) -> str:
+    """Agreement between annotators in one sentence, as a baseline for the scores of a model."""
+    dice, iou = (_with_interval(annotators, name) for name in ("dice", "iou"))
+    return (
+        f"human baseline: the annotators {', '.join(annotators['names'])} agree with Dice {dice}"
+        f" and IoU {iou} on {counted(annotators['num_images'], 'test image')}"
+    )
 
 
 def _near_duplicate_table(twins: Mapping[str, Any]) -> Table:

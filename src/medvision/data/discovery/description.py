@@ -1,0 +1,157 @@
+"""Describe how a folder is read: layout, pairs, classes, sizes, groups, splits and commands."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medvision.command_line import medvision_command, training
+from medvision.console import counted
+from medvision.data.discovery.index import (
+    Index,
+    choose_task,
+    existing_folder,
+    index_classification,
+    index_segmentation,
+)
+from medvision.data.discovery.keys import DataKeys, anchored
+from medvision.data.readers.annotations import container, read_content
+from medvision.data.readers.decode import Picture, decode, samples
+from medvision.data.readers.dicom import DicomPixels
+from medvision.data.samples import SampleTable, count_names, files_in
+from medvision.errors import MedvisionError
+from medvision.types import STAGES
+
+_OPENED = 24
+"""Files of each kind that are opened; the audit opens all."""
+
+_EXAMPLES = 3
+_WIDTH = 9
+
+
+def reading_lines(index: Index) -> list[str]:
+    """Describe how a folder was read in one or two lines; none for a table without a layout."""
+    if not index.layout:
+        return []
+    words = f"read as {index.layout}"
+    if index.pairing:
+        words += f"; {index.pairing}"
+    lines = [words]
+    if index.other:
+        lines.append(f"it can also be read as {index.other}")
+    return lines
+
+
+def inspect_folder(root: Path, keys: DataKeys, *, typed: Sequence[str] = ()) -> Iterator[str]:
+    """Yield lines that say what a folder is read as, and how to audit it and to train on it.
+
+    Args:
+        root: The folder.
+        keys: Keys of the command.
+        typed: The same keys as typed, for the commands.
+
+    Raises:
+        MedvisionError: If no layout is recognised, or several are possible; with the key that
+            decides.
+    """
+    base, own = anchored(existing_folder(root), keys.folder)
+    place = base or root
+    choice = choose_task(place, own)
+    has_masks = choice.task == "segmentation"
+    listing = index_segmentation if has_masks else index_classification
+    index = listing(place, keys=own, splits=keys.splits, group_pattern=keys.group_pattern)
+    found = index.samples
+    yield str(root)
+    yield _row("task", f"{choice.task}, {counted(len(found), 'image')}")
+    layout = index.layout
+    if (place / "splits.csv").is_file():
+        layout = f"listed in splits.csv{f', {layout}' if layout else ''}"
+    yield _row("layout", layout)
+    if has_masks:
+        yield _row("pairs", index.pairing or "from splits.csv")
+    else:
+        counts = Counter(found.targets)
+        words = [f"{name} {counts[name]}" for name in index.class_names]
+        yield _row("classes", ", ".join(words))
+    yield from _file_rows(place, found, has_masks=has_masks)
+    for number in range(min(_EXAMPLES, len(found))):
+        sample = found[number * (len(found) - 1) // max(1, _EXAMPLES - 1)]
+        yield _row("example" if not number else "", f"{sample.path} -> {sample.target}")
+    yield from _split_rows(found)
+    other = choice.other or index.other
+    if other:
+        yield _row("or else", other)
+    for number, note in enumerate([*choice.notes, *index.notes]):
+        yield _row("note" if not number else "", note)
+    more = list(typed)
+    if keys.splits is not None and not any("splits=" in text for text in typed):
+        more.append(f"data.splits={keys.splits}")
+    yield _row("audit", shlex.join([*medvision_command().split(), "audit", str(root), *more]))
+    yield _row("train", training(f"experiment={choice.task}", f"data.root={root}", *more))
+
+
+def _row(name: str, text: str) -> str:
+    return f"  {name:<{_WIDTH}} {text}"
+
+
+def _split_rows(found: SampleTable) -> Iterator[str]:
+    groups = Counter(filter(None, found.groups))
+    if groups:
+        yield _row("groups", f"{len(groups)} of {sum(groups.values())} images, kept in one split")
+    else:
+        yield _row("groups", "none; data.group_pattern names the patient in a path")
+    splits = Counter(found.splits)
+    if set(splits) == {""}:
+        yield _row("splits", "none given: train, val and test are drawn")
+        return
+    words = [f"{stage} {splits[stage]}" for stage in STAGES if splits[stage]]
+    words += [f"drawn {splits['']}"] if splits[""] else []
+    yield _row("splits", ", ".join(words))
+
+
+def _file_rows(root: Path, found: SampleTable, *, has_masks: bool) -> Iterator[str]:
+    rows = np.unique(np.linspace(0, max(0, len(found) - 1), _OPENED).round().astype(int)).tolist()
+    opened = [found[row] for row in rows] if len(found) else []
+    kinds = {"images": [sample.path for sample in opened]}
+    if has_masks:
+        first = (files_in(sample.target)[0] for sample in opened)
+        kinds["masks"] = [name for name in first if not container(name).endswith(".json")]
+    for kind, names in kinds.items():
+        pictures, faults = _decoded(root, names)
+        if pictures:
+            yield _row(kind, _properties(pictures, with_values=kind == "masks"))
+        for number, fault in enumerate(faults[:_EXAMPLES]):
+            yield _row("unread" if not number else "", fault)
+
+
+def _decoded(root: Path, names: Iterable[str]) -> tuple[list[Picture], list[str]]:
+    pictures, faults = [], []
+    for name in names:
+        try:
+            pictures.append(decode(read_content(root, name), where=name))
+        except MedvisionError as fault:
+            faults.append(f"{name}: {fault.what}")
+    return pictures, faults
+
+
+def _properties(pictures: Sequence[Picture], *, with_values: bool) -> str:
+    """Describe format, size, depth and colour, and the values of masks."""
+    sizes, depths, values = Counter[str](), Counter[str](), set[int]()
+    for picture in pictures:
+        array = samples(picture)
+        sizes[f"{array.shape[1]} x {array.shape[0]}"] += 1
+        grey = array.ndim == 2 or bool((array == array[..., :1]).all())
+        colour = "" if with_values else " grey" if grey else " colour"
+        depths[f"{picture.file_format}, {picture.bits} bit{colour}"] += 1
+        if with_values and not isinstance(picture.image, DicomPixels) and array.size:
+            values.update(int(value) for value in np.unique(array)[:32])
+    words = f"{count_names(list(depths), shown=3)}; {count_names(list(sizes), shown=3)} pixels"
+    if with_values:
+        levels = sorted(values)
+        shown = ", ".join(map(str, levels)) if len(levels) <= 8 else f"{len(levels)} levels"
+        words += f"; values {shown}"
+    return f"{words} ({len(pictures)} opened)"

@@ -1,0 +1,134 @@
+"""Folders as people find them are read right, or refused with the key that helps."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from layouts import LAYOUTS, SHIPPED, Layout
+from medvision.data.discovery.description import inspect_folder
+from medvision.data.discovery.index import (
+    Index,
+    choose_task,
+    index_classification,
+    index_segmentation,
+)
+from medvision.data.discovery.keys import anchored, parse_keys
+from medvision.data.download.catalog import CATALOG
+from medvision.errors import MedvisionError
+
+
+def read(root: Path, *texts: str) -> tuple[str, Index]:
+    """Return the task of a folder and its listing."""
+    keys = parse_keys(texts)
+    task = choose_task(root, keys.folder).task
+    listing = index_segmentation if task == "segmentation" else index_classification
+    return task, listing(root, keys=keys.folder)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_is_read_as_its_authors_mean_it(tmp_path: Path, name: str) -> None:
+    layout: Layout = LAYOUTS[name]
+    root = layout.draw(tmp_path)
+    if layout.refused:
+        with pytest.raises(MedvisionError, match=layout.refused) as caught:
+            read(root)
+        assert "data." in str(caught.value.hint), "the message names the key that helps"
+    task, index = read(root, *layout.keys)
+    found = {sample.path: sample.target for sample in index.samples}
+    assert (task, len(found)) == (layout.task, layout.count)
+    assert {path: found[path] for path in layout.pairs} == dict(layout.pairs)
+    splits = Counter(sample.split for sample in index.samples)
+    assert dict(splits) == dict(layout.splits or {"": layout.count})
+    shown = "\n".join(inspect_folder(root, parse_keys(layout.keys), typed=layout.keys))
+    assert f"{task}, {layout.count} images" in shown
+    assert f"experiment={task} data.root=" in shown
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_public_sets_are_read_as_shipped_with_the_keys_of_the_catalogue(
+    tmp_path: Path, name: str
+) -> None:
+    layout, dataset = SHIPPED[name], CATALOG[name]
+    root = layout.draw(tmp_path)
+    task, index = read(root, *dataset.keys)
+    found = {sample.path: sample.target for sample in index.samples}
+    assert (task, len(found)) == (dataset.task, layout.count)
+    assert {path: found[path] for path in layout.pairs} == dict(layout.pairs)
+    if layout.splits:
+        assert dict(Counter(sample.split for sample in index.samples)) == dict(layout.splits)
+    if name == "ham10000":
+        assert len({sample.group for sample in index.samples}) == 12
+
+
+def test_every_set_of_the_catalogue_that_needs_keys_is_drawn() -> None:
+    assert len(CATALOG) >= 20
+    assert {name for name in CATALOG if CATALOG[name].keys} <= set(SHIPPED)
+
+
+def test_a_wrong_suffix_in_a_csv_is_answered_with_the_file(tmp_path: Path) -> None:
+    root = LAYOUTS["images and masks"].draw(tmp_path)
+    (root / "splits.csv").write_text("path,target\nimages/3.jpg,masks/3.png\n")
+    with pytest.raises(MedvisionError, match=r"images/3\.jpg .*; did you mean images/3\.png\?"):
+        read(root)
+
+
+def test_images_and_masks_may_lie_anywhere(tmp_path: Path) -> None:
+    LAYOUTS["images and masks"].draw(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a/masks").rename(tmp_path / "b/drawn")
+    texts = (f"data.masks={tmp_path / 'b/drawn'}", "data.images=images", "data.exclude=images/3.*")
+    base, keys = anchored(tmp_path / "a", parse_keys(texts).folder)
+    assert base == tmp_path
+    samples = index_segmentation(base, keys=keys).samples
+    assert len(samples) == 11
+    assert (samples[0].path, samples[0].target) == ("a/images/0.png", "b/drawn/0.png")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["data.mask_sufix=_m"], "unknown key data.mask_sufix .*did you mean data.mask_suffix"),
+        (["mask"], "expected KEY=VALUE, got mask"),
+        (["data.images=x"], "expected data.images and data.masks together"),
+        (["data.mask_pattern=x"], "expected data.mask_pattern and data.mask_template together"),
+        (["data.mask_pattern=zz", "data.mask_template=y"], "zz matches no image"),
+        (["data.mask_pattern=(", "data.mask_template=y"], "not a regular expression"),
+        (["data.mask_merge=mean"], "expected one of union, majority, first"),
+        (["data.images=a", "data.masks=masks"], r"nothing matches a \(data\.images\)"),
+        (["data.annotator=anna"], "each image has one"),
+        (["data.task=detection"], "expected segmentation or classification"),
+    ],
+)
+def test_errors_of_keys_name_the_key(tmp_path: Path, texts: list[str], message: str) -> None:
+    root = LAYOUTS["images and masks"].draw(tmp_path)
+    with pytest.raises(MedvisionError, match=message):
+        read(root, *texts)
+
+
+def test_class_folders_with_the_same_names_are_not_taken_for_masks(tmp_path: Path) -> None:
+    """Numbered files in every class, and drawings in every class, are harmless."""
+    files = [f"{name}/{n}.png" for name in ("a", "b") for n in range(10)]
+    files += [f"a/{n}_1.png" for n in range(10)]
+    layout = Layout(files=files)
+    task, index = read(layout.draw(tmp_path / "numbers"))
+    assert (task, len(index.samples), index.notes) == ("classification", 30, [])
+    drawn = Layout(files=[f"{name}/{n}.png:mask" for name in ("a", "b") for n in range(10)])
+    assert read(drawn.draw(tmp_path / "drawn"))[0] == "classification"
+
+
+def test_pictures_of_labels_beside_photographs_are_refused_as_a_class(tmp_path: Path) -> None:
+    files = [*(f"a/x{n}.png" for n in range(10)), *(f"b/y{n}.png:mask" for n in range(10))]
+    root = Layout(files=files).draw(tmp_path)
+    with pytest.raises(MedvisionError, match="b holds only pictures of a few levels") as caught:
+        read(root)
+    assert "data.masks=b" in str(caught.value.hint)
+    task, index = read(root, "data.task=classification")
+    assert (task, len(index.samples)) == ("classification", 20)
+    assert "it is read as a class because of data.task" in index.notes[0]
+
+
+def test_two_folders_of_images_and_masks_are_refused_by_a_classification(tmp_path: Path) -> None:
+    root = LAYOUTS["unknown names"].draw(tmp_path)
+    with pytest.raises(MedvisionError, match="found images and masks under the same names"):
+        index_classification(root, keys=parse_keys(["data.task=classification"]).folder)
