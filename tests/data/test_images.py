@@ -228,7 +228,11 @@ def test_size_reads_no_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["JPEG", "PNG", "BMP", "TIFF", "TIFF-LZW", "deep PNG", "deep TIFF"]
+    "kind",
+    [
+        *("JPEG", "PNG", "BMP", "TIFF", "TIFF-LZW", "deep PNG", "deep TIFF"),
+        *("GIF", "WEBP", "JPEG2000", "PPM"),
+    ],
 )
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
 def test_a_truncated_file_is_an_error_with_its_name(tmp_path: Path, kind: str, keep: float) -> None:
@@ -246,9 +250,10 @@ def test_a_truncated_file_is_an_error_with_its_name(tmp_path: Path, kind: str, k
         read_image(path, channels=3)
 
 
-def test_a_download_padded_with_zeros_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "JPEG2000"])
+def test_a_download_padded_with_zeros_is_refused(tmp_path: Path, kind: str) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    data = saved(tmp_path / "a.jpg", noise).read_bytes()
+    data = saved(tmp_path / "a.jpg", noise, format=kind).read_bytes()
     half = len(data) // 2
     (tmp_path / "a.jpg").write_bytes(data[:half] + bytes(half))
     with pytest.raises(MedvisionError, match=r"a\.jpg"):

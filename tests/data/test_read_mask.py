@@ -345,3 +345,22 @@ def test_a_deep_mask_in_which_0_is_white_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(MedvisionError, match="16 bits in which 0 is white is not supported"):
         read_mask(path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "PPM", "WEBP", "JPEG2000"])
+@pytest.mark.parametrize("mode", ["L", "1", "RGB"])
+def test_masks_of_every_format_read_the_same(tmp_path: Path, kind: str, mode: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    image = Image.fromarray(DISC * np.uint8(255)).convert(mode)
+    if kind == "JPEG2000" and mode == "1":
+        image = image.convert("L")
+    image.save(tmp_path / "a", kind, **options)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a"), DISC)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "PPM"])
+def test_class_indices_of_every_format_without_loss_read_the_same(
+    tmp_path: Path, kind: str
+) -> None:
+    Image.fromarray(CLASSES).save(tmp_path / "a", kind)
+    np.testing.assert_array_equal(read_mask(tmp_path / "a", num_classes=4), CLASSES)

@@ -307,7 +307,8 @@ def _without_alpha(rgba: NDArray[Any], picture: Picture) -> NDArray[Any]:
             where=picture.where,
             hint="store RGB, or RGB with declared alpha",
         )
-    blended = (colours.astype(np.uint32) * alpha + opaque // 2) // opaque
+    wide = np.uint32 if deep else np.uint16  # holds the products
+    blended = (colours.astype(wide) * alpha + opaque // 2) // opaque
     return blended.astype(rgba.dtype)
 
 

@@ -137,7 +137,19 @@ def _gif(stream: BinaryIO, where: str) -> Stored:
     box = image.tile[0][1] if image.tile else None
     if box != (0, 0, *image.size) and "transparency" not in image.info:
         refuse("a GIF picture that does not cover its screen", where, "save it as PNG")
+    _refuse_zeros(stream)
     return Stored()
+
+
+def _refuse_zeros(stream: BinaryIO) -> None:
+    """Refuse a download whose missing end was filled with zeros, which decoders read as pixels."""
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, length - _ZEROS))
+    if length > _ZEROS and not any(stream.read(_ZEROS)):
+        raise ValueError(f"truncated, the last {_ZEROS} bytes are zeros")
+
+
+_ZEROS = 16
 
 
 def _webp(stream: BinaryIO, where: str) -> Stored:
@@ -152,6 +164,7 @@ def _webp(stream: BinaryIO, where: str) -> Stored:
         if stream.tell() + size > 8 + struct.unpack("<I", start[4:8])[0]:
             raise ValueError("truncated")
         stream.seek(size + size % 2, io.SEEK_CUR)
+    _refuse_zeros(stream)
     return Stored(lossy=b"VP8 " in kinds or b"VP8L" not in kinds)
 
 
