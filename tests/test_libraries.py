@@ -150,7 +150,10 @@ def test_what_is_built_may_import_and_compile_modules(
     (tmp_path / "later_part.py").write_text("value = 3\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    machine = Path("/proc/sys/kernel/random/boot_id")
     with nothing_opened("some.Net", where="best.ckpt"):
+        if machine.exists():
+            assert machine.read_text()
         import later_part  # type: ignore[import-not-found]
     assert later_part.value == 3
     assert list((tmp_path / "__pycache__").iterdir())

@@ -230,6 +230,9 @@ _BUILDING = threading.local()
 """Attributes of a thread that builds a class of a library: ``name``, and the folders that it may
 read, ``allowed``."""
 
+OF_THE_SYSTEM = ("/proc/sys/", "/proc/cpuinfo", "/proc/meminfo", "/sys/", "/dev/null")
+"""Facts about the machine, which libraries read at odd moments."""
+
 _REFUSED = re.compile(
     r"(socket|subprocess|urllib|http|ftplib|smtplib|webbrowser|shutil|tempfile|pty)\.[\w.]+"
     r"|os\.(system|exec|fork|forkpty|posix_spawn|spawn|startfile|kill)"
@@ -244,7 +247,8 @@ _CHANGES = re.compile(r"os\.(remove|rename|mkdir|rmdir|link|symlink|truncate|chm
 def nothing_opened(name: str, *, where: str, hint: str = "correct the file") -> Iterator[None]:
     """Let this thread open no file and connect to nothing while a class is built.
 
-    Files of the installed packages may be read: a class may import a module.
+    Files of the installed packages may be read, because a class may import a module, and facts
+    about the machine.
 
     Args:
         name: Full name of the class, for messages.
@@ -260,7 +264,7 @@ def nothing_opened(name: str, *, where: str, hint: str = "correct the file") -> 
     here = os.path.realpath(os.curdir)
     allowed = {os.path.realpath(folder) for folder in folders if folder} - {here, "/"}
     _BUILDING.name = name
-    _BUILDING.allowed = tuple(f"{folder}{os.sep}" for folder in allowed)
+    _BUILDING.allowed = (*(f"{folder}{os.sep}" for folder in allowed), *OF_THE_SYSTEM)
     try:
         yield
     except MedvisionError as error:

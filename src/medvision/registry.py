@@ -237,6 +237,8 @@ def opening_nothing(node: Any, *, where: str) -> AbstractContextManager[None]:
     found = [name for name in names if _is_of_library(name)]
     if not found or any(map(_is_of_trusted, names)):
         return nullcontext()
+    for name in found:  # a library reads what it likes while it is imported
+        importlib.import_module(name.rpartition(".")[0])
     return libraries.nothing_opened(found[0], where=where)
 
 
@@ -282,7 +284,7 @@ def check_classes(
         or [
             (name, f"sets {key} of {name}, which must not be read from a file")
             for name, part, node in nodes
-            if not _is_of_trusted(name) and (key := _odd_key(node, part)) is not None
+            if (key := _odd_key(node, part)) is not None and not _is_of_trusted(name)
         ]
         or [
             (name, f"gives {name} {found[:60]!r}, which may name a file or an address")

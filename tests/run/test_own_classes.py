@@ -7,10 +7,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from medvision.errors import MedvisionError
 from medvision.hardware import choose_plan
 from medvision.inference.model_card import ModelCard
 from medvision.run import main
 from medvision.run.training.build import make_optimizer
+from medvision.run.training.experiment import _rebuilding_note
 
 SOURCE = """
 import torch.nn.functional as F
@@ -94,8 +96,27 @@ def test_gradients_that_mixed_precision_clips_have_no_fused_optimizer(
             "trainer": {"gradient_clip_val": clip},
         }
     )
+    if clip is not None and precision != "32":
+        fused = OmegaConf.merge(cfg, {"optimizer": {"fused": True}})
+        with pytest.raises(
+            MedvisionError, match="gradients of a fused optimizer cannot be clipped"
+        ):
+            make_optimizer(fused, plan)
     made = make_optimizer(cfg, plan)([torch.nn.Parameter(torch.zeros(1))])
     assert bool(made.defaults["fused"]) is is_fused
+
+
+def test_a_network_that_no_command_can_rebuild_is_noted() -> None:
+    note = _rebuilding_note("torchvision.models.resnet18")
+    assert note is not None
+    assert "torchvision.models.resnet18 is a function of a library" in note
+    for name in (
+        "my_package.Net",
+        "my_package.make_net",
+        "medvision.models.UNet",
+        "timm.create_model",
+    ):
+        assert _rebuilding_note(name) is None
 
 
 def test_a_user_defined_classifier(

@@ -170,6 +170,12 @@ def make_optimizer(cfg: DictConfig, plan: Plan) -> Callable[[Any], Optimizer]:
     """
     optimizer = build(cfg.optimizer)
     clipped = cfg.trainer.get("gradient_clip_val") is not None and plan.precision.endswith("-mixed")
+    if clipped and optimizer.keywords.get("fused"):
+        raise MedvisionError(
+            f"gradients of a fused optimizer cannot be clipped in {plan.precision}",
+            where="optimizer.fused",
+            hint="leave it out, or use trainer.precision=32",
+        )
     takes_fused = "fused" in inspect.signature(optimizer.func).parameters
     if plan.fused_optimizer and takes_fused and not clipped:
         return functools.partial(optimizer, fused=True)
