@@ -1,5 +1,6 @@
 """Fixtures used by several test packages."""
 
+import io
 import json
 import os
 import signal
@@ -41,8 +42,11 @@ class BlankCanvas:
     def __init__(self, figure: object) -> None:
         pass
 
-    def print_png(self, path: Path) -> None:
-        Path(path).write_bytes(BLANK_PNG)
+    def print_png(self, place: Path | io.BytesIO) -> None:
+        if isinstance(place, io.BytesIO):
+            place.write(BLANK_PNG)
+        else:
+            Path(place).write_bytes(BLANK_PNG)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -12,7 +12,7 @@ MODULES = structure.module_names(SRC)
 TASKS = ("classification", "segmentation")
 RANKS = [
     {
-        *("types", "errors", "files", "console", "command_line"),
+        *("types", "errors", "files", "console", "live", "command_line"),
         *("scores", "registry", "libraries", "task_definition"),
     },
     {"data", "models", "losses", "metrics", "hardware", "reports"},

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
 from medvision.errors import printable
+from medvision.live import live_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,6 +88,7 @@ def screen(*, stderr: bool = False) -> Console:
     from rich.console import Console
     from rich.segment import Segment
 
+    live_line.clear()
     console = Console(stderr=stderr)
     render = console.render
 

@@ -42,6 +42,9 @@ NETWORKS = (
     "UNet",
 )
 
+OF_LOGGERS = ("pictures_every_n_epochs", "upload")
+"""Keys that medvision reads itself beside any logger."""
+
 KEYS: dict[str, tuple[str, ...]] = {
     "medvision.callbacks.BestAndLast": ("dirpath", "monitor", "mode"),
     "medvision.callbacks.EpochLog": ("dirpath",),
@@ -54,13 +57,21 @@ KEYS: dict[str, tuple[str, ...]] = {
     ),
     "medvision.callbacks.LateTensorBoard": (
         *("save_dir", "name", "version", "default_hp_metric", "log_graph", "prefix"),
+        *OF_LOGGERS,
     ),
     "pytorch_lightning.loggers.CSVLogger": ("save_dir", "name", "version", "prefix"),
     "pytorch_lightning.loggers.TensorBoardLogger": (
         *("save_dir", "name", "version", "default_hp_metric", "log_graph", "prefix"),
+        *OF_LOGGERS,
     ),
-    "pytorch_lightning.loggers.MLFlowLogger": ("experiment_name", "run_name", "tracking_uri"),
-    "pytorch_lightning.loggers.WandbLogger": ("save_dir", "project", "name", "offline"),
+    "pytorch_lightning.loggers.MLFlowLogger": (
+        *("experiment_name", "run_name", "tracking_uri"),
+        *OF_LOGGERS,
+    ),
+    "pytorch_lightning.loggers.WandbLogger": (
+        *("save_dir", "project", "name", "offline"),
+        *OF_LOGGERS,
+    ),
     "pytorch_lightning.Trainer": (
         *("accelerator", "devices", "num_nodes", "strategy", "sync_batchnorm", "precision"),
         *("memory_format", "deterministic", "benchmark", "inference_mode", "detect_anomaly"),

@@ -24,6 +24,8 @@ class TaskDefinition:
         evaluation: Scores, files and plots of a split, an ``Evaluation``.
         scores: Rows of its scores, a sequence of ``medvision.scores.Score``.
         report: Content specific to this task's ``report.html``, a ``TaskReport``.
+        pictures: Pictures of a validation epoch for trackers, ``ValidationPictures``; None if there
+            are none.
         result: Prediction for one image, a ``Result``; None if ``medvision predict`` does not
             support the task.
         per_pixel: True if the network predicts every pixel instead of the whole image.
@@ -42,6 +44,7 @@ class TaskDefinition:
     evaluation: str
     scores: str
     report: str = "medvision.reports.task_report:TaskReport"
+    pictures: str | None = None
     result: str | None = None
     per_pixel: bool = False
     flips: tuple[tuple[int, ...], ...] = ((),)
@@ -85,6 +88,7 @@ _DEFINED = {
             evaluation="medvision.evaluation:ClassificationEvaluation",
             scores="medvision.scores:CLASSIFICATION",
             report="medvision.reports.task_report:ClassificationReport",
+            pictures="medvision.callbacks:ClassificationPictures",
             result="medvision.inference.results:ClassificationResult",
             # left to right only: organs are rarely upside down
             flips=((), (1,)),
@@ -98,6 +102,7 @@ _DEFINED = {
             evaluation="medvision.evaluation:SegmentationEvaluation",
             scores="medvision.scores:SEGMENTATION",
             report="medvision.reports.task_report:SegmentationReport",
+            pictures="medvision.callbacks:SegmentationPictures",
             result="medvision.inference.results:SegmentationResult",
             per_pixel=True,
             flips=((), (0,), (1,), (0, 1)),

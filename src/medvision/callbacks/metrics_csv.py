@@ -1,6 +1,8 @@
 """One row per epoch in metrics.csv and on the screen."""
 
 import math
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -57,7 +59,9 @@ class EpochLog(Checkpoint):
         self.rows = [old for old in self.rows if old["epoch"] != row["epoch"]] + [row]
         if trainer.is_global_zero:
             write_table(self.path, self.rows)
-            trainer.print(self._line(row, task, trainer.max_epochs))
+            on_terminal = sys.stdout is not None and sys.stdout.isatty()
+            width = shutil.get_terminal_size().columns if on_terminal else None
+            trainer.print(self._line(row, task, trainer.max_epochs, width))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -66,14 +70,30 @@ class EpochLog(Checkpoint):
         self.rows = list(state_dict["rows"])
 
     def _line(
-        self, row: dict[str, float | int | None], task: str | None, max_epochs: int | None
+        self,
+        row: dict[str, float | int | None],
+        task: str | None,
+        max_epochs: int | None,
+        width: int | None,
+    ) -> str:
+        """Line of an epoch; the last scores of a stage are left out where they do not fit."""
+        lines = (self._with(shown, row, task, max_epochs) for shown in range(NUM_SHOWN, 0, -1))
+        fitting = (line for line in lines if width is None or len(line) <= width)
+        return next(fitting, self._with(1, row, task, max_epochs))
+
+    def _with(
+        self,
+        num_shown: int,
+        row: dict[str, float | int | None],
+        task: str | None,
+        max_epochs: int | None,
     ) -> str:
         others = [score.name for score in other_scores(row, task)]
         epoch = int(row["epoch"] or 0) + 1
         parts = [f"epoch {epoch:>3}/{max_epochs}"]
         for stage in ("train", "val"):
             known = [name for name in names_at("log", task) if f"{stage}/{name}" in row]
-            shown = [*known[:NUM_SHOWN], *(name for name in others if f"{stage}/{name}" in row)]
+            shown = [*known[:num_shown], *(name for name in others if f"{stage}/{name}" in row)]
             if shown:
                 values = ((name, row[f"{stage}/{name}"]) for name in shown)
                 words = (f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in values)

@@ -1,37 +1,99 @@
-"""Progress bar, and training throughput."""
+"""Progress on the terminal, and training throughput."""
 
+import math
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from medvision.hardware import peak_memory_mb, wait_for
+from medvision.live import live_line, time_left
 
 
-class Progress(TQDMProgressBar):
-    """Lightning's progress bar with the loss of a few steps ago, which the device has finished.
+class Progress(Callback):
+    """Live line of the terminal: a bar for each epoch, and the time left for the whole fit.
 
-    Args:
-        refresh_rate: Steps between two updates, and age of the loss in steps.
+    The bar covers the training and the validation batches of an epoch, and epochs count from 1, as
+    in the line that is printed at their end. The loss is that of a few steps ago, which the device
+    has finished.
     """
 
-    def __init__(self, *, refresh_rate: int = 5) -> None:
-        super().__init__(refresh_rate=refresh_rate, leave=False)
-        self._losses: deque[Tensor] = deque(maxlen=refresh_rate + 1)
+    LAG = 5
+    """Age of the loss in steps."""
+
+    def __init__(self) -> None:
+        self._losses: deque[Tensor] = deque(maxlen=self.LAG + 1)
+        self._done, self._in_fit = 0, 0
+        self._started_s: float | None = None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._done = 0
+        self._show_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._losses.append(outputs["loss"].detach())
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._count(trainer)
 
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        return {"loss": f"{float(self._losses[0].cpu()):.4f}"} if self._losses else {}
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any
+    ) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._count(trainer)
+        else:
+            self._show_stage("measuring validation", trainer.num_val_batches)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        self._show_stage("testing", trainer.num_test_batches)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        live_line.clear()  # the line of the epoch is printed next
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        live_line.clear()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        live_line.clear()
+
+    def _count(self, trainer: Trainer) -> None:
+        self._done += 1
+        if self._started_s is None:  # the first step starts processes and allocates memory
+            self._started_s = time.perf_counter()
+        else:
+            self._in_fit += 1
+        if live_line.is_due():
+            self._show_epoch(trainer)
+
+    def _show_epoch(self, trainer: Trainer) -> None:
+        if not live_line.is_possible:
+            return
+        epoch, of = trainer.current_epoch + 1, trainer.max_epochs or 0
+        batches = trainer.num_training_batches + sum(trainer.num_val_batches)
+        total = int(batches) if math.isfinite(batches) else None
+        notes = []
+        if self._losses:
+            notes.append(f"loss {float(self._losses[0].cpu()):.4f}")
+        if self._started_s is not None and self._in_fit and total is not None:
+            rate = (time.perf_counter() - self._started_s) / self._in_fit
+            ahead = total - self._done + max(0, of - epoch) * total
+            notes.append(time_left(rate * max(0, ahead)))
+        name = f"epoch {epoch:>3}/{of}" if of > 0 else f"epoch {epoch:>3}"
+        note = "  ".join(notes)
+        live_line.show(name, done=self._done, total=total, note=note, moves=False)
+
+    def _show_stage(self, name: str, batches: Sequence[int | float]) -> None:
+        self._done += 1
+        if live_line.is_due():
+            total = sum(batches)
+            known = int(total) if math.isfinite(total) else None
+            live_line.show(name, done=self._done, total=known, moves=False)
 
 
 class Throughput(Callback):

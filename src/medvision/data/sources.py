@@ -64,6 +64,7 @@ from medvision.data.validation.validate import (
 )
 from medvision.errors import MedvisionError
 from medvision.files import open_regular, own_folder
+from medvision.live import phase
 from medvision.types import IGNORE_INDEX
 
 GIGABYTE = 10**9
@@ -259,7 +260,8 @@ class FolderSource(FileSource):
         return self.listing(self.root, **given)
 
     def check(self, samples: SampleTable, *, on_error: OnError) -> CheckResult:
-        return check_files(self.root, samples, self.reading, on_error=on_error)
+        with phase("checking files") as advance:
+            return check_files(self.root, samples, self.reading, on_error=on_error, advance=advance)
 
     def missing(self, samples: SampleTable) -> list[str]:
         targets = map(files_in, samples.targets if self.reading.has_masks else ())

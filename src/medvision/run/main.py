@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from medvision.console import unread_output
 from medvision.errors import MedvisionError, Stopped, printable
 from medvision.files import file_errors
+from medvision.live import live_line
 from medvision.run.config.store import CONF, help_text, run_name
 from medvision.run.multirun.jobs import (
     JOBS,
@@ -58,7 +59,7 @@ def _main(arguments: Sequence[str]) -> int:
 
     defer_matplotlib()
     try:
-        with handle_signals():
+        with handle_signals(), _starting(arguments):
             resumes = any(argument.startswith("resume=") for argument in arguments)
             code = resume_run(arguments) if resumes else run_command(arguments)
             sys.stdout.flush()
@@ -69,6 +70,19 @@ def _main(arguments: Sequence[str]) -> int:
         return _report_stopped(Stopped(signal.SIGINT))
     except Exception as error:
         return report(error)
+
+
+@contextmanager
+def _starting(arguments: Sequence[str]) -> Iterator[None]:
+    """Say at once on the terminal that the program has started; the first imports take seconds."""
+    named = [a.partition("=")[2] for a in arguments if a.startswith(("experiment=", "resume="))]
+    live_line.is_on = _place().is_first
+    if not any(argument.startswith(("--cfg", "-c", "--info", "-i")) for argument in arguments):
+        live_line.show(f"starting {named[-1]}" if named else "starting")
+    try:
+        yield
+    finally:
+        live_line.clear()
 
 
 def run_command(arguments: Sequence[str], *, made: list[Path] | None = None) -> int:
@@ -282,6 +296,7 @@ class Command:
         from medvision.run.processes.signals import handle_signals
 
         os.environ["HYDRA_FULL_ERROR"] = "1"
+        live_line.is_on = False  # several runs may share the terminal
         if self.folder.is_dir():
             os.chdir(self.folder)
         sys.argv = list(self.argv)

@@ -444,7 +444,19 @@ class Task(LightningModule):
         if metrics.update_called:  # mixed images have a loss, but no label for scores
             values |= metrics.compute()
             values |= self.scalars(own.compute() if own else {})
-        self.log_dict({f"{stage}/{name}": value for name, value in _fetch(values).items()})
+        fetched = _fetch(values)
+        of_classes = {name: value for name, value in fetched.items() if "/" in name}
+        main = {f"{stage}/{name}": v for name, v in fetched.items() if name not in of_classes}
+        self.log_dict(main)
+        # in groups of their own, and without the cells of a confusion matrix, which are hundreds
+        self.log_dict({f"{stage}/{name}": v for name, v in of_classes.items()}, logger=False)
+        shown = {n: v for n, v in of_classes.items() if not n.startswith("confusion/")}
+        if shown and not self.trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(
+                    {f"{stage}_by_class/{name}": float(value) for name, value in shown.items()},
+                    step=self.trainer.global_step,
+                )
         for counted in (loss, metrics, own):
             counted.reset()
 

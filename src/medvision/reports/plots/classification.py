@@ -251,10 +251,11 @@ def draw_roc(
     threshold: float,
     scores: Scores,
     mark: str,
+    of: str = "test images",
 ) -> Figure:
     """Draw the ROC of each class and their mean; for two classes mark the threshold in use."""
     figure, axes = _square(class_names)
-    draw_chance(axes, f"ROC of test images{mark}")
+    draw_chance(axes, f"ROC of {of}{mark}")
     defined = []
     for name, look in _lines(class_names):
         known, text = value_text(scores.get(f"auroc/{name}"))
@@ -297,6 +298,7 @@ def draw_precision_recall(
     *,
     scores: Scores,
     mark: str,
+    of: str = "test images",
 ) -> Figure:
     """Draw precision against recall of each class, and its share of the images as a dotted line."""
     figure, axes = _square(class_names)
@@ -311,7 +313,7 @@ def draw_precision_recall(
         axes.axhline(share, color=look["color"], linewidth=1, linestyle=":")
     alone = f" {prevalence[1]:.3f}" if len(class_names) == 2 else ""
     axes.plot(*NOTHING, color="grey", linewidth=1, linestyle=":", label=f"prevalence{alone}")
-    title = f"Precision and recall of test images{mark}"
+    title = f"Precision and recall of {of}{mark}"
     axes.set(xlabel="recall", ylabel="precision", title=title)
     to_unit_square(axes)
     _legend(figure)
@@ -319,7 +321,11 @@ def draw_precision_recall(
 
 
 def draw_confusion(
-    confusion: NDArray[np.integer], class_names: Sequence[str], *, mark: str
+    confusion: NDArray[np.integer],
+    class_names: Sequence[str],
+    *,
+    mark: str,
+    of: str = "test images",
 ) -> Figure:
     """Draw counts and per cent of the true class as a heat map: rows true, columns predicted."""
     num_classes = len(class_names)
@@ -334,7 +340,7 @@ def draw_confusion(
     axes.grid(visible=False)
     axes.set(xlabel="predicted class", ylabel="true class (rows add up to 100 %)")
     # centred on the figure: with two classes the map is narrower than its title
-    figure.suptitle(f"Confusion of test images{mark}", fontsize=12)
+    figure.suptitle(f"Confusion of {of}{mark}", fontsize=12)
     if num_classes > MOST_NUMBERS:
         figure.colorbar(picture, label="share of the true class")
         return figure

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from medvision.types import IGNORE_INDEX
+
+if TYPE_CHECKING:  # matplotlib takes a second, which predicting does not need
+    from matplotlib.figure import Figure
 
 TRUE_COLOR, PREDICTED_COLOR = (90, 255, 90), (60, 110, 255)  # both stand out on mucosa
 CLASS_COLORS = (
@@ -159,9 +163,32 @@ def write_grid(
 
     Args:
         path: The PNG, in an existing folder.
+        pictures: As for `draw_grid`.
+        titles: As for `draw_grid`.
+        note: Sentence below the grid.
+
+    Raises:
+        ValueError: If there are no or too many pictures, or the number of titles differs.
+    """
+    from medvision.reports.plots.style import PHOTO_DPI, save  # matplotlib takes a second
+
+    save(draw_grid(pictures, titles, note=note), path, dpi=PHOTO_DPI)
+
+
+def draw_grid(
+    pictures: Sequence[NDArray[np.uint8]],
+    titles: Sequence[str],
+    *,
+    note: str = "",
+    columns: int | None = None,
+) -> Figure:
+    """Draw a grid of up to 24 pictures, with titles above them.
+
+    Args:
         pictures: uint8 (H, W, 1) or (H, W, 3) each, of any sizes; 1 to 24 of them.
         titles: One title per picture, such as ``glioma 97.1 %``; long lines are cut in the middle.
         note: Sentence below the grid.
+        columns: Pictures in a row; None chooses up to six.
 
     Raises:
         ValueError: If there are no or too many pictures, or the number of titles differs.
@@ -174,12 +201,14 @@ def write_grid(
     import matplotlib as mpl  # import takes a second, which predicting does not need
     from matplotlib.figure import Figure
 
-    from medvision.reports.plots.style import PHOTO_DPI, STYLE, save, short_name
+    from medvision.reports.plots.style import STYLE, short_name
 
-    columns = num_columns(len(pictures))
+    columns = columns or num_columns(len(pictures))
     lines = -(-len(pictures) // columns)
+    wide = max(picture.shape[1] / picture.shape[0] for picture in pictures)
+    width = 2.05 * max(columns, 2) * max(1.0, min(wide, 2.5))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.05 * max(columns, 2), 2.35 * lines + 0.3), layout="constrained")
+        figure = Figure(figsize=(width, 2.35 * lines + 0.3), layout="constrained")
         cells = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes in cells:
             axes.set_axis_off()
@@ -192,7 +221,7 @@ def write_grid(
             axes.set_title("\n".join(short), fontsize=9)
         if note:
             figure.supxlabel(note, fontsize=8, color="#555555")
-        save(figure, path, dpi=PHOTO_DPI)
+    return figure
 
 
 def num_columns(count: int) -> int:

@@ -52,10 +52,11 @@ def draw_roc(
     *,
     auroc: float,
     mark: str,
+    of: str = "test",
 ) -> Figure:
-    """Draw the ROC of the foreground probability over all test pixels."""
+    """Draw the ROC of the foreground probability over all pixels of a split."""
     figure, axes = new_axes(5, 5)
-    draw_chance(axes, f"ROC of test pixels{mark}")
+    draw_chance(axes, f"ROC of {of} pixels{mark}")
     axes.plot(false_positive_rate, true_positive_rate, color="#4477aa", label=f"AUROC {auroc:.4f}")
     axes.legend(loc="lower right")
     return figure

@@ -1,5 +1,6 @@
 """Style and saving of all plots, and curves over epochs."""
 
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,6 +94,16 @@ def save(figure: Figure, path: Path, *, dpi: int | None = None) -> None:
         figure.set_dpi(dpi or mpl.rcParams["savefig.dpi"])
         # savefig draws twice, the first time only for the layout
         FigureCanvasAgg(figure).print_png(temporary)  # type: ignore[no-untyped-call]
+
+
+def figure_png(figure: Figure, *, dpi: int = PHOTO_DPI) -> bytes:
+    """Draw the figure as the bytes of a PNG."""
+    stream = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.set_dpi(dpi)
+        FigureCanvasAgg(figure).print_png(stream)  # type: ignore[no-untyped-call]
+    return stream.getvalue()
 
 
 def figure_picture(figure: Figure, *, alt: str) -> Picture:

@@ -265,6 +265,8 @@ SCHEMA: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": _integer(-1),
     "trainer.enable_model_summary": _FLAG,
     "trainer.detect_anomaly": _FLAG,
+    "logger.pictures_every_n_epochs": _COUNT | _NULL,
+    "logger.upload": _FLAG,
     "sweep.sampler": _one_of("tpe", "random", "grid") | _NULL,
     "sweep.pruner": _one_of("median", "none"),
     "sweep.mode": _one_of("max", "min") | _NULL,

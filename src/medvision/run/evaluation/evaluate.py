@@ -42,6 +42,7 @@ from medvision.run.storage.saved_run import StoredRun, largest_difference, read_
 from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
 from medvision.run.training.build import (
     build,
+    build_data,
     build_metrics,
     measure,
     metrics_for,
@@ -117,7 +118,7 @@ def choose_target(
         )
         if place is None and stored is not None:
             print_line(f"reading the data in {stored}, as stated in the config of the run")
-        return _own(run, build(run.cfg.data), split)
+        return _own(run, build_data(run.cfg.data), split)
     root = str(place)
     data = _open_at(run.cfg, root, keys)
     samples = data.gather()
@@ -182,7 +183,7 @@ def _open_at(cfg: DictConfig, root: str, keys: Mapping[str, Any] | None = None) 
     node = OmegaConf.merge(cfg.data, {"splits": None} | own | dict(keys or {}) | {"root": root})
     if "protocol" in node:
         node.protocol = "official"
-    return build(node)
+    return build_data(node)
 
 
 SAME = 1e-6

@@ -14,6 +14,7 @@ from medvision.command_line import resuming
 from medvision.errors import MedvisionError
 from medvision.files import write_atomically
 from medvision.hardware.processes import place_of
+from medvision.live import live_line
 from medvision.run.processes.failure_board import (
     PEERS_S,
     REPORTED_S,
@@ -237,6 +238,7 @@ def print_error(error: MedvisionError, folder: RunFolder | None, *, quiet: bool 
             kept += " MEDVISION_DEBUG=1 prints it"
         error.hint = kept if error.hint is None else f"{error.hint}; {kept}"
         error.trace = None
+    live_line.clear()
     if not quiet:
         sys.stderr.write(f"error: {error}\n")
         sys.stderr.flush()

@@ -107,6 +107,7 @@ def _handler(owner: int) -> Callable[[int, FrameType | None], None]:
             _requests.received = signum
             words = "ending after this step, to continue later; repeat to end at once\n"
             with suppress(OSError):  # the terminal is closed
+                words = "\n" * sys.stderr.isatty() + words  # below the line of the progress
                 os.write(sys.stderr.fileno() if _has_file() else 2, words.encode())
             return
         raise Stopped(signum)

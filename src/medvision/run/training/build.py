@@ -5,7 +5,6 @@ import inspect
 import logging
 import math
 import pickle
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -29,6 +28,8 @@ from medvision.errors import MedvisionError, first_line
 from medvision.evaluation import Evaluation, Score
 from medvision.files import check_stored
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe
+from medvision.hardware.processes import num_cores
+from medvision.live import live_line
 from medvision.metrics import PerImage, mean_interval
 from medvision.models import count_parameters, load_weights_strict
 from medvision.registry import opening_nothing
@@ -74,6 +75,26 @@ def build(node: Any, *, stored: str | None = None, **arguments: Any) -> Any:
             where=where,
             hint="see its keys with --cfg job",
         ) from error
+
+
+def build_data(node: Any) -> ImageData:
+    """Instantiate the data module, with at most one loader process per core.
+
+    More of them only take turns, and PyTorch warns about it. They change no result.
+
+    Raises:
+        MedvisionError: If the class is no ``ImageData``.
+    """
+    data: ImageData = build(node)
+    if not isinstance(data, ImageData):
+        raise MedvisionError(
+            f"expected a subclass of medvision.data.ImageData, got {type(data).__name__}",
+            where="data",
+            hint="inherit from medvision.data.SegmentationData or ClassificationData, or use"
+            " medvision.tasks with Lightning's own Trainer",
+        )
+    data.num_workers = min(data.num_workers, num_cores())
+    return data
 
 
 def build_task(
@@ -222,7 +243,6 @@ def build_trainer(
     options = {key: value for key, value in cfg.trainer.items() if key not in MEDVISION_KEYS}
     if alone:
         options |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    interactive = sys.stderr.isatty()
     device: dict[str, Any] = {"accelerator": plan.accelerator, "precision": plan.precision}
     if plan.xla:
         from medvision.hardware import xla_trainer  # imports torch-xla
@@ -237,9 +257,9 @@ def build_trainer(
         OmegaConf.create(options),
         **device,
         deterministic=plan.deterministic,
-        callbacks=[*callbacks, *([Progress()] if interactive else [])],
+        callbacks=[*callbacks, *([Progress()] if live_line.is_possible else [])],
         logger=logger or False,
-        enable_progress_bar=interactive,
+        enable_progress_bar=False,
         default_root_dir=str(root),
         use_distributed_sampler=False,
     )
@@ -328,6 +348,7 @@ def read_checkpoint(path: Path, *, max_epochs: int) -> dict[str, Any]:
 def silence_libraries() -> None:
     """Silence Lightning messages without use for the user, and all in further processes."""
     if is_further_process():
+        live_line.is_on = False
         logging.disable(logging.ERROR)
         warnings.simplefilter("ignore")
         return

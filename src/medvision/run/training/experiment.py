@@ -26,6 +26,7 @@ from medvision.hardware import (
     measure_first_layers_in_float32,
     train_with_quick_gradients,
 )
+from medvision.live import live_line, phase
 from medvision.models import SizeLimit, with_normalization
 from medvision.registry import Purpose, may_build, way_to_trust
 from medvision.run.config.compatibility import (
@@ -41,13 +42,14 @@ from medvision.run.storage.test_ledger import check_ledger, note_test_evaluation
 from medvision.run.storage.test_seal import sealed_note
 from medvision.run.training.build import (
     build,
+    build_data,
     build_metrics,
     build_task,
     measure,
     silence_libraries,
 )
 from medvision.run.training.data_audit import audit_training, notes_with
-from medvision.run.training.fit import fit
+from medvision.run.training.fit import fit, may_upload
 from medvision.run.training.results import finish, finish_pruned, first_summary, greet
 from medvision.scores import headline_of
 from medvision.task_definition import task_of
@@ -83,20 +85,16 @@ def run_experiment(
     """
     silence_libraries()
     keep_freed_memory()
-    data: ImageData = build(cfg.data)
-    if not isinstance(data, ImageData):
-        raise MedvisionError(
-            f"expected a subclass of medvision.data.ImageData, got {type(data).__name__}",
-            where="data",
-            hint="inherit from medvision.data.SegmentationData or ClassificationData, or use"
-            " medvision.tasks with Lightning's own Trainer",
-        )
-    data.prepare()
-    audited = None if is_further_process() else audit_training(data, mode=cfg.audit)
+    with phase("reading the data"):
+        data = build_data(cfg.data)
+        data.prepare()
+    with phase("auditing the data"):
+        audited = None if is_further_process() else audit_training(data, mode=cfg.audit)
     data.notes = notes_with(data.notes, audited)
     if not folder.reopened:
         check_class_names(data.class_names)
     fill_in(cfg, data)
+    live_line.show("building the network")
     state = find_state(folder.path) if folder.reopened else None
     config_file = str(folder.path / "config.yaml")
     # the first checkpoint ends the need for pretrained weights
@@ -206,6 +204,8 @@ def run_experiment(
         evaluation=evaluation,
         fitted=fitted,
         scores=scores,
+        config=config,
+        upload=may_upload(cfg),
     )
 
 

@@ -21,12 +21,15 @@ from medvision.callbacks import (
     Interruption,
     Pruning,
     Throughput,
+    TrackedPictures,
     XlaWatch,
 )
 from medvision.callbacks.checkpoints import DirectFiles
+from medvision.callbacks.trackers import name_of_run
 from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.hardware import REHEARSAL, Plan
+from medvision.registry import OF_LOGGERS
 from medvision.run.processes.launcher import Launcher, supervise
 from medvision.run.processes.signals import after_the_step, default_signals
 from medvision.run.storage.resume import State
@@ -49,6 +52,7 @@ class Fitted:
         timing: Section ``timing`` of ``summary.json``.
         xla: Section ``xla`` of ``summary.json``, if XLA compiled the steps.
         pruned: True if a search stopped the fit early.
+        logger: Logger of the fit; None if there is none, or if the fit had ended before.
     """
 
     best: BestAndLast
@@ -56,6 +60,7 @@ class Fitted:
     timing: Mapping[str, float | None]
     xla: Mapping[str, Any] | None
     pruned: bool = False
+    logger: Logger | None = None
 
 
 def fit(
@@ -115,7 +120,13 @@ def fit(
                 epoch_log=_only(callbacks, EpochLog),
             )
         )
-    logger: Logger | None = build(cfg.logger)
+    logger = build_logger(cfg, folder)
+    every = OmegaConf.select(cfg, "logger.pictures_every_n_epochs")
+    if logger is not None and every is not None:
+        mark = " (synthetic data)" if data.synthetic else ""
+        callbacks.append(
+            TrackedPictures(every_n_epochs=int(every), upload=may_upload(cfg), mark=mark)
+        )
     with after_the_step() as requested:
         callbacks.append(
             Interruption(
@@ -150,7 +161,20 @@ def fit(
             torch.distributed.destroy_process_group()
         if isinstance(trainer.strategy.launcher, Launcher):
             trainer.strategy.launcher.wait()
-    return _fitted(callbacks, best, watch, started_s)
+    return _fitted(callbacks, best, watch, started_s, logger)
+
+
+def build_logger(cfg: DictConfig, folder: RunFolder) -> Logger | None:
+    """Logger of the run, named after the run folder unless the config names it."""
+    given: Any = OmegaConf.to_container(cfg.logger, resolve=True)
+    options = {key: value for key, value in given.items() if key not in OF_LOGGERS}
+    named = name_of_run(str(given["_target_"]), "/".join(folder.path.absolute().parts[-2:]))
+    return build(OmegaConf.create({**named, **options}))
+
+
+def may_upload(cfg: DictConfig) -> bool:
+    """Return True if pictures and files may leave this machine."""
+    return bool(OmegaConf.select(cfg, "logger.upload", default=False))
 
 
 def _fitted(
@@ -158,6 +182,7 @@ def _fitted(
     best: BestAndLast,
     watch: XlaWatch | None,
     started_s: float | None,
+    logger: Logger | None = None,
 ) -> Fitted:
     throughput = _only(callbacks, Throughput)
     first_step_s = throughput.first_step_s
@@ -173,6 +198,7 @@ def _fitted(
         },
         xla=None if watch is None else watch.summary(),
         pruned=any(isinstance(c, Pruning) and c.pruned for c in callbacks),
+        logger=logger,
     )
 
 

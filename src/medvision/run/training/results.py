@@ -7,11 +7,13 @@ from typing import Any
 from rich.table import Table
 from torch import nn
 
+from medvision.callbacks.trackers import write_results
 from medvision.console import cell, counted, print_line, screen
 from medvision.data import ImageData
 from medvision.data.discovery.description import reading_lines
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
+from medvision.live import phase
 from medvision.models import count_parameters
 from medvision.reports.findings import findings
 from medvision.reports.run_page import write_report
@@ -118,6 +120,8 @@ def finish(
     evaluation: Evaluation,
     fitted: Fitted,
     scores: Mapping[str, Score],
+    config: Mapping[str, Any],
+    upload: bool,
 ) -> dict[str, Any]:
     """Write the scores, the plots, the report and the final summary; print the table.
 
@@ -136,9 +140,12 @@ def finish(
         "warnings": [*summary["warnings"], *late],
     }
     final["warnings"] += findings(final, rows)
-    evaluation.plot(rows)
-    worst, typical = evaluation.cases()
-    write_report(folder.path, summary=final, worst=worst, typical=typical)
+    with phase("drawing plots and report"):
+        evaluation.plot(rows)
+        worst, typical = evaluation.cases()
+        write_report(folder.path, summary=final, worst=worst, typical=typical)
+    if fitted.logger is not None:
+        write_results(fitted.logger, folder.path, summary=final, config=config, upload=upload)
     folder.write_summary(final)
     print_scores(final)
     if final.get("test_evaluations", 0) > 1:
