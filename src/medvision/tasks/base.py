@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -448,10 +449,13 @@ class Task(LightningModule):
         of_classes = {name: value for name, value in fetched.items() if "/" in name}
         main = {f"{stage}/{name}": v for name, v in fetched.items() if name not in of_classes}
         self.log_dict(main)
-        # in groups of their own, and without the cells of a confusion matrix, which are hundreds
-        self.log_dict({f"{stage}/{name}": v for name, v in of_classes.items()}, logger=False)
+        # while fitting, trackers get them in groups of their own, and without the cells of a
+        # confusion matrix, which are hundreds
+        fits = self.trainer.state.fn == TrainerFn.FITTING
+        named = {f"{stage}/{name}": value for name, value in of_classes.items()}
+        self.log_dict(named, logger=not fits)
         shown = {n: v for n, v in of_classes.items() if not n.startswith("confusion/")}
-        if shown and not self.trainer.sanity_checking:
+        if shown and fits and not self.trainer.sanity_checking:
             for logger in self.loggers:
                 logger.log_metrics(
                     {f"{stage}_by_class/{name}": float(value) for name, value in shown.items()},
