@@ -453,7 +453,7 @@ class Task(LightningModule):
         # confusion matrix, which are hundreds
         fits = self.trainer.state.fn == TrainerFn.FITTING
         named = {f"{stage}/{name}": value for name, value in of_classes.items()}
-        self.log_dict(named, logger=not fits)
+        self.log_dict(named, logger=False if fits else None)
         shown = {n: v for n, v in of_classes.items() if not n.startswith("confusion/")}
         if shown and fits and not self.trainer.sanity_checking:
             for logger in self.loggers:
