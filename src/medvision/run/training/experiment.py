@@ -14,7 +14,6 @@ from medvision.callbacks.checkpoints import DirectFiles
 from medvision.console import print_line
 from medvision.data import ImageData
 from medvision.data.discovery.splits_csv import write_splits
-from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, Score
 from medvision.files import atomic_path
 from medvision.hardware import (
