@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from medvision.data.phantoms.brain import BRAIN_CLASSES, draw_brain
 from medvision.data.phantoms.chest import CHEST_CLASSES, draw_chest
 from medvision.data.phantoms.polyps import draw_polyp_scene
+from synthetic_faults.frames import FRAME_CLASSES, FRAMES, draw_framed
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "brain": BRAIN_CLASSES,
     "chest": CHEST_CLASSES,
     "polyps": (),
+    **dict.fromkeys(FRAMES, FRAME_CLASSES),
 }
 """Kinds of data sets, with their classes by index; none for data sets with masks."""
 
@@ -56,13 +58,15 @@ class Scenes:
             size_px: Height and width, where they are not those of the set.
 
         Returns:
-            Grey (H, W) for brain and chest, red, green, blue (H, W, 3) for polyps.
+            Grey (H, W) for brain, chest and ultrasound, red, green, blue (H, W, 3) for others.
         """
         size = size_px or self.size_px
         if self.drawn == "brain":
             return draw_brain(index, label, size_px=size, seed=self.seed), None
         if self.drawn == "chest":
             return draw_chest(index, label, size_px=size, seed=self.seed), None
+        if self.drawn in FRAMES:
+            return draw_framed(self.drawn, index, label, size_px=size, seed=self.seed), None
         for number in range(index * _TRIES, (index + 1) * _TRIES):
             image, mask = draw_polyp_scene(number, size_px=size, seed=self.seed)
             if mask.any():

@@ -64,6 +64,7 @@ def set_of(
     hashes = np.array([f"pixels {k}" for k in range(count)], np.str_)
     values: dict[str, Any] = {"pixel_hash": hashes, **USUAL, **columns}
     values.setdefault("thumbnail", np.zeros((count, 48, 48)))
+    values.setdefault("content", values["thumbnail"])
     values.setdefault("border", np.full((count, 4), 20.0))
     masks: dict[str, Any] = {"mask_hash": [f"mask {k}" for k in range(count)], **USUAL_MASK}
     masks |= {"thumbnail": np.zeros((count, 48, 48)), **(mask or {})}

@@ -136,11 +136,9 @@ def test_a_leak_is_one_sentence_with_advice(leaky: AuditedSet) -> None:
 
 
 def test_near_duplicates_include_the_identical_images(leaky: AuditedSet) -> None:
-    groups = leaky.near_duplicates.groups.copy()
-    groups[7] = groups[5]  # 5 is train, 7 is test
-    (sentence,) = run(
-        replace(leaky, near_duplicates=replace(leaky.near_duplicates, groups=groups))
-    ).leaks
+    data = with_equal(leaky, (0, 2), (3, 4), (5, 7))  # 5 is train, 7 is test
+    near = replace(data.near_duplicates, relation=np.array([0, 0, 1], np.uint8))
+    (sentence,) = run(replace(data, near_duplicates=near)).leaks
     assert sentence.startswith(
         "3 of 60 test images have a near-duplicate in train, 2 of them identical"
     )

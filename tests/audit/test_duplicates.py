@@ -2,12 +2,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from medvision.audit.check import duplicate_findings
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.duplicates import duplicate_numbers, find_duplicates, shared_foreground
+from medvision.audit.duplicates import Pair, duplicate_numbers, find_duplicates, shared_foreground
 from medvision.data.duplicates.search import RELATIONS, NearDuplicates, join
 
 MakeSet = Callable[..., AuditedSet]
@@ -129,18 +130,19 @@ def test_a_near_duplicate_of_a_copy_is_found_across_splits(make_set: MakeSet) ->
     assert [(p.rows, p.relation) for p in pairs] == [((2, 3), "identical"), ((1, 3), "same")]
 
 
-def test_near_duplicates_of_near_duplicates_leak_too(make_set: MakeSet) -> None:
-    rng = np.random.default_rng(0)
-    data = make_set(
-        3,
-        targets=["x"] * 3,
-        splits=["test", "val", "train"],
-        thumbnail=rng.integers(0, 255, (3, 48, 48)),
-    )
+@pytest.mark.parametrize("ends_agree", [False, True])
+def test_the_ends_of_a_chain_leak_only_if_they_show_the_same_picture(
+    make_set: MakeSet, ends_agree: bool
+) -> None:
+    one, other = scene(), scene()[::-1]
+    shown = np.stack([one, one, one if ends_agree else other])
+    data = make_set(3, targets=["x"] * 3, splits=["test", "val", "train"], thumbnail=shown)
     data = with_pairs(data, [(0, 1, 0.991, "same"), (1, 2, 0.991, "same")])
-    (pair,) = find_duplicates(data).crossing["test", "train"]
-    assert (pair.rows, pair.relation) == ((0, 2), "chain")
-    assert 0 <= pair.similarity < 0.2
+    crossing = find_duplicates(data).crossing["test", "train"]
+    found = [(pair.rows, pair.relation) for pair in crossing]
+    assert found == ([((0, 2), "chain")] if ends_agree else [])
+    near = numbers(data)["near_duplicates"]
+    assert (near["test_images_in_train"], near["test_images_in_val"]) == (int(ends_agree), 1)
 
 
 def test_repeated_test_images_are_counted_once_each(make_set: MakeSet) -> None:
@@ -196,10 +198,22 @@ def squares(*sides: int) -> np.ndarray:
     return masks
 
 
-def test_masks_of_equal_pixels_that_differ_at_all_are_a_conflict(make_set: MakeSet) -> None:
-    mask = {"mask_hash": ["m", "n"], "thumbnail": squares(20, 20)}
+@pytest.mark.parametrize(
+    ("side", "kind", "severity", "words"),
+    [
+        pytest.param(20, "two_outlines", "note", "Dice 1.00 between", id="alike"),
+        pytest.param(18, "two_outlines", "note", "Dice 0.90 between", id="nearly"),  # 648 / 724
+        pytest.param(4, "mask_conflicts_exact", "conflict", "Dice 0.08 between", id="unlike"),
+    ],
+)
+def test_two_masks_of_equal_pixels_are_judged_by_their_dice(
+    make_set: MakeSet, side: int, kind: str, severity: str, words: str
+) -> None:
+    mask = {"mask_hash": ["m", "n"], "thumbnail": squares(20, side)}
     data = with_pairs(make_set(2, pixel_hash=["p", "p"], mask=mask), [(0, 1, 1, "identical")])
-    assert kinds(data)["mask_conflicts_exact"] == ("conflict", 1)
+    assert kinds(data)[kind] == (severity, 1)
+    (finding,) = [f for f in duplicate_findings(data, find_duplicates(data)) if f.kind == kind]
+    assert words in finding.text
     same = with_pairs(
         make_set(2, pixel_hash=["p", "p"], mask=mask | {"mask_hash": ["m", "m"]}),
         [(0, 1, 1, "identical")],
@@ -214,21 +228,66 @@ def test_masks_of_equal_pixels_that_differ_at_all_are_a_conflict(make_set: MakeS
         pytest.param(12, "same", True, id="unlike"),  # 2 * 144 / (400 + 144) = 0.53
         pytest.param(0, "same", True, id="empty"),
         pytest.param(12, "mirrored", False, id="mirrored-masks-lie-elsewhere"),
-        pytest.param(12, "cropped", False, id="cropped-masks-lie-elsewhere"),
+        pytest.param(12, "cropped", True, id="cropped-masks-are-aligned"),
     ],
 )
 def test_masks_of_one_picture_conflict_below_a_stated_dice(
     make_set: MakeSet, side: int, relation: str, is_reported: bool
 ) -> None:
-    data = make_set(2, mask={"thumbnail": squares(20, side)})
+    data = make_set(
+        2, mask={"thumbnail": squares(20, side)}, thumbnail=np.repeat(scene()[None], 2, axis=0)
+    )
     data = with_pairs(data, [(0, 1, 0.995, relation)])
     assert ("mask_conflicts_near" in kinds(data)) == is_reported
     overlap = min(side, 20) ** 2
-    assert shared_foreground(data, 0, 1) == pytest.approx(2 * overlap / (400 + side**2))
+    (pair,) = find_duplicates(data).crossing["test", "train"] or [
+        Pair(first=0, second=1, similarity=0.995, relation=relation)
+    ]
+    assert shared_foreground(data, pair) == pytest.approx(2 * overlap / (400 + side**2))
+
+
+def scene() -> np.ndarray:
+    """A picture with coarse and fine structure in all parts."""
+    rng = np.random.default_rng(3)
+    drawn = sum(
+        sigma * cv2.GaussianBlur(rng.normal(0, 1, (48, 48)), (0, 0), sigma) for sigma in (1.5, 5)
+    )
+    return cv2.normalize(drawn, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def moved(picture: np.ndarray, pixels: int) -> np.ndarray:
+    return np.roll(picture, pixels, axis=1)
+
+
+def test_a_mask_that_follows_a_moving_camera_is_no_conflict(make_set: MakeSet) -> None:
+    mask = squares(20, 20)
+    mask[1] = moved(mask[0], 4)
+    shown = np.stack([scene(), moved(scene(), 4)])
+    data = with_pairs(
+        make_set(2, mask={"thumbnail": mask}, thumbnail=shown), [(0, 1, 0.98, "cropped")]
+    )
+    assert find_duplicates(data).conflicts == []
+    pair = Pair(first=0, second=1, similarity=0.98, relation="cropped")
+    assert shared_foreground(data, pair) == pytest.approx(1, abs=0.02)
+    stays = replace(
+        data,
+        properties=replace(data.properties, mask=replace(data.masks, thumbnail=squares(20, 20))),
+    )
+    assert shared_foreground(stays, pair) == pytest.approx(32 / 36, abs=0.01)
+
+
+def test_hardly_overlapping_masks_of_pictures_that_are_only_alike_are_no_conflict(
+    make_set: MakeSet,
+) -> None:
+    masks = {"thumbnail": squares(20, 0)}
+    data = make_set(2, mask=masks, thumbnail=np.repeat(scene()[None], 2, axis=0))
+    assert find_duplicates(with_pairs(data, [(0, 1, 0.92, "same")])).conflicts == []
+    assert len(find_duplicates(with_pairs(data, [(0, 1, 0.98, "same")])).conflicts) == 1
 
 
 def test_two_empty_masks_agree(make_set: MakeSet) -> None:
-    assert shared_foreground(make_set(2), 0, 1) == 1
+    pair = Pair(first=0, second=1, similarity=1.0, relation="identical")
+    assert shared_foreground(make_set(2), pair) == 1
 
 
 def test_a_set_without_repetitions_has_no_findings(make_set: MakeSet) -> None:

@@ -24,6 +24,8 @@ from medvision.data.discovery.index import index_classification, index_segmentat
 from medvision.data.readers.images import read_image, read_mask
 from medvision.errors import MedvisionError
 
+PLAIN = ("resized", "recompressed", "brightness", "offset", "contrast", "noise", "cropped",
+         "mirrored_left_right", "mirrored_up_down", "rotated", "turned")  # fmt: skip
 KINDS = [(kind, strength) for kind in STRENGTHS for strength in STRENGTHS[kind]]
 ALL_OF_BRAIN = Plan(
     drawn="brain",
@@ -37,7 +39,8 @@ ALL_OF_BRAIN = Plan(
     look_alikes=6,
     copies=(
         *copies_of_each(("same_bytes", "same_pixels"), across=3, in_train=2, in_test=1),
-        *copies_of_each(("cropped", "turned"), across=1),
+        *copies_of_each(("cropped",), across=1),
+        *(Copies(kind="turned", strength=degrees, across=1) for degrees in (2, 5)),
         Copies(kind="brightness", strength=-20, across=4, conflict=True),
     ),
     wrong_labels=5,
@@ -56,7 +59,8 @@ ALL_OF_POLYPS = Plan(
     test=30,
     size_px=32,
     copies=(
-        *copies_of_each(across=1, in_test=0),
+        *copies_of_each(PLAIN, across=1, in_test=0),
+        Copies(kind="clahe", strength=2, across=1),
         Copies(kind="same_bytes", across=3, conflict=True),
     ),
     wrong_labels=4,
@@ -311,7 +315,7 @@ def test_masks_follow_their_images(polyps: tuple[Path, Truth]) -> None:
             assert np.array_equal(copy, np.rot90(source, pair.strength // 90))
         elif pair.kind != "turned":
             assert np.array_equal(copy, source)
-    assert seen == set(KINDS)
+    assert seen == {(k, s) for k in PLAIN for s in STRENGTHS[k]} | {("clahe", 2)}
 
 
 def test_masks_have_the_faults_that_are_stated(polyps: tuple[Path, Truth]) -> None:
@@ -393,10 +397,12 @@ def test_every_change_except_recompression_keeps_the_file_format(
 
 
 def test_an_invalid_plan_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected drawn to be one of brain, chest, polyps, got"):
+    with pytest.raises(
+        ValueError, match="expected drawn to be one of brain, chest, polyps, retina"
+    ):
         Plan(drawn="knees")
-    with pytest.raises(ValueError, match=r"expected kind to be one of same_bytes, .*, got blurred"):
-        Copies(kind="blurred")
+    with pytest.raises(ValueError, match=r"expected kind to be one of same_bytes, .*, got melted"):
+        Copies(kind="melted")
     with pytest.raises(ValueError, match="expected across of 0 or greater, got -1"):
         Copies(kind="same_bytes", across=-1)
     with pytest.raises(ValueError, match="expected 4 shares, not all of them 0, got"):

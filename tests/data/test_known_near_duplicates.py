@@ -30,9 +30,11 @@ def test_cached_near_duplicates_are_used_until_an_image_changes(
     searched: list[int] = []
     real = search.find_near_duplicates
 
-    def spy(thumbnails: np.ndarray, hashes: np.ndarray) -> search.NearDuplicates:
+    def spy(
+        thumbnails: np.ndarray, hashes: np.ndarray, *, contents: np.ndarray
+    ) -> search.NearDuplicates:
         searched.append(len(thumbnails))
-        return real(thumbnails, hashes)
+        return real(thumbnails, hashes, contents=contents)
 
     monkeypatch.setattr(search, "find_near_duplicates", spy)
     again = search.near_duplicates_of(found.properties)

@@ -97,22 +97,22 @@ def test_a_crop_at_any_position_is_a_near_duplicate_of_its_source(share: float) 
 def test_a_picture_with_another_tone_and_clipped_highlights_is_a_near_duplicate(
     gain: float, offset: float, gamma: float
 ) -> None:
-    sources = pictures(80, seed=6)
-    toned = 255 * (sources[:40] / 255) ** gamma * gain + offset
+    sources = pictures(24, seed=6)
+    toned = 255 * (sources[:12] / 255) ** gamma * gain + offset
     found = search(np.concatenate([sources, np.rint(toned.clip(0, 255)).astype(np.uint8)]))
-    assert found.groups.tolist() == [*range(80), *range(40)]
+    assert found.groups.tolist() == [*range(24), *range(12)]
 
 
 def test_a_crop_is_found_among_many_similar_images_that_are_not_near_duplicates() -> None:
     """Similar pictures with small individual differences, like chest X-rays."""
     (common,) = pictures(1, size_px=192).astype(float)
-    own = pictures(300, seed=5, size_px=192).astype(float)
+    own = pictures(100, seed=5, size_px=192).astype(float)
     sources = (0.7 * common + 0.3 * own).astype(np.uint8)
-    cuts = sources[:60, 4:-12, 11:-5]
+    cuts = sources[:20, 4:-12, 11:-5]
     small = [cv2.resize(p, (48, 48), interpolation=cv2.INTER_AREA) for p in [*sources, *cuts]]
     found = search(np.stack(small))
-    assert (found.groups[300:] == found.groups[:60]).mean() > 0.95
-    assert len(set(found.groups[:300])) == 300
+    assert (found.groups[100:] == found.groups[:20]).mean() > 0.95
+    assert len(set(found.groups[:100])) == 100
 
 
 def test_equal_pixels_are_identical_for_any_content() -> None:
@@ -136,7 +136,7 @@ def test_near_duplicates_of_near_duplicates_share_a_group() -> None:
 
 
 @pytest.mark.parametrize("block", [1, 3, 1024])
-@pytest.mark.parametrize("threshold", [0.95, 0.99])
+@pytest.mark.parametrize("threshold", [0.99, 0.995])
 def test_groups_are_those_of_the_formula_in_blocks_of_any_size(
     monkeypatch: pytest.MonkeyPatch, block: int, threshold: float
 ) -> None:
@@ -170,13 +170,13 @@ def test_coefficients_keep_distances_or_shorten_them() -> None:
         assert 0.9 * true < np.linalg.norm(waves[i] - waves[j]) <= true + 1e-5
 
 
-def test_a_thousand_equal_pictures_make_one_group_and_few_pairs() -> None:
+def test_many_equal_pictures_make_one_group_and_few_pairs() -> None:
     rng = np.random.default_rng(0)
     (one,) = pictures(1)
-    noisy = one + rng.integers(0, 3, (300, 48, 48))
+    noisy = one + rng.integers(0, 3, (60, 48, 48))
     found = search(np.concatenate([noisy.clip(0, 255).astype(np.uint8), pictures(3, seed=9)]))
-    assert found.groups.tolist() == [0] * 300 + [1, 2, 3]
-    assert len(found.first) <= 16 * 300
+    assert found.groups.tolist() == [0] * 60 + [1, 2, 3]
+    assert len(found.first) <= 16 * 60
 
 
 def test_no_images_have_no_groups() -> None:

@@ -11,11 +11,11 @@ from typing import Any
 from medvision.audit.classes import class_counts, class_findings
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.duplicates import (
-    MASK_DICE,
     Duplicates,
     Pair,
     duplicate_numbers,
     find_duplicates,
+    shared_foreground,
 )
 from medvision.audit.finding import CROSSINGS, SEVERITIES, Finding, Severity, findings_of
 from medvision.audit.groups import group_findings, group_numbers, name_hint_findings
@@ -93,17 +93,36 @@ def _conflicts(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
     ):
         if not pairs:
             continue
-        is_near_mask = kind == "near" and what == "masks"
-        below = f", with a Dice below {MASK_DICE}" if is_near_mask else ""
         yield Finding(
             kind=f"{'mask' if data.has_masks else 'label'}_conflicts_{kind}",
             severity="conflict",
             text=f"{counted(len(pairs), 'pair')} of {words} images"
-            f" {_verb(pairs, 'has', 'have')} contradicting {what}{below}",
+            f" {_verb(pairs, 'has', 'have')} contradicting {what}{_dice_of(data, pairs)}",
             count=len(pairs),
             files=tuple(data.shown(row) for pair in pairs for row in pair.rows),
             advice="no model can get both right: check them, and fix or remove one",
         )
+    if found.outlines:
+        yield Finding(
+            kind="two_outlines",
+            severity="note",
+            text=f"{counted(len(found.outlines), 'pair')} of identical images"
+            f" {_verb(found.outlines, 'has', 'have')} two outlines of one lesion"
+            f"{_dice_of(data, found.outlines)}",
+            count=len(found.outlines),
+            files=tuple(data.shown(row) for pair in found.outlines for row in pair.rows),
+            advice="they show how far annotators agree: a model can hardly reach a higher Dice",
+        )
+
+
+def _dice_of(data: AuditedSet, pairs: list[Pair]) -> str:
+    """Return the range of the Dice between the masks of some pairs, empty without masks."""
+    values = [shared_foreground(data, pair) for pair in pairs] if data.has_masks else []
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return ""
+    ends = dict.fromkeys(f"{value:.2f}" for value in (known[0], known[-1]))
+    return f", Dice {' to '.join(ends)} between their masks"
 
 
 def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:

@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,8 +24,15 @@ MASK_DICE = 0.7
 """Thumbnail Dice below which two masks of the same picture contradict each other; neighbouring
 frames in Kvasir-SEG reach at least 0.79."""
 
-COMPARABLE = ("identical", "same")
-"""Relations of pairs whose masks are aligned."""
+SURE = 0.97
+"""Agreement of the pictures from which hardly overlapping masks are a contradiction; below it they
+speak against the same picture."""
+
+ENDS = 12
+"""Images of the other split that are compared with one that is only connected through others."""
+
+COMPARABLE = ("identical", "same", "cropped", "turned")
+"""Relations of pairs whose masks are compared, after the images are aligned."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,31 +97,37 @@ class Duplicates:
             the second, each with its most similar match; the most similar pairs first.
         conflicts: Pairs with contradicting targets, the most similar first; no image is in two
             pairs with the same kind of contradiction.
+        outlines: Pairs of one picture with two masks that nearly agree, likewise.
     """
 
     exact: Copies
     near: Copies
     crossing: dict[tuple[str, str], list[Pair]]
     conflicts: list[Pair]
+    outlines: list[Pair]
 
 
 def find_duplicates(data: AuditedSet) -> Duplicates:
     """Find images that occur more than once.
 
-    Targets contradict each other if classes differ; if masks, or any other targets, of equal pixels
-    differ at all; or if aligned masks of the same picture have a Dice below ``MASK_DICE``. Masks of
-    mirrored, rotated and cropped copies are not compared.
+    Targets contradict each other if classes differ; if other targets of equal pixels differ at all;
+    or if masks of the same picture have a Dice below ``MASK_DICE`` after the images are aligned, so
+    that a mask that follows a moving camera is none. Masks of mirrored, rotated and inverted copies
+    are not compared. An image crosses splits if it was compared with one of the other split itself;
+    being connected through others is not enough.
     """
     _, first, which = np.unique(data.properties.pixel_hash, return_index=True, return_inverse=True)
     exact = Copies(groups=first[which].astype(np.int64), splits=data.splits)
     near = Copies(groups=data.near_duplicates.groups, splits=data.splits)
     kinds = _kinds(data)
     pairs = _relevant_pairs(data, exact, kinds)
+    judged = [(pair, _contradiction(data, kinds, pair)) for pair in pairs]
     return Duplicates(
         exact=exact,
         near=near,
         crossing={(of, into): _crossing(data, near, pairs, of, into) for of, into in CROSSINGS},
-        conflicts=_apart(data, (pair for pair in pairs if _contradict(data, kinds, pair))),
+        conflicts=_apart(data, (pair for pair, found in judged if found == "conflict")),
+        outlines=_apart(data, (pair for pair, found in judged if found == "outlines")),
     )
 
 
@@ -125,6 +139,8 @@ def duplicate_numbers(data: AuditedSet, found: Duplicates) -> dict[str, Any]:
         "exact_duplicates": _numbers(data, found.exact),
         "near_duplicates": {
             **_numbers(data, found.near),
+            "groups_across_splits": len({int(found.near.groups[pair.first]) for pair in crossing}),
+            **{f"{of}_images_in_{into}": len(found.crossing[of, into]) for of, into in CROSSINGS},
             "threshold": THRESHOLD,
             "pairs_by_relation": dict(zip(RELATIONS, counts.tolist(), strict=True)),
             "pairs_across_splits": [pair_record(data, pair) for pair in crossing],
@@ -146,18 +162,29 @@ def pair_record(data: AuditedSet, pair: Pair) -> dict[str, Any]:
     if data.has_classes:
         record["labels"] = [data.samples.targets[row] for row in pair.rows]
     elif data.has_masks and pair.relation in COMPARABLE:
-        record["mask_dice"] = round(shared_foreground(data, *pair.rows), 4)
+        dice = shared_foreground(data, pair)
+        record["mask_dice"] = None if dice is None else round(dice, 4)
     return record
 
 
-def shared_foreground(data: AuditedSet, one: int, other: int) -> float:
+def shared_foreground(data: AuditedSet, pair: Pair) -> float | None:
     """Compute the Dice of two masks from the foreground share in each cell of 48 x 48.
 
-    2 Σ min(a, b) / Σ (a + b) with shares a and b; two empty masks score 1.
+    2 Σ min(a, b) / Σ (a + b) with shares a and b; two empty masks score 1. Unless the images are
+    identical, they are aligned, and only what both show is compared; None if that fails, or if one
+    mask is empty where the other picture goes on.
     """
-    a, b = (data.masks.thumbnail[row].astype(np.int64) for row in (one, other))
-    total = int(a.sum() + b.sum())
-    return 2 * int(np.minimum(a, b).sum()) / total if total else 1.0
+    a, b = (data.masks.thumbnail[row].astype(np.float32) for row in pair.rows)
+    if pair.relation != "identical":
+        shown = data.properties.thumbnail
+        match = data.near_duplicates.match_of(shown[pair.first], shown[pair.second])
+        if match is None:
+            return None
+        side, flags = a.shape[::-1], cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        known = cv2.warpAffine(np.ones_like(a), match.pixels, side, flags=flags)
+        a, b = cv2.warpAffine(a, match.pixels, side, flags=flags) * known, b * known
+    total = float(a.sum() + b.sum())
+    return 2 * float(np.minimum(a, b).sum()) / total if total else 1.0
 
 
 def _group(data: AuditedSet, pair: Pair) -> list[str]:
@@ -237,21 +264,33 @@ def _crossing(
                     first=row, second=other, similarity=pair.similarity, relation=pair.relation
                 )
     there = np.flatnonzero(near.splits == into)
-    in_group = dict(zip(near.groups[there[::-1]].tolist(), there[::-1].tolist(), strict=True))
     for row in near.rows(of, into).tolist():
         if row not in likest:
-            other = in_group[int(near.groups[row])]
-            alike = _correlation(data, row, other)
-            likest[row] = Pair(first=row, second=other, similarity=alike, relation="chain")
+            ends = there[near.groups[there] == near.groups[row]]
+            found = _checked_end(data, row, ends)
+            likest |= {} if found is None else {row: found}
     return sorted(likest.values(), key=lambda pair: (-pair.similarity, pair.first))
 
 
-def _correlation(data: AuditedSet, one: int, other: int) -> float:
-    """Correlate the thumbnails without alignment; 0 if one is constant or the value is negative."""
-    a, b = (data.properties.thumbnail[row].ravel().astype(np.float64) for row in (one, other))
+def _checked_end(data: AuditedSet, row: int, ends: NDArray[np.intp]) -> Pair | None:
+    """Return the pair with an image of the same group that shows the same picture, or None."""
+    shown = data.properties.thumbnail
+    alike = [_correlation(shown[row], shown[end]) for end in ends]
+    for end in ends[np.argsort(alike)[::-1][:ENDS]].tolist():
+        for content, views in ((False, shown), (True, data.properties.content)):
+            match = data.near_duplicates.match_of(views[row], views[end], content=content)
+            if match is not None:
+                alike_now = min(1.0, max(match.detail, match.shape))
+                return Pair(first=row, second=end, similarity=alike_now, relation="chain")
+    return None
+
+
+def _correlation(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    """Correlate two thumbnails without alignment; 0 if one is constant."""
+    a, b = (thumbnail.ravel().astype(np.float64) for thumbnail in (one, other))
     a, b = a - a.mean(), b - b.mean()
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return max(0.0, float(a @ b) / norm) if norm else 0.0
+    return float(a @ b) / norm if norm else 0.0
 
 
 def _kinds(data: AuditedSet) -> NDArray[np.str_]:
@@ -261,14 +300,22 @@ def _kinds(data: AuditedSet) -> NDArray[np.str_]:
     return np.array(list(data.samples.targets), np.str_)
 
 
-def _contradict(data: AuditedSet, kinds: NDArray[np.str_], pair: Pair) -> bool:
+def _contradiction(
+    data: AuditedSet, kinds: NDArray[np.str_], pair: Pair
+) -> Literal["", "conflict", "outlines"]:
+    """Judge the targets of two images that show the same picture."""
     if kinds[pair.first] == kinds[pair.second]:
-        return False
-    if data.has_classes or pair.relation == "identical":
-        return True
-    if not data.has_masks:
-        return False
-    return pair.relation in COMPARABLE and shared_foreground(data, *pair.rows) < MASK_DICE
+        return ""
+    if data.has_classes or (pair.relation == "identical" and not data.has_masks):
+        return "conflict"
+    if not data.has_masks or pair.relation not in COMPARABLE:
+        return ""
+    dice = shared_foreground(data, pair)
+    if dice is None:
+        return ""
+    if dice >= MASK_DICE:
+        return "outlines" if pair.relation == "identical" else ""
+    return "conflict" if pair.similarity >= SURE else ""
 
 
 def _apart(data: AuditedSet, pairs: Iterable[Pair]) -> list[Pair]:

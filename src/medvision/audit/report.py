@@ -45,7 +45,9 @@ RELATION_WORDS = {
     "same": "the same picture",
     "mirrored": "mirrored",
     "rotated": "rotated",
-    "cropped": "cropped",
+    "cropped": "cropped or with another border",
+    "turned": "turned",
+    "inverted": "inverted",
     "chain": "connected through other pairs",
 }
 
@@ -185,7 +187,7 @@ def _within(data: AuditedSet) -> list[Pair]:
 def _pair(data: AuditedSet, pair: Pair, *, wrong: bool = False) -> PictureCase:
     words = RELATION_WORDS[pair.relation]
     if pair.relation != "identical":
-        words += f", correlation {pair.similarity:.4f}"
+        words += f", agreement {pair.similarity:.3f}"
     sides = zip(("left", "right"), pair.rows, strict=True)
     return PictureCase(
         pictures=_pictures(data, pair.rows),

@@ -410,7 +410,7 @@ class ShardSource(FileSource):
         part, place = self.manifest.facts, self.stored.place
         if part is None:
             return None
-        if self.manifest.facts_format != properties_cache.FORMAT:
+        if self.manifest.facts_format not in properties_cache.READABLE:
             raise MedvisionError(
                 "the stored file properties come from another version",
                 where=place,

@@ -1,36 +1,37 @@
 """Find images that show the same picture, so that a split keeps them together.
 
-Similarity is the normalised cross-correlation of grey thumbnails of 48 px,
+Candidates come from two searches of grey thumbnails of 48 px. Both are verified by aligning the
+two thumbnails and comparing them part by part (`medvision.data.duplicates.alignment`).
 
-    r(a, b) = <a - mean(a), b - mean(b)> / (|a - mean(a)| |b - mean(b)|)
+- Unchanged, mirrored and rotated images are found exhaustively: their thumbnails have a normalised
+  cross-correlation of 0.99,
 
-which is invariant to brightness, contrast and image size. Two images are near-duplicates if it
-reaches the threshold for the unchanged images or with one of them mirrored or rotated by multiples
-of 90 degrees, or if they match, as a whole and in every part, after a crop of up to a tenth of each
-side and a change of tone are undone (`medvision.data.duplicates.registration`). Images with equal
-pixels are always near-duplicates. Groups are transitive.
+      r(a, b) = <a - mean(a), b - mean(b)> / (|a - mean(a)| |b - mean(b)|)
 
-Unchanged, mirrored and rotated pairs are found exhaustively; crops and clipped tones only among the
-sixteen nearest candidates of each image.
+  which is invariant to brightness, contrast and image size, in one of the eight orientations. A
+  high correlation alone proves nothing where all images share a frame.
+- Crops, halves, screenshots, slightly turned or inverted copies and other tones are found among the
+  nearest neighbours of each image (`medvision.data.duplicates.candidates`), with and without its
+  plain borders.
 
-Candidate search among a hundred thousand images: thumbnails become unit vectors with zero mean. The
-distance of their lowest cosine coefficients (DCT-II, orthonormal) is a lower bound of the distance
-of the vectors. Absolute coefficients are invariant to mirroring and, once sorted across the
-diagonal, to rotations by 90 degrees. One pass of blocked matrix products therefore finds every pair
-that is near in any of the eight orientations.
+Images with equal pixels are always near-duplicates. Groups are transitive, because a split must not
+separate any pair; the pairs are those whose two images were compared with each other.
 
-Crops displace the content and clipping changes it, so plain distances grow quickly. The metric for
-both is therefore learned from the data set by linear discriminant analysis on thousands of
-generated copies: it weights directions that differ between images but not between an image and its
-copies.
+Exhaustive search among a hundred thousand images: thumbnails become unit vectors with zero mean.
+The distance of their lowest cosine coefficients (DCT-II, orthonormal) is a lower bound of the
+distance of the vectors. Absolute coefficients are invariant to mirroring and, once sorted across
+the diagonal, to rotations by 90 degrees. One pass of blocked matrix products therefore finds every
+pair that is near in any of the eight orientations.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,22 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from medvision.data.duplicates.registration import overlay, warped
+from medvision.data.duplicates.alignment import (
+    IDENTITY,
+    Limits,
+    Match,
+    View,
+    aligned,
+    compare,
+    confirmed,
+    content_boxes,
+    is_same,
+    limits_from,
+    shared_structure,
+    shift_between,
+    view_of,
+)
+from medvision.data.duplicates.candidates import QUERIES, find_candidates
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.properties_cache import recall, store
 from medvision.files import own_folder
@@ -49,17 +65,9 @@ Rows = NDArray[np.int64]
 COEFFICIENTS = 16
 """Number of cosine coefficients along each axis."""
 
-MAX_CUT = 0.1
-"""Largest share of each side that a crop removes."""
-
 _NO_PAIRS: Pairs = (np.empty(0, np.int64), np.empty(0, np.int64))
 _BLOCK = 1024  # rows compared at once, with 8 times as many others: 32 MiB
 _INVARIANT = 10  # coefficients along each axis compared in any orientation
-_METRIC_SIZE = 32
-_REACH = 1.6  # tolerance factor on the distance of the training crops
-_LEARNT_FROM = 1500
-_SPREAD_FROM = 4000
-_CUTS = 4500  # training crops; must exceed the number of coefficients
 
 
 Pairs = tuple[Rows, Rows]
@@ -132,111 +140,6 @@ def near_in_any_position(waves: Floats, *, squared: float, most: int = 64) -> Pa
     return _together(found)
 
 
-def perhaps_cut(thumbnails: NDArray[np.uint8], waves: Floats, *, most: int = 8) -> Pairs:
-    """Return pairs of which one may be a crop of the other: the nearest of each image within reach.
-
-    Args:
-        thumbnails: uint8 (N, S, S), none constant.
-        waves: Result of `coefficients`.
-        most: Largest number of candidates per image.
-    """
-    if len(thumbnails) <= 64:  # too few to learn from, and few enough to compare all
-        return np.triu_indices(len(thumbnails), 1)
-    metric, reach = _metric(thumbnails, waves)
-    full = waves.reshape(len(waves), -1) @ metric
-    place = np.tile(np.array([1 - MAX_CUT / 2, 0] * 2, np.float32), (len(thumbnails), 1))
-    middles = _cut_waves(thumbnails, place).astype(np.float32) @ metric
-    pairs = []
-    for query in (full, middles):  # the centre of an image is nearer to its crops than the whole
-        first, second = _nearest(query, full, reach, most)
-        pairs.append(np.stack((np.minimum(first, second), np.maximum(first, second))))
-    first, second = np.unique(np.concatenate(pairs, axis=1), axis=1)
-    return first, second
-
-
-def _metric(thumbnails: NDArray[np.uint8], waves: Floats) -> tuple[Floats, float]:
-    """Return directions (256, D) in which crops have variance 1, and their largest distance."""
-    rng = np.random.default_rng(0)
-    rows = rng.choice(len(waves), min(_LEARNT_FROM, len(waves)), replace=False)
-    spread = rng.choice(len(waves), min(_SPREAD_FROM, len(waves)), replace=False)
-    flat = waves.reshape(len(waves), -1).astype(np.float64)
-    moves = []
-    for _ in range(max(3, _CUTS // len(rows))):
-        removed = rng.uniform(0, MAX_CUT, (len(rows), 2))
-        place = np.empty((len(rows), 4), np.float32)
-        place[:, ::2] = 1 - removed
-        place[:, 1::2] = removed * rng.uniform(-1, 1, removed.shape)
-        tones = _tones(rng, len(rows))
-        moves.append(_cut_waves(thumbnails[rows], place, tones) - flat[rows])
-    move = np.concatenate(moves)
-    within = move.T @ move / len(move)
-    size = len(within)
-    within[np.diag_indices(size)] += 0.02 * np.trace(within) / size
-    between = np.cov(flat[spread].T)
-    root = np.linalg.inv(np.linalg.cholesky(within))
-    directions = np.linalg.eigh(root @ between @ root.T)[1][:, ::-1][:, :_METRIC_SIZE]
-    metric = root.T @ directions
-    lengths = np.sqrt(((move @ metric) ** 2).sum(axis=1))
-    return metric.astype(np.float32), _REACH * float(np.quantile(lengths, 0.995))
-
-
-def _tones(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
-    """Draw tone curves (N, 256): brighter, darker or with gamma; half of them are the identity."""
-    levels = np.arange(256) / 255
-    gain, gamma = rng.uniform(0.7, 1.3, (count, 1)), rng.uniform(0.75, 1.35, (count, 1))
-    changed = 255 * (levels**gamma * gain + rng.uniform(-0.1, 0.1, (count, 1)))
-    changed[rng.random(count) < 0.5] = np.arange(256)
-    return np.rint(changed.clip(0, 255)).astype(np.uint8)
-
-
-def _cut_waves(
-    thumbnails: NDArray[np.uint8], place: Floats, tones: NDArray[np.uint8] | None = None
-) -> NDArray[np.floating]:
-    """Compute coefficients (N, 256) of crops of the thumbnails with the given tone curves."""
-    found = []
-    for start in range(0, len(thumbnails), _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        cut = np.rint(warped(thumbnails[rows].astype(np.float32), place[rows])[0])
-        levels = cut.clip(0, 255).astype(np.uint8)
-        if tones is not None:
-            flat = levels.reshape(len(levels), -1)
-            levels = np.take_along_axis(tones[rows], flat.astype(np.intp), 1).reshape(cut.shape)
-        found.append(coefficients(levels).reshape(len(cut), -1))
-    return np.concatenate(found)
-
-
-def _nearest(queries: Floats, features: Floats, reach: float, most: int) -> Pairs:
-    """Return the nearest other rows of each query, at most ``most`` and within ``reach``."""
-    norms = np.einsum("nd,nd->n", features, features)
-    found = [_NO_PAIRS]
-    for start in range(0, len(queries), _BLOCK):
-        block = queries[start : start + _BLOCK]
-        own = np.einsum("nd,nd->n", block, block)
-        limit = np.full(len(block), reach**2, np.float32)
-        rows, columns = np.empty(0, np.int64), np.empty(0, np.int64)
-        distances = np.empty(0, np.float32)
-        for other in range(0, len(features), 8 * _BLOCK):
-            distance = block @ features[other : other + 8 * _BLOCK].T
-            distance *= -2
-            distance += norms[other : other + 8 * _BLOCK]
-            reached = limit - own
-            if other == 0 and distance.shape[1] > most + 1:  # includes its own row
-                reached = np.minimum(reached, np.partition(distance, most, axis=1)[:, most])
-            i, j = np.nonzero(distance <= reached[:, None])
-            value = distance[i, j] + own[i]
-            kept = i + start != j + other
-            rows, columns = np.append(rows, i[kept]), np.append(columns, j[kept] + other)
-            distances = np.append(distances, value[kept])
-            order = _closest(rows, distances, most=most)
-            rows, columns, distances = rows[order], columns[order], distances[order]
-            full = np.flatnonzero(np.bincount(rows, minlength=len(block)) == most)
-            farthest = np.full(len(block), -np.inf, np.float32)
-            np.maximum.at(farthest, rows, distances)
-            limit[full] = farthest[full]
-        found.append((rows + start, columns))
-    return _together(found)
-
-
 def _closest(rows: Rows, *keys: NDArray[Any], most: int) -> NDArray[np.intp]:
     """Return indices of the ``most`` smallest keys of each row; the last key is the primary one."""
     order = np.lexsort((*keys, rows))
@@ -253,22 +156,22 @@ def _together(parts: Iterable[Pairs]) -> Pairs:
 THRESHOLD = 0.99
 """Smallest correlation at which two thumbnails show the same picture."""
 
-MISFIT = 10
-"""Largest misfit of a registered crop in units of ``1 - threshold``: three times (1 - similarity)
-plus (1 - detail), see `Overlay`."""
-
-RELATIONS = ("identical", "same", "mirrored", "rotated", "cropped")
+RELATIONS = ("identical", "same", "mirrored", "rotated", "cropped", "turned", "inverted")
 """Equal pixels, visually the same, or the transform that must be undone."""
 
 _POSITIONS = tuple((t, y, x) for t in (False, True) for y in (False, True) for x in (False, True))
 # Flags of each orientation: transposed, then flipped vertically, then horizontally.
-_IDENTICAL, _SAME, _MIRRORED, _ROTATED, _CROPPED = range(len(RELATIONS))
+_IDENTICAL, _SAME, _MIRRORED, _ROTATED, _CROPPED, _TURNED, _INVERTED = range(len(RELATIONS))
 _RELATION_OF = {  # odd number of transpositions and flips: mirrored; even: rotated
     position: _SAME if not any(position) else _MIRRORED if sum(position) % 2 else _ROTATED
     for position in _POSITIONS
 }
-_WHOLE = 3  # weight of the overall similarity relative to the windows
-_CUT = 0.02  # smallest scaling or shift that counts as a crop
+_MOVED = 0.025  # smallest scaling or shift that counts as a crop
+_TURN = 0.03  # smallest angle that counts as turned, radians
+_VERIFIED = 16  # pairs of high correlation verified per image
+_LOOK_ALIKE = 1  # from this rank among the candidates of an image on, most are look-alikes
+_FRAMES = 20  # images before and after one in the list that may be of the same video
+_AT_ONCE = 64  # pairs verified by one thread
 _CHUNK = 8192
 _MOST = 16  # pairs kept per image with later ones
 
@@ -285,6 +188,8 @@ class NearDuplicates:
         second: int64 (P,), higher row of each pair.
         similarity: (P,) similarity after undoing the relation, [0, 1]; 1 for equal pixels.
         relation: uint8 (P,), index into ``RELATIONS``.
+        limits: (2,) smallest agreement of the same picture in this set, see `Limits`.
+        shared: (2, S, S) mean structure of the thumbnails and of their content.
     """
 
     groups: NDArray[np.int64]
@@ -292,6 +197,39 @@ class NearDuplicates:
     second: NDArray[np.int64]
     similarity: NDArray[np.float32]
     relation: NDArray[np.uint8]
+    limits: NDArray[np.float32] = field(
+        default_factory=lambda: np.array(Limits(), np.float32), repr=False
+    )
+    shared: NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((2, 48, 48), np.float32), repr=False
+    )
+
+    def match_of(
+        self, one: NDArray[np.uint8], other: NDArray[np.uint8], *, content: bool = False
+    ) -> Match | None:
+        """Align two thumbnails of the set, or of the content; None if they show different pictures.
+
+        Args:
+            one: uint8 (S, S).
+            other: uint8 (S, S); the map of the match leads from its pixels to those of ``one``.
+            content: If True, the thumbnails are without plain borders.
+        """
+        shared = self.shared[int(content)]
+        if shared.shape != other.shape:
+            shared = np.zeros(other.shape, np.float32)
+        first, second = (view_of(thumbnail, shared=shared) for thumbnail in (one, other))
+        detail, shape = self.limits.tolist()
+        return _same_or_none(first, second, Limits(detail, shape))
+
+
+def _same_or_none(one: View, other: View, limits: Limits) -> Match | None:
+    """Compare two thumbnails as they are, then aligned, then aligned after a larger shift."""
+    found = compare(one, other, np.eye(2, 3))
+    for start in (IDENTITY, None):
+        if confirmed(one, other, found, limits):
+            return found
+        found = aligned(one, other, start or shift_between(one, other))
+    return found if confirmed(one, other, found, limits) else None
 
 
 class _Found(NamedTuple):
@@ -299,12 +237,19 @@ class _Found(NamedTuple):
     second: NDArray[np.int64]
     similarity: NDArray[np.float32]
     relation: NDArray[np.uint8]
+    position: NDArray[np.uint8]  # index into ``_POSITIONS``
+
+    def select(self, rows: NDArray[Any]) -> _Found:
+        """Return some of the pairs."""
+        first, second, similarity, relation, position = (column[rows] for column in self)
+        return _Found(first, second, similarity, relation, position)
 
 
 def find_near_duplicates(
     thumbnails: NDArray[np.uint8],
     pixel_hashes: Sequence[str] | NDArray[np.str_],
     *,
+    contents: NDArray[np.uint8] | None = None,
     threshold: float = THRESHOLD,
 ) -> NearDuplicates:
     """Find the near-duplicates in a data set.
@@ -315,7 +260,8 @@ def find_near_duplicates(
     Args:
         thumbnails: Grey, uint8 (N, S, S), downsampled by averaging; S a multiple of 4.
         pixel_hashes: Equal for images with equal pixels, (N,).
-        threshold: Smallest similarity of near-duplicates, in (0, 1].
+        contents: The thumbnails without plain borders, uint8 (N, S, S); None for the same.
+        threshold: Smallest correlation of unchanged, mirrored and rotated images, in (0, 1].
     """
     if thumbnails.ndim != 3 or thumbnails.dtype != np.uint8:
         raise ValueError(
@@ -333,14 +279,17 @@ def find_near_duplicates(
         copies,
         np.ones(len(copies), np.float32),
         np.full(len(copies), _IDENTICAL, np.uint8),
+        np.zeros(len(copies), np.uint8),
     )
     rows = np.unique(original)
     waves = coefficients(thumbnails[rows])
     alive = np.einsum("nij,nij->n", waves, waves) > 0
     rows, waves = rows[alive], waves[alive]
-    near = _in_some_position(thumbnails[rows], waves, threshold)
-    cut = _cut(thumbnails[rows], waves, near, threshold)
-    placed = (f._replace(first=rows[f.first], second=rows[f.second]) for f in (near, cut))
+    seen = _Views.of(thumbnails[rows], (thumbnails if contents is None else contents)[rows])
+    changed, limits = _changed(seen)
+    near = _in_some_position(seen.thumbnails[: len(rows)], waves, threshold)
+    near, changed = _verified(seen, near, changed, limits)
+    placed = (f._replace(first=rows[f.first], second=rows[f.second]) for f in (near, changed))
     found = _all_of(alike, *placed)
     kept = _closest(found.first, found.second, -found.similarity, most=_MOST)
     kept = kept[np.lexsort((found.second[kept], found.first[kept]))]
@@ -350,6 +299,8 @@ def find_near_duplicates(
         second=found.second[kept],
         similarity=found.similarity[kept],
         relation=found.relation[kept],
+        limits=np.array(limits, np.float32),
+        shared=seen.shared,
     )
 
 
@@ -388,8 +339,8 @@ def _in_some_position(
     parts = []
     for first, second in _chunks(near_in_any_position(waves, squared=squared)):
         similarity = np.full(len(first), -1, np.float32)
-        relation = np.ones(len(first), np.uint8)
-        for position in _POSITIONS:
+        place = np.zeros(len(first), np.uint8)
+        for number, position in enumerate(_POSITIONS):
             distance = waves[first] - _turned_waves(waves[second], position)
             near = np.flatnonzero(np.einsum("nij,nij->n", distance, distance) <= squared + 1e-5)
             a = unit_vectors(thumbnails[first[near]])
@@ -397,30 +348,130 @@ def _in_some_position(
             found = np.einsum("nij,nij->n", a, b)
             better = found > similarity[near] + 1e-6  # prefer the simplest of equal ones
             similarity[near[better]] = found[better]
-            relation[near[better]] = _RELATION_OF[position]
+            place[near[better]] = number
         kept = similarity >= np.float32(threshold - 1e-6)  # rounding
-        parts.append(_Found(first[kept], second[kept], similarity[kept].clip(0, 1), relation[kept]))
+        relation = np.array([_RELATION_OF[position] for position in _POSITIONS], np.uint8)[place]
+        every = _Found(first, second, similarity.clip(0, 1), relation, place)
+        parts.append(every.select(np.flatnonzero(kept)))
     return _all_of(*parts)
 
 
-def _cut(
-    thumbnails: NDArray[np.uint8], waves: NDArray[np.float32], known: _Found, threshold: float
-) -> _Found:
-    """Return near-duplicates of which one is a crop of the other, among pairs not yet found."""
-    lower, higher = perhaps_cut(thumbnails, waves)
-    size = len(thumbnails)
-    new = ~np.isin(lower * size + higher, known.first * size + known.second)
-    parts = []
-    for first, second in _chunks((lower[new], higher[new])):
-        fit = overlay(thumbnails[first], thumbnails[second])
-        moved = (np.abs(fit.stretch - 1) > _CUT) | (np.abs(fit.shift) > _CUT)
-        relation = np.where(moved.any(axis=1), _CROPPED, _SAME).astype(np.uint8)
-        misfit = _WHOLE * (1 - fit.similarity) + (1 - fit.detail)
-        kept = misfit <= MISFIT * (1 - threshold)
-        parts.append(
-            _Found(first[kept], second[kept], fit.similarity[kept].clip(0, 1), relation[kept])
+def _verified(seen: _Views, found: _Found, known: _Found, limits: Limits) -> tuple[_Found, _Found]:
+    """Return the pairs of high correlation that agree in every part, and other known pairs."""
+    kept = _closest(found.first, found.second, -found.similarity, most=_VERIFIED)
+    found = found.select(kept)
+    size = len(seen.thumbnails)
+    key, known_key = (pairs.first * size + pairs.second for pairs in (found, known))
+    is_known = np.isin(key, known_key)
+
+    def agree(pair: int) -> bool:
+        if is_known[pair]:
+            return True
+        other = seen.thumbnails[found.second[pair]]
+        turned = _turned(other[None], _POSITIONS[found.position[pair]])[0]
+        view = view_of(np.ascontiguousarray(turned), shared=seen.shared[0])
+        return _same_or_none(view, seen.view(int(found.first[pair])), limits) is not None
+
+    same = np.array(_in_threads(agree, len(found.first)), bool)
+    others = ~np.isin(known_key, key)
+    return found.select(same), known.select(others)
+
+
+def _changed(seen: _Views) -> tuple[_Found, Limits]:
+    """Return near-duplicates among the candidates, and the limits of this set."""
+    whole, part, query, rank = find_candidates(seen.thumbnails, seen.owner)
+    ends = np.sort(np.stack([seen.owner[whole], seen.owner[part]]), axis=0)
+
+    def match(pair: int) -> Match:
+        one, other = seen.view(int(whole[pair])), seen.view(int(part[pair]))
+        return aligned(one, other, QUERIES[query[pair]])
+
+    matches = _in_threads(match, len(whole))
+    size = int(seen.owner.max()) + 1 if len(seen.owner) else 0
+    # neighbours in the list are left out: frames of a video are more than look-alikes
+    apart = (rank >= _LOOK_ALIKE) & (ends[1] - ends[0] > max(_FRAMES, 0.02 * size))
+    limits = limits_from([matches[row] for row in np.flatnonzero(apart)])
+    rows = np.flatnonzero([is_same(found, limits) for found in matches])
+
+    def confirm(place: int) -> bool:
+        row = rows[place]
+        whole_view, part_view = seen.view(int(whole[row])), seen.view(int(part[row]))
+        sign = -1 if QUERIES[query[row]].inverted else 1
+        return confirmed(whole_view, part_view, matches[row], limits, sign=sign)
+
+    rows = rows[np.array(_in_threads(confirm, len(rows)), bool)]
+    similarity = [max(matches[row].detail, matches[row].shape) for row in rows]
+    relation = [
+        _INVERTED
+        if QUERIES[query[row]].inverted
+        else _relation(matches[row], trimmed=max(whole[row], part[row]) >= size)
+        for row in rows
+    ]
+    found = _Found(
+        ends[0, rows],
+        ends[1, rows],
+        np.array(similarity, np.float32).clip(0, 1),
+        np.array(relation, np.uint8),
+        np.zeros(len(rows), np.uint8),
+    )
+    return found, limits
+
+
+def _relation(match: Match, *, trimmed: bool) -> int:
+    """Return the relation of a pair from the map that aligns it."""
+    linear = match.pixels[:, :2]
+    if abs(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])) > _TURN:
+        return _TURNED
+    side = 48
+    shift = match.pixels[:, 2] + (linear.sum(axis=1) - 1) * (side / 2 - 0.5)
+    moved = np.abs(np.linalg.norm(linear, axis=0) - 1).max() > _MOVED
+    return _CROPPED if trimmed or moved or np.abs(shift).max() > _MOVED * side else _SAME
+
+
+def _in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
+    """Return the result for each number; OpenCV computes outside of the interpreter's lock."""
+    starts = range(0, count, _AT_ONCE)
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        parts = pool.map(
+            lambda start: [work(k) for k in range(start, min(start + _AT_ONCE, count))], starts
         )
-    return _all_of(*parts)
+        return [result for part in parts for result in part]
+
+
+class _Views(NamedTuple):
+    """Thumbnails of a set, then those without plain borders that differ from them.
+
+    Attributes:
+        thumbnails: uint8 (M, S, S).
+        owner: (M,) image of each.
+        shared: (2, S, S) mean structure of both kinds.
+        boxes: (M, 4) content of each, see `content_boxes`.
+    """
+
+    thumbnails: NDArray[np.uint8]
+    owner: Rows
+    shared: Floats
+    boxes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, thumbnails: NDArray[np.uint8], contents: NDArray[np.uint8]) -> _Views:
+        count = len(thumbnails)
+        trimmed = np.flatnonzero((contents != thumbnails).any(axis=(1, 2)))
+        inner = contents[trimmed]
+        trimmed = trimmed[inner.max(axis=(1, 2)) > inner.min(axis=(1, 2))]
+        shared = np.stack([shared_structure(thumbnails), shared_structure(contents[trimmed])])
+        both = np.concatenate([thumbnails, contents[trimmed]])
+        owner = np.concatenate([np.arange(count), trimmed])
+        return cls(both, owner, shared, content_boxes(both))
+
+    def view(self, row: int) -> View:
+        """Prepare the thumbnail of a row for comparison."""
+        top, bottom, left, right = self.boxes[row].tolist()
+        return view_of(
+            self.thumbnails[row],
+            shared=self.shared[int(row > self.owner[row])],
+            box=(top, bottom, left, right),
+        )
 
 
 def _chunks(pairs: Pairs) -> Iterator[Pairs]:
@@ -431,7 +482,8 @@ def _chunks(pairs: Pairs) -> Iterator[Pairs]:
 
 
 def _all_of(*parts: _Found) -> _Found:
-    empty = _Found(*_NO_PAIRS, np.empty(0, np.float32), np.empty(0, np.uint8))
+    none = np.empty(0, np.uint8)
+    empty = _Found(*_NO_PAIRS, np.empty(0, np.float32), none, none)
     return _Found(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))
 
 
@@ -457,7 +509,7 @@ def _turned_waves(
     return waves * signs if left_right else waves
 
 
-FORMAT = 1
+FORMAT = 2
 """Version of the search; increment it to invalidate cached results."""
 
 _WORTH_KEEPING = 500  # fewer images are searched as fast as a file is read
@@ -471,15 +523,16 @@ def near_duplicates_of(facts: ImageProperties) -> NearDuplicates:
     """
     path, names = None, {field.name for field in fields(NearDuplicates)}
     if len(facts) >= _WORTH_KEEPING:
-        digest = hashlib.sha256(f"{FORMAT} {THRESHOLD} {MISFIT}".encode())
+        digest = hashlib.sha256(f"{FORMAT} {THRESHOLD}".encode())
         digest.update(facts.thumbnail.tobytes())
+        digest.update(facts.content.tobytes())
         digest.update("".join(facts.pixel_hash).encode())
         with contextlib.suppress(RuntimeError):  # no home folder
             path = own_folder("cache") / f"twins-{digest.hexdigest()[:24]}.npz"
     columns = {} if path is None else recall(path)
     if columns.keys() == names and len(columns["groups"]) == len(facts):
         return NearDuplicates(**columns)
-    found = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
+    found = find_near_duplicates(facts.thumbnail, facts.pixel_hash, contents=facts.content)
     if path is not None:
         with contextlib.suppress(OSError):
             store(path, {name: getattr(found, name) for name in names})

@@ -58,6 +58,8 @@ class ImageProperties:
         pixel_hash: (N,) SHA-256 of the decoded samples and their shape: equal for every lossless
             encoding of the same pixels; a colour file with equal channels counts as grey.
         thumbnail: uint8 (N, 48, 48), grey, downsampled by averaging (OpenCV's ``INTER_AREA``).
+        content: uint8 (N, 48, 48), the same without plain borders; equal to ``thumbnail`` where
+            there are none.
         height: (N,) height of the upright image, pixels.
         width: (N,) width of the upright image, pixels.
         num_bytes: (N,) file size, bytes.
@@ -76,6 +78,7 @@ class ImageProperties:
 
     pixel_hash: NDArray[np.str_]
     thumbnail: NDArray[np.uint8]
+    content: NDArray[np.uint8]
     height: NDArray[np.int32]
     width: NDArray[np.int32]
     num_bytes: NDArray[np.int64]
@@ -116,7 +119,11 @@ class ImageProperties:
             KeyError: If a column is missing.
         """
         names = [name for name in _TYPES if with_masks or name.startswith("image_")]
-        later = {"image_remark": np.full(num_rows, "")}  # missing in older shards
+        # missing in older shards: there plain borders are not cut off
+        later = {
+            "image_remark": np.full(num_rows, ""),
+            "image_content": columns["image_thumbnail"],
+        }
         found = {name: _checked((later | {**columns})[name], name) for name in names}
         if {len(column) for column in found.values()} != {num_rows}:
             raise ValueError("columns of different lengths")
@@ -156,7 +163,8 @@ class ImageProperties:
 
 def _checked(column: NDArray[Any], name: str) -> NDArray[Any]:
     kind, own = np.dtype(_TYPES[name]).kind, name.partition("_")[2]
-    inside = {"thumbnail": (THUMBNAIL_PX, THUMBNAIL_PX), "border": (4,)}.get(own, ())
+    square = (THUMBNAIL_PX, THUMBNAIL_PX)
+    inside = {"thumbnail": square, "content": square, "border": (4,)}.get(own, ())
     if column.dtype.kind != kind or column.shape[1:] != inside:
         raise ValueError(f"the column {own} has another type or shape")
     return np.asarray(column)
@@ -223,6 +231,7 @@ def image_properties(
     return {
         "pixel_hash": _hash(values),
         "thumbnail": _shrunk(grey),
+        "content": _shrunk(grey[content_box(grey)]),
         "height": height,
         "width": width,
         "num_bytes": len(picture.data),
@@ -237,6 +246,51 @@ def image_properties(
         "border": [float(edge.mean()) for edge in edges],
         "remark": "\n".join(remarks_on(picture, value_range)),
     }
+
+
+PLAIN = 14
+"""Largest distance from the median of a row or column of a plain border, grey levels."""
+
+MAX_WRITTEN = 0.15
+"""Largest share of a border's row or column that may lie farther: burned-in text."""
+
+_SEARCHED_PX = 128
+_MIN_CONTENT = 0.25  # of height or width
+
+
+def content_box(grey: NDArray[np.uint8]) -> tuple[slice, slice]:
+    """Return rows and columns without plain borders: dark surrounds, frames, letterboxes.
+
+    Everything is kept if less than 3 % of each side is plain, or if less than a quarter of a side
+    would remain.
+
+    Args:
+        grey: (H, W).
+    """
+    height, width = grey.shape
+    scale = _SEARCHED_PX / max(height, width)
+    small = grey
+    if scale < 1:
+        size = (max(8, round(width * scale)), max(8, round(height * scale)))
+        small = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+    box = np.array([[0, small.shape[0]], [0, small.shape[1]]])
+    for _ in range(2):  # a second time: with the borders at the sides, those above are plain too
+        for axis in (0, 1):
+            inner = small[box[0, 0] : box[0, 1], box[1, 0] : box[1, 1]].astype(np.int16)
+            lines = inner if axis == 0 else inner.T
+            middle = np.sort(lines, axis=1)[:, lines.shape[1] // 2, None]
+            written = np.flatnonzero((np.abs(lines - middle) > PLAIN).mean(axis=1) > MAX_WRITTEN)
+            if not len(written):
+                return slice(0, height), slice(0, width)
+            box[axis] = box[axis, 0] + written[0], box[axis, 0] + written[-1] + 1
+    kept = (box[:, 1] - box[:, 0]) / small.shape
+    if kept.min() < _MIN_CONTENT or kept.min() > 0.97:
+        return slice(0, height), slice(0, width)
+    rows, columns = (
+        slice(round(first * side / tiny), round(last * side / tiny))
+        for (first, last), side, tiny in zip(box, grey.shape, small.shape, strict=True)
+    )
+    return rows, columns
 
 
 def mask_properties(

@@ -29,6 +29,9 @@ from medvision.files import atomic_path, own_folder
 FORMAT = 3
 """Format version; increment it when a property changes its meaning, to invalidate older files."""
 
+READABLE = (2, 3)
+"""Formats that shards may hold: 2 is without thumbnails of the content."""
+
 
 class PropertiesCache:
     """Cached properties of the files of a folder, for one set of reading options.

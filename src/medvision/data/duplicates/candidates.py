@@ -1,0 +1,335 @@
+"""Find pairs of thumbnails that may show the same picture, for `alignment` to verify.
+
+A thumbnail is described by its structure: what remains after brightness and contrast of the
+surroundings of each pixel are removed. Tone curves, local equalisation and colour maps hardly
+change it, and inversion negates it. What all images share, such as a frame, is the mean structure
+of the set, which is subtracted.
+
+The metric is learned from the set itself by linear discriminant analysis on generated copies: it
+weights directions that differ between images but not between an image and its copies (Fisher 1936).
+Larger changes are undone before the comparison: each image is also compared as a crop of its
+centre, as each of its halves, turned, and inverted. The pairs (A, B) and (B, A) are both compared,
+so one direction of each change is enough.
+
+The nearest few of each image are returned. All images are compared with all in sets up to
+``EXHAUSTIVE`` thumbnails, with those of the nearest clusters in larger ones (Sivic and Zisserman,
+ICCV 2003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+
+EXHAUSTIVE = 20_000
+"""Largest number of thumbnails of which all pairs are compared."""
+
+FEW = 40
+"""Largest number of thumbnails of which all pairs are candidates: too few to learn from."""
+
+NEAREST = 3
+"""Candidates of each image."""
+
+_NEAREST_OF_QUERY = 3
+_MIN_COSINE = 0.35  # of whitened vectors: copies of all kinds reach 0.4, unrelated images 0.15
+_CLEAR = 0.5  # reached by one in a hundred look-alikes
+_WAVES = 16  # cosine coefficients along each axis
+_SIDE = 32  # pixels of a described structure
+_DIRECTIONS = 48
+_COPIES = 3000  # generated to learn the metric
+_LEARNT_FROM = 1500
+_BLOCK = 1024
+_PROBED = 0.04  # share of the clusters that a query is compared with
+
+
+def place(
+    scale_y: float = 1, scale_x: float = 1, y: float = 0, x: float = 0, *, degrees: float = 0
+) -> NDArray[np.float64]:
+    """Return the affine map (2, 3) from a part of a picture to the picture, for `warped`.
+
+    Coordinates are (x, y) in [-1, 1]; scales below 1 enlarge a part around (x, y).
+    """
+    angle = np.deg2rad(degrees)
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[scale_x * c, scale_x * s, x], [-scale_y * s, scale_y * c, y]])
+
+
+class Query(NamedTuple):
+    """Change that is undone before images are compared."""
+
+    place: NDArray[np.float64]
+    inverted: bool = False
+
+    @property
+    def is_whole(self) -> bool:
+        """True if no part is cut off, except by turning."""
+        return bool(abs(np.linalg.det(self.place[:, :2]) - 1) < 1e-6)
+
+
+QUERIES = (
+    Query(place()),
+    Query(place(), inverted=True),
+    Query(place(0.88, 0.88)),
+    Query(place(0.78, 0.78)),
+    Query(place(0.69, 0.69)),
+    Query(place(degrees=5)),
+    Query(place(degrees=10)),
+    Query(place(1, 0.5, 0, -0.5)),
+    Query(place(1, 0.5, 0, 0.5)),
+    Query(place(0.5, 1, -0.5, 0)),
+    Query(place(0.5, 1, 0.5, 0)),
+)
+"""Whole image, inverted, centres, turned, halves."""
+
+_CENTRED = np.array([number in (2, 3, 4) for number in range(len(QUERIES))])
+
+
+class Candidates(NamedTuple):
+    """Pairs to verify, the most promising first.
+
+    Attributes:
+        whole: (P,) row of the thumbnail of which a part is compared.
+        part: (P,) row of the thumbnail that may be this part.
+        query: (P,) index into `QUERIES`.
+        rank: (P,) place of the pair among those of either image, the better one, from 0.
+    """
+
+    whole: Rows
+    part: Rows
+    query: Rows
+    rank: Rows
+
+
+def structure(thumbnail: NDArray[np.uint8]) -> Floats:
+    """Remove the local mean and divide by the local contrast, in windows of an eighth of the side.
+
+    A share of the contrast of the whole thumbnail, and two grey levels, are added to the local one,
+    so that noise in flat parts stays small.
+    """
+    levels, sigma = thumbnail.astype(np.float32), thumbnail.shape[0] / 16
+    detail = levels - cv2.GaussianBlur(levels, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    power = detail * detail
+    local = np.sqrt(cv2.GaussianBlur(power, (0, 0), sigma, borderType=cv2.BORDER_REFLECT))
+    return np.asarray(detail / (local + 0.2 * np.sqrt(power.mean()) + 2), np.float32)
+
+
+def in_pixels(places: NDArray[np.float64], side: int) -> NDArray[np.float64]:
+    """Convert an affine map of coordinates in [-1, 1] to one of pixels, as OpenCV takes it."""
+    half, middle = side / 2, side / 2 - 0.5
+    found = places.copy()
+    found[:, 2] = places[:, 2] * half + middle - places[:, :2].sum(axis=1) * middle
+    return found
+
+
+def warped(image: NDArray[np.float32], pixels: NDArray[np.float64]) -> Floats:
+    """Sample an image with an affine map in pixels; edge pixels are repeated outside."""
+    return np.asarray(
+        cv2.warpAffine(
+            image,
+            pixels,
+            image.shape[::-1],
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REPLICATE,
+        ),
+        np.float32,
+    )
+
+
+def find_candidates(thumbnails: NDArray[np.uint8], owner: Rows) -> Candidates:
+    """Return pairs of thumbnails of different images that may show the same picture.
+
+    Args:
+        thumbnails: uint8 (N, S, S), none constant.
+        owner: (N,) image that each thumbnail shows, first 0, 1, ... for whole images, then those of
+            their content; pairs of one image are left out.
+    """
+    maps = np.empty((len(thumbnails), _SIDE * _SIDE), np.float32)
+    for row, thumbnail in enumerate(thumbnails):
+        small = cv2.resize(structure(thumbnail), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        maps[row] = small.ravel()
+    if len(np.unique(owner)) < 2:
+        none = np.empty(0, np.int64)
+        return Candidates(none, none, none, none)
+    few = len(thumbnails) <= FEW
+    metric = _metric(thumbnails, maps, between=not few)
+    features = _vectors(maps, 0, metric, centred=not few)
+    parts = []
+    for number in range(len(QUERIES)):
+        # of the content of an image, without its borders, no further part is asked for
+        asked = slice(None) if QUERIES[number].is_whole else slice(int(owner.max()) + 1)
+        queries = features if number == 0 else _vectors(maps, number, metric, centred=not few)
+        for whole, part, cosine in _nearest(queries[asked], features, everything=few):
+            kept = owner[whole] != owner[part]
+            tagged = np.full(int(kept.sum()), number, np.int64)
+            parts.append((whole[kept], part[kept], cosine[kept], tagged))
+    whole, part, cosine, query = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _best(whole, part, cosine, query, owner, most=len(thumbnails) if few else NEAREST)
+
+
+def _best(
+    whole: Rows, part: Rows, cosine: Floats, query: Rows, owner: Rows, *, most: int
+) -> Candidates:
+    """Keep the best query of each pair of images, and the best pairs of each image."""
+    ends = np.sort(np.stack([owner[whole], owner[part]]), axis=0)
+    key = ends[0] * (int(owner.max()) + 1) + ends[1]
+    order = np.lexsort((query, -cosine, key))
+    order = order[np.unique(key[order], return_index=True)[1]]
+    order = order[np.argsort(-cosine[order], kind="stable")]
+    best = np.full(len(order), len(order), np.int64)
+    for side in ends[:, order]:
+        by_row = np.argsort(side, kind="stable")
+        rank = np.arange(len(side)) - np.searchsorted(side[by_row], side[by_row])
+        best[by_row] = np.minimum(best[by_row], rank)
+    kept = best < most
+    if len(order):  # beside them the nearest as a centre: two screenshots look alike as a whole
+        for side in ends[:, order]:
+            _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
+            kept[nearest] |= (cosine[order][nearest] > _CLEAR) & _CENTRED[query[order][nearest]]
+    order = order[kept]
+    return Candidates(whole[order], part[order], query[order], best[kept])
+
+
+def _vectors(maps: Floats, number: int, metric: Floats, *, centred: bool) -> Floats:
+    """Return unit vectors (N, D) of the structures with one change undone."""
+    sign = -1 if QUERIES[number].inverted else 1
+    through = sign * (_operator(number) @ metric)
+    found = maps @ through
+    if centred:
+        # the mean of the structures that the others are compared with
+        found -= (maps.mean(axis=0) @ through) * sign
+    norms = np.linalg.norm(found, axis=1, keepdims=True)
+    return np.asarray(found / np.maximum(norms, 1e-6), np.float32)
+
+
+@cache
+def _operator(number: int) -> Floats:
+    """Return the matrix (S * S, 256) from a structure to the cosine coefficients of its part."""
+    pixels = in_pixels(QUERIES[number].place, _SIDE)
+    steps = np.arange(_WAVES)[:, None] * (2 * np.arange(_SIDE) + 1)
+    basis = np.cos(np.pi * steps / (2 * _SIDE)) * np.sqrt(2 / _SIDE)
+    basis[0] /= np.sqrt(2)
+    basis = basis.astype(np.float32)
+    single = np.zeros((_SIDE, _SIDE), np.float32)
+    rows = np.empty((_SIDE * _SIDE, _WAVES * _WAVES), np.float32)
+    for index in range(len(rows)):
+        single.flat[index] = 1
+        rows[index] = (basis @ warped(single, pixels) @ basis.T).ravel()
+        single.flat[index] = 0
+    return rows
+
+
+def _metric(thumbnails: NDArray[np.uint8], maps: Floats, *, between: bool) -> Floats:
+    """Return directions (256, D) in which an image and its copies differ little."""
+    rng = np.random.default_rng(0)
+    rows = rng.choice(len(maps), min(_LEARNT_FROM, len(maps)), replace=False)
+    count = min(_COPIES, 30 * len(rows))
+    whole = _operator(0)
+    moves = np.empty((count, whole.shape[1]))
+    for number in range(count):
+        row = rows[number % len(rows)]
+        copy = structure(_copied(thumbnails[row], rng))
+        small = cv2.resize(copy, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+        moves[number] = (small.ravel() - maps[row]) @ whole
+    within = moves.T @ moves / count
+    within[np.diag_indices(len(within))] += 0.03 * np.trace(within) / len(within) + 1e-6
+    root = np.linalg.inv(np.linalg.cholesky(within))
+    if not between:
+        return np.asarray(root.T, np.float32)
+    spread = maps[rng.choice(len(maps), min(4000, len(maps)), replace=False)] @ whole
+    gain, directions = np.linalg.eigh(root @ np.cov(spread.T.astype(np.float64)) @ root.T)
+    gain, directions = gain[:-_DIRECTIONS:-1].clip(0), directions[:, :-_DIRECTIONS:-1]
+    weight = np.sqrt(gain) / (1 + gain)  # whitened, and damped where copies differ as much
+    return np.asarray(root.T @ directions * weight, np.float32)
+
+
+def _copied(thumbnail: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Return a slightly moved copy, half of them with another tone, some blurred or written on."""
+    side = len(thumbnail)
+    moved = place(*(1 + rng.uniform(-0.06, 0.06, 2)), *rng.uniform(-0.05, 0.05, 2),
+                  degrees=rng.uniform(-3.5, 3.5))  # fmt: skip
+    copy = warped(thumbnail.astype(np.float32), in_pixels(moved, side))
+    if rng.random() < 0.5:
+        toned = 255 * (copy / 255) ** rng.uniform(0.5, 2) * rng.uniform(0.7, 1.3)
+        copy = np.asarray(toned + rng.uniform(-30, 30), np.float32)
+    if rng.random() < 0.3:
+        copy = np.asarray(cv2.GaussianBlur(copy, (0, 0), rng.uniform(0.3, 1)), np.float32)
+    if rng.random() < 0.3:
+        top, left = rng.integers(0, max(1, side - 12), 2)
+        height, width = rng.integers(side // 10, side // 5), rng.integers(side // 6, side // 2)
+        copy[top : top + height, left : left + width] = rng.choice([0, 255])
+    return np.rint(copy.clip(0, 255)).astype(np.uint8)
+
+
+def _nearest(
+    queries: Floats, features: Floats, *, everything: bool
+) -> Iterator[tuple[Rows, Rows, Floats]]:
+    """Yield the nearest other rows of each query, and the cosines."""
+    if everything:
+        cosines = queries @ features.T
+        first, second = np.nonzero(np.eye(*cosines.shape) == 0)
+        yield first, second, cosines[first, second]
+    elif len(features) <= EXHAUSTIVE:
+        rows = np.arange(len(features))
+        for start in range(0, len(queries), _BLOCK):
+            yield _above(
+                queries[start : start + _BLOCK], rows[start : start + _BLOCK], features, rows
+            )
+    else:
+        yield from _nearest_in_clusters(queries, features)
+
+
+def _above(queries: Floats, own: Rows, features: Floats, rows: Rows) -> tuple[Rows, Rows, Floats]:
+    """Return the nearest rows above the smallest cosine; ``own`` and ``rows`` number both sides."""
+    cosines = queries @ features.T
+    i, j = np.nonzero(cosines > _MIN_COSINE)
+    other = own[i] != rows[j]
+    i, j = i[other], j[other]
+    value = cosines[i, j]
+    order = np.lexsort((-value, i))
+    rank = np.arange(len(i)) - np.searchsorted(i[order], i[order])
+    order = order[rank < _NEAREST_OF_QUERY]
+    return own[i[order]], rows[j[order]], value[order]
+
+
+def _nearest_in_clusters(queries: Floats, features: Floats) -> Iterator[tuple[Rows, Rows, Floats]]:
+    """Compare each query with the members of the nearest clusters only."""
+    rng = np.random.default_rng(0)
+    count = int(np.sqrt(len(features)))
+    centres = features[rng.choice(len(features), count, replace=False)]
+    sample = features[rng.choice(len(features), min(len(features), 64 * count), replace=False)]
+    for _ in range(4):
+        nearest = _closest_centres(sample, centres, 1)[:, 0]
+        sums = np.zeros_like(centres)
+        np.add.at(sums, nearest, sample)
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        centres = np.where(norms > 0, sums / np.maximum(norms, 1e-6), centres)
+    member_of = _closest_centres(features, centres, 1)[:, 0]
+    probed = _closest_centres(queries, centres, max(1, round(_PROBED * count)))
+    by_cluster = np.argsort(member_of, kind="stable")
+    bounds = np.searchsorted(member_of[by_cluster], np.arange(count + 1))
+    asking = np.argsort(probed.ravel(), kind="stable")
+    asked = np.searchsorted(probed.ravel()[asking], np.arange(count + 1))
+    for cluster in range(count):
+        members = by_cluster[bounds[cluster] : bounds[cluster + 1]]
+        own = asking[asked[cluster] : asked[cluster + 1]] // probed.shape[1]
+        if len(members) and len(own):
+            yield _above(queries[own], own, features[members], members)
+
+
+def _closest_centres(vectors: Floats, centres: Floats, most: int) -> NDArray[np.intp]:
+    found = np.empty((len(vectors), most), np.intp)
+    for start in range(0, len(vectors), _BLOCK):
+        cosines = vectors[start : start + _BLOCK] @ centres.T
+        if most == 1:
+            found[start : start + _BLOCK, 0] = cosines.argmax(axis=1)
+        else:
+            found[start : start + _BLOCK] = np.argpartition(-cosines, most, axis=1)[:, :most]
+    return found
