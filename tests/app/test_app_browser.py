@@ -69,15 +69,16 @@ def serving(folder: Path, *arguments: str) -> Iterator[Served]:
     (folder / "connections.txt").touch()
     command = [sys.executable, "-c", SERVE, "connections.txt", "serve", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "stderr.txt").open("w"),
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    with (folder / "stderr.txt").open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
     try:
         assert process.stdout is not None
         lines: list[str] = []
@@ -100,6 +101,9 @@ def serving(folder: Path, *arguments: str) -> Iterator[Served]:
             process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +145,9 @@ def test_twenty_masks_equal_those_of_predict_and_nothing_leaves_the_machine(
 ) -> None:
     predict_files(load_model("demo"), scenes, out=tmp_path / "out", probabilities=True)
     page = browser.new_context(accept_downloads=True).new_page()
-    watched, frames = Watched(page), []
-    page.on("websocket", lambda ws: ws.on("framereceived", frames.append))
+    watched = Watched(page)
+    frames: list[str | bytes] = []
+    page.on("websocket", lambda ws: ws.on("framereceived", lambda frame: frames.append(frame)))
     upload(page, app.url, scenes)
     page.locator(".mv-result").nth(19).wait_for(timeout=300_000)
     same = []
@@ -244,7 +249,8 @@ def test_two_visitors_see_their_own_images(browser: Any, app: Served, scenes: li
         upload(page, app.url, [scene])
     for page, scene in zip(pages, scenes, strict=False):
         page.locator(".mv-result").wait_for(timeout=120_000)
-        assert page.locator("h3").all_inner_texts() == [scene.name]
+        shown = [text for text in page.locator("h3").all_inner_texts() if "scene_" in text]
+        assert shown == [scene.name]
         page.context.close()
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from medvision.app import served
-from medvision.app.served import App, ServedRun, without_paths
+from medvision.app.served import App, ServedRun
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.errors import MedvisionError
 from medvision.inference import load_model, predict_files
@@ -37,28 +37,6 @@ SCENE = png(draw_polyp_scene(9_300, size_px=48)[0][:40, :, ::-1])
 
 def mask_png(value: int, *, shape: tuple[int, int] = (40, 48)) -> bytes:
     return png(np.full(shape, value, np.uint8))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("data.root=/usr/lib/scans is read", "data.root=scans is read"),
-        ("file:///usr/lib/scans or a:/usr/lib", "file://scans or a:lib"),
-        ("see <td>/usr/lib/python</td>", "see <td>python</td>"),
-        ("'/usr/share/x y' and /usr/bin/env;", "'x y' and env;"),
-        ("1/2 of 3/4, and/or, 12/11/2026", "1/2 of 3/4, and/or, 12/11/2026"),
-        ("</td><br/>", "</td><br/>"),
-        ("https://example.org/usr/lib/x", "https://example.org/usr/lib/x"),
-        (
-            "data:image/png;base64,AB/usr/lib+/usr/lib=",
-            "data:image/png;base64,AB/usr/lib+/usr/lib=",
-        ),
-        ("/no_such_folder/a/b", "/no_such_folder/a/b"),
-        ("/usr", "/usr"),
-    ],
-)
-def test_paths_of_this_machine_become_their_last_part(text: str, expected: str) -> None:
-    assert without_paths(text) == expected
 
 
 def test_the_report_is_shown_without_the_folders_of_this_machine(tmp_path: Path) -> None:

@@ -119,6 +119,40 @@ def test_a_model_without_its_run_has_no_scores(card: ModelCard) -> None:
     assert "phantoms" in dict(facts.facts)["Trained on"]
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data.root=/usr/lib/scans is read", "data.root=scans is read"),
+        ("file:///usr/lib/scans or a:/usr/lib", "file://scans or a:lib"),
+        ("see <td>/usr/lib/python</td>", "see <td>python</td>"),
+        ("'/usr/share/x y' and /usr/bin/env;", "'x y' and env;"),
+        ("1/2 of 3/4, and/or, 12/11/2026", "1/2 of 3/4, and/or, 12/11/2026"),
+        ("</td><br/>", "</td><br/>"),
+        ("https://example.org/usr/lib/x", "https://example.org/usr/lib/x"),
+        (
+            "data:image/png;base64,AB/usr/lib+/usr/lib=",
+            "data:image/png;base64,AB/usr/lib+/usr/lib=",
+        ),
+        ("/no_such_folder/a/b", "/no_such_folder/a/b"),
+        ("/usr", "/usr"),
+    ],
+)
+def test_paths_of_this_machine_become_their_last_part(text: str, expected: str) -> None:
+    assert web.without_paths(text) == expected
+
+
+def test_warnings_name_no_folder_of_this_machine(card: ModelCard, tmp_path: Path) -> None:
+    facts = web.ModelFacts.of(card, {"warnings": [f"LEAK in {tmp_path}/scans; see 3/4"]})
+    assert facts.warnings == ["LEAK in scans; see 3/4"]
+
+
+def test_many_classes_are_counted_in_the_title(card: ModelCard) -> None:
+    names = ("background", "a", "b", "c")
+    assert (
+        web.ModelFacts.of(replace(card, class_names=names), {}).title == "Segmentation: 3 classes"
+    )
+
+
 def test_class_names_cannot_end_the_script() -> None:
     text = web._script_json({"name": "</script><script>alert(1)\u2028"})
     assert "<" not in text

@@ -47,7 +47,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("*.tgz"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with open_browser() as opened:
         yield opened
@@ -168,10 +168,10 @@ def test_classes_and_probabilities_equal_those_of_predict(
         page.goto(host)
         for card in files_of(page, paths).all():
             result = expected[card.locator("h3").inner_text()]
-            shown = dict(
-                row.split("\t")[::2] for row in card.locator("tbody").inner_text().split("\n")
-            )
-            percent = {name: float(text.removesuffix(" %")) for name, text in shown.items()}
+            rows = card.locator("tbody tr").all()
+            names = [row.locator("th").inner_text() for row in rows]
+            shares = [row.locator(".mv-number").inner_text() for row in rows]
+            percent = {n: float(t.removesuffix(" %")) for n, t in zip(names, shares, strict=True)}
             # bf16 of `predict` where the processor has it, float32 here
             wanted = {name: 100 * share for name, share in result.probability.items()}
             assert percent == pytest.approx(wanted, abs=1.0)

@@ -31,7 +31,7 @@ def show_app(app: App) -> None:
     """Show all tabs."""
     st.set_page_config(page_title="medvision", layout="wide", menu_items={})
     first = app.runs[0]
-    st.title(plain(first.facts.title), anchor=False)
+    st.header(plain(first.facts.title), anchor=False)
     st.info(f"**{RESEARCH_ONLY}**")
     if any(run.model.card.synthetic for run in app.runs):
         st.warning(
@@ -53,7 +53,9 @@ def show_app(app: App) -> None:
 def show_predictions(app: App) -> None:
     """Read uploads, and show the result of each."""
     # any name: DICOM files often have no extension, and what is no image is said below
-    files = st.file_uploader("Images: JPEG, PNG, BMP, TIFF or DICOM", accept_multiple_files=True)
+    files = st.file_uploader(
+        "Images: JPEG, PNG, TIFF, DICOM and others", accept_multiple_files=True
+    )
     st.caption("Images stay on the machine that runs this app; nothing is sent elsewhere.")
     heat = not app.runs[0].is_segmentation and st.toggle(
         "Heat map", help="Regions that support the predicted class (Grad-CAM)"
@@ -117,7 +119,9 @@ def show_image(app: App, shown: Shown, identity: str) -> None:
                 save(app, shown, run, answer.corrected)
             heat = shown.heat[place]
             if heat is not None:
-                st.image(heat, caption="Heat map of the predicted class (Grad-CAM)")
+                st.image(
+                    heat, caption="Heat map of the predicted class (Grad-CAM)", width="stretch"
+                )
 
 
 def values_of(result: Result, *, name: str, key: str, threshold: float) -> dict[str, Any]:

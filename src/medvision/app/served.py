@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medvision.data.readers.decode import decode
 from medvision.errors import MedvisionError
-from medvision.export.web import ModelFacts
+from medvision.export.web import ModelFacts, without_paths
 from medvision.files import read_regular, starts_formula, write_atomically, write_table
 from medvision.inference import load_model
 from medvision.inference.inputs import Input
@@ -119,22 +119,6 @@ def _report(source: Path) -> str | None:
     if not page.is_file():
         return None
     return without_paths(read_regular(page).decode("utf-8", errors="replace"))
-
-
-_PATH = re.compile(r"(?:(?<=file://)|(?<![\w<+/.-]))/(?:[^\s/<>\"'&;,:()]+/)*[^\s/<>\"'&;,:()]+")
-
-
-def without_paths(text: str) -> str:
-    """Replace absolute paths of this machine with their last part.
-
-    A path is one whose first folder exists here: other text with slashes stays.
-    """
-
-    def last_part(found: re.Match[str]) -> str:
-        parts = Path(found.group()).parts
-        return parts[-1] if len(parts) > 2 and Path("/", parts[1]).is_dir() else found.group()
-
-    return _PATH.sub(last_part, text)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,7 @@ OTHER_WAY = (
 LONGEST_WAIT_S = 60.0
 PAGE_FILES = ("index.html", "page.css", "page.js", "pixels.js", "viewer.css", "viewer.js")
 MODEL = "model.onnx"
+MOST_NAMES_IN_TITLE = 2
 README = """\
 medvision: a trained model as a web page
 
@@ -82,7 +84,7 @@ class ModelFacts:
         facts: Names and values.
         measured_on: Images of the scores; empty without scores.
         scores: Title, value and definition of each score.
-        warnings: Warnings of the training.
+        warnings: Warnings of the training, without paths of this machine.
     """
 
     title: str
@@ -137,13 +139,14 @@ class ModelFacts:
             if scores
             else "",
             scores=scores,
-            warnings=[str(warning) for warning in summary.get("warnings") or ()],
+            warnings=[without_paths(str(one)) for one in summary.get("warnings") or ()],
         )
 
 
 def _title(card: ModelCard) -> str:
     names = card.class_names[1:] if task_of(card.task).per_pixel else card.class_names
-    return f"{card.task.capitalize()}: {', '.join(names)}"
+    few = len(names) <= MOST_NAMES_IN_TITLE
+    return f"{card.task.capitalize()}: {', '.join(names) if few else f'{len(names)} classes'}"
 
 
 def _colour(card: ModelCard) -> str:
@@ -154,6 +157,22 @@ def _value(row: Score, metrics: Mapping[str, Any], stage: str) -> str:
     value, ends = metrics[f"{stage}/{row.name}"], metrics.get(f"{stage}/{row.name}_ci95")
     text = row.text(value if is_number(value) else None)
     return f"{text} (95 % interval {row.interval_text(ends)})" if is_interval(ends) else text
+
+
+_PATH = re.compile(r"(?:(?<=file://)|(?<![\w<+/.-]))/(?:[^\s/<>\"'&;,:()]+/)*[^\s/<>\"'&;,:()]+")
+
+
+def without_paths(text: str) -> str:
+    """Replace absolute paths of this machine with their last part.
+
+    A path is one whose first folder exists here: other text with slashes stays.
+    """
+
+    def last_part(found: re.Match[str]) -> str:
+        parts = Path(found.group()).parts
+        return parts[-1] if len(parts) > 2 and Path("/", parts[1]).is_dir() else found.group()
+
+    return _PATH.sub(last_part, text)
 
 
 def export_page(
