@@ -102,8 +102,9 @@ def test_arguments_that_name_files_addresses_or_pretrained_weights_are_switched_
 )
 def test_text_that_may_name_a_file_or_an_address_is_refused(text: str) -> None:
     node = {"_target_": "timm.create_model", "model_name": text}
-    with pytest.raises(MedvisionError, match="which may name a file or an address"):
+    with pytest.raises(MedvisionError, match="which may name a file or an address") as error:
         check_classes({"model": node}, Purpose.PREDICT, where="run", hint="none")
+    assert error.value.hint == "none"  # it is not suggested to trust timm
     nested = {"_target_": "torch.nn.Conv2d", "deep": [{"deeper": text}]}
     with pytest.raises(MedvisionError, match="which may name a file or an address"):
         check_classes({"model": nested}, Purpose.PREDICT, where="run", hint="none")

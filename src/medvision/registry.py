@@ -298,7 +298,7 @@ def check_classes(
             if (key := _odd_key(node, part)) is not None and not _is_of_trusted(name)
         ]
         or [
-            (name, f"gives {name} {found[:60]!r}, which may name a file or an address")
+            ("", f"gives {name} {found[:60]!r}, which may name a file or an address")
             for name, _, node in nodes
             if _is_of_library(name) and (found := _place_in(node)) is not None
         ]
