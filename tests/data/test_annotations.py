@@ -270,3 +270,44 @@ def test_shards_hold_the_combined_mask(
         assert theirs is not None
         assert np.array_equal(ours, theirs)
         assert {0, 255} <= set(np.unique(ours).tolist())
+
+
+def test_images_of_an_array_file_are_read_and_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medvision.data.discovery.index import index_classification
+    from medvision.data.shards.create import make_shards
+
+    monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "cache"))
+    root = LAYOUTS["one array file"].draw(tmp_path / "set")
+    with np.load(root / "breastmnist.npz") as stored:
+        images = stored["val_images"]
+    source = FolderSource(root, channels=3, reading=Reading())
+    samples = index_classification(root).samples
+    val = [sample for sample in samples if sample.split == "val"]
+    assert all(np.array_equal(source.read(s)[0], images[k]) for k, s in enumerate(val))
+    assert [sample.target for sample in val] == ["0", "1"] * 4
+    made = make_shards(root, tmp_path / "shards", shard_bytes=10**6)
+    assert (made.manifest.num_images, made.manifest.class_names) == (32, ("0", "1"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "labels", "message"),
+    [
+        ((6, 9, 9, 9), (6, 1), "volumes are not supported"),
+        ((6, 9, 9), (6, 14), "each image has 14 labels"),
+        ((5, 9, 9), (6, 1), "5 images and 6 labels in train"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], labels: tuple[int, int], message: str
+) -> None:
+    from medvision.data.readers.arrays import array_labels
+
+    arrays = {"train_images": np.zeros(shape, np.uint8), "train_labels": np.zeros(labels, np.uint8)}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(MedvisionError, match=message):
+        array_labels(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:-30])
+    with pytest.raises(MedvisionError, match="cannot read the arrays"):
+        array_labels(tmp_path / "a.npz")

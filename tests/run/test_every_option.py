@@ -33,6 +33,7 @@ BASE: dict[str, list[str]] = {
     "export": ["{run}", "--format", "onnx", "--out", "{out}.onnx"],
     "compare": ["{run}", "{other}", "--out", "{out}"],
     "audit": ["{set}", "--out", "{out}"],
+    "data inspect": ["{set}"],
     "data shard": ["{set}", "{out}"],
     "data list": [],
 }
@@ -45,6 +46,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--overlays": ["--no-overlays"],
         "--tta": ["--tta"],
         "--explain": ["--explain"],
+        "--format": ["--format", "coco"],
         "--batch-size": ["--batch-size", "3"],
         "--overwrite": ["--overwrite"],
         "--trust": ["--trust", "torchmetrics"],
@@ -55,6 +57,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--out": [],
         "--conventions": ["--conventions"],
         "--accelerator": ["--accelerator", "cpu"],
+        "--splits": ["--data", "{set}", "--splits", "{table}"],
         "--trust": ["--trust", "torchmetrics"],
     },
     "export": {
@@ -70,12 +73,15 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--group-pattern": ["--group-pattern", r"(p\d)_"],
         "--mask-suffix": ["--mask-suffix", ""],
         "--num-classes": ["--num-classes", "2"],
+        "--splits": ["--splits", "{table}"],
     },
+    "data inspect": {"--splits": ["--splits", "{table}"]},
     "data shard": {
         "--task": ["--task", "{task}"],
         "--shard-mb": ["--shard-mb", "1"],
         "--group-pattern": ["--group-pattern", r"(p\d)_"],
         "--mask-suffix": ["--mask-suffix", ""],
+        "--splits": ["--splits", "{table}"],
         "--num-classes": ["--num-classes", "2"],
         "--color": ["--color", "0,0,0", "--color", "255,255,255"],
         "--value-range": ["--value-range", "0", "255"],
@@ -85,7 +91,8 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
 }
 """Arguments that use each option."""
 
-OF_CLASSES, OF_MASKS = {"--explain"}, {"--probabilities", "--color"}
+OF_CLASSES = {"predict --explain"}
+OF_MASKS = {"predict --probabilities", "predict --format", "data shard --color"}
 """Options that only one kind of data or run has."""
 
 NOT_RUN = {"train": "is Hydra's", "data download": "needs the network"}
@@ -118,8 +125,10 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         for k in range(8):
             for part in parts:
                 image = Image.effect_noise((48, 40), 60 + k + 20 * number)
-                if part in ("masks", "PNEUMONIA"):
+                if part == "masks":
                     image = image.point(lambda value: 255 * (value > 128))
+                if part == "PNEUMONIA":
+                    image = image.point(lambda value: 128 + value // 2)
                 place = folder / name / part / f"p{k}_{part if kind == 'classes' else 'x'}.png"
                 place.parent.mkdir(parents=True, exist_ok=True)
                 image.convert("L" if part == "masks" else "RGB").save(place)
@@ -147,17 +156,20 @@ def test_an_option_works_on_a_run_in_bfloat16(
     option: str,
 ) -> None:
     kind, folder = trained
-    if option in (OF_MASKS if kind == "classes" else OF_CLASSES):
+    if f"{command} {option}" in (OF_MASKS if kind == "classes" else OF_CLASSES):
         pytest.skip(f"{option} is for the other kind")
     names = {
         "run": folder / "run",
         "other": folder / "other",
         "set": folder / "set",
         "other_set": folder / "other_set",
+        "table": tmp_path / "table.csv",
         "images": folder / "set" / ("NORMAL" if kind == "classes" else "images"),
         "out": tmp_path / "out",
         "task": "classification" if kind == "classes" else "segmentation",
     }
+    first = "NORMAL/p0_NORMAL" if kind == "classes" else "images/p0_x"
+    (tmp_path / "table.csv").write_text(f"split,path\ntest,{first}.png\n")
     given = [*BASE[command], *OPTIONS[command].get(option, [])]
     monkeypatch.setattr(
         sys, "argv", ["medvision", *command.split(), *(part.format(**names) for part in given)]

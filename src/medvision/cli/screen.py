@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -124,7 +125,7 @@ def options_in_errors(options: Mapping[str, str]) -> Iterator[None]:
 def with_options(text: str, options: Mapping[str, str]) -> str:
     """Name options of the command instead of config keys in a text."""
     for key, option in options.items():
-        text = text.replace(key, option)
+        text = re.sub(rf"{re.escape(key)}(?!=\[)", option, text)  # no list
     return text
 
 

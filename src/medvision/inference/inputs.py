@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from medvision.console import counted
 from medvision.data.discovery.folders import list_images
+from medvision.data.discovery.mask_folders import masks_below
 from medvision.data.readers.decode import image_size
 from medvision.data.readers.kinds import FORMAT_NAMES
 from medvision.errors import MedvisionError
@@ -66,6 +67,10 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
             if others:
                 kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
                 notes.append(f"other files in {path} were ignored: {kinds}")
+            masks = set() if refused else masks_below(path).intersection(images)
+            if masks:
+                images = [image for image in images if image not in masks]
+                notes.append(f"left out {counted(len(masks), 'mask')} in {path}: {min(masks)}, ...")
             below = PurePosixPath() if len(given) == 1 else PurePosixPath(path.resolve().name)
             found += [(path / image, below / image) for image in images]
         elif os.path.exists(path):  # noqa: PTH110

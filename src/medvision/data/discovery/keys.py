@@ -61,6 +61,8 @@ class FolderKeys:
         given = self.exclude
         several = (given,) if isinstance(given, str) else tuple(given or ())
         object.__setattr__(self, "exclude", several)
+        if self.annotator is not None:  # data.annotator=1 is a number to Hydra
+            object.__setattr__(self, "annotator", str(self.annotator))
         if (self.mask_pattern is None) != (self.mask_template is None):
             raise MedvisionError(
                 "expected data.mask_pattern and data.mask_template together, got one of them",

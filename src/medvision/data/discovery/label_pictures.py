@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,21 +25,41 @@ _SAMPLED = 8
 """Pictures that are opened to decide about a folder."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shown:
+    """What some sampled pictures of a folder show.
+
+    Attributes:
+        labels: True if all have few values, or only very dark and very bright pixels, and some
+            more than one; False if not; None if none can be opened.
+        pictures: True if more than half have many values; None if none can be opened.
+    """
+
+    labels: bool | None
+    pictures: bool | None
+
+
+def shown_in(paths: Sequence[Path]) -> Shown:
+    """Open some of the pictures and describe what they show."""
+    known = [value for path in _sampled(paths) if (value := _values(path)) is not None]
+    if not known:
+        return Shown(labels=None, pictures=None)
+    are_labels = all(few or at_ends for few, at_ends, _ in known)
+    some_drawn = any(not blank for _, _, blank in known)
+    many = sum(not few for few, _, _ in known)
+    return Shown(labels=are_labels and some_drawn, pictures=many * 2 > len(known))
+
+
 def show_labels(labels: Sequence[Path], pictures: Sequence[Path]) -> bool | None:
     """Compare two lists of files, the second with the images that the first may be masks of.
 
     Returns:
-        True if all sampled files of the first list have few values, or only very dark and very
-        bright pixels, and the others have not; False if not; None if too few can be opened.
+        True if the first show labels and the others do not; None if too few can be opened.
     """
-    found = [_values(path) for path in _sampled(labels)]
-    known = [value for value in found if value is not None]
-    beside = [value for path in _sampled(pictures) if (value := _values(path)) is not None]
-    if not known or not beside:
-        return None
-    are_labels = all(few or at_ends for few, at_ends, _ in known)
-    some_drawn = any(not blank for _, _, blank in known)
-    return are_labels and some_drawn and sum(not few for few, _, _ in beside) * 2 > len(beside)
+    first = shown_in(labels).labels
+    if not first:
+        return first
+    return shown_in(pictures).pictures
 
 
 def _sampled(paths: Sequence[Path]) -> list[Path]:

@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, takewhile
+from itertools import chain, islice, takewhile
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -23,7 +23,7 @@ from medvision.data.discovery.folders import (
     subfolders,
 )
 from medvision.data.discovery.keys import FolderKeys, absolute, matches
-from medvision.data.discovery.label_pictures import show_labels
+from medvision.data.discovery.label_pictures import show_labels, shown_in
 from medvision.data.readers.annotations import is_coco, read_coco, read_labelme
 from medvision.data.samples import (
     JOIN,
@@ -31,6 +31,7 @@ from medvision.data.samples import (
     SampleTable,
     StringColumn,
     count_names,
+    files_in,
     split_name,
     without_suffix,
 )
@@ -139,6 +140,17 @@ def scan_segmentation(root: Path, keys: FolderKeys | None = None) -> Scan:
     names = found[0] if len(found) == 1 else StringColumn.of(chain.from_iterable(found))
     scan.images = names if names.ascends() else names.select(names.sorted_rows())
     return scan
+
+
+def masks_below(folder: Path) -> set[str]:
+    """Return the masks of a folder that is recognised as images and their masks, else nothing.
+
+    Raises:
+        MedvisionError: If a folder cannot be listed.
+    """
+    scan = scan_segmentation(folder)
+    several = (mask for masks in scan.annotators.values() for mask in masks.values())
+    return {*chain.from_iterable(map(files_in, scan.samples.targets)), *several}
 
 
 def mask_folder_pairs(
@@ -329,24 +341,27 @@ def _pictures_in(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(files) if is_image(name))
 
 
+_MOST_FOLDERS = 30
+"""Folders side by side that are compared to find masks among them; masks have few beside them."""
+
+_FIRST = 2000
+"""Files of a folder whose names are compared with those of another."""
+
+
 def _fits(images: Path, other: Path) -> bool:
     """Return True if a folder shows labels under the names of the images."""
-    return _share_of_names(images, other) > 0.5 and bool(show_labels(_first(other), _first(images)))
+    first, second = _first(images), _first(other)
+    return _share_of_names(first, second) > 0.5 and bool(show_labels(second, first))
 
 
-def _first(folder: Path, most: int = 200) -> list[Path]:
-    found = []
-    for path in _pictures_in(folder):
-        found.append(path)
-        if len(found) == most:
-            break
-    return found
+def _first(folder: Path) -> list[Path]:
+    return list(islice(_pictures_in(folder), _FIRST))
 
 
-def _share_of_names(images: Path, other: Path) -> float:
-    """Share of the first files of a folder that are named after an image, with any end."""
-    stems = {_stem(path.name): "" for path in _pictures_in(images)}
-    found = [_stem(path.name) for path in _first(other)]
+def _share_of_names(images: Sequence[Path], others: Sequence[Path]) -> float:
+    """Share of the first of some files that are named after an image, with any end."""
+    stems = {_stem(path.name): "" for path in images}
+    found = [_stem(path.name) for path in others[:200]]
     if not found or not stems:
         return 0.0
     return sum(stem in stems or _end_of(stem, stems) is not None for stem in found) / len(found)
@@ -361,10 +376,15 @@ def folders_of_masks(folders: Sequence[Path]) -> dict[Path, Path]:
     Returns:
         The folder of images of each such folder.
     """
+    if not 1 < len(folders) <= _MOST_FOLDERS:
+        return {}
+    files = {folder: _first(folder) for folder in folders}
+    shown = {folder: shown_in(paths) for folder, paths in files.items()}
     found: dict[Path, Path] = {}
-    for other in folders:
-        for images in folders:
-            if images != other and images not in found and _fits(images, other):
+    for other in (folder for folder in folders if shown[folder].labels):
+        for images in (folder for folder in folders if shown[folder].pictures):
+            alike = images not in found and images != other
+            if alike and _share_of_names(files[images], files[other]) > 0.5:
                 found[other] = images
                 break
     return found
@@ -372,12 +392,10 @@ def folders_of_masks(folders: Sequence[Path]) -> dict[Path, Path]:
 
 def folders_of_labels(folders: Sequence[Path]) -> list[Path]:
     """Return the folders that show labels where another one, or more, shows photographs."""
-    firsts = {folder: _first(folder) for folder in folders}
-    return [
-        one
-        for one, labels in firsts.items()
-        if any(show_labels(labels, firsts[other]) for other in folders if other != one)
-    ]
+    shown = {folder: shown_in(_first(folder)) for folder in folders}
+    if not any(one.pictures and not one.labels for one in shown.values()):
+        return []
+    return [folder for folder, one in shown.items() if one.labels]
 
 
 def _folders_that_show_masks(

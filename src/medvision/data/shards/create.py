@@ -197,13 +197,17 @@ class CheckedFolder:
         known = content.split("\0")[1:]  # for very many files, only their names are known
         for (name, before), expected in zip_longest(names.items(), known):
             data = read_content(self.root, name)
-            if expected not in (None, str(len(data)), hashlib.sha256(data).hexdigest()):
+            inside = container(name) != name
+            of_file = inside and expected is not None and expected.isdecimal()
+            known_as = (None, str(len(data)), hashlib.sha256(data).hexdigest())
+            if expected not in known_as and not of_file:
                 raise MedvisionError(
                     "the file has changed since it was checked",
                     where=str(self.root / name),
                     hint="do not change the folder, and run the command again",
                 )
             suffix = PurePosixPath(container(name)).suffix.lower().lstrip(".")
+            suffix = "png" if inside and suffix == "npz" else suffix
             files.append((before + (suffix if _PLAIN.fullmatch(suffix) else "img"), data))
         if len(files) > 2:  # one mask in the shards, as readers of the format expect
             contents = [data for _, data in files[1:]]

@@ -221,7 +221,7 @@ SCHEMA: dict[str, Rule] = {
         (f"data.{key}" for key in ("images", "masks", "mask_pattern", "mask_template", "roi")),
         _TEXT | _NULL,
     ),
-    "data.annotator": _TEXT | _NULL,
+    "data.annotator": _TEXT | _integer(0) | _NULL,
     "data.mask_merge": _one_of("union", "majority", "first") | _NULL,
     "data.ignore_index": _integer(0, 255) | _NULL,
     "data.instances": _FLAG,
