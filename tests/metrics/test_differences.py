@@ -122,12 +122,20 @@ def test_the_area_has_no_interval_if_a_class_has_one_image() -> None:
 def test_resamples_without_a_class_are_left_out() -> None:
     rng = np.random.default_rng(2)
     target = np.zeros(30, dtype=int)
-    target[:2] = 1
+    target[:6] = 1
     placed = np.stack([placements(rng.random(30), target == 1) for _ in range(2)], axis=1)
     score = auroc_score({1: placed}, target, np.arange(30))
     found = paired_differences({"auroc": score}, [(0, 1)])["auroc"][0]
     assert found.interval is not None
     assert np.isfinite(found.interval).all()
+
+
+def test_five_units_that_differ_have_no_interval_because_no_p_can_be_small() -> None:
+    few, enough = (compared(np.full(n, 0.5), 0.5 + 0.01 * np.arange(1, n + 1)) for n in (5, 6))
+    assert few.interval is few.probability_better is None
+    assert few.p_value == 2 / 2**5
+    assert enough.interval is not None
+    assert enough.p_value == 2 / 2**6
 
 
 def test_an_undefined_score_is_refused() -> None:

@@ -390,9 +390,9 @@ def effective_trials(
 ) -> float:
     r"""Number of independent trials with the same information on a proportion as grouped ones.
 
-    It is the ``effective_size`` :math:`n_e`, times :math:`(z / t_\nu)^2` with :math:`\nu = \min(G,
-    n_e) - 1` for G groups, because the variance between few groups is hardly known. It is n if
-    every group holds one trial, and 1 for a single group.
+    It is the ``effective_size`` times :math:`(z / t_\nu)^2` with :math:`\nu = n^2 / \sum_g n_g^2 -
+    1`, one less than the number of groups of equal size, because the variance between few groups is
+    hardly known. It is n if every group holds one trial, and 1 for a single group.
 
     Args:
         right: True where the trial is a success, (N,).
@@ -409,7 +409,8 @@ def effective_trials(
     found = effective_size(right, group)
     if right.all() or not right.any():
         return found
-    tail, freedom = (1 - confidence) / 2, max(min(found, num_groups) - 1, 1.0)
+    sizes = np.bincount(np.unique(group, return_inverse=True)[1]).astype(np.float64)
+    tail, freedom = (1 - confidence) / 2, max(len(right) ** 2 / float(sizes @ sizes) - 1, 1.0)
     caution = float(special.ndtri(tail) / special.stdtrit(freedom, tail)) ** 2
     return min(max(found * caution, 1.0), float(len(right)))
 

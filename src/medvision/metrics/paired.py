@@ -182,6 +182,10 @@ def auroc_score(
 
 NUM_RESAMPLES = 4000
 NUM_PERMUTATIONS = 9999  # the smallest p is then 0.0001
+MIN_UNITS = 6
+"""Fewest units (groups, or images) in the smallest stratum for an interval: the exchanges of five
+differ in 32 ways, so that no p is below 0.05."""
+
 _ALL_UP_TO = 13  # units: with 8192 possible exchanges, all are made
 _CHUNK = 2**20  # signs held in memory at once
 _ROUNDING = 1e-9  # tolerance for sums that differ only in the order of addition
@@ -240,8 +244,9 @@ def paired_differences(
     for few units that differ a lot, the second for skewed ones. The interval thus excludes 0 only
     where p is small. Where no unit differs, neither method shows spread although there is
     uncertainty: at most a share :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1
-    each, and the interval extends that far to either side. There is no interval for a single unit,
-    nor where no unit differs and scores are unbounded.
+    each, and the interval extends that far to either side. There is no interval for fewer than
+    ``MIN_UNITS`` units that differ, nor where no unit differs and scores are unbounded. No method foresees that
+    one of the two fails on images of a kind that none of the units is.
 
     p: each unit's parts in the two scores are exchanged or not, at random, and the difference
     counts where it is at least as far from 0 as the observed one; p = (1 + count) / (1 +
@@ -330,7 +335,7 @@ def _difference(
     alike = bool(np.array_equal(score.parts[:, pair[0]], score.parts[:, pair[1]]))
     spread = resampled[:, pair[1]] - resampled[:, pair[0]]
     spread = np.zeros(1) if alike else spread[~np.isnan(spread)]
-    known = score.behind > 1 and len(spread) > 0
+    known = score.behind >= (2 if alike else MIN_UNITS) and len(spread) > 0
     tail = (1 - confidence) / 2
     interval = None
     if known and alike and score.in_unit_interval:
