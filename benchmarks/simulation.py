@@ -560,6 +560,11 @@ def _print_pairs(sets: int, rng: Rng) -> None:
     def dice_pair(size: int, gain: float) -> PairedScore:
         return mean_score(two_dice(size, rng, gain=gain), np.arange(size))
 
+    def missing_pair(size: int) -> PairedScore:
+        first = rng.beta(8, 1.5, size)
+        second = np.where(rng.random(size) < 0.05, 0.0, first)
+        return mean_score(np.stack([first, second], axis=1), np.arange(size))
+
     def patient_pair(size: int) -> PairedScore:
         group = patients(size, rng)
         shared = rng.normal(0, 0.05, group.max() + 1)[group]  # of the difference
@@ -582,6 +587,7 @@ def _print_pairs(sets: int, rng: Rng) -> None:
         "accuracy 0.85 and 0.85 (few values)": (0, lambda size: right_pair(size, 0.85, 0.85)),
         "AUROC 0.85 and 0.85": (0, lambda size: ranked_pair(size, 0.85, 0.85, 0.5)),
         "AUROC 0.85 and 0.85, 20 % positive": (0, lambda size: ranked_pair(size, 0.85, 0.85, 0.2)),
+        "Dice, one misses 5 % more": (-0.05 * 8 / 9.5, missing_pair),
         "Dice, 0.02 better": (0.02, lambda size: dice_pair(size, 0.02)),
         "Dice, 0.05 better": (0.05, lambda size: dice_pair(size, 0.05)),
         "accuracy 0.85 and 0.90": (0.05, lambda size: right_pair(size, 0.85, 0.9)),
@@ -592,7 +598,7 @@ def _print_pairs(sets: int, rng: Rng) -> None:
     positives: dict[str, list[list[bool]]] = {}
     for name, (truth, draw) in rows.items():
         found = [[_compare(draw(size), seed)[0] for seed in range(sets)] for size in SIZES]
-        _print_row(name, [[_covers(one.interval, truth) for one in of] for of in found])
+        _print_row(name, [_covered(of, truth) for of in found])
         positives[name] = [[one.p_value <= LEVEL for one in of] for of in found]
     _print_head("False positives: p <= 0.05 without a difference, %", LEVEL, sets)
     _print_rows({name: positives[name] for name, (truth, _) in rows.items() if not truth})
@@ -601,6 +607,11 @@ def _print_pairs(sets: int, rng: Rng) -> None:
 
 
 # ------------------------------------------------------------------ several groups, several seeds
+
+
+def _covered(found: Sequence[PairedDifference], truth: float) -> list[bool]:
+    """Coverage where there is an interval."""
+    return [_covers(one.interval, truth) for one in found if one.interval is not None]
 
 
 def _print_families(sets: int, rng: Rng) -> None:
@@ -672,7 +683,7 @@ def _print_rows(rows: dict[str, list[list[bool]]]) -> None:
 
 
 def _print_row(name: str, found: Sequence[Sequence[bool]]) -> None:
-    cells = " | ".join(f"{100 * np.mean(hits):.1f}" for hits in found)
+    cells = " | ".join(f"{100 * np.mean(hits):.1f}" if hits else "-" for hits in found)
     print(f"| {name} | {cells} |", flush=True)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -59,7 +60,9 @@ def _one_thread() -> None:
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Isolate salts, run folders and random numbers of each test."""
     torch.manual_seed(0)
-    monkeypatch.setenv("MEDVISION_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
+    state = tmp_path_factory.getbasetemp() / "state"
+    shutil.rmtree(state / "test_evaluations", ignore_errors=True)  # each test counts from 1
+    monkeypatch.setenv("MEDVISION_STATE_DIR", str(state))
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.delenv("MEDVISION_RUN_DIR", raising=False)
 

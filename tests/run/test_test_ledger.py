@@ -15,6 +15,7 @@ from medvision.run.storage.test_ledger import (
     LEDGER,
     check_ledger,
     config_hash,
+    ledger_note,
     note_test_evaluation,
 )
 
@@ -147,9 +148,7 @@ def test_a_damaged_file_is_reported_and_unchanged(damage: Callable[[str], str], 
         with pytest.raises(MedvisionError) as error:
             look()
         assert str(error.value).startswith(what)
-        assert str(error.value).endswith(
-            "; fix it, or move the file away: counting then starts again"
-        )
+        assert str(error.value).endswith("; fix it, or move it away")
         assert error.value.exit_code == 2
     assert LEDGER.read_text() == damaged
 
@@ -192,3 +191,52 @@ def test_the_hash_covers_the_training_but_not_its_location(
     changes: dict[str, Any], same: bool
 ) -> None:
     assert (config_hash({**CONFIG, **changes}) == config_hash(CONFIG)) is same
+
+
+def test_a_command_in_another_folder_counts_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [note(), note()] == [1, 2]
+    for number, folder in enumerate(("b", "c"), start=3):
+        (tmp_path / folder).mkdir()
+        monkeypatch.chdir(tmp_path / folder)
+        assert note() == number
+        assert len(rows()) == 1  # the copy holds the evaluations of this folder
+    assert note(OTHER) == 1
+    LEDGER.unlink()
+    assert note() == 5
+
+
+def test_lines_that_only_one_of_the_ledgers_has_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note()
+    monkeypatch.setenv("MEDVISION_STATE_DIR", str(tmp_path / "another user"))
+    assert note() == 2
+    (shared,) = (tmp_path / "another user" / "test_evaluations").glob("*.csv")
+    assert shared.stem == ONE
+    with shared.open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert Path(row["run"]) == tmp_path / "runs" / "a"
+
+
+def test_a_state_folder_that_cannot_be_written_is_a_note(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ledger_note() is None
+    monkeypatch.setattr(
+        "medvision.run.storage.test_ledger.is_writable", lambda path: "state" not in str(path)
+    )
+    assert [note(), note()] == [1, 2]
+    assert "counted in runs/test_ledger.csv only" in str(ledger_note())
+
+
+def test_a_damaged_shared_ledger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDVISION_STATE_DIR", str(tmp_path / "state"))
+    note()
+    shared = tmp_path / "state" / "test_evaluations" / f"{ONE}.csv"
+    shared.write_text("notes\n")
+    with pytest.raises(MedvisionError, match="expected the first line") as error:
+        check_ledger(ONE)
+    assert str(shared) in str(error.value)
+    check_ledger(OTHER)

@@ -4,11 +4,12 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medvision.run import main
-from medvision.run.storage.test_seal import sealed, sealed_note, start_line
+from medvision.run.storage.test_seal import differing, sealed, sealed_note, start_line
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,98 @@ def test_commands_that_choose_hyper_parameters_are_sealed(
     overrides: list[str], keys: tuple[str, ...]
 ) -> None:
     assert sealed(overrides) == keys
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    """Resolved config of a run; a double underscore in a name is a dot."""
+    found: dict[str, Any] = {
+        "seed": 0,
+        "run_dir": None,
+        "data": {"_target_": "medvision.data.SegmentationData", "name": "polyps", "root": "/a"},
+        "model": {"_target_": "medvision.models.UNet", "base_channels": 16},
+        "loss": {"_target_": "torch.nn.BCEWithLogitsLoss"},
+        "optimizer": {"lr": 1e-3},
+        "trainer": {"accelerator": "cpu", "max_epochs": 3},
+    }
+    for name, value in changes.items():
+        part, _, key = name.partition("__")
+        found[part] = {**found[part], key: value} if key else value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({"optimizer__lr": 1e-4}, ("optimizer.lr",)),
+        ({"seed": 1, "optimizer__lr": 1e-4}, ("optimizer.lr",)),
+        ({"loss__reduction": "sum", "trainer__max_epochs": 5}, None),
+        ({"model__base_channels": 32}, ("model.base_channels",)),
+        ({"data__root": "/b/../a", "optimizer__lr": 1e-4}, ("optimizer.lr",)),
+        ({"data__name": "other", "optimizer__lr": 1e-4}, ("optimizer.lr",)),
+        ({"model___target_": "medvision.models.unet.UNet", "optimizer__lr": 1.0}, None),
+        ({"data__image_size": 64}, ("data.image_size",)),
+        ({"optimizer__lr": 1, "seed": 1}, ("optimizer.lr",)),  # lr: ${seed}
+        ({}, ()),
+        ({"seed": 1}, ()),
+        ({"seed": 1, "data__split_seed": 1}, ("data.split_seed",)),
+        ({"run_dir": "x", "trainer__accelerator": "gpu"}, ()),
+        ({"data__protocol": "grouped", "data__fold": 2}, ()),
+        ({"data__root": "/b", "optimizer__lr": 1e-4}, ()),
+        ({"model___target_": "medvision.models.SimpleCNN", "optimizer__lr": 1e-4}, ()),
+    ],
+    ids=str,
+)
+def test_runs_on_one_data_set_with_one_network_differ_as_in_a_search(
+    changes: dict[str, Any], keys: tuple[str, ...] | None
+) -> None:
+    found = differing([config(), config(**changes)])
+    if keys is None:  # several keys, or the path of a class
+        assert found
+    else:
+        assert found == keys
+
+
+def test_a_seed_that_the_config_copies_is_no_difference() -> None:
+    runs = [config(seed=seed, data__seed=seed) for seed in (0, 1, 2)]
+    assert differing(runs) == ()
+    assert differing([*runs, config(seed=3, data__seed=7)]) == ("data.seed",)
+
+
+def write_experiments(folder: Path, **contents: str) -> None:
+    folder = folder / "own" / "experiment"
+    folder.mkdir(parents=True)
+    for name, text in contents.items():
+        (folder / f"{name}.yaml").write_text(
+            f"# @package _global_\ndefaults: [polyp_unet]\n{text}\n"
+        )
+
+
+def stopped(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a command and stop its first run before the training."""
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medvision.run.training.fit.build_trainer", stop)
+    assert main(command) == 130
+
+
+def test_two_experiment_files_that_differ_in_the_learning_rate_are_a_search(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    small: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_experiments(tmp_path, lr_a="optimizer: {lr: 1e-3}", lr_b="optimizer: {lr: 1e-4}", lr_c="")
+    command = ["-m", *small, "model.base_channels=2", "audit=skip", "seed=0,1"]
+    own = ["--config-dir", str(tmp_path / "own")]
+    stopped([*command, "experiment=lr_a,lr_b", *own], monkeypatch)
+    assert capfd.readouterr().out.startswith(
+        "test split sealed: this command varies optimizer.lr, so hyper-parameters are selected; "
+    )
+    stopped([*command, "experiment=lr_c,brain_mri_cnn", *own], monkeypatch)
+    assert "sealed" not in capfd.readouterr().out
 
 
 def test_the_lines_name_the_keys_and_the_next_command() -> None:

@@ -245,8 +245,8 @@ def paired_differences(
     where p is small. Where no unit differs, neither method shows spread although there is
     uncertainty: at most a share :math:`1 - (\alpha/2)^{1/n}` of other units differs, by at most 1
     each, and the interval extends that far to either side. There is no interval for fewer than
-    ``MIN_UNITS`` units that differ, nor where no unit differs and scores are unbounded. No method foresees that
-    one of the two fails on images of a kind that none of the units is.
+    ``MIN_UNITS`` units that differ, nor where no unit differs and scores are unbounded. No method
+    foresees that one of the two fails on images of a kind that none of the units is.
 
     p: each unit's parts in the two scores are exchanged or not, at random, and the difference
     counts where it is at least as far from 0 as the observed one; p = (1 + count) / (1 +

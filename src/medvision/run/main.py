@@ -315,7 +315,7 @@ class Command:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from medvision.run.storage.test_seal import SEARCH, sealed
+        from medvision.run.storage.test_seal import SEARCH, differing, sealed
 
         if self.place.started_by == "medvision":
             return tuple(filter(None, os.environ.get(SEALED_VARIABLE, "").split(",")))
@@ -326,7 +326,31 @@ class Command:
                 by_config = [f"{key}={value}" for key, value in params.items()]
             else:  # other sweepers search
                 by_config = [f"{SEARCH}={hydra_cfg.runtime.choices['hydra/sweeper']}"]
-        return sealed([*self.overrides, *by_config])
+        overrides = [*self.overrides, *by_config]
+        keys = sealed(overrides)
+        if keys or hydra_cfg.mode != RunMode.MULTIRUN:
+            return keys
+        return differing(_configs_of(overrides, str(hydra_cfg.job.config_name)))
+
+
+def _configs_of(overrides: Sequence[str], config_name: str) -> list[dict[str, Any]]:
+    """Compose and resolve the config of each run of a command."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf, open_dict
+
+    loader = GlobalHydra.instance().config_loader()
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    configs: list[dict[str, Any]] = []
+    for job in jobs if len(jobs) > 1 else ():
+        cfg = loader.load_configuration(config_name, overrides=job, run_mode=RunMode.RUN)
+        with open_dict(cfg):
+            cfg.pop("hydra", None)
+        configs.append(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
+    return configs
 
 
 def resume_run(arguments: Sequence[str]) -> int:

@@ -39,7 +39,12 @@ from medvision.reports.run_page import write_report
 from medvision.run.config.stored import check_root
 from medvision.run.storage.run_folder import check_run_folder, is_own_run
 from medvision.run.storage.saved_run import StoredRun, largest_difference, read_history
-from medvision.run.storage.test_ledger import LEDGER, check_ledger, note_test_evaluation
+from medvision.run.storage.test_ledger import (
+    LEDGER,
+    check_ledger,
+    ledger_note,
+    note_test_evaluation,
+)
 from medvision.run.training.build import (
     build,
     build_data,
@@ -239,7 +244,7 @@ def evaluate_run(
     out = out or run.path / "evaluation" / target.name
     _check_out(out, run.path)
     if target.stage == "test":
-        check_ledger()
+        check_ledger(target.data.split_fingerprint("test"))
     plan, notes = _plan(run, accelerator)
     if plan.cpu_bf16:
         measure_first_layers_in_float32(network)
@@ -346,6 +351,7 @@ def _measure(
         summary["conventions"] = evaluation.conventions(stage)
     if stage == "test":
         summary["test_evaluations"] = _note(run, target, scores)
+        summary["warnings"] += filter(None, [ledger_note()])
     known = set(summary["warnings"])
     summary["warnings"] += [text for text in findings(summary, history) if text not in known]
     write_json(folder / "summary.json", summary)

@@ -1,16 +1,23 @@
 """Seal the test split while hyper-parameters are being chosen."""
 
-from collections.abc import Iterable, Sequence
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from medvision.errors import MedvisionError
+from medvision.run.storage.test_ledger import ELSEWHERE
 
 OPEN = ("seed", "experiment", "data", "data.root", "data.protocol", "data.fold")
-"""Keys that a command may vary without sealing: they tune nothing."""
+"""Keys that a command may vary without sealing: they tune nothing by themselves."""
+
+MAY_DIFFER = ("data.name", "data.protocol", "data.fold", "checkpoint.every_minutes")
+"""Resolved keys in which runs may differ besides seeds and ``ELSEWHERE``: they tune nothing."""
 
 SEARCH = "sweep"
 """Config group of searches, which seals whatever its values are."""
@@ -35,6 +42,66 @@ def sealed(overrides: Sequence[str]) -> tuple[str, ...]:
     """
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return tuple(dict.fromkeys(override.key_or_group for override in parsed if _chooses(override)))
+
+
+def differing(configs: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Keys in which the runs of a command differ as a search does; empty if it may test.
+
+    Resolved configs are compared, whatever varies them: two experiment files that differ in
+    ``optimizer.lr`` are a search for the learning rate. Runs with different networks are methods
+    that are compared, and runs on different data answer different questions: neither is a search.
+    Seeds, the split of the data, and keys of the machine (``ELSEWHERE``) may differ.
+
+    Args:
+        configs: Resolved config of each run, plain values.
+    """
+    distinct: list[tuple[Mapping[str, Any], dict[str, Any]]] = []
+    for config in configs:
+        leaves = _leaves(config)
+        if all(leaves != others for _, others in distinct):
+            distinct.append((config, leaves))
+    found: dict[str, None] = {}
+    for (one, first), (other, second) in combinations(distinct, 2):
+        if _question(one) == _question(other):
+            keys = sorted(first.keys() | second.keys())
+            found |= dict.fromkeys(key for key in keys if first.get(key) != second.get(key))
+    return tuple(found)
+
+
+def _question(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Data and network of a run: only runs that agree in both can be a search."""
+    data, model = (config.get(part) or {} for part in ("data", "model"))
+    root = data.get("root")
+    phantoms = f"{data.get('_target_')} {data.get('name')}"
+    place = phantoms if root is None else Path(str(root)).expanduser().resolve()
+    names = [str(model.get(key)) for key in ("name", "architecture", "encoder")]
+    return str(place), _class_of(str(model.get("_target_"))), *names
+
+
+def _class_of(target: str) -> str:
+    """Name of a class where it is defined, whatever path it was imported by."""
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ImportError, AttributeError, ValueError):  # the run that names it ends with this error
+        return target
+    return f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', target)}"
+
+
+def _leaves(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a config by dotted key, without those that a command may vary."""
+    seed, found = config.get("seed"), dict[str, Any]()
+
+    def visit(node: Any, path: str) -> None:
+        if isinstance(node, Mapping) and node:
+            left_out = ELSEWHERE.get(path, ())
+            for key, value in node.items():
+                if key not in left_out:
+                    visit(value, f"{path}.{key}".lstrip("."))
+        elif path not in MAY_DIFFER and not (path.rpartition(".")[2] == "seed" and node == seed):
+            found[path] = node
+
+    visit(config, "")
+    return found
 
 
 def searches(overrides: Iterable[str]) -> bool:

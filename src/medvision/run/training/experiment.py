@@ -37,7 +37,7 @@ from medvision.run.config.compatibility import (
 from medvision.run.config.processes import check_plan
 from medvision.run.storage.resume import State, check_same_data, find_state
 from medvision.run.storage.run_folder import RunFolder, is_further_process, is_own_run
-from medvision.run.storage.test_ledger import check_ledger, note_test_evaluation
+from medvision.run.storage.test_ledger import check_ledger, ledger_note, note_test_evaluation
 from medvision.run.storage.test_seal import sealed_note
 from medvision.run.training.build import (
     build,
@@ -135,7 +135,7 @@ def run_experiment(
     )
     check_agreement(cfg, data, task)
     if not sealed_by and data.tables["test"]:
-        check_ledger()
+        check_ledger(data.split_fingerprint("test"))
 
     if state is None:
         summary = _create_folder(cfg, plan, folder, experiment, model, data)
@@ -197,6 +197,7 @@ def run_experiment(
             value=value,
             run=folder.path,
         )
+        summary["warnings"] += filter(None, [ledger_note()])
     return finish(
         folder,
         summary,
