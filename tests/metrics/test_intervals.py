@@ -99,21 +99,21 @@ def test_the_upper_bound_scales_the_interval() -> None:
     assert mean_interval(300 * values, upper=300) == pytest.approx((300 * low, 300 * high))
 
 
-def test_without_an_upper_bound_the_largest_value_counts_and_30_images_are_needed() -> None:
-    values = np.random.default_rng(6).exponential(10, 40)
+def test_without_an_upper_bound_the_largest_value_counts_and_100_images_are_needed() -> None:
+    values = np.random.default_rng(6).exponential(10, 120)
     low, high = mean_interval(values, upper=None)
     assert low == pytest.approx(mean_interval(values, upper=300)[0])
     assert values.mean() < high < mean_interval(values, upper=300)[1]
-    assert np.isnan(mean_interval(values[:29], upper=None)).all()
-    assert np.isnan(mean_interval([3.0] * 40, lower=None, upper=None)).all()  # no width
+    assert np.isnan(mean_interval(values[:99], upper=None)).all()
+    assert np.isnan(mean_interval([3.0] * 120, lower=None, upper=None)).all()  # no width
 
 
 def test_the_bounds_move_with_the_values() -> None:
-    values = np.random.default_rng(9).normal(0, 1, 60).clip(-3, 3)
+    values = np.random.default_rng(9).normal(0, 1, 120).clip(-3, 3)
     low, high = mean_interval(values, lower=-3, upper=3)
     assert mean_interval(values + 3, upper=6) == pytest.approx((low + 3, high + 3), abs=1e-9)
     open_low, open_high = mean_interval(values, lower=None, upper=None)
-    student = stats.t.interval(0.95, 59, values.mean(), stats.sem(values))
+    student = stats.t.interval(0.95, 119, values.mean(), stats.sem(values))
     assert (open_low, open_high) == pytest.approx(student, abs=0.03)
 
 

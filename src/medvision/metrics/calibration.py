@@ -118,6 +118,9 @@ class Calibration:
 MIN_IMAGES = 10
 """Fewest images (or independent ones that grouped images are worth) for an interval of the ECE."""
 
+FEW_IN_BINS = 50
+"""With fewer images, most bins hold one or two, and their accuracies hardly tell the true ones."""
+
 _STEPS = np.concatenate([[0.0], np.geomspace(0.03, 1, 14)])  # of the way to the largest error
 
 
@@ -142,7 +145,8 @@ def calibration_error_interval(
     the interval holds the values of either: the error of each bin a multiple of the observed one,
     and every bin too confident by the same amount.
 
-    With ``groups``, samples hold the number of independent images that the grouped ones are worth,
+    For fewer than ``FEW_IN_BINS`` images the probability is half of that. With ``groups``, samples
+    hold the number of independent images that the grouped ones are worth,
     ``effective_trials`` of correctness. At 0, the bound of the range, coverage is
     :math:`1 - \alpha / 2`.
 
@@ -168,6 +172,7 @@ def calibration_error_interval(
     size = round(effective_trials(images.right > 0, group)) if len(images) else 0
     if size < MIN_IMAGES:
         return UNKNOWN
+    tail /= 1 if size >= FEW_IN_BINS else 2
     counts = np.bincount(images.place, minlength=NUM_BINS)
     used = counts > 0
     share = counts[used] / len(images)

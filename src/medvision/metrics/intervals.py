@@ -32,7 +32,7 @@ UNKNOWN: Interval = (math.nan, math.nan)
 Groups = Sequence[Hashable] | NDArray[np.generic] | None
 """Group of each image, such as its patient; if None, each image is its own group."""
 
-MIN_UNBOUNDED = 30
+MIN_UNBOUNDED = 100
 """Fewest images (or groups) for the interval of a mean without an upper bound."""
 
 _CHUNK = 2**20  # draws held in memory at once
@@ -60,10 +60,10 @@ def mean_interval(
     samples. For values of 0 and 1 this is the likelihood ratio interval of a proportion. It has a
     width even if all values are equal.
 
-    With ``groups``, :math:`n_e` is the ``effective_size`` and :math:`\nu` the number of groups
-    minus 1. For up to five groups, where t is large because the variance is hardly known, c is at
-    most :math:`2 \log(2 / \alpha)`, as in the exact interval of a proportion of 1, and the interval
-    reaches at least as far as Student's.
+    With ``groups``, :math:`n_e` is the ``effective_size`` and :math:`\nu + 1 = n^2 / \sum_g n_g^2`
+    the number of groups of equal size. For up to five, where t is large because the variance is
+    hardly known, c is at most :math:`2 \log(2 / \alpha)`, as in the exact interval of a proportion
+    of 1, and the interval reaches at least as far as Student's.
 
     Args:
         values: One number per image; NaN (undefined) is left out.
@@ -71,7 +71,7 @@ def mean_interval(
         weights: Weight of each value in the mean, such as its number of pixels; each value is then
             a unit of its own.
         lower: Smallest possible value; None if there is none. The low end then rests on the
-            smallest value seen, as in any other method, and needs 30 images (or groups).
+            smallest value seen, as in any other method, and needs 100 images (or groups).
         upper: Largest possible value; None likewise.
         variance: Variance of the weighted mean, if other things than the values add to it; None to
             estimate it from the values.
@@ -109,11 +109,11 @@ def mean_interval(
     if num_groups < (MIN_UNBOUNDED if None in (lower, upper) else 2):
         return UNKNOWN
     if weights is None:
-        size, freedom = effective_size(x, group), num_groups - 1.0
+        size, freedom = effective_size(x, group), _equal_groups(group) - 1
     else:
         size = _weighted_size(x, w, variance)
         freedom = max(1 / float((w**2).sum()) - 1, 1.0)
-    t = -float(special.stdtrit(freedom, (1 - confidence) / 2))
+    t = -float(special.stdtrit(max(freedom, 1.0), (1 - confidence) / 2))
     exact = 2 * math.log(2 / (1 - confidence))
     distance = min(t**2, exact) / (2 * size)
     mean = float(w @ x)
@@ -409,8 +409,7 @@ def effective_trials(
     found = effective_size(right, group)
     if right.all() or not right.any():
         return found
-    sizes = np.bincount(np.unique(group, return_inverse=True)[1]).astype(np.float64)
-    tail, freedom = (1 - confidence) / 2, max(len(right) ** 2 / float(sizes @ sizes) - 1, 1.0)
+    tail, freedom = (1 - confidence) / 2, max(_equal_groups(group) - 1, 1.0)
     caution = float(special.ndtri(tail) / special.stdtrit(freedom, tail)) ** 2
     return min(max(found * caution, 1.0), float(len(right)))
 
@@ -626,6 +625,12 @@ def _lowest_mean(x: Floats, w: Floats, distance: float) -> float:
     tau = math.exp(optimize.brentq(beyond, least, most, xtol=1e-9))
     q = w / (y + tau)
     return scale * float(q @ y / q.sum())
+
+
+def _equal_groups(group: NDArray[np.intp]) -> float:
+    """Number of groups of equal size that weigh the same, n^2 over the sum of n_g^2."""
+    sizes = np.bincount(np.unique(group, return_inverse=True)[1]).astype(np.float64)
+    return float(len(group) ** 2 / (sizes @ sizes))
 
 
 def _variance(x: Floats, w: Floats) -> float:
