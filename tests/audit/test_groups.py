@@ -1,7 +1,10 @@
 from collections.abc import Callable
 
+import cv2
+import numpy as np
+
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.groups import group_findings, group_numbers
+from medvision.audit.groups import group_findings, group_numbers, sequence_findings
 
 MakeSet = Callable[..., AuditedSet]
 PATHS = ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]
@@ -69,3 +72,36 @@ def test_the_advice_fits_the_task(make_set: MakeSet) -> None:
     masks = make_set(PATHS, splits=splits, groups=groups)
     assert "data.protocol=grouped" in group_findings(classes)[0].advice
     assert "data.protocol" not in group_findings(masks)[0].advice
+
+
+def frames(number: int, *, moving: bool) -> np.ndarray:
+    """Frames of a camera that moves over a scene, or as many unrelated scenes."""
+    rng = np.random.default_rng(0)
+    wide = cv2.GaussianBlur(rng.normal(0, 1, (48, 48 + 4 * number)), (0, 0), 4)
+    step = 2 if moving else 0
+    scenes = [
+        wide[:, step * k : step * k + 48]
+        if moving
+        else cv2.GaussianBlur(rng.normal(0, 1, (48, 48)), (0, 0), 4)
+        for k in range(number)
+    ]
+    return np.stack([cv2.normalize(s, None, 0, 255, cv2.NORM_MINMAX) for s in scenes])
+
+
+def test_frames_of_a_video_are_reported_with_both_numbers(make_set: MakeSet) -> None:
+    (finding,) = sequence_findings(make_set(100, thumbnail=frames(100, moving=True)))
+    assert (finding.kind, finding.severity) == ("sequences", "warning")
+    assert "for 100 % of the images, by chance for 2.0 %" in finding.text
+    assert "data.group_pattern" in finding.advice
+
+
+def test_unrelated_pictures_and_shuffled_frames_are_no_video(make_set: MakeSet) -> None:
+    assert sequence_findings(make_set(100, thumbnail=frames(100, moving=False))) == []
+    shuffled = frames(100, moving=True)[np.random.default_rng(1).permutation(100)]
+    assert sequence_findings(make_set(100, thumbnail=shuffled)) == []
+
+
+def test_a_video_with_known_groups_is_a_note(make_set: MakeSet) -> None:
+    data = make_set(100, thumbnail=frames(100, moving=True), groups=["a"] * 50 + ["b"] * 50)
+    (finding,) = sequence_findings(data)
+    assert (finding.severity, finding.advice) == ("note", "")

@@ -150,3 +150,20 @@ def test_a_single_image_has_no_baseline(make_set: MakeSet) -> None:
     data = make_set(1)
     assert memory_baseline(data) is None
     assert memory_baseline(replace(data)) is None
+
+
+def test_the_whole_group_is_left_out_where_groups_are_known(make_set: MakeSet) -> None:
+    data = make_set(
+        4,
+        targets=["a", "a", "b", "a"],
+        thumbnail=flat(10, 14, 18, 90),
+        groups=["one", "one", "two", "two"],
+    )
+    found = memory_baseline(data)
+    assert found is not None
+    assert found.protocol == "leave one group out"
+    assert found.neighbour.tolist() == [2, 2, 1, 1]
+    assert found.score.tolist() == [0, 0, 0, 1]
+    alone = memory_baseline(replace(data, samples=data.samples.with_column(groups=[""] * 4)))
+    assert alone is not None
+    assert (alone.protocol, alone.neighbour.tolist()) == ("leave one out", [1, 0, 1, 2])

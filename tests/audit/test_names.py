@@ -166,3 +166,18 @@ def test_real_sets_get_the_expected_hints(make_set: MakeSet) -> None:
     assert proposed(hint.text) == r"(person\d+_[A-Za-z]+)"
     assert "none of them in two splits" in hint.text
     assert "would link 170 of the 202 groups of test (320 of 624 images) to train" in hint.text
+
+
+def test_two_eyes_of_one_person_are_asked_about_with_the_pattern(make_set: MakeSet) -> None:
+    paths = [f"images/Image_{k:02d}{side}.jpg" for k in range(1, 15) for side in "LR"]
+    splits = ["train", "test"] * 14
+    (finding,) = name_hint_findings(make_set(paths, splits=splits))
+    assert finding.severity == "warning"
+    assert "may identify" in finding.text
+    assert r"data.group_pattern='(?:^|/)([^/]*\d)[_-]?[LR]\.'" in finding.advice
+    assert "it links 14 of the 14 groups of test (14 of 14 images) to train" in finding.text
+
+
+def test_numbers_with_one_letter_each_are_no_groups(make_set: MakeSet) -> None:
+    paths = [f"images/scan{k}x.png" for k in range(30)]
+    assert [f for f in name_hint_findings(make_set(paths)) if "[x]" in f.text] == []

@@ -18,7 +18,12 @@ from medvision.audit.duplicates import (
     shared_foreground,
 )
 from medvision.audit.finding import CROSSINGS, SEVERITIES, Finding, Severity, findings_of
-from medvision.audit.groups import group_findings, group_numbers, name_hint_findings
+from medvision.audit.groups import (
+    group_findings,
+    group_numbers,
+    name_hint_findings,
+    sequence_findings,
+)
 from medvision.audit.images import annotator_findings, image_findings, mask_findings
 from medvision.audit.memory import MemoryBaseline, memory_baseline
 from medvision.audit.shortcuts import Shortcuts, shortcut_findings, shortcut_scores
@@ -215,6 +220,12 @@ class Audit:
             return f"{words or 'Part of the data cannot be used'}: {spoiling.text}"
         if {"train", "test"} <= set(self.data.splits.tolist()):
             return "No problem was found that invalidates a score on this test split"
+        warnings = sum(finding.severity == "warning" for finding in self.findings)
+        if warnings:
+            return (
+                f"There is no test split that could leak; {counted(warnings, 'warning')} above"
+                f" {'needs' if warnings == 1 else 'need'} a look before training"
+            )
         return "No problem was found in the files; there is no test split that could leak"
 
     def to_dict(self) -> dict[str, Any]:
@@ -297,6 +308,7 @@ def audit(data: AuditedSet, *, started: float) -> Audit:
         *class_findings(data),
         *shortcut_findings(shortcuts),
         *name_hint_findings(data),
+        *sequence_findings(data),
         *(Finding(kind="reading", severity="note", text=note, count=1) for note in data.notes),
     ]
     memory = memory_baseline(data)

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.audit.dataset import ListedSet
+from medvision.audit.dataset import AuditedSet, ListedSet
 from medvision.audit.finding import CROSSINGS, Finding, findings_of, some_of
 from medvision.types import STAGES
 
@@ -86,6 +86,8 @@ _MIN_GROUPS = 8  # for a pattern without a word
 _MAX_LARGEST = 0.25  # share of the files in the largest group, for a pattern without a word
 _MIN_REPEATED = 0.3  # share of the files with a repeated number, for a pattern without a word
 _MIN_REPEATED_INSIDE = 0.1  # the same within a class, where numbering does not restart
+_LETTERED = re.compile(r"(.*\d)[_-]?([A-Za-z])")
+_MAX_LETTERS = 6  # different last letters
 _SEPARATORS = re.compile(r"[_\-. ()/]+")
 _DATE = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
 _NOBODY = frozenset({"batch", "col", "epoch", "fold", "page", "patch", "row", "tile"})
@@ -138,6 +140,28 @@ def prefix_patterns(paths: Sequence[str], classes: Sequence[str]) -> list[str]:
             if depth:
                 patterns.append(_pattern(cuts, list(shape[len(cuts[0]) :]), depth))
     return patterns
+
+
+def letter_patterns(paths: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Return the pattern of numbers that several files share but for a last letter.
+
+    ``Image_01L`` and ``Image_01R`` may be two eyes of one person, ``pat12a`` and ``pat12b`` two
+    visits.
+
+    Args:
+        paths: As for `word_patterns`.
+        classes: Class of each path; numbers must be shared within a class, where numbering does
+            not restart.
+    """
+    matches = [_LETTERED.fullmatch(PurePosixPath(path).stem) for path in paths]
+    found = [(m.group(1), m.group(2), c) for m, c in zip(matches, classes, strict=True) if m]
+    letters = sorted({letter for _, letter, _ in found})
+    sizes = np.array(list(Counter((number, c) for number, _, c in set(found)).values()))
+    repeated = int(sizes[sizes > 1].sum())
+    enough = len(found) >= MIN_SHARE * len(paths) and len(sizes) > 1
+    if not enough or len(letters) > _MAX_LETTERS or repeated < _MIN_REPEATED * len(found):
+        return []
+    return [rf"(?:^|/)([^/]*\d)[_-]?[{''.join(letters)}]\."]
 
 
 def _shared(paths: Sequence[str], pattern: str) -> bool:
@@ -259,7 +283,12 @@ def name_hint_findings(data: ListedSet) -> list[Finding]:
     classes = list(data.samples.targets.select(alone)) if data.has_classes else [""] * len(alone)
     findings: list[Finding] = []
     covered = np.zeros(len(alone), bool)
-    for pattern in [*word_patterns(paths), *prefix_patterns(paths, classes)]:
+    patterns = [
+        *word_patterns(paths),
+        *letter_patterns(paths, classes),
+        *prefix_patterns(paths, classes),
+    ]
+    for pattern in patterns:
         keys = np.array(keys_of(pattern, paths), np.str_)
         fresh = (keys != "") & ~covered
         if fresh.sum() >= MIN_SHARE * len(alone) and len(findings) < _MAX_HINTS:
@@ -349,3 +378,67 @@ def _repeated(keys: NDArray[np.str_]) -> NDArray[np.intp]:
     sizes = np.where(keys != "", counts[which], 0)
     rows = np.flatnonzero(sizes > 1)
     return rows[np.lexsort((rows, which[rows], -sizes[rows]))]
+
+
+MIN_NEIGHBOURS = 0.15
+"""Smallest share of images whose nearest image is a neighbour in the list that is reported."""
+
+BEYOND_CHANCE = 10
+"""Smallest ratio of this share to that expected by chance."""
+
+_MIN_LISTED = 40  # images: fewer tell too little
+_MAX_LISTED = 20_000  # of more, the first are judged
+_SEQUENCE_PX = 12
+
+
+def sequence_findings(data: AuditedSet) -> list[Finding]:
+    """Report that neighbours in the list of files show neighbouring pictures, as frames of a video.
+
+    The list is sorted by folder and by the numbers in the names. Pictures are compared as
+    thumbnails of 12 px, without what all images share; images with equal pixels count once.
+    """
+    _, first = np.unique(data.properties.pixel_hash, return_index=True)
+    order = sorted(first.tolist(), key=lambda row: _in_numbers(data.samples.paths[row]))
+    order = order[:_MAX_LISTED]
+    if len(order) < _MIN_LISTED:
+        return []
+    rows = np.array(order)
+    small = data.properties.thumbnail[rows].astype(np.float32)
+    cells = small.shape[1] // _SEQUENCE_PX
+    vectors = small.reshape(len(rows), _SEQUENCE_PX, cells, _SEQUENCE_PX, cells).mean(axis=(2, 4))
+    vectors = vectors.reshape(len(rows), -1)
+    vectors -= vectors.mean(axis=1, keepdims=True)
+    vectors -= vectors.mean(axis=0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    beside = 0
+    for start in range(0, len(rows), 1024):
+        alike = vectors[start : start + 1024] @ vectors.T
+        own = np.arange(start, start + len(alike))
+        alike[np.arange(len(alike)), own] = -np.inf
+        beside += int((np.abs(alike.argmax(axis=1) - own) == 1).sum())
+    share, chance = beside / len(rows), 2 / (len(rows) - 1)
+    if share < max(MIN_NEIGHBOURS, BEYOND_CHANCE * chance):
+        return []
+    known = not data.samples.groups.equal("").all()
+    return [
+        Finding(
+            kind="sequences",
+            severity="note" if known else "warning",
+            text="the most similar image is the one before or after it in the list for"
+            f" {100 * share:.0f} % of the images, by chance for {100 * chance:.1f} %: they may be"
+            " frames of videos or slices of series",
+            count=beside,
+            advice=""
+            if known
+            else "a random split would put neighbouring frames into train and test: give the videos"
+            " or series with data.group_pattern or in the column group of splits.csv",
+        )
+    ]
+
+
+def _in_numbers(path: str) -> tuple[str, list[tuple[int, str]]]:
+    """Return the key that sorts files by folder, then by the numbers in their names."""
+    place = PurePosixPath(path)
+    parts = re.split(r"(\d+)", place.name)
+    keys = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    return str(place.parent), keys

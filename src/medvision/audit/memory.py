@@ -25,7 +25,7 @@ MAX_QUERIES = 10_000
 
 _QUERIES, _ROWS = 2048, 4096  # per block: 32 MiB of distances, 36 MiB of training rows
 
-Protocol = Literal["test split", "leave one out"]
+Protocol = Literal["test split", "leave one out", "leave one group out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class MemoryBaseline:
 
     Attributes:
         protocol: ``test split`` searches train for the neighbours of test images; without these
-            splits, ``leave one out`` searches all other images for each image.
+            splits, ``leave one out`` searches all other images for each image, and ``leave one
+            group out`` all images of other groups where groups are known: frames of one video are
+            not independent.
         metric: ``accuracy``, or ``dice`` of mask thumbnails.
         rows: Row of each query image, (Q,).
         neighbour: Row of its nearest neighbour, (Q,).
@@ -119,10 +121,20 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         return None
     num_images = len(queries)
     queries = queries[:: -(-num_images // MAX_QUERIES)]
-    neighbour = known[nearest(data.properties.thumbnail, queries, known)]
+    apart = None
+    if protocol == "leave one out":
+        given, alone = data.samples.groups, np.arange(len(data))
+        number = np.where(given.equal(""), len(data) + alone, given.numbered()[1])
+        number = np.unique(number, return_inverse=True)[1]
+        if 1 < number.max() + 1 < len(data):
+            protocol, apart = "leave one group out", number
+    neighbour = known[nearest(data.properties.thumbnail, queries, known, apart=apart)]
     groups = data.near_duplicates.groups
     group_sizes = np.bincount(groups[known], minlength=int(groups.max()) + 1)
-    itself = int(protocol == "leave one out")  # an image is not its own near-duplicate
+    own: NDArray[np.int64] | int = int(protocol != "test split")  # not its own near-duplicate
+    if apart is not None:  # nor is one of its group a candidate
+        together = np.unique(groups * (apart.max() + 1) + apart, return_inverse=True)[1]
+        own = np.bincount(together)[together[queries]]
     if data.has_classes:
         score = (data.labels[neighbour] == data.labels[queries]).astype(np.float64)
         usual = np.bincount(data.labels[known]).argmax()
@@ -140,7 +152,7 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
         rows=queries,
         neighbour=neighbour,
         score=score,
-        has_near_duplicate=group_sizes[groups[queries]] > itself,
+        has_near_duplicate=group_sizes[groups[queries]] > own,
         labels=data.labels[queries],
         groups=tuple(data.samples[row].group_key for row in queries.tolist()),
         chance=chance,
@@ -149,7 +161,11 @@ def memory_baseline(data: AuditedSet) -> MemoryBaseline | None:
 
 
 def nearest(
-    thumbnails: NDArray[np.uint8], queries: NDArray[np.int64], known: NDArray[np.int64]
+    thumbnails: NDArray[np.uint8],
+    queries: NDArray[np.int64],
+    known: NDArray[np.int64],
+    *,
+    apart: NDArray[np.int64] | None = None,
 ) -> NDArray[np.int64]:
     """Return the index into ``known`` of the nearest other image of each query, (Q,).
 
@@ -157,6 +173,7 @@ def nearest(
         thumbnails: Grey, (N, 48, 48).
         queries: Rows of the query images, (Q,).
         known: Rows of the candidate neighbours, (R,); a row never matches itself.
+        apart: Group of each thumbnail, (N,): images of one group never match; None for no groups.
     """
     half_norm = np.concatenate(
         [(_levels(thumbnails[part]) ** 2).sum(axis=1) / 2 for part in _parts(known, _ROWS)]
@@ -170,7 +187,9 @@ def nearest(
             part = known[start : start + _ROWS]
             # half the squared distance, without the term that is constant for each query
             distance = half_norm[start : start + len(part)] - vectors @ _levels(thumbnails[part]).T
-            if np.isin(chunk, part).any():
+            if apart is not None:
+                distance[apart[chunk][:, None] == apart[part][None]] = np.inf
+            elif np.isin(chunk, part).any():
                 distance[chunk[:, None] == part[None]] = np.inf
             here = distance.argmin(axis=1)
             lowest = distance[np.arange(len(chunk)), here]

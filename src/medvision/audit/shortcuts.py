@@ -29,6 +29,7 @@ MIN_CLASS_IMAGES = 20
 _FOLDS = 5
 _RESAMPLES = 1000
 _ALL = "all together"
+_MASK_CLASSES = ("empty mask", "foreground")
 _CONTENT = ("bytes per pixel", "border")  # may also depend on the anatomy
 
 
@@ -68,6 +69,12 @@ class Shortcuts:
     num_eligible: int
     scores: tuple[Score, ...]
     constant: tuple[str, ...]
+
+    @property
+    def target(self) -> str:
+        """Predicted target, in words."""
+        of_masks = self.class_names == _MASK_CLASSES
+        return "if the mask is empty" if of_masks else "the class"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -157,14 +164,14 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
         Finding(
             kind="shortcuts",
             severity="note" if content else "warning",
-            text="file properties alone predict the class: a small tree reaches a balanced"
-            f" accuracy (95 % interval) of {scores}; chance is {shortcuts.chance:.2f}",
+            text=f"file properties alone predict {shortcuts.target}: a small tree reaches a"
+            f" balanced accuracy (95 % interval) of {scores}; chance is {shortcuts.chance:.2f}",
             count=shortcuts.num_images,
-            advice="the image content may also cause this: compare the classes, and compare the"
-            " score of a network with this one"
+            advice="the image content may also cause this: compare the two kinds of images, and"
+            " compare the score of a network with this one"
             if content
             else "a network can exploit them: find what differs between the sources of the"
-            " classes, store all alike, and compare its score with this one",
+            " images, store all alike, and compare its score with this one",
         )
     ]
 
@@ -172,7 +179,7 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
 def _labels(data: AuditedSet) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     if data.properties.mask is None:
         return data.labels, data.class_names
-    return (data.properties.mask.foreground > 0).astype(np.int64), ("empty mask", "foreground")
+    return (data.properties.mask.foreground > 0).astype(np.int64), _MASK_CLASSES
 
 
 def _groups(data: AuditedSet) -> NDArray[np.int64]:

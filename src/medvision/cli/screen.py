@@ -189,7 +189,9 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
     memory = content["memory_baseline"]
     if memory is not None:
         metric = "accuracy" if "accuracy" in memory else "dice"
-        how = "" if memory["protocol"] == "test split" else ", each image left out in turn"
+        left_out = {"leave one out": "image", "leave one group out": "group"}
+        unit = left_out.get(memory["protocol"])
+        how = "" if unit is None else f", each {unit} left out in turn"
         table.add_row(
             "nearest neighbour",
             f"{metric.replace('dice', 'Dice')} {_with_interval(memory, metric)},"
