@@ -90,6 +90,24 @@ def test_a_clean_audit_and_none_at_all_need_no_banner(
     assert table_row(text, "Audit") == ["complete; nothing found"]
 
 
+@pytest.mark.parametrize(("difference", "look"), [(0.0, "warn"), (0.2, "leak")])
+def test_words_and_colour_of_a_leak_follow_its_effect(
+    write_run: Write, classification: dict[str, Any], difference: float, look: str
+) -> None:
+    leaks = ["1 of 394 test images has a near-duplicate in train; keep them together"]
+    classification["audit"] = {"mode": "warn", "complete": True, "leaks": leaks, "findings": []}
+    clean = classification["metrics"]["test/accuracy"] - difference
+    classification["twins"] = {
+        "with_twin": {"num_images": 1, **scored(1.0, 0.9, 1.0)},
+        "without_twin": {"num_images": 393, **scored(clean, clean - 0.02, clean + 0.02)},
+    }
+    text = report(write_run(classification))
+    after_title = text[text.index("</h1>") + len("</h1>") :].lstrip()
+    assert after_title.startswith(f'<div class="banner {look}"')
+    assert ("overestimated" in after_title[:400]) == (look == "leak")
+    assert leaks[0] in words(text)
+
+
 def test_scores_with_and_without_a_near_duplicate_are_beside_the_memory_baseline(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
