@@ -1,6 +1,7 @@
 """Reading an untrusted run folder executes, expands and looks up nothing."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import yaml
 
 from medvision.errors import MedvisionError
 from medvision.files import MOST_BYTES, read_plain
-from medvision.run.storage.saved_run import StoredRun
+from medvision.run.storage.saved_run import StoredRun, largest_difference
 
 
 @pytest.fixture
@@ -131,6 +132,12 @@ def test_a_hostile_loss_or_metric_is_refused_not_left_out(
     with pytest.raises(MedvisionError) as error:
         StoredRun.read(folder)
     assert words in str(error.value)
+
+
+def test_an_interval_that_is_no_longer_defined_differs() -> None:
+    assert largest_difference({"x_ci95": [0.0, 1.0]}, {"x_ci95": None}) == (2, math.inf, "x_ci95")
+    assert largest_difference({"x_ci95": None}, {"x_ci95": [0.0, 1.0]}) == (2, math.inf, "x_ci95")
+    assert largest_difference({"x_ci95": [0.0, 1.0]}, {"x_ci95": [0.0, 0.5]}) == (2, 0.5, "x_ci95")
 
 
 def test_plain_values_are_read(tmp_path: Path) -> None:

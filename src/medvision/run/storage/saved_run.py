@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +138,7 @@ def largest_difference(
     """
     worst, worst_name, count = 0.0, "", 0
     for name in [name for name in measured if name in stored]:
-        for a, b in zip(_flat(stored[name]), _flat(measured[name]), strict=True):
+        for a, b in zip_longest(_flat(stored[name]), _flat(measured[name])):
             count += 1
             difference = 0.0 if a == b else abs(a - b) if None not in (a, b) else float("inf")
             if difference > worst:
