@@ -101,7 +101,8 @@ def _row(name: str, text: str) -> str:
 def _split_rows(found: SampleTable) -> Iterator[str]:
     groups = Counter(filter(None, found.groups))
     if groups:
-        yield _row("groups", f"{len(groups)} of {sum(groups.values())} images, kept in one split")
+        of = counted(sum(groups.values()), "image")
+        yield _row("groups", f"{counted(len(groups), 'group')} of {of}; each stays in one split")
     else:
         yield _row("groups", "none; data.group_pattern names the patient in a path")
     splits = Counter(found.splits)
