@@ -48,6 +48,19 @@ TARGETS = {
     "cropped": 0.95,
     "mirrored_left_right": 0.95,
     "mirrored_up_down": 0.95,
+    **dict.fromkeys(
+        (
+            "burned_in_text",
+            "marker_and_arrow",
+            "turned",
+            "border_on_one_side",
+            "equalised",
+            "clahe",
+        ),
+        0.9,
+    ),
+    **dict.fromkeys(("gamma", "inverted", "screenshot"), 0.9),
+    **dict.fromkeys(("cropped_each_side", "half"), 0.8),
 }
 CHANGES = [(kind, strength) for kind, strengths in STRENGTHS.items() for strength in strengths]
 """Every kind with each of its strengths; a planted copy is known by its place here."""
@@ -172,7 +185,7 @@ def _among_real(root: Path, scratch: Path, copies: int, seed: int) -> Planted:
     found, _ = list_images(root)
     originals = [root / name for name in found if "masks" not in name.split("/")]
     facts = _read(originals)
-    untouched = find_near_duplicates(facts.thumbnail, facts.pixel_hash)
+    untouched = find_near_duplicates(facts.thumbnail, facts.pixel_hash, contents=facts.content)
     copies = min(copies, len(originals) // len(CHANGES))
     rng = np.random.default_rng(seed)
     sources = rng.permutation(len(originals))[: copies * len(CHANGES)]
@@ -211,7 +224,9 @@ def _read(files: Sequence[Path]) -> ImageProperties:
 def _tell(planted: Planted, pictures: Path | None) -> None:
     """Print the table of one set."""
     started_s = time.perf_counter()
-    found_pairs = find_near_duplicates(planted.facts.thumbnail, planted.facts.pixel_hash)
+    found_pairs = find_near_duplicates(
+        planted.facts.thumbnail, planted.facts.pixel_hash, contents=planted.facts.content
+    )
     seconds = time.perf_counter() - started_s
     pairs = np.stack([found_pairs.first, found_pairs.second])
     counted = (planted.source[pairs] >= 0).any(axis=0) | planted.all_pairs

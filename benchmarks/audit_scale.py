@@ -86,15 +86,21 @@ def measure(step: str, root: Path) -> dict[str, float]:
         ).properties
         spent = _now() - started
         assert found is not None
-        np.savez(facts, thumbnail=found.thumbnail, pixel_hash=found.pixel_hash)
+        np.savez(
+            facts,
+            thumbnail=found.thumbnail,
+            pixel_hash=found.pixel_hash,
+            content=found.content,
+        )
     elif step == "near_duplicates":
         from medvision.data.duplicates.search import find_near_duplicates
 
         with np.load(facts) as columns:
             thumbnail, pixel_hash = columns["thumbnail"], columns["pixel_hash"]
+            content = columns["content"]
         facts.unlink()
         started = _now()
-        pairs = len(find_near_duplicates(thumbnail, pixel_hash).first)
+        pairs = len(find_near_duplicates(thumbnail, pixel_hash, contents=content).first)
         spent = _now() - started
     else:
         from medvision.audit.check import audit
