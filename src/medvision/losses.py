@@ -19,7 +19,14 @@ from medvision.errors import MedvisionError
 from medvision.libraries import build_of_monai
 from medvision.types import IGNORE_INDEX, single_logit
 
-__all__ = ["CrossEntropy", "MaskedLoss", "MonaiLoss", "WeightedSum", "balanced_weights"]
+__all__ = [
+    "CrossEntropy",
+    "Focal",
+    "MaskedLoss",
+    "MonaiLoss",
+    "WeightedSum",
+    "balanced_weights",
+]
 
 
 def _check_num_classes(num_classes: int) -> None:
@@ -85,7 +92,10 @@ class CrossEntropy(nn.Module):
 
     with :math:`t_i` the target of i as class shares (one-hot, or soft as from MixUp), and
     :math:`\ell_i` the binary cross-entropy of the logit of class 1 for two classes, the softmax
-    cross-entropy for more. If everything is ignored, the loss and its gradient are 0. Computed in
+    cross-entropy for more. With label smoothing :math:`\epsilon`, each class has its own weight in
+    the sum, as in PyTorch: :math:`w_i \ell_i` becomes :math:`\sum_k s_{ik} w_k (-\log p_{ik})` for
+    the smoothed target :math:`s_{ik} = (1 - \epsilon) t_{ik} + \epsilon / K`; the denominator
+    stays. If everything is ignored, the loss and its gradient are 0. Computed in
     float32 under any autocast.
 
     Args:
@@ -136,6 +146,16 @@ class CrossEntropy(nn.Module):
             label = target.long().masked_fill(~valid, 0)
             weight = valid.float() if self.weights is None else self.weights[label] * valid
             positive = label.float()
+        if self.weights is not None and self.label_smoothing:
+            shares = label if target.is_floating_point() else F.one_hot(label, self.num_classes)
+            shares = shares.movedim(-1, 1).float() if shares.ndim == 4 else shares.float()
+            spread = shares.sum(1, keepdim=True) / self.num_classes  # 0 for an ignored row
+            smoothed = shares * (1 - self.label_smoothing) + self.label_smoothing * spread
+            cost = -log_probabilities(logits) * self.weights.view(1, -1, *[1] * (logits.ndim - 2))
+            each = (smoothed * cost).sum(1)
+            if not target.is_floating_point():
+                each = each * valid
+            return each.sum() / weight.sum().clamp_min(torch.finfo(torch.float32).tiny)
         if self.num_classes == 2:
             smoothed = positive * (1 - self.label_smoothing) + self.label_smoothing / 2
             each = F.binary_cross_entropy_with_logits(
@@ -147,6 +167,68 @@ class CrossEntropy(nn.Module):
             )
         total = weight.sum().clamp_min(torch.finfo(torch.float32).tiny)
         return (each * weight).sum() / total
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Compute the logarithm of the probability of every class, float32 (N, K, ...).
+
+    Args:
+        logits: (N, 1, ...) of the second of two classes, or (N, K, ...).
+    """
+    logits = logits.float()
+    if logits.shape[1] == 1:
+        return torch.cat([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=1)
+    return logits.log_softmax(dim=1)
+
+
+class Focal(nn.Module):
+    r"""Cross-entropy that weighs down pixels or images that are already classified well.
+
+    .. math:: L = -\frac{1}{n} \sum_i (1 - p_i)^\gamma \log p_i
+
+    with :math:`p_i` the predicted probability of the true class of i, by sigmoid for two classes
+    and by softmax for more, as in prediction, over the n entries that are not ignored. If
+    everything is ignored, the loss and its gradient are 0. Computed in float32 under any autocast.
+
+    Args:
+        num_classes: K; in segmentation including the background.
+        gamma: :math:`\gamma`; 0 gives the cross-entropy.
+
+    Raises:
+        MedvisionError: If there are fewer than two classes, or gamma is negative.
+
+    References:
+        Lin et al., Focal Loss for Dense Object Detection, ICCV 2017,
+        https://arxiv.org/abs/1708.02002
+    """
+
+    def __init__(self, *, num_classes: int = 2, gamma: float = 2.0) -> None:
+        super().__init__()
+        _check_num_classes(num_classes)
+        if gamma < 0:
+            raise MedvisionError(f"expected 0 or more, got {gamma}", where="loss.gamma")
+        self.num_classes, self.gamma = num_classes, gamma
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss of logits (N, 1 or K, ...) for class indices (N, ...).
+
+        Raises:
+            MedvisionError: For class shares, as from MixUp.
+        """
+        logits = single_logit(logits, self.num_classes)
+        _check_shapes(logits, target, self.num_classes)
+        if target.is_floating_point():
+            raise MedvisionError(
+                "the focal loss takes class indices, not mixed labels",
+                where="loss",
+                hint="MixUp and CutMix need loss=bce",
+            )
+        valid = target != IGNORE_INDEX
+        label = target.long().masked_fill(~valid, 0).unsqueeze(1)
+        with torch.autocast(logits.device.type, enabled=False):
+            log_p = log_probabilities(logits).gather(1, label).squeeze(1)
+            each = -((1 - log_p.exp()) ** self.gamma) * log_p
+            return (each * valid).sum() / valid.sum().clamp_min(1)
 
 
 def _weights(class_weights: Sequence[float], num_classes: int) -> Tensor:
@@ -176,7 +258,8 @@ class MaskedLoss(nn.Module):
     with adds 0 whatever was predicted, but counts in the mean over classes. A batch without
     foreground thus contributes no gradient; add cross-entropy where such batches are common. These
     losses sum over the whole batch, not per image, and Dice for two classes is that of the
-    foreground. smp's focal loss for K classes is the mean of K one-against-the-rest losses.
+    foreground. smp's focal loss for K classes is the mean of K one-against-the-rest losses, which
+    do not fit the softmax of prediction: ``Focal`` does.
 
     Args:
         criterion: Class of the loss; called with ``mode`` (``binary`` or ``multiclass``) and

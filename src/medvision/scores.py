@@ -10,7 +10,7 @@ other score, and are shown under "Other".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -36,6 +36,27 @@ Place = Literal[
 
 UNDEFINED = "undefined"
 
+METRIC_DEFINITIONS = 3
+"""Version of the definitions below, in ``summary.json``. It increases when one changes."""
+
+INTERVALS, INTERVALS_CHANGED = "intervals", 3
+"""Name that stands for the intervals of all scores, and the version in which they changed last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Change of the definition of a score.
+
+    Attributes:
+        version: First version of the definitions with the change.
+        what: New definition, in a few words.
+        more_classes: True if the score of two classes did not change.
+    """
+
+    version: int
+    what: str
+    more_classes: bool = False
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
@@ -55,6 +76,7 @@ class Score:
             ``stage/name_undefined`` counts them.
         of_predicted_classes: True if it is computed from predicted classes, not probabilities.
         chance: Value of guessing; None if there is none, or it is not worth mentioning.
+        changes: Changes of the definition, which set ``METRIC_DEFINITIONS``.
     """
 
     name: str
@@ -69,6 +91,7 @@ class Score:
     may_be_undefined: bool = False
     of_predicted_classes: bool = False
     chance: float | None = None
+    changes: tuple[Change, ...] = ()
 
     @property
     def mode(self) -> Literal["max", "min"]:
@@ -132,17 +155,27 @@ LOSS = Score(
     places=("log", "curve"),
 )
 
+_PRESENT_ONLY = Change(
+    version=3, what="the mean of a class is over the images that contain it", more_classes=True
+)
+_NEVER_PREDICTED = Change(
+    version=3, what="a class that is labelled and never predicted has precision 0"
+)
+_RANKED = Change(version=3, what="pixels are ranked by their logit, not in 256 bins of probability")
+
 SEGMENTATION = (
     Score(
         name="dice",
         title="Dice",
         formula="(2 |A ∩ B| + 10⁻⁷) / (|A| + |B| + 10⁻⁷)",
         definition="Overlap of the predicted foreground A and the labelled foreground B of an "
-        "image, at the input size of the network and threshold 0.5, averaged over images (with "
-        "more than two classes, also over foreground classes). An image in which both are empty "
-        "scores 1.",
+        "image, at the input size of the network and threshold 0.5, averaged over images. An image "
+        "in which both are empty scores 1. With more than two classes, that of a class is averaged "
+        "over the images that contain it, and the overall one over images, each with the mean of "
+        "the foreground classes that it contains.",
         places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile", "class scale", "checked"),
         per_image=True,
+        changes=(_PRESENT_ONLY,),
     ),
     Score(
         name="iou",
@@ -151,6 +184,27 @@ SEGMENTATION = (
         definition="Intersection over union of A and B, measured and averaged like Dice.",
         places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile"),
         per_image=True,
+        changes=(_PRESENT_ONLY,),
+    ),
+    Score(
+        name="dice_present",
+        title="Dice of images with a lesion",
+        definition="Dice averaged over the images with labelled foreground only, so that images "
+        "without a lesion neither raise nor lower it.",
+        places=("terminal",),
+        per_image=True,
+        may_be_undefined=True,
+    ),
+    Score(
+        name="absence",
+        title="absence detected",
+        definition="Share of the images without labelled foreground in which none is predicted. "
+        "With more than two classes, of each class, and the overall one averaged over images, each "
+        "with the mean of the foreground classes that it does not contain. Undefined where every "
+        "image contains the foreground.",
+        places=("terminal",),
+        per_image=True,
+        may_be_undefined=True,
     ),
     Score(
         name="dice_original",
@@ -159,6 +213,7 @@ SEGMENTATION = (
         "bilinearly before the threshold and compared with the original mask.",
         places=("terminal", "near-duplicates", "folds"),
         per_image=True,
+        changes=(_PRESENT_ONLY,),
     ),
     Score(
         name="iou_original",
@@ -166,6 +221,7 @@ SEGMENTATION = (
         definition="IoU at the size of the file, measured like Dice at file size.",
         places=("terminal", "near-duplicates", "folds"),
         per_image=True,
+        changes=(_PRESENT_ONLY,),
     ),
     Score(
         name="dice_global",
@@ -187,8 +243,21 @@ SEGMENTATION = (
         definition="95th percentile of the Hausdorff distance: distances of the pixels of each "
         "outline, predicted and true, to the other one, in pixels; the larger of the two "
         "directions, averaged over the images. 0 is the best. Undefined for an image in which one "
-        "of the masks is empty: missed lesions are excluded, so interpret it together with Dice.",
+        "of the masks is empty: missed lesions are excluded, so interpret it together with HD95 "
+        "with missed lesions.",
         places=("terminal", "tile", "comparison page"),
+        per_image=True,
+        may_be_undefined=True,
+    ),
+    Score(
+        name="hd95_px_penalised",
+        title="HD95 with missed lesions",
+        unit="px",
+        better="lower",
+        bounded=False,
+        definition="HD95 in which an image with a lesion and without a prediction counts as the "
+        "diagonal of the image. Undefined for an image without a lesion.",
+        places=("terminal",),
         per_image=True,
         may_be_undefined=True,
     ),
@@ -203,6 +272,38 @@ SEGMENTATION = (
         may_be_undefined=True,
     ),
     Score(
+        name="lesion_recall",
+        title="lesions found",
+        formula="lesions found / lesions",
+        definition="Share of the lesions of all images of which at least one pixel is predicted, "
+        "at the size of the file. A lesion is a connected region of the true mask; pixels "
+        "that touch at a corner are connected (Maier-Hein et al., Metrics reloaded, 2024).",
+        places=("terminal", "comparison page"),
+    ),
+    Score(
+        name="lesion_recall_iou",
+        title="lesions found (IoU of 0.5)",
+        definition="Share of the lesions that have an IoU of 0.5 or more with a connected region "
+        "of the prediction.",
+    ),
+    Score(
+        name="false_positives_per_image",
+        title="false positives per image",
+        better="lower",
+        bounded=False,
+        definition="Connected regions of the prediction without any labelled pixel, averaged over "
+        "all images, as in free-response ROC analysis (Bunch et al., 1977).",
+        places=("terminal",),
+    ),
+    Score(
+        name="false_positives_per_image_iou",
+        title="false positives per image (IoU of 0.5)",
+        better="lower",
+        bounded=False,
+        definition="Connected regions of the prediction that have an IoU of 0.5 or more with no "
+        "lesion, averaged over all images.",
+    ),
+    Score(
         name="accuracy",
         title="pixel accuracy",
         definition="Share of all pixels with the correct class. It is high if lesions are small.",
@@ -212,8 +313,10 @@ SEGMENTATION = (
         name="precision",
         title="precision (pixels)",
         formula="TP / (TP + FP)",
-        definition="Share of the pixels predicted as foreground that are foreground.",
+        definition="Share of the pixels predicted as foreground that are foreground; 0 if there is "
+        "labelled foreground and none is predicted.",
         places=("terminal", "comparison page"),
+        changes=(_NEVER_PREDICTED,),
     ),
     Score(
         name="recall",
@@ -231,9 +334,10 @@ SEGMENTATION = (
     Score(
         name="auroc",
         title="AUROC (pixels)",
-        definition="Area under the ROC curve of all pixels, ranked by foreground probability in "
-        "256 bins. Undefined where only one class occurs.",
+        definition="Area under the ROC curve of all pixels, ranked by the logit of the foreground "
+        "as a 16-bit float. Undefined where only one class occurs.",
         places=("log", "terminal", "tile", "comparison"),
+        changes=(_RANKED,),
     ),
     Score(
         name="average_precision",
@@ -286,10 +390,11 @@ CLASSIFICATION = (
         name="precision",
         title="precision (PPV)",
         formula="TP / (TP + FP)",
-        definition="Share of the images predicted as a class that belong to it. "
-        "Undefined without predictions.",
+        definition="Share of the images predicted as a class that belong to it; 0 if the class "
+        "has images and is never predicted.",
         places=("terminal",),
         of_predicted_classes=True,
+        changes=(_NEVER_PREDICTED,),
     ),
     Score(
         name="recall",
@@ -314,6 +419,52 @@ CLASSIFICATION = (
         definition="Harmonic mean of precision and recall.",
         places=("terminal", "comparison page"),
         of_predicted_classes=True,
+    ),
+    Score(
+        name="mcc",
+        title="Matthews correlation (MCC)",
+        definition="Correlation of true and predicted class, from -1 to 1; 0 is the value of "
+        "guessing, and of a network that always predicts one class (Gorodkin, 2004).",
+        bounded=False,
+        places=("terminal",),
+        of_predicted_classes=True,
+        chance=0.0,
+    ),
+    Score(
+        name="kappa",
+        title="Cohen's kappa",
+        formula="1 - observed / expected disagreement",
+        definition="Agreement of true and predicted class beyond chance, from -1 to 1 (Cohen, "
+        "1960). With task.ordered_classes=true a disagreement counts by the squared distance of "
+        "the classes (Cohen, 1968).",
+        bounded=False,
+        places=("terminal",),
+        of_predicted_classes=True,
+        chance=0.0,
+    ),
+    Score(
+        name="net_benefit",
+        title="net benefit",
+        formula="TP / n - FP / n · t / (1 - t)",
+        definition="True positives per image, minus false positives weighted by the odds of the "
+        "threshold t in use: t is the probability of disease from which a patient would be "
+        "treated (Vickers and Elkin, 2006). Predicting nothing has net benefit 0.",
+        bounded=False,
+    ),
+    Score(
+        name="calibration_slope",
+        title="calibration slope",
+        definition="Slope of a logistic regression of the class on the logit of its probability "
+        "(Cox, 1958; Van Calster et al., 2019). 1 is the best; below 1, probabilities are too "
+        "extreme. Undefined where the logit separates the classes without an error.",
+        bounded=False,
+    ),
+    Score(
+        name="calibration_intercept",
+        title="calibration intercept",
+        definition="Intercept of that regression with the slope fixed to 1: calibration in the "
+        "large. 0 is the best; below 0, probabilities are too high on average.",
+        bounded=False,
     ),
     Score(
         name="ece",
@@ -418,6 +569,38 @@ def score_named(name: str, task: str | None = None) -> Score | None:
 def score_at_file_size(name: str, task: str) -> Score | None:
     """Score measured at the size of the files; None if there is none."""
     return score_named(f"{name}_original", task)
+
+
+def changed_since(version: int, task: str, *, num_classes: int) -> dict[str, str]:
+    """Scores whose definition changed after a version, each with its new definition.
+
+    Args:
+        version: ``metric_definitions`` of a run.
+        task: Kind of the task.
+        num_classes: K >= 2.
+    """
+    found = {
+        row.name: change.what
+        for row in _rows(task)
+        for change in row.changes
+        if change.version > version and (num_classes > 2 or not change.more_classes)
+    }
+    if version < INTERVALS_CHANGED:
+        found[INTERVALS] = "computed by methods whose coverage was simulated"
+    return found
+
+
+def changed_name(full: str, changes: Mapping[str, str]) -> str | None:
+    """Return the entry of ``changed_since`` that applies to a value; None if there is none.
+
+    Args:
+        full: Name of the value, such as ``test/precision/glioma`` or ``val/auroc_ci95``.
+        changes: Result of ``changed_since``.
+    """
+    if full.endswith("_ci95") and INTERVALS in changes:
+        return INTERVALS
+    name = "/".join(full.split("/")[1:2]).removesuffix("_ci95").removesuffix("_undefined")
+    return name if name in changes else None
 
 
 def mode_of(name: str) -> Literal["max", "min"]:

@@ -188,7 +188,7 @@ def step(watch: FiniteLoss, value: float, batch: int, *, last: bool = False) -> 
 def test_a_nan_loss_stops_the_epoch(value: float) -> None:
     watch = FiniteLoss(every_n_steps=100)
     step(watch, value, 0)
-    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 0") as raised:
+    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 1") as raised:
         step(watch, 1.0, 1, last=True)
     assert raised.value.exit_code == 3
 
@@ -228,7 +228,7 @@ def test_all_processes_stop_at_the_same_step_if_one_has_a_nan_loss() -> None:
     for number in range(3):
         watch.on_train_batch_end(fit, None, own, None, number)
     assert strategy.requested == [True]  # no exchange in the steps between, which would wait for it
-    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 0") as raised:
+    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 1") as raised:
         watch.on_train_batch_end(fit, None, own, None, 3)
     assert strategy.requested == [True, True]
     assert raised.value.exit_code == 3
@@ -278,7 +278,7 @@ def test_nan_stops_the_fit_before_a_checkpoint_contains_it(tmp_path: Path) -> No
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 2"):
+    with pytest.raises(MedvisionError, match="NaN or infinite in epoch 3"):
         fit.fit(Explodes(), DataLoader(torch.zeros(3, 1)))
     last = torch.load(best.last_path, weights_only=True)
     assert last["epoch"] == 1

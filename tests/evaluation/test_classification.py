@@ -135,7 +135,7 @@ def test_a_later_evaluation_uses_the_temperature_of_the_run(tmp_path: Path) -> N
     )
     scores = see(again, "test", 2, 80)
     assert {name: own[name] for name in scores} == scores
-    assert again.details() == {"operating_points": known["operating_points"]}
+    assert again.details() == {n: known[n] for n in ("operating_points", "decision_curve")}
     assert again.notes == []
 
 

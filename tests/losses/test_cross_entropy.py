@@ -125,3 +125,23 @@ def test_invalid_smoothing_is_refused(smoothing: float) -> None:
 
 def test_weights_stay_out_of_the_checkpoint() -> None:
     assert not CrossEntropy(class_weights=[1.0, 2.0]).state_dict()
+
+
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_class_weights_with_smoothing_are_those_of_torch(num_classes: int) -> None:
+    generator = torch.Generator().manual_seed(7)
+    logits = torch.randn(6, num_classes, 3, 4, generator=generator)
+    target = torch.randint(num_classes, (6, 3, 4), generator=generator)
+    target[0, :2] = IGNORE_INDEX
+    weights = [0.5, 3.0, 1.5, 2.0][:num_classes]
+    loss = CrossEntropy(num_classes=num_classes, class_weights=weights, label_smoothing=0.2)
+    expected = F.cross_entropy(
+        logits,
+        target,
+        weight=torch.tensor(weights),
+        label_smoothing=0.2,
+        ignore_index=IGNORE_INDEX,
+    )
+    torch.testing.assert_close(loss(logits, target), expected)
+    own = logits[:, 1:] - logits[:, :1] if num_classes == 2 else logits
+    torch.testing.assert_close(loss(own, target.to(torch.uint8)), expected)

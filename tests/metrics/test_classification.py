@@ -116,6 +116,8 @@ def test_scikit_learn_agrees_on_four_classes() -> None:
         expected |= {f"{score}/{name}": values[k] for score, values in by_class.items()}
         for j, other in enumerate(TUMOURS):
             expected[f"confusion/{name}/{other}"] = confusion[k, j]
+    expected["mcc"] = sklearn_metrics.matthews_corrcoef(target, predicted)
+    expected["kappa"] = sklearn_metrics.cohen_kappa_score(target, predicted)
     assert set(scores) == {*expected, "ece", "brier"}
     assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
@@ -125,15 +127,42 @@ def test_scores_without_images_to_count_are_nan() -> None:
     undefined = {
         *("precision", "recall", "auroc", "average_precision", "f1"),
         *("precision/pneumonia", "recall/pneumonia", "f1/pneumonia", "average_precision/pneumonia"),
-        *("auroc/normal", "auroc/pneumonia", "specificity/normal"),
+        *("auroc/normal", "auroc/pneumonia", "specificity/normal", "mcc", "kappa"),
     }
     assert {name for name, value in scores.items() if np.isnan(value)} == undefined
     assert scores["accuracy"] == scores["balanced_accuracy"] == scores["specificity"] == 1
 
 
+def test_kappa_of_ordered_classes_weights_squared_distances() -> None:
+    probability, target = sample(4)
+    scores = classification_scores(probability, target, class_names=TUMOURS, ordered=True)
+    expected = sklearn_metrics.cohen_kappa_score(
+        target, probability.argmax(axis=1), weights="quadratic"
+    )
+    assert scores["kappa"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_class_that_is_never_predicted_has_precision_zero() -> None:
+    probability, target = sample(4)
+    probability[:, 2] = 0
+    probability /= probability.sum(axis=1, keepdims=True)
+    scores = classification_scores(probability, target, class_names=TUMOURS)
+    expected = sklearn_metrics.precision_score(
+        target, probability.argmax(axis=1), average="macro", zero_division=0
+    )
+    assert scores["precision"] == pytest.approx(expected, abs=1e-12)
+    assert scores[f"precision/{TUMOURS[2]}"] == 0
+
+
+def test_one_answer_for_all_images_has_no_correlation() -> None:
+    scores = two([0.1, 0.2, 0.3], [0, 1, 0])
+    assert (scores["mcc"], scores["kappa"]) == (0, 0)
+    assert np.isnan(two([0.1, 0.9], [0, 0])["mcc"])  # images of one class
+
+
 def test_f1_of_misses_only_is_zero() -> None:
     scores = two([0.1, 0.2], [0, 1])
-    assert np.isnan(scores["precision"])
+    assert scores["precision"] == 0
     assert (scores["recall"], scores["f1"]) == (0, 0)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from medvision.metrics import (
     SegmentationScores,
     dice_score,
+    foreground_logit,
     foreground_probability,
     iou_score,
     per_image_scores,
@@ -22,6 +23,7 @@ from medvision.metrics import (
     pixel_histogram,
     to_uint8,
 )
+from medvision.metrics.overlap import auroc, bin_logits, merged_bins, rank_groups
 from medvision.types import IGNORE_INDEX
 
 torch.set_num_threads(1)
@@ -94,7 +96,9 @@ def test_binary_scores_by_hand() -> None:
     # images: (overlap, predicted, labelled) = (1, 2, 1), (0, 0, 0), (2, 3, 2); 11 pixels count
     expected = {
         "dice": (2 / 3 + 1 + 4 / 5) / 3,
+        "dice_present": (2 / 3 + 4 / 5) / 2,
         "iou": (1 / 2 + 1 + 2 / 3) / 3,
+        "absence": 1,
         "dice_global": 6 / 8,
         "iou_global": 3 / 5,
         "accuracy": 9 / 11,
@@ -114,11 +118,18 @@ def test_three_class_scores_by_hand() -> None:
     scores = {name: value.item() for name, value in scores_of(logits, target, THREE).items()}
     expected = {
         "dice/liver": (2 / 3 + 2 / 3) / 2,
-        "dice/tumour": (2 / 3 + 1) / 2,  # absent from the second image on both sides
+        "dice/tumour": 2 / 3,  # absent from the second image on both sides
         "iou/liver": (1 / 2 + 1 / 2) / 2,
-        "iou/tumour": (1 / 2 + 1) / 2,
-        "dice": (2 / 3 + 2 / 3 + 2 / 3 + 1) / 4,
-        "iou": (1 / 2 + 1 / 2 + 1 / 2 + 1) / 4,
+        "iou/tumour": 1 / 2,
+        "absence/liver": math.nan,
+        "absence/tumour": 1,
+        "dice": 2 / 3,
+        "iou": 1 / 2,
+        "absence": 1,
+        "precision/liver": 2 / 4,
+        "precision/tumour": 1,
+        "recall/liver": 1,
+        "recall/tumour": 1 / 2,
         "dice_global": (4 / 6 + 2 / 3) / 2,
         "iou_global": (2 / 4 + 1 / 2) / 2,
         "accuracy": 6 / 8,
@@ -127,7 +138,7 @@ def test_three_class_scores_by_hand() -> None:
         "specificity": (4 / 6 + 1) / 2,
         "auroc": (1 + 3 / 4) / 2,  # of 4 background pixels one looks like foreground
     }
-    assert scores == pytest.approx(expected, abs=1e-6)
+    assert scores == pytest.approx(expected, abs=1e-6, nan_ok=True)
 
 
 def test_the_mean_recall_excludes_a_class_that_is_never_labelled() -> None:
@@ -177,7 +188,7 @@ def test_pooled_scores_agree_with_sklearn(names: tuple[str, ...]) -> None:
         "iou_global": sklearn_metrics.jaccard_score(true, found, **options),
         "specificity": np.mean(confusion[:, 0, 0] / confusion[:, 0].sum(1)),
         "auroc": sklearn_metrics.roc_auc_score(
-            true > 0, to_uint8(foreground_probability(logits)).numpy()[counted]
+            true > 0, foreground_logit(logits).half().numpy()[counted]
         ),
     }
     scores = scores_of(logits, target, names)
@@ -216,31 +227,89 @@ def test_128_is_the_first_8_bit_value_of_a_predicted_pixel() -> None:
 
 def test_histogram_agrees_with_numpy() -> None:
     generator = torch.Generator().manual_seed(1)
-    probability = torch.rand((3, 9, 7), generator=generator)
+    logit = torch.randn((3, 9, 7), generator=generator) * 5
+    logit[0, 0, :4] = torch.tensor([0.0, -0.0, 1e5, -1e5])  # beyond the largest 16-bit float
     target = torch.randint(2, (3, 9, 7), generator=generator).to(torch.uint8)
     target[1, :4] = IGNORE_INDEX
-    histogram = pixel_histogram(probability, target)
-    assert histogram.dtype == torch.int64
-    for image in range(3):
-        for label in (0, 1):
-            values = probability[image].numpy()[target[image].numpy() == label]
-            expected, _ = np.histogram(values, bins=256, range=(0, 1))
-            np.testing.assert_array_equal(histogram[image, label].numpy(), expected)
+    histogram = pixel_histogram(logit, target)
+    assert (histogram.dtype, histogram.shape) == (torch.int64, (2, 65536))
+    finite = bin_logits()[bin_logits().isfinite()]
+    assert (finite.diff() > 0).sum() == len(finite) - 2  # two bins of zero
+    for label in (0, 1):
+        of_label = logit.numpy()[target.numpy() == label]
+        with np.errstate(over="ignore"):
+            values = np.sort(of_label.astype(np.float16).astype(np.float32))
+        counted = histogram[label] > 0
+        found = np.repeat(bin_logits()[counted].numpy(), histogram[label][counted].numpy())
+        np.testing.assert_array_equal(found, values)
 
 
-def test_nan_probabilities_count_as_background() -> None:
-    logits = torch.full((2, 1, 4, 4), torch.nan)
-    target = torch.ones(2, 4, 4, dtype=torch.uint8)
-    assert pixel_histogram(logits[:, 0], target)[:, 1, 0].tolist() == [16, 16]
-    assert scores_of(logits, target)["recall"].item() == 0
-    scores = scores_of(logits.expand(-1, 3, -1, -1), target, THREE)
-    assert 0 <= scores["dice"].item() <= 1
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [
+        pytest.param(1.0, 0.0, id="usual"),
+        pytest.param(30.0, 0.0, id="confident"),
+        pytest.param(0.01, 0.0, id="timid"),
+        pytest.param(0.3, -9.0, id="shifted"),
+        pytest.param(0.1, 12.0, id="shifted-up"),
+    ],
+)
+def test_pixels_keep_their_rank_at_any_scale_and_offset(scale: float, offset: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = (torch.rand((1, 200, 200), generator=generator) < 0.15).to(torch.uint8)
+    logit = (torch.randn(target.shape, generator=generator) + 1.2 * target) * scale + offset
+    exact = sklearn_metrics.roc_auc_score(target.flatten(), logit.flatten())
+    assert 0.78 < exact < 0.82
+    histogram = pixel_histogram(logit, target)
+    assert auroc(histogram).item() == pytest.approx(exact, abs=5e-4)
+    group = rank_groups(histogram)
+    assert group.max() < 1024
+    assert auroc(merged_bins(histogram, group)).item() == pytest.approx(exact, abs=5e-4)
 
 
-def test_infinite_logits_are_certain_predictions() -> None:
-    logits = torch.tensor([torch.inf, -torch.inf]).view(1, 1, 1, 2)
-    scores = scores_of(logits, torch.tensor([[[1, 0]]], dtype=torch.uint8))
-    assert scores["dice"].item() == scores["auroc"].item() == 1
+@pytest.mark.parametrize("names", [BINARY, THREE], ids=["binary", "three-classes"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_an_image_with_an_output_that_is_not_finite_leaves_no_score(
+    value: float, names: tuple[str, ...]
+) -> None:
+    logits, target = random_batch(4, len(names))
+    logits[1, 0, 3, 3] = value
+    table = per_image_scores(logits, target, class_names=names)
+    assert table["dice"].isnan().tolist() == [False, True, False, False]
+    others = per_image_scores(logits[[0, 2, 3]], target[[0, 2, 3]], class_names=names)
+    assert torch.equal(table["dice"][[0, 2, 3]], others["dice"])
+    assert pixel_confusion(logits, target)[1].sum() == 0
+    scores = scores_of(logits, target, names)
+    assert all(score.isnan() for score in scores.values())
+    metric = SegmentationScores(class_names=names)
+    metric.update(logits, torch.full_like(target, IGNORE_INDEX))  # rows that pad a batch
+    metric.update(logits[2:], target[2:])
+    assert_same_bits(metric.compute(), scores_of(logits[2:], target[2:], names))
+
+
+def test_a_class_that_is_never_predicted_lowers_every_score_of_several_classes() -> None:
+    target = torch.tensor([[[0, 1, 1, 2]], [[0, 1, 0, 0]], [[0, 1, 0, 0]]], dtype=torch.uint8)
+    without_tumour = torch.where(target == 2, 0, target).long()
+    logits = torch.nn.functional.one_hot(without_tumour, 3).movedim(-1, 1) * 9.0
+    scores = scores_of(logits, target, THREE)
+    assert scores["dice/tumour"].item() == pytest.approx(0, abs=1e-6)
+    assert scores["dice"].item() == pytest.approx((1 / 2 + 1 + 1) / 3)
+    assert scores["precision/tumour"].item() == 0
+    assert scores["precision"].item() == 0.5
+    assert scores["absence/tumour"].item() == 1
+    nothing = scores_of(
+        torch.tensor([9.0, 0, 0]).view(1, 3, 1, 1).expand(3, -1, 1, 4), target, THREE
+    )
+    assert nothing["dice"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_lesion_free_image_counts_in_dice_and_not_in_dice_present() -> None:
+    logits = logits_of([[0, 0, 0], [0, 0, 1], [1, 0, 0]])
+    target = torch.tensor([[[0, 0, 0]], [[0, 0, 0]], [[1, 0, 0]]], dtype=torch.uint8)
+    scores = {name: value.item() for name, value in scores_of(logits, target).items()}
+    assert scores["dice"] == pytest.approx(2 / 3)
+    assert scores["dice_present"] == 1
+    assert scores["absence"] == 0.5
 
 
 @pytest.mark.parametrize("num_classes", [3, 9])
@@ -295,9 +364,8 @@ def test_rows_that_pad_a_batch_change_no_bit(names: tuple[str, ...]) -> None:
         scores_of(padded_logits, padded_target, names), scores_of(logits, target, names)
     )
     table = per_image_scores(padded_logits, padded_target, class_names=names)
-    assert all(
-        column[5:].isnan().all() and column[:5].isfinite().all() for column in table.values()
-    )
+    assert all(column[5:].isnan().all() for column in table.values())
+    assert table["dice"][:5].isfinite().all()
 
 
 @pytest.mark.parametrize("names", [BINARY, THREE], ids=["binary", "three-classes"])
@@ -330,10 +398,12 @@ def test_the_mean_of_the_table_is_the_score(names: tuple[str, ...]) -> None:
     logits, target = random_batch(11, len(names))
     scores = scores_of(logits, target, names)
     table = per_image_scores(logits, target, class_names=names)
-    assert set(table) == {name for name in scores if name.split("/")[0] in ("dice", "iou")}
+    of_images = ("dice", "dice_present", "iou", "absence")
+    assert set(table) == {name for name in scores if name.split("/")[0] in of_images}
     for name, column in table.items():
         assert column.shape == (11,)
-        assert column.mean().item() == pytest.approx(scores[name].item(), abs=1e-6)
+        mean = column.nanmean().item()
+        assert mean == pytest.approx(scores[name].item(), abs=1e-6, nan_ok=True)
 
 
 # degenerate inputs
@@ -382,7 +452,7 @@ def test_state_does_not_grow_with_the_data() -> None:
         metric.update(*random_batch(4, 3, seed))
     assert size() == before
     assert all(dtype == torch.int64 for _, dtype in before.values())
-    assert metric.num_images.item() == 20
+    assert metric.num_images.tolist()[:2] == [20, 20]
 
 
 def test_reset_clears_the_state_and_clones_are_independent() -> None:
@@ -390,8 +460,8 @@ def test_reset_clears_the_state_and_clones_are_independent() -> None:
     metric.update(*random_batch(3))
     clone = metric.clone()
     metric.reset()
-    assert metric.num_images.item() == 0
-    assert clone.num_images.item() == 3
+    assert metric.num_images[0].item() == 0
+    assert clone.num_images[0].item() == 3
     metric.update(*random_batch(4, seed=1))
     assert_same_bits(metric.compute(), scores_of(*random_batch(4, seed=1)))
 
@@ -402,7 +472,7 @@ def test_states_reset_in_inference_mode_take_updates_outside_it() -> None:
         metric.reset()
         metric.update(*random_batch(2))
     metric.update(*random_batch(2))
-    assert metric.num_images.item() == 4
+    assert metric.num_images[0].item() == 4
 
 
 def test_counts_stay_exact_beyond_float32() -> None:
@@ -412,13 +482,15 @@ def test_counts_stay_exact_beyond_float32() -> None:
     assert metric.confusion.tolist() == [[2**40, 0], [0, 2**25 + 1]]
 
 
-def test_roc_has_fixed_length_and_the_area_that_is_reported() -> None:
+def test_roc_has_few_points_and_the_area_that_is_reported() -> None:
     metric = SegmentationScores(class_names=BINARY)
-    metric.update(*random_batch(6))
+    metric.update(*random_batch(60))
     false_positive_rate, true_positive_rate, threshold = metric.roc()
-    assert len(false_positive_rate) == len(true_positive_rate) == len(threshold) == 257
+    assert len(false_positive_rate) == len(true_positive_rate) == len(threshold) <= 257
+    assert threshold[0] == torch.inf
+    assert (threshold.diff() < 0).all()
     area = sklearn_metrics.auc(false_positive_rate, true_positive_rate)
-    assert metric.compute()["auroc"].item() == pytest.approx(area, abs=1e-6)
+    assert metric.compute()["auroc"].item() == pytest.approx(area, abs=1e-4)
 
 
 # messages
@@ -470,7 +542,9 @@ for names, channels in ((("background", "a"), 1), (("background", "a", "b"), 3))
         compilations.append(xla_metrics.metric_data("CompileTime")[0])
     assert compilations[1] == compilations[3], compilations
     for name, value in there.compute().items():
-        torch.testing.assert_close(value.cpu(), here.compute()[name], rtol=0, atol=2e-6)
+        torch.testing.assert_close(
+            value.cpu(), here.compute()[name], rtol=0, atol=2e-6, equal_nan=True
+        )
 fallbacks = [name for name in xla_metrics.counter_names() if name.startswith("aten::")]
 assert fallbacks == [], fallbacks
 print("same on XLA")

@@ -61,6 +61,7 @@ def by_monai(predicted: np.ndarray, labelled: np.ndarray, *, num_classes: int = 
 def test_cropping_changes_nothing(predicted: str, labelled: str) -> None:
     first, second = rectangle(*EDGES[predicted]), rectangle(*EDGES[labelled])
     found = surface_distances(first, second)
+    assert found.pop("hd95_px_penalised") == found["hd95_px"]
     assert list(found) == ["hd95_px", "nsd_2px"]
     np.testing.assert_array_equal(list(found.values()), by_monai(first, second)[:, 0])
 
@@ -69,6 +70,7 @@ def test_cropping_changes_nothing(predicted: str, labelled: str) -> None:
 def test_monai_agrees_on_ragged_masks(seed: int) -> None:
     first, second = blobs(seed), blobs(seed + 100)
     found = surface_distances(first, second)
+    del found["hd95_px_penalised"]
     np.testing.assert_array_equal(list(found.values()), by_monai(first, second)[:, 0])
 
 
@@ -85,7 +87,7 @@ def test_monai_agrees_on_every_class(seed: int) -> None:
     assert found["hd95_px"] == pytest.approx(hd95[:2].mean())
     assert found["nsd_2px"] == pytest.approx(nsd.mean())
     unnamed = surface_distances(first, second, num_classes=4)
-    assert unnamed == {name: found[name] for name in ("hd95_px", "nsd_2px")}
+    assert unnamed == {name: found[name] for name in ("hd95_px", "hd95_px_penalised", "nsd_2px")}
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 3, 7])
@@ -132,7 +134,8 @@ def test_undefined_cases_are_those_of_monai() -> None:
         "neither": ((empty, empty), (nan, nan)),
         "one pixel missed": ((empty, rectangle(slice(0, 1), slice(0, 1))), (nan, 0)),
     }.values():
-        found = list(surface_distances(*pair).values())
+        distances = surface_distances(*pair)
+        found = [distances["hd95_px"], distances["nsd_2px"]]
         np.testing.assert_array_equal(found, expected)
         np.testing.assert_array_equal(found, by_monai(*pair)[:, 0])
 
@@ -142,7 +145,11 @@ def test_ignored_pixels_belong_to_neither_mask() -> None:
     predicted = labelled.copy()
     predicted[40:60, 40:60] = 1
     labelled[35:, 35:] = IGNORE_INDEX
-    assert surface_distances(predicted, labelled) == {"hd95_px": 0, "nsd_2px": 1}
+    assert surface_distances(predicted, labelled) == {
+        "hd95_px": 0,
+        "hd95_px_penalised": 0,
+        "nsd_2px": 1,
+    }
     nothing = np.full((8, 8), IGNORE_INDEX, np.uint8)
     assert all(math.isnan(v) for v in surface_distances(nothing * 0 + 1, nothing).values())
 
@@ -194,3 +201,12 @@ def test_importing_the_module_does_not_import_monai() -> None:
         check=True,
     )
     assert done.stdout.strip() == "False"
+
+
+def test_a_missed_lesion_counts_as_the_diagonal() -> None:
+    labelled = rectangle(*EDGES["inside"])
+    missed = surface_distances(np.zeros_like(labelled), labelled)
+    assert math.isnan(missed["hd95_px"])
+    assert missed["hd95_px_penalised"] == math.hypot(64, 72)
+    made_up = surface_distances(labelled, np.zeros_like(labelled))
+    assert math.isnan(made_up["hd95_px_penalised"])

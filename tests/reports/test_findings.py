@@ -278,24 +278,6 @@ def test_undefined_scores_are_named() -> None:
     ]
 
 
-def test_hd95_excludes_missed_lesions() -> None:
-    summary = segmentation(test_hd95_px=4.0, test_hd95_px_undefined=7)
-    assert findings(summary, []) == [
-        "HD95 excludes 7 of 200 test images, for which prediction or label is empty:"
-        " interpret it together with Dice"
-    ]
-    summary["lesion_sizes"] = [
-        {"name": "no lesion", "num_images": 5},
-        {"name": "small", "num_images": 195},
-    ]
-    assert findings(summary, []) == [
-        "HD95 excludes 2 of 200 test images, for which the prediction is empty:"
-        " interpret it together with Dice"
-    ]
-    summary["lesion_sizes"][0]["num_images"] = 7
-    assert findings(summary, []) == []
-
-
 def test_importing_it_loads_neither_matplotlib_nor_numpy() -> None:
     program = (
         "import sys; import medvision.reports.findings; "

@@ -88,7 +88,7 @@ def test_an_error_in_a_copy_of_the_process_is_one_line(tmp_path: Path) -> None:
     done = run_program(tmp_path, *PLAIN, *FORKED, "optimizer.lr=1e30", "run_dir=failed")
     assert done.returncode == 2  # torch passes on only the text of that process, not the 3
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: the training loss became NaN or infinite in epoch 0 (loss);")
+    assert line.startswith("error: the training loss became NaN or infinite in epoch 1 (loss);")
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "failed" / "summary.json").read_text())["status"] == "failed"
     assert not (tmp_path / "failed" / ".handover.json").exists()

@@ -286,7 +286,7 @@ class FiniteLoss(Callback):
         """
         if not trainer.strategy.reduce_boolean_decision(bool(self.all_finite.cpu()), all=True):
             raise MedvisionError(
-                f"the training loss became NaN or infinite in epoch {trainer.current_epoch}",
+                f"the training loss became NaN or infinite in epoch {trainer.current_epoch + 1}",
                 where="loss",
                 hint="lower optimizer.lr, or set trainer.precision=32;"
                 " earlier checkpoints are kept",

@@ -1,6 +1,7 @@
 """Collect and write predictions for every image of a split."""
 
 from collections.abc import Sequence
+from math import hypot, nan
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,21 +10,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pytorch_lightning import Callback, LightningModule, Trainer
+from scipy.sparse import csr_array, vstack
 
 from medvision.data.samples import Sample
 from medvision.data.sources import Source
 from medvision.files import short_name, write_atomically, write_table
 from medvision.inference.results import enlarge, predicted_classes
 from medvision.metrics import (
+    finite_images,
+    foreground_logit,
     foreground_probability,
     per_image_scores,
     pixel_confusion,
     pixel_histogram,
     probabilities,
+    rank_groups,
     surface_distances,
     to_uint8,
 )
 from medvision.metrics.conventions import SegmentationConventions
+from medvision.metrics.lesions import detected_lesions
 from medvision.types import IGNORE_INDEX, Batch, Stage
 
 
@@ -32,7 +38,8 @@ class SegmentationPredictions(Callback):
 
     The rows contain the scores at the network's size and, as ``_original``, at the size of the
     file: the logits enlarged bilinearly against the original mask. ``lesion_percent`` is the share
-    of the image that the true foreground covers.
+    of the image that the true foreground covers; the counts of ``detected_lesions`` follow. The
+    scores of an image with a logit that is not finite are NaN, and it has no probability map.
 
     Args:
         folder: Run folder; writes ``predictions_<stage>.csv`` and ``predictions_test/`` there.
@@ -46,9 +53,12 @@ class SegmentationPredictions(Callback):
 
     Attributes:
         rows: Rows of the csv, in the order of the table.
-        roc: False and true positive rate and threshold, each (257,), of all pixels.
+        roc: False and true positive rate and threshold of all pixels, at up to 257 thresholds.
         confusion: Pixels of each image by true and predicted class, (N, K, K).
-        histogram: Pixels of each image by true class and foreground probability, (N, 2, 256).
+        histogram: Pixels of each image by true class and rising foreground logit, (N, 2, B), in up
+            to 1024 groups of bins.
+        not_finite: Number of images with a logit that is not finite.
+        diagonal_px: Diagonal of the largest file.
     """
 
     def __init__(
@@ -69,7 +79,8 @@ class SegmentationPredictions(Callback):
         self.roc: tuple[NDArray[np.float64], ...] | None = None
         self._names = _png_names(samples)
         self._confusion: list[NDArray[np.int64]] = []
-        self._histogram: list[NDArray[np.int64]] = []
+        self._histogram: list[csr_array] = []  # 65536 bins, most of them empty
+        self.not_finite, self.diagonal_px = 0, 0.0
 
     @property
     def confusion(self) -> NDArray[np.int64]:
@@ -77,7 +88,12 @@ class SegmentationPredictions(Callback):
 
     @property
     def histogram(self) -> NDArray[np.int64]:
-        return np.concatenate(self._histogram)
+        of_images = vstack(self._histogram, format="csr")
+        both = torch.from_numpy(of_images.sum(axis=0).reshape(2, -1))
+        group = rank_groups(both).numpy()
+        merge = csr_array((np.ones_like(group), (np.arange(len(group)), group)))
+        parts = [of_images[:, part] @ merge for part in np.split(np.arange(2 * len(group)), 2)]
+        return np.stack([part.toarray() for part in parts], axis=1)
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
@@ -102,24 +118,31 @@ class SegmentationPredictions(Callback):
         if not real.all():
             logits, target, index = logits[real], target[real], index[real]
         scores = per_image_scores(logits, target, class_names=self.class_names)
+        finite = finite_images(logits)
+        self.not_finite += int((~finite).sum())
+        target = torch.where(finite[:, None, None], target, IGNORE_INDEX)
         probability = foreground_probability(logits)
         self._confusion.append(pixel_confusion(logits, target).numpy())
         ignored = target >= len(self.class_names)
         foreground = (target > 0).to(torch.uint8) + ignored  # 2: ignored
-        self._histogram.append(pixel_histogram(probability, foreground).numpy())
+        for values, labels in zip(foreground_logit(logits), foreground, strict=True):
+            counts = pixel_histogram(values[None], labels[None]).numpy()
+            self._histogram.append(csr_array(counts.reshape(1, -1)))
         if self.conventions is not None:
             self.conventions.update(self._confusion[-1], probability.numpy(), target.numpy())
         pixels = to_uint8(probability).numpy()
         for position, row in enumerate(index.tolist()):
             sample = self.samples[row]
             record: dict[str, Any] = {"path": sample.path, "target": sample.target, "predicted": ""}
-            if self.stage == "test":
+            if self.stage == "test" and finite[position]:
                 record["predicted"] = f"predictions_test/{self._names[row]}"
                 _write_png(self.folder / record["predicted"], pixels[position])
             record |= {name: float(values[position]) for name, values in scores.items()}
             _, mask = self.source.read(sample)
             assert mask is not None  # segmentation sources have masks
-            record |= self._score_file(logits[position].numpy(), mask)
+            self.diagonal_px = max(self.diagonal_px, hypot(*mask.shape))
+            own = logits[position] if finite[position] else torch.full_like(logits[position], nan)
+            record |= self._score_file(own.numpy(), mask)
             self.rows.append(record)
 
     def _score_file(self, logits: NDArray[np.float32], mask: NDArray[np.uint8]) -> dict[str, float]:
@@ -128,14 +151,16 @@ class SegmentationPredictions(Callback):
         planes = torch.from_numpy(np.atleast_3d(enlarged)).permute(2, 0, 1)[None]
         target = torch.from_numpy(mask)[None]
         scores = per_image_scores(planes, target, class_names=self.class_names)
-        found = {f"{name}_original": float(value) for name, value in scores.items()}
+        at_file_size = {k: v for k, v in scores.items() if k.split("/")[0] in ("dice", "iou")}
+        found = {f"{name}_original": float(value) for name, value in at_file_size.items()}
+        options: Any = {"num_classes": len(self.class_names), "class_names": self.class_names}
+        known, predicted = bool(np.isfinite(logits).all()), predicted_classes(enlarged)
         if self.surface:
-            found |= surface_distances(
-                predicted_classes(enlarged),
-                mask,
-                num_classes=len(self.class_names),
-                class_names=self.class_names,
-            )
+            distances = surface_distances(predicted, mask, **options)
+            found |= distances if known else dict.fromkeys(distances, nan)
+        if self.stage == "test":
+            lesions = detected_lesions(predicted, mask, **options)
+            found |= lesions if known else dict.fromkeys(lesions, nan)
         labelled = mask != IGNORE_INDEX
         num_labelled = max(1, int(np.count_nonzero(labelled)))
         lesion_px = int(np.count_nonzero(mask[labelled]))
@@ -223,6 +248,11 @@ class ClassProbabilities(Outputs):
         """
         logits = super().logits
         return np.pad(logits, ((0, 0), (1, 0))) if logits.shape[1] == 1 else logits
+
+    @property
+    def is_finite(self) -> NDArray[np.bool_]:
+        """True for images whose logits are all finite, (N,)."""
+        return np.asarray(np.isfinite(self.probability).all(axis=1))
 
     @property
     def target(self) -> NDArray[np.int64]:

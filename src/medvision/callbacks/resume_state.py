@@ -171,6 +171,12 @@ def _restore_sums(module: LightningModule, sums: dict[str, Any]) -> None:
     metrics = _training_metrics(module)
     for name, kept in sums.items():
         metric = metrics[name]
+        if set(kept["states"]) != set(metric._defaults):
+            # Sums of another version of medvision: those of the rest of the epoch would pass for
+            # the whole. With an image without an output its training scores are undefined.
+            metric._update_count = kept["updates"]
+            metric.num_not_finite = torch.ones((), dtype=torch.int64, device=module.device)
+            continue
         metric._update_count, metric._computed = kept["updates"], None
         for key, state in kept["states"].items():
             parts = state if isinstance(state, list) else [state]

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from medvision.data.discovery.index import Index, index_listed
+from medvision.data.discovery.index import Index, index_listed, usual_table
 from medvision.data.discovery.keys import anchored, folder_keys
+from medvision.data.discovery.splits_csv import read_columns
 from medvision.data.download.download import fetch_for_training, is_absent
 from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.loading.datasets import SampleDataset, collate, start_worker, workers_with_room
@@ -96,6 +97,8 @@ class ImageData(LightningDataModule):
         masks: As in `FolderKeys`.
         exclude: As in `FolderKeys`.
         layout: Further keys of `FolderKeys`.
+        subgroups: Columns of ``ROOT/splits.csv``, such as ``sex``, for whose values test scores are
+            also computed apart.
     """
 
     task: ClassVar[str]
@@ -133,6 +136,7 @@ class ImageData(LightningDataModule):
         masks: str | None = None,
         exclude: str | Sequence[str] = (),
         layout: Mapping[str, Any] | None = None,
+        subgroups: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if task not in (None, self.task):
@@ -167,6 +171,7 @@ class ImageData(LightningDataModule):
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.on_error, self.num_images, self.batch_size = on_error, num_images, batch_size
         self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
+        self.subgroups = (subgroups,) if isinstance(subgroups, str) else tuple(subgroups)
         self.download, self.shuffle_shards = download, shuffle_shards
         self.cache_gb, self.decoded_gb = cache_gb, decoded_gb
         make = partial(Transform, size_px=image_size)
@@ -230,6 +235,7 @@ class ImageData(LightningDataModule):
         """
         if self.download is not None and isinstance(self.root, Path) and is_absent(self.root):
             fetch_for_training(self.download, self.root, task=self.task)
+        self.subgroup_values()  # raises before anything is computed
         index = self.index(class_names=self.class_names or None)
         checked = self._check(index)
         self.class_names = index.class_names or self.class_names
@@ -333,6 +339,26 @@ class ImageData(LightningDataModule):
         groups = {sample.path: sample.group for t in self.tables.values() for sample in t}
         found = [groups[row["path"]] or row["path"] for row in rows]
         return found if len(set(found)) < len(found) else None
+
+    def subgroup_values(self) -> dict[str, dict[str, str]]:
+        """Return the value of each image, by its path, in the columns ``subgroups``.
+
+        Raises:
+            MedvisionError: If the data set has no ``splits.csv``, or it lacks a column.
+        """
+        if not self.subgroups:
+            return {}
+        table: Path | None = None
+        if isinstance(self.root, Path) and self.root.is_dir():
+            own = self.root / "splits.csv"
+            table = own if own.is_file() else usual_table(self.root)
+        if table is None:
+            raise MedvisionError(
+                "data.subgroups names columns of a splits.csv, but the data set has none",
+                where=str(self.root or "phantoms"),
+                hint="write a csv with the column path and these columns, or leave the key out",
+            )
+        return read_columns(table, self.subgroups)
 
     def listing(self) -> Callable[..., Index]:
         """Function that lists the samples of a folder, as called by `FolderSource`."""

@@ -1,100 +1,29 @@
-"""Interface of every evaluation, and separate scores for images with a near-duplicate in training.
-
-A network can recall images with a near-duplicate in training, so only the other images show how it
-performs on unseen images. Both scores are reported together with that of recalling alone: the
-class, or the mask, of the training image with the most similar thumbnail.
-"""
+"""Interface of every evaluation."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 from pytorch_lightning import Callback
 
-from medvision.metrics import mean_interval, proportion_interval
+from medvision.console import counted
+from medvision.evaluation.parts import (
+    DuplicatesInTraining,
+    Tested,
+    detectable_differences,
+    subgroup_table,
+)
 from medvision.metrics.calibration import MIN_IMAGES
 from medvision.metrics.intervals import MIN_UNBOUNDED
 from medvision.reports.run_page import Case
 from medvision.scores import score_named
 from medvision.types import Stage
-
-Rows = NDArray[np.intp]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tested:
-    """The test images of a run.
-
-    Attributes:
-        paths: Path of each image, (N,).
-        scores: Function that computes scores with intervals for selected rows.
-        groups: Group of each image, or None if unknown.
-    """
-
-    paths: Sequence[str]
-    scores: Callable[[Rows], Mapping[str, Any]]
-    groups: Sequence[Hashable] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class DuplicatesInTraining:
-    """Test images that have a near-duplicate in training.
-
-    Attributes:
-        duplicate_of: Path of the most similar training image, by path of the test image.
-        recalled: Score of the nearest training image for each test image, by its path.
-        metric: Name of that score; None if recalling has no score.
-    """
-
-    duplicate_of: Mapping[str, str]
-    recalled: Mapping[str, float]
-    metric: Literal["accuracy", "dice"] | None
-
-    def table(self, tested: Tested) -> dict[str, Any]:
-        """Compute scores of both kinds of test images, and of recalling.
-
-        Returns:
-            ``with_twin`` and ``without_twin``, each with ``num_images`` and scores, and under
-            ``memory_baseline`` the same two for the nearest training image.
-        """
-        paths, scores, groups = tested.paths, tested.scores, tested.groups
-        doubled = np.array([path in self.duplicate_of for path in paths], bool)
-        parts = {"with_twin": np.flatnonzero(doubled), "without_twin": np.flatnonzero(~doubled)}
-        return {
-            **{
-                name: {"num_images": len(rows), **(scores(rows) if len(rows) else {})}
-                for name, rows in parts.items()
-            },
-            "memory_baseline": {
-                name: self._recalled([paths[int(row)] for row in rows], _of(groups, rows))
-                for name, rows in parts.items()
-            },
-        }
-
-    def _recalled(
-        self, paths: Sequence[str], groups: Sequence[Hashable] | None
-    ) -> dict[str, float | list[float] | None]:
-        if self.metric is None:
-            return {}
-        values = [self.recalled[path] for path in paths if path in self.recalled]
-        if len(values) < len(paths) or not values:
-            return {self.metric: None, f"{self.metric}_ci95": None}
-        mean = float(np.mean(values))
-        interval = proportion_interval if self.metric == "accuracy" else mean_interval
-        ends = interval_or_none(interval(values, groups=groups))
-        return {self.metric: mean, f"{self.metric}_ci95": ends}
-
-
-def _of(groups: Sequence[Hashable] | None, rows: Rows) -> list[Hashable] | None:
-    return None if groups is None else [groups[int(row)] for row in rows]
-
 
 Score = float | list[float] | None
 """A number, an interval [low, high], or None where it is undefined."""
@@ -130,8 +59,14 @@ class Evaluation(ABC):
         notes: Remarks for readers of the scores.
         near_duplicates: Test images with a near-duplicate in training; None if there are none or
             they are unknown.
+        subgroups: Value of each image, by its path, in each column of the data set for whose values
+            test scores are computed apart.
         threshold: Probability from which the foreground, or the second of two classes, is
             predicted; None if nothing is predicted by probability.
+        scored: Numbers behind the scores of each measured split: ``num_images`` and, for classes
+            of images, ``class_counts``.
+        not_finite: Number of images of a split for which the output of the network is not finite,
+            if there are any. All scores of the split are then None.
     """
 
     def __init__(self, *, folder: Path) -> None:
@@ -140,6 +75,9 @@ class Evaluation(ABC):
         self.notes: list[str] = []
         self.with_conventions = False
         self.near_duplicates: DuplicatesInTraining | None = None
+        self.subgroups: Mapping[str, Mapping[str, str]] = {}
+        self.scored: dict[Stage, dict[str, Any]] = {}
+        self.not_finite: dict[Stage, int] = {}
 
     @classmethod
     @abstractmethod
@@ -219,6 +157,27 @@ class Evaluation(ABC):
             return {}
         return {"twins": self.near_duplicates.table(tested)}
 
+    def further_scores(self) -> dict[str, Any]:
+        """Compute test scores by subgroup and by patient, and the smallest difference to be seen.
+
+        The result has the keys used in ``summary.json``; parts that do not apply are left out.
+        """
+        tested = self.tested()
+        if tested is None:
+            return {}
+        found = {
+            "subgroups": subgroup_table(tested, self.subgroups),
+            "per_patient": self.patient_scores(),
+            "detectable_difference": detectable_differences(
+                tested.scores(np.arange(len(tested.paths)))
+            ),
+        }
+        return {key: value for key, value in found.items() if value}
+
+    def patient_scores(self) -> dict[str, Any]:
+        """Compute test scores with one value per group; empty if no group has several images."""
+        return {}
+
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:  # noqa: B027
         """Draw the training curves, if there are any, and the test results."""
 
@@ -246,6 +205,12 @@ def _why_no_interval(name: str) -> str:
     if score is None or (not score.bounded and score.per_image):
         return f"without known bounds it needs {MIN_UNBOUNDED} different images (or groups)"
     return "it needs two images (or groups), of each class or prediction that it counts"
+
+
+def never_predicted(name: str, stage: Stage, num_images: int) -> str:
+    """Note that a class with labelled images was never predicted."""
+    there = f"{counted(num_images, 'image')} {'contains' if num_images == 1 else 'contain'} it"
+    return f"{name} was never predicted on {stage}, although {there}"
 
 
 def or_none(value: float) -> float | None:

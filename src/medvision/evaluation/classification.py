@@ -1,5 +1,6 @@
 """Evaluate a classifier: scores with intervals, and threshold and temperature from validation."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,12 +14,12 @@ from medvision.data import ClassificationData
 from medvision.evaluation.base import (
     Evaluation,
     FinishedRun,
-    Rows,
     Score,
-    Tested,
     interval_or_none,
+    never_predicted,
     or_none,
 )
+from medvision.evaluation.parts import Rows, Tested, several_per_group
 from medvision.files import read_rows, write_table
 from medvision.metrics import (
     apply_temperature,
@@ -32,9 +33,16 @@ from medvision.metrics import (
     roc_points,
     threshold_by_rule,
 )
-from medvision.metrics.calibration import Calibration
+from medvision.metrics.calibration import Calibration, calibration_line
 from medvision.metrics.conventions import classification_conventions
-from medvision.metrics.thresholds import SENSITIVITY, operating_points
+from medvision.metrics.intervals import group_numbers
+from medvision.metrics.thresholds import (
+    SENSITIVITY,
+    decision_curve,
+    net_benefit_interval,
+    net_benefits,
+    operating_points,
+)
 from medvision.reports.plots.overlays import as_rgb, shrunk
 from medvision.reports.run_page import Case
 from medvision.scores import names_at
@@ -172,6 +180,7 @@ class ClassificationEvaluation(Evaluation):
             that name; 0.95 if None.
         prevalence: Share of positives, in (0, 1), at which PPV and NPV are also stated.
         temperature: Temperature stored with the run; if None, it is fitted on validation images.
+        ordered: True if the classes are in a meaningful order.
     """
 
     def __init__(
@@ -185,9 +194,10 @@ class ClassificationEvaluation(Evaluation):
         sensitivity: float | None = None,
         prevalence: float | None = None,
         temperature: float | None = None,
+        ordered: bool = False,
     ) -> None:
         super().__init__(folder=folder)
-        self.data, self.prevalence = data, prevalence
+        self.data, self.prevalence, self.ordered = data, prevalence, ordered
         self.choices = ValidationChoices(
             data.class_names,
             threshold=threshold,
@@ -211,6 +221,7 @@ class ClassificationEvaluation(Evaluation):
     ) -> Self:
         requested = options.get("threshold", 0.5)
         rates: Any = {name: options.get(name) for name in ("sensitivity", "prevalence")}
+        rates["ordered"] = bool(options.get("ordered_classes"))
         if finished is None:
             return cls(folder=folder, data=data, threshold=requested, **rates)
         validation = finished.path / "predictions_val.csv"
@@ -234,11 +245,27 @@ class ClassificationEvaluation(Evaluation):
         if not len(seen.index):
             return {}
         names, probability, target = self.data.class_names, seen.probability, seen.target
+        self.scored[stage] = {
+            "num_images": len(target),
+            "class_counts": {name: int((target == k).sum()) for k, name in enumerate(names)},
+        }
+        not_finite = int((~seen.is_finite).sum())
+        if not_finite:
+            self.not_finite[stage] = not_finite
+            write_table(self.folder / f"predictions_{stage}.csv", self._rows(stage, seen))
+            return {f"{stage}/{name}": None for name in self._undefined_scores()}
         self._learn(stage, seen)
         rows = self._rows(stage, seen)
         write_table(self.folder / f"predictions_{stage}.csv", rows)
         groups = self.data.groups_of(rows)
         found = self._class_scores(probability, target, groups)
+        found |= self._further_scores(probability, target, groups)
+        missing = set(range(len(names))) - set(self._predicted(probability).tolist())
+        self.notes += [
+            never_predicted(names[k], stage, int((target == k).sum()))
+            for k in sorted(missing)
+            if (target == k).any()
+        ]
         if self.choices.temperature is not None:
             found |= self._calibrated_scores(seen, self.choices.temperature, groups)
         scores: dict[str, Score] = {f"{stage}/loss": or_none(logged[f"{stage}/loss"])}
@@ -254,8 +281,16 @@ class ClassificationEvaluation(Evaluation):
             )
         return scores
 
+    def _undefined_scores(self) -> list[str]:
+        """Names of the scores of a split that has images without a finite output."""
+        names = self.data.class_names
+        nothing = np.empty((0, len(names))), np.empty(0, np.int64)
+        return ["loss", *self._class_scores(*nothing, None)]
+
     def conventions(self, stage: Stage) -> list[dict[str, Any]]:
         seen = self._watched[stage]
+        if self.not_finite.get(stage):
+            return []
         return classification_conventions(
             seen.probability,
             seen.target,
@@ -264,8 +299,8 @@ class ClassificationEvaluation(Evaluation):
         )
 
     def details(self) -> dict[str, Any]:
-        found, test = self.choices.details(), self._watched.get("test")
-        if len(self.data.class_names) != 2 or test is None or not len(test.index):
+        found, test = self.choices.details(), self._measured_test
+        if len(self.data.class_names) != 2 or test is None:
             return found
         val_probability, val_target = self._validation or (np.empty((0, 2)), np.empty(0, np.int64))
         found["operating_points"] = operating_points(
@@ -279,11 +314,16 @@ class ClassificationEvaluation(Evaluation):
             prevalence=self.prevalence,
             groups=self.data.groups_of(self._rows("test", test)),
         )
+        found["decision_curve"] = decision_curve(
+            test.probability[:, 1],
+            test.target,
+            groups=self.data.groups_of(self._rows("test", test)),
+        )
         return found
 
     def tested(self) -> Tested | None:
-        test = self._watched.get("test")
-        if test is None or not len(test.index):
+        test = self._measured_test
+        if test is None:
             return None
         rows = self._rows("test", test)
         groups = self.data.groups_of(rows)
@@ -306,11 +346,35 @@ class ClassificationEvaluation(Evaluation):
             groups: Group of each image, or None if unknown.
         """
         options: Any = {"class_names": self.data.class_names, "threshold": self.choices.threshold}
+        options["ordered"] = self.ordered
         found = classification_scores(probability, target, **options)
         intervals = classification_intervals(probability, target, groups=groups, **options)
         return {name: or_none(value) for name, value in found.items()} | {
             f"{name}_ci95": interval_or_none(ends) for name, ends in intervals.items()
         }
+
+    def _further_scores(
+        self, probability: Floats, target: Ints, groups: Groups
+    ) -> dict[str, Score]:
+        """Compute calibration slope and intercept, and for two classes the net benefit."""
+        names, found = self.data.class_names, dict[str, Score]()
+        two = len(names) == 2
+        for k, name in enumerate(names):
+            if two and k == 0:
+                continue
+            line = calibration_line(probability[:, k], target == k, groups=groups)
+            for key, value in line.items():
+                score = key.removesuffix("_ci95")
+                full = (score if two else f"{score}/{name}") + key[len(score) :]
+                found[full] = (
+                    interval_or_none(value) if isinstance(value, tuple) else or_none(value)
+                )
+        if two and self.choices.threshold < 1:
+            each = net_benefits(probability[:, 1], target, self.choices.threshold)
+            found["net_benefit"] = or_none(each.mean())
+            interval = net_benefit_interval(each, self.choices.threshold, groups)
+            found["net_benefit_ci95"] = interval_or_none(interval)
+        return found
 
     def _calibrated_scores(
         self, seen: ClassProbabilities, temperature: float, groups: Groups
@@ -322,6 +386,33 @@ class ClassificationEvaluation(Evaluation):
         return {f"{name}_calibrated": or_none(value[0]) for name, value in found.items()} | {
             f"{name}_calibrated_ci95": interval_or_none(ends) for name, ends in intervals.items()
         }
+
+    def patient_scores(self) -> dict[str, Any]:
+        """Score the mean probability of each group; empty unless each group has one class."""
+        test = self._measured_test
+        groups = None if test is None else self.data.groups_of(self._rows("test", test))
+        if test is None or groups is None or not several_per_group(groups):
+            return {}
+        number = group_numbers(groups, len(groups))
+        size = np.bincount(number)
+        target = np.zeros(len(size), np.int64)
+        target[number] = test.target
+        found: dict[str, Any] = {"num_groups": len(size), "num_images": len(groups)}
+        if (target[number] != test.target).any():
+            return {**found, "mixed_groups": len(set(number[target[number] != test.target]))}
+        probability = np.stack(
+            [np.bincount(number, column) / size for column in test.probability.T], axis=1
+        )
+        scores = self._class_scores(probability, target, None)
+        names = names_at("near-duplicates", "classification")
+        return found | {f"{n}{end}": scores[f"{n}{end}"] for n in names for end in ("", "_ci95")}
+
+    @property
+    def _measured_test(self) -> ClassProbabilities | None:
+        """Outputs of the test images; None if there are none, or they are not all finite."""
+        test = self._watched.get("test")
+        known = test is not None and len(test.index) and not self.not_finite.get("test")
+        return test if known else None
 
     def _learn(self, stage: Stage, seen: ClassProbabilities) -> None:
         """Choose threshold and temperature once validation images are available."""
@@ -338,7 +429,7 @@ class ClassificationEvaluation(Evaluation):
         from medvision.reports.plots.classification import write_classification_plots  # matplotlib
         from medvision.reports.plots.style import write_curves
 
-        test = self._watched.get("test")
+        test = self._measured_test
         if history:
             write_curves(
                 self.folder,
@@ -347,7 +438,7 @@ class ClassificationEvaluation(Evaluation):
                 synthetic=self.data.synthetic,
                 protocol=self.data.protocol,
             )
-        if test is None or not len(test.index):
+        if test is None:
             return
         names, probability, target = self.data.class_names, test.probability, test.target
         temperature = self.choices.temperature
@@ -380,8 +471,8 @@ class ClassificationEvaluation(Evaluation):
         )
 
     def _worst_first(self) -> list[int]:
-        test = self._watched.get("test")
-        if test is None or not len(test.index):
+        test = self._measured_test
+        if test is None:
             return []
         of_true = test.probability[np.arange(len(test.index)), test.target]
         return np.argsort(of_true, kind="stable").tolist()
@@ -409,7 +500,7 @@ class ClassificationEvaluation(Evaluation):
             {
                 "path": samples[row].path,
                 "target": samples[row].target,
-                "predicted": names[choice],
+                "predicted": names[choice] if math.isfinite(values[0]) else "",
                 **{f"probability/{name}": float(p) for name, p in zip(names, values, strict=True)},
             }
             for row, choice, values in zip(seen.index, predicted, probability, strict=True)

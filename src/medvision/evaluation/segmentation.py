@@ -10,25 +10,29 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medvision.callbacks import SegmentationPredictions
+from medvision.console import counted
 from medvision.data import SegmentationData
 from medvision.data.samples import JOIN, ROI, masks_in
 from medvision.evaluation.base import (
     Evaluation,
     FinishedRun,
     Score,
-    Tested,
     interval_or_none,
+    never_predicted,
     or_none,
 )
+from medvision.evaluation.parts import Tested, several_per_group
 from medvision.files import write_table
 from medvision.metrics import (
     annotator_agreement,
     mean_defined,
     mean_interval,
     pooled_score_intervals,
+    proportion_interval,
 )
 from medvision.metrics.conventions import SegmentationConventions
-from medvision.metrics.size_groups import size_groups
+from medvision.metrics.intervals import group_numbers
+from medvision.metrics.lesions import size_groups
 from medvision.reports.plots.overlays import draw_overlay
 from medvision.reports.run_page import Case
 from medvision.scores import names_at, score_named
@@ -88,6 +92,8 @@ class SegmentationEvaluation(Evaluation):
         seen = self._watched[stage]
         if not seen.rows:
             return {}
+        self.scored[stage] = {"num_images": len(seen.rows)}
+        self.notes += self._never_predicted(stage, seen)
         scores: dict[str, Score] = {name: or_none(value) for name, value in logged.items()}
         groups = self.data.groups_of(seen.rows)
         for name, score in ((name, score_named(name, "segmentation")) for name in seen.rows[0]):
@@ -97,30 +103,86 @@ class SegmentationEvaluation(Evaluation):
             mean, undefined = mean_defined(values)
             scores.setdefault(f"{stage}/{name}", or_none(mean))
             scores[f"{stage}/{name}_ci95"] = self._interval(name, values, groups)
-            if score.may_be_undefined:
+            if score.may_be_undefined or undefined:
                 scores[f"{stage}/{name}_undefined"] = undefined
+        for name, value in self._lesion_scores(seen.rows, groups).items():
+            scores[f"{stage}/{name}"] = value
         pooled = pooled_score_intervals(seen.confusion, seen.histogram, groups=groups)
         for name, ends in pooled.items():
             scores[f"{stage}/{name}_ci95"] = interval_or_none(ends)
+        if seen.not_finite:
+            self.not_finite[stage] = seen.not_finite
+            return dict.fromkeys(scores)
         self.note_missing_intervals(stage, scores)
         if stage == "test":
             self._auroc = or_none(logged["test/auroc"])
             self._write_roc(seen)
+            missed = sum(
+                row["lesion_percent"] > 0 and math.isnan(row["hd95_px"])
+                for row in seen.rows
+                if "hd95_px" in row
+            )
+            if missed:
+                self.notes.append(
+                    f"HD95 leaves out {missed} of {counted(len(seen.rows), 'test image')}, in which"
+                    " the lesion was missed: hd95_px_penalised counts each as the diagonal of the"
+                    " image"
+                )
         return scores
+
+    def _never_predicted(self, stage: Stage, seen: SegmentationPredictions) -> list[str]:
+        """Notes on classes that are labelled in a split, but predicted for no pixel of it."""
+        pixels = seen.confusion.sum(axis=0)
+        images = (seen.confusion.sum(axis=2) > 0).sum(axis=0)
+        predicted, labelled = pixels.sum(axis=0), pixels.sum(axis=1)
+        return [
+            never_predicted(name, stage, int(images[k]))
+            for k, name in enumerate(self.data.class_names)
+            if labelled[k] and not predicted[k]
+        ]
+
+    def _lesion_scores(
+        self, rows: Sequence[Mapping[str, Any]], groups: Sequence[str] | None
+    ) -> dict[str, Score]:
+        """Compute the share of lesions that are found, and the false positives of an image."""
+        if "lesions" not in rows[0]:
+            return {}
+        images = group_numbers(groups, len(rows))
+        found: dict[str, Score] = {}
+        for column in (name for name in rows[0] if name.partition("/")[0] == "lesions"):
+            of = column.removeprefix("lesions")
+            sizes = np.nan_to_num([row[column] for row in rows]).astype(int)
+            of_image = np.repeat(images, sizes)
+            for end in ("", "_iou"):
+                hits = np.nan_to_num([row[f"lesions_found{end}{of}"] for row in rows]).astype(int)
+                each = [np.arange(size) < n for size, n in zip(sizes, hits, strict=True)]
+                right = np.concatenate(each)
+                share = or_none(right.mean()) if len(right) else None
+                name = f"lesion_recall{end}{of}"
+                found[name], found[f"{name}_ci95"] = share, None
+                if share is not None:
+                    interval = proportion_interval(right, groups=of_image)
+                    found[f"{name}_ci95"] = interval_or_none(interval)
+                values = [row[f"false_positives{end}{of}"] for row in rows]
+                name = f"false_positives_per_image{end}{of}"
+                found[name] = or_none(mean_defined(values)[0])
+                interval = mean_interval(values, groups=groups, upper=None)
+                found[f"{name}_ci95"] = interval_or_none(interval)
+        return found
 
     def conventions(self, stage: Stage) -> list[dict[str, Any]]:  # noqa: ARG002  last watched split
         return [] if self._counted is None else self._counted.compute()
 
     def details(self) -> dict[str, Any]:
         rows = self._test_rows
-        if not rows:
+        if not rows or self.not_finite.get("test"):
             return {}
         found = self._annotators(rows)
         if len(self.data.class_names) != 2:
             return found
         share = np.array([row["lesion_percent"] / 100 for row in rows])
         groups = self.data.groups_of(rows)
-        diagonal_px = math.hypot(self.data.image_size, self.data.image_size)
+        diagonal_px = self._watched["test"].diagonal_px
         sizes = size_groups(rows, foreground_share=share, groups=groups, diagonal_px=diagonal_px)
         return {**found, "lesion_sizes": sizes}
 
@@ -153,7 +215,7 @@ class SegmentationEvaluation(Evaluation):
 
     def tested(self) -> Tested | None:
         rows = self._test_rows
-        if not rows:
+        if not rows or self.not_finite.get("test"):
             return None
         groups = self.data.groups_of(rows)
 
@@ -168,6 +230,23 @@ class SegmentationEvaluation(Evaluation):
 
         return Tested(paths=[row["path"] for row in rows], scores=scores, groups=groups)
 
+    def patient_scores(self) -> dict[str, Any]:
+        """Average each image score within the groups first, then over them."""
+        rows = self._test_rows
+        groups = self.data.groups_of(rows)
+        if groups is None or not several_per_group(groups):
+            return {}
+        number = group_numbers(groups, len(rows))
+        found: dict[str, Any] = {"num_groups": int(number.max()) + 1, "num_images": len(rows)}
+        for name in names_at("near-duplicates", "segmentation"):
+            values = np.array([row[name] for row in rows])
+            known = np.isfinite(values)
+            with np.errstate(invalid="ignore"):
+                means = np.bincount(number[known], values[known]) / np.bincount(number[known])
+            found[name] = or_none(mean_defined(means)[0])
+            found[f"{name}_ci95"] = self._interval(name, means.tolist(), None)
+        return found
+
     def plot(self, history: Sequence[Mapping[str, float | int | None]]) -> None:
         from medvision.reports.plots.segmentation import write_test_plots  # matplotlib
         from medvision.reports.plots.style import write_curves
@@ -176,7 +255,7 @@ class SegmentationEvaluation(Evaluation):
         if history:
             write_curves(self.folder, task="segmentation", history=history, synthetic=synthetic)
         test: Any = self._watched.get("test")
-        if test is not None and test.rows:
+        if test is not None and test.rows and not test.not_finite:
             write_test_plots(
                 self.folder,
                 roc=test.roc,
@@ -187,15 +266,17 @@ class SegmentationEvaluation(Evaluation):
             )
 
     def _worst_first(self) -> list[int]:
+        """Rank images by Dice; those without a defined Dice are not shown."""
         rows = self._test_rows
-        return sorted(range(len(rows)), key=lambda row: (np.nan_to_num(rows[row]["dice"]), row))
+        known = [row for row in range(len(rows)) if math.isfinite(rows[row]["dice"])]
+        return sorted(known, key=lambda row: (rows[row]["dice"], row))
 
     def _interval(self, name: str, values: Sequence[float], groups: Sequence[str] | None) -> Score:
         """Compute the interval of a mean over images, up to the largest value that is possible."""
         score = score_named(name, "segmentation")
         upper = 1.0 if score is None or score.bounded else None
         if score is not None and score.unit == "px":  # no distance exceeds the diagonal
-            upper = math.hypot(self.data.image_size, self.data.image_size)
+            upper = max(seen.diagonal_px for seen in self._watched.values())
         return interval_or_none(mean_interval(values, groups=groups, upper=upper))
 
     @property

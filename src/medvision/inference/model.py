@@ -90,9 +90,20 @@ class Model:
         return self.predict_batch([self.read(image)], tta=tta)[0]
 
     def predict_batch(self, images: Sequence[Image], *, tta: bool = False) -> list[Result]:
-        """Predict images returned by ``read`` in one forward pass."""
+        """Predict images returned by ``read`` in one forward pass.
+
+        Raises:
+            MedvisionError: If the output of the network is not finite for an image.
+        """
         batch = np.stack([self.prepare(image) for image in images])
         logits = self._logits(batch, tta=tta)
+        if not np.isfinite(logits).all():
+            raise MedvisionError(
+                "the output of the network is not finite",
+                where=str(self.source),
+                hint="use another checkpoint: this one predicts nothing for the image",
+                exit_code=3,
+            )
         make = self.result.from_logits
         return [make(image, own, self.card) for image, own in zip(images, logits, strict=True)]
 
@@ -150,15 +161,18 @@ class Model:
         if not tta:
             return self.engine.logits(batch)
         total: Any = 0.0
+        known = np.ones(len(batch), bool)
         task = task_of(self.card.task)
         for axes in task.flips:
             mirrored = np.ascontiguousarray(np.flip(batch, tuple(axis + 1 for axis in axes)))
             logits = self.engine.logits(mirrored)
             if task.per_pixel:
                 logits = np.flip(logits, tuple(axis + 2 for axis in axes))
+            known &= np.isfinite(logits).reshape(len(logits), -1).all(axis=1)
             two = logits.shape[1] == 1
             total = total + (sigmoid(logits) if two else _softmax_of_channels(logits))
         mean = (total / len(task.flips)).astype(np.float64).clip(1e-12, 1 - 1e-12)
+        mean[~known] = np.nan  # an infinite logit has a finite probability
         if mean.shape[1] == 1:
             return np.log(mean / (1 - mean)).astype(np.float32)
         return np.log(mean).astype(np.float32)

@@ -168,9 +168,9 @@ def predict_files(
 
     Writes ``predictions.csv`` with a row per image in the given order, and for a segmentation
     ``masks/<name>.png`` at the original image size (0 and 255, or class indices) and
-    ``overlays/<name>.png``; for a classification ``grid.png``. For a file that cannot be read, or
-    whose results cannot be written, the column ``error`` contains the reason, and the other files
-    are still predicted.
+    ``overlays/<name>.png``; for a classification ``grid.png``. For a file that cannot be read,
+    for which the output of the network is not finite, or whose results cannot be written, the
+    column ``error`` contains the reason, and the other files are still predicted.
 
     Args:
         model: Model returned by ``load_model``.
@@ -231,7 +231,8 @@ def predict_files(
         for (row, *_), fault in zip(readable, kept, strict=True):
             if fault is not None:
                 row["error"] = f"cannot be predicted: {_in_one_line(fault)}"
-                unexpected.append(fault)
+                if not isinstance(fault, MedvisionError):
+                    unexpected.append(fault)
         readable = [given for given, fault in zip(readable, kept, strict=True) if fault is None]
         if not readable:
             return rows

@@ -1,8 +1,7 @@
 """Scores with a stated definition.
 
-Names are imported on first use, so that code that needs only NumPy does not load torch. Two
-functions share the name of their module and are imported from there: ``operating_points`` and
-``size_groups``.
+Names are imported on first use, so that code that needs only NumPy does not load torch. Those that
+no other package needs often are imported from their module.
 """
 
 import lazy_loader

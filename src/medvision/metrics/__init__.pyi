@@ -14,11 +14,14 @@ from .intervals import wilson_interval as wilson_interval
 from .overlap import SegmentationScores as SegmentationScores
 from .overlap import auroc as auroc
 from .overlap import dice_score as dice_score
+from .overlap import finite_images as finite_images
+from .overlap import foreground_logit as foreground_logit
 from .overlap import foreground_probability as foreground_probability
 from .overlap import iou_score as iou_score
 from .overlap import per_image_scores as per_image_scores
 from .overlap import pixel_confusion as pixel_confusion
 from .overlap import pixel_histogram as pixel_histogram
+from .overlap import rank_groups as rank_groups
 from .overlap import roc_curve as roc_curve
 from .overlap import to_uint8 as to_uint8
 from .own import OfClasses as OfClasses

@@ -222,6 +222,126 @@ def _confidence(probability: Floats, target: Ints) -> tuple[Floats, NDArray[np.b
     return confidence, most_probable == target, np.digitize(confidence, inner_edges, right=True)
 
 
+STEEPEST = 100.0
+"""Largest slope that is looked for: beyond it the classes are separated."""
+
+
+def calibration_line(
+    probability: ArrayLike,
+    positive: ArrayLike,
+    *,
+    groups: Groups = None,
+    confidence: float = 0.95,
+) -> dict[str, float | Interval]:
+    r"""Compute calibration slope and intercept of one class, with their intervals.
+
+    .. math:: P(y = 1) = \mathrm{sigmoid}(a + b\, \mathrm{logit}(p))
+
+    The slope is b. The intercept is a for b fixed to 1, calibration in the large. An interval holds
+    the values whose deviance exceeds that of the estimate by at most the square of Student's
+    quantile for n - 1 degrees of freedom, which follows the skew of few positives. With groups, n
+    is their number, and deviances are divided by the ratio of the robust to the model's variance,
+    if it is above 1.
+
+    Args:
+        probability: Probability p of the class (N,), in [0, 1]; values that float32 rounds to 0 or
+            1 count as the nearest ones inside.
+        positive: True for images of the class, (N,).
+        groups: Group of each image, such as its patient.
+        confidence: Nominal coverage, in (0, 1).
+
+    Returns:
+        ``calibration_slope`` and ``calibration_intercept``, and under ``<name>_ci95`` low and high
+        end. All NaN unless both classes occur; the slope and its interval also where p separates
+        the classes, or is the same for all images. An end beyond the largest slope is NaN.
+
+    References:
+        Cox, Two further applications of a model for binary regression, Biometrika 1958; Van Calster
+        et al., Calibration: the Achilles heel of predictive analytics, BMC Medicine 2019
+    """
+    p, y = np.asarray(probability, np.float64), np.asarray(positive, np.bool_)
+    group = group_numbers(groups, len(y))
+    nan = float("nan")
+    unknown: dict[str, float | Interval] = {
+        "calibration_slope": nan,
+        "calibration_slope_ci95": (nan, nan),
+        "calibration_intercept": nan,
+        "calibration_intercept_ci95": (nan, nan),
+    }
+    if not y.any() or y.all():
+        return unknown
+    x = np.log(np.maximum(p, 2.0**-149)) - np.log(np.maximum(1 - p, 2.0**-25))
+    num_groups = len(np.unique(group))
+    if num_groups < 2:
+        return unknown
+    limit = special.stdtrit(num_groups - 1, (1 + confidence) / 2) ** 2
+
+    def intercept(offset: Floats) -> float:
+        """Intercept with the highest likelihood beside an offset."""
+        far = 40 + float(np.abs(offset).max())
+        return _zero(lambda a: (special.expit(offset + a) - y).sum(), -far, far)
+
+    def deviance(line: Floats) -> float:
+        return float(-2 * (special.log_expit(np.where(y, line, -line))).sum())
+
+    def inflation(line: Floats, direction: Floats) -> float:
+        """Ratio of the robust to the model's variance of the coefficient of a direction."""
+        chance = special.expit(line)
+        weight = chance * (1 - chance)
+        of_group = np.bincount(group, weights=(y - chance) * direction)
+        robust = (of_group**2).sum() * num_groups / (num_groups - 1)
+        return max(1.0, float(robust / (weight * direction**2).sum()))
+
+    found = dict(unknown)
+    best = intercept(x)
+    scale = inflation(x + best, np.ones_like(x))
+    found["calibration_intercept"] = best
+    found["calibration_intercept_ci95"] = _ends(
+        lambda a: deviance(x + a), best, limit * scale, reach=60.0
+    )
+
+    def profile(b: float) -> Floats:
+        return b * x + intercept(b * x)
+
+    def slope_of_likelihood(b: float) -> float:
+        return float(((special.expit(profile(b)) - y) * x).sum())
+
+    if np.ptp(x) == 0 or slope_of_likelihood(STEEPEST) < 0 or slope_of_likelihood(-STEEPEST) > 0:
+        return found
+    steep = _zero(slope_of_likelihood, -STEEPEST, STEEPEST)
+    line = profile(steep)
+    weight = special.expit(line) * special.expit(-line)
+    if not weight.sum():
+        return found
+    scale = inflation(line, x - np.average(x, weights=weight))
+    found["calibration_slope"] = steep
+    found["calibration_slope_ci95"] = _ends(
+        lambda b: deviance(profile(b)), steep, limit * scale, reach=STEEPEST
+    )
+    return found
+
+
+def _zero(function: Callable[[float], float], low: float, high: float) -> float:
+    """Find where a function changes its sign; near-steps need many iterations."""
+    return float(optimize.brentq(function, low, high, xtol=1e-9, maxiter=1000))
+
+
+def _ends(
+    deviance: Callable[[float], float], best: float, limit: float, *, reach: float
+) -> Interval:
+    """Find where the deviance exceeds its smallest value by a limit; NaN beyond the reach."""
+    smallest = deviance(best)
+
+    def excess(value: float) -> float:
+        return deviance(value) - smallest - limit
+
+    low, high = (
+        _zero(excess, *sorted((best, far))) if excess(far) > 0 else float("nan")
+        for far in (best - reach, best + reach)
+    )
+    return low, high
+
+
 LOWEST, HIGHEST = 0.05, 20.0
 """Range of the temperature: beyond it, probabilities are nearly uniform or nearly certain."""
 

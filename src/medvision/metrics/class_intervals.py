@@ -45,6 +45,7 @@ def classification_intervals(
     *,
     class_names: Sequence[str],
     threshold: float = 0.5,
+    ordered: bool = False,
     groups: Groups = None,
     confidence: float = 0.95,
     seed: int = 0,
@@ -69,6 +70,7 @@ def classification_intervals(
         target: Class indices in [0, K), (N,).
         class_names: The K >= 2 classes.
         threshold: In [0, 1]; for two classes, class 1 is predicted where p >= threshold.
+        ordered: True if the classes are in a meaningful order, such as grades.
         groups: Group of each image, such as its patient.
         confidence: Nominal coverage, in (0, 1).
         seed: Random seed of the interval of the ECE; equal seeds give equal intervals.
@@ -85,7 +87,9 @@ def classification_intervals(
         Lam, Gopal and Qian, Confidence Intervals for the F1 Score: A Comparison of Four Methods,
         2023, https://arxiv.org/abs/2309.14621; those of the functions named
     """
-    images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
+    images = ClassifiedImages(
+        probability, target, class_names=class_names, threshold=threshold, ordered=ordered
+    )
     group = group_numbers(groups, len(images))
     found = _Scores(images, group, confidence)
     names = [name for name in found.observed if only is None or name in only]

@@ -17,10 +17,17 @@ one class against the rest:
 - ``brier``: mean squared error of the probabilities. For two classes that of class 1, in [0, 1];
   for K >= 3 summed over the classes, in [0, 2].
 
+- ``mcc``: Matthews correlation coefficient of true and predicted class, in [-1, 1]; 0 where every
+  image is predicted as one class.
+- ``kappa``: Cohen's kappa of true and predicted class, in [-1, 1]; for ordered classes with weights
+  that grow with the square of the distance between the classes.
+
 ``precision/<name>`` and so on are per-class scores. Without a name they are the scores of class 1
 for two classes, and for K >= 3 the mean over the classes for which they are defined. A score with
-nothing to count (0/0: precision without predictions, recall or average precision without positives,
-AUROC with one class only) is NaN, never 0. ``confusion/<true>/<predicted>`` counts images.
+nothing to count (0/0: recall or average precision without positives, AUROC with one class only) is
+NaN, never 0; but the precision of a class that is labelled and never predicted is 0, as in
+scikit-learn, so that no mean rises when a class is given up. ``confusion/<true>/<predicted>``
+counts images.
 
 Pure NumPy in float64. Every score also takes integer weights, the number of times that each image
 occurs in each of R resamples, and equals the score of the images repeated that many times.
@@ -50,6 +57,7 @@ class ClassifiedImages:
         target: Class indices in [0, K), (N,).
         class_names: The K >= 2 classes.
         threshold: Decision threshold in [0, 1], for two classes.
+        ordered: True if the classes are in a meaningful order, such as grades.
 
     Raises:
         ValueError: If shapes, probabilities, targets, names or threshold are invalid.
@@ -62,6 +70,7 @@ class ClassifiedImages:
         *,
         class_names: Sequence[str],
         threshold: float = 0.5,
+        ordered: bool = False,
     ) -> None:
         num_classes = len(class_names)
         probabilities, labels = np.asarray(probability, np.float64), np.asarray(target)
@@ -82,6 +91,8 @@ class ClassifiedImages:
         self._counted = np.hstack(
             [self.labelled & self.predicted, self.predicted, self.labelled]
         ).astype(np.float64)
+        self._ordered = ordered
+        self._squares = np.subtract(self.predicted_class, labels, dtype=np.float64) ** 2
         self._calibration = Calibration(probabilities, labels)
         self._rankings = [Ranking(scores[:, k], self.labelled[:, k]) for k in classes]
 
@@ -100,8 +111,10 @@ class ClassifiedImages:
         total = times.sum(axis=1, keepdims=True)
         areas = np.array([ranking.areas(times) for ranking in self._rankings])  # (K, 2, R)
         with np.errstate(invalid="ignore"):  # 0/0 is NaN: undefined
+            precision = hits / predicted
+            precision[(predicted == 0) & (labelled > 0)] = 0.0
             by_class = {
-                "precision": hits / predicted,
+                "precision": precision,
                 "recall": hits / labelled,
                 "specificity": (total - predicted - labelled + hits) / (total - labelled),
                 "f1": 2 * hits / (predicted + labelled),
@@ -113,6 +126,8 @@ class ClassifiedImages:
         return {
             "accuracy": accuracy,
             "balanced_accuracy": mean_over_defined(by_class["recall"]),
+            "mcc": _mcc(hits, predicted, labelled),
+            "kappa": _kappa(hits, predicted, labelled, times @ self._squares, self._ordered),
             **{name: v[:, 1] if two else mean_over_defined(v) for name, v in by_class.items()},
             **self._calibration.scores(times),
             **{
@@ -141,6 +156,7 @@ def classification_scores(
     *,
     class_names: Sequence[str],
     threshold: float = 0.5,
+    ordered: bool = False,
 ) -> dict[str, float]:
     """Compute every score of the module docstring.
 
@@ -149,16 +165,71 @@ def classification_scores(
         target: Class indices in [0, K), (N,).
         class_names: The K >= 2 classes.
         threshold: In [0, 1]; for two classes, class 1 is predicted where p >= threshold.
+        ordered: True if the classes are in a meaningful order, such as grades.
 
     Returns:
-        Scores in [0, 1] (``brier`` of K >= 3 in [0, 2]) or NaN, and counts, by name.
+        Scores in [0, 1] (``brier`` of K >= 3 in [0, 2], ``mcc`` and ``kappa`` in [-1, 1]) or NaN,
+        and counts, by name.
 
     Raises:
         ValueError: If shapes, probabilities, targets, names or threshold are invalid.
     """
-    images = ClassifiedImages(probability, target, class_names=class_names, threshold=threshold)
+    images = ClassifiedImages(
+        probability, target, class_names=class_names, threshold=threshold, ordered=ordered
+    )
     scores = {name: float(value[0]) for name, value in images.scores().items()}
     return scores | {name: float(count) for name, count in images.confusion().items()}
+
+
+def _mcc(hits: Floats, predicted: Floats, labelled: Floats) -> Floats:
+    r"""Compute the Matthews correlation coefficient of K classes, (R,).
+
+    .. math:: \frac{c s - \sum_k p_k t_k}{\sqrt{s^2 - \sum_k p_k^2} \sqrt{s^2 - \sum_k t_k^2}}
+
+    with s images, of which c are correct, :math:`p_k` predicted as class k and :math:`t_k` of it.
+
+    Args:
+        hits: Correct images of each class, (R, K).
+        predicted: Images predicted as each class, (R, K).
+        labelled: Images of each class, (R, K).
+
+    References:
+        Gorodkin, Comparing two K-category assignments by a K-category correlation coefficient,
+        Computational Biology and Chemistry 2004
+    """
+    size, correct = labelled.sum(axis=1), hits.sum(axis=1)
+    over = correct * size - (predicted * labelled).sum(axis=1)
+    of_predicted, of_labelled = (size**2 - (n**2).sum(axis=1) for n in (predicted, labelled))
+    under = np.sqrt(of_predicted * of_labelled)
+    none: Floats = np.where(of_labelled > 0, 0.0, np.nan)
+    return np.divide(over, under, out=none, where=under > 0)
+
+
+def _kappa(
+    hits: Floats, predicted: Floats, labelled: Floats, squares: Floats, ordered: bool
+) -> Floats:
+    r"""Compute Cohen's kappa, (R,): 1 minus the observed over the expected disagreement.
+
+    A disagreement counts 1, or for ordered classes the square of the distance of the classes.
+
+    Args:
+        hits: Correct images of each class, (R, K).
+        predicted: Images predicted as each class, (R, K).
+        labelled: Images of each class, (R, K).
+        squares: Sum over the images of the squared distance of both classes, (R,).
+        ordered: True for ordered classes.
+
+    References:
+        Cohen, A coefficient of agreement for nominal scales, 1960; Weighted kappa, 1968
+    """
+    size, places = labelled.sum(axis=1), np.arange(labelled.shape[1])
+    with np.errstate(invalid="ignore"):  # 0/0 is NaN: undefined
+        if ordered:
+            first = (predicted @ places, labelled @ places)
+            second = predicted @ places**2 + labelled @ places**2
+            return np.asarray(1 - squares / (second - 2 * first[0] * first[1] / size))
+        observed = size - hits.sum(axis=1)
+        return np.asarray(1 - observed / (size - (predicted * labelled).sum(axis=1) / size))
 
 
 def mean_over_defined(values: Floats) -> Floats:

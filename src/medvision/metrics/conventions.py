@@ -24,6 +24,9 @@ from medvision.metrics.ranking import counts_at_least
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+OWN = {"two": "per_image", "more": "per_image_present"}
+"""Key of medvision's own Dice and IoU, for two classes and for more."""
+
 EPSILON = 1e-7
 """Smoothing of medvision's own definition: two empty sets score 1."""
 
@@ -62,7 +65,7 @@ def conventions_for(of: Literal["pixels", "images"], num_classes: int) -> list[d
             "name": row.get(f"name_of_{kind}", row["name"]),
             "tools": row.get(f"tools_of_{kind}", row["tools"]),
             "definition": row["definition"],
-            "own": row["key"] == row.get("score", "per_image"),
+            "own": row["key"] in (row.get("score"), *OWN.values()),
             "optimistic": row.get("optimistic", False),
             "binary_only": row.get("binary_only", False),
         }
@@ -135,7 +138,7 @@ class SegmentationConventions:
         """
         table = self._table() if self.num_images else {}
         undefined = np.full(2, np.nan)
-        own = table.get("per_image", undefined)
+        own = table.get(OWN["more" if self.num_classes > 2 else "two"], undefined)
         rows = []
         for row in conventions_for("pixels", self.num_classes):
             values = table.get(row["key"], undefined)
@@ -171,7 +174,10 @@ class SegmentationConventions:
         self._sizes += sizes
         scores = dice_and_iou(*sizes)
         labelled = np.where(sizes[2] > 0, scores, np.nan)
-        self._add("per_image", dice_and_iou(*sizes[:, 1:], smooth=EPSILON))
+        smoothed = dice_and_iou(*sizes[:, 1:], smooth=EPSILON)
+        self._add("per_image" if self.num_classes == 2 else "per_image_empty_1", smoothed)
+        present = np.where(sizes[2, 1:] > 0, smoothed, np.nan)
+        self._add("per_image_present", mean_over_defined(present))
         self._add("per_image_defined", scores[:, 1:], columns=self.num_classes - 1)
         self._add("per_image_labelled", mean_over_defined(labelled[:, 1:]))
         self._add("per_image_labelled_with_background", mean_over_defined(labelled))

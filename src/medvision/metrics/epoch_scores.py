@@ -21,16 +21,19 @@ def probabilities(logits: Tensor) -> Tensor:
         logits: (N, 1), the logit of class 1 of two, or (N, K) with K >= 3, of any floating type.
 
     Returns:
-        float32 (N, K); for two classes columns 1 - p and p.
+        float32 (N, K); for two classes columns 1 - p and p. The row of an image with a logit that
+        is not finite is NaN.
     """
     if logits.ndim != 2 or logits.shape[1] in (0, 2):
         raise ValueError(
             f"expected logits of shape (N, 1), or (N, K) with K >= 3, got {tuple(logits.shape)}"
         )
     if logits.shape[1] > 1:
-        return logits.float().softmax(dim=1)
-    positive = logits.float().sigmoid()
-    return torch.cat([1 - positive, positive], dim=1)
+        found = logits.float().softmax(dim=1)
+    else:
+        positive = logits.float().sigmoid()
+        found = torch.cat([1 - positive, positive], dim=1)
+    return torch.where(logits.isfinite().all(1, keepdim=True), found, torch.nan)
 
 
 class ClassificationScores(Metric):
@@ -42,11 +45,12 @@ class ClassificationScores(Metric):
     on the device without synchronisation; the only transfer is in ``compute``.
 
     Targets of ``IGNORE_INDEX`` (rows that pad a batch) are ignored. If the epoch has no images or
-    any output is not a number, all scores and confusion counts are NaN.
+    any output is not finite, all scores and confusion counts are NaN.
 
     Args:
         class_names: The K >= 2 classes.
         threshold: In [0, 1]; for two classes, class 1 is predicted where p >= threshold.
+        ordered: True if the classes are in a meaningful order, such as grades.
     """
 
     is_differentiable = False
@@ -54,9 +58,12 @@ class ClassificationScores(Metric):
 
     rows: list[Tensor]
 
-    def __init__(self, *, class_names: Sequence[str], threshold: float = 0.5) -> None:
+    def __init__(
+        self, *, class_names: Sequence[str], threshold: float = 0.5, ordered: bool = False
+    ) -> None:
         super().__init__()
         self.class_names, self.threshold = tuple(class_names), float(threshold)
+        self.ordered = ordered
         nothing = np.empty((0, len(class_names))), np.empty(0, np.int64)
         self._names = tuple(  # this also checks the arguments
             classification_scores(*nothing, class_names=class_names, threshold=threshold)
@@ -87,5 +94,6 @@ class ClassificationScores(Metric):
                 rows[:, -1].long().numpy(),
                 class_names=self.class_names,
                 threshold=self.threshold,
+                ordered=self.ordered,
             )
         return {name: torch.tensor(value) for name, value in scores.items()}

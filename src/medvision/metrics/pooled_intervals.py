@@ -170,11 +170,12 @@ def pooled_scores(confusion: ArrayLike, histogram: ArrayLike) -> dict[str, Float
     rest = total[..., None] - labelled
     dice, iou = dice_and_iou(overlap, predicted, labelled, smooth=EPSILON)[..., 1:].mean(-1)
     with np.errstate(invalid="ignore"):  # 0/0 is NaN: undefined
+        precision = np.where((predicted == 0) & (labelled > 0), 0.0, overlap / predicted)
         return {
             "dice_global": np.where(total > 0, dice, np.nan),
             "iou_global": np.where(total > 0, iou, np.nan),
             "accuracy": overlap.sum(-1) / total,
-            "precision": mean_over_defined((overlap / predicted)[..., 1:]),
+            "precision": mean_over_defined(precision[..., 1:]),
             "recall": mean_over_defined((overlap / labelled)[..., 1:]),
             "specificity": mean_over_defined(((rest - predicted + overlap) / rest)[..., 1:]),
             "auroc": _auroc(np.asarray(histogram, dtype=np.float64)),

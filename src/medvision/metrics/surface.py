@@ -36,15 +36,16 @@ def surface_distances(
     two. ``nsd_2px`` is the share of the pixels of both outlines that are within 2 px of the other.
     Distances are measured between pixel centres, in pixels of the given masks.
 
-    ============================  =======  =======
-    the class is                  hd95_px  nsd_2px
-    ============================  =======  =======
-    in one of the two masks only  NaN      0
-    in neither                    NaN      NaN
-    ============================  =======  =======
+    ==================  =======  =================  =======
+    the class is        hd95_px  hd95_px_penalised  nsd_2px
+    ==================  =======  =================  =======
+    only labelled       NaN      diagonal           0
+    only predicted      NaN      NaN                0
+    in neither mask     NaN      NaN                NaN
+    ==================  =======  =================  =======
 
-    A mean of HD95 thus leaves out missed lesions: read it with the number of undefined images
-    (``mean_defined``).
+    A mean of HD95 thus leaves out missed lesions. ``hd95_px_penalised`` counts each of them as the
+    diagonal of the image, the largest distance that is possible in it.
 
     The background has no outline of its own. Pixels labelled ``IGNORE_INDEX`` are removed from both
     masks, as with MONAI's ``ignore_index``; all scores of a fully ignored image are NaN.
@@ -53,12 +54,12 @@ def surface_distances(
         predicted: Class indices in [0, K), (H, W).
         labelled: Class indices in [0, K), or ``IGNORE_INDEX``, (H, W).
         num_classes: K >= 2, with the background.
-        class_names: The K classes, background first; with K >= 3 they add ``hd95_px/<name>``
-            and ``nsd_2px/<name>``.
+        class_names: The K classes, background first; with K >= 3 they add the scores of each,
+            such as ``hd95_px/<name>``.
 
     Returns:
-        ``hd95_px`` >= 0 and ``nsd_2px`` in [0, 1]: with K >= 3 the mean over the foreground
-        classes for which each is defined.
+        ``hd95_px`` and ``hd95_px_penalised`` >= 0, and ``nsd_2px`` in [0, 1]: with K >= 3 the mean
+        over the foreground classes for which each is defined.
 
     Raises:
         ValueError: If shapes, values or names are invalid.
@@ -74,7 +75,8 @@ def surface_distances(
         _distances((predicted == k) & counted, labelled == k) for k in range(1, num_classes)
     ]
     scores = {}
-    for metric, values in zip(("hd95_px", "nsd_2px"), zip(*by_class, strict=True), strict=True):
+    names = ("hd95_px", "hd95_px_penalised", "nsd_2px")
+    for metric, values in zip(names, zip(*by_class, strict=True), strict=True):
         scores[metric] = mean_defined(values)[0]
         if num_classes > 2:
             for name, value in zip(class_names[1:], values, strict=False):
@@ -90,11 +92,15 @@ def mean_defined(values: Iterable[float]) -> tuple[float, int]:
     return mean, len(numbers) - len(defined)
 
 
-def _distances(predicted: Mask, labelled: Mask) -> tuple[float, float]:
-    """Compute HD95 and NSD of the masks of one class."""
+def _distances(predicted: Mask, labelled: Mask) -> tuple[float, float, float]:
+    """Compute HD95, penalised HD95 and NSD of the masks of one class."""
     either = predicted | labelled
     if not either.any():
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
+    if not predicted.any():
+        return math.nan, math.hypot(*labelled.shape), 0.0
+    if not labelled.any():
+        return math.nan, math.nan, 0.0
     import torch
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
@@ -109,7 +115,7 @@ def _distances(predicted: Mask, labelled: Mask) -> tuple[float, float]:
         # the only channel is a foreground class, which MONAI must not leave out
         hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95)
         nsd = compute_surface_dice(first, second, [TOLERANCE_PX], include_background=True)
-    return float(hd95), float(nsd)
+    return float(hd95), float(hd95), float(nsd)
 
 
 def _box(mask: Mask) -> tuple[slice, slice]:

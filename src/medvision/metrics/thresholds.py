@@ -12,7 +12,9 @@ from medvision.errors import MedvisionError
 from medvision.metrics.intervals import (
     Floats,
     Groups,
+    Interval,
     group_numbers,
+    mean_interval,
     proportion_interval,
     ratio_interval,
 )
@@ -274,6 +276,73 @@ def operating_points(
             }
         )
     return found
+
+
+CURVE = tuple(round(0.05 * k, 2) for k in range(1, 20))
+"""Thresholds of the decision curve: 5 to 95 %."""
+
+
+def net_benefits(probability: ArrayLike, target: ArrayLike, threshold: float) -> Floats:
+    r"""Compute the contribution of each image to the net benefit at a threshold t, (N,).
+
+    .. math:: \frac{\mathrm{TP}}{n} - \frac{\mathrm{FP}}{n} \frac{t}{1 - t}
+
+    is their mean: 1 for a true positive, minus the odds of t for a false positive, else 0.
+
+    Args:
+        probability: p in [0, 1] of class 1, (N,).
+        target: Class indices 0 or 1, (N,).
+        threshold: t in [0, 1); the probability of disease from which a patient would be treated.
+
+    References:
+        Vickers and Elkin, Decision Curve Analysis, Medical Decision Making 2006
+    """
+    p, labels = _checked(probability, target)
+    if not 0 <= threshold < 1:
+        raise ValueError(f"expected a threshold in [0, 1), got {threshold}")
+    gain = np.where(labels == 1, 1.0, -threshold / (1 - threshold))
+    return np.where(p >= threshold, gain, 0.0)
+
+
+def net_benefit_interval(each: Floats, threshold: float, groups: Groups = None) -> Interval:
+    """Interval of the mean of ``net_benefits``, whose values lie between minus the odds and 1."""
+    return mean_interval(each, groups=groups, lower=-threshold / (1 - threshold), upper=1.0)
+
+
+def _finite_ends(interval: Interval) -> list[float] | None:
+    return [*interval] if np.isfinite(interval).all() else None
+
+
+def decision_curve(
+    probability: ArrayLike, target: ArrayLike, *, groups: Groups = None
+) -> list[dict[str, Any]]:
+    """Compute the net benefit of the network, and of treating all, at thresholds of 5 to 95 %.
+
+    The curve shows thresholds that users might hold; it chooses none. Treating no one has net
+    benefit 0. A network is of use at a threshold where it is above both.
+
+    Args:
+        probability: p in [0, 1] of class 1 for the test images, (N,).
+        target: Class indices 0 or 1, (N,).
+        groups: Group of each image, such as its patient, (N,).
+
+    Returns:
+        One dict per threshold: ``threshold``, ``net_benefit``, ``net_benefit_ci95`` and
+        ``treat_all``.
+    """
+    points = []
+    for threshold in CURVE:
+        each = net_benefits(probability, target, threshold)
+        everyone = net_benefits(np.ones(len(each)), target, threshold)
+        points.append(
+            {
+                "threshold": threshold,
+                "net_benefit": float(each.mean()),
+                "net_benefit_ci95": _finite_ends(net_benefit_interval(each, threshold, groups)),
+                "treat_all": float(everyone.mean()),
+            }
+        )
+    return points
 
 
 def _rates(

@@ -53,9 +53,17 @@ class _Run:
         self.history = history
         best = summary.get("best_epoch")  # counted from 0
         self.best = -1 if best is None else int(best)
-        self.lesion_sizes: Sequence[Mapping[str, Any]] = summary.get("lesion_sizes") or ()
-        counts = self.dataset.get("class_counts") or {}
-        self.class_counts: Mapping[str, Mapping[str, int]] = counts
+        self.not_finite = bool(summary.get("not_finite"))
+        scored: Mapping[str, Mapping[str, Any]] = summary.get("scored") or {}
+        self.scored = {stage: behind.get("num_images") for stage, behind in scored.items()}
+        self.class_counts: Mapping[str, Mapping[str, int]] = {
+            **(self.dataset.get("class_counts") or {}),
+            **{
+                s: behind["class_counts"]
+                for s, behind in scored.items()
+                if "class_counts" in behind
+            },
+        }
 
     def score(self, name: str) -> float | None:
         return _number(self.metrics.get(name))
@@ -87,7 +95,7 @@ class _Run:
         return {epoch: value for epoch, value in values.items() if value is not None}
 
     def num_images(self, stage: str) -> int | None:
-        count = (self.dataset.get("num_images") or {}).get(stage)
+        count = self.scored.get(stage, (self.dataset.get("num_images") or {}).get(stage))
         return None if count is None else int(count)
 
     def absent(self, stage: str) -> list[str]:
@@ -163,8 +171,9 @@ def _few_images(run: _Run) -> list[str]:
 
 
 def _one_answer(run: _Run) -> list[str]:
+    told = [text for text in run.warnings if " was never predicted on test" in text]
     if run.per_pixel:
-        if run.score("test/recall") == 0:
+        if run.score("test/recall") == 0 and not told:
             return ["no foreground pixel of the test images is predicted as foreground (recall 0)"]
         if run.score("test/specificity") == 0:
             every = "every background pixel of the test images"
@@ -175,7 +184,12 @@ def _one_answer(run: _Run) -> list[str]:
         if run.score(f"test/recall/{name}") == 1 and run.score(f"test/specificity/{name}") == 0:
             total = sum(counts.values())
             return [f"all {total} test images are predicted as {name}, the true class of {count}"]
-    never = [name for name in counts if run.score(f"test/recall/{name}") == 0]
+    never = [
+        name
+        for name in counts
+        if run.score(f"test/recall/{name}") == 0
+        and not any(text.startswith(f"{name} was never") for text in told)
+    ]
     each = ", ".join(f"{name} (0 of {counted(counts[name], 'image')})" for name in never)
     return [f"recall on test is 0 for {each}"] if never else []
 
@@ -289,7 +303,10 @@ def _unlike_validation(run: _Run) -> list[str]:
 
 def _undefined(run: _Run) -> list[str]:
     # undefined scores are explained by classes that are missing or never predicted
-    explained = {"hd95_px"} | ({"precision"} if run.score("test/recall") == 0 else set())
+    explained = {"hd95_px", "hd95_px_penalised", "absence", "dice_present"}
+    explained |= {"precision"} if run.score("test/recall") == 0 else set()  # of older runs
+    if run.not_finite:
+        return []
     names = [
         run.title(name)
         for stage, _, name in (key.partition("/") for key in run.metrics)
@@ -302,19 +319,6 @@ def _undefined(run: _Run) -> list[str]:
     found = []
     if names and not run.absent("test"):
         found.append(f"undefined on test because the denominator is zero: {', '.join(names)}")
-    # images without a lesion have no HD95 either, but are not missed lesions
-    free = [group["num_images"] for group in run.lesion_sizes if group["name"] == "no lesion"]
-    left_out = (run.score("test/hd95_px_undefined") or 0) - sum(free)
-    if left_out > 0:
-        which = (
-            "for which the prediction is empty"
-            if run.lesion_sizes
-            else "for which prediction or label is empty"
-        )
-        found.append(
-            f"HD95 excludes {left_out:.0f} of {run.num_images('test')} test images, {which}:"
-            " interpret it together with Dice"
-        )
     return found
 
 

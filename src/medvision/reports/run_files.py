@@ -95,6 +95,18 @@ class RunFiles:
         return found
 
     @property
+    def scored(self) -> Mapping[str, Mapping[str, Any]]:
+        """Numbers of images behind the scores, by split; empty for older runs."""
+        found: Mapping[str, Mapping[str, Any]] = self.summary.get("scored") or {}
+        return found
+
+    def num_scored(self, stage: str) -> int:
+        """Number of images behind the scores of a split; 0 if unknown."""
+        known = self.scored.get(stage) or {}
+        count = known.get("num_images", self.num_images.get(stage))
+        return int(count or (len(self.predictions) if stage == self.stage else 0))
+
+    @property
     def stage(self) -> str:
         """Reported split: ``test``, or ``val`` if nothing else was measured."""
         if _of_validation(self.summary):

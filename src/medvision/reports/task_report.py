@@ -139,10 +139,12 @@ def score_of(run: RunFiles, name: str) -> str:
 
 def images(run: RunFiles) -> str:
     """Name the images of the reported split, with their number."""
-    count = run.num_images.get(run.stage) or len(run.predictions)
+    count, known = run.num_scored(run.stage), run.num_images.get(run.stage) or 0
     words = f"images of {set_name(run)}" if run.external else images_of(run.stage)
-    if count == 1:
+    if max(count, known) == 1:
         words = words.replace("images", "image", 1)
+    if 0 < count < known:
+        return f"{whole(count)} of {whole(known)} {words}"
     return f"{whole(count)} {words}" if count else f"the {words}"
 
 

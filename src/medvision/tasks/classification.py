@@ -40,6 +40,8 @@ class ClassificationTask(Task):
             chooses it on validation; with a rule, training uses 0.5.
         sensitivity: Target of the rule of that name, in (0, 1]; not used while training.
         prevalence: Share of positives for PPV and NPV; not used while training.
+        ordered_classes: True if the classes are in a meaningful order, such as grades: kappa then
+            has quadratic weights.
         mixing: Mixes training batches; they then have a loss, but no other score.
         **common: As for ``Task``: ``optimizer``, ``scheduler``, ``metadata`` and
             ``backbone_lr_factor``.
@@ -57,6 +59,7 @@ class ClassificationTask(Task):
         threshold: float | str = 0.5,
         sensitivity: float | None = None,
         prevalence: float | None = None,
+        ordered_classes: bool = False,
         mixing: Mixing | None = None,
         **common: Any,
     ) -> None:
@@ -65,12 +68,15 @@ class ClassificationTask(Task):
         super().__init__(
             model=model,
             loss=CrossEntropy(num_classes=len(names)) if loss is None else loss,
-            metrics=partial(ClassificationScores, class_names=names, threshold=fixed),
+            metrics=partial(
+                ClassificationScores, class_names=names, threshold=fixed, ordered=ordered_classes
+            ),
             own_metrics=metrics,
             **common,
         )
         self.class_names, self.threshold, self.mixing = names, threshold, mixing
         self.sensitivity, self.prevalence = sensitivity, prevalence
+        self.ordered_classes = ordered_classes
 
     def arguments(self) -> dict[str, Plain]:
         return {
@@ -78,6 +84,7 @@ class ClassificationTask(Task):
             "class_names": [*self.class_names],
             "threshold": self.threshold,
             "sensitivity": self.sensitivity,
+            "ordered_classes": self.ordered_classes,
             "prevalence": self.prevalence,
         }
 

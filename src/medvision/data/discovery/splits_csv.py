@@ -7,7 +7,7 @@ import difflib
 import io
 import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -96,6 +96,41 @@ def read_splits(path: Path, *, prefer: Prefer | None = None) -> SampleTable:
                 hint="keep one of the lines",
             )
     return samples
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return further columns of a table, such as the age of the patient: by name and image path.
+
+    Args:
+        path: Table of samples.
+        columns: Names of the columns; case is ignored.
+
+    Raises:
+        MedvisionError: If the file cannot be read, or lacks a column.
+    """
+    with (
+        file_errors("cannot read the file", path, hint="check data.root", exit_code=2),
+        open_table(path, encoding="utf-8-sig") as stream,
+    ):
+        first = stream.readline()
+        reader = csv.reader(chain([first], stream), delimiter=_delimiter(path, first))
+        head = [name.strip().lower() for name in next(reader, [])]
+        rows = [[cell.strip() for cell in cells] for cells in reader if len(cells) == len(head)]
+    image = _places(head, path, "masks")[COLUMNS.index("path")]
+    found: dict[str, dict[str, str]] = {}
+    for name in columns:
+        if image < 0 or name.strip().lower() not in head:
+            others = ", ".join(column for column in head if column not in COLUMNS)
+            raise MedvisionError(
+                f"no column {name}",
+                where=f"{path}, line 1",
+                hint=f"its further columns are {others}"
+                if others
+                else "add the column, or leave data.subgroups out",
+            )
+        place = head.index(name.strip().lower())
+        found[name] = {_relative(row[image]): row[place] for row in rows if row[image]}
+    return found
 
 
 def names_images(path: Path) -> bool:

@@ -140,7 +140,7 @@ def draw_curve(history: History, *, score: Score, mark: str) -> Figure:
     """Draw training and validation values per epoch, with the best validation epoch marked."""
     figure, axes = new_axes(6, 4)
     for stage, color in STAGE_COLORS.items():
-        points = [(row["epoch"], row.get(f"{stage}/{score.name}")) for row in history]
+        points = [(int(row["epoch"] or 0) + 1, row.get(f"{stage}/{score.name}")) for row in history]
         known = [(int(e or 0) + 1, v) for e, v in points if v is not None]
         if not known:
             continue

@@ -54,8 +54,14 @@ from medvision.run.training.build import (
     silence_libraries,
 )
 from medvision.run.training.data_audit import duplicates_in_training
-from medvision.run.training.results import describe_dataset, print_scores
-from medvision.scores import headline_of
+from medvision.run.training.results import (
+    check_finite,
+    describe_dataset,
+    first_notes,
+    images_behind,
+    print_scores,
+)
+from medvision.scores import METRIC_DEFINITIONS, changed_name, changed_since, headline_of
 from medvision.task_definition import task_of
 from medvision.tasks import Task
 from medvision.types import Stage
@@ -285,6 +291,7 @@ def evaluate_run(
         times = summary["test_evaluations"]
         print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
     print_line(str(out))
+    check_finite(summary, out)
     return summary
 
 
@@ -311,6 +318,10 @@ def _measure(
         )
     )
     evaluation.with_conventions = conventions
+    try:
+        evaluation.subgroups = data.subgroup_values()
+    except MedvisionError as error:  # another set, or a table that changed: the scores still hold
+        evaluation.notes.append(f"no scores by subgroup: {error.what} ({error.where})")
     if not target.external and stage == "test":
         data.read_again()
         evaluation.near_duplicates = duplicates_in_training(data)
@@ -320,16 +331,25 @@ def _measure(
     history = [] if target.external else read_history(run.path)
     evaluation.plot(history)
     stored = run.summary["metrics"]
-    count, difference, where = largest_difference({} if target.external else stored, scores)
+    changes = _changes(run, target)
+    known = {} if target.external else stored
+    same = {name: value for name, value in known.items() if not changed_name(name, changes)}
+    count, difference, where = largest_difference(same, scores)
+    changed = _changed(known, scores, changes)
+    if changed:
+        evaluation.notes.append(_changed_note(run, changed))
     opened = stage == "test" and bool(run.summary.get("sealed"))
     summary = {
         **_kept(run, target),
+        "status": "failed" if evaluation.not_finite else "finished",
         "dataset": _dataset(run, target),
-        "metrics": scores if target.external else {**stored, **scores},
+        "metric_definitions": METRIC_DEFINITIONS,
+        "metrics": scores if target.external else {**same, **scores},
         "precision": plan.precision,
         "device": plan.accelerator,
         **evaluation.details(),
         **evaluation.near_duplicate_scores(),
+        **evaluation.further_scores(),
         "evaluated": {
             "run": str(run.path),
             "data": str(data.root or "phantoms"),
@@ -338,8 +358,11 @@ def _measure(
             "figures_compared": count,
             "largest_difference": None if difference == float("inf") else difference,
             "differs_most": where,
+            **({"definitions_changed": changed} if changed else {}),
         },
+        **images_behind(evaluation),
         "warnings": [
+            *first_notes(evaluation, data),
             *([OPENED] if opened and not target.external else []),
             *([] if target.external else _lasting(run.summary["warnings"], opened)),
             *notes,
@@ -365,6 +388,41 @@ def _measure(
     return summary
 
 
+def _changes(run: StoredRun, target: Target) -> dict[str, str]:
+    """Scores whose definition changed since the run, each with its new definition."""
+    version, loss = run.summary.get("metric_definitions", 1), run.cfg.loss
+    changes = changed_since(
+        version, target.data.task, num_classes=max(2, len(target.data.class_names))
+    )
+    if version < 3 and loss.get("class_weights") and loss.get("label_smoothing"):
+        changes["loss"] = "class weights apply to the smoothed labels too, as in PyTorch"
+    return changes
+
+
+def _changed(
+    stored: Mapping[str, Any], scores: Mapping[str, Score], changes: Mapping[str, str]
+) -> dict[str, str]:
+    """Select the changed definitions that give a value of the run another value."""
+    found: dict[str, str] = {}
+    for name in scores:
+        key = changed_name(name, changes)
+        if key is None or key in found or name not in stored:
+            continue
+        _, difference, _ = largest_difference({name: stored[name]}, {name: scores[name]})
+        if difference > SAME:
+            found[key] = changes[key]
+    return found
+
+
+def _changed_note(run: StoredRun, changed: Mapping[str, str]) -> str:
+    version = run.summary.get("metric_definitions", 1)
+    listed = "; ".join(f"{name}: {what}" for name, what in changed.items())
+    return (
+        f"definitions that changed since this run (version {version}, now {METRIC_DEFINITIONS}):"
+        f" {listed}. Other values of the run are compared"
+    )
+
+
 def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
     """Part of the run's own summary that also applies to these images."""
     gone = ["sealed"] * (target.stage == "test") + [
@@ -372,6 +430,7 @@ def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
         "twins",
         "annotators",
     ] * target.external
+    gone += ["scored", "not_finite", "subgroups", "per_patient", "detectable_difference"]
     return {key: value for key, value in run.summary.items() if key not in gone}
 
 

@@ -19,7 +19,7 @@ from medvision.audit.memory import memory_baseline
 from medvision.console import counted
 from medvision.data import ImageData
 from medvision.errors import MedvisionError
-from medvision.evaluation.base import DuplicatesInTraining
+from medvision.evaluation.parts import DuplicatesInTraining
 
 Mode = Literal["warn", "strict", "skip"]
 

@@ -49,7 +49,14 @@ from medvision.run.training.build import (
 )
 from medvision.run.training.data_audit import audit_training, notes_with
 from medvision.run.training.fit import fit, may_upload
-from medvision.run.training.results import finish, finish_pruned, first_summary, greet
+from medvision.run.training.results import (
+    check_finite,
+    expected_parts,
+    finish,
+    finish_pruned,
+    first_summary,
+    greet,
+)
 from medvision.scores import headline_of
 from medvision.task_definition import task_of
 from medvision.types import Stage
@@ -145,6 +152,10 @@ def run_experiment(
             summary |= {"sealed": True, "sealed_by": list(sealed_by)}
     else:
         summary = _reopen_folder(folder, data, state)
+    stages: tuple[Stage, ...] = ("val", "test")  # val first: it may determine the threshold
+    stages = stages[:1] if sealed_by else stages
+    parts = expected_parts(cfg.trainer, data, stages)
+    summary["warnings"] = [*parts, *(w for w in summary["warnings"] if w not in parts)]
     if folder.exists:
         folder.write_summary(summary)
         greet(folder.path, data, model, summary)
@@ -179,10 +190,10 @@ def run_experiment(
         .load("evaluation")
         .of_run(folder=folder.path, data=data, options=config["task"])
     )
+    evaluation.subgroups = data.subgroup_values()
     evaluation.near_duplicates = None if audited is None else audited.near_duplicates
     scores: dict[str, Score] = {}
-    stages: tuple[Stage, ...] = ("val", "test")  # val first: it may determine the threshold
-    for stage in stages[:1] if sealed_by else stages:
+    for stage in stages:
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
     if evaluation.threshold is not None:
@@ -198,15 +209,18 @@ def run_experiment(
             run=folder.path,
         )
         summary["warnings"] += filter(None, [ledger_note()])
-    return finish(
+    summary = finish(
         folder,
         summary,
+        data=data,
         evaluation=evaluation,
         fitted=fitted,
         scores=scores,
         config=config,
         upload=may_upload(cfg),
     )
+    check_finite(summary, folder.path)
+    return summary
 
 
 def _rebuilding_note(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Results of a run: summary.json, the plots, and the table on the screen."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from medvision.callbacks.trackers import write_results
 from medvision.console import cell, counted, print_line, screen
 from medvision.data import ImageData
 from medvision.data.discovery.description import reading_lines
+from medvision.errors import MedvisionError
 from medvision.evaluation import Evaluation, Score
 from medvision.hardware import Plan
 from medvision.live import phase
@@ -20,13 +22,10 @@ from medvision.reports.run_page import write_report
 from medvision.run.storage.run_folder import RunFolder
 from medvision.run.storage.test_ledger import LEDGER
 from medvision.run.training.fit import Fitted
-from medvision.scores import names_at, other_scores
-from medvision.types import STAGES
+from medvision.scores import METRIC_DEFINITIONS, names_at, other_scores
+from medvision.types import STAGES, Stage
 
 TWIN_PARTS = ("with_twin", "without_twin")
-
-METRIC_DEFINITIONS = 2
-"""Increases when the definition of a score changes: older values are not comparable."""
 
 
 def first_summary(
@@ -117,6 +116,7 @@ def finish(
     folder: RunFolder,
     summary: Mapping[str, Any],
     *,
+    data: ImageData,
     evaluation: Evaluation,
     fitted: Fitted,
     scores: Mapping[str, Score],
@@ -129,15 +129,18 @@ def finish(
     """
     best, rows = fitted.best, fitted.rows
     late = [*evaluation.notes, *([best.warning] if best.warning else [])]
+    first = first_notes(evaluation, data)
     final: dict[str, Any] = {
         **summary,
         **_of_fit(fitted),
-        "status": "finished",
+        "status": "failed" if evaluation.not_finite else "finished",
         "metrics": {**_of_best_epoch(fitted, "train/"), **scores, **_of_callbacks(fitted, scores)},
         **({} if evaluation.threshold is None else {"threshold": evaluation.threshold}),
         **evaluation.details(),
         **evaluation.near_duplicate_scores(),
-        "warnings": [*summary["warnings"], *late],
+        **evaluation.further_scores(),
+        **images_behind(evaluation),
+        "warnings": [*first, *(w for w in summary["warnings"] if w not in first), *late],
     }
     final["warnings"] += findings(final, rows)
     with phase("drawing plots and report"):
@@ -153,6 +156,80 @@ def finish(
         print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
     print_line(str(folder.path))
     return final
+
+
+def images_behind(evaluation: Evaluation) -> dict[str, Any]:
+    """Numbers of images of ``summary.json`` that were scored, and that have no finite output."""
+    found: dict[str, Any] = {"scored": {s: dict(n) for s, n in evaluation.scored.items()}}
+    if evaluation.not_finite:
+        found["not_finite"] = dict(evaluation.not_finite)
+    return found
+
+
+def first_notes(evaluation: Evaluation, data: ImageData) -> list[str]:
+    """Notes that a reader must see before any score."""
+    found = []
+    for stage, number in evaluation.not_finite.items():
+        found.append(
+            f"the output of the network is not finite for {number} of"
+            f" {counted(evaluation.scored[stage]['num_images'], f'{stage} image')}: all scores on"
+            f" {stage} are undefined"
+        )
+    for stage, behind in evaluation.scored.items():
+        found += part_note(stage, behind["num_images"], len(data.tables[stage]))
+    return found
+
+
+def part_note(stage: Stage, scored: int, whole: int) -> list[str]:
+    """Note that only a part of a split is scored; empty if all of it is."""
+    if scored >= whole:
+        return []
+    what = {
+        "val": "the choice of the best epoch and the scores on val rest on them",
+        "test": "the scores are not those of the test split",
+    }.get(stage, "")
+    return [
+        f"only {scored} of {counted(whole, f'{stage} image')} are scored"
+        f" (trainer.limit_{stage}_batches): {what}"
+    ]
+
+
+def expected_parts(
+    limits: Mapping[str, Any], data: ImageData, stages: Sequence[Stage]
+) -> list[str]:
+    """Notes on splits of which the limits of the trainer leave out a part, before the run.
+
+    Args:
+        limits: Section ``trainer`` of the config.
+        data: The prepared data module.
+        stages: Splits that will be scored.
+    """
+    found = []
+    for stage in stages:
+        limit, whole = limits.get(f"limit_{stage}_batches"), len(data.tables[stage])
+        batches = math.ceil(whole / data.batch_size)
+        if limit is None or not whole:
+            continue
+        used = int(limit * batches) if isinstance(limit, float) else min(limit, batches)
+        found += part_note(stage, min(used * data.batch_size, whole), whole)
+    return found
+
+
+def check_finite(summary: Mapping[str, Any], folder: Path) -> None:
+    """Fail if a measured image has no finite output.
+
+    Raises:
+        MedvisionError: With the number of such images.
+    """
+    for stage, number in (summary.get("not_finite") or {}).items():
+        total = counted(summary["scored"][stage]["num_images"], f"{stage} image")
+        raise MedvisionError(
+            f"the output of the network is not finite for {number} of {total}",
+            where=str(folder),
+            hint="see the blank rows of the predictions; train with a lower optimizer.lr or"
+            " trainer.precision=32",
+            exit_code=3,
+        )
 
 
 def finish_pruned(

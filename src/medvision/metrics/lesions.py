@@ -1,20 +1,33 @@
-"""Scores of small, medium and large lesions."""
+"""Lesions: how many are found, how many are made up, and the scores of small and large ones.
+
+A lesion is a connected region of the mask of one class; pixels that touch at a corner belong to one
+region. Two lesions that touch are one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvision.metrics.intervals import Groups, mean_interval
+from medvision.types import IGNORE_INDEX
+
+MIN_IOU = 0.5
+"""Smallest IoU at which a predicted region is the detection of a lesion, as in PASCAL VOC: no two
+regions can both exceed it for one lesion."""
+
+COUNTS = ("lesions", "lesions_found", "lesions_found_iou", "false_positives", "false_positives_iou")
+"""Counts of ``detected_lesions``."""
 
 NAMES = {1: ("medium",), 2: ("small", "large"), 3: ("small", "medium", "large")}
 """Names of the groups, by number of groups."""
 
 OVERLAPS = ("dice", "iou")
-SURFACES = ("hd95_px", "nsd_2px")
+SURFACES = ("hd95_px", "hd95_px_penalised", "nsd_2px")
 
 
 def size_groups(
@@ -79,12 +92,79 @@ def size_groups(
         }
         of_chosen = None if groups is None else [groups[row] for row in chosen.tolist()]
         for metric, column in values.items():
-            upper = diagonal_px if metric == "hd95_px" else 1.0
+            upper = diagonal_px if metric.startswith("hd95_px") else 1.0
             entry |= _mean(metric, column[chosen], of_chosen, upper)
             if metric in SURFACES:
                 entry[f"{metric}_undefined"] = int(np.isnan(column[chosen]).sum())
         found.append(entry)
     return found
+
+
+def detected_lesions(
+    predicted: NDArray[np.uint8],
+    labelled: NDArray[np.integer[Any]],
+    *,
+    num_classes: int = 2,
+    class_names: Sequence[str] = (),
+) -> dict[str, float]:
+    """Count the lesions of one image that are found, and the predicted regions without a lesion.
+
+    By overlap, a lesion is found if any of its pixels is predicted, and a predicted region is a
+    false positive if none of its pixels is labelled. By IoU, a lesion is found if its IoU with a
+    predicted region is 0.5 or more, and a predicted region is a false positive if no lesion has
+    that IoU with it. Pixels labelled ``IGNORE_INDEX`` are removed from both masks.
+
+    Args:
+        predicted: Class indices in [0, K), (H, W).
+        labelled: Class indices in [0, K), or ``IGNORE_INDEX``, (H, W).
+        num_classes: K >= 2, with the background.
+        class_names: The K classes, background first; with K >= 3 they add the counts of each, such
+            as ``lesions/<name>``.
+
+    Returns:
+        ``lesions``, ``lesions_found``, ``lesions_found_iou``, ``false_positives`` and
+        ``false_positives_iou``: with K >= 3 the sums over the foreground classes.
+
+    References:
+        Maier-Hein et al., Metrics reloaded, Nature Methods 2024; Bunch et al., A free-response
+        approach to the measurement and characterization of radiographic observer performance, 1977
+    """
+    if predicted.shape != labelled.shape or predicted.ndim != 2:
+        raise ValueError(
+            f"expected masks of one shape (H, W), got {predicted.shape} and {labelled.shape}"
+        )
+    counted = labelled != IGNORE_INDEX
+    of_classes = [
+        _detected((predicted == k) & counted, labelled == k) for k in range(1, num_classes)
+    ]
+    found = dict(zip(COUNTS, map(float, np.sum(of_classes, axis=0)), strict=True))
+    if num_classes > 2:
+        for name, counts in zip(class_names[1:], of_classes, strict=False):
+            found |= {f"{key}/{name}": float(n) for key, n in zip(COUNTS, counts, strict=True)}
+    return found
+
+
+def _detected(predicted: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> tuple[int, ...]:
+    """Compute ``COUNTS`` from the masks of one class."""
+    (num_regions, regions), (num_lesions, lesions) = (
+        cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+        for mask in (predicted, labelled)
+    )
+    region_px = np.bincount(regions.ravel(), minlength=num_regions)
+    lesion_px = np.bincount(lesions.ravel(), minlength=num_lesions)
+    both = predicted & labelled  # only these pairs overlap; a table of all pairs may be huge
+    pairs = lesions[both].astype(np.int64) * num_regions + regions[both]
+    pair, overlap = np.unique(pairs, return_counts=True)
+    lesion, region = np.divmod(pair, num_regions)
+    match = overlap / (lesion_px[lesion] + region_px[region] - overlap) >= MIN_IOU
+    num_lesions, num_regions = num_lesions - 1, num_regions - 1  # without the background
+    return (
+        num_lesions,
+        len(np.unique(lesion)),
+        len(np.unique(lesion[match])),
+        num_regions - len(np.unique(region)),
+        num_regions - len(np.unique(region[match])),
+    )
 
 
 def _thirds(share: NDArray[np.float64]) -> list[NDArray[np.intp]]:

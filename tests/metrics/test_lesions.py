@@ -5,9 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from medvision.metrics import mean_interval
-from medvision.metrics.size_groups import size_groups
+from medvision.metrics.lesions import detected_lesions, size_groups
 
 
 def rows_of(dice: list[float], **more: list[float | None]) -> list[dict[str, float | None]]:
@@ -157,3 +159,48 @@ def test_wrong_arguments_are_named() -> None:
         size_groups(rows, foreground_share=[20, 30])
     with pytest.raises(ValueError, match=r"shares in \[0, 1\]"):
         size_groups(rows, foreground_share=[0.2, math.nan])
+
+
+def blocks(*rows: str) -> NDArray[np.uint8]:
+    """Mask drawn in text: a digit is a class, a dot the background."""
+    return np.array([[0 if char == "." else int(char) for char in row] for row in rows], np.uint8)
+
+
+def test_lesions_by_hand() -> None:
+    labelled = blocks("11....1", "11...1.", ".......", "..111..", "1......")
+    predicted = blocks("1......", ".......", "......1", "..111..", ".......")
+    assert detected_lesions(predicted, labelled) == {
+        "lesions": 4,  # the two pixels that touch at a corner are one
+        "lesions_found": 2,
+        "lesions_found_iou": 1,  # 1 of 4 pixels is not enough
+        "false_positives": 1,
+        "false_positives_iou": 2,
+    }
+
+
+def test_a_region_over_two_lesions_finds_both_and_matches_none() -> None:
+    found = detected_lesions(blocks("1111111"), blocks("11...11"))
+    assert (found["lesions_found"], found["lesions_found_iou"]) == (2, 0)
+    assert (found["false_positives"], found["false_positives_iou"]) == (0, 1)
+
+
+def test_lesions_of_classes_are_counted_apart_and_ignored_pixels_not_at_all() -> None:
+    labelled = np.where(blocks("1..22..9") == 9, 255, blocks("1..22..9"))
+    found = detected_lesions(
+        blocks("2..22..1"), labelled, num_classes=3, class_names=("none", "liver", "tumour")
+    )
+    assert (found["lesions"], found["lesions_found"], found["false_positives"]) == (2, 1, 1)
+    assert (found["lesions_found/liver"], found["lesions_found/tumour"]) == (0, 1)
+    assert (found["false_positives/liver"], found["false_positives/tumour"]) == (0, 1)
+
+
+def test_scipy_counts_the_same_lesions() -> None:
+    rng = np.random.default_rng(0)
+    labelled, predicted = (rng.random((2, 60, 80)) < 0.2).astype(np.uint8)
+    lesions, num_lesions = ndimage.label(labelled, np.ones((3, 3)))
+    regions, num_regions = ndimage.label(predicted, np.ones((3, 3)))
+    hit = set(lesions[predicted > 0]) - {0}
+    false = num_regions - len(set(regions[labelled > 0]) - {0})
+    found = detected_lesions(predicted, labelled)
+    assert (found["lesions"], found["lesions_found"]) == (num_lesions, len(hit))
+    assert found["false_positives"] == false
