@@ -364,3 +364,15 @@ def test_nothing_temporary_is_left(tmp_path: Path) -> None:
         "best.ckpt",
         "last.ckpt",
     }
+
+
+def test_an_epoch_that_predicts_nothing_is_best_only_among_its_like(tmp_path: Path) -> None:
+    task: Any = SimpleNamespace(predicts_nothing=lambda logged: float(logged["val/recall"]) == 0)
+    callback = best_and_last(tmp_path)
+    for epoch, (dice, recall) in enumerate([(0.8, 0.0), (0.9, 0.0), (0.6, 0.5), (0.95, 0.0)]):
+        found = trainer(epoch, val__dice=dice, val__recall=recall)
+        callback.on_train_epoch_end(found, task)
+        assert callback.best_epoch == [0, 1, 2, 2][epoch]
+    again = best_and_last(tmp_path)
+    again.load_state_dict(callback.state_dict())
+    assert not again.best_is_empty

@@ -42,6 +42,8 @@ class BestAndLast(Checkpoint):
         best_path: Path of the checkpoint of the best epoch.
         best_epoch: Epoch in ``best.ckpt``, counted from 0; None before the first.
         best_value: Its monitored value; None if the last epoch is used as the best.
+        best_is_empty: True if it predicts nothing of what is labelled in validation. Such an epoch
+            is the best only where every epoch does so, whatever the monitor says.
         last_epoch: Last epoch that has ended.
         warning: Reason for using the last epoch as the best, if so.
     """
@@ -57,6 +59,7 @@ class BestAndLast(Checkpoint):
         self.monitor, self.mode = monitor, mode or mode_of(monitor)
         self.best_epoch: int | None = None
         self.best_value: float | None = None
+        self.best_is_empty = False
         self.last_epoch: int | None = None
         self.warning: str | None = None
         self._record: tuple[int | None, float | None] | None = None
@@ -65,9 +68,13 @@ class BestAndLast(Checkpoint):
         value = trainer.callback_metrics.get(self.monitor)
         if value is None and score_named(self.monitor) is None:
             self._require_logged(trainer)
-        better = value is not None and self._is_better(float(value))
+        is_empty = bool(
+            getattr(pl_module, "predicts_nothing", lambda _: False)(trainer.callback_metrics)
+        )
+        better = value is not None and self._is_better(float(value), is_empty=is_empty)
         if better and value is not None:
             self.best_epoch, self.best_value = trainer.current_epoch, float(value)
+            self.best_is_empty = is_empty
         self.last_epoch = trainer.current_epoch
         with _plateaus_stepped(trainer):
             self.save(trainer)
@@ -147,6 +154,7 @@ class BestAndLast(Checkpoint):
             "best_epoch": self.best_epoch,
             "best_value": self.best_value,
             "last_epoch": self.last_epoch,
+            "best_is_empty": self.best_is_empty,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -154,6 +162,7 @@ class BestAndLast(Checkpoint):
         if self.best_path.exists():
             known = (state_dict["best_epoch"], state_dict["best_value"])
             self.best_epoch, self.best_value = self._record or known
+            self.best_is_empty = state_dict.get("best_is_empty", False)
         self.last_epoch = state_dict.get("last_epoch")
 
     def _require_logged(self, trainer: Trainer) -> None:
@@ -169,11 +178,13 @@ class BestAndLast(Checkpoint):
                 ),
             )
 
-    def _is_better(self, value: float) -> bool:
+    def _is_better(self, value: float, *, is_empty: bool = False) -> bool:
         if not math.isfinite(value):
             return False
         if self.best_value is None:
             return True
+        if is_empty != self.best_is_empty:
+            return self.best_is_empty
         return value > self.best_value if self.mode == "max" else value < self.best_value
 
     def _not_written(self, fault: Exception) -> MedvisionError:

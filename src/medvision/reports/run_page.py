@@ -29,7 +29,7 @@ from medvision.reports.score_tables import (
     shown_scores,
     stages_with,
 )
-from medvision.reports.task_report import TaskReport, listed
+from medvision.reports.task_report import TaskReport, further_sections, listed
 from medvision.scores import (
     Score,
     is_number,
@@ -183,7 +183,7 @@ def write_report(
 def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -> Mapping[str, Any]:
     """Build the template context; empty parts produce no section."""
     summary, own = run.summary, report_of(run)
-    sections = own.sections(run)
+    sections = [*own.sections(run), *further_sections(run)]
     curves = {s.name: (f"{s.capitalized} by epoch", "") for s in scores_at("curve", run.task)}
     judged = {name: texts for name, texts in JUDGED.items() if name in run.plots}
     pictured = {*curves, *JUDGED, GRID}

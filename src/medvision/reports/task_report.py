@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
-from medvision.reports.page import Table, whole
+import yaml
+
+from medvision.reports.page import PLAIN, Table, whole
 from medvision.reports.run_facts import set_name
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import images_of
-from medvision.scores import is_interval, is_number, named_scores, scores_at
+from medvision.scores import Score, is_interval, is_number, named_scores, scores_at
+from medvision.task_definition import task_of
 
 MOST_NAMES = 4  # with more classes, the list is too long for a sentence
 
@@ -33,6 +39,170 @@ class Section:
     def anchor(self) -> str:
         """Id of the section on the page."""
         return "own-" + re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+def further_sections(run: RunFiles) -> list[Section]:
+    """Build the sections on subgroups, patients, net benefit and reporting guidelines."""
+    found = []
+    summary = run.summary
+    subgroups: Mapping[str, Mapping[str, Any]] = summary.get("subgroups") or {}
+    if subgroups:
+        text = (
+            "Scores of the test images by the value of a column. As the largest of several gaps, a"
+            " gap is too large by chance; one whose interval includes 0 is not shown to exist."
+        )
+        tables = [table for name, of in subgroups.items() for table in _subgroups(run, name, of)]
+        found.append(Section(title="Subgroups", text=text, tables=tables))
+    patients: Mapping[str, Any] = summary.get("per_patient") or {}
+    if patients:
+        found.append(_patients(run, patients))
+    if points := summary.get("decision_curve"):
+        found.append(_decision_curve(points))
+    differences: Mapping[str, float] = summary.get("detectable_difference") or {}
+    rows = [
+        [score.capitalized, score.text(differences[score.name])]
+        for score in named_scores(run.task).values()
+        if score.name in differences
+    ]
+    if rows:
+        table = Table(
+            caption="Difference from a fixed value, such as a published score, that these test"
+            " images show in 80 of 100 studies, at a level of 5 %",
+            head=["Score", "Smallest difference"],
+            rows=rows,
+            note="From the width of the 95 % interval. It also holds for two networks on these"
+            " images whose results correlate by 0.5; for more alike networks it is smaller.",
+        )
+        found.append(Section(title="Smallest difference that can be shown", tables=[table]))
+    return [*found, _guidelines(run)]
+
+
+def _cell(score: Score, values: Mapping[str, Any], name: str) -> str:
+    value, ends = values.get(name), values.get(f"{name}_ci95")
+    if not is_number(value):
+        return score.text(None)
+    interval = f" ({score.interval_text(ends)})" if is_interval(ends) else ""
+    return f"{score.text(value)}{interval}"
+
+
+def _subgroups(run: RunFiles, column: str, of: Mapping[str, Any]) -> list[Table]:
+    """Build the tables of one column: scores of each value, and the largest gaps."""
+    groups: Sequence[Mapping[str, Any]] = of.get("groups") or ()
+    scores = [
+        score for name, score in named_scores(run.task).items() if name in (groups or [{}])[0]
+    ]
+    if not groups:
+        caption = f"{column}: {whole(of.get('num_values'))} values, too many for a table"
+        return [Table(caption=caption, head=["Value"], rows=[])]
+    values = Table(
+        caption=f"Scores by {column}, with 95 % intervals",
+        head=[column, "Images", *(score.heading for score in scores)],
+        rows=[
+            [
+                str(group["name"]),
+                whole(group.get("num_images")),
+                *(_cell(score, group, score.name) for score in scores),
+            ]
+            for group in groups
+        ],
+    )
+    gaps: Mapping[str, Mapping[str, Any]] = of.get("largest_gap") or {}
+    rows = [
+        [
+            score.capitalized,
+            _cell(
+                score,
+                {"gap": gaps[score.name]["gap"], "gap_ci95": gaps[score.name]["gap_ci95"]},
+                "gap",
+            ),
+            " and ".join(map(str, gaps[score.name]["between"])),
+        ]
+        for score in scores
+        if score.name in gaps
+    ]
+    gap = Table(
+        caption=f"Largest gap by {column}", head=["Score", "Gap", "Highest and lowest"], rows=rows
+    )
+    return [values, gap] if rows else [values]
+
+
+def _patients(run: RunFiles, patients: Mapping[str, Any]) -> Section:
+    """Build the section with one value for each group of images."""
+    count = whole(patients.get("num_groups"))
+    if mixed := patients.get("mixed_groups"):
+        text = f"{whole(mixed)} of {count} groups have images of several classes: a group has no"
+        return Section(title="By patient", text=f"{text} class of its own, and no score.")
+    rows = [
+        [score.capitalized, _cell(score, patients, name)]
+        for name, score in named_scores(run.task).items()
+        if name in patients
+    ]
+    how = "the mean score" if task_of(run.task).per_pixel else "the mean probability"
+    table = Table(
+        caption=f"Scores of {count} groups, with 95 % intervals",
+        head=["Score", "Value"],
+        rows=rows,
+        note=f"A group, such as a patient or a video, counts once, with {how} of its images.",
+    )
+    return Section(title="By patient", tables=[table])
+
+
+def _decision_curve(points: Sequence[Mapping[str, Any]]) -> Section:
+    """Build the section on net benefit."""
+    table = Table(
+        caption="Net benefit by threshold, with 95 % intervals",
+        head=["Threshold", "Network", "Treat all", "Treat none"],
+        rows=[
+            [
+                f"{point['threshold']:.2f}",
+                _cell(PLAIN, point, "net_benefit"),
+                PLAIN.text(point.get("treat_all")),
+                PLAIN.text(0.0),
+            ]
+            for point in points
+        ],
+        note="True positives per image, minus false positives weighted by the odds of the"
+        " threshold: the probability of disease from which a patient would be treated. A network"
+        " is of use at a threshold where it is above treating all and treating none. The curve"
+        " chooses no threshold.",
+    )
+    return Section(title="Decision curve", tables=[table])
+
+
+@cache
+def _items() -> list[dict[str, str]]:
+    text = Path(__file__).with_name("guidelines.yaml").read_text(encoding="utf-8")
+    items: list[dict[str, str]] = yaml.safe_load(text)
+    return items
+
+
+def _guidelines(run: RunFiles) -> Section:
+    """Map the content of the report to the items of two reporting guidelines."""
+    present = {
+        *(key for key, value in run.summary.items() if value),
+        *(["class_counts"] if run.dataset.get("class_counts") else []),
+        *(
+            ["calibration_intercept"]
+            if any("/calibration_intercept" in name for name in run.metrics)
+            else []
+        ),
+        *(["predictions"] if run.predictions else []),
+        "external" if run.external else "internal",
+    }
+    words = {"author": "for the author to write", "none": "not applicable"}
+    rows = []
+    for item in _items():
+        state = words.get(item["state"])
+        if state is None:
+            there = item.get("when") is None or item["when"] in present
+            state = f"reported: {item['where']}" if there else "not applicable to this run"
+        rows.append([item["topic"], item["claim"], item["tripod"], state])
+    table = Table(
+        caption="Items of CLAIM 2024 and TRIPOD+AI, and where this page answers them",
+        head=["Topic", "CLAIM 2024", "TRIPOD+AI", "This page"],
+        rows=rows,
+    )
+    return Section(title="Reporting guidelines", tables=[table])
 
 
 class TaskReport:

@@ -1,6 +1,6 @@
 """Segmentation: a class for every pixel."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,15 @@ class SegmentationTask(Task):
 
     def arguments(self) -> dict[str, Plain]:
         return {**super().arguments(), "class_names": [*self.class_names]}
+
+    def predicts_nothing(self, logged: Mapping[str, Tensor]) -> bool:
+        """Return True if no labelled foreground pixel of validation is found in an epoch.
+
+        Args:
+            logged: Values of the epoch, with their stage.
+        """
+        recall = logged.get("val/recall")
+        return recall is not None and float(recall) == 0
 
     def loss_examples(self) -> list[tuple[Tensor, Tensor]]:
         num_classes = len(self.class_names)

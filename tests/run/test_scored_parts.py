@@ -1,0 +1,74 @@
+"""A part of a split, and outputs that are not finite, are never reported as the whole."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from medvision.errors import MedvisionError
+from medvision.run.training.results import (
+    check_finite,
+    expected_parts,
+    first_notes,
+    images_behind,
+)
+from medvision.scores import changed_name, changed_since
+
+DATA: Any = SimpleNamespace(
+    tables={"train": [0] * 50, "val": [0] * 10, "test": [0] * 11}, batch_size=4
+)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, []),
+        ({"limit_test_batches": 1}, ["only 4 of 11 test images"]),
+        ({"limit_test_batches": 3}, []),
+        ({"limit_test_batches": 0.5}, ["only 4 of 11 test images"]),
+        (
+            {"limit_val_batches": 2, "limit_test_batches": 2},
+            ["only 8 of 10 val images", "only 8 of 11 test images"],
+        ),
+        ({"limit_train_batches": 1}, []),
+    ],
+)
+def test_a_limit_below_the_whole_is_noted(limits: dict[str, Any], expected: list[str]) -> None:
+    notes = expected_parts(limits, DATA, ("val", "test"))
+    assert [note.split(" are scored")[0] for note in notes] == expected
+    assert all("trainer.limit_" in note for note in notes)
+
+
+def test_counts_come_from_the_scored_rows() -> None:
+    evaluation: Any = SimpleNamespace(
+        scored={"val": {"num_images": 10}, "test": {"num_images": 4}}, not_finite={}
+    )
+    assert first_notes(evaluation, DATA) == expected_parts(
+        {"limit_test_batches": 1}, DATA, ["test"]
+    )
+    assert images_behind(evaluation) == {"scored": evaluation.scored}
+    check_finite({"scored": evaluation.scored}, DATA)  # nothing to report
+
+
+def test_outputs_that_are_not_finite_are_an_error_of_their_own(tmp_path: Any) -> None:
+    evaluation: Any = SimpleNamespace(scored={"test": {"num_images": 11}}, not_finite={"test": 2})
+    assert first_notes(evaluation, DATA) == [
+        "the output of the network is not finite for 2 of 11 test images: all scores on test are"
+        " undefined"
+    ]
+    with pytest.raises(MedvisionError, match="not finite for 2 of 11 test images") as raised:
+        check_finite(images_behind(evaluation), tmp_path)
+    assert raised.value.exit_code == 3
+
+
+def test_changed_definitions_are_those_after_the_version_of_a_run() -> None:
+    assert changed_since(3, "segmentation", num_classes=2) == {}
+    two = changed_since(2, "segmentation", num_classes=2)
+    assert set(two) == {"precision", "auroc", "intervals"}
+    assert set(changed_since(2, "segmentation", num_classes=4)) >= {"dice", "iou", *two}
+    assert changed_name("test/auroc", two) == "auroc"
+    assert changed_name("val/precision/liver", two) == "precision"
+    assert changed_name("test/dice_ci95", two) == "intervals"
+    assert changed_name("test/dice", two) is None
