@@ -46,7 +46,7 @@ def load_model(path: PathLike, *, model: nn.Module | None = None, trust: Package
         A model: ``predict(image)`` takes a file, a Pillow image, or uint8 (H, W), (H, W, 1) or
         (H, W, 3) in [0, 255], of any size. The result of a segmentation has ``mask``, class indices
         uint8 (H, W), and ``probability``, float32 (H, W) of the foreground in [0, 1]; that of a
-        classification ``predicted``, the name of the class, and ``probabilities`` by name.
+        classification ``predicted``, the name of the class, and ``probability`` by name.
 
     Raises:
         MedvisionError: If the file cannot be read, is not a model, or names a class that is neither
