@@ -62,7 +62,7 @@ def ends_with(
     workplace.mkdir()
     monkeypatch.chdir(workplace)
 
-    def run(*arguments: str, code: int = 2) -> str:
+    def run(*arguments: str, code: int = 2, lines: int = 1) -> str:
         if arguments[0] == "train.py":
             resumes = arguments[1].startswith("resume=")
             ended = main([*([] if resumes else SMALL), *arguments[1:]])
@@ -75,7 +75,7 @@ def ends_with(
         assert ended == code, printed
         assert not trace.exists()
         assert "Traceback" not in printed
-        assert printed.count("\n") == 1
+        assert printed.count("\n") == lines
         return printed
 
     return run
@@ -481,5 +481,7 @@ def test_errors_of_onnx_runtime_do_not_reach_the_screen(
     proto.ir_version = 10
     helper.set_model_props(proto, {"medvision": json.dumps(card)})
     (tmp_path / "bad.onnx").write_bytes(proto.SerializeToString())
-    line = ends_with("medvision", "predict", str(tmp_path / "bad.onnx"), str(data), "--out", "out")
-    assert "the network fails on an image" in line
+    words = ("medvision", "predict", str(tmp_path / "bad.onnx"), str(data), "--out", "out")
+    printed = ends_with(*words, code=1, lines=2)
+    assert "the network fails on an image" in printed
+    assert "error: 1 of 1 image could not be processed" in printed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -317,10 +318,6 @@ class MaskedLoss(nn.Module):
         return torch.where((target != IGNORE_INDEX).any(), loss, 0.0)
 
 
-CERTAIN = 30.0
-"""Logit of an ignored entry: its probability of the background is 1 in float32."""
-
-
 class MonaiLoss(nn.Module):
     """A loss of ``monai.losses`` between labels, with logits and targets as MONAI expects them.
 
@@ -384,18 +381,27 @@ class MonaiLoss(nn.Module):
                 where="loss",
                 hint="MixUp and CutMix need loss=bce" if mixed else "use loss=bce or loss=focal",
             )
-        if logits.shape[1] == 2 and self.num_classes != 2:
-            raise ValueError(f"expected {self.num_classes} logits, got 2")
-        ignored = (target == IGNORE_INDEX).unsqueeze(1)
-        criterion = self.of_several if logits.shape[1] > 1 else self.of_one
-        if criterion is None:
-            raise ValueError(f"expected {self.num_classes} logits, got 1")
-        certain = logits.new_full((logits.shape[1], *[1] * (logits.ndim - 2)), -CERTAIN).float()
-        if len(certain) > 1:
-            certain[0] = CERTAIN
-        label = target.unsqueeze(1).masked_fill(ignored, 0)
+        two = self.num_classes == 2 and logits.ndim > 1 and logits.shape[1] == 2
+        _check_shapes(logits[:, :1] if two else logits, target, self.num_classes)
+        criterion = self.of_one if self.of_one is not None and not two else self.of_several
+        label, counted = target.unsqueeze(1).float(), target != IGNORE_INDEX
         with torch.autocast(logits.device.type, enabled=False):
-            return criterion(torch.where(ignored, certain, logits.float()), label.float())
+            if counted.all():
+                value: Tensor = criterion(logits.float(), label)
+                return value
+            if re.search("hausdorff|cldice", self.name, re.IGNORECASE):
+                raise MedvisionError(
+                    f"{self.name} needs every pixel, but some are ignored",
+                    where="loss.name",
+                    hint="use one such as DiceLoss, DiceCELoss, FocalLoss or TverskyLoss",
+                )
+            # the other losses do not depend on the places of pixels
+            values = [
+                criterion(image[None, :, kept], labelled[None, :, kept])
+                for image, labelled, kept in zip(logits.float(), label, counted, strict=True)
+                if kept.any()
+            ]
+            return torch.stack(values).mean() if values else logits.float().sum() * 0
 
 
 class WeightedSum(nn.Module):

@@ -123,13 +123,13 @@ def test_cached_files_are_not_decoded_again_until_they_change(
     read: list[str] = []
     from medvision.data.validation import validate as look
 
-    real = look.read_bytes
+    real = look.read_content
 
-    def spy(path: Path) -> bytes:
-        read.append(path.name)
-        return real(path)
+    def spy(root: Path, name: str) -> bytes:
+        read.append(Path(name).name)
+        return real(root, name)
 
-    monkeypatch.setattr(look, "read_bytes", spy)
+    monkeypatch.setattr(look, "read_content", spy)
     again = facts_of(pairs)
     assert read == []
     for name in ("pixel_hash", "thumbnail", "mean", "border", "file_format"):

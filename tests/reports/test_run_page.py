@@ -133,7 +133,15 @@ def test_sections_without_content_are_absent(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     text = report(write_run(segmentation, plots=("loss",)))
-    assert sections(text) == ["numbers", "warnings", "data", "curves", "definitions", "run"]
+    assert sections(text) == [
+        "numbers",
+        "warnings",
+        "data",
+        "own-reporting-guidelines",
+        "curves",
+        "definitions",
+        "run",
+    ]
     page = Page(text)
     assert not page.all("details", "pre")  # neither config nor command
     links = {attributes["href"] for attributes in page.all("a")}
@@ -149,6 +157,7 @@ def test_a_full_run_has_every_section_in_order(full_run: Path) -> None:
         "warnings",
         "data",
         "details",
+        "own-reporting-guidelines",
         "thresholds",
         "curves",
         "judged",

@@ -10,6 +10,7 @@ import os
 import shutil
 import struct
 import sysconfig
+import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -202,7 +203,8 @@ SPOILT = {
     "mask missing": (
         lambda f: f.mask().unlink(),
         "no mask for 1 of 24 images: images/c03.png (ROOT/masks); a mask needs the file stem of its"
-        " image: add the masks, or remove the images",
+        " image: add the masks, or remove the images; for other names set data.mask_suffix, or"
+        " data.mask_pattern and data.mask_template",
     ),
     "link to itself": (
         link("images/c03.png"),
@@ -376,7 +378,14 @@ def test_unusual_but_valid_folders_are_read(case: str, tmp_path: Path) -> None:
     checked = check_files(folder.root, index.samples, Reading(num_classes=2))
     assert len(checked.samples) == NUM_IMAGES
     assert not checked.skipped
-    shown = {"empty masks": ["all 24 masks are empty: there is no foreground"]}
+    shown = {
+        "empty masks": ["all 24 masks are empty: there is no foreground"],
+        "CMYK": ["1 of 24 images: CMYK was converted to RGB without its colour profile"],
+        "16 bits": [
+            "1 of 24 images: more than 8 bits, the smallest and largest value of each became black"
+            " and white (data.value_range sets both for all)"
+        ],
+    }
     assert index.notes + checked.notes == shown.get(case, [])
 
 
@@ -430,8 +439,10 @@ def test_an_unreadable_file_is_named(
 ) -> None:
     folder = Folder(tmp_path / "set")
     (folder.root / name).chmod(0)
-    for path in (tmp_path, *tmp_path.parents[:3], folder.root):
-        path.chmod(0o755)
+    shared = Path(tempfile.gettempdir())  # stays writable for all
+    for path in (tmp_path, *tmp_path.parents, folder.root):
+        if path.is_relative_to(shared) and path != shared:
+            path.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDVISION_CACHE_DIR", str(tmp_path / "none"))
     words = [*SMALL, "experiment=polyp_unet"]

@@ -16,7 +16,6 @@ from torch import Tensor
 from medvision.callbacks.trackers import picture_loggers, write_picture
 from medvision.inference.results import predicted_classes
 from medvision.metrics import (
-    auroc,
     classification_scores,
     precision_recall_points,
     probabilities,
@@ -77,7 +76,7 @@ class SegmentationPictures(ValidationPictures):
         from medvision.reports.plots.segmentation import draw_roc
 
         metrics, figures = self.task.val_metrics, dict[str, Any]()
-        area = float(auroc(metrics.histogram))
+        area = float(metrics.compute()["auroc"])
         if math.isfinite(area):
             false, true, _ = (curve.double().cpu().numpy() for curve in metrics.roc())
             figures["roc"] = draw_roc(false, true, auroc=area, mark=self.mark, of="validation")

@@ -74,7 +74,7 @@ def further_sections(run: RunFiles) -> list[Section]:
             " images whose results correlate by 0.5; for more alike networks it is smaller.",
         )
         found.append(Section(title="Smallest difference that can be shown", tables=[table]))
-    return [*found, _guidelines(run)]
+    return [*found, _guidelines(run)] if run.metrics else found
 
 
 def _cell(score: Score, values: Mapping[str, Any], name: str) -> str:

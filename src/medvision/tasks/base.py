@@ -506,8 +506,8 @@ def class_probabilities(logits: Tensor) -> Tensor:
     return probability[:, -1] if logits.shape[1] <= 2 else probability
 
 
-_NO_BYTES = re.compile("unsigned char|Byte|uint8", re.IGNORECASE)
-"""Matches an error of torch about the type uint8."""
+_NO_BYTES = re.compile("unsigned char|Byte(?!s)|[uU][iI]nt8")
+"""Matches an error of torch about the type uint8, not one about an amount of memory."""
 
 
 def _collection(metrics: OwnMetrics | None, *, taken: Sequence[str]) -> MetricCollection:

@@ -141,7 +141,7 @@ def draw_curve(history: History, *, score: Score, mark: str) -> Figure:
     figure, axes = new_axes(6, 4)
     for stage, color in STAGE_COLORS.items():
         points = [(int(row["epoch"] or 0) + 1, row.get(f"{stage}/{score.name}")) for row in history]
-        known = [(int(e or 0) + 1, v) for e, v in points if v is not None]
+        known = [(epoch, value) for epoch, value in points if value is not None]
         if not known:
             continue
         epochs, values = zip(*known, strict=True)
