@@ -127,6 +127,22 @@ def test_a_user_defined_classifier(
     assert summary_of(run)["status"] == "finished"
 
 
+def test_a_network_within_a_network_is_stored_by_its_config(
+    train: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Hydra builds what a dict names by ``_target_``, and the card would hold the network."""
+    (tmp_path / "model").mkdir()
+    inner = "_target_: timm.create_model\n  model_name: test_resnet\n  in_chans: 1\n"
+    (tmp_path / "model" / "inner.yaml").write_text(
+        "_target_: medvision.models.Normalized\nin_channels: 1\nnetwork:\n"
+        f"  {inner}  num_classes: 4\n"
+    )
+    run = train("experiment=brain_mri_cnn", "model=inner", f"--config-dir={tmp_path}")
+    card = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["medvision"]
+    network = card["model"]["arguments"]["network"]
+    assert network["_target_"] == "timm.create_model"
+
+
 @pytest.mark.parametrize(
     ("option", "line"),
     [

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -133,7 +134,7 @@ def build_task(
         loss=build(cfg.loss, stored=stored),
         optimizer=make_optimizer(cfg, plan),
         scheduler=build(cfg.scheduler),
-        metadata=metadata,
+        metadata=MappingProxyType(metadata),  # Hydra would build the classes that a dict names
         **metrics_for(cfg, metrics),
     )
     if checkpoint is not None:
