@@ -1,4 +1,4 @@
-"""Who may use the app, what its pages may load, and errors before it starts."""
+"""Access to the app, the addresses its pages may load from, and errors before it starts."""
 
 import asyncio
 import socket

@@ -172,7 +172,7 @@ def shared_foreground(data: AuditedSet, pair: Pair) -> float | None:
 
     2 Σ min(a, b) / Σ (a + b) with shares a and b; two empty masks score 1. Unless the images are
     identical, they are aligned, and only what both show is compared; None if that fails, or if one
-    mask is empty where the other picture goes on.
+    mask is empty where the other image continues.
     """
     a, b = (data.masks.thumbnail[row].astype(np.float32) for row in pair.rows)
     if pair.relation != "identical":

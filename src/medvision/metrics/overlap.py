@@ -85,8 +85,8 @@ def pixel_histogram(logit: Tensor, target: Tensor) -> Tensor:
     """Count the pixels of all images by true class and foreground logit.
 
     A bin holds the logits that round to one 16-bit float, so that pixels keep their rank to 1 part
-    in 2048 of their logit, whatever the scale and offset of the network: logits near -9 are told
-    apart as well as those near 0. Those of 16 bits are told apart exactly.
+    in 2048 of their logit, whatever the scale and offset of the network: logits near -9 are
+    distinguished as well as those near 0, and logits of 16 bits exactly.
 
     Args:
         logit: Finite, float32 (N, H, W).

@@ -171,9 +171,9 @@ def _few_images(run: _Run) -> list[str]:
 
 
 def _one_answer(run: _Run) -> list[str]:
-    told = [text for text in run.warnings if " was never predicted on test" in text]
+    reported = [text for text in run.warnings if " was never predicted on test" in text]
     if run.per_pixel:
-        if run.score("test/recall") == 0 and not told:
+        if run.score("test/recall") == 0 and not reported:
             return ["no foreground pixel of the test images is predicted as foreground (recall 0)"]
         if run.score("test/specificity") == 0:
             every = "every background pixel of the test images"
@@ -188,7 +188,7 @@ def _one_answer(run: _Run) -> list[str]:
         name
         for name in counts
         if run.score(f"test/recall/{name}") == 0
-        and not any(text.startswith(f"{name} was never") for text in told)
+        and not any(text.startswith(f"{name} was never") for text in reported)
     ]
     each = ", ".join(f"{name} (0 of {counted(counts[name], 'image')})" for name in never)
     return [f"recall on test is 0 for {each}"] if never else []

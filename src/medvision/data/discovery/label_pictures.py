@@ -27,7 +27,7 @@ _SAMPLED = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shown:
-    """What some sampled pictures of a folder show.
+    """Properties of sampled pictures of a folder.
 
     Attributes:
         labels: True if all have few values, or only very dark and very bright pixels, and some

@@ -664,7 +664,7 @@ def _note_skipped(scan: Scan, names: list[str], total: int) -> None:
 
 
 def _refuse_joints(scan: Scan, place: _Place) -> None:
-    """Record names that could not be told from joined ones in a target."""
+    """Record names that contain the separator of several masks."""
     odd = [name for name in place.masks or () if JOIN in name]
     if odd:
         scan.problem(
