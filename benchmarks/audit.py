@@ -79,7 +79,7 @@ class Planted:
         source: (N,) row of the source of a copy, -1 for an image that is not a copy.
         change: (N,) index into ``CHANGES``, -1 for an image that is not a copy.
         family: (N,) equal for images that are true near-duplicates.
-        all_pairs: Whether pairs of images that are no copies are counted as well.
+        all_pairs: If True, pairs of images that are not copies are counted as well.
         note: How the set was made.
     """
 

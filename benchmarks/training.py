@@ -106,7 +106,7 @@ class Place:
                     table.writerow(["train", path.relative_to(self.data), folder.name])
 
     def images(self, count: int) -> Path:
-        """A folder with so many of the images."""
+        """Make a folder with this number of the images."""
         folder = self.scratch / f"images_{count}"
         if not folder.is_dir():
             folder.mkdir()

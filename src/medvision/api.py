@@ -292,7 +292,7 @@ def read_mask(
         Class indices, uint8 (H, W) in [0, K).
 
     Raises:
-        MedvisionError: If the file cannot be read completely, or has values that are no class.
+        MedvisionError: If the file cannot be read completely, or has values outside the classes.
     """
     from medvision.data.readers.images import read_mask as read
 

@@ -168,7 +168,7 @@ def test_boxes_are_skipped_with_a_warning_and_several_labels_need_their_classes(
 ) -> None:
     root = LAYOUTS["COCO"].draw(tmp_path)
     index = index_segmentation(root)
-    assert index.notes == ["WARNING: shapes that are no masks were skipped: 1 of kind box"]
+    assert index.notes == ["WARNING: shapes other than masks were skipped: 1 of kind box"]
     source = FolderSource(root, channels=3, reading=Reading(num_classes=2))
     _, mask = source.read(index.samples[1])
     assert mask is not None

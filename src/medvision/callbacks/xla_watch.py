@@ -118,7 +118,7 @@ class XlaWatch(Checkpoint):
 
     def _start_step(self, stage: str, batch: Batch) -> None:
         self._reads = self._xla.count_reads()
-        self._earlier += self._xla.take_triggers()  # reads between steps are no stalls
+        self._earlier += self._xla.take_triggers()  # reads between steps do not stall a step
         shape = tuple(batch["image"].shape)
         known = self._shapes.setdefault(stage, shape)
         if shape != known:

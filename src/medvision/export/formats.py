@@ -134,7 +134,7 @@ def _recorded(network: nn.Module, card: ModelCard, *, fewest: int) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the exporter's own lines: its errors are raised, and its warnings are no use."""
+    """Suppress the exporter's own lines. Its errors are still raised."""
     names = ("torch.onnx._internal.exporter._schemas", "torch._guards", "torch._dynamo")
     loggers = {logger: logger.level for logger in map(logging.getLogger, names)}
     for logger in loggers:

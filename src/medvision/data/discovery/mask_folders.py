@@ -942,10 +942,10 @@ def _split_in(path: str) -> str:
 def _note_shapes(
     root: Path, scan: Scan, keys: FolderKeys, labels: Counter[str], skipped: Counter[str]
 ) -> None:
-    """Record labels without a class, and shapes that are no masks."""
+    """Record labels without a class, and shapes other than masks."""
     if skipped:
         kinds = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(skipped.items()))
-        scan.notes.append(f"WARNING: shapes that are no masks were skipped: {kinds}")
+        scan.notes.append(f"WARNING: shapes other than masks were skipped: {kinds}")
     if len(labels) > 1 and keys.num_classes == 2:
         names = sorted(labels)
         scan.problem(

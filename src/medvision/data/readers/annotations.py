@@ -42,7 +42,7 @@ class Annotations:
     Attributes:
         names: File name of each image, by the key of its record.
         labels: Number of shapes with each label.
-        skipped: Number of shapes of each kind that are no masks, such as boxes.
+        skipped: Number of shapes of each kind other than masks, such as boxes.
     """
 
     names: Mapping[str, str]
@@ -140,7 +140,7 @@ def read_labelme(paths: Sequence[Path]) -> tuple[list[bool], Counter[str], Count
     """Look at LabelMe files.
 
     Returns:
-        If each file is one, the number of shapes with each label, and of those that are no masks.
+        If each file is one, the number of shapes with each label, and of shapes other than masks.
     """
     known, labels, skipped = [], Counter[str](), Counter[str]()
     for path in paths:
@@ -214,7 +214,7 @@ def _index(label: str, num_classes: int, class_names: Sequence[str] | None, wher
         raise MedvisionError(
             f"the label {label} is no class; the classes are {', '.join(class_names or ())}",
             where=where,
-            hint="name it in data.class_names, in the place of its index",
+            hint="name it in data.class_names, at the position of its index",
         )
     return names.index(label.casefold())
 
@@ -268,7 +268,7 @@ def _run_lengths(text: str) -> list[int]:
 
 
 def _labelme_shape(shape: Mapping[str, Any], height: int, width: int) -> NDArray[np.bool_] | None:
-    """Draw a shape as LabelMe does; None for shapes that are no masks."""
+    """Draw a shape as LabelMe does; None for shapes other than masks."""
     kind = shape.get("shape_type") or "polygon"
     if kind not in _DRAWN:
         return None
