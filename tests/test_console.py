@@ -1,4 +1,5 @@
 import io
+import os
 import subprocess
 import sys
 
@@ -42,3 +43,19 @@ def test_rich_waits_until_something_is_printed() -> None:
     code = "import sys, medvision.console; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_lines_appear_at_once_with_unbuffered_output() -> None:
+    """Containers set PYTHONUNBUFFERED, so that each line of a log is there when it is written."""
+    code = (
+        "import os; from medvision.console import unread_output\n"
+        "with unread_output():\n    print('first'); os.write(1, b'second\\n')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert done.stdout == "first\nsecond\n"

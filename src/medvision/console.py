@@ -75,8 +75,7 @@ def _lasting(stream: TextIO | None) -> TextIO:
         io.BufferedWriter(_Output(number)),
         encoding=stream.encoding,
         errors=stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        line_buffering=stream.line_buffering or stream.write_through,  # of PYTHONUNBUFFERED
     )
 
 

@@ -61,7 +61,7 @@ class EpochLog(Checkpoint):
             write_table(self.path, self.rows)
             on_terminal = sys.stdout is not None and sys.stdout.isatty()
             width = shutil.get_terminal_size().columns if on_terminal else None
-            trainer.print(self._line(row, task, trainer.max_epochs, width))
+            trainer.print(self._line(row, task, trainer.max_epochs, width), flush=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}
@@ -98,7 +98,7 @@ class EpochLog(Checkpoint):
                 values = ((name, row[f"{stage}/{name}"]) for name in shown)
                 words = (f"{name} {'-' if v is None else f'{v:.4f}'}" for name, v in values)
                 parts.append(f"{stage} " + " ".join(words))
-        parts.append(f"{time.perf_counter() - self._started_s:.0f} s")
+        parts.append(f"{time.perf_counter() - self._started_s:>4.0f} s")
         return "  ".join(parts)
 
 
