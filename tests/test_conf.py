@@ -137,7 +137,10 @@ def test_the_definition_of_a_task_lists_every_loss_that_fits(kind: str) -> None:
         *(pytest.param(f"scheduler={name}", marks=pytest.mark.slow) for name in SCHEDULES),
         "loss=bce_dice scheduler=plateau callbacks=early_stopping trainer=debug",
         "loss=focal scheduler=cosine optimizer=adamw trainer=auto logger=tensorboard",
-        "data=folder_segmentation model=smp_unet model.encoder=resnet18",
+        pytest.param(
+            "data=folder_segmentation model=smp_unet model.encoder=resnet18",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("data=kvasir_seg data.root=null", marks=pytest.mark.slow),
     ],
 )
@@ -155,7 +158,10 @@ def test_every_option_runs_a_batch(train: Callable[..., Path], override: str) ->
         pytest.param("model=timm_classifier", marks=pytest.mark.slow),
         "model=efficientnet_b0 model.weights=packaged callbacks=finetuning",
         "loss=bce loss.class_weights=balanced loss.label_smoothing=0.1 data.protocol=merged",
-        "loss=focal data=folder_classification data.protocol=kfold data.sampler=balanced",
+        pytest.param(
+            "loss=focal data=folder_classification data.protocol=kfold data.sampler=balanced",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("data=chest_xray data.protocol=grouped", marks=pytest.mark.slow),
     ],
 )
@@ -204,6 +210,7 @@ def models_to_run() -> list[Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "experiments"), models_to_run())
 def test_every_experiment_runs_with_every_model_of_its_task(
     model: str, experiments: Sequence[str]
@@ -231,6 +238,7 @@ def test_every_experiment_runs_with_every_model_of_its_task(
     assert len(run & {"segmentation", "classification"}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
     [

@@ -126,6 +126,7 @@ def test_a_csv_of_the_folder_keeps_its_split_and_groups(make_folder: Callable[..
     assert_same(prepared("segmentation", root), prepared("segmentation", made.out))
 
 
+@pytest.mark.slow
 def test_groups_and_an_earlier_split_apply_to_shards(
     make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ NETWORKS = [
         {"name": "test_resnet", "in_channels": 1, "num_classes": 4},
         {"task": "classification", "class_names": CLASSES},
         id="timm",
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         "AlexNet",

@@ -105,7 +105,10 @@ def built(name: str, num_classes: int) -> nn.Module:
 
 
 @pytest.mark.parametrize("num_classes", [2, 4])
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n == "alexnet" else n for n in CLASSIFIERS],
+)
 def test_maps_match_the_definition_for_the_last_spatial_layer(name: str, num_classes: int) -> None:
     # In float64, because the maps of an untrained network nearly cancel.
     model, images = built(name, num_classes).double(), noise(2, 96, 96, 3)

@@ -9,6 +9,7 @@ import pytest
 from medvision.inference import load_model, predict_files
 
 
+@pytest.mark.slow
 def test_predicted_masks_have_the_dice_that_the_run_states(
     train: Callable[..., Path], make_folder: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -45,6 +46,7 @@ def test_the_report_of_a_run_shows_its_score_and_its_images(finished: Path) -> N
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
 def test_the_report_of_classes_has_their_sections(finished_chest: Path) -> None:
     page = (finished_chest / "report.html").read_text()
     for part in ("PNEUMONIA", "ROC", "Calibration", "Confusion", "Thresholds", "true NORMAL"):

@@ -157,6 +157,7 @@ def test_the_merged_protocol_is_named_beside_its_scores(
     }
 
 
+@pytest.mark.slow
 def test_a_user_folder_with_three_classes_in_colour(
     train: Callable[..., Path], make_class_folder: Callable[..., Path]
 ) -> None:

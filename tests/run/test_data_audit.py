@@ -77,6 +77,7 @@ def test_training_on_a_leaking_split_reports_the_leak_first_and_scores_near_dupl
     assert "6 of 12 test images are identical to one in train" in page
 
 
+@pytest.mark.slow
 def test_evaluating_it_again_gives_the_same_table(leaking: Path) -> None:
     summary = run_on(leaking)
     again = evaluate_run(summary["run"])

@@ -297,6 +297,7 @@ def test_training_images_are_not_measured(own_run: Path) -> None:
         evaluate_run(own_run, split="all")
 
 
+@pytest.mark.slow
 def test_only_an_earlier_evaluation_is_replaced(own_run: Path) -> None:
     out = own_run.parent / "out"
     evaluate_run(own_run, out=out)

@@ -262,6 +262,7 @@ def test_a_run_folder_that_is_removed_at_any_operation(tmp_path: Path, whole_of:
     print(f"taken away: {dict(outcomes)}")
 
 
+@pytest.mark.slow
 def test_a_removed_run_folder_ends_in_one_line(tmp_path: Path, whole_of: Callable) -> None:
     _, ended = whole_of("masks")
     (at,) = numbers_of(ended.operations, ("open run/.metrics.csv.*.tmp",))
@@ -274,6 +275,7 @@ def test_a_removed_run_folder_ends_in_one_line(tmp_path: Path, whole_of: Callabl
     assert not place.run.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["open run/.metrics.csv.*.tmp"])
 def test_the_error_of_a_full_disk_names_the_command_to_resume(
     tmp_path: Path, whole_of: Callable, pattern: str

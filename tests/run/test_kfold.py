@@ -291,6 +291,7 @@ def test_the_screen_shows_pooled_scores_and_their_limits(make: Callable[..., Any
     assert "pool the probabilities of 3 models as if they were on one scale" in shown
 
 
+@pytest.mark.slow
 def test_phantoms_cross_validate_end_to_end(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

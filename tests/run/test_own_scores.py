@@ -52,6 +52,7 @@ def test_it_chooses_the_best_epoch_and_is_shown_under_other(
     assert "0.7500" in screen[screen.index("epoch 2 of 3") :]  # the table at the end
 
 
+@pytest.mark.slow
 def test_a_score_that_is_never_logged_ends_the_run_after_the_first_epoch(
     own: str,
     small: tuple[str, ...],

@@ -253,6 +253,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -447,6 +448,7 @@ def test_other_data_are_refused(
     assert main(["resume=run", f"data.root={moved}"]) == 0
 
 
+@pytest.mark.slow
 def test_other_package_versions_are_reported(
     stopped: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

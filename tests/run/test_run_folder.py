@@ -297,6 +297,7 @@ def test_a_split_may_be_empty(
     assert (run / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_several_runs_of_one_command_are_beside_their_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: tuple[str, ...]
 ) -> None:
@@ -372,6 +373,7 @@ def test_runs_and_commands_of_one_second_get_folders_of_their_own(
         folder.release()
 
 
+@pytest.mark.slow
 def test_names_of_255_bytes_do_not_end_a_run_after_its_fit(
     train: Callable[..., Path], make_folder: Callable[..., Path]
 ) -> None:

@@ -350,6 +350,7 @@ def test_results_of_jobs_come_back_by_number(tmp_path: Path) -> None:
     assert read_results(tmp_path) == results
 
 
+@pytest.mark.slow
 def test_a_real_search_trains_seals_and_its_best_config_runs_and_is_tested(
     small: tuple[str, ...], capfd: pytest.CaptureFixture[str]
 ) -> None:

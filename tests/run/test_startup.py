@@ -137,6 +137,7 @@ def test_no_verb_loads_matplotlib_before_it_draws(tmp_path: Path) -> None:
     assert done.stdout == "True False\n"
 
 
+@pytest.mark.slow
 def test_a_unet_makes_its_first_step_without_unneeded_modules(tmp_path: Path) -> None:
     (tmp_path / "ending.py").write_text(FIRST_STEP)
     code, modules = modules_after(

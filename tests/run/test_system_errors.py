@@ -151,6 +151,7 @@ def close_the_terminal() -> None:
     threading.Thread(target=close, daemon=True).start()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ignored",
     [pytest.param(False, id=""), pytest.param(True, id="nohup", marks=pytest.mark.slow)],
@@ -338,6 +339,7 @@ def test_a_later_library_error_does_not_hide_a_failure_of_the_machine(
     assert described(then).what == reported
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not hasattr(os, "seteuid") or os.geteuid() != 0, reason="needs root to be no one"
 )
