@@ -1,11 +1,15 @@
 """Measure the cost of the framework: `train.py` beside a bare loop with the same settings.
 
     python benchmarks/framework.py [KVASIR] [--base 16] [--steps 30] [--runs 5] [--append]
+    python benchmarks/framework.py KVASIR --loggers 9 --steps 50
 
 The bare loop has the same data, loader, network, precision, memory format and optimizer, and no
 Lightning, score, log or checkpoint: zero_grad, forward, loss, backward, step. Both report their
 training images per second without the first two steps. Beside it what the scores of an epoch cost:
 the update of a batch as a share of its step, and the end of the epoch as a share of 100 steps.
+
+With ``--loggers`` one training of that many epochs, in which three epochs take turns: without a
+logger, with the scalars of TensorBoard, and with its pictures of validation too.
 """
 
 import argparse
@@ -13,16 +17,94 @@ import functools
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from harness import append_results, command_line, median_table, ratios, run_json, spread, take_turns
+from harness import (
+    HERE,
+    ROOT,
+    append_results,
+    command_line,
+    median_table,
+    ratios,
+    run_json,
+    spread,
+    take_turns,
+)
 from phantoms import write_polyps
+from pytorch_lightning import Callback, LightningModule, Trainer
 from training import medvision_run
 
+from medvision.callbacks import TrackedPictures
+
 BASE = "train.py"
+DRAWN_EVERY = 10
+"""Epochs from one picture to the next in ``logger=tensorboard``."""
+
+
+class Turns(Callback):
+    """Take turns of epochs without logger, with scalars, and with pictures too.
+
+    Keeps the processor time of each epoch. The first turn warms up.
+    """
+
+    KINDS = ("no logger", "scalars", "scalars and pictures")
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, list[float]] = {kind: [] for kind in self.KINDS}
+        self.loggers: list[Any] | None = None
+        self.kind: str | None = None
+        self.start_s = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: LightningModule) -> None:
+        self._end()
+        self.loggers = trainer.loggers if self.loggers is None else self.loggers
+        turn, place = divmod(trainer.current_epoch, len(self.KINDS))
+        trainer.loggers = self.loggers if place else []
+        (pictures,) = (c for c in trainer.callbacks if isinstance(c, TrackedPictures))
+        pictures.every_n_epochs = 1 if place == 2 else 10**6
+        self.kind = self.KINDS[place] if turn else None
+        self.start_s = time.process_time()
+
+    def on_train_end(self, *_: Any) -> None:
+        self._end()
+        print(json.dumps(self.seconds), file=sys.stderr)
+
+    def _end(self) -> None:
+        if self.kind is not None:
+            self.seconds[self.kind].append(time.process_time() - self.start_s)
+
+
+def cost_of_loggers(overrides: list[str], *, epochs: int, steps: int) -> list[str]:
+    """Train with `Turns`, and say what a logger adds to the processor time of an epoch."""
+    options = ["data.num_workers=0", f"trainer.max_epochs={epochs}", "trainer.limit_test_batches=1"]
+    options += [f"trainer.limit_train_batches={steps}", "+callbacks.turns._target_=framework.Turns"]
+    command = [sys.executable, str(ROOT / "train.py"), *overrides, *options]
+    path = f"{HERE}:{os.environ.get('PYTHONPATH', '')}"
+    with tempfile.TemporaryDirectory() as scratch:
+        done = subprocess.run(
+            command,
+            cwd=scratch,
+            env={**os.environ, "PYTHONPATH": path},
+            check=True,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    found = next(json.loads(line) for line in done.stderr.splitlines() if line.startswith("{"))
+    lines = ["| epochs | processor time of each, seconds |", "|---|---|"]
+    lines += [f"| {kind} | {spread(found[kind])} |" for kind in Turns.KINDS]
+    without, scalars, pictures = (statistics.median(found[kind]) for kind in Turns.KINDS)
+    share = 100 * (scalars - without + (pictures - scalars) / DRAWN_EVERY) / without
+    lines += [
+        "",
+        f"Scalars in every epoch and pictures in every {DRAWN_EVERY}th, as by default, take"
+        f" {share:.2f} % of an epoch of {steps} steps.",
+    ]
+    return lines
 
 
 def main() -> None:
@@ -33,6 +115,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--append", action="store_true", help="add the table to RESULTS.md")
+    parser.add_argument("--loggers", type=int, metavar="EPOCHS", help="cost of loggers instead")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     overrides = ["experiment=polyp_unet", f"model.base_channels={given.base}", "audit=skip"]
@@ -44,6 +127,13 @@ def main() -> None:
         os.environ["MEDVISION_CACHE_DIR"] = str(Path(scratch, "cache"))
         data = given.data or write_polyps(Path(scratch, "phantoms"))
         overrides += [f"data.root={data.resolve()}"]
+        if given.loggers:
+            found = cost_of_loggers(overrides, epochs=given.loggers, steps=given.steps)
+            print("\n".join(found))
+            if given.append:
+                title = f"What a logger costs: U-Net, {given.base} base channels, 256 px, batch 8"
+                append_results(title, found, command=command_line())
+            return
         alone = [sys.executable, __file__, data.resolve(), "--alone"]
         alone += ["--base", str(given.base), "--steps", str(given.steps)]
         through = functools.partial(medvision_run, Path(scratch), overrides, given.steps)

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from torch.utils.data import DataLoader
 
 from medvision.callbacks import LateTensorBoard, TrackedPictures
 from medvision.callbacks.trackers import (
+    check_start,
     hyper_parameters,
     name_of_run,
     picture_loggers,
     write_results,
 )
+from medvision.errors import MedvisionError
 from medvision.tasks import ClassificationTask, SegmentationTask, Task
 
 
@@ -137,6 +140,39 @@ def test_files_and_pictures_leave_the_machine_only_where_the_user_asks_for_it(
     files = [given for name, given, _ in logger.calls if name in ("log_artifact", "save")]
     assert len(files) == (4 if sent else 0)
     assert (picture_loggers([logger], upload=upload) == [logger]) == sent
+
+
+def test_a_logger_that_cannot_start_is_refused_before_the_run_has_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        log = LateTensorBoard(str(place), name="")
+        with pytest.raises(MedvisionError, match="cannot create the folder of the logger: "):
+            check_start(log, tmp_path / "run")
+    check_start(LateTensorBoard(str(tmp_path / "run" / "log"), name=""), tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    check_start(LateTensorBoard(str(tmp_path / "logs"), name=""), tmp_path / "run")
+    assert (tmp_path / "logs").is_dir()
+
+
+@pytest.mark.parametrize("address", ["https://tracker.example.org", "sqlite:///{}/db/mlflow.db"])
+def test_a_server_that_does_not_answer_is_asked_with_few_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    class Client:
+        def get_experiment_by_name(self, name: str) -> None:
+            tries = os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+            raise ConnectionError(f"no {name} after {tries} try\nand more")
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    logger: Any = MLFlowLogger(address.format(tmp_path))
+    logger._mlflow_client, logger._experiment_name = Client(), "medvision"
+    with pytest.raises(MedvisionError) as raised:
+        check_start(logger, tmp_path / "run")
+    assert str(raised.value) == (
+        "MLflow cannot start: no medvision after 1 try (logger); check its keys and its server, or"
+        " leave it out with logger=csv"
+    )
+    assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
 def test_test_scores_are_sent_and_those_of_classes_in_a_group_of_their_own(run: Path) -> None:

@@ -267,3 +267,51 @@ def test_the_catalogue_is_listed(run_here: Run) -> None:
     code, output, _ = run_here("data", "list")
     assert code == 0
     assert "kvasir_seg" in output
+
+
+def test_inspect_says_how_a_folder_is_read_and_how_far_annotators_agree(
+    run_here: Run, tmp_path: Path
+) -> None:
+    """Masks of 12 and of 6 columns in each image: Dice 2 * 6 / 18, IoU 6 / 12."""
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        name = f"set/Image_{number}L"
+        (tmp_path / "set").mkdir(exist_ok=True)
+        cv2.imwrite(f"{name}.jpg", rng.integers(0, 255, (20, 24, 3), np.uint8))
+        for annotator, columns in (("1stHO", 12), ("2ndHO", 6)):
+            mask = np.zeros((20, 24), np.uint8)
+            mask[:, 4 : 4 + columns] = 255
+            cv2.imwrite(f"{name}_{annotator}.png", mask)
+    code, out, err = run_here("data", "inspect", "set")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: each image has 2 masks: 1stHO, 2ndHO (set); set data.annotator=1stHO to read one of"
+        " them, or data.mask_merge=majority or union to combine them\n"
+    )
+    code, out, err = run_here("data", "inspect", "set", "data.annotator=2ndHO")
+    assert (code, err) == (0, "")
+    rows = dict(line.strip().split(maxsplit=1) for line in out.splitlines()[1:])
+    assert rows["task"] == "segmentation, 4 images"
+    assert rows["pairs"] == "the mask of an image is that of 2ndHO"
+    assert rows["agreement"] == "1stHO, 2ndHO: mean Dice 0.667, IoU 0.500 over 4 images"
+    assert rows["example"] == "Image_0L.jpg -> Image_0L_2ndHO.png"
+    assert rows["audit"].endswith("medvision audit set data.annotator=2ndHO")
+    assert rows["train"].endswith("experiment=segmentation data.root=set data.annotator=2ndHO")
+
+
+def test_inspect_shows_masks_that_a_training_would_refuse(run_here: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in ("images", "masks"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+    for name in "abc":
+        cv2.imwrite(f"set/images/{name}.png", rng.integers(0, 255, (9, 8, 3), np.uint8))
+        cv2.imwrite(f"set/masks/{name}.png", np.repeat([[0, 1, 2, 255]], 9, 0).astype(np.uint8))
+    cv2.imwrite("set/masks/c.png", np.repeat([[0, 255]], 9, 0).astype(np.uint8))
+    rows = [line.split(maxsplit=1) for line in run_here("data", "inspect", "set")[1].splitlines()]
+    (unread,) = (text for name, *text in rows if name == "unread")
+    assert unread[0].startswith(
+        "masks/a.png: a mask of two classes contains the values 0, 1, 2, 255"
+    )
+    assert "set data.class_names, and data.ignore_index=255" in unread[0]
+    keys = ("data.ignore_index=255", "data.class_names=[none,a,b,c]")
+    assert "unread" not in run_here("data", "inspect", "set", *keys)[1]

@@ -51,6 +51,24 @@ def test_a_sample_depends_on_seed_epoch_and_row_only() -> None:
     assert not np.array_equal(item, other_seed[3, 2]["image"])
 
 
+@pytest.mark.parametrize(("target", "outside"), [("m.png", 0), ("m.png|roi:v.png", IGNORE_INDEX)])
+def test_a_field_of_view_ends_at_the_border_of_the_image(target: str, outside: int) -> None:
+    class Empty(PolypPhantoms):
+        def read(self, sample: Sample) -> Any:
+            return np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), np.uint8)
+
+    turned = Transform(size_px=16, transforms={"Affine": {"rotate": [45, 45], "p": 1}}, key="k")
+    data = SampleDataset(
+        samples=[Sample(path="a.png", target=target)],
+        source=Empty(size_px=16, seed=0, channels=3, num_images=1),
+        transform=turned,
+        seed=0,
+    )
+    mask = data[0, 0]["target"]
+    assert (mask[0, 0], mask[-1, 0]) == (outside, outside), mask
+    assert mask[8, 8] == 0
+
+
 @pytest.mark.parametrize("epoch", [0, 3])
 def test_loader_processes_do_not_change_the_batches(epoch: int) -> None:
     alone, shared = batches(0, epoch), batches(2, epoch)

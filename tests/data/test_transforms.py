@@ -86,6 +86,27 @@ def test_a_deterministic_transform_is_allowed_everywhere() -> None:
     assert np.abs(grey[..., 0].astype(int) - cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).max() <= 1
 
 
+def test_what_a_shift_brings_into_an_image_with_a_field_of_view_is_ignored() -> None:
+    """Without a field of view it is background, and a class that the user names stays."""
+    shift = {"translate_px": {"x": [8, 8], "y": [0, 0]}, "p": 1.0}
+    image, mask = pair(32, 32)
+    transform = Transform(size_px=32, transforms={"Affine": shift}, key="data.train_transforms")
+    filled = {view: transform(image, mask, seed=0, has_view=view) for view in (False, True)}
+    assert np.array_equal(filled[True][0], filled[False][0])
+    for view, outside in ((False, 0), (True, 255)):
+        moved = np.asarray(filled[view][1])
+        assert (moved[:, :8] == outside).all()
+        assert np.array_equal(moved[:, 8:], mask[:, :-8])
+    named = Transform(size_px=32, transforms={"Affine": {**shift, "fill_mask": 1}}, key="k")
+    assert (np.asarray(named(image, mask, seed=0, has_view=True)[1])[:, :8] == 1).all()
+
+
+def test_holes_in_an_image_with_a_field_of_view_keep_their_mask() -> None:
+    image, mask = pair(32, 32)
+    transform = Transform(size_px=32, transforms={"CoarseDropout": {"p": 1.0}}, key="k")
+    assert np.array_equal(transform(image, mask, seed=0, has_view=True)[1], mask)
+
+
 @pytest.mark.parametrize("name", ["RandomBrightnessContrast", "HorizontalFlip"])
 def test_a_random_transform_is_refused_where_it_must_be_deterministic(name: str) -> None:
     with pytest.raises(MedvisionError, match="got a random one"):

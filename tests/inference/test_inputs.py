@@ -4,9 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
+from medvision.data.readers.annotations import read_content
+from medvision.data.readers.images import decode_image
 from medvision.errors import MedvisionError
 from medvision.inference import inputs
 from medvision.inference.inputs import chunks, find_inputs
+
+ARRAYS = (("train", 11), ("test", 1))
 
 
 def picture(path: Path, size: tuple[int, int] = (8, 8)) -> Path:
@@ -54,6 +58,25 @@ def test_an_image_given_twice_is_predicted_once(tmp_path: Path) -> None:
 def test_a_file_is_read_whatever_its_name(tmp_path: Path) -> None:
     picture(tmp_path / "a.png").rename(tmp_path / "scan")
     assert names(tmp_path / "scan") == ["scan"]
+
+
+def test_the_images_of_an_array_file_are_inputs_in_the_order_of_its_arrays(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = {
+        f"{stage}_images": rng.integers(0, 255, (n, 4, 5, 3), np.uint8) for stage, n in ARRAYS
+    }
+    labels = {f"{stage}_labels": np.zeros((n, 14), np.uint8) for stage, n in ARRAYS}
+    np.savez(tmp_path / "set.npz", **images, **labels)
+    expected = ["set/train/00", *(f"set/train/{k:02d}" for k in range(1, 11)), "set/test/0"]
+    assert names(tmp_path / "set.npz") == names(tmp_path) == expected
+    last = find_inputs([tmp_path])[0][-1].path
+    decoded = decode_image(read_content(Path(), str(last)), where="a", channels=3)
+    assert np.array_equal(decoded, images["test_images"][0])
+    np.savez(tmp_path / "volumes.npz", train_images=np.zeros((2, 4, 4, 4)), train_labels=[0, 1])
+    (given,) = find_inputs([tmp_path / "volumes.npz"])[0]
+    assert given.error == "expected images (N, H, W) or (N, H, W, 3), got (2, 4, 4, 4)"
+    with pytest.raises(MedvisionError, match=r"one of its files of arrays, such as .*set\.npz"):
+        find_inputs([tmp_path])
 
 
 def test_a_missing_path_is_an_error(tmp_path: Path) -> None:

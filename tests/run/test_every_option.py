@@ -1,5 +1,6 @@
 """Every option of every command, on runs trained in bfloat16."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,9 @@ import pytest
 import typer
 from PIL import Image
 
+from medvision.app import server
 from medvision.cli.program import _code, app
+from medvision.export import web
 from medvision.run import main
 
 pytestmark = pytest.mark.slow
@@ -31,10 +34,12 @@ BASE: dict[str, list[str]] = {
     "predict": ["{run}", "{images}", "--out", "{out}"],
     "evaluate": ["{run}", "--out", "{out}"],
     "export": ["{run}", "--format", "onnx", "--out", "{out}.onnx"],
+    "serve": ["{run}", "--port", "0"],
     "compare": ["{run}", "{other}", "--out", "{out}"],
     "audit": ["{set}", "--out", "{out}"],
     "data inspect": ["{set}"],
     "data shard": ["{set}", "{out}"],
+    "data phantoms": ["{phantoms}", "--root", "{out}", "--num-images", "6"],
     "data list": [],
 }
 """Shortest arguments of each command."""
@@ -64,6 +69,14 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--format": ["--format", "safetensors", "--out", "{out}.safetensors"],
         "--out": [],
         "--images": ["--images", "{images}"],
+        "--ort": ["--format", "web", "--out", "{out}", "--ort", "{runtime}"],
+        "--trust": ["--trust", "torchmetrics"],
+    },
+    "serve": {
+        "--address": ["--address", "::1"],
+        "--port": [],
+        "--save": ["--save", "{out}"],
+        "--largest-mb": ["--largest-mb", "3"],
         "--trust": ["--trust", "torchmetrics"],
     },
     "compare": {"--out": [], "--trust": ["--trust", "torchmetrics"]},
@@ -86,6 +99,12 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--color": ["--color", "0,0,0", "--color", "255,255,255"],
         "--value-range": ["--value-range", "0", "255"],
         "--on-error": ["--on-error", "skip"],
+    },
+    "data phantoms": {
+        "--root": [],
+        "--num-images": ["--num-images", "3"],
+        "--size-px": ["--size-px", "40"],
+        "--seed": ["--seed", "5"],
     },
     "data list": {},
 }
@@ -166,11 +185,29 @@ def test_an_option_works_on_a_run_in_bfloat16(
         "table": tmp_path / "table.csv",
         "images": folder / "set" / ("NORMAL" if kind == "classes" else "images"),
         "out": tmp_path / "out",
+        "runtime": tmp_path / "runtime",
+        "phantoms": "chest_xray" if kind == "classes" else "polyps",
         "task": "classification" if kind == "classes" else "segmentation",
     }
     first = "NORMAL/p0_NORMAL" if kind == "classes" else "images/p0_x"
     (tmp_path / "table.csv").write_text(f"split,path\ntest,{first}.png\n")
     given = [*BASE[command], *OPTIONS[command].get(option, [])]
+    served = dict[str, Any]()
+
+    def predict_one(address: str, port: int, **options: Any) -> None:
+        """Stand in for the server: predict an upload as its page does."""
+        image = next(iter(sorted(names["images"].iterdir())))
+        shown = server.current_app().predict(image.name, image.read_bytes(), heat=True)
+        packed = server.current_app().archive([shown])
+        served.update(options, address=address, port=port, packed=packed)
+
+    monkeypatch.setattr(server, "_run", predict_one)
+    names["runtime"].mkdir()
+    for file in web.RUNTIME_FILES:  # what the page would run; its own tests use the real one
+        (names["runtime"] / file).write_bytes(file.encode())
+        digest = hashlib.sha256(file.encode()).hexdigest()
+        monkeypatch.setitem(web.RUNTIME_FILES, file, digest)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys, "argv", ["medvision", *command.split(), *(part.format(**names) for part in given)]
     )
@@ -178,5 +215,13 @@ def test_an_option_works_on_a_run_in_bfloat16(
     assert code in ((0, 1) if command == "audit" else (0,)), capsys.readouterr()
     if command == "predict":
         assert (tmp_path / "out" / "predictions.csv").exists()
+    if command == "serve":
+        assert served["port"] > 0
+        assert served["packed"].startswith(b"PK")
+    if option == "--ort":
+        assert (tmp_path / "out" / "index.html").exists()
+    if command == "data phantoms":
+        drawn = [path for path in (tmp_path / "out").rglob("*.png") if "masks" not in path.parts]
+        assert len(drawn) == (3 if option == "--num-images" else 6)
     if option == "--explain":
         assert len(list((tmp_path / "out" / "explanations").iterdir())) == 8

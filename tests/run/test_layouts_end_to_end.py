@@ -11,6 +11,7 @@ from medvision.audit.dataset import scan
 from medvision.data.discovery.description import inspect_folder
 from medvision.data.discovery.keys import parse_keys
 from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.readers.annotations import container
 from medvision.errors import MedvisionError
 from medvision.inference import load_model, predict_files
 from medvision.run import main
@@ -48,7 +49,6 @@ def test_every_command_reads_a_layout_alike(
     other = layout.draw(tmp_path / "other")
     target = choose_target(StoredRun.read(run), other, None, given.given)
     assert sum(map(len, target.data.tables.values())) in (layout.count, len(listed))
-    if not layout.arrays:
-        images = [root / sample.path for sample in found.samples][:3]
-        done = predict_files(load_model(run), images, out=tmp_path / "predicted")
-        assert (done.num_done, done.failures) == (3, [])
+    files = list(dict.fromkeys(root / container(sample.path) for sample in found.samples))[:3]
+    done = predict_files(load_model(run), files, out=tmp_path / "predicted")
+    assert (done.num_done, done.failures) == (layout.count if layout.arrays else 3, [])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from medvision.run import main
+from medvision.run.training.build import _add_column
 
 CALLBACK = """
 import torch
@@ -78,6 +79,16 @@ def test_without_a_user_defined_callback_it_is_refused_before_training(
     assert (
         "unknown score val/my_score for this task (checkpoint.monitor)" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(("name", "column"), [("area", "area"), ("dice", "metrics.dice")])
+def test_a_metric_of_single_images_is_a_column_of_the_predictions(
+    tmp_path: Path, name: str, column: str
+) -> None:
+    table = tmp_path / "predictions_test.csv"
+    table.write_text('path,dice\nb.png,0.5\n"a,1.png",0.25\nc.png,\n')
+    _add_column(table, name, {"a,1.png": 2.0, "b.png": float("nan")})
+    assert table.read_text() == f'path,dice,{column}\nb.png,0.5,\n"a,1.png",0.25,2.0\nc.png,,\n'
 
 
 @pytest.mark.slow

@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from pytorch_lightning import Trainer
 
 import medvision.run.training.experiment as job
 from medvision.callbacks import BestAndLast, Interruption
+from medvision.comparison.compare import compare
 from medvision.errors import Stopped
+from medvision.export import export_model
+from medvision.inference import load_model, predict_files
 from medvision.run import main
+from medvision.run.evaluation.evaluate import evaluate_run
 
 SMALL = (
     "trainer=cpu",
@@ -173,6 +178,57 @@ def test_a_killed_run_resumes_from_the_middle_of_an_epoch(
     assert state["batches"] > 0
     assert main(["resume=run"]) == 0
     assert_same("run", whole)
+
+
+LIBRARIES = {
+    "model/segformer.yaml": "_target_: segmentation_models_pytorch.Segformer\n"
+    "encoder_name: resnet18\nencoder_weights: null\nin_channels: 3\nclasses: 2\n",
+    "model/timm.yaml": "_target_: timm.create_model\nmodel_name: test_resnet\nin_chans: 1\n"
+    "num_classes: 2\n",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(
+            (
+                *("experiment=polyp_unet", "model=monai", "+model.features=[4,4,8,8,8,4]"),
+                *("loss=monai", "loss.name=DiceCELoss"),
+            ),
+            id="BasicUNet of MONAI",
+        ),
+        pytest.param(("experiment=polyp_unet", "model=segformer"), id="Segformer of smp"),
+        pytest.param(("experiment=chest_xray_cnn", "model=timm"), id="test_resnet of timm"),
+        pytest.param(
+            ("experiment=chest_xray_cnn", "model=timm", "model.model_name=test_efficientnet"),
+            id="test_efficientnet of timm",
+        ),
+    ],
+)
+def test_a_killed_run_of_library_classes_resumes_and_serves_every_command(
+    go: Callable, at_step: Callable, tmp_path: Path, recipe: tuple[str, ...]
+) -> None:
+    for name, text in LIBRARIES.items():
+        (tmp_path / "conf" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "conf" / name).write_text(text)
+    recipe = (*recipe, "--config-dir=conf", "data.image_size=64", "trainer.max_epochs=2")
+    assert go("whole", *recipe) == 0
+    os.environ.pop("MEDVISION_RUN_DIR")
+    at_step(8, kill)
+    with pytest.raises(KilledError):
+        go("run", *recipe)
+    assert main(["resume=run"]) == 0
+    assert_same("run", Path("whole"))
+    assert evaluate_run(Path("run"))["evaluated"]["largest_difference"] <= 1e-6
+    image = tmp_path / "image.png"
+    Image.effect_noise((70, 60), 50).save(image)
+    assert predict_files(load_model(Path("run")), [image], out=tmp_path / "out").num_done == 1
+    export_model(Path("run"), format="onnx", out=tmp_path / "m.onnx", report=lambda _: None)
+    assert predict_files(load_model(tmp_path / "m.onnx"), [image], out=tmp_path / "m").num_done == 1
+    compare([Path("run"), Path("whole")], out=tmp_path / "compared")
+    assert (tmp_path / "compared" / "comparison.html").exists()
 
 
 @pytest.mark.slow

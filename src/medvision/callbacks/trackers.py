@@ -7,6 +7,7 @@ checkpoint are data of patients: they stay on this machine, unless the user asks
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from lightning_fabric.loggers.logger import rank_zero_experiment
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from typing_extensions import override
+
+from medvision.errors import MedvisionError, first_line
+from medvision.files import check_writable, file_errors
 
 
 class LateTensorBoard(TensorBoardLogger):
@@ -79,6 +83,76 @@ def is_local(logger: Logger) -> bool:
         scheme = address.partition(":")[0] if ":" in address else "file"
         return scheme in ("file", "sqlite") and not address.startswith("databricks")
     return False
+
+
+ANSWER_S = 10
+"""Longest wait for the answer of a server, before anything is trained."""
+
+
+def check_start(logger: Logger, run: Path) -> None:
+    """Check, before a run has a folder, that its logger can start.
+
+    Its folder is created, unless that is the one of the run, and its server must answer.
+
+    Args:
+        logger: Logger of Lightning, for TensorBoard, Weights & Biases, MLflow or csv files.
+        run: Run folder, which may not exist yet.
+
+    Raises:
+        MedvisionError: If the logger cannot start.
+    """
+    place = _folder_of(logger)
+    if place is not None and run.absolute() not in (place.absolute(), *place.absolute().parents):
+        hint = "give a writable folder, or leave the logger out with logger=csv"
+        with file_errors("cannot create the folder of the logger", place, hint=hint, exit_code=2):
+            place.mkdir(parents=True, exist_ok=True)
+        check_writable(place, hint=hint)
+    try:
+        if _is_a(logger, "MLFlowLogger"):
+            _ask_mlflow(logger)
+        elif _is_a(logger, "WandbLogger"):
+            _ask_wandb(logger)
+    except Exception as error:  # of any library below
+        name = "MLflow" if _is_a(logger, "MLFlowLogger") else "Weights & Biases"
+        raise MedvisionError(
+            f"{name} cannot start: {first_line(error)}",
+            where="logger",
+            hint="check its keys and its server, or leave it out with logger=csv",
+        ) from error
+
+
+def _folder_of(logger: Any) -> Path | None:
+    """Return the folder that a logger writes to, if it is on this machine."""
+    if _is_a(logger, "MLFlowLogger"):
+        scheme, colon, rest = str(logger._tracking_uri).partition(":")
+        if scheme == "sqlite":
+            return Path(rest.removeprefix("///")).parent
+        if colon and scheme != "file":
+            return None
+        return Path(rest.removeprefix("//") if colon else scheme)
+    place = getattr(logger, "save_dir", None)
+    return None if place is None or "://" in str(place) else Path(place)
+
+
+def _ask_mlflow(logger: Any) -> None:
+    """Ask for the experiment, with few tries: MLflow itself repeats a question for minutes."""
+    limits = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(ANSWER_S)}
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ |= {name: value for name, value in limits.items() if before[name] is None}
+    try:
+        logger._mlflow_client.get_experiment_by_name(logger._experiment_name)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+
+
+def _ask_wandb(logger: Any) -> None:
+    """Log in, unless the run stays on this machine."""
+    import wandb
+
+    if not logger._offline and os.environ.get("WANDB_MODE") not in ("offline", "disabled"):
+        wandb.login(verify=True, timeout=ANSWER_S)
 
 
 def picture_loggers(loggers: Iterable[Logger], *, upload: bool) -> list[Logger]:

@@ -99,9 +99,12 @@ def data_inspect(
     from medvision.console import print_line
     from medvision.data.discovery.description import inspect_folder
     from medvision.data.discovery.keys import parse_keys
+    from medvision.metrics.agreement import annotator_agreement
 
     _refuse_shards(root, "inspect reads a folder of images", hint="inspect the folder before it")
-    for line in inspect_folder(root, parse_keys(keys or [], splits=splits), typed=keys or []):
+    given = parse_keys(keys or [], splits=splits)
+    compare = functools.partial(annotator_agreement, num_classes=given.reading.num_classes or 2)
+    for line in inspect_folder(root, given, typed=keys or [], agreement=compare):
         print_line(line)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from medvision.console import counted
 from medvision.data.discovery.folders import list_images
 from medvision.data.discovery.mask_folders import masks_below
+from medvision.data.readers.arrays import array_keys, is_array_file
 from medvision.data.readers.decode import image_size
 from medvision.data.readers.kinds import FORMAT_NAMES
 from medvision.errors import MedvisionError
@@ -40,8 +41,9 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
     """List the images of files and folders, in the given order; those of a folder by name.
 
     Args:
-        given: Files, which are tried whatever their extension, and folders, which are searched
-            recursively for images.
+        given: Files, which are tried whatever their extension; npz files of arrays, whose images
+            are named as in a data set (``FILE.npz#test/12``); and folders, which are searched
+            recursively for images, or else for one such npz file.
 
     Returns:
         The images, each once, and remarks for the user.
@@ -58,11 +60,17 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
             images, others = list_images(path, refused=refused)
             errors |= {path / image: reason for image, reason in refused.items()}
             images = sorted([*images, *refused])
+            arrays = [] if images else list(filter(is_array_file, sorted(path.glob("*.npz"))))
+            if len(arrays) == 1:
+                found += _images_of(arrays[0])
+                continue
             if not images:
                 raise MedvisionError(
                     "no images in the folder",
                     where=str(path),
-                    hint=f"files must be {FORMAT_NAMES}",
+                    hint=f"files must be {FORMAT_NAMES}"
+                    if not arrays
+                    else f"name one of its files of arrays, such as {arrays[0]}",
                 )
             if others:
                 kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
@@ -74,7 +82,12 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
             below = PurePosixPath() if len(given) == 1 else PurePosixPath(path.resolve().name)
             found += [(path / image, below / image) for image in images]
         elif os.path.exists(path):  # noqa: PTH110
-            found.append((path, PurePosixPath(path.name)))
+            try:
+                is_array = path.suffix == ".npz" and is_array_file(path)
+                found += _images_of(path) if is_array else [(path, PurePosixPath(path.name))]
+            except MedvisionError as error:
+                errors[path] = error.what
+                found.append((path, PurePosixPath(path.name)))
         else:
             raise MedvisionError("no such file or folder", where=str(path), hint="check the path")
     once: dict[Path, tuple[Path, PurePosixPath]] = {}
@@ -90,6 +103,13 @@ def find_inputs(given: Sequence[Path]) -> tuple[list[Input], list[str]]:
         for path, name in zip(paths, names, strict=True)
     ]
     return inputs, notes
+
+
+def _images_of(arrays: Path) -> list[tuple[Path, PurePosixPath]]:
+    """Return path and name of the results of each image in a file of arrays."""
+    return [
+        (Path(f"{arrays}#{key}"), PurePosixPath(arrays.stem, key)) for key in array_keys(arrays)
+    ]
 
 
 def _distinct_names(paths: Iterable[PurePosixPath]) -> list[str]:

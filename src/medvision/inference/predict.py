@@ -19,8 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.readers.annotations import Shapes, coco_file, labelme_file, shapes_of
-from medvision.data.readers.decode import read_bytes
+from medvision.data.readers.annotations import (
+    Shapes,
+    coco_file,
+    labelme_file,
+    read_content,
+    shapes_of,
+)
 from medvision.data.readers.images import count_remarks
 from medvision.errors import MedvisionError
 from medvision.files import atomic_path, check_links, file_errors, starts_formula, write_atomically
@@ -220,7 +225,7 @@ def predict_files(
                 row["error"] = each.error
                 continue
             try:
-                data = read_bytes(each.path)
+                data = read_content(Path(), path)
                 image = model.decode(data, where=path, remark=remarks.append)
             except MedvisionError as error:
                 row["error"] = error.what

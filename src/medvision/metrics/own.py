@@ -30,8 +30,9 @@ class _Wrapper(Metric):
 class PerImage(_Wrapper):
     """Mean over images of a metric that is computed for each image on its own.
 
-    The final scores of a run have an interval then, over images. Images for
-    which the metric is NaN are left out. Costs an update and a computation for each image.
+    The final scores of a run have an interval then, over images, and its predictions a column with
+    the value of each image. Images for which the metric is NaN are left out. Costs an update and a
+    computation for each image.
 
     Args:
         metric: Updated with (probabilities, target) of one image, (1, ...), and computing a number.

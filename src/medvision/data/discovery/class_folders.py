@@ -18,7 +18,7 @@ from medvision.data.discovery.mask_folders import (
     mask_folder_pairs,
     masks_beside,
 )
-from medvision.data.readers.arrays import array_labels, is_array_file
+from medvision.data.readers.arrays import array_keys, array_labels, is_array_file
 from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
@@ -127,10 +127,10 @@ def _scan_arrays(root: Path, scan: Scan, path: Path) -> Scan:
     name = absolute(path).relative_to(absolute(root)).as_posix()
     tables = []
     for split, labels in array_labels(path).items():
-        digits, width = len(str(len(labels))), len(str(int(labels.max(initial=0))))
+        width = len(str(int(labels.max(initial=0))))
         tables.append(
             SampleTable.of_split_files(
-                (f"{name}#{split}/{row:0{digits}d}" for row in range(len(labels))),
+                (f"{name}#{key}" for key in array_keys(path, stages=[split])),
                 (f"{label:0{width}d}" for label in labels.tolist()),
                 split,
             )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medvision.command_line import medvision_command, training
 from medvision.console import counted
@@ -22,7 +23,9 @@ from medvision.data.discovery.keys import DataKeys, anchored
 from medvision.data.readers.annotations import container, read_content
 from medvision.data.readers.decode import Picture, decode, samples
 from medvision.data.readers.dicom import DicomPixels
-from medvision.data.samples import SampleTable, count_names, files_in
+from medvision.data.readers.targets import decode_target
+from medvision.data.reading import Reading
+from medvision.data.samples import JOIN, ROI, SampleTable, count_names, files_in, masks_in
 from medvision.errors import MedvisionError
 from medvision.types import STAGES
 
@@ -46,13 +49,24 @@ def reading_lines(index: Index) -> list[str]:
     return lines
 
 
-def inspect_folder(root: Path, keys: DataKeys, *, typed: Sequence[str] = ()) -> Iterator[str]:
+Agreement = Callable[[Sequence[NDArray[np.uint8]]], tuple[float, float]]
+"""Return mean Dice and IoU between several masks (H, W) of one image."""
+
+
+def inspect_folder(
+    root: Path,
+    keys: DataKeys,
+    *,
+    typed: Sequence[str] = (),
+    agreement: Agreement | None = None,
+) -> Iterator[str]:
     """Yield lines that say what a folder is read as, and how to audit it and to train on it.
 
     Args:
         root: The folder.
         keys: Keys of the command.
         typed: The same keys as typed, for the commands.
+        agreement: Compares the masks of several annotators; None leaves their line out.
 
     Raises:
         MedvisionError: If no layout is recognised, or several are possible; with the key that
@@ -77,7 +91,9 @@ def inspect_folder(root: Path, keys: DataKeys, *, typed: Sequence[str] = ()) -> 
         counts = Counter(found.targets)
         words = [f"{name} {counts[name]}" for name in index.class_names]
         yield _row("classes", ", ".join(words))
-    yield from _file_rows(place, found, has_masks=has_masks)
+    yield from _file_rows(place, found, keys.reading if has_masks else None)
+    if index.annotators and agreement is not None:
+        yield _agreement_row(place, index, keys.reading, agreement)
     for number in range(min(_EXAMPLES, len(found))):
         sample = found[number * (len(found) - 1) // max(1, _EXAMPLES - 1)]
         yield _row("example" if not number else "", f"{sample.path} -> {sample.target}")
@@ -98,6 +114,36 @@ def _row(name: str, text: str) -> str:
     return f"  {name:<{_WIDTH}} {text}"
 
 
+def _agreement_row(root: Path, index: Index, reading: Reading, agreement: Agreement) -> str:
+    """Compare the masks of the annotators of some images."""
+    several = [sample for sample in index.samples if sample.path in index.annotators]
+    chosen, scores, faults = [several[row] for row in _spread(len(several))], [], []
+    for sample in chosen:
+        view = masks_in(sample.target)[1]
+        end = "" if view is None else f"{JOIN}{ROI}{view}"
+        try:
+            masks = []
+            for name in index.annotators[sample.path].values():
+                contents = [read_content(root, file) for file in files_in(name + end)]
+                masks.append(decode_target(contents, name + end, reading, where=str)[0])
+            scores.append(agreement(masks))
+        except MedvisionError as fault:
+            faults.append(f"{fault.what} ({fault.where})")
+    names = count_names(sorted({name for each in index.annotators.values() for name in each}))
+    if not scores:
+        return _row("agreement", f"{names}: {faults[0]}")
+    dice, iou = np.mean(scores, axis=0)
+    of = counted(len(scores), "image")
+    unread = f"; {len(faults)} more cannot be compared: {faults[0]}" if faults else ""
+    return _row("agreement", f"{names}: mean Dice {dice:.3f}, IoU {iou:.3f} over {of}{unread}")
+
+
+def _spread(count: int) -> list[int]:
+    """Return the rows that are opened, evenly spread."""
+    rows = np.linspace(0, max(0, count - 1), min(count, _OPENED)).round().astype(int)
+    return np.unique(rows).tolist()
+
+
 def _split_rows(found: SampleTable) -> Iterator[str]:
     groups = Counter(filter(None, found.groups))
     if groups:
@@ -114,28 +160,34 @@ def _split_rows(found: SampleTable) -> Iterator[str]:
     yield _row("splits", ", ".join(words))
 
 
-def _file_rows(root: Path, found: SampleTable, *, has_masks: bool) -> Iterator[str]:
-    rows = np.unique(np.linspace(0, max(0, len(found) - 1), _OPENED).round().astype(int)).tolist()
-    opened = [found[row] for row in rows] if len(found) else []
+def _file_rows(root: Path, found: SampleTable, reading: Reading | None) -> Iterator[str]:
+    """Yield what some files are, and why they cannot be read; ``reading`` is that of masks."""
+    opened = [found[row] for row in _spread(len(found))]
     kinds = {"images": [sample.path for sample in opened]}
-    if has_masks:
+    if reading is not None:
         first = (files_in(sample.target)[0] for sample in opened)
         kinds["masks"] = [name for name in first if not container(name).endswith(".json")]
     for kind, names in kinds.items():
-        pictures, faults = _decoded(root, names)
+        pictures, faults = _decoded(root, names, reading if kind == "masks" else None)
         if pictures:
             yield _row(kind, _properties(pictures, with_values=kind == "masks"))
         for number, fault in enumerate(faults[:_EXAMPLES]):
             yield _row("unread" if not number else "", fault)
 
 
-def _decoded(root: Path, names: Iterable[str]) -> tuple[list[Picture], list[str]]:
+def _decoded(
+    root: Path, names: Iterable[str], reading: Reading | None
+) -> tuple[list[Picture], list[str]]:
+    """Decode files, and masks to classes; return what can be shown, and why others are refused."""
     pictures, faults = [], []
     for name in names:
         try:
-            pictures.append(decode(read_content(root, name), where=name))
+            content = read_content(root, name)
+            pictures.append(decode(content, where=name))
+            if reading is not None:
+                decode_target([content], name, reading, where=str)
         except MedvisionError as fault:
-            faults.append(f"{name}: {fault.what}")
+            faults.append(f"{name}: {fault.what}" + (f"; {fault.hint}" if reading else ""))
     return pictures, faults
 
 

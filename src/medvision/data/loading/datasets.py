@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, get_worker_info
 from medvision.data.loading.sampler import PADDING, Key
 from medvision.data.loading.transforms import Transform
 from medvision.data.pixel_cache import PixelCache
-from medvision.data.samples import Sample, SampleTable
+from medvision.data.samples import Sample, SampleTable, masks_in
 from medvision.data.sources import FileSource, Source
 from medvision.types import IGNORE_INDEX, Batch
 
@@ -75,7 +75,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
         else:
             image, mask = self.source.read(sample)
         (seed,) = np.random.SeedSequence((self.seed, *key)).generate_state(1)
-        image, mask = self.transform(image, mask, seed=int(seed))
+        has_view = mask is not None and masks_in(sample.target)[1] is not None
+        image, mask = self.transform(image, mask, seed=int(seed), has_view=has_view)
         target = mask if self.targets is None else self.targets[row]
         return {"image": image, "target": target, "index": row}
 

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from medvision.data.samples import Pixels
 from medvision.errors import MedvisionError, did_you_mean
+from medvision.types import IGNORE_INDEX
 
 REFERENCE = "see the albumentations 2 reference"
 
@@ -67,20 +69,40 @@ class Transform:
         deterministic: bool = False,
     ) -> None:
         self.size_px = size_px
-        self.pipeline = _build_pipeline(transforms, key, always=deterministic)
+        self._arguments = (transforms, key, deterministic)
+        self.pipeline = _build_pipeline(*self._arguments)
         if deterministic and self.pipeline is not None:
             self._refuse_chance(key)
 
+    @cached_property
+    def _ignoring_outside(self) -> Any:
+        return _build_pipeline(*self._arguments, fill_mask=IGNORE_INDEX)
+
     def __call__(
-        self, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None = None, *, seed: int
+        self,
+        image: NDArray[np.uint8],
+        mask: NDArray[np.uint8] | None = None,
+        *,
+        seed: int,
+        has_view: bool = False,
     ) -> Pixels:
-        """Transform an image (H, W, C) and its mask (H, W) alike, with the given seed."""
+        """Transform an image (H, W, C) and its mask (H, W) alike.
+
+        Args:
+            image: The image.
+            mask: Class indices, or None.
+            seed: Seed of every random number.
+            has_view: If True, the mask is ignored outside of a field of view. What a rotation or a
+                shift brings in from outside of the image is then ignored too, instead of being
+                background.
+        """
         image, mask = resize(image, mask, self.size_px)
         if self.pipeline is None:
             return image, mask
-        self.pipeline.set_random_seed(seed)
+        pipeline = self._ignoring_outside if has_view else self.pipeline
+        pipeline.set_random_seed(seed)
         given = {"image": image} if mask is None else {"image": image, "mask": mask}
-        result = self.pipeline(**given)
+        result = pipeline(**given)
         changed = result["image"]
         return changed.reshape(*changed.shape[:2], -1), result.get("mask")
 
@@ -107,8 +129,13 @@ class Transform:
             )
 
 
-def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, always: bool) -> Any:
-    """Compose the named transforms; None without any, because the import takes a second."""
+def _build_pipeline(
+    transforms: Mapping[str, Mapping[str, Any]], key: str, always: bool, *, fill_mask: int = 0
+) -> Any:
+    """Compose the named transforms; None without any, because the import takes a second.
+
+    ``fill_mask`` is the class of pixels from outside of the image, where the user names none.
+    """
     if not transforms:
         return None
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # disables a network request at import
@@ -130,6 +157,9 @@ def _build_pipeline(transforms: Mapping[str, Mapping[str, Any]], key: str, alway
         options = dict(arguments or {})
         if always:
             options.setdefault("p", 1.0)
+        parameters = inspect.signature(factory).parameters
+        if fill_mask and "fill_mask" in parameters and parameters["fill_mask"].default == 0:
+            options.setdefault("fill_mask", fill_mask)
         known = set(factory.InitSchema.model_fields) | {"p"}
         unknown = sorted(set(options) - known)
         if unknown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,32 @@ def is_array_file(path: Path) -> bool:
             return {"train_images.npy", "train_labels.npy"} <= set(archive.namelist())
     except (OSError, zipfile.BadZipFile, ValueError):  # some other file
         return False
+
+
+def array_keys(path: Path, *, stages: Sequence[str] = _STAGES) -> list[str]:
+    """Return the key of each image, such as ``train/12``, in the order of the arrays.
+
+    Raises:
+        MedvisionError: If the file is damaged, or holds volumes.
+    """
+    found: list[str] = []
+    for stage in stages:
+        count = _count(path, stage)
+        digits = len(str(count))
+        found += [f"{stage}/{row:0{digits}d}" for row in range(count)]
+    return found
+
+
+def _count(path: Path, stage: str) -> int:
+    """Return the number of images of a split, 0 without one, after checking their shape."""
+    shape = _shape(path, f"{stage}_images")
+    if shape and (len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3)):
+        raise MedvisionError(
+            f"expected images (N, H, W) or (N, H, W, 3), got {shape}",
+            where=str(path),
+            hint="volumes are not supported: choose a 2-D set",
+        )
+    return shape[0] if shape else 0
 
 
 def array_labels(path: Path) -> dict[str, NDArray[np.int64]]:
@@ -51,16 +78,9 @@ def array_labels(path: Path) -> dict[str, NDArray[np.int64]]:
                 where=str(path),
                 hint="store the index of the class",
             )
-        shape = _shape(path, f"{stage}_images")
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+        if (count := _count(path, stage)) != len(labels):
             raise MedvisionError(
-                f"expected images (N, H, W) or (N, H, W, 3), got {shape}",
-                where=str(path),
-                hint="volumes are not supported: choose a 2-D set",
-            )
-        if shape[0] != len(labels):
-            raise MedvisionError(
-                f"{shape[0]} images and {len(labels)} labels in {stage}",
+                f"{count} images and {len(labels)} labels in {stage}",
                 where=str(path),
                 hint="get the file again",
             )

@@ -27,7 +27,7 @@ from medvision.console import counted
 from medvision.data import ImageData
 from medvision.errors import MedvisionError, first_line
 from medvision.evaluation import Evaluation, Score
-from medvision.files import check_stored
+from medvision.files import check_stored, read_rows, write_table
 from medvision.hardware import REHEARSAL, Plan, skip_slow_tpu_probe
 from medvision.hardware.processes import num_cores
 from medvision.live import live_line
@@ -289,18 +289,31 @@ def measure(
             scores.setdefault(full, value if math.isfinite(value) else None)
     for name, metric in own.items():
         if isinstance(metric, PerImage) and metric.values:
-            scores |= _of_images(f"{stage}/{name}", metric, data, stage)
+            paths = [sample.path for sample in data.tables[stage][: len(metric.values)]]
+            scores |= _of_images(
+                f"{stage}/{name}", metric, data.groups_of([{"path": p} for p in paths])
+            )
             evaluation.note_missing_intervals(stage, scores, only=name)
+            table = evaluation.folder / f"predictions_{stage}.csv"
+            _add_column(table, name, dict(zip(paths, metric.values, strict=True)))
     return scores
 
 
-def _of_images(name: str, metric: PerImage, data: ImageData, stage: Stage) -> dict[str, Score]:
+def _add_column(table: Path, name: str, values: Mapping[str, float]) -> None:
+    """Add the value of a metric for each image to the predictions, in a column of its name."""
+    if not table.exists():  # a task of the user without predictions
+        return
+    rows = read_rows(table)
+    column = f"metrics.{name}" if rows and name in rows[0] else name
+    write_table(table, [{**row, column: values.get(row["path"])} for row in rows])
+
+
+def _of_images(name: str, metric: PerImage, groups: Sequence[str] | None) -> dict[str, Score]:
     """Interval of the mean over images, and the number of images without a value.
 
     The range of a metric is the one that torchmetrics draws it in, unless a value lies outside.
     """
     values = metric.values
-    groups = data.groups_of([{"path": s.path} for s in data.tables[stage][: len(values)]])
     numbers = [value for value in values if math.isfinite(value)]
     lower, upper = (getattr(metric.metric, f"plot_{end}_bound", None) for end in ("lower", "upper"))
     ends = mean_interval(

@@ -48,7 +48,7 @@ from medvision.run.training.build import (
     silence_libraries,
 )
 from medvision.run.training.data_audit import audit_training, notes_with
-from medvision.run.training.fit import fit, may_upload
+from medvision.run.training.fit import check_logger, fit, may_upload
 from medvision.run.training.results import (
     check_finite,
     expected_parts,
@@ -143,6 +143,8 @@ def run_experiment(
     check_agreement(cfg, data, task)
     if not sealed_by and data.tables["test"]:
         check_ledger(data.split_fingerprint("test"))
+    if state is None or not state.is_over:
+        check_logger(cfg, folder)
 
     if state is None:
         summary = _create_folder(cfg, plan, folder, experiment, model, data)

@@ -25,15 +25,15 @@ from medvision.callbacks import (
     XlaWatch,
 )
 from medvision.callbacks.checkpoints import DirectFiles
-from medvision.callbacks.trackers import name_of_run
+from medvision.callbacks.trackers import check_start, name_of_run
 from medvision.data import ImageData
 from medvision.errors import MedvisionError
 from medvision.hardware import REHEARSAL, Plan
-from medvision.registry import OF_LOGGERS
+from medvision.registry import KEYS, OF_LOGGERS
 from medvision.run.processes.launcher import Launcher, supervise
 from medvision.run.processes.signals import after_the_step, default_signals
 from medvision.run.storage.resume import State
-from medvision.run.storage.run_folder import RunFolder
+from medvision.run.storage.run_folder import RunFolder, is_further_process
 from medvision.run.storage.test_seal import trial_of
 from medvision.run.training.build import build, build_trainer
 from medvision.search.study import JOURNAL
@@ -170,6 +170,20 @@ def build_logger(cfg: DictConfig, folder: RunFolder) -> Logger | None:
     options = {key: value for key, value in given.items() if key not in OF_LOGGERS}
     named = name_of_run(str(given["_target_"]), "/".join(folder.path.absolute().parts[-2:]))
     return build(OmegaConf.create({**named, **options}))
+
+
+def check_logger(cfg: DictConfig, folder: RunFolder) -> None:
+    """Check that the logger can start, where medvision knows how; the first process does.
+
+    Raises:
+        MedvisionError: If it cannot.
+    """
+    planned: Any = OmegaConf.merge(cfg, {"run_dir": str(folder.path)})
+    known = str(OmegaConf.select(cfg, "logger._target_")) in KEYS
+    if known and not is_further_process():
+        logger = build_logger(planned, folder)
+        assert logger is not None, "its class is known"
+        check_start(logger, folder.path)
 
 
 def may_upload(cfg: DictConfig) -> bool:
