@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from browser import BROWSER, MISSING, Watched, open_browser
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.inference import load_model, predict_files
 
-pytest.importorskip("streamlit")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason=MISSING)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason=MISSING),
+    pytest.mark.skipif(find_spec("streamlit") is None, reason="extra app"),  # slow to import
+]
 
 SERVE = """
 import sys

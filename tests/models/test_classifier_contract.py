@@ -29,7 +29,7 @@ Make = Callable[..., nn.Module]
 
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=pytest.mark.slow) if name == "alexnet_2012" else name
+        pytest.param(name, marks=pytest.mark.slow) if "alexnet" in name else name
         for name in CLASSIFIERS
     ],
     scope="module",
