@@ -90,9 +90,17 @@ def test_a_clean_audit_and_none_at_all_need_no_banner(
     assert table_row(text, "Audit") == ["complete; nothing found"]
 
 
-@pytest.mark.parametrize(("difference", "look"), [(0.0, "warn"), (0.2, "leak")])
+@pytest.mark.parametrize(
+    ("difference", "look", "words_of_it"),
+    [
+        (0.0, "warn", "Copies in training hardly change the scores below."),
+        (-0.015, "warn", "Copies in training do not raise the scores below."),
+        (0.015, "alarm", "the scores below may be overestimated."),
+        (0.2, "leak", "the scores below are overestimated."),
+    ],
+)
 def test_words_and_colour_of_a_leak_follow_its_effect(
-    write_run: Write, classification: dict[str, Any], difference: float, look: str
+    write_run: Write, classification: dict[str, Any], difference: float, look: str, words_of_it: str
 ) -> None:
     leaks = ["1 of 394 test images has a near-duplicate in train; keep them together"]
     classification["audit"] = {"mode": "warn", "complete": True, "leaks": leaks, "findings": []}
@@ -104,8 +112,46 @@ def test_words_and_colour_of_a_leak_follow_its_effect(
     text = report(write_run(classification))
     after_title = text[text.index("</h1>") + len("</h1>") :].lstrip()
     assert after_title.startswith(f'<div class="banner {look}"')
-    assert ("overestimated" in after_title[:400]) == (look == "leak")
+    assert words_of_it in after_title[:400]
     assert leaks[0] in words(text)
+
+
+def test_copies_of_training_images_in_another_set_are_the_first_thing_below_the_title(
+    write_run: Write, segmentation: dict[str, Any]
+) -> None:
+    found = "8 of 20 images are near-duplicates of one of the 33 training images of the run"
+    outside = {
+        **segmentation,
+        "evaluated": {"run": "runs/a/b", "data": "other", "split": "all", "external": True},
+        "external_check": {"checked": True, "text": found, "near_duplicates": {"images": 8}},
+        "twins": {
+            "with_twin": {"num_images": 8, "dice": 0.99, "dice_ci95": [0.9, 1.0]},
+            "without_twin": {"num_images": 12, "dice": 0.7, "dice_ci95": [0.6, 0.8]},
+        },
+    }
+    text = report(write_run(outside))
+    after_title = text[text.index("</h1>") + len("</h1>") :].lstrip()
+    assert after_title.startswith('<div class="banner leak"')
+    assert "These are not all external data: the scores below are overestimated." in after_title
+    assert found in words(text)
+    assert table_row(text, "with a near-duplicate in training or validation")[0] == "8"
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_another_set_without_copies_or_not_searched_is_named_so(
+    write_run: Write, segmentation: dict[str, Any], checked: bool
+) -> None:
+    found: dict[str, Any] = {"checked": checked, "text": "not checked for them: the run is older"}
+    if checked:
+        found |= {"text": "none of the 20 images is a copy", "near_duplicates": {"images": 0}}
+    evaluated = {"run": "runs/a/b", "data": "o", "external": True}
+    text = report(write_run({**segmentation, "evaluated": evaluated, "external_check": found}))
+    assert ("External data: none of the 20 images is a copy." in words(text)) == checked
+    assert ('class="banner warn"' in text) != checked
+    unknown = (
+        "Not known to be external data. The images were not checked for them: the run is older."
+    )
+    assert (unknown in words(text)) != checked
 
 
 def test_scores_with_and_without_a_near_duplicate_are_beside_the_memory_baseline(

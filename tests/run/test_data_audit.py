@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from medvision.audit.dataset import ListedSet
+from medvision.data.discovery.splits_csv import write_splits
+from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable
 from medvision.data.validation import validate as checks
 from medvision.run import main
@@ -165,3 +168,91 @@ def test_the_sections_of_names_cover_the_whole_list_and_are_contiguous(
     assert len(named.origin) == 40
     few = replace(seen, samples=samples[:40], origin=seen.origin[:40])
     assert data_audit._runs_of_names(few) is few
+
+
+def gathered(root: Path, images: dict[str, tuple[str, np.ndarray]]) -> Any:
+    """Stand in for the data module of a folder: split and pixels of each file, by its name."""
+    root.mkdir()
+    for name, (_, image) in images.items():
+        cv2.imwrite(str(root / name), image)
+    samples = SampleTable.of(Sample(path=n, target="", split=s) for n, (s, _) in images.items())
+    check = checks.check_files(root, samples, Reading(), on_error="fail", max_decoded=None)
+    tables = {stage: samples.of_split(stage) for stage in ("train", "val", "test")}
+    return SimpleNamespace(root=root, samples=samples, tables=tables, properties=check.properties)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> tuple[Path, list[np.ndarray]]:
+    """A run folder with the hashes of eleven training and one validation image, and 16 images."""
+    rng = np.random.default_rng(0)
+    planes = [cv2.GaussianBlur(noise, (0, 0), 3) for noise in rng.normal(0, 1, (16, 60, 60))]
+    images = [cv2.normalize(p, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8) for p in planes]
+    splits = ["train"] * 11 + ["val", "test"]
+    named = {f"{k:02d}.png": (s, images[k]) for k, s in reversed([*enumerate(splits)])}
+    data = gathered(tmp_path / "own", named)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_splits(run / "splits.csv", data.samples)
+    known = data_audit.known_images_of(data)
+    assert known is not None
+    (run / data_audit.KNOWN_IMAGES).write_bytes(known.to_bytes())
+    return run, images
+
+
+def test_training_and_validation_images_are_found_in_other_data(
+    kept: tuple[Path, list[np.ndarray]], tmp_path: Path
+) -> None:
+    run, images = kept
+    smaller = cv2.resize(images[5], (48, 48), interpolation=cv2.INTER_AREA)
+    others = {"a.png": images[13], "b.png": images[11], "c.png": smaller, "d.png": images[2]}
+    data = gathered(tmp_path / "other", {n: ("test", image) for n, image in others.items()})
+    found = data_audit.check_external(run, data)
+    assert found.copies == [
+        {"path": "b.png", "known_path": "11.png", "split": "val", "identical": True},
+        {"path": "c.png", "known_path": "05.png", "split": "train", "identical": False},
+        {"path": "d.png", "known_path": "02.png", "split": "train", "identical": True},
+    ]
+    near = {"images": 3, "images_in_train": 2, "images_in_val": 1}
+    assert found.summary["near_duplicates"] == near
+    assert found.summary["exact_duplicates"] == dict.fromkeys(near, 1) | {"images": 2}
+    assert found.notes == [
+        "LEAK: 3 of 4 images are near-duplicates of one of the 11 training and 1 validation images"
+        " of the run (2 of training images, 1 of validation images, 2 with identical pixels)"
+    ]
+    assert found.near_duplicates is not None
+    assert set(found.near_duplicates.duplicate_of) == {"b.png", "c.png", "d.png"}
+
+
+def test_test_images_and_other_images_of_the_same_look_are_external(
+    kept: tuple[Path, list[np.ndarray]], tmp_path: Path
+) -> None:
+    run, images = kept
+    data = gathered(tmp_path / "other", {f"{k}.png": ("test", images[k]) for k in (12, 13, 14)})
+    found = data_audit.check_external(run, data)
+    assert (found.copies, found.near_duplicates, found.notes) == ([], None, [])
+    assert found.summary["text"].startswith("none of the 3 images is a copy of one of the 11 train")
+
+
+def test_the_reason_is_given_where_other_data_cannot_be_checked(
+    kept: tuple[Path, list[np.ndarray]], tmp_path: Path
+) -> None:
+    run, images = kept
+    data = gathered(tmp_path / "other", {"a.png": ("test", images[13])})
+    file = run / data_audit.KNOWN_IMAGES
+    content = file.read_bytes()
+
+    def reason(**changed: Any) -> str:
+        found = data_audit.check_external(run, SimpleNamespace(**{**vars(data), **changed}))
+        assert found.summary["checked"] is False
+        assert found.notes == [found.summary["text"]]
+        return found.summary["text"]
+
+    assert "too many to read now: audit" in reason(properties=None)
+    file.write_bytes(content[:-9])
+    assert "cannot be used: the file is damaged" in reason()
+    file.write_bytes(content)
+    splits = (run / "splits.csv").read_text()
+    (run / "splits.csv").write_text("\n".join(splits.splitlines()[:-2]) + "\n")
+    assert "different numbers of images" in reason()
+    file.unlink()
+    assert "the run has no known_images.safetensors, because it is older" in reason()

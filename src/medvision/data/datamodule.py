@@ -50,7 +50,7 @@ class ImageData(LightningDataModule):
         tables: Samples of each split.
         notes: Remarks for the user.
         fingerprint: SHA-256 over all files.
-        samples: All samples with their splits; available after ``prepare``.
+        samples: All samples with their splits; available after ``prepare`` and ``gather``.
         given_groups: Group of each path from a csv or pattern, before near-duplicates are joined.
         properties: File properties, one row per sample; None for phantoms and if only headers were
             read.
@@ -280,7 +280,8 @@ class ImageData(LightningDataModule):
             MedvisionError: If ``root`` is None, or the folder or a file cannot be used.
         """
         self.given_root()
-        return self._check(self.index(class_names=None)).samples
+        self.samples = self._check(self.index(class_names=None)).samples
+        return self.samples
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader("train")

@@ -40,7 +40,7 @@ class Tested:
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicatesInTraining:
-    """Test images that have a near-duplicate in training.
+    """Test images that have a near-duplicate in training; of another data set, also in validation.
 
     Attributes:
         duplicate_of: Path of the most similar training image, by path of the test image.

@@ -211,6 +211,8 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "title": title(run),
         "headline": headline(run),
         "audit": audit,
+        "external_check": summary.get("external_check") or {},
+        "learnt": "training or validation" if run.external else "training",
         "severities": {
             **Counter(finding.get("severity") for finding in audit.get("findings") or []),
             **({"leak": len(audit["leaks"])} if audit.get("leaks") else {}),  # identical ones once

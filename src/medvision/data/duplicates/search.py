@@ -159,12 +159,12 @@ THRESHOLD = 0.99
 RELATIONS = ("identical", "same", "mirrored", "rotated", "cropped", "turned", "inverted")
 """Equal pixels, visually the same, or the transform that must be undone."""
 
-_POSITIONS = tuple((t, y, x) for t in (False, True) for y in (False, True) for x in (False, True))
+POSITIONS = tuple((t, y, x) for t in (False, True) for y in (False, True) for x in (False, True))
 # Flags of each orientation: transposed, then flipped vertically, then horizontally.
 _IDENTICAL, _SAME, _MIRRORED, _ROTATED, _CROPPED, _TURNED, _INVERTED = range(len(RELATIONS))
 _RELATION_OF = {  # odd number of transpositions and flips: mirrored; even: rotated
     position: _SAME if not any(position) else _MIRRORED if sum(position) % 2 else _ROTATED
-    for position in _POSITIONS
+    for position in POSITIONS
 }
 _MOVED = 0.025  # smallest scaling or shift that counts as a crop
 _TURN = 0.03  # smallest angle that counts as turned, radians
@@ -237,7 +237,7 @@ class _Found(NamedTuple):
     second: NDArray[np.int64]
     similarity: NDArray[np.float32]
     relation: NDArray[np.uint8]
-    position: NDArray[np.uint8]  # index into ``_POSITIONS``
+    position: NDArray[np.uint8]  # index into ``POSITIONS``
 
     def select(self, rows: NDArray[Any]) -> _Found:
         """Return some of the pairs."""
@@ -340,8 +340,8 @@ def _in_some_position(
     for first, second in _chunks(near_in_any_position(waves, squared=squared)):
         similarity = np.full(len(first), -1, np.float32)
         place = np.zeros(len(first), np.uint8)
-        for number, position in enumerate(_POSITIONS):
-            distance = waves[first] - _turned_waves(waves[second], position)
+        for number, position in enumerate(POSITIONS):
+            distance = waves[first] - turned_waves(waves[second], position)
             near = np.flatnonzero(np.einsum("nij,nij->n", distance, distance) <= squared + 1e-5)
             a = unit_vectors(thumbnails[first[near]])
             b = unit_vectors(_turned(thumbnails[second[near]], position))
@@ -350,7 +350,7 @@ def _in_some_position(
             similarity[near[better]] = found[better]
             place[near[better]] = number
         kept = similarity >= np.float32(threshold - 1e-6)  # rounding
-        relation = np.array([_RELATION_OF[position] for position in _POSITIONS], np.uint8)[place]
+        relation = np.array([_RELATION_OF[position] for position in POSITIONS], np.uint8)[place]
         every = _Found(first, second, similarity.clip(0, 1), relation, place)
         parts.append(every.select(np.flatnonzero(kept)))
     return _all_of(*parts)
@@ -368,7 +368,7 @@ def _verified(seen: _Views, found: _Found, known: _Found, limits: Limits) -> tup
         if is_known[pair]:
             return True
         other = seen.thumbnails[found.second[pair]]
-        turned = _turned(other[None], _POSITIONS[found.position[pair]])[0]
+        turned = _turned(other[None], POSITIONS[found.position[pair]])[0]
         view = view_of(np.ascontiguousarray(turned), shared=seen.shared[0])
         return _same_or_none(view, seen.view(int(found.first[pair])), limits) is not None
 
@@ -496,7 +496,7 @@ def _turned(images: NDArray[Any], position: tuple[bool, bool, bool]) -> NDArray[
     return images[:, :, ::-1] if left_right else images
 
 
-def _turned_waves(
+def turned_waves(
     waves: NDArray[np.float32], position: tuple[bool, bool, bool]
 ) -> NDArray[np.float32]:
     """Return coefficients of the reoriented images: a flip negates the odd ones."""

@@ -25,6 +25,7 @@ from medvision.files import (
     short_name,
     write_atomically,
     write_json,
+    write_table,
 )
 from medvision.hardware import (
     Plan,
@@ -53,7 +54,7 @@ from medvision.run.training.build import (
     metrics_for,
     silence_libraries,
 )
-from medvision.run.training.data_audit import duplicates_in_training
+from medvision.run.training.data_audit import check_external, duplicates_in_training
 from medvision.run.training.results import (
     check_finite,
     describe_dataset,
@@ -322,7 +323,10 @@ def _measure(
         evaluation.subgroups = data.subgroup_values()
     except MedvisionError as error:  # another set, or a table that changed: the scores still hold
         evaluation.notes.append(f"no scores by subgroup: {error.what} ({error.where})")
-    if not target.external and stage == "test":
+    checked = check_external(run.path, data) if target.external else None
+    if checked is not None:
+        evaluation.near_duplicates = checked.near_duplicates
+    elif stage == "test":
         data.read_again()
         evaluation.near_duplicates = duplicates_in_training(data)
     scores = measure(run.cfg, plan, task, data, evaluation, stage)
@@ -360,9 +364,11 @@ def _measure(
             "differs_most": where,
             **({"definitions_changed": changed} if changed else {}),
         },
+        **({} if checked is None else {"external_check": checked.summary}),
         **images_behind(evaluation),
         "warnings": [
             *first_notes(evaluation, data),
+            *([] if checked is None else checked.notes),
             *([OPENED] if opened and not target.external else []),
             *([] if target.external else _lasting(run.summary["warnings"], opened)),
             *notes,
@@ -378,6 +384,8 @@ def _measure(
     known = set(summary["warnings"])
     summary["warnings"] += [text for text in findings(summary, history) if text not in known]
     write_json(folder / "summary.json", summary)
+    if checked is not None and checked.copies:
+        write_table(folder / "known_images.csv", checked.copies)
     kept = ["config.yaml", "environment.json"]
     kept += [] if target.external else ["metrics.csv", "splits.csv"]
     for name in kept:
@@ -479,7 +487,11 @@ def _reproduced(summary: Mapping[str, Any]) -> str:
     evaluated = summary["evaluated"]
     count, difference = evaluated["figures_compared"], evaluated["largest_difference"]
     if evaluated["external"]:
-        return f"external data: {evaluated['data']}"
+        checked = summary["external_check"]
+        found = checked.get("near_duplicates", {}).get("images")
+        return f"external data: {evaluated['data']}" + (
+            "" if found or not checked["checked"] else f"; {checked['text']}"  # else a warning
+        )
     if not count:
         return "nothing to compare: the run's summary.json has no score of these images"
     if difference is not None and difference <= SAME:

@@ -75,7 +75,7 @@ def check_run_folder(folder: Path) -> None:
         raise MedvisionError("expected a file, found a folder", where=str(odd), hint="remove it")
 
 
-SUFFIXES = (".csv", ".html", ".json", ".yaml")
+SUFFIXES = (".csv", ".html", ".json", ".safetensors", ".yaml")
 """Endings of the files at the top of a run folder."""
 
 PACKAGES = (

@@ -1,10 +1,11 @@
-"""Audit the data of a run, before training or after a test."""
+"""Audit the data of a run, before training or after a test, and compare other data with them."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +19,11 @@ from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.memory import memory_baseline
 from medvision.console import counted
 from medvision.data import ImageData
+from medvision.data.discovery.splits_csv import read_splits
+from medvision.data.duplicates.known_images import Copy, KnownImages
 from medvision.errors import MedvisionError
 from medvision.evaluation.parts import DuplicatesInTraining
+from medvision.files import read_regular
 
 Mode = Literal["warn", "strict", "skip"]
 
@@ -206,4 +210,148 @@ def _crossing(seen: AuditedSet) -> DuplicatesInTraining | None:
             for row, score in zip(recalled.rows, recalled.score, strict=True)
         },
         metric=None if recalled is None else recalled.metric,
+    )
+
+
+KNOWN_IMAGES = "known_images.safetensors"
+"""File of a run folder with hashes of its training and validation images."""
+
+_KEPT_IN_WORDS = {"train": "training images", "val": "validation images"}
+KEPT = tuple(_KEPT_IN_WORDS)
+"""Splits whose images must not be in an external data set."""
+
+
+def known_images_of(data: ImageData) -> KnownImages | None:
+    """Describe the training and validation images, in the order of their paths.
+
+    None if their files were not read.
+    """
+    if data.properties is None:
+        return None
+    paths, splits = list(data.samples.paths), list(data.samples.splits)
+    rows = sorted((r for r, s in enumerate(splits) if s in KEPT), key=paths.__getitem__)
+    is_val = np.array([splits[row] == "val" for row in rows], np.bool_)
+    return KnownImages.of(data.properties.take(rows), is_val)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalCheck:
+    """Search of another data set for the training and validation images of a run.
+
+    Attributes:
+        summary: Section ``external_check`` of summary.json.
+        near_duplicates: Images of the other set that are among them; None if there are none or the
+            search was not possible.
+        copies: A row for each of them and split: ``path``, ``known_path``, ``split``,
+            ``identical``.
+    """
+
+    summary: dict[str, Any]
+    near_duplicates: DuplicatesInTraining | None = None
+    copies: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """Warnings for the evaluation."""
+        text = self.summary["text"]
+        return [f"LEAK: {text}"] if self.copies else [] if self.summary["checked"] else [text]
+
+
+def check_external(run: Path, data: ImageData) -> ExternalCheck:
+    """Search the test images of another data set for the training and validation images of a run.
+
+    Args:
+        run: Run folder.
+        data: The other data set, gathered.
+    """
+    try:
+        known, names = _known_images(run)
+        if data.properties is None:
+            raise ValueError(f"the files are too many to read now: audit {data.root} first")
+    except ValueError as reason:
+        text = f"not checked for training and validation images of the run: {reason}"
+        return ExternalCheck(summary={"checked": False, "text": text})
+    tested = set(data.tables["test"].paths)
+    paths = list(data.samples.paths)
+    rows = [row for row, path in enumerate(paths) if path in tested]
+    found = known.find(data.properties.take(rows))
+    copies: list[dict[str, Any]] = [
+        {
+            "path": paths[rows[copy.row]],
+            "known_path": names[copy.known],
+            "split": KEPT[int(known.is_val[copy.known])],
+            "identical": copy.is_identical,
+        }
+        for copy in found
+    ]
+    counts = {"train": len(known) - int(known.is_val.sum()), "val": int(known.is_val.sum())}
+    return ExternalCheck(
+        summary={
+            "checked": True,
+            "text": _copies_in_words(found, known, counts, len(rows)),
+            "num_images": len(rows),
+            "num_known": counts,
+            "exact_duplicates": _by_split([copy for copy in found if copy.is_identical], known),
+            "near_duplicates": _by_split(found, known),
+        },
+        near_duplicates=DuplicatesInTraining(
+            duplicate_of={row["path"]: row["known_path"] for row in reversed(copies)},
+            recalled={},
+            metric=None,
+        )
+        if copies
+        else None,
+        copies=copies,
+    )
+
+
+def _known_images(run: Path) -> tuple[KnownImages, list[str]]:
+    """Read the hashes of a run, and the paths that belong to them.
+
+    Raises:
+        ValueError: If that is not possible; the text is the reason.
+    """
+    try:
+        known = KnownImages.from_bytes(read_regular(run / KNOWN_IMAGES))
+    except FileNotFoundError:
+        raise ValueError(
+            f"the run has no {KNOWN_IMAGES}, because it is older, its images are generated, or they"
+            " were too many to read before training"
+        ) from None
+    except OSError as fault:
+        raise ValueError(f"{KNOWN_IMAGES} cannot be read: {fault.strerror}") from fault
+    except ValueError as fault:
+        raise ValueError(f"{KNOWN_IMAGES} cannot be used: {fault}") from fault
+    names = sorted(s.path for s in read_splits(run / "splits.csv") if s.split in KEPT)
+    if len(names) != len(known):
+        raise ValueError(f"splits.csv and {KNOWN_IMAGES} have different numbers of images")
+    return known, names
+
+
+def _by_split(copies: Sequence[Copy], known: KnownImages) -> dict[str, int]:
+    inside = {split: [c for c in copies if KEPT[known.is_val[c.known]] == split] for split in KEPT}
+    return {
+        "images": len({copy.row for copy in copies}),
+        **{f"images_in_{split}": len(found) for split, found in inside.items()},
+    }
+
+
+def _copies_in_words(
+    copies: Sequence[Copy], known: KnownImages, counts: dict[str, int], total: int
+) -> str:
+    near = _by_split(copies, known)
+    exact = _by_split([copy for copy in copies if copy.is_identical], known)
+    sets = f"{counts['train']} training and {counts['val']} validation images of the run"
+    if not copies:
+        return f"none of the {counted(total, 'image')} is a copy of one of the {sets}"
+    parts = [
+        f"{near[f'images_in_{split}']} of {words}"
+        for split, words in _KEPT_IN_WORDS.items()
+        if near[f"images_in_{split}"]
+    ]
+    identical = f", {exact['images']} with identical pixels" if exact["images"] else ""
+    verb = "is a near-duplicate" if near["images"] == 1 else "are near-duplicates"
+    return (
+        f"{near['images']} of {counted(total, 'image')} {verb} of one of the {sets}"
+        f" ({', '.join(parts)}{identical})"
     )

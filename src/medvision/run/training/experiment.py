@@ -15,7 +15,7 @@ from medvision.console import print_line
 from medvision.data import ImageData
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.evaluation import Evaluation, Score
-from medvision.files import atomic_path
+from medvision.files import atomic_path, write_atomically
 from medvision.hardware import (
     Plan,
     announce_host,
@@ -47,7 +47,12 @@ from medvision.run.training.build import (
     measure,
     silence_libraries,
 )
-from medvision.run.training.data_audit import audit_training, notes_with
+from medvision.run.training.data_audit import (
+    KNOWN_IMAGES,
+    audit_training,
+    known_images_of,
+    notes_with,
+)
 from medvision.run.training.fit import check_logger, fit, may_upload
 from medvision.run.training.results import (
     check_finite,
@@ -271,6 +276,9 @@ def _create_folder(
         folder.write_config({"experiment": experiment, **_plain(cfg)})
         folder.write_environment(describe_hardware())
         write_splits(folder.path / "splits.csv", splits)
+        known = known_images_of(data)
+        if known is not None:
+            write_atomically(folder.path / KNOWN_IMAGES, known.to_bytes())
     return first_summary(experiment, cfg.seed, data, model, plan)
 
 

@@ -304,7 +304,8 @@ def print_scores(summary: Mapping[str, Any]) -> None:
         )
     console.print(table)
     if summary.get("twins"):
-        console.print(_near_duplicate_table(summary["twins"]))
+        external = "external_check" in summary
+        console.print(_near_duplicate_table(summary["twins"], external=external))
     if summary.get("annotators"):
         print_line(agreement_text(summary["annotators"]))
     for warning in summary["warnings"]:
@@ -320,9 +321,10 @@ def agreement_text(annotators: Mapping[str, Any]) -> str:
     )
 
 
-def _near_duplicate_table(twins: Mapping[str, Any]) -> Table:
+def _near_duplicate_table(twins: Mapping[str, Any], *, external: bool) -> Table:
     """Test scores with and without a near-duplicate in train, and of the nearest train image."""
-    table = Table(title="test images with and without a near-duplicate in train")
+    where = "train or val of the run" if external else "train"
+    table = Table(title=f"test images with and without a near-duplicate in {where}")
     names = [n for n in twins["without_twin"] or twins["with_twin"] if not n.endswith("_ci95")]
     names = [name for name in names if name != "num_images"]
     table.add_column("")
