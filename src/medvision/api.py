@@ -238,6 +238,7 @@ def audit_dataset(
             group_pattern=group_pattern,
             keys=folder_keys({"mask_suffix": mask_suffix, **(keys or {})}),
             num_classes=num_classes,
+            group_by=(keys or {}).get("group_by"),
         )
     found = audit(data, started=started)
     if out is not None:

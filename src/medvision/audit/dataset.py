@@ -30,6 +30,7 @@ from medvision.data.duplicates.search import NearDuplicates, near_duplicates_of
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable, StringColumn
 from medvision.data.sources import FolderSource
+from medvision.data.splits.sequences import group_by_sequence
 from medvision.data.validation.properties import ImageProperties, MaskProperties
 from medvision.data.validation.validate import Advance, check_files
 from medvision.errors import MedvisionError
@@ -200,6 +201,7 @@ def scan(
     keys: FolderKeys | None = None,
     reading: Reading | None = None,
     num_classes: int = 2,
+    group_by: str | None = None,
     advance: Advance | None = None,
 ) -> AuditedSet:
     """Find the images of a folder, read each file once, and search for near-duplicates.
@@ -214,6 +216,7 @@ def scan(
         keys: As for `index_segmentation`.
         reading: Reading options of the files, without the number of classes; None for the defaults.
         num_classes: Number of mask classes, including the background.
+        group_by: ``sequence`` groups the images of each folder by `group_by_sequence`.
         advance: Called with the number of files read and the total number.
 
     Raises:
@@ -250,6 +253,15 @@ def scan(
         skipped = [(path, text.removeprefix(f"{path}: ")) for path, text in check.skipped]
         faults += [(place + path, reason) for path, reason in [*folder.faults, *skipped]]
         notes += folder.notes if check.skipped else [*folder.notes, *check.notes]
+        if group_by == "sequence" and (facts := check.properties) is not None:
+            grouped, more = group_by_sequence(
+                check.samples,
+                facts.thumbnail,
+                facts.pixel_hash,
+                where=str(folder.root),
+                name=f"{place}sequence",
+            )
+            check, notes = replace(check, samples=grouped), notes + more
         checks.append(check)
         done += len(folder.samples)
     samples = SampleTable.joined(check.samples for check in checks)

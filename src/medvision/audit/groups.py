@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet, ListedSet
 from medvision.audit.finding import CROSSINGS, Finding, findings_of, some_of
+from medvision.data.splits.sequences import is_in_sequences, neighbour_share
 from medvision.types import STAGES
 
 
@@ -380,45 +381,16 @@ def _repeated(keys: NDArray[np.str_]) -> NDArray[np.intp]:
     return rows[np.lexsort((rows, which[rows], -sizes[rows]))]
 
 
-MIN_NEIGHBOURS = 0.15
-"""Smallest share of images whose nearest image is a neighbour in the list that is reported."""
-
-BEYOND_CHANCE = 10
-"""Smallest ratio of this share to that expected by chance."""
-
-_MIN_LISTED = 40  # images: fewer tell too little
-_MAX_LISTED = 20_000  # of more, the first are judged
-_SEQUENCE_PX = 12
-
-
 def sequence_findings(data: AuditedSet) -> list[Finding]:
     """Report that neighbours in the list of files show neighbouring pictures, as frames of a video.
 
-    The list is sorted by folder and by the numbers in the names. Pictures are compared as
-    thumbnails of 12 px, without what all images share; images with equal pixels count once.
+    See `neighbour_share`.
     """
-    _, first = np.unique(data.properties.pixel_hash, return_index=True)
-    order = sorted(first.tolist(), key=lambda row: _in_numbers(data.samples.paths[row]))
-    order = order[:_MAX_LISTED]
-    if len(order) < _MIN_LISTED:
+    properties = data.properties
+    found = neighbour_share(properties.thumbnail, properties.pixel_hash, list(data.samples.paths))
+    if found is None or not is_in_sequences(*found):
         return []
-    rows = np.array(order)
-    small = data.properties.thumbnail[rows].astype(np.float32)
-    cells = small.shape[1] // _SEQUENCE_PX
-    vectors = small.reshape(len(rows), _SEQUENCE_PX, cells, _SEQUENCE_PX, cells).mean(axis=(2, 4))
-    vectors = vectors.reshape(len(rows), -1)
-    vectors -= vectors.mean(axis=1, keepdims=True)
-    vectors -= vectors.mean(axis=0)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
-    beside = 0
-    for start in range(0, len(rows), 1024):
-        alike = vectors[start : start + 1024] @ vectors.T
-        own = np.arange(start, start + len(alike))
-        alike[np.arange(len(alike)), own] = -np.inf
-        beside += int((np.abs(alike.argmax(axis=1) - own) == 1).sum())
-    share, chance = beside / len(rows), 2 / (len(rows) - 1)
-    if share < max(MIN_NEIGHBOURS, BEYOND_CHANCE * chance):
-        return []
+    share, chance = found
     known = not data.samples.groups.equal("").all()
     return [
         Finding(
@@ -427,18 +399,11 @@ def sequence_findings(data: AuditedSet) -> list[Finding]:
             text="the most similar image is the one before or after it in the list for"
             f" {100 * share:.0f} % of the images, by chance for {100 * chance:.1f} %: they may be"
             " frames of videos or slices of series",
-            count=beside,
+            count=round(share * len(data)),
             advice=""
             if known
-            else "a random split would put neighbouring frames into train and test: give the videos"
-            " or series with data.group_pattern or in the column group of splits.csv",
+            else "a random split would put neighbouring frames into train and test: name the videos"
+            " or series with data.group_pattern or in the column group of splits.csv, or find them"
+            " from the pictures with data.group_by=sequence",
         )
     ]
-
-
-def _in_numbers(path: str) -> tuple[str, list[tuple[int, str]]]:
-    """Return the key that sorts files by folder, then by the numbers in their names."""
-    place = PurePosixPath(path)
-    parts = re.split(r"(\d+)", place.name)
-    keys = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-    return str(place.parent), keys

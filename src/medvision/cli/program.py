@@ -157,6 +157,12 @@ def data_shard(
         value_range=value_range,
         splits=splits,
     )
+    if given.group_by is not None:
+        raise MedvisionError(
+            "shards hold the groups of files that name them",
+            where="data.group_by",
+            hint="give it to the training on the shards",
+        )
     with progress_bar() as advance, options_in_errors(SHARD_OPTIONS):
         made = make_shards(
             root,
@@ -496,6 +502,7 @@ def audit(
                 root,
                 against=against,
                 group_pattern=given.group_pattern,
+                group_by=given.group_by,
                 splits=given.splits,
                 keys=given.folder,
                 reading=given.reading,

@@ -4,6 +4,7 @@ import hashlib
 import multiprocessing
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,6 +30,7 @@ from medvision.data.shards.location import place_of
 from medvision.data.sources import GIGABYTE, PhantomSource, Source, open_source
 from medvision.data.splits.assign import apply_protocol
 from medvision.data.splits.groups import given_groups, hash_groups
+from medvision.data.splits.sequences import group_by_sequence
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.validate import CheckResult, OnError
 from medvision.errors import MedvisionError
@@ -77,6 +79,8 @@ class ImageData(LightningDataModule):
         splits: Path of a splits.csv whose splits are kept; its paths are relative to ``root``.
         group_pattern: Regular expression with one capture group; samples with the same captured
             text stay together.
+        group_by: ``sequence`` keeps videos and series together, as found by `group_by_sequence`;
+            images with a known group keep it.
         val_fraction: Share of validation if no split is given.
         test_fraction: Share of test if no split is given.
         on_error: ``fail`` on an unusable file, or ``skip`` it with a note.
@@ -137,6 +141,7 @@ class ImageData(LightningDataModule):
         exclude: str | Sequence[str] = (),
         layout: Mapping[str, Any] | None = None,
         subgroups: Sequence[str] = (),
+        group_by: Literal["sequence"] | None = None,
     ) -> None:
         super().__init__()
         if task not in (None, self.task):
@@ -167,7 +172,7 @@ class ImageData(LightningDataModule):
         self.image_size, self.in_channels = image_size, in_channels
         self.protocol, self.fold, self.folds = protocol, fold, folds
         self.splits = None if splits is None else Path(splits)
-        self.group_pattern = group_pattern
+        self.group_pattern, self.group_by = group_pattern, group_by
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.on_error, self.num_images, self.batch_size = on_error, num_images, batch_size
         self.num_workers, self.seed, self.split_seed = num_workers, seed, split_seed
@@ -395,9 +400,26 @@ class ImageData(LightningDataModule):
         """Check the listed samples and store the result."""
         checked = self.source.check(index.samples, on_error=self.on_error)
         self.notes += [*index.notes, *checked.notes]
+        if self.group_by == "sequence":
+            checked = self._in_sequences(checked)
         self.index_read = index
         self.fingerprint = checked.fingerprint
         return self._take_over(checked)
+
+    def _in_sequences(self, checked: CheckResult) -> CheckResult:
+        where, facts = str(self.root or "phantoms"), checked.properties
+        if facts is None:
+            raise MedvisionError(
+                "sequences are found from the pictures, which are not read before the start"
+                + ("" if self.synthetic else ": there are too many"),
+                where=f"data.group_by=sequence, {where}",
+                hint="leave the key out" if self.synthetic else f"run medvision audit {where} once",
+            )
+        samples, notes = group_by_sequence(
+            checked.samples, facts.thumbnail, facts.pixel_hash, where=where
+        )
+        self.notes += notes
+        return replace(checked, samples=samples)
 
     def _take_over(self, checked: CheckResult) -> CheckResult:
         found = checked.properties

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,8 @@ from medvision.data.readers.dicom import DicomPixels
 from medvision.data.readers.targets import decode_target
 from medvision.data.reading import Reading
 from medvision.data.samples import JOIN, ROI, SampleTable, count_names, files_in, masks_in
+from medvision.data.splits.sequences import group_by_sequence
+from medvision.data.validation.validate import check_files
 from medvision.errors import MedvisionError
 from medvision.types import STAGES
 
@@ -78,7 +81,10 @@ def inspect_folder(
     has_masks = choice.task == "segmentation"
     listing = index_segmentation if has_masks else index_classification
     index = listing(place, keys=own, splits=keys.splits, group_pattern=keys.group_pattern)
-    found = index.samples
+    found, notes = index.samples, [*choice.notes, *index.notes]
+    if keys.group_by == "sequence":
+        found, more = _in_sequences(place, found, keys.reading, has_masks=has_masks)
+        notes += more
     yield str(root)
     yield _row("task", f"{choice.task}, {counted(len(found), 'image')}")
     layout = index.layout
@@ -101,13 +107,24 @@ def inspect_folder(
     other = choice.other or index.other
     if other:
         yield _row("or else", other)
-    for number, note in enumerate([*choice.notes, *index.notes]):
+    for number, note in enumerate(notes):
         yield _row("note" if not number else "", note)
     more = list(typed)
     if keys.splits is not None and not any("splits=" in text for text in typed):
         more.append(f"data.splits={keys.splits}")
     yield _row("audit", shlex.join([*medvision_command().split(), "audit", str(root), *more]))
     yield _row("train", training(f"experiment={choice.task}", f"data.root={root}", *more))
+
+
+def _in_sequences(
+    root: Path, found: SampleTable, reading: Reading, *, has_masks: bool
+) -> tuple[SampleTable, list[str]]:
+    """Read the files, and group the usable ones by sequence."""
+    reading = replace(reading, num_classes=reading.num_classes if has_masks else None)
+    check = check_files(root, found, reading, on_error="skip", max_decoded=None)
+    assert check.properties is not None, "there is no largest number of files"
+    facts = check.properties
+    return group_by_sequence(check.samples, facts.thumbnail, facts.pixel_hash, where=str(root))
 
 
 def _row(name: str, text: str) -> str:

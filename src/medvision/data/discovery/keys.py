@@ -239,6 +239,7 @@ class DataKeys:
         reading: How the values of files are read.
         splits: Path of a csv whose splits are kept.
         group_pattern: As for `index_segmentation`.
+        group_by: ``sequence``, or None.
         given: All given values by name.
     """
 
@@ -246,11 +247,12 @@ class DataKeys:
     reading: Reading
     splits: Path | None = None
     group_pattern: str | None = None
+    group_by: str | None = None
     given: Mapping[str, Any]
 
 
 _READING = ("num_classes", "color_map", "value_range", "ignore_index", "instances")
-_OTHERS = ("splits", "group_pattern", "class_names")
+_OTHERS = ("splits", "group_pattern", "group_by", "class_names")
 
 
 def parse_keys(arguments: Sequence[str], **options: Any) -> DataKeys:
@@ -282,6 +284,10 @@ def parse_keys(arguments: Sequence[str], **options: Any) -> DataKeys:
                 hint=did_you_mean(f"data.{name}", names, otherwise=f"use {', '.join(names)}"),
             )
         given[name] = _value(name, text)
+    if given.get("group_by") not in (None, "sequence"):
+        raise MedvisionError(
+            f"expected sequence, got {given['group_by']}", where="data.group_by", hint="fix it"
+        )
     reading = {name: given[name] for name in _READING if given.get(name) is not None}
     if given.get("class_names"):
         reading.setdefault("num_classes", len(given["class_names"]))
@@ -294,6 +300,7 @@ def parse_keys(arguments: Sequence[str], **options: Any) -> DataKeys:
             reading=Reading(**{"num_classes": 2, **reading}),
             splits=Path(given["splits"]) if given.get("splits") else None,
             group_pattern=given.get("group_pattern"),
+            group_by=given.get("group_by"),
             given=given,
         )
     except TypeError as fault:

@@ -209,6 +209,7 @@ SCHEMA: dict[str, Rule] = {
     "data.folds": _integer(2),
     "data.sampler": _one_of("shuffle", "balanced"),
     "data.subgroups": _NAMES,
+    "data.group_by": _one_of("sequence") | _NULL,
     "data.val_fraction": _SHARE,
     "data.test_fraction": _SHARE,
     "data.split_seed": _integer(0),

@@ -186,11 +186,11 @@ def _own(run: StoredRun, data: ImageData, split: Split | None) -> Target:
 def _open_at(cfg: DictConfig, root: str, keys: Mapping[str, Any] | None = None) -> ImageData:
     """Open the run's kind of data at another place, with a new split.
 
-    Folders of the run's own data, such as ``data.masks``, are not those of another set; how its
-    masks are named may be.
+    Folders of the run's own data, such as ``data.masks``, are not those of another set, and it may
+    hold no sequences; how its masks are named may be the same.
     """
     own: dict[str, Any] = dict.fromkeys(
-        key for key in ("images", "masks", "roi") if key in cfg.data
+        key for key in ("images", "masks", "roi", "group_by") if key in cfg.data
     )
     node = OmegaConf.merge(cfg.data, {"splits": None} | own | dict(keys or {}) | {"root": root})
     if "protocol" in node:
