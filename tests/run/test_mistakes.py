@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from medvision.run import main
+from medvision.run.config.hydra_errors import check_usage
 from medvision.run.config.store import options
 
 SMALL = (
@@ -323,6 +324,14 @@ def test_the_line_names_the_error_and_the_fix(
     fails: Callable[..., str], arguments: list[str], line: str
 ) -> None:
     assert fails(*arguments) == line
+
+
+def test_options_may_stand_between_overrides() -> None:
+    typed = ["experiment=a", "--config-dir", "conf", "seed=1,2", "-m"]
+    overrides = ["experiment=a", "seed=1,2"]
+    assert check_usage(typed) == (True, overrides, [*overrides, "--config-dir", "conf", "-m"])
+    for typed in (["-m", *overrides], [*overrides, "--config-dir=conf"], overrides, []):
+        assert check_usage(typed)[2] == typed
 
 
 def test_an_override_that_cannot_be_read(fails: Callable[..., str]) -> None:

@@ -215,7 +215,7 @@ def test_a_killed_run_of_library_classes_resumes_and_serves_every_command(
         (tmp_path / "conf" / name).write_text(text)
     recipe = (*recipe, "--config-dir=conf", "data.image_size=64", "trainer.max_epochs=2")
     assert go("whole", *recipe) == 0
-    os.environ.pop("MEDVISION_RUN_DIR")
+    os.environ.pop("MEDVISION_RUN_DIR", None)
     at_step(8, kill)
     with pytest.raises(KilledError):
         go("run", *recipe)

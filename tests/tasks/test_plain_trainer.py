@@ -181,6 +181,23 @@ def test_metrics_that_cannot_be_logged_are_refused(metrics: Any, message: str) -
 
 
 @pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"loss": "bce"}, "an object of str (loss); give a loss of (logits, target)"),
+        (
+            {"optimizer": torch.optim.Adam(network().parameters())},
+            "an object of Adam (optimizer); give a function of the parameters, such as"
+            " partial(Adam, lr=1e-3)",
+        ),
+    ],
+)
+def test_parts_that_cannot_be_called_are_refused(given: dict[str, Any], line: str) -> None:
+    with pytest.raises(MedvisionError) as error:
+        SegmentationTask(model=network(), **given)
+    assert str(error.value) == f"expected a function or a class, got {line}"
+
+
+@pytest.mark.parametrize(
     ("make", "interval"),
     [
         (partial(StepLR, step_size=1), "epoch"),

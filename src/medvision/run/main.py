@@ -108,7 +108,7 @@ def run_command(arguments: Sequence[str], *, made: list[Path] | None = None) -> 
     from medvision.run.storage.test_seal import searches
 
     place = _place()
-    multirun, overrides = check_usage(arguments)
+    multirun, overrides, arguments = check_usage(arguments)
     arguments = [quote_text(argument) for argument in arguments]
     is_search = place.started_by != "medvision" and searches(overrides)
     if is_search and not multirun:

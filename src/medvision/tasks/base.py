@@ -190,8 +190,8 @@ class Task(LightningModule):
             pretrained weights to that of the others, which ``model.head_modules()`` names.
 
     Raises:
-        MedvisionError: If a factor is given, but the model has no backbone, or if two metrics have
-            the same name.
+        MedvisionError: If a part has the wrong type, a factor is given, but the model has no
+            backbone, or two metrics have the same name.
     """
 
     def __init__(
@@ -213,6 +213,15 @@ class Task(LightningModule):
                 where="model",
                 hint="give a network",
             )
+        for name, part in (("loss", loss), ("optimizer", optimizer)):
+            if part is not None and not callable(part):
+                raise MedvisionError(
+                    f"expected a function or a class, got an object of {type(part).__name__}",
+                    where=name,
+                    hint="give a loss of (logits, target)"
+                    if name == "loss"
+                    else "give a function of the parameters, such as partial(Adam, lr=1e-3)",
+                )
         if backbone_lr_factor != 1 and not hasattr(model, "head_modules"):
             raise MedvisionError(
                 f"{type(model).__name__} has no backbone",

@@ -29,11 +29,12 @@ from medvision.run.config.store import CONF, config_folders, groups, options
 from medvision.task_definition import task_names, task_of
 
 
-def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
+def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str], list[str]]:
     """Refuse arguments that are neither options nor overrides.
 
     Returns:
-        True if several runs are requested, and the overrides.
+        True if several runs are requested, the overrides, and all arguments in an order that Hydra
+        accepts: it does not take options between overrides.
     """
 
     def fail(message: str, hint: str | None = None) -> NoReturn:
@@ -49,7 +50,7 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
         if option.startswith("--") and option not in known and _is_key(option[2:]):
             typed, value = _option_as_override(arguments[position:])
             fail(f"expected key=value, got {typed}", f"write {value}")
-    parsed = parser.parse_args(list(arguments))
+    parsed = parser.parse_intermixed_args(list(arguments))
     for override in parsed.overrides:
         if "=" not in override and not override.startswith("~"):
             experiments = options("experiment", *config_folders(arguments))
@@ -60,7 +61,12 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str]]:
         key = override.partition("=")[0].lstrip("+~")
         if key in FOLDER_KEYS_OF_HYDRA:
             raise _ignored(key)
-    return bool(parsed.multirun), list(parsed.overrides)
+    overrides = list(parsed.overrides)
+    places = [place for place, argument in enumerate(arguments) if argument in overrides]
+    ordered = list(arguments)
+    if places and places[-1] - places[0] >= len(places):
+        ordered = [*overrides, *(one for one in arguments if one not in overrides)]
+    return bool(parsed.multirun), overrides, ordered
 
 
 FOLDER_KEYS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
