@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from medvision.data.discovery.class_folders import are_parts
 from medvision.data.discovery.index import index_classification
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError
@@ -55,6 +56,41 @@ def test_folders_named_after_splits_are_the_given_split(
         for folder, split in ((train, "train"), (val, "val"), (test, "test"))
         for name in ("no", "yes")
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["images_001", "images_002"], True),
+        (["train_images", "test_images"], True),
+        (["HAM10000_images_part_1", "HAM10000_images_part_2"], True),
+        (["imagesTr", "imagesTs"], True),
+        (["NORMAL", "PNEUMONIA"], False),
+        (["normal_images", "sick_images"], False),
+        (["valid", "invalid"], False),
+        (["0", "1"], False),
+        (["class1", "class2"], False),
+        (["images"], False),
+    ],
+)
+def test_folders_named_as_parts_of_the_images_are_not_classes(
+    tmp_path: Path, names: list[str], expected: bool
+) -> None:
+    assert are_parts(names) == expected
+    if expected:
+        make(tmp_path, *(f"{name}/{name}.png" for name in names))
+        assert error(tmp_path).startswith(
+            f"expected class folders, found parts of the images: {', '.join(sorted(names))} (ROOT);"
+            " list the images with their classes in splits.csv, with the columns path and target"
+        )
+
+
+def test_lists_of_a_split_in_text_files_are_noted(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.png", "b/2.png", "train.txt", "val.txt", "notes.txt")
+    assert index_classification(tmp_path).notes == [
+        "train.txt, val.txt are not read as a split: data.splits names a csv with the columns path"
+        " and split"
+    ]
 
 
 def test_classes_are_sorted_alphabetically_ignoring_case(tmp_path: Path) -> None:

@@ -327,6 +327,16 @@ LAYOUTS: dict[str, Layout] = {
         count=24,
         pairs={"COVID/images/1.png": "COVID"},
     ),
+    "classes with two folders of masks": Layout(
+        files=each(
+            *(f"{c}/images/{{n}}.png" for c in ("COVID", "Normal")),
+            *(f"{c}/lung masks/{{n}}.png:mask" for c in ("COVID", "Normal")),
+            *(f"{c}/infection masks/{{n}}.png:small" for c in ("COVID", "Normal")),
+        ),
+        task="classification",
+        count=24,
+        pairs={"COVID/images/1.png": "COVID"},
+    ),
     "a class of masks": Layout(
         files=each("cat/{n}.png", "dog/{n}.png", "dog drawn/{n}.png:mask"),
         task="classification",
@@ -357,6 +367,17 @@ LAYOUTS: dict[str, Layout] = {
         task="classification",
         count=N,
         pairs={"pictures/3.jpg": "v"},
+    ),
+    "csv beside parts of the images": Layout(
+        files=[
+            *each("train_images/{n}.png"),
+            *each("test_images/t{n}.png", count=4),
+            "train.csv=id_code,diagnosis\n" + "\n".join(f"{n},{n % 2}" for n in range(N)),
+            "test.csv=id_code\n" + "\n".join(f"t{n}" for n in range(4)),
+        ],
+        task="classification",
+        count=N,
+        pairs={"train_images/3.png": "1"},
     ),
     "tsv with usual names": Layout(
         files=[

@@ -70,6 +70,30 @@ def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
     return scan
 
 
+_OF_PARTS = re.compile(
+    r"images?(tr|ts|val)?|imgs?|pictures?|photos?|scans?|frames?|parts?|fold|batch|"
+    r"(train|test|val)(ing|set)?|valid(ation)?|dev"
+)
+"""Words in names of folders that hold a part of the images, not those of a class."""
+
+
+def are_parts(names: Sequence[str]) -> bool:
+    """Return True if folders are named as parts of the images, such as ``train_images``.
+
+    The names have such a word, and are equal without these words and without numbers.
+    """
+    if len(names) < 2:
+        return False
+    rests = set[str]()
+    for name in names:
+        words = re.findall(r"[a-z]+", name.casefold())
+        others = [word for word in words if not _OF_PARTS.fullmatch(word)]
+        if len(others) == len(words):
+            return False
+        rests.add(" ".join(others))
+    return len(rests) == 1
+
+
 def order_classes(root: Path, samples: SampleTable, class_names: Sequence[str] | None) -> list[str]:
     """Return the class names in index order after checking them against the samples.
 
@@ -150,6 +174,14 @@ def _scan_folder(
     names = {path.name.lower() for path in classes}
     if not classes:
         scan.problem("no class folders", folder, CLASS_LAYOUT)
+    elif are_parts([path.name for path in classes]):
+        scan.problem(
+            f"expected class folders, found parts of the images:"
+            f" {count_names([path.name for path in classes])}",
+            folder,
+            "list the images with their classes in splits.csv, with the columns path and target",
+            in_doubt=True,
+        )
     elif {"images", "masks"} <= names:
         scan.problem(
             "expected class folders, found the folders images and masks of a segmentation set",
@@ -224,10 +256,12 @@ def _doubt_labels(scan: Scan, folder: Path, classes: list[Path], keys: FolderKey
 
 def _images_of(scan: Scan, folder: Path, start: str, files: list[str]) -> list[str]:
     """Return the files of a class folder without the masks among them, which are noted."""
-    inside = mask_folder_pairs(folder) if any("/" in file for file in files) else []
-    places = [
-        f"{masks.relative_to(folder).as_posix()}/" for _, _, masks in inside if masks is not None
-    ]
+    deep = any("/" in file for file in files)
+    inside = (
+        [masks for _, _, masks in mask_folder_pairs(folder) if masks is not None] if deep else []
+    )
+    inside += folders_of_masks(subfolders(folder)) if deep else ()
+    places = [f"{masks.relative_to(folder).as_posix()}/" for masks in inside]
     masks = {file for file in files if file.startswith(tuple(places))} if places else set()
     if not masks:
         masks = {mask for ends in masks_beside(folder, files).values() for _, mask in ends}

@@ -17,7 +17,12 @@ from typing import Literal
 import numpy as np
 
 from medvision.console import counted
-from medvision.data.discovery.class_folders import CLASS_LAYOUT, order_classes, scan_classes
+from medvision.data.discovery.class_folders import (
+    CLASS_LAYOUT,
+    are_parts,
+    order_classes,
+    scan_classes,
+)
 from medvision.data.discovery.folders import (
     SEGMENTATION_LAYOUT,
     Scan,
@@ -230,13 +235,16 @@ _MOST_CLASSES = 20
 def usual_table(root: Path) -> Path | None:
     """Return the only csv or tsv file in the root that names images, other than splits.csv.
 
-    It is read where folders and file names tell neither masks nor classes.
+    It is read where folders and file names tell neither masks nor classes. Of several, it is the
+    only one that also has a column of targets.
     """
     found = [
         path
         for path in sorted(root.iterdir())
         if path.suffix.lower() in (".csv", ".tsv") and path.is_file() and names_images(path)
     ]
+    if len(found) > 1:
+        found = [path for path in found if names_images(path, with_targets=True)]
     return found[0] if len(found) == 1 else None
 
 
@@ -281,7 +289,8 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     if len(names) > _MOST_CLASSES and classes.other:
         other = "class folders: data.task=classification"
         return Choice(task="segmentation", other=other)
-    if table is not None and _are_numbered(names) and (listed := _task_of(table)) is not None:
+    unnamed = _are_numbered(names) or are_parts(names)
+    if table is not None and unnamed and (listed := _task_of(table)) is not None:
         return Choice(task=listed)
     if len(names) > 1 and not classes.holds_masks and not one_each:
         return Choice(task="classification", other=classes.other)
@@ -323,10 +332,9 @@ def _index(
 ) -> tuple[SampleTable, list[str]]:
     """Return the samples of the csv files, or else of the folders, by path and with notes."""
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
-    if not is_there(own) and splits is None and _says_nothing(scan, targets):
-        own = usual_table(root) or own
-        scan.layout = f"listed in {own.name}"
-        scan.pairing = ""
+    says_nothing = not is_there(own) and splits is None and _says_nothing(scan, targets)
+    if says_nothing and (table := usual_table(root)) is not None:
+        own, scan.layout, scan.pairing = table, f"listed in {table.name}", ""
     if is_there(own):
         samples, notes = _listed(root, scan, own, targets), []
         left_out = sorted(set(scan.images).difference(samples.paths))
@@ -337,6 +345,13 @@ def _index(
             )
     elif splits is None:
         scan.refuse_problems()
+    lists = [path.name for path in sorted(root.glob("*.txt")) if split_name(path.stem)]
+    if lists and splits is None and samples.splits.numbered()[0] == [""]:
+        notes = [
+            *notes,
+            f"{count_names(lists)} {'are' if len(lists) > 1 else 'is'} not read as a split:"
+            " data.splits names a csv with the columns path and split",
+        ]
     if group_pattern is None:
         samples, more = group_by_patient(root, samples)
         notes = notes + more
@@ -356,7 +371,8 @@ def _says_nothing(scan: Scan, targets: Targets) -> bool:
     if targets == "masks":
         return not scan.samples
     names = scan.samples.targets.numbered()[0]
-    return targets == "classes" and (scan.holds_masks or _are_numbered(names))
+    unnamed = _are_numbered(names) or are_parts(names)
+    return targets == "classes" and (scan.holds_masks or unnamed)
 
 
 def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTable:

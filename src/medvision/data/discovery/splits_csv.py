@@ -44,6 +44,7 @@ _USUAL = {
         "image_name",
         "image_id",
         "imageid",
+        "id_code",
         "img",
         "img_path",
         "isic_id",
@@ -133,15 +134,18 @@ def read_columns(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]
     return found
 
 
-def names_images(path: Path) -> bool:
-    """Return True if a table names images, by its first line."""
+def names_images(path: Path, *, with_targets: bool = False) -> bool:
+    """Return True if the first line of a table names images, and targets if these are asked for."""
     try:
         with open_table(path, encoding="utf-8-sig") as stream:
             first = stream.readline(10_000)
     except (OSError, UnicodeDecodeError):
         return False
     columns = [name.strip().strip('"').lower() for name in first.split(_delimiter(path, first))]
-    return any(name in columns for name in ("path", *_USUAL["path"]))
+    targets = ("target", *_OF_MASKS, *_OF_CLASSES)
+    return any(name in columns for name in ("path", *_USUAL["path"])) and (
+        not with_targets or any(name in columns for name in targets)
+    )
 
 
 def _delimiter(path: Path, first: str) -> str:
