@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ SIZES = (12, 30, 100, 624)
 RESAMPLES, EXCHANGES = 1000, 399  # fewer than compare makes: a study of many data sets
 TRUTH_SIZE = 2_000_000
 LEVEL = 0.05
-PARTS = ("means", "proportions", "classes", "calibration", "pixels", "pairs")
+PARTS = ("means", "proportions", "classes", "agreement", "calibration", "pixels", "pairs")
 
 
 def main() -> None:
@@ -67,6 +68,7 @@ def main() -> None:
         "means": _means,
         "proportions": _proportions,
         "classes": _classes,
+        "agreement": _agreements,
         "calibration": _calibration_errors,
         "pixels": _pixels,
     }
@@ -187,7 +189,7 @@ def _print_cells(score: str, data: str, size: int, cells: Sequence[Cell]) -> Non
         shown.append(f"{(ends[known, 1] - ends[known, 0]).mean():.3f}")
     reference = ["-", "-"]
     if other.any():
-        held = (usual[other, 0] <= truth[other]) & (truth[other] <= usual[other, 1])
+        held = np.abs(truth - usual.mean(1))[other] <= np.ptp(usual, 1)[other] / 2 + 1e-9
         reference = [
             f"{100 * held.mean():.1f}",
             f"{(usual[other, 1] - usual[other, 0]).mean():.3f}",
@@ -309,6 +311,7 @@ CELLS = (
 """Images and positives."""
 
 OF_TWO = ("balanced_accuracy", "recall", "precision", "f1", "auroc", "average_precision")
+AGREEMENT = ("mcc", "kappa")
 
 
 def _classes() -> Iterator[Row]:
@@ -338,6 +341,27 @@ def _classes() -> Iterator[Row]:
         )
     for size in SIZES:
         yield "4 classes, 10 % to 40 %", size, _four_classes(size)
+
+
+def _agreements() -> Iterator[Row]:
+    for size, positives in CELLS:
+        for near in (1.8, 3.0):
+            words = f"{positives} positives, {100 * special.ndtr(near / 2):.0f} % right"
+            yield words, size, _classifier(size, positives, near, scores=AGREEMENT)
+    for size, positives in ((30, 10), (100, 10), (624, 10)):
+        for right, words in ((True, "all right"), (False, "all wrong")):
+            draw = _certain(size, positives, right=right, scores=AGREEMENT)
+            yield f"{positives} positives, {words}", size, draw
+    for size, positives in ((30, 10), (100, 20), (624, 20)):
+        words = f"{positives} positives, 1 to 5 images a patient"
+        yield words, size, _classifier(size, positives, 1.8, grouped=True, scores=AGREEMENT)
+    for size in SIZES:
+        yield "4 classes, 10 % to 40 %", size, _four_classes(size, scores=AGREEMENT)
+        yield (
+            "4 ordered classes, 10 % to 40 %",
+            size,
+            _four_classes(size, scores=AGREEMENT[1:], ordered=True),
+        )
 
 
 def _calibration_errors() -> Iterator[Row]:
@@ -376,6 +400,7 @@ def _classifier(
             "recall": right,
             "precision": found / (found + false),
             "f1": 2 * found / (found + false + prevalence),
+            **_true_agreement(prevalence, right),
             "auroc": _auroc_of_steps(apart, steps) if steps else area,
             "average_precision": float((precision * density).sum() * (axis[1] - axis[0])),
         }
@@ -415,6 +440,18 @@ def _scored(
     }
 
 
+def _true_agreement(prevalence: float, right: float) -> dict[str, float]:
+    """MCC and kappa of two classes that are recognised equally well."""
+    others = 1 - prevalence
+    predicted = prevalence * right + others * (1 - right)
+    expected = prevalence * predicted + others * (1 - predicted)
+    both = prevalence * others
+    return {
+        "mcc": both * (2 * right - 1) / math.sqrt(both * predicted * (1 - predicted)),
+        "kappa": (right - expected) / (1 - expected),
+    }
+
+
 def _auroc_of_steps(apart: float, steps: int) -> float:
     edges = special.logit(np.clip((np.arange(1, steps + 1) - 0.5) / steps, 0, 1)) + apart / 2
     below = special.ndtr(np.concatenate([[-np.inf], edges, [np.inf]]))
@@ -423,14 +460,16 @@ def _auroc_of_steps(apart: float, steps: int) -> float:
     return float((positive * (below[:-1] + negative / 2)).sum())
 
 
-def _certain(size: int, positives: int, *, right: bool) -> Draw:
+def _certain(size: int, positives: int, *, right: bool, scores: Sequence[str] = OF_TWO) -> Draw:
     """A classifier that is always right, or always wrong."""
     target = (np.arange(size) < positives).astype(np.int64)
-    scores = OF_TWO if right else OF_TWO[:-1]  # average precision is not 0 at worst
+    # average precision is not 0 at worst
+    scores = [score for score in scores if right or score != "average_precision"]
+    truth = dict.fromkeys(OF_TWO, float(right)) | _true_agreement(positives / size, float(right))
 
     def draw(rng: Rng) -> dict[str, Cell]:
         positive = np.where((target == 1) == right, 0.9, 0.1) + rng.uniform(-0.05, 0.05, size)
-        return _scored(dict.fromkeys(scores, float(right)), positive, target, scores, rng)
+        return _scored(truth, positive, target, scores, rng)
 
     return draw
 
@@ -457,12 +496,17 @@ def _usual(score: str, positive: Floats, target: NDArray[np.int64], rng: Rng) ->
     rows = rng.integers(len(target), size=(200, len(target)))
     labels, chosen = target[rows] == 1, predicted[rows]
     hits, found, there = (labels & chosen).sum(1), chosen.sum(1), labels.sum(1)
+    size = len(target)
     with np.errstate(invalid="ignore"):
         recall = hits / there
+        above = size * hits - found * there
+        spreads = np.sqrt(1.0 * found * (size - found) * there * (size - there))
         values = {
             "recall": recall,
             "precision": hits / found,
             "f1": 2 * hits / (found + there),
+            "mcc": above / spreads,
+            "kappa": 2 * above / (found * (size - there) + there * (size - found)),
             "balanced_accuracy": (recall + (~labels & ~chosen).sum(1) / (~labels).sum(1)) / 2,
         }[score]
     defined = values[~np.isnan(values)]
@@ -475,9 +519,13 @@ def _usual(score: str, positive: Floats, target: NDArray[np.int64], rng: Rng) ->
 SHARES = np.array([0.4, 0.3, 0.2, 0.1])
 
 
-def _four_classes(size: int) -> Draw:
+def _four_classes(
+    size: int,
+    *,
+    scores: Sequence[str] = ("balanced_accuracy", "precision", "specificity", "f1", "auroc"),
+    ordered: bool = False,
+) -> Draw:
     target = np.repeat(np.arange(4), np.diff(np.round(size * np.cumsum([0, *SHARES])).astype(int)))
-    scores = ("balanced_accuracy", "precision", "specificity", "f1", "auroc")
     everyone = np.repeat(np.arange(4), (SHARES * TRUTH_SIZE / 5).astype(int))
 
     def predicted(labels: NDArray[np.intp], rng: Rng) -> Floats:
@@ -485,12 +533,11 @@ def _four_classes(size: int) -> Draw:
         return np.asarray(special.softmax(values, axis=1))
 
     probability = predicted(everyone, np.random.default_rng(0))
-    truth = classification_scores(probability, everyone, class_names="abcd")
+    options: Any = {"class_names": "abcd", "ordered": ordered}
+    truth = classification_scores(probability, everyone, **options)
 
     def draw(rng: Rng) -> dict[str, Cell]:
-        found = classification_intervals(
-            predicted(target, rng), target, class_names="abcd", only=scores
-        )
+        found = classification_intervals(predicted(target, rng), target, only=scores, **options)
         return {score: (truth[score], found[score], NOTHING) for score in scores}
 
     return draw

@@ -534,6 +534,13 @@ def check_finished(folder: Path, summary: Mapping[str, Any]) -> None:
     status = run_status(folder, summary)
     if status == "finished":
         return
+    if has_undefined_scores(folder, summary):
+        raise MedvisionError(
+            "the scores of the run are undefined: the output of its network is not finite for"
+            " some images",
+            where=str(folder),
+            hint="train it again with a lower optimizer.lr or trainer.precision=32",
+        )
     hint = f"continue it: {resuming(folder)}"
     if status == "pruned":
         hint = "use a run that was trained to its end"
@@ -546,6 +553,11 @@ def check_finished(folder: Path, summary: Mapping[str, Any]) -> None:
     raise MedvisionError(
         f"the run did not finish: its status is {status}", where=str(folder), hint=hint
     )
+
+
+def has_undefined_scores(folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Return True if a run was trained and measured, but has outputs that are not finite."""
+    return run_status(folder, summary) == "failed" and bool(summary.get("not_finite"))
 
 
 @contextmanager

@@ -329,3 +329,40 @@ def test_wrong_arguments_are_named() -> None:
         classification_intervals(probability, target, class_names=TWO, groups=["a"])
     with pytest.raises(ValueError, match="between 0 and 1, got 95"):
         classification_intervals(probability, target, class_names=TWO, confidence=95)
+
+
+def test_agreement_of_two_classes_is_mover_over_jeffreys_intervals() -> None:
+    target = np.repeat([1, 0], [10, 20])
+    right = np.r_[np.ones(8), np.zeros(2), np.ones(18), np.zeros(2)].astype(bool)
+    positive = np.where(right, target, 1 - target) * 0.8 + 0.1
+    both = np.stack([1 - positive, positive], axis=1)
+    found = classification_intervals(both, target, class_names=TWO, only=["mcc", "kappa"])
+
+    def kappa(sensitivity: float, specificity: float) -> float:
+        predicted = (10 * sensitivity + 20 * (1 - specificity)) / 30
+        expected = predicted / 3 + (1 - predicted) * 2 / 3
+        return ((10 * sensitivity + 20 * specificity) / 30 - expected) / (1 - expected)
+
+    value = kappa(0.8, 0.9)
+    one, other = (
+        stats.beta.ppf([0.025, 0.975], hits + 0.5, n - hits + 0.5)
+        for hits, n in ((8, 10), (18, 20))
+    )
+    low, high = (
+        np.hypot(value - kappa(one[side], 0.9), value - kappa(0.8, other[side])) for side in (0, 1)
+    )
+    assert found["kappa"] == pytest.approx((value - low, value + high), abs=1e-6)
+    assert -1 < found["mcc"][0] < found["mcc"][1] < 1
+
+
+def test_agreement_of_several_classes_needs_two_images_of_each() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet(np.ones(3), 40)
+    names, few, enough = (
+        "abc",
+        np.repeat([0, 1, 2], [20, 19, 1]),
+        np.repeat([0, 1, 2], [20, 10, 10]),
+    )
+    for target, known in ((few, False), (enough, True)):
+        found = classification_intervals(probability, target, class_names=names, only=["mcc"])
+        assert np.isfinite(found["mcc"]).all() == known

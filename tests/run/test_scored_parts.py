@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from medvision.errors import MedvisionError
+from medvision.run.evaluation.evaluate import _lasting
 from medvision.run.training.results import (
     check_finite,
     expected_parts,
@@ -61,6 +62,17 @@ def test_outputs_that_are_not_finite_are_an_error_of_their_own(tmp_path: Any) ->
     with pytest.raises(MedvisionError, match="not finite for 2 of 11 test images") as raised:
         check_finite(images_behind(evaluation), tmp_path)
     assert raised.value.exit_code == 3
+
+
+def test_notes_on_scores_that_are_measured_again_are_not_kept() -> None:
+    evaluation: Any = SimpleNamespace(
+        scored={"val": {"num_images": 4}, "test": {"num_images": 4}}, not_finite={"test": 1}
+    )
+    notes = first_notes(evaluation, DATA)
+    lasting = ["the data were not audited: audit=skip", "only 11 test images: the interval is wide"]
+    assert len(notes) == 3
+    assert _lasting([*notes, *lasting], "test", opened=False) == [notes[1], *lasting]
+    assert _lasting([*notes, *lasting], "val", opened=False) == [notes[0], notes[2], *lasting]
 
 
 def test_changed_definitions_are_those_after_the_version_of_a_run() -> None:

@@ -30,7 +30,11 @@ from medvision.metrics import (
 )
 from medvision.metrics.conventions import SegmentationConventions
 from medvision.metrics.lesions import detected_lesions
+from medvision.metrics.overlap import merged_bins
 from medvision.types import IGNORE_INDEX, Batch, Stage
+
+MOST_ENTRIES = 10_000_000
+"""Number of pixel counts, 12 bytes each, that are kept without grouping bins."""
 
 
 class SegmentationPredictions(Callback):
@@ -79,7 +83,9 @@ class SegmentationPredictions(Callback):
         self.roc: tuple[NDArray[np.float64], ...] | None = None
         self._names = _png_names(samples)
         self._confusion: list[NDArray[np.int64]] = []
-        self._histogram: list[csr_array] = []  # 65536 bins, most of them empty
+        self._histogram: list[csr_array] = []  # 2 rows of bins side by side, most of them empty
+        self._entries = 0
+        self._group: torch.Tensor | None = None  # of each bin, once there are many entries
         self.not_finite, self.diagonal_px = 0, 0.0
 
     @property
@@ -89,11 +95,21 @@ class SegmentationPredictions(Callback):
     @property
     def histogram(self) -> NDArray[np.int64]:
         of_images = vstack(self._histogram, format="csr")
-        both = torch.from_numpy(of_images.sum(axis=0).reshape(2, -1))
-        group = rank_groups(both).numpy()
-        merge = csr_array((np.ones_like(group), (np.arange(len(group)), group)))
-        parts = [of_images[:, part] @ merge for part in np.split(np.arange(2 * len(group)), 2)]
-        return np.stack([part.toarray() for part in parts], axis=1)
+        _, merge = _merged(of_images, most=1024)
+        num_groups = merge.shape[1] // 2
+        return (of_images @ merge).toarray().reshape(-1, 2, num_groups)
+
+    def _add_histogram(self, logit: torch.Tensor, target: torch.Tensor) -> None:
+        """Keep the pixels of an image (H, W) by bin; in fewer bins once there are many entries."""
+        counts = pixel_histogram(logit[None], target[None])
+        if self._group is not None:
+            counts = merged_bins(counts, self._group)
+        self._histogram.append(csr_array(counts.numpy().reshape(1, -1)))
+        self._entries += self._histogram[-1].nnz
+        if self._group is None and self._entries > MOST_ENTRIES:
+            of_images = vstack(self._histogram, format="csr")
+            self._group, merge = _merged(of_images, most=2**14)
+            self._histogram = [of_images @ merge]
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *args: int
@@ -126,8 +142,7 @@ class SegmentationPredictions(Callback):
         ignored = target >= len(self.class_names)
         foreground = (target > 0).to(torch.uint8) + ignored  # 2: ignored
         for values, labels in zip(foreground_logit(logits), foreground, strict=True):
-            counts = pixel_histogram(values[None], labels[None]).numpy()
-            self._histogram.append(csr_array(counts.reshape(1, -1)))
+            self._add_histogram(values, labels)
         if self.conventions is not None:
             self.conventions.update(self._confusion[-1], probability.numpy(), target.numpy())
         pixels = to_uint8(probability).numpy()
@@ -165,6 +180,17 @@ class SegmentationPredictions(Callback):
         num_labelled = max(1, int(np.count_nonzero(labelled)))
         lesion_px = int(np.count_nonzero(mask[labelled]))
         return {**found, "lesion_percent": 100 * lesion_px / num_labelled}
+
+
+def _merged(of_images: csr_array, *, most: int) -> tuple[torch.Tensor, csr_array]:
+    """Group of each bin by ``rank_groups``, and the matrix that adds the bins of a group."""
+    both = torch.from_numpy(of_images.sum(axis=0).reshape(2, -1))
+    group = rank_groups(both, most=most)
+    num_bins, num_groups = len(group), int(group[-1]) + 1
+    places = np.concatenate([group.numpy(), group.numpy() + num_groups])
+    ones = np.ones(2 * num_bins, np.int64)
+    shape = (2 * num_bins, 2 * num_groups)
+    return group, csr_array((ones, (np.arange(2 * num_bins), places)), shape=shape)
 
 
 def _png_names(samples: Sequence[Sample]) -> list[str]:

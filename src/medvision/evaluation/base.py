@@ -202,7 +202,9 @@ def _why_no_interval(name: str) -> str:
     score = score_named(name)
     if name.startswith("ece"):
         return f"it needs {MIN_IMAGES} images, or independent ones among grouped images"
-    if score is None or (not score.bounded and score.per_image):
+    if score is None or (
+        not score.bounded and (score.per_image or name.startswith("false_positives"))
+    ):
         return f"without known bounds it needs {MIN_UNBOUNDED} different images (or groups)"
     return "it needs two images (or groups), of each class or prediction that it counts"
 

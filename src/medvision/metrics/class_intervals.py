@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,6 +41,23 @@ RANGES = {"mcc": (-1.0, 1.0), "kappa": (-1.0, 1.0)}
 """Smallest and largest value of the scores that do not lie in [0, 1]."""
 
 
+def _mcc_of_two(prevalence: float, specificity: float, sensitivity: float) -> float:
+    predicted = prevalence * sensitivity + (1 - prevalence) * (1 - specificity)
+    spread = math.sqrt(prevalence * (1 - prevalence) * predicted * (1 - predicted))
+    gain = prevalence * (1 - prevalence) * (sensitivity + specificity - 1)
+    return gain / spread if spread else 0.0
+
+
+def _kappa_of_two(prevalence: float, specificity: float, sensitivity: float) -> float:
+    predicted = prevalence * sensitivity + (1 - prevalence) * (1 - specificity)
+    gain = prevalence * (1 - prevalence) * (sensitivity + specificity - 1)
+    return 2 * gain / (prevalence * (1 - predicted) + (1 - prevalence) * predicted)
+
+
+AGREEMENT_OF_TWO = {"mcc": _mcc_of_two, "kappa": _kappa_of_two}
+"""Scores of two classes that rise with the recall of each, at the prevalence of the images."""
+
+
 def classification_intervals(
     probability: ArrayLike,
     target: ArrayLike,
@@ -60,6 +79,9 @@ def classification_intervals(
       for grouped images.
     - Average precision and any further score: ``variance_interval`` with the variance by
       ``jackknife`` and the number of images of the class, or of the rarest class.
+    - MCC and kappa of two classes: MOVER over Jeffreys intervals of both recalls, at the prevalence
+      of the images; of more classes ``variance_interval`` with all images, if there are two of
+      each.
     - The mean over classes of any of these, such as balanced accuracy: ``mean_of_intervals``
       (MOVER), over Jeffreys intervals for proportions, with correlations by ``jackknife`` where
       classes share images.
@@ -160,10 +182,11 @@ class _Scores:
         if name == "accuracy":
             right = (self.images.labelled & self.images.predicted).any(axis=1)
             return proportion_interval(right, groups=self.group, confidence=self.confidence)
+        if name in RANGES:
+            return self._agreement(name)
         parts = [f"{MEANS.get(name, name)}/{of}" for of in self.images.class_names]
         if parts[0] not in self.observed:
-            fewest = [self._count(of) for of in self.images.labelled.T if of.any()]
-            return self._by_variance(name, min(fewest, default=0))
+            return self._by_variance(name, self._rarest)
         if len(parts) == 2 and name not in MEANS:
             return self.interval(parts[1])
         return self._mean(parts[0].partition("/")[0])
@@ -200,6 +223,28 @@ class _Scores:
             )
         return self._by_variance(name, self._count(labelled))
 
+    def _agreement(self, name: str) -> Interval:
+        """Compute the interval of MCC or kappa, which rest on all images."""
+        if len(self.images.class_names) > 2:
+            num_groups = len(np.unique(self.group))
+            return self._by_variance(name, num_groups) if self._rarest > 1 else UNKNOWN
+        columns = range(2)
+        value = self.observed[name]
+        recalls = [self.observed[f"recall/{self.images.class_names[k]}"] for k in columns]
+        ends = [self._of_class("recall", k, equal_tails=True) for k in columns]
+        if np.isnan([value, *recalls, *chain(*ends)]).any():
+            return UNKNOWN
+        prevalence = float(self.images.labelled[:, 1].mean())
+        low, high = (
+            [
+                value - AGREEMENT_OF_TWO[name](prevalence, *changed)
+                for changed in ((recalls[0], ends[1][side]), (ends[0][side], recalls[1]))
+            ]
+            for side in (0, 1)
+        )
+        least, most = RANGES[name]
+        return max(value - math.hypot(*low), least), min(value + math.hypot(*high), most)
+
     def _by_variance(self, name: str, size: int) -> Interval:
         bounds = RANGES.get(name.partition("/")[0], (0.0, 1.0))
         variance = jackknife_variance(self.left_out[name]) if len(self.group) else np.nan
@@ -219,6 +264,11 @@ class _Scores:
                 correlation = np.nan_to_num(np.corrcoef([self.left_out[name] for name in names]))
             np.fill_diagonal(correlation, 1)
         return mean_of_intervals([self.observed[name] for name in names], ends, correlation)
+
+    @property
+    def _rarest(self) -> int:
+        """Number of groups of the rarest class."""
+        return min((self._count(of) for of in self.images.labelled.T if of.any()), default=0)
 
     def _count(self, chosen: Bools) -> int:
         """Count the groups of some images."""

@@ -1,6 +1,7 @@
 """Evaluate a finished run: on its own test images, or on another data set."""
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -370,7 +371,7 @@ def _measure(
             *first_notes(evaluation, data),
             *([] if checked is None else checked.notes),
             *([OPENED] if opened and not target.external else []),
-            *([] if target.external else _lasting(run.summary["warnings"], opened)),
+            *([] if target.external else _lasting(run.summary["warnings"], stage, opened)),
             *notes,
             *data.notes,
             *evaluation.notes,
@@ -442,9 +443,19 @@ def _kept(run: StoredRun, target: Target) -> dict[str, Any]:
     return {key: value for key, value in run.summary.items() if key not in gone}
 
 
-def _lasting(warnings: list[str], opened: bool) -> list[str]:
-    """Warnings of the run; the one about a sealed test split is removed if it is now open."""
-    return [w for w in warnings if not (opened and w.startswith("the test split is sealed"))]
+def _lasting(warnings: list[str], stage: Stage, opened: bool) -> list[str]:
+    """Select the warnings of the run that do not rest on the scores of the split measured now.
+
+    The one about a sealed test split is removed if it is now open.
+    """
+    measured_again = re.compile(
+        rf"(the output of the network is not finite for|only) [\d,]+ of [\d,]+ {stage} image"
+        rf"|no 95 % interval of {stage} |.* was never predicted on {stage}, "
+        + "|HD95 leaves out "
+        * (stage == "test")
+    )
+    kept = [warning for warning in warnings if not measured_again.match(warning)]
+    return [w for w in kept if not (opened and w.startswith("the test split is sealed"))]
 
 
 def _note(run: StoredRun, target: Target, scores: Mapping[str, Score]) -> int:

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from medvision.errors import MedvisionError, first_line
 from medvision.files import (
     check_finished,
+    has_undefined_scores,
     is_there,
     read_plain,
     read_rows,
@@ -80,7 +81,8 @@ class StoredRun:
                 where=str(path),
                 hint=way_to_run(path),
             ) from error
-        check_finished(path, summary)
+        if not has_undefined_scores(path, summary):  # evaluated again, it says so again
+            check_finished(path, summary)
         for key in MEASURED:
             check_stored_config(
                 DictConfig({key: config.get(key)}),
