@@ -259,8 +259,8 @@ class MaskedLoss(nn.Module):
     with adds 0 whatever was predicted, but counts in the mean over classes. A batch without
     foreground thus contributes no gradient; add cross-entropy where such batches are common. These
     losses sum over the whole batch, not per image, and Dice for two classes is that of the
-    foreground. smp's focal loss for K classes is the mean of K one-against-the-rest losses, which
-    do not fit the softmax of prediction: ``Focal`` does.
+    foreground. smp's ``FocalLoss`` for K >= 3 classes trains K sigmoids, but prediction is softmax:
+    it can be measured, as for runs of earlier versions, but not trained.
 
     Args:
         criterion: Class of the loss; called with ``mode`` (``binary`` or ``multiclass``) and
@@ -290,7 +290,8 @@ class MaskedLoss(nn.Module):
 
         Raises:
             MedvisionError: For targets that the criterion does not support: of whole images, unless
-                it is the focal loss, or class shares, as from MixUp.
+                it is the focal loss, or class shares, as from MixUp. While gradients are computed,
+                for the focal loss of three or more classes.
         """
         logits = single_logit(logits, self.num_classes)
         _check_shapes(logits, target, self.num_classes)
@@ -300,6 +301,12 @@ class MaskedLoss(nn.Module):
                 f"{name} takes class indices, not mixed labels",
                 where="loss",
                 hint="MixUp and CutMix need loss=bce",
+            )
+        if name == "FocalLoss" and self.num_classes > 2 and torch.is_grad_enabled():
+            raise MedvisionError(
+                f"FocalLoss of smp trains {self.num_classes} sigmoids, but prediction is softmax",
+                where="loss.criterion",
+                hint="use loss=focal",
             )
         if target.ndim == 1 and name != "FocalLoss":
             raise MedvisionError(

@@ -44,6 +44,18 @@ def test_focal_value_by_hand() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_focal_loss_of_sigmoids_is_not_trained_where_prediction_is_softmax() -> None:
+    loss = MaskedLoss(criterion=smp.losses.FocalLoss, num_classes=3)
+    logits, target = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(MedvisionError, match=r"3 sigmoids, .* softmax \(loss.criterion\).*=focal"):
+        loss(logits, target)
+    with torch.no_grad():  # a run of an earlier version is measured as it was trained
+        expected = smp.losses.FocalLoss("multiclass")(logits, target.long())
+        assert loss(logits, target).item() == pytest.approx(expected.item(), abs=1e-6)
+    binary = MaskedLoss(criterion=smp.losses.FocalLoss, num_classes=2)
+    assert binary(logits[:, :1], target) > 0
+
+
 def test_multiclass_dice_is_the_mean_over_classes() -> None:
     predicted, labelled = torch.tensor([0, 0, 1, 1]), [0, 0, 1, 2]
     logits = (nn.functional.one_hot(predicted, 3) * 100.0).T.view(1, 3, 1, 4)

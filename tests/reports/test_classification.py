@@ -28,6 +28,7 @@ PICTURES = {
     "roc.png",
     "precision_recall.png",
     "confusion.png",
+    "decision_curve.png",
     "calibration.png",
     "test_images.png",
 }
@@ -76,6 +77,15 @@ def results(names: list[str], num_images: int = 20) -> dict[str, Any]:
         | {f"average_precision/{name}": 0.6 for name in names},
         "synthetic": False,
         "protocol": "official",
+        "net_benefit": [
+            {
+                "threshold": t,
+                "net_benefit": 0.3 - t / 10,
+                "net_benefit_ci95": None if t > 0.5 else [0.1, 0.4],
+                "treat_all": 0.3 - t,
+            }
+            for t in (0.25, 0.75)
+        ],
     }
 
 

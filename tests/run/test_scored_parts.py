@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medvision.errors import MedvisionError
@@ -84,3 +89,45 @@ def test_changed_definitions_are_those_after_the_version_of_a_run() -> None:
     assert changed_name("val/precision/liver", two) == "precision"
     assert changed_name("test/dice_ci95", two) == "intervals"
     assert changed_name("test/dice", two) is None
+
+
+@pytest.mark.slow
+def test_patients_subgroups_and_a_part_of_the_test_images(
+    make_folder: Callable[..., Path], train: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_folder(24)
+    parts = ["train"] * 8 + ["val"] * 4 + ["test"] * 12
+    lines = [
+        f"{part},images/case_{k:02d}.png,patient{k // 2},{'north' if k % 4 < 2 else 'south'}"
+        for k, part in enumerate(parts)
+    ]
+    (root / "splits.csv").write_text("split,path,group,site\n" + "\n".join(lines) + "\n")
+    run = train(
+        "experiment=polyp_unet",
+        "model.base_channels=4",
+        f"data.root={root}",
+        "data.subgroups=[site]",
+        "trainer.limit_test_batches=2",
+        "audit=skip",
+    )
+    told = "only 8 of 12 test images are scored (trainer.limit_test_batches)"
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert next(line for line in printed if line.startswith("note: ")).startswith(f"note: {told}")
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["warnings"][0].startswith(told)
+    assert summary["scored"]["test"]["num_images"] == 8
+    page = (run / "report.html").read_text()
+    warnings = page[page.index('<section id="warnings"') :]
+    assert warnings.index(told) < warnings.index("not audited")
+
+    rows = [*csv.DictReader((run / "predictions_test.csv").read_text().splitlines())]
+    dice = np.array([float(row["dice"]) for row in rows])
+    assert summary["per_patient"]["num_groups"] == 4
+    assert summary["per_patient"]["dice"] == pytest.approx(dice.reshape(4, 2).mean(1).mean())
+    (site,) = summary["subgroups"].values()
+    assert [(g["name"], g["num_images"]) for g in site["groups"]] == [("north", 4), ("south", 4)]
+    north, south = dice[[0, 1, 4, 5]].mean(), dice[[2, 3, 6, 7]].mean()
+    assert [group["dice"] for group in site["groups"]] == pytest.approx([north, south])
+    assert site["largest_gap"]["dice"]["gap"] == pytest.approx(abs(north - south))
+    for section in ("own-subgroups", "own-by-patient"):
+        assert f'<section id="{section}"' in page

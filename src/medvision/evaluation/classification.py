@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -314,12 +315,17 @@ class ClassificationEvaluation(Evaluation):
             prevalence=self.prevalence,
             groups=self.data.groups_of(self._rows("test", test)),
         )
-        found["decision_curve"] = decision_curve(
-            test.probability[:, 1],
-            test.target,
-            groups=self.data.groups_of(self._rows("test", test)),
-        )
+        found["decision_curve"] = self._decision_curve
         return found
+
+    @cached_property
+    def _decision_curve(self) -> list[dict[str, Any]]:
+        """Net benefit of the test images of two classes; empty for more."""
+        test = self._measured_test
+        if test is None or len(self.data.class_names) > 2:
+            return []
+        groups = self.data.groups_of(self._rows("test", test))
+        return decision_curve(test.probability[:, 1], test.target, groups=groups)
 
     def tested(self) -> Tested | None:
         test = self._measured_test
@@ -465,6 +471,7 @@ class ClassificationEvaluation(Evaluation):
             if temperature is None
             else calibration_bins(apply_temperature(test.logits, temperature), target),
             temperature=temperature,
+            net_benefit=self._decision_curve,
             scores=self._test_scores,
             synthetic=self.data.synthetic,
             protocol=self.data.protocol,

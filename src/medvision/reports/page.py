@@ -44,12 +44,16 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table of text; ``head`` names the columns, and the first column names the rows."""
+    """A table; ``head`` names the columns, and the first column names the rows.
+
+    Cells are numbers, which line up on the right, or with ``words`` text, which breaks into lines.
+    """
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    words: bool = False
 
 
 PLAIN = Score(name="", title="", definition="")

@@ -186,7 +186,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
     sections = [*own.sections(run), *further_sections(run)]
     curves = {s.name: (f"{s.capitalized} by epoch", "") for s in scores_at("curve", run.task)}
     judged = {name: texts for name, texts in JUDGED.items() if name in run.plots}
-    pictured = {*curves, *JUDGED, GRID}
+    pictured = {*curves, *JUDGED, GRID, *(part.plot for part in sections)}
     further = {name: name.replace("_", " ") for name in run.plots if name not in pictured}
     stages, others = key_stages(run), other_scores(run.metrics, run.task)
     other_stages = stages_with(run, [score.name for score in others], STAGES)
@@ -207,6 +207,9 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "scores": named_scores(run.task),
         "own": own,
         "sections": sections,
+        "section_plots": {
+            part.plot: _plots(run, {part.plot: (part.title, "")}) for part in sections if part.plot
+        },
         "own_parts": [(part.anchor, part.title, True) for part in sections],
         "title": title(run),
         "headline": headline(run),

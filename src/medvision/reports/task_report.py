@@ -18,6 +18,9 @@ from medvision.reports.score_tables import images_of
 from medvision.scores import Score, is_interval, is_number, named_scores, scores_at
 from medvision.task_definition import task_of
 
+DECISION_CURVE = "decision_curve"
+"""Name of the plot of net benefit."""
+
 MOST_NAMES = 4  # with more classes, the list is too long for a sentence
 
 
@@ -28,11 +31,13 @@ class Section:
     Attributes:
         title: Heading.
         text: Paragraph before the tables.
+        plot: Name of the plot before the tables, shown if the run has it.
         tables: Tables of the section.
     """
 
     title: str
     text: str = ""
+    plot: str = ""
     tables: Sequence[Table] = ()
 
     @property
@@ -121,7 +126,10 @@ def _subgroups(run: RunFiles, column: str, of: Mapping[str, Any]) -> list[Table]
         if score.name in gaps
     ]
     gap = Table(
-        caption=f"Largest gap by {column}", head=["Score", "Gap", "Highest and lowest"], rows=rows
+        caption=f"Largest gap by {column}",
+        head=["Score", "Gap", "Highest and lowest"],
+        rows=rows,
+        words=True,
     )
     return [values, gap] if rows else [values]
 
@@ -149,6 +157,12 @@ def _patients(run: RunFiles, patients: Mapping[str, Any]) -> Section:
 
 def _decision_curve(points: Sequence[Mapping[str, Any]]) -> Section:
     """Build the section on net benefit."""
+    text = (
+        "True positives per image, minus false positives weighted by the odds of the threshold: the"
+        " probability of disease from which a patient would be treated. A network is of use at a"
+        " threshold where it is above treating all and treating none. The curve chooses no"
+        " threshold."
+    )
     table = Table(
         caption="Net benefit by threshold, with 95 % intervals",
         head=["Threshold", "Network", "Treat all", "Treat none"],
@@ -161,12 +175,8 @@ def _decision_curve(points: Sequence[Mapping[str, Any]]) -> Section:
             ]
             for point in points
         ],
-        note="True positives per image, minus false positives weighted by the odds of the"
-        " threshold: the probability of disease from which a patient would be treated. A network"
-        " is of use at a threshold where it is above treating all and treating none. The curve"
-        " chooses no threshold.",
     )
-    return Section(title="Decision curve", tables=[table])
+    return Section(title="Decision curve", text=text, plot=DECISION_CURVE, tables=[table])
 
 
 @cache
@@ -196,11 +206,12 @@ def _guidelines(run: RunFiles) -> Section:
         if state is None:
             there = item.get("when") is None or item["when"] in present
             state = f"reported: {item['where']}" if there else "not applicable to this run"
-        rows.append([item["topic"], item["claim"], item["tripod"], state])
+        rows.append([item["topic"], state, item["claim"], item["tripod"]])
     table = Table(
         caption="Items of CLAIM 2024 and TRIPOD+AI, and where this page answers them",
-        head=["Topic", "CLAIM 2024", "TRIPOD+AI", "This page"],
+        head=["Topic", "This page", "CLAIM 2024", "TRIPOD+AI"],
         rows=rows,
+        words=True,
     )
     return Section(title="Reporting guidelines", tables=[table])
 

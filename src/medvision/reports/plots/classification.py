@@ -179,6 +179,7 @@ def write_classification_plots(
     protocol: str | None,
     calibrated: Bins | None = None,
     temperature: float | None = None,
+    net_benefit: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write all plots of the test images of a classification to ``folder/plots``.
 
@@ -204,6 +205,7 @@ def write_classification_plots(
         protocol: Split protocol; titles name ``merged``, which leaks.
         calibrated: Bins of the calibrated probabilities, if any.
         temperature: Temperature of the calibration, if any.
+        net_benefit: Points of ``decision_curve``, for two classes.
 
     Raises:
         ValueError: If the shapes do not agree, or x of a curve falls.
@@ -235,6 +237,8 @@ def write_classification_plots(
             after_ece=scores.get("ece_calibrated"),
             temperature=temperature,
         )
+        if net_benefit:
+            figures["decision_curve"] = draw_decision_curve(net_benefit, mark=mark)
         figures["test_images"] = draw_images(
             probability, target, class_names, threshold=threshold, rows=rows, read=read, mark=mark
         )
@@ -316,6 +320,26 @@ def draw_precision_recall(
     title = f"Precision and recall of {of}{mark}"
     axes.set(xlabel="recall", ylabel="precision", title=title)
     to_unit_square(axes)
+    _legend(figure)
+    return figure
+
+
+def draw_decision_curve(points: Sequence[Mapping[str, Any]], *, mark: str) -> Figure:
+    """Draw net benefit against the threshold, beside treating all and treating none."""
+    figure, axes = new_axes(5.5, 4.8)
+    threshold, network, everyone = (
+        [float(point[name]) for point in points]
+        for name in ("threshold", "net_benefit", "treat_all")
+    )
+    unknown = [float("nan")] * 2
+    low, high = zip(*(point["net_benefit_ci95"] or unknown for point in points), strict=True)
+    axes.fill_between(threshold, low, high, color="#4477aa", alpha=0.2, linewidth=0)
+    axes.plot(threshold, network, color="#4477aa", label="network, with 95 % interval")
+    axes.plot(threshold, everyone, color="#aa3377", linestyle="--", label="treat all")
+    axes.axhline(0, color="grey", linestyle=":", label="treat none")
+    top = max(0.05, *network, *everyone)
+    axes.set(xlim=(0, 1), ylim=(-0.4 * top, 1.4 * top), xlabel="threshold", ylabel="net benefit")
+    axes.set_title(f"Decision curve of test images{mark}")
     _legend(figure)
     return figure
 
