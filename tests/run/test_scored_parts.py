@@ -74,9 +74,11 @@ def test_notes_on_scores_that_are_measured_again_are_not_kept() -> None:
         scored={"val": {"num_images": 4}, "test": {"num_images": 4}}, not_finite={"test": 1}
     )
     notes = first_notes(evaluation, DATA)
-    lasting = ["the data were not audited: audit=skip", "only 11 test images: the interval is wide"]
+    lasting = ["the data were not audited: audit=skip", "training has not converged"]
     assert len(notes) == 3
     assert _lasting([*notes, *lasting], "test", opened=False) == [notes[1], *lasting]
+    few = "only 11 test images: the 95 % interval of Dice is 0.1 to 0.9"
+    assert _lasting([few, *lasting], "test", opened=False) == lasting
     assert _lasting([*notes, *lasting], "val", opened=False) == [notes[0], notes[2], *lasting]
 
 

@@ -449,7 +449,7 @@ def _lasting(warnings: list[str], stage: Stage, opened: bool) -> list[str]:
     The one about a sealed test split is removed if it is now open.
     """
     measured_again = re.compile(
-        rf"(the output of the network is not finite for|only) [\d,]+ of [\d,]+ {stage} image"
+        rf"(the output of the network is not finite for|only) [\d,]+ (of [\d,]+ )?{stage} image"
         rf"|no 95 % interval of {stage} |.* was never predicted on {stage}, "
         + "|HD95 leaves out "
         * (stage == "test")
