@@ -123,6 +123,17 @@ def test_the_commands_of_a_page_work(page: str, tmp_path: Path) -> None:
         assert done.returncode == 0, f"{block.text}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
 
 
+def test_every_quoted_message_is_one_of_the_program() -> None:
+    source = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("src/**/*.py"))
+    source = re.sub(r"""["']\s*\n\s*f?["']""", "", source)  # literals of several lines
+    page = (DOCS / "manual/errors.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^`(.+)`\n:", page, re.MULTILINE)
+    parts = [part.strip() for message in quoted for part in message.split("...")]
+    of_argparse = "unrecognized arguments:"
+    assert [part for part in parts if part not in source and part != of_argparse] == []
+    assert len(quoted) > 10
+
+
 def test_the_navigation_is_valid_yaml_without_addresses() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     config = yaml.safe_load(text)
