@@ -2,6 +2,8 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,3 +190,71 @@ def test_a_segmentation_set_is_measured_by_dice(make_set: MakeSet) -> None:
 def test_equal_sets_give_equal_audits(leaky: AuditedSet) -> None:
     one, other = (run(leaky).to_dict() | {"elapsed_s": 0} for _ in range(2))
     assert one == other
+
+
+def compared(data: AuditedSet, **columns: Any) -> AuditedSet:
+    """Treat the first 60 images as one set, and the others as another one."""
+    second = np.arange(120) >= 60
+    splits = ["test" if k else "train" for k in second]
+    properties = replace(data.properties, **{n: np.where(second, *v) for n, v in columns.items()})
+    return replace(
+        data,
+        roots=(Path("one"), Path("two")),
+        origin=second.astype(np.int8),
+        samples=data.samples.with_column(splits=splits),
+        properties=properties,
+    )
+
+
+def test_another_set_from_another_source_is_another_set(clean: AuditedSet) -> None:
+    """Size and format separate the two sets, and so would any class in only one of them."""
+    targets = ["a", "b"] * 30 + ["a"] * 50 + ["b"] * 10
+    samples = clean.samples.with_column(targets=targets)
+    data = compared(
+        replace(clean, samples=samples), height=(900, 64), width=(900, 64), jpeg_quality=(90, -1)
+    )
+    found = run(data)
+    assert found.exit_code == 0
+    assert found.answer == (
+        "two is another set: none of its 60 images is a near-duplicate of one of the 60 in one"
+    )
+    kinds = {finding.kind for finding in found.findings}
+    assert not kinds & {"shortcuts", "size_outliers", "sequences"}
+    assert found.verdict.startswith("No problem was found within the two sets")
+    assert found.to_dict()["answer"] == found.answer
+
+
+def test_copies_in_another_set_are_answered_apart_from_what_is_wrong_inside(
+    clean: AuditedSet,
+) -> None:
+    data = with_equal(compared(clean), *((k, 60 + k) for k in range(6)), (70, 72))
+    found = run(data)
+    assert found.exit_code == 1
+    assert found.answer == (
+        "two is not another set: 6 of its 60 images are near-duplicates of one in one,"
+        " 6 identical in pixels"
+    )
+    texts = [finding.text for finding in found.findings]
+    assert "6 of 60 images of two are identical to one in one" in texts
+    assert "two: 2 of 60 images have a near-duplicate, in 1 group" in texts
+    assert not any(text.startswith("one: ") and "near-duplicate" in text for text in texts)
+    assert found.verdict.startswith("No problem was found within the two sets")
+    single = run(with_equal(compared(clean), (0, 60)))
+    assert single.answer is not None
+    assert single.answer.startswith("two is another set, except for single images: 1 of its 60")
+
+
+def test_the_same_number_in_two_sets_is_a_question(clean: AuditedSet) -> None:
+    groups = [f"person{k % 60}" for k in range(120)]
+    data = compared(replace(clean, samples=clean.samples.with_column(groups=groups)))
+    (finding,) = [f for f in run(data).findings if f.kind == "groups_across_splits"]
+    assert finding.severity == "warning"
+    assert "60 of 60 groups (patients, videos) are in both sets by their names" in finding.text
+    assert run(data).exit_code == 0
+
+
+def test_nothing_depends_on_a_class_where_images_have_masks(make_set: MakeSet) -> None:
+    formats = ["PNG", "JPEG"] * 20
+    found = run(make_set(40, file_format=formats, colour=[True, False] * 20))
+    assert {"mixed_formats", "colour_mixed_with_grey"} <= {f.kind for f in found.findings}
+    assert not [f for f in found.findings if "class" in f"{f.text} {f.advice}"]

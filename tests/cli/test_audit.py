@@ -100,6 +100,7 @@ def test_two_folders_are_compared_with_each_other(
     assert code == 1
     assert "one against two" in output
     assert "two/a/case_00.png" in output
+    assert "two is not another set: 4 of its 4 images are near-duplicates of one in one" in output
     found = json.loads(Path("o/audit.json").read_text())
     assert found["num_images_by_split"] == {"train": 8, "test": 4}
     assert found["near_duplicates"]["pairs_across_splits"][0]["files"] == [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -40,9 +40,9 @@ _ADVICE = {
 
 
 def duplicate_findings(data: AuditedSet, found: Duplicates) -> list[Finding]:
-    """Report the result of `find_duplicates` as leaks, contradictions and repetitions."""
+    """Report the result of `find_duplicates` as leaks and contradictions."""
     across = (_across(data, found, of, into) for of, into in CROSSINGS)
-    return [*_conflicts(data, found), *_repeated(data, found), *chain(*across)]
+    return [*_conflicts(data, found), *chain(*across)]
 
 
 NOT_JUDGED = "targets_not_judged"
@@ -67,6 +67,11 @@ def not_judged(data: AuditedSet) -> list[Finding]:
 
 def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator[Finding]:
     pairs = found.crossing[of, into]
+    images, where, advice = f"{of} images", into, _ADVICE[of, into]
+    if data.compares_two:
+        where, other = map(data.set_name, (0, 1))
+        images = f"images of {other}"
+        advice = f"a score on them measures memorisation: leave them out of {other}"
     equal = [pair for pair in pairs if pair.relation == "identical"]
     total = int((found.near.splits == of).sum())
     severity: Severity = "leak" if of == "test" else "warning"
@@ -76,17 +81,17 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
             data.names([pair.first for pair in pairs]),
             kind=f"{kind}_duplicates_{of}_{into}",
             severity=severity,
-            text=f"{len(pairs)} of {total} {of} images {words}",
-            advice=_ADVICE[of, into],
+            text=f"{len(pairs)} of {total} {images} {words}",
+            advice=advice,
         )
 
     if equal:
         yield from leak_findings(
-            "exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {into}"
+            "exact", equal, f"{_verb(equal, 'is', 'are')} identical to one in {where}"
         )
     if len(pairs) > len(equal):
         identical = f", {len(equal)} of them identical" if equal else ""
-        words = f"{_verb(pairs, 'has', 'have')} a near-duplicate in {into}{identical}"
+        words = f"{_verb(pairs, 'has', 'have')} a near-duplicate in {where}{identical}"
         yield from leak_findings("near", pairs, words)
 
 
@@ -130,7 +135,8 @@ def _dice_of(data: AuditedSet, pairs: list[Pair]) -> str:
     return f", Dice {' to '.join(ends)} between their masks"
 
 
-def _repeated(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
+def repeated_images(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
+    """Report images that occur more than once in a set."""
     has_splits = bool((found.near.splits != "").any())
     included = " (identical ones included)" if found.exact.members() else ""
     for kind, words, copies in (
@@ -179,7 +185,8 @@ class Audit:
         findings: Problems and irregularities, the most severe first.
         duplicates: Images that occur more than once.
         memory: Score of the nearest neighbour; None for a single image.
-        shortcuts: Scores of predicting the class from file properties; None if not evaluated.
+        shortcuts: Scores of predicting the class from file properties, of two compared sets those
+            of the first; None if not evaluated.
         numbers: The parts of audit.json about duplicates.
         elapsed_s: Seconds from the given start to the end.
     """
@@ -209,15 +216,19 @@ class Audit:
     def verdict(self) -> str:
         """Consequence of the findings for a test score, as a sentence without a full stop."""
         leak = next(iter(self._reported_leaks), None)
-        if leak is not None:
+        if leak is not None and not self.data.compares_two:
             share = leak.count / max(1, split_sizes(self.data).get("test", 0))
             few = "A test score on this split is slightly too high"
             many = "A test score on this split is not valid"
             return f"{few if share < FEW else many}: {leak.text}"
-        spoiling = next((finding for finding in self.findings if finding.spoils), None)
+        spoiling = next((f for f in self.findings if f.spoils and f.severity != "leak"), None)
         if spoiling is not None:
             words = "The targets contradict each other" if spoiling.severity == "conflict" else ""
             return f"{words or 'Part of the data cannot be used'}: {spoiling.text}"
+        if self.data.compares_two:
+            warnings = sum(finding.severity == "warning" for finding in self.findings)
+            seen = f"; {counted(warnings, 'warning')} about their images" if warnings else ""
+            return f"No problem was found within the two sets that prevents their use{seen}"
         if {"train", "test"} <= set(self.data.splits.tolist()):
             return "No problem was found that invalidates a score on this test split"
         warnings = sum(finding.severity == "warning" for finding in self.findings)
@@ -228,6 +239,28 @@ class Audit:
             )
         return "No problem was found in the files; there is no test split that could leak"
 
+    @property
+    def answer(self) -> str | None:
+        """Statement if the second of two compared sets is another one; None for a single set."""
+        if not self.data.compares_two:
+            return None
+        root, other = map(self.data.set_name, (0, 1))
+        pairs = self.duplicates.crossing["test", "train"]
+        total, known = ((self.data.origin == which).sum() for which in (1, 0))
+        if not pairs:
+            return (
+                f"{other} is another set: none of its {counted(int(total), 'image')} is a"
+                f" near-duplicate of one of the {known} in {root}"
+            )
+        equal = sum(pair.relation == "identical" for pair in pairs)
+        few = len(pairs) < FEW * total
+        return (
+            f"{other} is {'another set, except for single images' if few else 'not another set'}:"
+            f" {len(pairs)} of its {counted(int(total), 'image')}"
+            f" {_verb(pairs, 'is a near-duplicate', 'are near-duplicates')} of one in {root},"
+            f" {equal} identical in pixels"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Content of audit.json: plain values, None where undefined."""
         data = self.data
@@ -236,6 +269,7 @@ class Audit:
             "task": data.task,
             "roots": [str(root) for root in data.roots],
             "verdict": self.verdict,
+            **({} if self.answer is None else {"answer": self.answer}),
             "exit_code": self.exit_code,
             "num_images": len(data),
             "num_images_by_split": split_sizes(data),
@@ -297,18 +331,24 @@ def audit(data: AuditedSet, *, started: float) -> Audit:
         started: Value of `time.perf_counter` before the files were read.
     """
     duplicates = find_duplicates(data)
-    shortcuts = shortcut_scores(data)
+    sets = data.each()
+    shortcuts = shortcut_scores(sets[0])
     findings = [
         *not_judged(data),
         *duplicate_findings(data, duplicates),
         *group_findings(data),
-        *mask_findings(data),
-        *annotator_findings(data),
-        *image_findings(data),
         *class_findings(data),
-        *shortcut_findings(shortcuts),
-        *name_hint_findings(data),
-        *sequence_findings(data),
+        *(
+            replace(finding, text=f"{data.set_name(which)}: {finding.text}")
+            if data.compares_two
+            else finding
+            for which, part in enumerate(sets)
+            for finding in _findings_within(
+                part,
+                duplicates if part is data else find_duplicates(part),
+                shortcuts if which == 0 else shortcut_scores(part),
+            )
+        ),
         *(Finding(kind="reading", severity="note", text=note, count=1) for note in data.notes),
     ]
     memory = memory_baseline(data)
@@ -321,6 +361,19 @@ def audit(data: AuditedSet, *, started: float) -> Audit:
         numbers=duplicate_numbers(data, duplicates),
         elapsed_s=time.perf_counter() - started,
     )
+
+
+def _findings_within(
+    data: AuditedSet, duplicates: Duplicates, shortcuts: Shortcuts | None
+) -> Iterator[Finding]:
+    """Report what concerns the images of one set among themselves."""
+    yield from repeated_images(data, duplicates)
+    yield from mask_findings(data)
+    yield from annotator_findings(data)
+    yield from image_findings(data)
+    yield from shortcut_findings(shortcuts)
+    yield from name_hint_findings(data)
+    yield from sequence_findings(data)
 
 
 def split_sizes(data: AuditedSet) -> dict[str, int]:

@@ -87,10 +87,19 @@ class ListedSet:
     def shown(self, row: int) -> str:
         """Image path of a row relative to its root, after the root's name if there are two."""
         path = self.samples.paths[row]
-        if len(self.roots) == 1:
+        if not self.compares_two:
             return path
-        root, distinct = self.roots[int(self.origin[row])], len({r.name for r in self.roots}) > 1
-        return f"{root.name if distinct else root.as_posix()}/{path}"
+        return f"{self.set_name(int(self.origin[row]))}/{path}"
+
+    @property
+    def compares_two(self) -> bool:
+        """True if two sets are compared."""
+        return len(self.roots) > 1
+
+    def set_name(self, which: int) -> str:
+        """Name of one of the compared sets: of its folder, or its path if the names are equal."""
+        root, distinct = self.roots[which], len({r.name for r in self.roots}) > 1
+        return (root.name if distinct else root.as_posix()) or root.resolve().name
 
     def names(self, rows: Iterable[int] | NDArray[np.intp]) -> list[str]:
         """Results of `shown` for several rows."""
@@ -147,6 +156,42 @@ class AuditedSet(ListedSet):
         mask = self._source(row).read(Sample(path=sample.path, target=target))[1]
         assert mask is not None, "asked for only where there are masks"
         return mask
+
+    def each(self) -> list[AuditedSet]:
+        """Return each of the compared sets on its own, without splits; a single set is unchanged.
+
+        Files that cannot be used are in the set whose name they begin with, else in the first.
+        """
+        if not self.compares_two:
+            return [self]
+        found, near = [], self.near_duplicates
+        of_second = [path.startswith(f"{self.roots[1].name}/") for path, _ in self.faults]
+        for which in range(len(self.roots)):
+            rows = np.flatnonzero(self.origin == which)
+            inside = np.isin(near.first, rows) & np.isin(near.second, rows)
+            samples = self.samples.select(rows)
+            found.append(
+                replace(
+                    self,
+                    samples=samples.with_column(splits=StringColumn.blank(len(rows))),
+                    origin=self.origin[rows],
+                    properties=self.properties.take(rows),
+                    near_duplicates=replace(
+                        near,
+                        groups=np.unique(near.groups[rows], return_inverse=True)[1],
+                        first=np.searchsorted(rows, near.first[inside]),
+                        second=np.searchsorted(rows, near.second[inside]),
+                        similarity=near.similarity[inside],
+                        relation=near.relation[inside],
+                    ),
+                    faults=tuple(
+                        fault
+                        for fault, second in zip(self.faults, of_second, strict=True)
+                        if second == bool(which)
+                    ),
+                )
+            )
+        return found
 
     def _source(self, row: int) -> FolderSource:
         return FolderSource(self.roots[int(self.origin[row])], channels=3, reading=self.reading)

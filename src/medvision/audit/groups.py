@@ -50,6 +50,15 @@ def group_findings(data: ListedSet) -> list[Finding]:
     )
     advice = f"scores on them are too high; {advice}"
     kind = "groups_across_splits"
+    if data.compares_two:
+        return findings_of(
+            data.names(concerned["test"]),
+            kind=kind,
+            severity="warning",
+            text=f"{some_of(int(torn.sum()), len(torn), 'groups (patients, videos)')} in both sets"
+            f" by their names, with {len(concerned['test'])} images of {data.set_name(1)}",
+            advice="numbers may restart in every set: check if these are the same patients",
+        )
     return findings_of(data.names(rows), kind=kind, severity="leak", text=text, advice=advice)
 
 

@@ -32,6 +32,7 @@ MIN_SPLIT_SHIFT = 0.1
 
 def image_findings(data: AuditedSet) -> list[Finding]:
     """Report images that are unusable, constant, mixed, or atypical in size or brightness."""
+    origin = "the class or the source" if data.has_classes else "the source"
     return [
         *_unusable(data),
         *_constant(data),
@@ -43,7 +44,7 @@ def image_findings(data: AuditedSet) -> list[Finding]:
             np.where(data.properties.colour, "colour", "grey"),
             kind="colour_mixed_with_grey",
             what="colour and grey images are mixed",
-            advice="check whether colour depends on the class or the source; data.in_channels=1"
+            advice=f"check whether colour depends on {origin}; data.in_channels=1"
             " reads all images as grey",
         ),
         *_mixed(
@@ -51,7 +52,7 @@ def image_findings(data: AuditedSet) -> list[Finding]:
             data.properties.file_format,
             kind="mixed_formats",
             what="file formats are mixed",
-            advice="check whether the format depends on the class or the source",
+            advice=f"check whether the format depends on {origin}",
         ),
     ]
 
@@ -189,7 +190,7 @@ def annotator_findings(data: AuditedSet) -> list[Finding]:
     """Report how well the annotators of a set agree, as a baseline for the scores of a model."""
     drawn = {path: masks for index in data.indices for path, masks in index.annotators.items()}
     rows = [row for row, path in enumerate(data.samples.paths) if path in drawn]
-    if not rows or not data.has_masks or len(data.roots) > 1:
+    if not rows or not data.has_masks or data.compares_two:
         return []
     scores = []
     for row in rows[:_MOST_COMPARED]:

@@ -154,7 +154,11 @@ def print_audit(found: Audit, *, console: Console | None = None) -> None:
     console.print()
     console.print(_numbers_table(content))
     console.print()
-    style = STYLES["leak"] if content["exit_code"] else "bold"
+    if "answer" in content:
+        copied = found.duplicates.crossing["test", "train"]
+        console.print(Text(f"{content['answer']}.", style=STYLES["leak"] if copied else "bold"))
+    spoilt = content["exit_code"] and not content["verdict"].startswith("No problem")
+    style = STYLES["leak"] if spoilt else "bold"
     console.print(Text(f"{content['verdict']}.", style=style))
     console.print(RESEARCH_ONLY, highlight=False)
 
@@ -183,7 +187,9 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
         words = f"{counted(part['groups'], 'group')} with {counted(part['images'], 'image')}"
         sizes = content["num_images_by_split"]
         if {"train", "test"} <= sizes.keys():
-            words += f"; {part['test_images_in_train']} of {sizes['test']} test images in train"
+            against = content["settings"]["against"]
+            where = "images of the second set in the first" if against else "test images in train"
+            words += f"; {part['test_images_in_train']} of {sizes['test']} {where}"
         table.add_row(f"{name} duplicates" if name == "exact" else "near-duplicates", words)
     table.add_row("conflicts", counted(len(content["label_conflicts"]), "pair"))
     memory = content["memory_baseline"]
