@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.audit.check import duplicate_findings
+from medvision.audit.check import duplicate_findings, repeated_images
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.duplicates import Pair, duplicate_numbers, find_duplicates, shared_foreground
 from medvision.data.duplicates.search import RELATIONS, NearDuplicates, join
@@ -37,7 +37,8 @@ def with_pairs(data: AuditedSet, pairs: Sequence[Found]) -> AuditedSet:
 
 
 def kinds(data: AuditedSet) -> dict[str, tuple[str, int]]:
-    findings = duplicate_findings(data, find_duplicates(data))
+    found = find_duplicates(data)
+    findings = [*duplicate_findings(data, found), *repeated_images(data, found)]
     return {finding.kind: (finding.severity, finding.count) for finding in findings}
 
 
@@ -109,7 +110,7 @@ def test_test_images_in_train_or_in_val_are_a_leak(leaky: AuditedSet) -> None:
 def test_repetitions_without_splits_are_a_warning_with_advice(make_set: MakeSet) -> None:
     data = with_pairs(make_set(3, targets=["x", "y", "x"], pixel_hash=["p", "q", "p"]), [])
     found = find_duplicates(data)
-    exact, near = duplicate_findings(data, found)
+    exact, near = repeated_images(data, found)
     assert (exact.kind, exact.severity, exact.count) == ("exact_duplicates", "warning", 2)
     assert exact.text == "2 of 3 images are identical to another, in 1 group"
     assert "data.protocol=grouped" in exact.advice
@@ -149,7 +150,7 @@ def test_repeated_test_images_are_counted_once_each(make_set: MakeSet) -> None:
     data = make_set(
         4, targets=["x"] * 4, splits=["test", "test", "test", "train"], pixel_hash=list("ppqr")
     )
-    findings = duplicate_findings(with_pairs(data, []), find_duplicates(with_pairs(data, [])))
+    findings = repeated_images(with_pairs(data, []), find_duplicates(with_pairs(data, [])))
     (finding,) = [f for f in findings if f.kind == "repeated_test_images"]
     assert finding.text.startswith("3 test images show 2 different pictures")
     assert (finding.severity, finding.files) == ("warning", ("images/00001.png",))

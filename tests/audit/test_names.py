@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.groups import keys_of, name_hint_findings, prefix_patterns, word_patterns
+from medvision.audit.groups import (
+    date_findings,
+    keys_of,
+    name_hint_findings,
+    prefix_patterns,
+    word_patterns,
+)
 from medvision.data.discovery.index import index_classification
 
 MakeSet = Callable[..., AuditedSet]
@@ -181,3 +187,25 @@ def test_two_eyes_of_one_person_are_asked_about_with_the_pattern(make_set: MakeS
 def test_numbers_with_one_letter_each_are_no_groups(make_set: MakeSet) -> None:
     paths = [f"images/scan{k}x.png" for k in range(30)]
     assert [f for f in name_hint_findings(make_set(paths)) if "[x]" in f.text] == []
+
+
+@pytest.mark.parametrize("form", ["2019-03-{:02d}_{}", "x_201903{:02d}_{}", "{1}.2019.03.{0:02d}"])
+def test_dates_are_a_question_with_their_pattern_and_no_patients(
+    make_set: MakeSet, form: str
+) -> None:
+    data = make_set([f"images/{form.format(1 + k % 12, k)}.png" for k in range(60)])
+    assert name_hint_findings(data) == []
+    (finding,) = date_findings(data)
+    assert (finding.severity, finding.kind) == ("note", "dates_in_names")
+    keys = keys_of(proposed(finding.text), list(data.samples.paths))
+    assert (len(set(keys)), "" in keys) == (12, False)
+    assert "a date identifies no patient" in finding.advice
+
+
+def test_long_numbers_are_no_dates_and_groups_answer_the_question(make_set: MakeSet) -> None:
+    numbers = [20_190_101 + 37 * (k // 2) for k in range(60)]
+    assert date_findings(make_set([f"images/{n}_{k}.png" for k, n in enumerate(numbers)])) == []
+    each = [f"images/2019-{1 + k // 28:02d}-{1 + k % 28:02d}.png" for k in range(60)]
+    assert date_findings(make_set(each)) == []  # one image a day makes no group
+    paths = [f"images/2019-03-{1 + k % 12:02d}_{k}.png" for k in range(60)]
+    assert date_findings(make_set(paths, groups=[f"p{k % 9}" for k in range(60)])) == []

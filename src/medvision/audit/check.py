@@ -19,6 +19,7 @@ from medvision.audit.duplicates import (
 )
 from medvision.audit.finding import CROSSINGS, SEVERITIES, Finding, Severity, findings_of
 from medvision.audit.groups import (
+    date_findings,
     group_findings,
     group_numbers,
     name_hint_findings,
@@ -218,25 +219,25 @@ class Audit:
         leak = next(iter(self._reported_leaks), None)
         if leak is not None and not self.data.compares_two:
             share = leak.count / max(1, split_sizes(self.data).get("test", 0))
-            few = "A test score on this split is slightly too high"
+            few = "A test score on this split may be slightly too high"
             many = "A test score on this split is not valid"
             return f"{few if share < FEW else many}: {leak.text}"
         spoiling = next((f for f in self.findings if f.spoils and f.severity != "leak"), None)
         if spoiling is not None:
             words = "The targets contradict each other" if spoiling.severity == "conflict" else ""
             return f"{words or 'Part of the data cannot be used'}: {spoiling.text}"
-        if self.data.compares_two:
-            warnings = sum(finding.severity == "warning" for finding in self.findings)
-            seen = f"; {counted(warnings, 'warning')} about their images" if warnings else ""
-            return f"No problem was found within the two sets that prevents their use{seen}"
-        if {"train", "test"} <= set(self.data.splits.tolist()):
-            return "No problem was found that invalidates a score on this test split"
         warnings = sum(finding.severity == "warning" for finding in self.findings)
-        if warnings:
-            return (
-                f"There is no test split that could leak; {counted(warnings, 'warning')} above"
-                f" {'needs' if warnings == 1 else 'need'} a look before training"
-            )
+        look = (
+            f"; {counted(warnings, 'warning')} {'needs' if warnings == 1 else 'need'} a look"
+            if warnings
+            else ""
+        )
+        if self.data.compares_two:
+            return f"No problem was found within the two sets that prevents their use{look}"
+        if {"train", "test"} <= set(self.data.splits.tolist()):
+            return f"No problem was found that invalidates a score on this test split{look}"
+        if look:
+            return f"There is no test split that could leak{look} before training"
         return "No problem was found in the files; there is no test split that could leak"
 
     @property
@@ -373,6 +374,7 @@ def _findings_within(
     yield from image_findings(data)
     yield from shortcut_findings(shortcuts)
     yield from name_hint_findings(data)
+    yield from date_findings(data)
     yield from sequence_findings(data)
 
 

@@ -100,6 +100,8 @@ _LETTERED = re.compile(r"(.*\d)[_-]?([A-Za-z])")
 _MAX_LETTERS = 6  # different last letters
 _SEPARATORS = re.compile(r"[_\-. ()/]+")
 _DATE = re.compile(r"(?:19|20)\d\d(?:[01]\d(?:[0-3]\d)?)?")
+_YEAR, _MONTH, _DAY = r"(?:19|20)\d\d", r"(?:0[1-9]|1[0-2])", r"(?:0[1-9]|[12]\d|3[01])"
+_MIN_DATES = 0.95  # share of the numbers of this form that are dates
 _NOBODY = frozenset({"batch", "col", "epoch", "fold", "page", "patch", "row", "tile"})
 
 
@@ -305,6 +307,38 @@ def name_hint_findings(data: ListedSet) -> list[Finding]:
             findings.append(_hint(data, alone, pattern, keys, paths))
             covered |= keys != ""
     return findings
+
+
+def date_findings(data: ListedSet) -> list[Finding]:
+    """Ask about dates that several file names share, such as 2019-03-14 or 20190314.
+
+    A date alone identifies no patient, so it is never used as a hint to one.
+    """
+    alone = np.flatnonzero(data.samples.groups.equal(""))
+    paths = list(data.samples.paths.select(alone))
+    for gap in ("", "-", "_", r"\."):
+        pattern = rf"(?<!\d)({_YEAR}{gap}{_MONTH}{gap}{_DAY})(?!\d)"
+        keys = np.array(keys_of(pattern, paths), np.str_)
+        like = keys_of(rf"(?<!\d)(\d{{4}}{gap}\d\d{gap}\d\d)(?!\d)", paths)
+        days, counts = np.unique(keys[keys != ""], return_counts=True)
+        repeated = int(counts[counts > 1].sum())
+        found, numbers = int(counts.sum()), sum(map(bool, like))
+        if len(days) > 1 and found >= MIN_SHARE * len(data) and repeated >= _MIN_REPEATED * found:
+            if found < _MIN_DATES * numbers:  # numbers, of which some look like dates
+                continue
+            return [
+                Finding(
+                    kind="dates_in_names",
+                    severity="note",
+                    text=f"the file names contain dates: '{pattern}' makes {len(days)} groups of"
+                    f" {found} of the {len(data)} images",
+                    count=found,
+                    files=tuple(data.names(alone[_repeated(keys)])),
+                    advice="a date identifies no patient: if the images of one day are of one"
+                    f" examination, set data.group_pattern='{pattern}'",
+                )
+            ]
+    return []
 
 
 def _hint(
