@@ -262,6 +262,45 @@ def test_another_set_is_measured_whole(
 
 
 @pytest.mark.slow
+def test_training_images_under_other_names_are_found_in_another_set(
+    folder_run: tuple[Path, Path],
+    make_folder: MakeFolder,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run, root = folder_run
+    rows = list(csv.DictReader((run / "splits.csv").read_text().splitlines()))
+    other = tmp_path / "rebundled"
+    for folder in ("images", "masks"):
+        (other / folder).mkdir(parents=True)
+    drawn = {stage: [row for row in rows if row["split"] == stage] for stage in ("train", "test")}
+    for k, row in enumerate([*drawn["train"][:4], *drawn["test"]]):
+        image = cv2.imread(str(root / row["path"]))
+        if k < 2:
+            shutil.copyfile(root / row["path"], other / f"images/{k}{Path(row['path']).suffix}")
+        else:
+            cv2.imwrite(str(other / f"images/{k}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 60])
+        shutil.copyfile(root / row["target"], other / f"masks/{k}{Path(row['target']).suffix}")
+    summary = evaluate_run(run, root=other)
+    found = summary["external_check"]
+    assert found["near_duplicates"] == {"images": 4, "images_in_train": 4, "images_in_val": 0}
+    assert found["exact_duplicates"]["images"] == 2
+    assert summary["twins"]["with_twin"]["num_images"] == 4
+    assert summary["twins"]["without_twin"]["num_images"] == len(drawn["test"])
+    assert summary["warnings"][0] == f"LEAK: {found['text']}"
+    assert found["text"] in " ".join(capsys.readouterr().out.split())
+    out = run / "evaluation" / "rebundled"
+    named = list(csv.DictReader((out / "known_images.csv").read_text().splitlines()))
+    assert [row["known_path"] for row in named] == [row["path"] for row in drawn["train"][:4]]
+    assert "These are not all external data" in (out / "report.html").read_text()
+    (run / "known_images.safetensors").unlink()  # as in a run of an earlier version
+    unknown = evaluate_run(run, root=other)
+    assert unknown["external_check"]["checked"] is False
+    assert "twins" not in unknown
+    assert "Not known to be external data" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
 def test_the_test_images_of_another_data_set_with_a_split_are_used(
     folder_run: tuple[Path, Path], make_folder: MakeFolder
 ) -> None:
