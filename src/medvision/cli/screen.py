@@ -182,7 +182,7 @@ def _findings_table(content: Mapping[str, Any]) -> Table:
 
 def _numbers_table(content: Mapping[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for name in ("exact", "near"):
+    for name, label in (("exact", "identical pixels"), ("near", "near-duplicates")):
         part = content[f"{name}_duplicates"]
         words = f"{counted(part['groups'], 'group')} with {counted(part['images'], 'image')}"
         sizes = content["num_images_by_split"]
@@ -190,7 +190,7 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
             against = content["settings"]["against"]
             where = "images of the second set in the first" if against else "test images in train"
             words += f"; {part['test_images_in_train']} of {sizes['test']} {where}"
-        table.add_row(f"{name} duplicates" if name == "exact" else "near-duplicates", words)
+        table.add_row(label, words)
     table.add_row("conflicts", counted(len(content["label_conflicts"]), "pair"))
     memory = content["memory_baseline"]
     if memory is not None:
