@@ -1,6 +1,7 @@
 """Packages of the source, their allowed imports and their structure."""
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,6 +101,13 @@ def test_imports_point_one_way() -> None:
                 if not below:
                     wrong.append(f"{name} imports {imported}")
     assert not wrong
+
+
+def test_the_picture_of_the_packages_shows_each_at_its_level() -> None:
+    picture = (SRC.parent / "docs" / "assets" / "packages.svg").read_text(encoding="utf-8")
+    levels = [set(re.findall(r'class="name"[^>]*>([^<]+)<', of)) for of in picture.split("<path")]
+    assert levels[:-1] == [*reversed(RANKS[1:-1])]
+    assert all(name in levels[-1] | {*re.findall(r"\w+", picture)} for name in RANKS[0])
 
 
 def test_libraries_stay_in_their_packages() -> None:
