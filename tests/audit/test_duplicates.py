@@ -156,6 +156,15 @@ def test_repeated_test_images_are_counted_once_each(make_set: MakeSet) -> None:
     assert (finding.severity, finding.files) == ("warning", ("images/00001.png",))
 
 
+def test_test_images_that_repeat_training_images_do_not_repeat_each_other(
+    make_set: MakeSet,
+) -> None:
+    splits = ["train", "train", "test", "test"]
+    data = with_pairs(make_set(4, targets=["x"] * 4, splits=splits, pixel_hash=list("pqpq")), [])
+    found = repeated_images(data, find_duplicates(data))
+    assert {finding.kind for finding in found} == {"exact_duplicates", "near_duplicates"}
+
+
 def test_equal_pixels_in_two_classes_are_a_conflict(make_set: MakeSet) -> None:
     data = with_pairs(
         make_set(["a", "b", "c"], targets=["x", "x", "y"], pixel_hash=["p", "p", "p"]), []
