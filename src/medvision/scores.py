@@ -335,7 +335,7 @@ SEGMENTATION = (
         name="auroc",
         title="AUROC (pixels)",
         definition="Area under the ROC curve of all pixels, ranked by the logit of the foreground "
-        "as a 16-bit float. Undefined where only one class occurs.",
+        "in 262144 bins. Undefined where only one class occurs.",
         places=("log", "terminal", "tile", "comparison"),
         changes=(_RANKED,),
     ),
