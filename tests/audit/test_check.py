@@ -102,6 +102,17 @@ def test_the_verdict_depends_on_the_share_of_leaks(leaky: AuditedSet) -> None:
         near_duplicates=replace(leaky.near_duplicates, groups=leaky.near_duplicates.groups[kept]),
     )
     assert run(small).verdict.startswith("A test score on this split is not valid: 2 of 4")
+    assert run(small).severity == "leak"
+
+
+def test_few_copies_are_a_warning_and_do_not_hide_a_larger_leak(clean: AuditedSet) -> None:
+    copied = with_equal(clean, (0, 2))
+    assert run(copied).severity == "warning"
+    assert "slightly" in run(copied).verdict
+    groups = [f"person{k // 4}" for k in range(120)]
+    torn = run(replace(copied, samples=clean.samples.with_column(groups=groups)))
+    assert torn.severity == "leak"
+    assert torn.verdict.startswith("A test score on this split is not valid: 30 of 30 groups")
 
 
 def test_a_validation_set_identical_to_the_test_set_is_a_leak(clean: AuditedSet) -> None:
@@ -266,3 +277,4 @@ def test_no_clean_verdict_stands_above_a_warning(clean: AuditedSet) -> None:
     found = run(replace(clean, properties=replace(clean.properties, low=low)))
     assert found.exit_code == 0
     assert found.verdict.endswith("a score on this test split; 1 warning needs a look")
+    assert (found.severity, run(clean).severity) == ("warning", "note")

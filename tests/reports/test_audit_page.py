@@ -29,6 +29,7 @@ def content() -> dict[str, Any]:
         "task": "classification",
         "roots": ["/data/brains"],
         "verdict": "A test score on this split is not valid: 5 of 20",
+        "severity": "leak",
         "exit_code": 1,
         "num_images": 1100,
         "num_images_by_split": {"train": 1080, "test": 20},
@@ -149,6 +150,7 @@ def test_missing_content_has_no_section(content: dict[str, Any]) -> None:
         "shortcuts": None,
         "class_counts": {},
         "findings": [],
+        "severity": "note",
         "exit_code": 0,
         "num_images_by_split": {"none": 1100},
     }

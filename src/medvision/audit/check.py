@@ -216,12 +216,11 @@ class Audit:
     @property
     def verdict(self) -> str:
         """Consequence of the findings for a test score, as a sentence without a full stop."""
-        leak = next(iter(self._reported_leaks), None)
-        if leak is not None and not self.data.compares_two:
-            share = leak.count / max(1, split_sizes(self.data).get("test", 0))
+        leak = self._largest_leak
+        if leak is not None:
             few = "A test score on this split may be slightly too high"
             many = "A test score on this split is not valid"
-            return f"{few if share < FEW else many}: {leak.text}"
+            return f"{few if self._is_few(leak) else many}: {leak.text}"
         spoiling = next((f for f in self.findings if f.spoils and f.severity != "leak"), None)
         if spoiling is not None:
             words = "The targets contradict each other" if spoiling.severity == "conflict" else ""
@@ -239,6 +238,25 @@ class Audit:
         if look:
             return f"There is no test split that could leak{look} before training"
         return "No problem was found in the files; there is no test split that could leak"
+
+    @property
+    def severity(self) -> Severity:
+        """Severity of the verdict: that of the worst finding; a few copies are a warning."""
+        leak = self._largest_leak
+        if leak is not None and not self._is_few(leak):
+            return "leak"
+        kinds = {finding.severity for finding in self.findings} - {"leak"}
+        kinds |= set() if leak is None else {"warning"}
+        return min(kinds, key=SEVERITIES.index, default="note")
+
+    @property
+    def _largest_leak(self) -> Finding | None:
+        """Leak with most images; None for two sets, of which none is a split of the other."""
+        leaks = [] if self.data.compares_two else self._reported_leaks
+        return max(leaks, key=lambda leak: leak.count, default=None)
+
+    def _is_few(self, leak: Finding) -> bool:
+        return leak.count < FEW * max(1, split_sizes(self.data).get("test", 0))
 
     @property
     def answer(self) -> str | None:
@@ -271,6 +289,7 @@ class Audit:
             "roots": [str(root) for root in data.roots],
             "verdict": self.verdict,
             **({} if self.answer is None else {"answer": self.answer}),
+            "severity": self.severity,
             "exit_code": self.exit_code,
             "num_images": len(data),
             "num_images_by_split": split_sizes(data),

@@ -157,8 +157,7 @@ def print_audit(found: Audit, *, console: Console | None = None) -> None:
     if "answer" in content:
         copied = found.duplicates.crossing["test", "train"]
         console.print(Text(f"{content['answer']}.", style=STYLES["leak"] if copied else "bold"))
-    spoilt = content["exit_code"] and not content["verdict"].startswith("No problem")
-    style = STYLES["leak"] if spoilt else "bold"
+    style = STYLES.get(content["severity"], "bold")
     console.print(Text(f"{content['verdict']}.", style=style))
     console.print(RESEARCH_ONLY, highlight=False)
 
