@@ -7,6 +7,7 @@ import torch
 
 from medvision.callbacks import SegmentationPredictions
 from medvision.data.sources import PolypPhantoms
+from medvision.metrics.overlap import auroc
 from medvision.types import IGNORE_INDEX
 
 SOURCE = PolypPhantoms(size_px=16, seed=0, channels=3, num_images=6)
@@ -58,3 +59,23 @@ def test_padding_rows_are_neither_scored_nor_written(tmp_path: Path, empty: floa
     assert np.array_equal(padded.histogram, plain.histogram)
     assert padded.conventions.counted == 3
     assert len(list((tmp_path / "padded").rglob("*.png"))) == 3
+
+
+def test_bins_are_grouped_once_there_are_many_entries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 9
+    whole, grouped = (predictions(tmp_path / name, None) for name in ("whole", "grouped"))
+    stub: Any = None
+    for row in range(3):
+        whole.on_test_batch_end(stub, stub, logits[row : row + 1], batch([row]), row)
+    monkeypatch.setattr("medvision.callbacks.predictions.MOST_ENTRIES", 300)  # of two images
+    for row in range(3):
+        grouped.on_test_batch_end(stub, stub, logits[row : row + 1], batch([row]), row)
+    assert grouped._group is not None
+    assert whole._group is None
+    assert np.array_equal(grouped.histogram.sum(axis=2), whole.histogram.sum(axis=2))
+    areas = [
+        auroc(torch.from_numpy(seen.histogram.sum(axis=0))).item() for seen in (whole, grouped)
+    ]
+    assert areas[1] == pytest.approx(areas[0], abs=2e-3)
