@@ -73,6 +73,14 @@ def test_a_wrong_suffix_in_a_csv_is_answered_with_the_file(tmp_path: Path) -> No
         read(root)
 
 
+def test_class_folders_with_masks_inside_one_folder_are_named_as_the_other_reading(
+    tmp_path: Path,
+) -> None:
+    root = LAYOUTS["classes with masks"].draw(tmp_path / "Dataset_with_GT")
+    choice = choose_task(tmp_path)
+    assert (choice.task, choice.other) == ("segmentation", f"class folders: data.root={root}")
+
+
 def test_images_and_masks_may_lie_anywhere(tmp_path: Path) -> None:
     LAYOUTS["images and masks"].draw(tmp_path / "a")
     (tmp_path / "b").mkdir()

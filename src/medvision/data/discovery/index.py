@@ -295,7 +295,7 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     if len(names) > 1 and not classes.holds_masks and not one_each:
         return Choice(task="classification", other=classes.other)
     if scan_segmentation(root, keys).layout:
-        return Choice(task="segmentation")
+        return Choice(task="segmentation", other=_classes_inside(root))
     if table is not None and (listed := _task_of(table)) is not None:
         return Choice(task=listed)
     if len(names) > 1 and not classes.holds_masks:
@@ -314,6 +314,14 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
         where=str(root),
         hint=f"{guess}{SEGMENTATION_LAYOUT}; or {CLASS_LAYOUT}; or set data.images and data.masks",
     )
+
+
+def _classes_inside(root: Path) -> str:
+    """Return how to read the only folder of the root as class folders; empty if it holds none."""
+    inside = subfolders(root)
+    below = scan_classes(inside[0]) if len(inside) == 1 else Scan()
+    several = len(below.samples.targets.numbered()[0]) > 1 and not below.problems
+    return f"class folders: data.root={inside[0]}" if several else ""
 
 
 def _class_above(root: Path, images: Path) -> str:
