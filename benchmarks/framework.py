@@ -72,7 +72,7 @@ class Turns(Callback):
 
     def on_train_end(self, *_: Any) -> None:
         self._end()
-        print(json.dumps(self.seconds), file=sys.stderr)
+        Path("turns.json").write_text(json.dumps(self.seconds))
 
     def _end(self) -> None:
         if self.kind is not None:
@@ -86,15 +86,9 @@ def cost_of_loggers(overrides: list[str], *, epochs: int, steps: int) -> list[st
     command = [sys.executable, str(ROOT / "train.py"), *overrides, *options]
     path = f"{HERE}:{os.environ.get('PYTHONPATH', '')}"
     with tempfile.TemporaryDirectory() as scratch:
-        done = subprocess.run(
-            command,
-            cwd=scratch,
-            env={**os.environ, "PYTHONPATH": path},
-            check=True,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    found = next(json.loads(line) for line in done.stderr.splitlines() if line.startswith("{"))
+        environment = {**os.environ, "PYTHONPATH": path}
+        subprocess.run(command, cwd=scratch, env=environment, check=True)
+        found = json.loads(Path(scratch, "turns.json").read_text())
     lines = ["| epochs | processor time of each, seconds |", "|---|---|"]
     lines += [f"| {kind} | {spread(found[kind])} |" for kind in Turns.KINDS]
     without, scalars, pictures = (statistics.median(found[kind]) for kind in Turns.KINDS)
