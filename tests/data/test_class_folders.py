@@ -6,6 +6,7 @@ import pytest
 
 from medvision.data.discovery.class_folders import are_parts
 from medvision.data.discovery.index import index_classification
+from medvision.data.discovery.keys import FolderKeys
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError
 
@@ -65,6 +66,9 @@ def test_folders_named_after_splits_are_the_given_split(
         (["train_images", "test_images"], True),
         (["HAM10000_images_part_1", "HAM10000_images_part_2"], True),
         (["imagesTr", "imagesTs"], True),
+        (["TrainData", "TestData"], True),
+        (["patient1", "patient2"], True),
+        (["case", "control"], False),
         (["NORMAL", "PNEUMONIA"], False),
         (["normal_images", "sick_images"], False),
         (["valid", "invalid"], False),
@@ -81,8 +85,30 @@ def test_folders_named_as_parts_of_the_images_are_not_classes(
         make(tmp_path, *(f"{name}/{name}.png" for name in names))
         assert error(tmp_path).startswith(
             f"expected class folders, found parts of the images: {', '.join(sorted(names))} (ROOT);"
-            " list the images with their classes in splits.csv, with the columns path and target"
+            " list the images with their classes in splits.csv, with the columns path and target;"
         )
+
+
+def test_classes_within_copies_of_the_set_are_a_question(tmp_path: Path) -> None:
+    """Original and augmented images in equal class folders, of which the outer ones are none."""
+    tops = ("AugmentedDataset", "OriginalDataset")
+    make(tmp_path, *(f"{top}/{name}/1.png" for top in tops for name in ("mild", "none")))
+    assert error(tmp_path) == (
+        "AugmentedDataset, OriginalDataset all hold the folders mild, none, which may be the"
+        " classes (ROOT); set data.root=ROOT/AugmentedDataset, or data.task=classification to read"
+        " the outer ones"
+    )
+    index = index_classification(tmp_path, keys=FolderKeys(task="classification"))
+    assert index.class_names == list(tops)
+    assert index.notes == [
+        "AugmentedDataset, OriginalDataset all hold the folders mild, none, which may be the"
+        " classes; the outer ones are read as classes because of data.task"
+    ]
+
+
+def test_folders_of_patients_within_classes_are_no_question(tmp_path: Path) -> None:
+    make(tmp_path, *(f"{name}/{k}/1.png" for name in ("mild", "none") for k in range(3)))
+    assert index_classification(tmp_path).class_names == ["mild", "none"]
 
 
 def test_lists_of_a_split_in_text_files_are_noted(tmp_path: Path) -> None:

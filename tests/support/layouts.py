@@ -201,6 +201,13 @@ LAYOUTS: dict[str, Layout] = {
     "masks beside in one folder": Layout(
         files=each("images/{n}.png", "images/{n}_segmentation.png:mask"), count=N
     ),
+    "masks beside with a prefix": Layout(
+        files=each("scans/img_{n}.png", "scans/mask_{n}.png:mask"),
+        count=N,
+        refused="no mask for 12 of 12 images",
+        keys=("data.mask_pattern=img", "data.mask_template=mask"),
+        pairs={"scans/img_1.png": "scans/mask_1.png"},
+    ),
     "lesions beside": Layout(
         files=[*each("p{n}.jpg", "p{n}_lesion.bmp:mask"), "p3_lesion_1.bmp:small"],
         count=N,

@@ -188,6 +188,7 @@ SPLIT_NAMES = {
     "validation": "val",
     "test": "test",
     "testing": "test",
+    **{f"{name}{end}": name for name in ("train", "val", "test") for end in ("set", "dataset")},
 }
 """Split of each folder name or csv entry; case is ignored."""
 

@@ -71,8 +71,9 @@ def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
 
 
 _OF_PARTS = re.compile(
-    r"images?(tr|ts|val)?|imgs?|pictures?|photos?|scans?|frames?|parts?|fold|batch|"
-    r"(train|test|val)(ing|set)?|valid(ation)?|dev"
+    r"images?|imgs?|pictures?|photos?|scans?|frames?|slices?|parts?|folds?|batch|data|(data)?sets?|"
+    r"(train|test|val)(ing|set)?|valid(ation)?|dev|tr|ts|"
+    r"patients?|subjects?|cases?|videos?|vid|sequences?|seq|series"
 )
 """Words in names of folders that hold a part of the images, not those of a class."""
 
@@ -86,8 +87,8 @@ def are_parts(names: Sequence[str]) -> bool:
         return False
     rests = set[str]()
     for name in names:
-        words = re.findall(r"[a-z]+", name.casefold())
-        others = [word for word in words if not _OF_PARTS.fullmatch(word)]
+        words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+        others = [word for word in map(str.lower, words) if not _OF_PARTS.fullmatch(word)]
         if len(others) == len(words):
             return False
         rests.add(" ".join(others))
@@ -171,6 +172,7 @@ def _scan_folder(
     """Yield the images of each class."""
     _refuse_strays(scan, folder)
     classes = _without_masks(root, scan, folder, keys)
+    _doubt_level(scan, folder, classes, keys)
     names = {path.name.lower() for path in classes}
     if not classes:
         scan.problem("no class folders", folder, CLASS_LAYOUT)
@@ -179,7 +181,8 @@ def _scan_folder(
             f"expected class folders, found parts of the images:"
             f" {count_names([path.name for path in classes])}",
             folder,
-            "list the images with their classes in splits.csv, with the columns path and target",
+            "list the images with their classes in splits.csv, with the columns path and target; or"
+            " set data.images and data.masks",
             in_doubt=True,
         )
     elif {"images", "masks"} <= names:
@@ -229,6 +232,24 @@ def _without_masks(root: Path, scan: Scan, folder: Path, keys: FolderKeys) -> li
     scan.notes.append(f"left out {left}: masks of the images in another folder ({pairs})")
     scan.other = "images and their masks: data.task=segmentation"
     return [path for path in classes if path not in masks]
+
+
+def _doubt_level(scan: Scan, folder: Path, classes: list[Path], keys: FolderKeys) -> None:
+    """Record class folders that hold the same folders, which may be the classes themselves."""
+    inside = [{path.name for path in subfolders(one)} for one in classes]
+    same = set.intersection(*inside) if len(inside) > 1 else set()
+    named = [name for name in sorted(same) if not any(letter.isdigit() for letter in name)]
+    if len(named) < 2 or any(names != same for names in inside) or any(map(split_name, same)):
+        return
+    if any(mask_folder_pairs(one) or folders_of_masks(subfolders(one)) for one in classes):
+        return  # images and their masks
+    what = f"{count_names([path.name for path in classes])} all hold the folders"
+    what += f" {count_names(named)}, which may be the classes"
+    if keys.task is not None:
+        scan.notes.append(f"{what}; the outer ones are read as classes because of data.task")
+        return
+    hint = f"set data.root={classes[0]}, or data.task=classification to read the outer ones"
+    scan.problem(what, folder, hint, in_doubt=True)
 
 
 def _doubt_labels(scan: Scan, folder: Path, classes: list[Path], keys: FolderKeys) -> None:

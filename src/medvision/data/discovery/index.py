@@ -277,12 +277,14 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     if pairs:
         above = {_class_above(root, images) for _, images, _ in pairs}
         few = len(classes.images) < 2 * len(above)
-        numbered = _are_numbered(above) or scan_segmentation(root, keys).in_doubt
-        if len(above - {""}) < 2 or few or numbered:
+        numbered = _are_numbered(above) or are_parts(sorted(above))
+        numbered = numbered or scan_segmentation(root, keys).in_doubt
+        if len(above - {""}) < 2 or "" in above or few or numbered:
             own = {part for _, i, m in pairs for part in (i.name, m.name if m else "", *above)}
             others = [name for name in names if name not in own]
             note = f"read as images with masks; ignored beside them: {count_names(others)}"
-            other = "class folders: data.task=classification" if len(above - {""}) > 1 else ""
+            several = len(above) > 1 and "" not in above
+            other = "class folders: data.task=classification" if several else ""
             return Choice(task="segmentation", notes=[note] if others else [], other=other)
         return Choice(task="classification", other=classes.other)
     one_each = len(classes.images) == len(names) and bool(classes.other)
@@ -292,7 +294,7 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     unnamed = _are_numbered(names) or are_parts(names)
     if table is not None and unnamed and (listed := _task_of(table)) is not None:
         return Choice(task=listed)
-    if len(names) > 1 and not classes.holds_masks and not one_each:
+    if len(names) > 1 and not classes.holds_masks and not one_each and not classes.in_doubt:
         return Choice(task="classification", other=classes.other)
     if scan_segmentation(root, keys).layout:
         return Choice(task="segmentation", other=_classes_inside(root))
@@ -320,7 +322,8 @@ def _classes_inside(root: Path) -> str:
     """Return how to read the only folder of the root as class folders; empty if it holds none."""
     inside = subfolders(root)
     below = scan_classes(inside[0]) if len(inside) == 1 else Scan()
-    several = len(below.samples.targets.numbered()[0]) > 1 and not below.problems
+    names = below.samples.targets.numbered()[0]
+    several = len(names) > 1 and not below.problems and not _are_numbered(names)
     return f"class folders: data.root={inside[0]}" if several else ""
 
 

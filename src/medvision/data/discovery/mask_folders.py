@@ -179,6 +179,7 @@ def masks_beside(folder: Path, files: Sequence[str]) -> dict[str, list[tuple[str
     for inside in by_folder.values():
         stems = {_stem(file.rpartition("/")[2]): file for file in inside}
         rests = {stem: end for stem in stems if (end := _end_of(stem, stems)) is not None}
+        rests |= _by_heads(stems)
         for stem in rests:
             image, tail = stem, ""
             while image in rests:  # of a_mask_1.png the image is a.png, not a_mask.png
@@ -197,6 +198,27 @@ def masks_beside(folder: Path, files: Sequence[str]) -> dict[str, list[tuple[str
             for image, tail, mask in rows:
                 found.setdefault(image, []).append((tail, mask))
     return {image: sorted(ends) for image, ends in found.items()}
+
+
+_MASK_HEAD = re.compile(r"(masks?|labels?|gts?|seg(mentation)?s?)[\s_-]+(.+)", re.IGNORECASE)
+_IMAGE_HEAD = re.compile(r"(images?|imgs?|originals?|pictures?|photos?)[\s_-]+(.+)", re.IGNORECASE)
+"""Beginnings of names, as in ``mask_1.png`` beside ``img_1.png``."""
+
+
+def _by_heads(stems: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return the stems that begin with a word for masks, with that of the image and the word."""
+    images, masks = defaultdict[str, list[str]](list), dict[str, tuple[str, str]]()
+    for stem in stems:
+        if (mask := _MASK_HEAD.fullmatch(stem)) is not None:
+            masks[stem] = mask[3], mask[1]
+        else:
+            image = _IMAGE_HEAD.fullmatch(stem)
+            images[stem if image is None else image[2]].append(stem)
+    return {
+        stem: (images[rest][0], word)
+        for stem, (rest, word) in masks.items()
+        if len(images.get(rest, ())) == 1
+    }
 
 
 def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
@@ -258,7 +280,13 @@ def _pairs_below(
     """Return (split, images, masks or None) of a folder, or else of the folders below it."""
     inside = _kept_folders(root, place, keys)
     given = [] if split else [(name, path) for path in inside if (name := split_name(path.name))]
-    found = [pair for name, path in given for pair in _pairs_here(root, path, scan, name, keys)]
+    found: list[tuple[str, Path, Path | None]] = []
+    for name, path in given:
+        pairs = _pairs_here(root, path, scan, name, keys)
+        if not pairs and depth < _DEPTH:
+            deeper = _pairs_below(root, path, scan, name, depth + 1, keys)
+            pairs = [pair for pair in deeper if pair[2] is not None]
+        found += pairs
     here = _pairs_here(root, place, scan, split, keys)
     if found:
         if here:
