@@ -4,6 +4,7 @@ import functools
 import inspect
 import logging
 import math
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -368,6 +369,9 @@ def silence_libraries() -> None:
         return
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # MLflow reports every table of a new database, and Lightning that it starts an experiment.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    logging.getLogger("pytorch_lightning.loggers.mlflow").setLevel(logging.ERROR)
     # Metrics are summed over processes before they are logged.
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
     # One or two loader processes are enough if the cores train.
