@@ -1,10 +1,12 @@
 """Align two thumbnails and measure, part by part, if they show the same picture.
 
-The alignment is an affine map that maximises the enhanced correlation coefficient of the two
-structures (Evangelidis and Psarakis, TPAMI 2008; OpenCV's ``findTransformECC``), from coarse to
-fine. Then the grey levels are correlated in windows of a fifth of the side, in two bands: details
-of about four pixels, and shapes up to a quarter of the side. Local correlation ignores brightness,
-contrast and smooth changes of both.
+The alignment is an affine map, found by block matching from coarse to fine: blocks of one structure
+are compared with the other at a few shifts, by normalised cross-correlation, and the map is fitted
+to the shifts by iteratively reweighted least squares. Blocks that match nowhere, or elsewhere than
+the others, such as text or the margin of a screenshot, have no weight. Then the grey levels are
+correlated in windows of a fifth of the side, in two bands: details of about four pixels, and shapes
+up to a quarter of the side. Local correlation ignores brightness, contrast and smooth changes of
+both.
 
 - Different pictures of one kind agree in shapes (two chests, two heads) and not in details. Copies
   agree in both; noise and strong compression hide only details.
@@ -21,17 +23,29 @@ between fixed bounds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from medvision.data.duplicates.candidates import Query, in_pixels, place, structure
-from medvision.data.validation.properties import MAX_WRITTEN, PLAIN
+from medvision.data.duplicates.candidates import (
+    QUERIES,
+    Query,
+    in_pixels,
+    place,
+    resampled,
+    structure,
+)
+from medvision.data.validation.properties import CONSTANT, MAX_WRITTEN
 
 Floats = NDArray[np.float32]
+Rows = NDArray[np.int64]
+Maps = NDArray[np.float64]
+"""Affine maps (P, 2, 3)."""
 
 MIN_DETAIL = 0.88
 """Smallest agreement in details: slices of one head reach 0.87, different chests 0.8."""
@@ -42,19 +56,33 @@ MIN_SHAPE = 0.97
 MIN_SHARE = 0.6
 """Smallest share of the blocks that agree: text, arrows and markers touch up to a third."""
 
-MAX_DETAIL, MAX_SHAPE = 0.94, 0.985
+MIN_CENTRE = 0.85
+"""Smallest agreement in the inner half, where no frame lies."""
+
+MIN_EVIDENCE = 0.2
+"""Smallest evidence; below it pictures are the same only if they agree as plain copies do."""
+
+MAX_DETAIL, MAX_SHAPE = 0.95, 0.985
 """Largest limits derived from a set: plain copies reach 0.96 and 0.99."""
 
 MIN_OVERLAP = 0.6
 """Smallest share of the smaller picture that the larger one must contain."""
 
+_FRAME_SCALES = (1.0, 1.2, 1.4)  # of the frame relative to that in a copy with a margin
+_OVERLAY = 5  # standard deviations of the difference
+_LEAST_OVERLAY = 20  # grey levels
+_BOTH_SIGNS = 0.1
+_MOST_OVERLAID = 0.25  # share of the picture
+_FEWEST_PIXELS = 0.1  # share of the thumbnail
 _FEWEST = 20  # look-alikes: fewer tell too little about the set
 _DEVIATIONS = 4  # above typical look-alikes, in standard deviations of Fisher's z
-_HOPELESS = 0.55  # structures that correlate less are different pictures
-_COARSE = 24
+COARSE = 24
+"""Side of the structures that are aligned first."""
+
+_PROMISING = 0.32  # smallest match of the blocks of two coarse structures
+_ALIGNED = 0.38  # the same of two fine ones; half of the unrelated candidates do not reach it
 _WINDOW = 9 / 48
 _BLOCKS = 4  # along each axis
-_FRAME_SCALES = (1.0, 1.2, 1.4)  # of the frame relative to that in a copy with a margin
 _FAR = 0.45  # agreement in details below which no noise explains the difference
 _SCALES = (0.35, 1.35)  # smallest and largest scaling of an axis that counts as a copy
 
@@ -66,12 +94,16 @@ class Match(NamedTuple):
         detail: Weighted median of the local correlation of details, [-1, 1].
         shape: The same for shapes; not measured, and that of details, where those decide.
         share: Share of the 16 blocks that agree, in the better band.
+        centre: Agreement in the inner half of what both show, in the better band.
+        evidence: Mean weight of the windows, [0, 1]; small if all images share what they agree in.
         pixels: Affine map (2, 3) from pixels of the part to pixels of the whole.
     """
 
     detail: float
     shape: float
     share: float
+    centre: float
+    evidence: float
     pixels: NDArray[np.float64]
 
 
@@ -82,13 +114,16 @@ class Limits(NamedTuple):
     shape: float = MIN_SHAPE
 
 
-NO_MATCH = Match(0.0, 0.0, 0.0, np.eye(2, 3))
+STRICT = Limits(MAX_DETAIL, MAX_SHAPE)
+NO_MATCH = Match(0.0, 0.0, 0.0, 0.0, 0.0, np.eye(2, 3))
 
 
 def is_same(match: Match, limits: Limits) -> bool:
     """Return True if two thumbnails show the same picture."""
+    if match.evidence < MIN_EVIDENCE:
+        limits = STRICT
     agree = match.detail >= limits.detail or match.shape >= limits.shape
-    return agree and match.share >= MIN_SHARE
+    return agree and match.share >= MIN_SHARE and match.centre >= MIN_CENTRE
 
 
 def shared_structure(thumbnails: NDArray[np.uint8]) -> Floats:
@@ -99,101 +134,119 @@ def shared_structure(thumbnails: NDArray[np.uint8]) -> Floats:
     return np.asarray(np.mean([structure(thumbnails[row]) for row in rows], axis=0), np.float32)
 
 
-class View(NamedTuple):
+@dataclass(frozen=True)
+class View:
     """Thumbnail prepared for comparison.
 
     Attributes:
-        levels: Grey levels (S, S).
+        thumbnail: uint8 (S, S).
         structure: (S, S).
-        box: First and last row and column of the content, ends excluded.
         shared: Result of `shared_structure` for thumbnails like this one.
     """
 
-    levels: Floats
+    thumbnail: NDArray[np.uint8]
     structure: Floats
-    box: tuple[int, int, int, int]
     shared: Floats
 
-    @property
+    @cached_property
     def inside(self) -> Floats:
         """(S, S), 0 in plain borders and beside them, else 1."""
-        side = len(self.levels)
-        top, bottom, left, right = self.box
-        known = np.zeros((side, side), np.float32)
-        known[
-            top + (top > 0) : bottom - (bottom < side), left + (left > 0) : right - (right < side)
-        ] = 1
+        known = np.ones(self.thumbnail.shape, np.float32)
+        for side in range(4):  # views: the first row is that of each side in turn
+            levels, inside = np.rot90(self.thumbnail, side), np.rot90(known, side)
+            first = _border(levels, inside)
+            inside[: first + (first > 0)] = 0
         return known
 
-    @property
+    @cached_property
     def own(self) -> Floats:
         """(S, S), 1 where it resembles nothing that all images share, down to 0."""
-        everywhere = np.ones_like(self.levels)
+        everywhere = np.ones_like(self.structure)
         if not self.shared.any():
             return everywhere
         common, _ = _window_correlation(self.structure, self.shared, everywhere, floor=0.02)
         return np.asarray(1 - common.clip(-1, 1) ** 2, np.float32)
 
-    def with_aligned_frame(self) -> View:
-        """Align what all images share with this one: in a screenshot a frame lies elsewhere."""
-        if not self.shared.any():
-            return self
-        found = [
-            _improved(
-                self.shared, self.structure, in_pixels(place(scale, scale), _side(self)), steps=6
-            )
-            for scale in _FRAME_SCALES
-        ]
-        correlation, pixels = max(found, key=lambda pair: pair[0])
-        if correlation < _HOPELESS:
-            return self
-        return self._replace(shared=_moved(self.shared, pixels))
+
+def _border(levels: NDArray[np.uint8], inside: Floats) -> int:
+    """Count the first rows of one grey level, as far as they are inside; 0 if too many are."""
+    columns = np.flatnonzero(inside[len(inside) // 2])
+    rows = levels[:, columns[0] : columns[-1] + 1].astype(np.int16)
+    count = 0
+    while count < len(rows) // 3:
+        level = np.sort(rows[count])[rows.shape[1] // 2]
+        other = (np.abs(rows[count:] - level) > CONSTANT).mean(axis=1) > MAX_WRITTEN
+        if other[0]:
+            return count
+        count += int(other.argmax()) if other.any() else len(rows)
+    return 0
 
 
-def view_of(
-    thumbnail: NDArray[np.uint8],
-    *,
-    shared: Floats,
-    box: tuple[int, int, int, int] | None = None,
-) -> View:
+def view_of(thumbnail: NDArray[np.uint8], *, shared: Floats) -> View:
     """Prepare a thumbnail for comparison.
 
     Args:
         thumbnail: uint8 (S, S).
         shared: Result of `shared_structure` for thumbnails like this one.
-        box: Its content, if it is known; see `content_boxes`.
     """
-    found = box or tuple(content_boxes(thumbnail[None])[0].tolist())
-    return View(thumbnail.astype(np.float32), structure(thumbnail), found, shared)
+    return View(thumbnail, structure(thumbnail), shared)
 
 
-def content_boxes(thumbnails: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return rows and columns of the content (N, 4), as `content_box` finds them in one picture."""
-    count, side = thumbnails.shape[:2]
-    plain = np.empty((2, count, side), bool)
-    for start in range(0, count, 4096):
-        part = thumbnails[start : start + 4096]
-        for axis, lines in enumerate((part, part.transpose(0, 2, 1))):
-            middle = np.sort(lines, axis=2)[:, :, side // 2, None].astype(np.int16)
-            written = (np.abs(lines - middle) > PLAIN).mean(axis=2)
-            plain[axis, start : start + 4096] = written <= MAX_WRITTEN
-    first, last = (~plain).argmax(axis=2), side - (~plain[:, :, ::-1]).argmax(axis=2)
-    blank = (plain.all(axis=2) | (last - first < side / 4)).any(axis=0)
-    first[:, blank], last[:, blank] = 0, side
-    return np.stack([first[0], last[0], first[1], last[1]], axis=1)
-
-
-def aligned(whole: View, part: View, query: Query) -> Match:
-    """Align a thumbnail with one that may be a part of it, and measure their agreement.
+def aligned(
+    view: Callable[[int], View],
+    coarse: Floats,
+    whole: Rows,
+    part: Rows,
+    query: Rows,
+    queries: Sequence[Query] = QUERIES,
+) -> list[Match]:
+    """Align pairs of thumbnails, and measure their agreement.
 
     Args:
-        whole: View of the thumbnail (S, S).
-        part: View of the other, of the same size.
-        query: Start of the alignment.
+        view: Returns the view of a thumbnail (S, S).
+        coarse: (N, 24, 24) structures of all thumbnails.
+        whole: (P,) row of the thumbnail.
+        part: (P,) row of the other, which may be a part of it.
+        query: (P,) start of the alignment, an index into ``queries``.
+        queries: Starts of an alignment.
     """
-    sign = -1 if query.inverted else 1
-    pixels = _aligned(sign * whole.structure, part.structure, query.place)
-    return NO_MATCH if pixels is None else compare(whole, part, pixels, sign=sign)
+    found = [NO_MATCH] * len(whole)
+    sign = np.array([-1 if start.inverted else 1 for start in queries], np.float32)[query]
+    pixels = np.stack([in_pixels(start.place, COARSE) for start in queries])[query]
+    rows = np.arange(len(whole))
+    firsts, seconds = coarse[whole] * sign[:, None, None], coarse[part]
+    for reach in (2, 1):
+        pixels, matching = _refined(
+            firsts[rows], seconds[rows], pixels, grid=_COARSE_GRID, reach=reach
+        )
+        rows, pixels = rows[matching > _PROMISING], pixels[matching > _PROMISING]
+        if not len(rows):
+            return found
+    views = {row: view(row) for row in {*whole[rows].tolist(), *part[rows].tolist()}}
+    factor = _side(next(iter(views.values()))) / COARSE
+    pixels[:, :, 2] = factor * pixels[:, :, 2] + (factor - 1) / 2 * (
+        1 - pixels[:, :, :2].sum(axis=2)
+    )
+    for reach in (2, 1):
+        firsts = np.stack([sign[k] * views[int(whole[k])].structure for k in rows])
+        seconds = np.stack([views[int(part[k])].structure for k in rows])
+        pixels, matching = _refined(firsts, seconds, pixels, grid=_FINE_GRID, reach=reach)
+        rows, pixels = rows[matching > _ALIGNED], pixels[matching > _ALIGNED]
+        if not len(rows):
+            return found
+    for row, each in zip(rows.tolist(), pixels, strict=True):
+        ends = views[int(whole[row])], views[int(part[row])]
+        found[row] = compare(*ends, each, sign=int(sign[row]))
+    return found
+
+
+def aligned_pair(whole: View, part: View, query: Query) -> Match:
+    """Do the same with two thumbnails."""
+    both = (whole, part)
+    coarse = resampled(np.stack([view.structure for view in both]), COARSE)
+    return aligned(both.__getitem__, coarse, np.array([0]), np.array([1]), np.array([0]), [query])[
+        0
+    ]
 
 
 def compare(whole: View, part: View, pixels: NDArray[np.float64], *, sign: int = 1) -> Match:
@@ -205,35 +258,74 @@ def compare(whole: View, part: View, pixels: NDArray[np.float64], *, sign: int =
         pixels: Affine map (2, 3) from pixels of the part to pixels of the whole.
         sign: -1 if one is inverted.
     """
-    sizes = np.linalg.svd(pixels[:, :2], compute_uv=False)
-    if not _SCALES[0] <= sizes[1] <= sizes[0] <= _SCALES[1]:
+    (a, b), (c, d) = pixels[:, :2].tolist()
+    mean, spread = np.hypot(a + d, b - c) / 2, np.hypot(a - d, b + c) / 2
+    if not _SCALES[0] <= mean - spread <= mean + spread <= _SCALES[1]:
         return NO_MATCH
     side = _side(part)
     inside = part.inside
-    known = (_moved(whole.inside, pixels, cv2.BORDER_CONSTANT) > 0.99).astype(np.float32) * inside
-    if known.sum() < MIN_OVERLAP * inside.sum():
+    shown = _moved(whole.inside, pixels, cv2.BORDER_CONSTANT) > 0.99
+    known = shown.astype(np.float32) * inside
+    # plain parts of a picture may pass for a border in one of them
+    if (
+        known.sum() < MIN_OVERLAP * min(inside.sum(), shown.sum())
+        or known.sum() < _FEWEST_PIXELS * side**2
+    ):
         return NO_MATCH
     own = np.minimum(_moved(whole.own, pixels), part.own) * known
-    first, second = _moved(whole.levels, pixels), part.levels
+    first, second = (view.thumbnail.astype(np.float32) for view in (whole, part))
+    first = _moved(first, pixels)
     # the one that is enlarged has the lower resolution; compare at that of both
-    zoom = 1 / np.sqrt(sizes.prod())
+    zoom = 1 / np.sqrt(mean**2 - spread**2)
     if zoom > 1.05:
         second = _blurred(second, 0.45 * np.sqrt(zoom**2 - 1))
     elif zoom < 0.95:
         first = _blurred(first, 0.45 * np.sqrt(zoom**-2 - 1))
 
-    def agreement(sigma: float) -> tuple[float, float]:
+    first = _toned(sign * first, second, known > 0)
+    known = known * ~_overlaid(first - second, known > 0)
+
+    def agreement(sigma: float) -> tuple[float, float, float, float]:
         share = _blurred(known, sigma).clip(1e-3)
         a, b = (v - _blurred(v * known, sigma) / share for v in (first, second))
-        local, contrast = _window_correlation(sign * a, b, known, floor=0.05)
+        local, contrast = _window_correlation(a, b, known, floor=0.05)
         typical = float(np.sqrt(contrast).sum() / known.sum()) ** 2
-        return _agreement(local, contrast / (contrast + 0.15 * typical + 1) * own)
+        weight = contrast / (contrast + 0.15 * typical + 1) * own
+        middle = _agreement(local, weight * centre)[0]
+        return *_agreement(local, weight), middle, float(weight.sum() / known.sum())
 
-    detail, share = agreement(max(1.0, zoom) * side / 24)
+    rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
+    centre = np.zeros_like(known)
+    centre[_inner_half(rows), _inner_half(columns)] = 1
+    detail, share, middle, evidence = agreement(max(1.0, zoom) * side / 24)
     if detail >= MAX_DETAIL or detail < _FAR:
-        return Match(detail, max(detail, 0.0), share, pixels)
-    shape, share_of_shape = agreement(side / 8)
-    return Match(detail, shape, max(share, share_of_shape), pixels)
+        return Match(detail, max(detail, 0.0), share, middle, evidence, pixels)
+    shape, share_of_shape, middle_of_shape, _ = agreement(side / 8)
+    both = max(share, share_of_shape), max(middle, middle_of_shape)
+    return Match(detail, shape, *both, evidence, pixels)
+
+
+def _inner_half(places: Rows) -> slice:
+    quarter = len(places) // 4
+    return slice(int(places[0]) + quarter, int(places[-1]) + 1 - quarter)
+
+
+def _overlaid(difference: Floats, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where one picture is written on: few pixels, all much brighter or all much darker."""
+    distance = difference - np.median(difference[known])
+    limit = max(_OVERLAY * 1.4826 * float(np.median(np.abs(distance[known]))), _LEAST_OVERLAY)
+    above, below = (int(np.count_nonzero(known & (sign * distance > limit))) for sign in (1, -1))
+    if min(above, below) > _BOTH_SIGNS * max(above, below):
+        return np.zeros_like(known)
+    written = cv2.dilate((np.abs(distance) > limit).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    return written & bool(written[known].mean() <= _MOST_OVERLAID)
+
+
+def _toned(levels: Floats, like: Floats, known: NDArray[np.bool_]) -> Floats:
+    """Map grey levels to those of another picture, by the quantiles of what both show."""
+    places = np.linspace(0, np.count_nonzero(known) - 1, 65).astype(np.intp)
+    mine, others = (np.sort(v[known])[places] for v in (levels, like))
+    return np.interp(levels, mine, others).astype(np.float32)
 
 
 def limits_from(look_alikes: Sequence[Match]) -> Limits:
@@ -261,18 +353,29 @@ def limits_from(look_alikes: Sequence[Match]) -> Limits:
     return Limits(*limits)
 
 
-def confirmed(whole: View, part: View, match: Match, limits: Limits, *, sign: int = 1) -> bool:
+def is_confirmed(
+    whole: View, part: View, match: Match, limits: Limits, *, inverted: bool = False
+) -> bool:
     """Return True if two thumbnails also agree apart from a frame that lies elsewhere."""
-    if not is_same(match, limits):
-        return False
     if not (whole.shared.any() or part.shared.any()):
         return True
-    views = whole.with_aligned_frame(), part.with_aligned_frame()
-    return is_same(compare(*views, match.pixels, sign=sign), limits)
+    views = _with_aligned_frame(whole), _with_aligned_frame(part)
+    return is_same(compare(*views, match.pixels, sign=-1 if inverted else 1), limits)
+
+
+def _with_aligned_frame(view: View) -> View:
+    """Align what all images share with a view: in a screenshot a frame lies elsewhere."""
+    starts = np.stack([in_pixels(place(scale, scale), _side(view)) for scale in _FRAME_SCALES])
+    frames, shown = (np.repeat(m[None], len(starts), axis=0) for m in (view.shared, view.structure))
+    for reach in (2, 1):
+        starts, matching = _refined(frames, shown, starts, grid=_FINE_GRID, reach=reach)
+    if matching.max() < _ALIGNED:
+        return view
+    return replace(view, shared=_moved(view.shared, starts[matching.argmax()]))
 
 
 def _side(view: View) -> int:
-    return len(view.levels)
+    return len(view.thumbnail)
 
 
 def _moved(
@@ -284,38 +387,85 @@ def _moved(
     return np.asarray(warp, np.float32)
 
 
-def _aligned(whole: Floats, part: Floats, start: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    side = len(part)
-    first, second = (
-        np.asarray(cv2.resize(m, (_COARSE, _COARSE), interpolation=cv2.INTER_AREA), np.float32)
-        for m in (whole, part)
-    )
-    correlation, pixels = _improved(first, second, in_pixels(start, _COARSE), steps=8)
-    if correlation < _HOPELESS:
-        return None
-    factor = side / _COARSE
-    pixels[:, 2] = factor * pixels[:, 2] + (factor - 1) / 2 * (1 - pixels[:, :2].sum(axis=1))
-    correlation, pixels = _improved(whole, part, pixels, steps=6)
-    return None if correlation < _HOPELESS else pixels
+_COARSE_GRID, _FINE_GRID = 4, 5  # blocks along each axis
 
 
-def _improved(
-    whole: Floats, part: Floats, pixels: NDArray[np.float64], *, steps: int
-) -> tuple[float, NDArray[np.float64]]:
-    rule = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, steps, 1e-3)
-    try:
-        correlation, found = cv2.findTransformECC(
-            np.ascontiguousarray(part),
-            np.ascontiguousarray(whole),
-            pixels.astype(np.float32),
-            cv2.MOTION_AFFINE,
-            rule,
-            np.full(part.shape, 1, np.uint8),
-            3,
-        )
-    except cv2.error:  # it does not converge: not the same picture
-        return -1.0, pixels
-    return float(correlation), np.asarray(found, np.float64)
+def _refined(
+    wholes: Floats, parts: Floats, pixels: Maps, *, grid: int, reach: int
+) -> tuple[Maps, Floats]:
+    """Improve affine maps by matching blocks.
+
+    Args:
+        wholes: (P, S, S).
+        parts: (P, S, S).
+        pixels: (P, 2, 3) maps from pixels of the part to pixels of the whole.
+        grid: Number of blocks along each axis.
+        reach: Largest shift of a block, pixels.
+
+    Returns:
+        The improved maps, and (P,) the weighted mean of the correlation of blocks that follow them.
+    """
+    moved = np.stack([_moved(*pair) for pair in zip(wholes, pixels, strict=True)])
+    shift, peak, power = _block_shifts(moved, parts, grid=grid, reach=reach)
+    weight = power / (power + 0.1 * power.mean(axis=1, keepdims=True) + 1e-3)
+    size, half = parts.shape[1] // grid, parts.shape[1] / 2
+    middles = (size * (np.arange(grid) + 0.5) + parts.shape[1] % grid // 2) / half - 1
+    at = np.stack([*np.meshgrid(middles, middles), np.ones((grid, grid))], axis=2).reshape(-1, 3)
+    trust = weight * (peak - 0.3).clip(0) ** 2
+    now = trust
+    for limit in (2, 2, 1.2, 1.2):
+        normal = np.einsum("pg,gi,gj->pij", now, at, at)
+        normal += (now.sum(axis=1)[:, None, None] + 1e-3) * np.diag([1e-3, 1e-3, 1e-5])
+        step = np.linalg.solve(normal, np.einsum("pg,gi,pgk->pik", now, at, shift))
+        far = np.linalg.norm(shift - at @ step, axis=2)
+        now = trust * (1 - (far / limit) ** 2).clip(0) ** 2
+    linear, offset = step[:, :2].transpose(0, 2, 1) / half, step[:, 2]
+    offset = offset - linear.sum(axis=2) * (half - 0.5)
+    improved = pixels.copy()
+    improved[:, :, :2] += pixels[:, :, :2] @ linear
+    improved[:, :, 2] += np.einsum("pij,pj->pi", pixels[:, :, :2], offset)
+    matching = (weight * peak.clip(0) * (far < 1)).sum(axis=1) / weight.sum(axis=1).clip(1e-6)
+    return improved, np.asarray(matching, np.float32)
+
+
+def _block_shifts(
+    wholes: Floats, parts: Floats, *, grid: int, reach: int
+) -> tuple[Maps, Floats, Floats]:
+    """Return shifts (P, G, 2) in x and y, their correlation and the variance of blocks (P, G)."""
+    count, side = parts.shape[:2]
+    size, steps = side // grid, 2 * reach + 1
+    first = (side - size * grid) // 2
+    padded = np.pad(wholes, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    of, down, across = padded.strides
+    windows = np.lib.stride_tricks.as_strided(
+        padded[:, first:, first:],
+        (count, grid, grid, steps, steps, size, size),
+        (of, size * down, size * across, down, across, down, across),
+    ).reshape(count, grid * grid, steps * steps, size * size)
+    own = parts[:, first : first + size * grid, first : first + size * grid]
+    own = own.reshape(count, grid, size, grid, size).transpose(0, 1, 3, 2, 4)
+    own = own.reshape(count, grid * grid, size * size)
+    own = own - own.mean(axis=2, keepdims=True)
+    product, total = np.moveaxis(windows @ np.stack([own, np.ones_like(own)], axis=3), 3, 0)
+    spread = np.einsum("pgsn,pgsn->pgs", windows, windows) - total**2 / size**2
+    power = np.einsum("pgn,pgn->pg", own, own)
+    alike = product / np.sqrt(spread.clip(0) * power[:, :, None] + 1e-3)
+    best = alike.argmax(axis=2)
+    y, x = np.divmod(best, steps)
+
+    def at(row: Rows, column: Rows) -> Floats:
+        index = row.clip(0, steps - 1) * steps + column.clip(0, steps - 1)
+        return np.take_along_axis(alike, index[:, :, None], axis=2)[:, :, 0]
+
+    peak = at(y, x)
+
+    def between(before: Floats, after: Floats) -> Maps:  # vertex of the parabola
+        bend = np.minimum(before - 2 * peak + after, -1e-4)
+        return np.asarray((before - after) / (2 * bend)).clip(-0.5, 0.5)
+
+    fine_x = x - reach + between(at(y, x - 1), at(y, x + 1))
+    fine_y = y - reach + between(at(y - 1, x), at(y + 1, x))
+    return np.stack([fine_x, fine_y], axis=2).astype(np.float64), peak, power / size**2
 
 
 def _blurred(image: Floats, sigma: float) -> Floats:

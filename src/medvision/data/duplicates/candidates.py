@@ -44,7 +44,7 @@ _CLEAR = 0.5  # reached by one in a hundred look-alikes
 _WAVES = 16  # cosine coefficients along each axis
 _SIDE = 32  # pixels of a described structure
 _DIRECTIONS = 48
-_COPIES = 3000  # generated to learn the metric
+_COPIES = 1500  # generated to learn the metric
 _LEARNT_FROM = 1500
 _BLOCK = 1024
 _PROBED = 0.04  # share of the clusters that a query is compared with
@@ -89,11 +89,9 @@ QUERIES = (
 )
 """Whole image, inverted, centres, turned, halves."""
 
-_CENTRED = np.array([number in (2, 3, 4) for number in range(len(QUERIES))])
-
 
 class Candidates(NamedTuple):
-    """Pairs to verify, the most promising first.
+    """Pairs to verify, by row.
 
     Attributes:
         whole: (P,) row of the thumbnail of which a part is compared.
@@ -143,18 +141,31 @@ def warped(image: NDArray[np.float32], pixels: NDArray[np.float64]) -> Floats:
     )
 
 
-def find_candidates(thumbnails: NDArray[np.uint8], owner: Rows) -> Candidates:
+def resampled(maps: Floats, side: int) -> Floats:
+    """Downsample structures (N, S, S) to another side by averaging."""
+    identity = np.eye(maps.shape[1], dtype=np.float32)
+    narrow = cv2.resize(identity, (maps.shape[1], side), interpolation=cv2.INTER_AREA)
+    return np.asarray(narrow @ maps @ narrow.T, np.float32)
+
+
+def structures(thumbnails: NDArray[np.uint8]) -> Floats:
+    """Return the structure of each thumbnail, downsampled, (N, 32, 32)."""
+    maps = np.empty((len(thumbnails), _SIDE, _SIDE), np.float32)
+    for row, thumbnail in enumerate(thumbnails):
+        maps[row] = cv2.resize(structure(thumbnail), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    return maps
+
+
+def find_candidates(thumbnails: NDArray[np.uint8], described: Floats, owner: Rows) -> Candidates:
     """Return pairs of thumbnails of different images that may show the same picture.
 
     Args:
         thumbnails: uint8 (N, S, S), none constant.
+        described: Result of `structures`.
         owner: (N,) image that each thumbnail shows, first 0, 1, ... for whole images, then those of
             their content; pairs of one image are left out.
     """
-    maps = np.empty((len(thumbnails), _SIDE * _SIDE), np.float32)
-    for row, thumbnail in enumerate(thumbnails):
-        small = cv2.resize(structure(thumbnail), (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
-        maps[row] = small.ravel()
+    maps = described.reshape(len(described), _SIDE * _SIDE)
     if len(np.unique(owner)) < 2:
         none = np.empty(0, np.int64)
         return Candidates(none, none, none, none)
@@ -189,12 +200,12 @@ def _best(
         rank = np.arange(len(side)) - np.searchsorted(side[by_row], side[by_row])
         best[by_row] = np.minimum(best[by_row], rank)
     kept = best < most
-    if len(order):  # beside them the nearest as a centre: two screenshots look alike as a whole
-        for side in ends[:, order]:
-            _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
-            kept[nearest] |= (cosine[order][nearest] > _CLEAR) & _CENTRED[query[order][nearest]]
-    order = order[kept]
-    return Candidates(whole[order], part[order], query[order], best[kept])
+    for side in ends[:, order]:  # of two screenshots a frame is most alike, not the picture
+        _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
+        kept[nearest] |= cosine[order][nearest] > _CLEAR
+    by_row = np.argsort(whole[order[kept]], kind="stable")
+    order, best = order[kept][by_row], best[kept][by_row]
+    return Candidates(whole[order], part[order], query[order], best)
 
 
 def _vectors(maps: Floats, number: int, metric: Floats, *, centred: bool) -> Floats:

@@ -32,6 +32,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,21 +41,28 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from medvision.data.duplicates.alignment import (
+    COARSE,
     IDENTITY,
+    STRICT,
     Limits,
     Match,
     View,
     aligned,
+    aligned_pair,
     compare,
-    confirmed,
-    content_boxes,
+    is_confirmed,
     is_same,
     limits_from,
     shared_structure,
     shift_between,
     view_of,
 )
-from medvision.data.duplicates.candidates import QUERIES, find_candidates
+from medvision.data.duplicates.candidates import (
+    QUERIES,
+    find_candidates,
+    resampled,
+    structures,
+)
 from medvision.data.validation.properties import ImageProperties
 from medvision.data.validation.properties_cache import recall, store
 from medvision.files import own_folder
@@ -171,7 +179,7 @@ _TURN = 0.03  # smallest angle that counts as turned, radians
 _VERIFIED = 16  # pairs of high correlation verified per image
 _LOOK_ALIKE = 1  # from this rank among the candidates of an image on, most are look-alikes
 _FRAMES = 20  # images before and after one in the list that may be of the same video
-_AT_ONCE = 64  # pairs verified by one thread
+_AT_ONCE = 128  # pairs aligned at once
 _CHUNK = 8192
 _MOST = 16  # pairs kept per image with later ones
 
@@ -226,10 +234,10 @@ def _same_or_none(one: View, other: View, limits: Limits) -> Match | None:
     """Compare two thumbnails as they are, then aligned, then aligned after a larger shift."""
     found = compare(one, other, np.eye(2, 3))
     for start in (IDENTITY, None):
-        if confirmed(one, other, found, limits):
+        if is_same(found, limits):
             return found
-        found = aligned(one, other, start or shift_between(one, other))
-    return found if confirmed(one, other, found, limits) else None
+        found = aligned_pair(one, other, start or shift_between(one, other))
+    return found if is_same(found, limits) else None
 
 
 class _Found(NamedTuple):
@@ -379,27 +387,31 @@ def _verified(seen: _Views, found: _Found, known: _Found, limits: Limits) -> tup
 
 def _changed(seen: _Views) -> tuple[_Found, Limits]:
     """Return near-duplicates among the candidates, and the limits of this set."""
-    whole, part, query, rank = find_candidates(seen.thumbnails, seen.owner)
+    described = structures(seen.thumbnails)
+    whole, part, query, rank = find_candidates(seen.thumbnails, described, seen.owner)
     ends = np.sort(np.stack([seen.owner[whole], seen.owner[part]]), axis=0)
+    coarse = resampled(described, COARSE)
 
-    def match(pair: int) -> Match:
-        one, other = seen.view(int(whole[pair])), seen.view(int(part[pair]))
-        return aligned(one, other, QUERIES[query[pair]])
+    def match(start: int) -> list[Match]:
+        rows = slice(start * _AT_ONCE, (start + 1) * _AT_ONCE)
+        return aligned(seen.view, coarse, whole[rows], part[rows], query[rows])
 
-    matches = _in_threads(match, len(whole))
+    matches = list(chain.from_iterable(_in_threads(match, -(-len(whole) // _AT_ONCE))))
     size = int(seen.owner.max()) + 1 if len(seen.owner) else 0
-    # neighbours in the list are left out: frames of a video are more than look-alikes
-    apart = (rank >= _LOOK_ALIKE) & (ends[1] - ends[0] > max(_FRAMES, 0.02 * size))
+    # left out: sure copies, and neighbours in the list, as frames of a video are no look-alikes
+    sure = np.flatnonzero([is_same(found, STRICT) for found in matches])
+    groups = join(np.arange(size), *ends[:, sure])
+    position = np.unique(groups, return_index=True)[1][groups]
+    between = np.abs(np.diff(position[ends], axis=0)[0])
+    apart = (rank >= _LOOK_ALIKE) & (between > max(_FRAMES, 0.02 * size))
     limits = limits_from([matches[row] for row in np.flatnonzero(apart)])
+
+    def confirm(row: int) -> bool:
+        views = seen.view(int(whole[row])), seen.view(int(part[row]))
+        return is_confirmed(*views, matches[row], limits, inverted=QUERIES[query[row]].inverted)
+
     rows = np.flatnonzero([is_same(found, limits) for found in matches])
-
-    def confirm(place: int) -> bool:
-        row = rows[place]
-        whole_view, part_view = seen.view(int(whole[row])), seen.view(int(part[row]))
-        sign = -1 if QUERIES[query[row]].inverted else 1
-        return confirmed(whole_view, part_view, matches[row], limits, sign=sign)
-
-    rows = rows[np.array(_in_threads(confirm, len(rows)), bool)]
+    rows = rows[np.array(_in_threads(lambda k: confirm(int(rows[k])), len(rows)), bool)]
     similarity = [max(matches[row].detail, matches[row].shape) for row in rows]
     relation = [
         _INVERTED
@@ -430,12 +442,8 @@ def _relation(match: Match, *, trimmed: bool) -> int:
 
 def _in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
     """Return the result for each number; OpenCV computes outside of the interpreter's lock."""
-    starts = range(0, count, _AT_ONCE)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        parts = pool.map(
-            lambda start: [work(k) for k in range(start, min(start + _AT_ONCE, count))], starts
-        )
-        return [result for part in parts for result in part]
+        return list(pool.map(work, range(count)))
 
 
 class _Views(NamedTuple):
@@ -445,13 +453,11 @@ class _Views(NamedTuple):
         thumbnails: uint8 (M, S, S).
         owner: (M,) image of each.
         shared: (2, S, S) mean structure of both kinds.
-        boxes: (M, 4) content of each, see `content_boxes`.
     """
 
     thumbnails: NDArray[np.uint8]
     owner: Rows
     shared: Floats
-    boxes: NDArray[np.int64]
 
     @classmethod
     def of(cls, thumbnails: NDArray[np.uint8], contents: NDArray[np.uint8]) -> _Views:
@@ -462,16 +468,11 @@ class _Views(NamedTuple):
         shared = np.stack([shared_structure(thumbnails), shared_structure(contents[trimmed])])
         both = np.concatenate([thumbnails, contents[trimmed]])
         owner = np.concatenate([np.arange(count), trimmed])
-        return cls(both, owner, shared, content_boxes(both))
+        return cls(both, owner, shared)
 
     def view(self, row: int) -> View:
         """Prepare the thumbnail of a row for comparison."""
-        top, bottom, left, right = self.boxes[row].tolist()
-        return view_of(
-            self.thumbnails[row],
-            shared=self.shared[int(row > self.owner[row])],
-            box=(top, bottom, left, right),
-        )
+        return view_of(self.thumbnails[row], shared=self.shared[int(row > self.owner[row])])
 
 
 def _chunks(pairs: Pairs) -> Iterator[Pairs]:
@@ -509,7 +510,7 @@ def turned_waves(
     return waves * signs if left_right else waves
 
 
-FORMAT = 2
+FORMAT = 3
 """Version of the search; increment it to invalidate cached results."""
 
 _WORTH_KEEPING = 500  # fewer images are searched as fast as a file is read

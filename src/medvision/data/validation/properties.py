@@ -254,43 +254,65 @@ PLAIN = 14
 MAX_WRITTEN = 0.15
 """Largest share of a border's row or column that may lie farther: burned-in text."""
 
+CONSTANT = 5
+"""The same distance in a border of one colour, such as the margin of a screenshot."""
+
 _SEARCHED_PX = 128
 _MIN_CONTENT = 0.25  # of height or width
 
 
 def content_box(grey: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """Return rows and columns without plain borders: dark surrounds, frames, letterboxes.
+    """Return rows and columns without plain borders: dark surrounds, frames, margins, letterboxes.
 
-    Everything is kept if less than 3 % of each side is plain, or if less than a quarter of a side
-    would remain.
+    Only borders of one colour are cut off if less than a quarter of a side would remain otherwise,
+    as of a lesion on plain skin. Everything is kept if less than 3 % of each side is plain.
 
     Args:
         grey: (H, W).
     """
-    height, width = grey.shape
-    scale = _SEARCHED_PX / max(height, width)
+    scale = _SEARCHED_PX / max(grey.shape)
     small = grey
     if scale < 1:
-        size = (max(8, round(width * scale)), max(8, round(height * scale)))
+        size = [max(8, round(side * scale)) for side in grey.shape[::-1]]
         small = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
-    box = np.array([[0, small.shape[0]], [0, small.shape[1]]])
-    for _ in range(2):  # a second time: with the borders at the sides, those above are plain too
-        for axis in (0, 1):
-            inner = small[box[0, 0] : box[0, 1], box[1, 0] : box[1, 1]].astype(np.int16)
-            lines = inner if axis == 0 else inner.T
-            middle = np.sort(lines, axis=1)[:, lines.shape[1] // 2, None]
-            written = np.flatnonzero((np.abs(lines - middle) > PLAIN).mean(axis=1) > MAX_WRITTEN)
-            if not len(written):
-                return slice(0, height), slice(0, width)
-            box[axis] = box[axis, 0] + written[0], box[axis, 0] + written[-1] + 1
-    kept = (box[:, 1] - box[:, 0]) / small.shape
-    if kept.min() < _MIN_CONTENT or kept.min() > 0.97:
-        return slice(0, height), slice(0, width)
+    for tolerance in (PLAIN, CONSTANT):
+        box = _without_plain(small, tolerance)
+        kept = (box[:, 1] - box[:, 0]) / small.shape
+        if kept.min() >= _MIN_CONTENT:
+            break
+    if not _MIN_CONTENT <= kept.min() <= 0.97:
+        return slice(0, grey.shape[0]), slice(0, grey.shape[1])
     rows, columns = (
         slice(round(first * side / tiny), round(last * side / tiny))
         for (first, last), side, tiny in zip(box, grey.shape, small.shape, strict=True)
     )
     return rows, columns
+
+
+def _without_plain(image: NDArray[np.uint8], tolerance: int) -> NDArray[np.int64]:
+    """Return the first and last row and column of the content (2, 2), empty if all is plain.
+
+    A line of text in a margin has plain lines on its inner side: up to the innermost plain line in
+    the outer third of a side, everything is border.
+    """
+    box = np.array([[0, image.shape[0]], [0, image.shape[1]]])
+    for _ in range(2):  # a second time: with the borders at the sides, those above are plain too
+        for axis in (0, 1):
+            inner = image[box[0, 0] : box[0, 1], box[1, 0] : box[1, 1]].astype(np.int16)
+            lines = inner if axis == 0 else inner.T
+            middle = np.sort(lines, axis=1)[:, lines.shape[1] // 2, None]
+            plain = (np.abs(lines - middle) > tolerance).mean(axis=1) <= MAX_WRITTEN
+            third = -(-len(plain) // 3)
+            written = np.flatnonzero(~plain)
+            if not len(written):
+                return np.zeros((2, 2), np.int64)
+            outer = [np.flatnonzero(side[:third]) for side in (plain, plain[::-1])]
+            first, end = (places[-1] + 1 if len(places) else 0 for places in outer)
+            written = written[(written >= first) & (written < len(plain) - end)]
+            if not len(written):
+                return np.zeros((2, 2), np.int64)
+            box[axis] = box[axis, 0] + written[0], box[axis, 0] + written[-1] + 1
+    return box
 
 
 def mask_properties(

@@ -26,7 +26,7 @@ from medvision.data.samples import Sample, files_in
 from medvision.data.validation.properties import ImageProperties, Inspected, Row
 from medvision.files import atomic_path, own_folder
 
-FORMAT = 3
+FORMAT = 4
 """Format version; increment it when a property changes its meaning, to invalidate older files."""
 
 READABLE = (2, 3)
