@@ -281,8 +281,9 @@ def compare(whole: View, part: View, pixels: NDArray[np.float64], *, sign: int =
         second = _blurred(second, 0.45 * np.sqrt(zoom**2 - 1))
     elif zoom < 0.95:
         first = _blurred(first, 0.45 * np.sqrt(zoom**-2 - 1))
-
-    first = _toned(sign * first, second, known > 0)
+    toned = _toned(sign * first, second, known > 0)
+    plain = (known > 0) & ~_far_off(toned - second, known > 0)
+    first = _toned(sign * first, second, plain)  # again, without what is written on one of them
     known = known * ~_overlaid(first - second, known > 0)
 
     def agreement(sigma: float) -> tuple[float, float, float, float]:
@@ -310,15 +311,21 @@ def _inner_half(places: Rows) -> slice:
     return slice(int(places[0]) + quarter, int(places[-1]) + 1 - quarter)
 
 
-def _overlaid(difference: Floats, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return where one picture is written on: few pixels, all much brighter or all much darker."""
+def _far_off(difference: Floats, known: NDArray[np.bool_], *, sign: int = 0) -> NDArray[np.bool_]:
+    """Return where a difference is far beyond the others, with a sign only above or below them."""
     distance = difference - np.median(difference[known])
     limit = max(_OVERLAY * 1.4826 * float(np.median(np.abs(distance[known]))), _LEAST_OVERLAY)
-    above, below = (int(np.count_nonzero(known & (sign * distance > limit))) for sign in (1, -1))
-    if min(above, below) > _BOTH_SIGNS * max(above, below):
+    return (sign * distance if sign else np.abs(distance)) > limit
+
+
+def _overlaid(difference: Floats, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return where one picture is written on: few pixels, all much brighter or all much darker."""
+    above, below = (_far_off(difference, known, sign=sign) for sign in (1, -1))
+    numbers = sorted(int(np.count_nonzero(far & known)) for far in (above, below))
+    written = cv2.dilate((above | below).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+    if numbers[0] > _BOTH_SIGNS * numbers[1] or written[known].mean() > _MOST_OVERLAID:
         return np.zeros_like(known)
-    written = cv2.dilate((np.abs(distance) > limit).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
-    return written & bool(written[known].mean() <= _MOST_OVERLAID)
+    return written
 
 
 def _toned(levels: Floats, like: Floats, known: NDArray[np.bool_]) -> Floats:
