@@ -73,12 +73,3 @@ def test_the_margin_of_a_screenshot_is_no_content(ground: int) -> None:
     assert abs(rows.stop - 120) <= 2
     assert abs(columns.start - 20) <= 2
     assert abs(columns.stop - 140) <= 2
-
-
-def test_borders_of_one_colour_are_cut_off_from_a_small_lesion_on_plain_skin() -> None:
-    skin = np.random.default_rng(0).integers(148, 164, (100, 100)).astype(np.uint8)
-    cv2.circle(skin, (50, 50), 5, 60, -1)  # less than a quarter of the side
-    framed = cv2.copyMakeBorder(skin, 15, 15, 15, 15, cv2.BORDER_CONSTANT, value=255)
-    rows, columns = content_box(framed)
-    assert (rows.start, rows.stop, columns.start, columns.stop) == (15, 115, 15, 115)
-    assert content_box(skin) == (slice(0, 100), slice(0, 100))
