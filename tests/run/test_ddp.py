@@ -137,8 +137,8 @@ def assert_the_same(several: Sequence[Path], one: Sequence[Path]) -> None:
     assert [run.name for run in several] == [run.name for run in one]
     for first, second in zip(several, one, strict=True):
         expected = scores_of(second)
-        # a pixel whose logit differs in its last bit may lie in another group of bins; few
-        # images leave a calibration slope, which has no bounds, to such digits
+        # A pixel whose logit differs in its last bit may lie in another group of bins. Calibration
+        # slopes have no bounds, and those of a few images depend on every digit.
         near = {name: 1e-5 if "auroc_ci95" in name else 1e-6 for name in expected}
         far = {name: 1e-4 if "calibration_" in name else 0.0 for name in expected}
         assert scores_of(first) == {
