@@ -184,7 +184,7 @@ def test_the_summary_of_a_run_names_no_file(leaky: AuditedSet) -> None:
     assert summary["num_label_conflicts"] == 1
     assert summary["exact_duplicates"]["test_images_in_train"] == 2
     assert summary["memory_baseline"] == found.to_dict()["memory_baseline"]
-    assert summary["findings"][0].keys() == {"kind", "severity", "text", "count"}
+    assert summary["findings"][0].keys() == {"kind", "severity", "text", "count", "advice"}
     assert summary["findings"][0]["severity"] == "leak"
 
 

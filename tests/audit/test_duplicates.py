@@ -113,7 +113,7 @@ def test_repetitions_without_splits_are_a_warning_with_advice(make_set: MakeSet)
     exact, near = repeated_images(data, found)
     assert (exact.kind, exact.severity, exact.count) == ("exact_duplicates", "warning", 2)
     assert exact.text == "2 of 3 images are identical to another, in 1 group"
-    assert "data.protocol=grouped" in exact.advice
+    assert exact.advice.endswith("keeps them together, unless data.protocol=merged")
     assert near.text.startswith("2 of 3 images have a near-duplicate (identical ones included)")
     assert all(not pairs for pairs in found.crossing.values())
 

@@ -90,6 +90,50 @@ def test_a_clean_audit_and_none_at_all_need_no_banner(
     assert table_row(text, "Audit") == ["complete; nothing found"]
 
 
+def test_every_finding_of_the_audit_is_listed_once_with_its_advice(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    found = [
+        {"kind": "k", "severity": "leak", "text": "it leaks", "count": 1, "advice": "mend it"},
+        {
+            "kind": "k",
+            "severity": "warning",
+            "text": "few images",
+            "count": 1,
+            "advice": "add some",
+        },
+        {"kind": "k", "severity": "note", "text": "2 near-duplicates", "count": 1, "advice": ""},
+    ]
+    leaks = ["it leaks; mend it"]
+    classification["audit"] = {"mode": "warn", "complete": True, "leaks": leaks, "findings": found}
+    classification["warnings"] = ["LEAK: it leaks; mend it", "few images; add some", "another note"]
+    text = report(write_run(classification))
+    seen = words(text)
+    for line in (
+        "it leaks; mend it",
+        "Warning of the audit: few images; add some",
+        "Note of the audit: 2 near-duplicates",
+        "another note",
+    ):
+        assert seen.count(line.rpartition(": ")[2]) == 1
+        assert line in seen
+    assert table_row(text, "Audit") == ["complete; 1 leak, 1 warning, 1 note"]
+
+
+@pytest.mark.parametrize("protocol", ["test split", "leave one out"])
+def test_the_memory_baseline_is_beside_the_test_score(
+    write_run: Write, classification: dict[str, Any], protocol: str
+) -> None:
+    memory = {"protocol": protocol, "num_images": 12, **scored(0.75, 0.5, 0.9)}
+    classification["audit"] = {"mode": "warn", "complete": True, "memory_baseline": memory}
+    classification["metrics"]["test/accuracy"] = 0.625
+    sentence = (
+        "Memory baseline: predicting the class of the most similar training image reaches accuracy"
+        " 0.750 (95 % interval 0.500 to 0.900) on 12 test images, the network 0.625."
+    )
+    assert (sentence in words(report(write_run(classification)))) == (protocol == "test split")
+
+
 @pytest.mark.parametrize(
     ("difference", "look", "words_of_it"),
     [

@@ -66,7 +66,11 @@ def test_training_on_a_leaking_split_reports_the_leak_first_and_scores_near_dupl
     summary = run_on(leaking)
     printed = summary["warnings"][0]
     assert printed.startswith("LEAK: 6 of 12 test images are identical to one in train")
-    assert f"note: {printed}" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"note: {printed}" in out
+    few = "note: test has few images of some classes: 6 of ill, 6 of well; one image changes"
+    assert few in out[: out.index("run folder:")]
+    assert not any(text.startswith("few test images of a class") for text in summary["warnings"])
     audit = summary["audit"]
     assert (audit["mode"], audit["complete"]) == ("warn", True)
     assert audit["exact_duplicates"]["test_images_in_train"] == 6
@@ -78,6 +82,14 @@ def test_training_on_a_leaking_split_reports_the_leak_first_and_scores_near_dupl
     assert sum(parts) / 12 == pytest.approx(summary["metrics"]["test/accuracy"])
     page = (summary["run"] / "report.html").read_text()
     assert "6 of 12 test images are identical to one in train" in page
+
+
+def test_findings_replace_the_notes_of_the_split_on_the_same_problem() -> None:
+    found = ["LEAK: 1 of 4 test images", "val has no image of a class that other splits contain: x"]
+    audited = data_audit.DataAudit(summary={}, warnings=found, near_duplicates=None)
+    notes = ["val (2 images) contains no x", "test (4 images) contains no y", "LEAK: 1 group"]
+    assert data_audit.notes_with(notes, audited) == [*found, notes[1]]
+    assert data_audit.notes_with(notes, None) == notes
 
 
 @pytest.mark.slow

@@ -151,7 +151,10 @@ def repeated_images(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
             kind=f"{kind}_duplicates",
             severity="note" if has_splits else "warning",
             text=f"{len(rows)} of {len(data)} images {words}, in {counted(len(groups), 'group')}",
-            advice="" if has_splits else f"a random split would separate them: {_GROUPED}",
+            advice=""
+            if has_splits
+            else "a random split of single images would separate them; the split that training"
+            " draws keeps them together, unless data.protocol=merged",
         )
     tested = found.near.members("test")
     spare = sum(map(len, tested)) - len(tested)
@@ -208,10 +211,7 @@ class Audit:
     @property
     def leaks(self) -> list[str]:
         """One sentence per leak, with advice; near-duplicates include identical images."""
-        return [
-            f"{leak.text}; {leak.advice}" if leak.advice else leak.text
-            for leak in self._reported_leaks
-        ]
+        return [leak.with_advice for leak in self._reported_leaks]
 
     @property
     def verdict(self) -> str:
@@ -318,10 +318,7 @@ class Audit:
         )
         return {
             "leaks": self.leaks,
-            "findings": [
-                {"kind": f.kind, "severity": f.severity, "text": f.text, "count": f.count}
-                for f in self.findings
-            ],
+            "findings": [finding.without_files() for finding in self.findings],
             "exact_duplicates": exact,
             "near_duplicates": near,
             "num_label_conflicts": len(self.duplicates.conflicts),

@@ -46,9 +46,18 @@ class Finding:
         """True if the finding invalidates a test score or makes training impossible."""
         return self.severity in SPOILING
 
+    @property
+    def with_advice(self) -> str:
+        """The text and the advice, if there is any, in one line."""
+        return f"{self.text}; {self.advice}" if self.advice else self.text
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {**asdict(self), "files": list(self.files)}
+
+    def without_files(self) -> dict[str, Any]:
+        """Return plain values for the summary of a run, which names no files."""
+        return {name: value for name, value in asdict(self).items() if name != "files"}
 
 
 def some_of(count: int, total: int, noun: str, verb: str = "are") -> str:

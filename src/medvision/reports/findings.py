@@ -141,7 +141,7 @@ def _missing_classes(run: _Run) -> list[str]:
         new = [
             name
             for name in run.absent(stage)
-            if not re.search(rf"\bno {re.escape(name)}(?=[,:]|$)", known, re.MULTILINE)
+            if not re.search(rf"\bno (image of |{re.escape(name)}(?=[,:]|$))", known, re.MULTILINE)
         ]
         if new:
             found.append(f"{stage} has no {', no '.join(new)}: {what}")
@@ -161,7 +161,7 @@ def _few_images(run: _Run) -> list[str]:
         found.append(sentence)
     counts = run.class_counts.get("test") or {}
     few = {name: n for name, n in counts.items() if 0 < n < MIN_CLASS_IMAGES}
-    if few:
+    if few and not any(text.startswith("test has few images of") for text in run.warnings):
         each = ", ".join(f"{n} of {name}" for name, n in few.items())
         found.append(
             f"few test images of a class ({each}): a single image changes its recall by"

@@ -199,6 +199,16 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
     scored_classes, class_scores = scores_of_classes(run)
     class_counts = run.dataset.get("class_counts") or {}
     groups, audit = groups_of(run), summary.get("audit") or {}
+    found = [
+        (finding["severity"], "; ".join(filter(None, (finding["text"], finding.get("advice")))))
+        for finding in audit.get("findings") or []
+        if finding["severity"] != "leak"  # leaks are in the banner
+    ]
+    elsewhere = {
+        *(text for _, text in found),
+        *(f"LEAK: {leak}" for leak in audit.get("leaks") or ()),
+    }
+    memory = audit.get("memory_baseline") or {}
     splits = [stage for stage in STAGES if run.num_images.get(stage) is not None]
     if run.external:  # every image of the other data set is tested
         splits = [split for split in splits if run.num_images[split]]
@@ -241,7 +251,9 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
                 *[f"{score.heading} of the memory baseline"] * (score.name in remembered),
             )
         ],
-        "warnings": summary.get("warnings") or [],
+        "warnings": [text for text in summary.get("warnings") or [] if text not in elsewhere],
+        "found": found,
+        "memory": memory if run.stage == "test" and memory.get("protocol") == "test split" else {},
         "set_name": set_name(run),
         "groups": groups,
         "splits": splits,

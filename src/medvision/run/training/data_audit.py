@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,6 @@ from medvision.audit.check import NOT_JUDGED, audit
 from medvision.audit.classes import class_findings
 from medvision.audit.dataset import AuditedSet, ListedSet
 from medvision.audit.duplicates import find_duplicates
-from medvision.audit.finding import Finding
 from medvision.audit.groups import group_findings, name_hint_findings
 from medvision.audit.memory import memory_baseline
 from medvision.console import counted
@@ -24,6 +24,7 @@ from medvision.data.duplicates.known_images import Copy, KnownImages
 from medvision.errors import MedvisionError
 from medvision.evaluation.parts import DuplicatesInTraining
 from medvision.files import read_regular
+from medvision.types import STAGES
 
 Mode = Literal["warn", "strict", "skip"]
 
@@ -82,11 +83,19 @@ def audit_training(data: ImageData, *, mode: Mode) -> DataAudit | None:
 
 
 def notes_with(notes: Sequence[str], audited: DataAudit | None) -> list[str]:
-    """Notes on the data, those of the audit first; its leaks are more specific than the split's."""
+    """Notes on the data, those of the audit first; they replace the split's on the same problem."""
     if audited is None:
         return list(notes)
-    leaks = any(warning.startswith("LEAK") for warning in audited.warnings)
-    return [*audited.warnings, *(n for n in notes if not (leaks and n.startswith("LEAK")))]
+    first = audited.warnings
+    repeated = [
+        *(["LEAK"] if any(warning.startswith("LEAK") for warning in first) else []),
+        *(
+            rf"{s} \(.*\) contains no "
+            for s in STAGES
+            if any(w.startswith(f"{s} has no image of ") for w in first)
+        ),
+    ]
+    return [*first, *(n for n in notes if not any(re.match(p, n) for p in repeated))]
 
 
 def duplicates_in_training(data: ImageData) -> DuplicatesInTraining | None:
@@ -100,10 +109,10 @@ def _whole(data: ImageData) -> DataAudit:
     started = time.perf_counter()
     seen = _audited(data)
     found = audit(seen, started=started)
-    reported = [f for f in found.findings if f.severity == "conflict" or f.kind == NOT_JUDGED]
+    reported = [f for f in found.findings if f.severity in _REPORTED or f.kind == NOT_JUDGED]
     return DataAudit(
         summary={"complete": True, **found.summary()},
-        warnings=[f"LEAK: {leak}" for leak in found.leaks] + [_text(f) for f in reported],
+        warnings=[f"LEAK: {leak}" for leak in found.leaks] + [f.with_advice for f in reported],
         near_duplicates=_crossing(seen),
     )
 
@@ -114,7 +123,8 @@ def _in_part(data: ImageData) -> DataAudit:
     seen = ListedSet(**_listed(data))
     named = _runs_of_names(seen)
     found = [*group_findings(seen), *class_findings(seen), *name_hint_findings(named)]
-    leaks = [_text(finding) for finding in found if finding.severity == "leak"]
+    leaks = [finding.with_advice for finding in found if finding.severity == "leak"]
+    reported = [finding.with_advice for finding in found if finding.severity in _REPORTED]
     part = (
         "too many files to read before the start: the audit checked only names and counts; run"
         f" medvision audit {data.root} once, and later runs use its results"
@@ -126,13 +136,10 @@ def _in_part(data: ImageData) -> DataAudit:
             "complete": False,
             "names_searched": len(named),
             "leaks": leaks,
-            "findings": [
-                {"kind": f.kind, "severity": f.severity, "text": f.text, "count": f.count}
-                for f in found
-            ],
+            "findings": [finding.without_files() for finding in found],
             "elapsed_s": round(time.perf_counter() - started, 3),
         },
-        warnings=[*(f"LEAK: {leak}" for leak in leaks), part],
+        warnings=[*(f"LEAK: {leak}" for leak in leaks), *reported, part],
         near_duplicates=None,
     )
 
@@ -166,10 +173,8 @@ def _refuse(data: ImageData, found: DataAudit) -> None:
 
 
 _INVALIDATING = ("leak", "conflict")
-
-
-def _text(finding: Finding) -> str:
-    return f"{finding.text}; {finding.advice}" if finding.advice else finding.text
+_REPORTED = ("conflict", "fault", "warning")
+"""Severities of the findings that are printed after the leaks; notes are only in the report."""
 
 
 def _listed(data: ImageData) -> dict[str, Any]:
