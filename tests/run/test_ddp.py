@@ -49,8 +49,8 @@ from medvision.errors import MedvisionError
 class Fail(Callback):
     """Fails in one process at the end of the first step of runs with this seed."""
 
-    def __init__(self, *, rank, seed, own_seed):
-        self.rank, self.fails = rank, seed == own_seed
+    def __init__(self, *, rank, fails_at, seed):
+        self.rank, self.fails = rank, fails_at == seed
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if self.fails and trainer.global_rank == self.rank:
@@ -230,7 +230,7 @@ def test_a_sweep_continues_after_a_run_in_which_one_process_failed(
     start: Callable[..., Any], one_process: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     fail = (
-        "+callbacks.fail={_target_: faults.Fail, rank: 1, seed: 0, own_seed: '${seed}'}",
+        "+callbacks.fail={_target_: faults.Fail, rank: 1, fails_at: 0, seed: '${seed}'}",
         "experiment=polyp_unet",
         "model.batch_norm=false",
         "seed=0,1",
