@@ -8,6 +8,7 @@ import html
 import importlib
 import inspect
 import logging
+import posixpath
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,6 +68,29 @@ def on_files(files: Files, config: Any) -> Files:
     for path, write in pages.items():
         files.append(File.generated(config, path, content=write()))
     return files
+
+
+PAGE_OF = {
+    "src/medvision/cli/program.py": "manual/commands.md",
+    "conf": "manual/config.md",
+    "src/medvision/scores.py": "manual/scores.md",
+    "src/medvision": "manual/api.md",
+    "benchmarks/RESULTS.md": "benchmarks.md",
+}
+"""Generated page for a file of the repository: links lead to the file where no site is built."""
+
+
+def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Files) -> str:  # noqa: ARG001
+    """Lead links to files of the repository to the generated pages."""
+    folder = posixpath.dirname(page.file.src_uri)
+
+    def replaced(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join("docs", folder, link[1]))
+        if target not in PAGE_OF:
+            return link[0]
+        return f"]({posixpath.relpath(PAGE_OF[target], folder or '.')}"
+
+    return re.sub(r"\]\(([^)#:]+)", replaced, markdown)
 
 
 def commands_page() -> str:
