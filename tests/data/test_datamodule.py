@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from medvision.data import SegmentationData
+from medvision.data import ClassificationData, SegmentationData
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.errors import MedvisionError
 from medvision.run.config.store import keys_of
@@ -33,6 +33,30 @@ def test_phantoms_fill_three_splits_without_overlap() -> None:
     assert len(paths) == len(set(paths)) == 40
     assert all(data.tables[stage] for stage in STAGES)
     assert data.synthetic
+
+
+@pytest.mark.parametrize(
+    ("folders", "keys", "drawn"),
+    [
+        (("a", "b"), {}, STAGES),
+        (("train/a", "train/b", "test/a", "test/b"), {}, ("val",)),
+        (("train/a", "train/b", "test/a", "test/b"), {"protocol": "grouped"}, STAGES),
+        (("train/a", "train/b", "val/a", "val/b"), {"test_fraction": 0.0}, ()),
+    ],
+)
+def test_the_splits_of_which_no_image_was_given_are_known_as_drawn(
+    make_class_folder: Callable[..., Path],
+    folders: tuple[str, ...],
+    keys: dict[str, Any],
+    drawn: tuple[str, ...],
+) -> None:
+    root = make_class_folder(dict.fromkeys(folders, 8))
+    shipped = keys_of("data", "folder_classification")
+    shipped.pop("_target_")
+    small = {"seed": 0, "image_size": 32, "num_workers": 0}
+    data = ClassificationData(**{**shipped, **small, **keys, "root": str(root)})
+    data.prepare()
+    assert data.drawn == drawn
 
 
 def test_existing_phantoms_keep_their_split_when_more_are_drawn() -> None:

@@ -27,7 +27,7 @@ SUMMARY: dict[str, Any] = {
     "dataset": {"name": "set", "synthetic": False, "num_images": {"train": 8, "val": 2, "test": 3}},
     "epochs": 1,
     "precision": "32-true",
-    "leaks": ["1 of 3 test images is in train"],
+    "audit": {"mode": "warn", "leaks": ["1 of 3 test images is in train"]},
     "warnings": ["LEAK: 1 of 3 test images is in train", "the masks of 2 images are empty"],
     "metrics": {"test/dice": 0.8126, "test/dice_ci95": [0.7, 0.9], "val/dice": 0.9},
 }
@@ -67,14 +67,15 @@ def test_sealed_scores_are_those_of_validation(tmp_path: Path) -> None:
     assert "sealed" in scores
 
 
-@pytest.mark.parametrize("audit", [{"complete": True}, None])
+@pytest.mark.parametrize("audit", [{"mode": "warn", "leaks": []}, {"mode": "skip"}, None])
 def test_data_without_leak_and_data_that_were_not_audited_differ(
     tmp_path: Path, audit: dict[str, Any] | None
 ) -> None:
-    clean = {**SUMMARY, "leaks": [], "warnings": [], "audit": audit}
+    clean = {**SUMMARY, "warnings": [], "audit": audit}
     text = card_of(tmp_path / "run", clean)
-    assert ("No leak was found" in text) is (audit is not None)
-    assert ("The data were not audited" in text) is (audit is None)
+    audited = audit is not None and audit["mode"] == "warn"
+    assert ("No leak was found" in text) is audited
+    assert ("The data were not audited" in text) is not audited
 
 
 def test_names_are_text_not_markup(tmp_path: Path) -> None:

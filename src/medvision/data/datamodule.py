@@ -58,6 +58,8 @@ class ImageData(LightningDataModule):
             read.
         near_duplicates: Near-duplicates among the samples; None if ``properties`` is None.
         keys: Keys that decide how the folder is read.
+        drawn: Splits of which no image was given, so that all were drawn; available after
+            ``prepare``.
         index_read: Listing of the samples, with the layout of the folder; available after
             ``prepare`` and ``gather``.
         completed_epochs: Epochs that a resumed run has already completed.
@@ -187,6 +189,7 @@ class ImageData(LightningDataModule):
         self.class_names: list[str] = []
         self.index_read = Index(samples=SampleTable.of([]), notes=[])
         self.tables: dict[Stage, SampleTable] = {}
+        self.drawn: tuple[Stage, ...] = ()
         self.samples = SampleTable.of([])
         self.given_groups: Mapping[str, str] = {}
         self.properties: ImageProperties | None = None
@@ -260,6 +263,12 @@ class ImageData(LightningDataModule):
         )
         self.samples = drawn.samples
         self._deal(drawn.samples)
+        kept = (
+            ()
+            if self.protocol != "official" and self.splits is None
+            else checked.samples.splits.numbered()[0]
+        )
+        self.drawn = tuple(s for s in STAGES if len(self.tables[s]) and s not in kept)
         self.notes += [*drawn.notes, *([] if self.pixels is None else self.pixels.notes())]
         batch_bytes = self.batch_size * (self.in_channels + self.has_masks) * self.image_size**2
         self.num_workers, note = workers_with_room(self.num_workers, batch_bytes=batch_bytes)

@@ -20,6 +20,7 @@ from medvision.files import check_writable, file_errors, own_folder, read_regula
 from medvision.inference.load import load_network, summary_of
 from medvision.inference.model_card import ModelCard
 from medvision.inference.results import ClassificationResult, SegmentationResult
+from medvision.reports.run_facts import split_in_words
 from medvision.scores import Score, is_interval, is_number, scores_of
 from medvision.task_definition import task_of
 from medvision.types import RESEARCH_ONLY
@@ -117,7 +118,7 @@ class ModelFacts:
             ("Trained on", data),
         ]
         if dataset.get("protocol"):
-            facts.append(("Split", str(dataset["protocol"])))
+            facts.append(("Split", split_in_words(dataset)))
         metrics = summary.get("metrics") or {}
         stage = "test" if any(name.startswith("test/") for name in metrics) else "val"
         scores = [

@@ -15,7 +15,7 @@ import yaml
 from medvision.console import counted
 from medvision.files import read_rows
 from medvision.reports.findings import findings
-from medvision.reports.run_facts import set_name
+from medvision.reports.run_facts import set_name, split_in_words
 from medvision.reports.run_files import RunFiles
 from medvision.scores import is_interval, is_number, scores_of
 from medvision.task_definition import task_names, task_of
@@ -103,9 +103,10 @@ def _of_run(run: RunFiles, scores: Sequence[tuple[str, str, float, str]]) -> lis
     if run.trained_on_synthetic:
         data.append("The images are phantoms drawn by code: scores say nothing about patients.")
     if dataset.get("protocol"):
-        data.append(f"Split protocol: {_plain(dataset['protocol'])}.")
-    leaks = [_plain(leak) for leak in summary.get("leaks") or ()]
-    audited = summary.get("audit") or leaks
+        data.append(f"Split: {_plain(split_in_words(dataset))}.")
+    audit = summary.get("audit") or {"mode": "skip"}
+    leaks = [_plain(leak) for leak in audit.get("leaks") or ()]
+    audited = audit["mode"] != "skip"
     if leaks:
         found = "\n".join(f"- {leak}" for leak in leaks)
     else:

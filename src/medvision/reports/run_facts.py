@@ -6,6 +6,7 @@ from pathlib import PurePath
 from typing import Any
 
 from medvision.reports.run_files import RunFiles
+from medvision.types import STAGES
 
 UNNAMED = ("folder_segmentation", "folder_classification")  # experiments for any data
 
@@ -17,6 +18,34 @@ def set_name(run: RunFiles) -> str:
     if not folder or folder == name:
         return name
     return folder if name in UNNAMED else f"{name} ({folder})"
+
+
+def split_in_words(dataset: Mapping[str, Any]) -> str:
+    """Describe how images were split: which parts were given, and how the others were drawn.
+
+    Args:
+        dataset: Section ``dataset`` of summary.json, with a ``protocol``.
+    """
+    protocol, drawn, seed = (dataset.get(key) for key in ("protocol", "drawn", "split_seed"))
+    seeded = "" if seed is None else f", seed {seed}"
+    numbers = dataset.get("num_images") or {}
+    given = [] if drawn is None else [s for s in STAGES if numbers.get(s) and s not in drawn]
+    if protocol == "merged":
+        return f"merged protocol, all images pooled and drawn one by one{seeded} (data leakage)"
+    if protocol == "grouped" and not given:
+        return f"grouped protocol, all images pooled and whole groups drawn{seeded}"
+    if protocol == "kfold":
+        fold = f", fold {dataset['fold']} of {dataset['folds']}" if "fold" in dataset else ""
+        return f"kfold protocol{fold}, all images pooled and whole groups drawn into folds{seeded}"
+    if drawn is None:
+        return "the given split is kept, missing parts are drawn"
+    if dataset.get("synthetic"):
+        return f"made with the phantoms{seeded}"
+    words = f"drawn at random{seeded} (groups kept together)"
+    if not given:
+        return words
+    kept = f"{' and '.join(given) if len(given) < 3 else 'all parts'} as given"
+    return f"{kept}, {' and '.join(drawn)} {words}" if drawn else kept
 
 
 def groups_of(run: RunFiles) -> dict[str, set[str]]:

@@ -16,6 +16,7 @@ from medvision.reports.run_facts import (
     duration,
     groups_of,
     set_name,
+    split_in_words,
 )
 from medvision.reports.run_files import RunFiles
 from medvision.reports.score_tables import (
@@ -255,6 +256,7 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
         "found": found,
         "memory": memory if run.stage == "test" and memory.get("protocol") == "test split" else {},
         "set_name": set_name(run),
+        "split": split_in_words(run.dataset) if run.dataset.get("protocol") else None,
         "groups": groups,
         "splits": splits,
         "class_counts": class_counts,

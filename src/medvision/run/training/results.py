@@ -18,6 +18,7 @@ from medvision.hardware import Plan
 from medvision.live import phase
 from medvision.models import count_parameters
 from medvision.reports.findings import findings
+from medvision.reports.run_facts import split_in_words
 from medvision.reports.run_page import write_report
 from medvision.run.storage.run_folder import RunFolder
 from medvision.run.storage.test_ledger import LEDGER
@@ -67,8 +68,12 @@ def describe_dataset(data: ImageData) -> dict[str, Any]:
 
 
 def _protocol(data: ImageData) -> dict[str, Any]:
-    """Split protocol, and the number of images per class, if images have classes."""
-    split: dict[str, Any] = {"protocol": data.protocol}
+    """How the data were split, and the number of images per class, if images have classes."""
+    split: dict[str, Any] = {
+        "protocol": data.protocol,
+        "drawn": list(data.drawn),
+        "split_seed": data.split_seed,
+    }
     if data.protocol == "kfold":
         split |= {"fold": data.fold, "folds": data.folds}
     counts = data.class_counts()
@@ -101,11 +106,12 @@ def greet(path: Path, data: ImageData, model: nn.Module, summary: Mapping[str, A
         f" {data.name}: {counts['train']} train, {counts['val']} val, {counts['test']} test"
         f" images; {summary['device']}, {summary['precision']}, seed {summary['seed']}"
     )
+    print_line(f"split: {split_in_words(summary['dataset'])}")
     for line in reading_lines(data.index_read):
         print_line(line)
     classes = summary["dataset"].get("class_counts")
     if classes is not None:
-        console.print(_class_table(classes, summary["dataset"]["protocol"]))
+        console.print(_class_table(classes))
     loaded = getattr(model, "loaded_weights", None)
     for note in [*summary["warnings"], *([] if loaded is None else loaded.report())]:
         print_line(f"note: {note}")
@@ -266,8 +272,8 @@ def _of_callbacks(fitted: Fitted, scores: Mapping[str, Score]) -> dict[str, floa
     return {name: value for name, value in logged.items() if name not in scores}
 
 
-def _class_table(counts: Mapping[str, Mapping[str, int]], protocol: str) -> Table:
-    table = Table(title=f"images by class, {cell(str(protocol))} protocol")
+def _class_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
+    table = Table(title="images by class")
     table.add_column("")
     names = list(counts["train"])
     for name in [*names, "all"]:
@@ -283,11 +289,7 @@ def print_scores(summary: Mapping[str, Any]) -> None:
     console, metrics = screen(), summary["metrics"]
     others = [score.name for score in other_scores(metrics, summary["task"])]
     dataset, name = summary["dataset"], cell(summary["experiment"])
-    table = Table(
-        title=f"{name}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}"
-        + (f", {cell(str(dataset['protocol']))} protocol" if dataset.get("protocol") else "")
-        + (cell(f", fold {dataset['fold']} of {dataset['folds']}") if "fold" in dataset else "")
-    )
+    table = Table(title=f"{name}: epoch {summary['best_epoch'] + 1} of {summary['epochs']}")
     stages = [s for s in STAGES if any(name.startswith(f"{s}/") for name in metrics)]
     for column in ("", *stages, "95 % interval"):
         table.add_column(column, justify="left" if not column else "right")
@@ -303,6 +305,8 @@ def print_scores(summary: Mapping[str, Any]) -> None:
             "" if interval is None else f"{interval[0]:.4f} - {interval[1]:.4f}",
         )
     console.print(table)
+    if dataset.get("protocol"):
+        print_line(f"split: {split_in_words(dataset)}")
     if summary.get("twins"):
         external = "external_check" in summary
         console.print(_near_duplicate_table(summary["twins"], external=external))
