@@ -256,8 +256,9 @@ def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
     if shown:
         scan.layout = f"folders {shown[0][1].name} + {(shown[0][2] or root).name}"
         scan.notes.append(
-            f"{count_names([p.name for _, _, p in shown if p])} holds pictures of labels with the"
-            f" names of the images in {count_names([p.name for _, p, _ in shown])}"
+            f"{count_names([p.name for _, _, p in shown if p])} is read as the masks of"
+            f" {count_names([p.name for _, p, _ in shown])}: the files have the same names, and"
+            " few values each"
         )
         return [_folder_place(root, scan, *folder, keys) for folder in shown]
     if folders:
