@@ -21,6 +21,14 @@ def module(**changes: Any) -> SegmentationData:
     return SegmentationData(**{**shipped, **small, **changes})
 
 
+def of_classes(root: Path, **changes: Any) -> ClassificationData:
+    """Data module of a folder with the shipped configuration."""
+    shipped = keys_of("data", "folder_classification")
+    shipped.pop("_target_")
+    small = {"seed": 0, "image_size": 32, "num_workers": 0}
+    return ClassificationData(**{**shipped, **small, **changes, "root": str(root)})
+
+
 def prepared(**changes: Any) -> SegmentationData:
     data = module(**changes)
     data.prepare()
@@ -50,13 +58,38 @@ def test_the_splits_of_which_no_image_was_given_are_known_as_drawn(
     keys: dict[str, Any],
     drawn: tuple[str, ...],
 ) -> None:
-    root = make_class_folder(dict.fromkeys(folders, 8))
-    shipped = keys_of("data", "folder_classification")
-    shipped.pop("_target_")
-    small = {"seed": 0, "image_size": 32, "num_workers": 0}
-    data = ClassificationData(**{**shipped, **small, **keys, "root": str(root)})
+    data = of_classes(make_class_folder(dict.fromkeys(folders, 8)), **keys)
     data.prepare()
     assert data.drawn == drawn
+
+
+@pytest.mark.parametrize(
+    ("counts", "keys", "few", "splits"),
+    [
+        ({"well": 8, "sick": 1}, {}, "sick has 1 image", "train, val, test"),
+        ({"well": 8, "sick": 2, "odd": 1}, {}, "odd has 1 image, sick has 2 images", "train"),
+        ({"well": 8, "sick": 1}, {"val_fraction": 0.0}, "sick has 1 image", "train, test"),
+        ({"well": 8, "sick": 2}, {"val_fraction": 0.0}, None, ""),
+        ({"train/well": 4, "train/sick": 1, "test/well": 2, "test/sick": 1}, {}, None, ""),
+    ],
+)
+def test_a_class_with_fewer_images_than_drawn_splits_is_refused_with_its_count(
+    make_class_folder: Callable[..., Path],
+    counts: dict[str, int],
+    keys: dict[str, Any],
+    few: str | None,
+    splits: str,
+) -> None:
+    data = of_classes(make_class_folder(counts), **keys)
+    if few is None:
+        data.prepare()
+        return
+    with pytest.raises(MedvisionError) as caught:
+        data.prepare()
+    text = str(caught.value)
+    assert text.startswith(f"{few} ({data.root}); a drawn split needs one image of each class in")
+    assert f"each class in {splits}" in text
+    assert "data.exclude" in text
 
 
 def test_existing_phantoms_keep_their_split_when_more_are_drawn() -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.console import counted
 from medvision.data.datamodule import ImageData
 from medvision.data.discovery.index import Index, index_classification
 from medvision.data.samples import Sample, SampleTable
@@ -64,6 +65,7 @@ class ClassificationData(ImageData):
                 hint="leave it out, or fix the folders",
             )
         self.num_classes = found
+        self._refuse_rare_classes()
         train = self.class_counts()["train"]
         absent = [name for name, count in train.items() if not count]
         if absent:
@@ -71,6 +73,25 @@ class ClassificationData(ImageData):
                 f"no training image of {', '.join(absent)}",
                 where="data.root",
                 hint="add images, or lower data.val_fraction and data.test_fraction",
+            )
+
+    def _refuse_rare_classes(self) -> None:
+        """Raise if a class has too few images for every split, where all splits are drawn."""
+        counts = {stage: of for stage, of in self.class_counts().items() if any(of.values())}
+        if not counts.keys() <= set(self.drawn):
+            return
+        totals = {name: sum(of[name] for of in counts.values()) for name in self.class_names}
+        rare = [
+            f"{name} has {counted(total, 'image')}"
+            for name, total in totals.items()
+            if 0 < total < len(counts)
+        ]
+        if rare:
+            raise MedvisionError(
+                ", ".join(rare),
+                where=str(self.root),
+                hint=f"a drawn split needs one image of each class in {', '.join(counts)}: add"
+                " images, or leave the class out with data.exclude",
             )
 
     def gather(self) -> SampleTable:
