@@ -210,6 +210,12 @@ def test_a_score_without_an_interval_is_shown_with_the_reason(tmp_path: Path) ->
             "test/recall_ci95": [0.5, 1.0],
             "test/auroc": 0.9,
             "test/auroc_ci95": None,
+            "test/false_positives_per_image": 21.0,
+            "test/false_positives_per_image_ci95": None,
+            "test/recall/sick": 1.0,
+            "test/recall/sick_ci95": None,
+            "test/own": 1.0,
+            "test/own_ci95": None,
             "test/average_precision": 0.9,
             "test/average_precision_ci95": None,
             "test/ece": 0.1,
@@ -221,8 +227,10 @@ def test_a_score_without_an_interval_is_shown_with_the_reason(tmp_path: Path) ->
         },
     )
     assert measured.notes == [
-        "no 95 % interval of test auroc, average_precision: it needs two images (or groups), of"
-        " each class or prediction that it counts",
-        "no 95 % interval of test ece: it needs 10 images, or independent ones among grouped"
-        " images",
+        "no 95 % interval of test AUROC, sensitivity (recall) of sick, average precision: it needs"
+        " two images (or groups), of each class or prediction that it counts",
+        "no 95 % interval of test false positives per image, own: it needs 100 images (or groups)"
+        " with unequal values, because no upper bound of the score is known",
+        "no 95 % interval of test calibration error (ECE): it needs 10 images, or independent ones"
+        " among grouped images",
     ]

@@ -127,7 +127,8 @@ def test_a_class_missing_from_a_split_is_reported(
     else:
         assert code == 0
         for part in ("val", "test"):
-            assert f"note: {part} (6 images) contains no a" in out
+            assert f"note: {part} has no image of a class that other splits contain: a; " in out
+            assert f"{part} (6 images)" not in out
 
 
 def test_files_skipped_in_validation_and_test_are_reported(

@@ -128,7 +128,7 @@ class Evaluation(ABC):
         ]
         reasons: dict[str, list[str]] = {}
         for name in known:
-            reasons.setdefault(_why_no_interval(name), []).append(name)
+            reasons.setdefault(_why_no_interval(name), []).append(_title(name))
         for reason, of in reasons.items():
             self.notes.append(f"no 95 % interval of {stage} {', '.join(of)}: {reason}")
 
@@ -198,6 +198,12 @@ class Evaluation(ABC):
         raise NotImplementedError
 
 
+def _title(name: str) -> str:
+    """Title of a score, with the class of a score of one class; its name if it has no title."""
+    score, _, of = score_named(name), *name.partition("/")[1:]
+    return name if score is None else f"{score.title} of {of}" if of else score.title
+
+
 def _why_no_interval(name: str) -> str:
     score = score_named(name)
     if name.startswith("ece"):
@@ -205,7 +211,10 @@ def _why_no_interval(name: str) -> str:
     if score is None or (
         not score.bounded and (score.per_image or name.startswith("false_positives"))
     ):
-        return f"without known bounds it needs {MIN_UNBOUNDED} different images (or groups)"
+        return (
+            f"it needs {MIN_UNBOUNDED} images (or groups) with unequal values, because no upper"
+            " bound of the score is known"
+        )
     return "it needs two images (or groups), of each class or prediction that it counts"
 
 
