@@ -89,7 +89,11 @@ def test_train_passes_everything_on(tmp_path: Path) -> None:
             ["predict", "none", "a.png", "--out", "o"], "no such file or folder", id="run"
         ),
         pytest.param(["predict", "none"], "Missing argument", id="argument"),
-        pytest.param(["predict", "none", "a.png"], "Missing option '--out'", id="option"),
+        pytest.param(
+            ["predict", "none", "a.png"],
+            "Missing option '--out' (command line); name a new folder, such as --out results; see",
+            id="option",
+        ),
         pytest.param(["evaluate", "."], "not a run folder", id="evaluate"),
         pytest.param(["evaluate", ".", "--split", "tset"], "'tset' is not one of", id="split"),
         pytest.param(

@@ -11,7 +11,7 @@ from medvision.data.samples import Sample
 from medvision.errors import MedvisionError
 
 BRAIN = Path(__file__).parents[2].parent / "shared/data/brain_tumor_mri"
-LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
+LAYOUT = "expected FOLDER/<class>/*, FOLDER/{train,val,test}/<class>/*, or FOLDER/splits.csv"
 
 
 def make(root: Path, *names: str) -> Path:
@@ -174,7 +174,7 @@ def test_folders_beside_split_folders_are_ignored_with_a_note(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ([], f"no class folders (ROOT); {LAYOUT}"),
+        ([], f"the folder is empty (ROOT); {LAYOUT}"),
         (
             ["train/a/1.png", "train/b/1.png", "val/readme.txt"],
             f"no class folders (ROOT/val); {LAYOUT}",

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from medvision.data.discovery.index import index_segmentation
+from medvision.data.discovery.index import choose_task, index_segmentation
 from medvision.data.discovery.keys import FolderKeys
 from medvision.data.discovery.splits_csv import read_splits, write_splits
 from medvision.data.samples import Sample
@@ -112,8 +112,10 @@ def test_splits_inside_the_images_folder_are_given_with_a_note(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "no images folder"),
-        (["a.jpg"], "no images folder"),
+        ([], "expected images and their masks, found an empty folder"),
+        (["a.jpg"], "expected images and their masks, found only 1 image"),
+        (["photos/a.jpg", "photos/b.jpg"], "found only 2 images in photos"),
+        (["notes/a.txt"], "no images folder"),
         (["images/a.jpg"], "no masks folder beside images"),
         (["images/a.txt", "masks/a.png"], r"no images in the folder, only 1 \.txt"),
         (["images/a.png", "masks/.hidden"], "no masks in the folder"),
@@ -123,8 +125,21 @@ def test_splits_inside_the_images_folder_are_given_with_a_note(tmp_path: Path) -
 def test_a_folder_with_another_layout_is_refused_with_the_expected_one(
     tmp_path: Path, names: list[str], message: str
 ) -> None:
-    with pytest.raises(MedvisionError, match=rf"{message}.*expected ROOT/images/\*"):
+    with pytest.raises(MedvisionError, match=rf"{message}.*expected FOLDER/images/\*"):
         index_segmentation(make(tmp_path, *names))
+
+
+def test_images_without_masks_or_classes_are_named_and_their_folder_is_no_proposal(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path / "ROOT", "photos/a.jpg", "photos/b.jpg")
+    with pytest.raises(MedvisionError) as error:
+        choose_task(tmp_path / "ROOT")
+    assert "or at least two class folders, found only 2 images in photos" in str(error.value)
+    assert "did you mean" not in str(error.value)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MedvisionError, match="class folders, found an empty folder"):
+        choose_task(tmp_path / "empty")
 
 
 def test_a_root_that_is_missing_or_a_file_is_an_error(tmp_path: Path) -> None:

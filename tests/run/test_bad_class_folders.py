@@ -24,7 +24,7 @@ SMALL = (
     "data.num_workers=0",
 )
 TYPE = "not an image in a supported format"
-LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
+LAYOUT = "expected FOLDER/<class>/*, FOLDER/{train,val,test}/<class>/*, or FOLDER/splits.csv"
 SPLIT = {
     "train/a": 12,
     "train/b": 12,

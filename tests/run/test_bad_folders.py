@@ -30,8 +30,8 @@ NUM_IMAGES = 24
 HEIGHT, WIDTH = 40, 48
 
 LAYOUT = (
-    "expected ROOT/images/* and ROOT/masks/* with the same file stems,"
-    " ROOT/{train,val,test}/{images,masks}/*, or ROOT/splits.csv"
+    "expected FOLDER/images/* and FOLDER/masks/* with the same file names without suffix,"
+    " FOLDER/{train,val,test}/{images,masks}/*, or FOLDER/splits.csv"
 )
 REPLACE = "replace the file or remove it"
 CSV_ROWS = [
@@ -153,7 +153,8 @@ SPOILT = {
     ),
     "text named png": (
         lambda f: f.image().write_text("hello"),
-        "not an image in a supported format (ROOT/images/c03.png); convert it to PNG or remove it",
+        "not an image in a supported format (ROOT/images/c03.png); its content decides,"
+        " not its name; convert it to PNG or remove it",
     ),
     "gif named png": (
         lambda f: Image.fromarray(f.noise()).save(
@@ -202,9 +203,9 @@ SPOILT = {
     ),
     "mask missing": (
         lambda f: f.mask().unlink(),
-        "no mask for 1 of 24 images: images/c03.png (ROOT/masks); a mask needs the file stem of its"
-        " image: add the masks, or remove the images; for other names set data.mask_suffix, or"
-        " data.mask_pattern and data.mask_template",
+        "no mask for 1 of 24 images: images/c03.png (ROOT/masks); a mask needs the file name of"
+        " its image, without suffix: add the masks, or remove the images; for other names set"
+        " data.mask_suffix, or data.mask_pattern and data.mask_template",
     ),
     "link to itself": (
         link("images/c03.png"),
@@ -218,7 +219,7 @@ SPOILT = {
     "line break in the name of a broken file": (
         lambda f: (f.rename("c\n03"), (f.root / "images" / "c\n03.png").write_bytes(b"x")),
         "not an image in a supported format (ROOT/images/c\\n03.png);"
-        " convert it to PNG or remove it",
+        " its content decides, not its name; convert it to PNG or remove it",
     ),
     "name that steers a terminal": (
         lambda f: f.rename("c\x1b[31m03"),

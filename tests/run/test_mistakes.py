@@ -309,13 +309,34 @@ def fails(
             "error: expected key=value, got --data.root=a b (command line); write data.root='a b'",
         ),
         (
+            ["--epochs", "3"],
+            "error: expected key=value, got --epochs 3 (command line); write trainer.max_epochs=3",
+        ),
+        (
+            ["--batch-size=4"],
+            "error: expected key=value, got --batch-size=4 (command line); write data.batch_size=4",
+        ),
+        (
+            ["--data", "mine"],
+            "error: expected key=value, got --data mine (command line); write data.root=mine",
+        ),
+        (
+            ["--gpu", "experiment=segmentation"],
+            "error: expected key=value, got --gpu (command line); write trainer=gpu",
+        ),
+        (
+            ["--lr"],
+            "error: expected key=value, got --lr (command line); write optimizer.lr=VALUE",
+        ),
+        (
             ["--experimnt", "polyp_unet"],
             "error: unrecognized arguments: --experimnt (command line); see python train.py --help",
         ),
         (
             [],
             "error: no experiment is chosen (experiment);"
-            f" add experiment=NAME: {', '.join(options('experiment'))}",
+            " add experiment=segmentation or experiment=classification for a folder of your own, or"
+            f" experiment=NAME: {', '.join(options('experiment'))}",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

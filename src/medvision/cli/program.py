@@ -317,8 +317,11 @@ def predict(
         )
     for note in done.notes:
         print_line(f"note: {note}")
-    rate = done.num_done / done.seconds if done.seconds else 0
-    print_line(f"{counted(done.num_done, 'image')} in {done.seconds:.1f} s, {rate:.1f} images/s")
+    if done.num_done:
+        rate = done.num_done / done.seconds if done.seconds else 0
+        print_line(
+            f"{counted(done.num_done, 'image')} in {done.seconds:.1f} s, {rate:.1f} images/s"
+        )
     print_line(RESEARCH_ONLY)
     print_line(str(out))
     if not done.failures:
@@ -547,7 +550,10 @@ def _code() -> int:
         message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
         path = str(getattr(getattr(error, "ctx", None), "command_path", ""))
         command = " ".join([medvision_command(), *path.rpartition("medvision")[2].split()])
-        sys.stderr.write(f"error: {message} (command line); see {command} --help\n")
+        hint = f"see {command} --help"
+        if message == "Missing option '--out'":
+            hint = f"name a new folder, such as --out results; {hint}"
+        sys.stderr.write(f"error: {message} (command line); {hint}\n")
         return 2
     except Exception as error:
         from medvision.run.processes.errors import report

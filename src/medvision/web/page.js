@@ -73,6 +73,7 @@
     return { image, result };
   }
 
+  /** Add the result of a file to the page, and return the number of images predicted. */
   async function show(file) {
     const card = element("article", { class: "card" }, element("h3", {}, file.name));
     results.prepend(card);
@@ -80,27 +81,33 @@
       const { image, result } = await predict(file);
       const view = model.per_pixel ? medvisionViewer.segmentation : medvisionViewer.classification;
       card.append(view(image, result, model, { name: file.name }).node);
+      return 1;
     } catch (error) {
       card.append(element("p", { class: "failed" }, `Not processed: ${error.message}.`));
       if (!(error instanceof medvisionPixels.Refused)) {
         session = null;
         console.error(error);
       }
+      return 0;
     }
   }
 
   const nextFrame = () => new Promise((resolve) => requestAnimationFrame(() => setTimeout(resolve)));
   let turn = Promise.resolve();
   function add(files) {
+    let done = 0;
     for (const [place, file] of [...files].entries()) {
       turn = turn.then(async () => {
         const first = session === null ? "Loading the model, then predicting" : "Predicting";
         status.textContent = `${first} ${file.name} (${place + 1} of ${files.length}) …`;
         await nextFrame(); // the network occupies the page while it runs
-        await show(file);
+        done += await show(file);
       });
     }
-    turn = turn.then(() => { status.textContent = `${files.length} ${files.length === 1 ? "image" : "images"} done.`; });
+    turn = turn.then(() => {
+      const failed = files.length - done;
+      status.textContent = `${done} ${done === 1 ? "image" : "images"} done` + (failed ? `, ${failed} not processed.` : ".");
+    });
   }
 
   describeModel();

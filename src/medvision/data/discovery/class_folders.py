@@ -23,7 +23,7 @@ from medvision.data.samples import SampleTable, count_names, split_name
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
 
-CLASS_LAYOUT = "expected ROOT/<class>/*, ROOT/{train,val,test}/<class>/*, or ROOT/splits.csv"
+CLASS_LAYOUT = "expected FOLDER/<class>/*, FOLDER/{train,val,test}/<class>/*, or FOLDER/splits.csv"
 
 
 _FEW_CLASSES = 8
@@ -175,7 +175,8 @@ def _scan_folder(
     _doubt_level(scan, folder, classes, keys)
     names = {path.name.lower() for path in classes}
     if not classes:
-        scan.problem("no class folders", folder, CLASS_LAYOUT)
+        empty = not any(folder.iterdir())
+        scan.problem("the folder is empty" if empty else "no class folders", folder, CLASS_LAYOUT)
     elif are_parts([path.name for path in classes]):
         scan.problem(
             f"expected class folders, found parts of the images:"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from medvision.console import counted
 from medvision.data.readers.kinds import (
     FORMAT_NAMES,
     IMAGE_SUFFIXES,
@@ -20,8 +21,8 @@ from medvision.errors import MedvisionError, printable
 from medvision.files import file_errors
 
 SEGMENTATION_LAYOUT = (
-    "expected ROOT/images/* and ROOT/masks/* with the same file stems,"
-    " ROOT/{train,val,test}/{images,masks}/*, or ROOT/splits.csv"
+    "expected FOLDER/images/* and FOLDER/masks/* with the same file names without suffix,"
+    " FOLDER/{train,val,test}/{images,masks}/*, or FOLDER/splits.csv"
 )
 _JUNK_FILES = frozenset({"thumbs.db", "desktop.ini", "dicomdir"})  # the last lists other files
 _JUNK_FOLDERS = frozenset({"__macosx"})
@@ -67,6 +68,18 @@ class Scan:
         """Raise the first problem."""
         if self.problems:
             raise self.problems[0]
+
+
+def only_content(root: Path) -> str:
+    """Describe a folder that is empty or whose images lie in a single folder; '' for others."""
+    if not any(root.iterdir()):
+        return "an empty folder"
+    files = list_images(root)[0]
+    places = {str(PurePosixPath(file).parent) for file in files}
+    if len(places) != 1:
+        return ""
+    place = places.pop()
+    return f"only {counted(len(files), 'image')}" + ("" if place == "." else f" in {place}")
 
 
 def is_image(path: str) -> bool:

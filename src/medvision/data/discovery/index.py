@@ -29,6 +29,7 @@ from medvision.data.discovery.folders import (
     is_image,
     list_images,
     missing_files,
+    only_content,
     subfolders,
 )
 from medvision.data.discovery.keys import FolderKeys
@@ -60,7 +61,7 @@ _OR_ELSE = {
     "texts": ", or remove their lines",
 }
 TASK_NAMES: tuple[Task, ...] = ("segmentation", "classification")
-LISTED_LAYOUT = "expected ROOT/splits.csv with the columns path and target"
+LISTED_LAYOUT = "expected FOLDER/splits.csv with the columns path and target"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -310,7 +311,10 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     names_inside = {folder.name.lower() for place in places for folder in subfolders(place)}
     if "images" in names_inside:
         what = "expected a masks folder beside the images folder"
-    guess = f"did you mean {inside[0]}? " if len(inside) == 1 else ""
+    found = only_content(root)
+    if found and "images" not in names_inside:
+        what = f"expected images with masks, or at least two class folders, found {found}"
+    guess = f"did you mean {inside[0]}? " if len(inside) == 1 and not found else ""
     raise MedvisionError(
         what,
         where=str(root),

@@ -20,6 +20,7 @@ from medvision.data.discovery.folders import (
     images_in,
     is_image,
     list_images,
+    only_content,
     subfolders,
 )
 from medvision.data.discovery.keys import FolderKeys, absolute, matches
@@ -265,7 +266,9 @@ def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
         for _, images, _ in folders:
             scan.problem("no masks folder beside images", images, _layout_hint(root))
         return [_folder_place(root, scan, *folder, keys) for folder in folders]
-    scan.problem("no images folder", root, _layout_hint(root))
+    found = only_content(root)
+    what = f"expected images and their masks, found {found}" if found else "no images folder"
+    scan.problem(what, root, _layout_hint(root))
     return []
 
 
@@ -662,8 +665,9 @@ def _pair(scan: Scan, place: _Place, keys: FolderKeys) -> SampleTable:
             f"no mask for {len(without_mask)} of {num_stems} images: {count_names(without_mask)}",
             place.where,
             _suffix_hint(place.image_stems[:5], mask_of)
-            or "a mask needs the file stem of its image: add the masks, or remove the images; for"
-            " other names set data.mask_suffix, or data.mask_pattern and data.mask_template",
+            or "a mask needs the file name of its image, without suffix: add the"
+            " masks, or remove the images; for other names set data.mask_suffix, or"
+            " data.mask_pattern and data.mask_template",
         )
     if mask_of and place.masks is not None and place.images:
         left = [name for stem, file in mask_of.items() for name in same_masks.get(stem, [file])]

@@ -221,7 +221,7 @@ def _open(stream: BinaryIO, kind: str | None, where: str) -> tuple[ImageFile, St
         raise MedvisionError(
             "not an image in a supported format",
             where=where,
-            hint="convert it to PNG or remove it",
+            hint="its content decides, not its name; convert it to PNG or remove it",
         )
     form = FORMATS[kind]
     with damage_named(where):

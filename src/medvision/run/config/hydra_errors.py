@@ -47,6 +47,10 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str], list[str]]:
     known = {name for action in parser._actions for name in action.option_strings}
     for position, argument in enumerate(arguments):
         option = argument.partition("=")[0]
+        if option in _MEANT and option not in known:
+            typed, _ = _option_as_override(arguments[position:])
+            value = typed.removeprefix(option).strip(" =") or "VALUE"
+            fail(f"expected key=value, got {typed}", f"write {_MEANT[option].format(value)}")
         if option.startswith("--") and option not in known and _is_key(option[2:]):
             typed, value = _option_as_override(arguments[position:])
             fail(f"expected key=value, got {typed}", f"write {value}")
@@ -68,6 +72,22 @@ def check_usage(arguments: Sequence[str]) -> tuple[bool, list[str], list[str]]:
         ordered = [*overrides, *(one for one in arguments if one not in overrides)]
     return bool(parsed.multirun), overrides, ordered
 
+
+_MEANT = {
+    "--epochs": "trainer.max_epochs={}",
+    "--max-epochs": "trainer.max_epochs={}",
+    "--batch-size": "data.batch_size={}",
+    "--batch_size": "data.batch_size={}",
+    "--lr": "optimizer.lr={}",
+    "--learning-rate": "optimizer.lr={}",
+    "--image-size": "data.image_size={}",
+    "--data": "data.root={}",
+    "--out": "run_dir={}",
+    "--device": "trainer=cpu, trainer=gpu or trainer=tpu",
+    "--gpu": "trainer=gpu",
+    "--gpus": "trainer=gpu trainer.devices={}",
+}
+"""Usual options of other programs, and the keys here."""
 
 FOLDER_KEYS_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 """Folders of Hydra, which holds no file of a run here."""
@@ -196,10 +216,12 @@ def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) ->
     text = str(error)
     if unset := re.match(r"You must specify '(\w+)'", text):
         group = unset[1]
+        own = "experiment=segmentation or experiment=classification for a folder of your own, or "
         return MedvisionError(
             f"no {group} is chosen",
             where=group,
-            hint=f"add {group}=NAME: {', '.join(options(group))}",
+            hint=f"add {own if group == 'experiment' else ''}{group}=NAME:"
+            f" {', '.join(options(group))}",
         )
     if several := re.match(r"Ambiguous value for argument '(.*)'", text):
         return MedvisionError(

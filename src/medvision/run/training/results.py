@@ -160,6 +160,7 @@ def finish(
     if final.get("test_evaluations", 0) > 1:
         times = final["test_evaluations"]
         print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
+    print_line(f"report: {folder.path / 'report.html'}")
     print_line(str(folder.path))
     return final
 
