@@ -209,6 +209,7 @@ def test_files_that_it_cannot_read_are_named_and_the_others_are_predicted(
         for name, reason in reasons.items():
             assert reason in found[name].locator(".failed").inner_text()
         assert found["good.jpg"].locator("canvas").count() == 1
+        assert page.locator("#status").inner_text() == "1 image done, 5 not processed."
         page.close()
 
 
