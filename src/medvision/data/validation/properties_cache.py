@@ -29,8 +29,8 @@ from medvision.files import atomic_path, own_folder
 FORMAT = 4
 """Format version; increment it when a property changes its meaning, to invalidate older files."""
 
-READABLE = (2, 3)
-"""Formats that shards may hold: 2 is without thumbnails of the content."""
+READABLE = (2, 3, FORMAT)
+"""Formats that shards may hold: 2 is without thumbnails of the content, 3 has their old margins."""
 
 
 class PropertiesCache:
