@@ -24,7 +24,7 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 demo: install  ## Train the reference U-Net on drawn phantoms: no data needed
-	$(BIN)/python train.py experiment=polyp_unet
+	$(BIN)/python train.py experiment=polyp_unet data.image_size=128 data.batch_size=4
 
 test: install  ## Run the test suite, on each core
 	$(PYTEST) -m "not slow"
