@@ -94,7 +94,7 @@ def test_every_finding_of_the_audit_is_listed_once_with_its_advice(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
     found = [
-        {"kind": "k", "severity": "leak", "text": "it leaks", "count": 1, "advice": "mend it"},
+        {"kind": "k", "severity": "leak", "text": "it leaks", "count": 1, "advice": "fix it"},
         {
             "kind": "k",
             "severity": "warning",
@@ -104,13 +104,13 @@ def test_every_finding_of_the_audit_is_listed_once_with_its_advice(
         },
         {"kind": "k", "severity": "note", "text": "2 near-duplicates", "count": 1, "advice": ""},
     ]
-    leaks = ["it leaks; mend it"]
+    leaks = ["it leaks; fix it"]
     classification["audit"] = {"mode": "warn", "complete": True, "leaks": leaks, "findings": found}
-    classification["warnings"] = ["LEAK: it leaks; mend it", "few images; add some", "another note"]
+    classification["warnings"] = ["LEAK: it leaks; fix it", "few images; add some", "another note"]
     text = report(write_run(classification))
     seen = words(text)
     for line in (
-        "it leaks; mend it",
+        "it leaks; fix it",
         "Warning of the audit: few images; add some",
         "Note of the audit: 2 near-duplicates",
         "another note",

@@ -109,21 +109,21 @@ def test_images_without_a_finite_output(
     tested = sorted(
         path for path in images.rglob("*.png") if images.name == "test" or path.name < "case_04"
     )
-    told = f"the output of the network is not finite for 1 of {len(tested)} test images"
+    words = f"the output of the network is not finite for 1 of {len(tested)} test images"
 
     data = (f"data.root={root}", "data.in_channels=3", "audit=skip")
     code = main([*small, *options, *data, f"--config-dir={tmp_path}"])
     assert code == 3
     (run,) = tmp_path.glob("runs/*/*")
-    assert f"error: {told}" in capsys.readouterr().err
-    assert_failed(run, told)
+    assert f"error: {words}" in capsys.readouterr().err
+    assert_failed(run, words)
     rows = rows_of(run / "predictions_test.csv")
     assert len(rows) == len(tested)
     assert [Path(row["path"]).name for row in rows if not row["predicted"]] == [WHITE]
 
     assert command(monkeypatch, "evaluate", str(run), "--trust", "own_nan") == 3
-    assert f"error: {told}" in capsys.readouterr().err
-    assert_failed(run / "evaluation" / "test", told)
+    assert f"error: {words}" in capsys.readouterr().err
+    assert_failed(run / "evaluation" / "test", words)
 
     again = shutil.copytree(run, tmp_path / "again")
     assert command(monkeypatch, "compare", str(run), str(again), "--trust", "own_nan") == 2
@@ -149,10 +149,10 @@ def test_images_without_a_finite_output(
     content = torch.load(checkpoint, weights_only=True)
     content["state_dict"]["model.network.layers.bias"][:] = torch.nan
     torch.save(content, checkpoint)
-    told = told.replace(" 1 of", f" {len(tested)} of")
+    words = words.replace(" 1 of", f" {len(tested)} of")
     assert command(monkeypatch, "evaluate", str(run), "--trust", "own_nan") == 3
-    assert f"error: {told}" in capsys.readouterr().err
-    assert_failed(run / "evaluation" / "test", told)
+    assert f"error: {words}" in capsys.readouterr().err
+    assert_failed(run / "evaluation" / "test", words)
     given = ("predict", str(run), *map(str, tested), "--out", "none", "--trust", "own_nan")
     assert command(monkeypatch, *given) == 1
     assert all(row["error"] for row in rows_of(Path("none/predictions.csv")))
@@ -164,12 +164,12 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def assert_failed(run: Path, told: str) -> None:
+def assert_failed(run: Path, words: str) -> None:
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "failed"
-    assert summary["warnings"][0].startswith(told)
+    assert summary["warnings"][0].startswith(words)
     assert sum("not finite" in warning for warning in summary["warnings"]) == 1
     scores = {n: v for n, v in summary["metrics"].items() if n.startswith("test/")}
     assert scores
     assert not any(value for value in scores.values())
-    assert told in (run / "report.html").read_text()
+    assert words in (run / "report.html").read_text()
