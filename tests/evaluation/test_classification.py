@@ -234,3 +234,43 @@ def test_a_score_without_an_interval_is_shown_with_the_reason(tmp_path: Path) ->
         "no 95 % interval of test calibration error (ECE): it needs 10 images, or independent ones"
         " among grouped images",
     ]
+
+
+def seen_as(
+    measured: ClassificationEvaluation, stage: Stage, targets: Sequence[int], answers: Sequence[int]
+) -> list[str]:
+    """Notes after a split of two classes was predicted as the given answers."""
+    target, logits = torch.tensor(targets), 4.0 * torch.tensor(answers)[:, None] - 2
+    samples = [Sample(path=f"{k}", target=NAMES[t]) for k, t in enumerate(targets)]
+    measured.data.tables[stage] = samples
+    batch: Any = {"target": target.to(torch.uint8), "index": torch.arange(len(targets))}
+    measured.watch(stage).on_test_batch_end(cast(Any, None), cast(Any, None), logits, batch, 0)
+    measured.scores(stage, {f"{stage}/loss": 0.5})
+    return [note for note in measured.notes if "predicted" in note and "interval" not in note]
+
+
+def test_one_answer_for_all_images_has_one_note_for_both_splits(tmp_path: Path) -> None:
+    measured = evaluation(tmp_path, 2)
+    assert seen_as(measured, "val", [0, 0, 1], [0, 0, 0]) == [
+        "all 3 val images are predicted as a, the true class of 2"
+    ]
+    assert seen_as(measured, "test", [0, 1, 1, 1], [0, 0, 0, 0]) == [
+        "all 4 test images are predicted as a, the true class of 1"
+    ]
+    missing = [note for note in measured.notes if note.startswith("no 95 % interval of ")]
+    about = [note.removeprefix("no 95 % interval of ").partition(" ")[2] for note in missing]
+    assert len(about) == len(set(about)) > 0
+
+
+def test_other_answers_on_val_keep_their_own_note(tmp_path: Path) -> None:
+    measured = evaluation(tmp_path, 2)
+    seen_as(measured, "val", [0, 0, 1], [0, 0, 0])
+    assert seen_as(measured, "test", [0, 1, 1], [0, 1, 0]) == [
+        "all 3 val images are predicted as a, the true class of 2"
+    ]
+    # one class alone is no finding, nor is a single image
+    measured = evaluation(tmp_path, 2)
+    assert seen_as(measured, "val", [0, 0], [0, 0]) == []
+    assert seen_as(measured, "test", [1], [0]) == [
+        "b was never predicted on test, although 1 image contains it"
+    ]

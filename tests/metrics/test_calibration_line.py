@@ -56,6 +56,13 @@ def test_images_of_one_patient_widen_the_intervals() -> None:
         assert widths[1] == pytest.approx(widths[0], rel=0.15)
 
 
+def test_classes_that_share_one_probability_and_are_separated_elsewhere_have_no_slope() -> None:
+    line = calibration_line([0.1, 0.9, 0.1], [False, True, True])
+    assert np.isnan(line["calibration_slope"])
+    assert np.isnan(line["calibration_slope_ci95"]).all()
+    assert np.isfinite(line["calibration_intercept"])
+
+
 def test_separated_classes_have_no_slope() -> None:
     found = calibration_line([0.1, 0.2, 0.8, 0.9], [False, False, True, True])
     assert math.isnan(found["calibration_slope"])  # type: ignore[arg-type]

@@ -241,6 +241,8 @@ def test_one_answer_for_every_image() -> None:
     assert findings(summary, []) == [
         "all 150 test images are predicted as ill, the true class of 70"
     ]
+    summary["warnings"] = findings(summary, [])
+    assert findings(summary, []) == []
 
 
 def test_a_class_that_is_never_recognised() -> None:
@@ -269,6 +271,17 @@ def test_no_better_than_chance() -> None:
     ]
     summary = classification(test_auroc=0.3, test_auroc_ci95=[0.2, 0.45], **level)
     assert findings(summary, []) == ["AUROC 0.300 (0.200 to 0.450) on test is worse than chance"]
+
+
+def test_several_scores_at_chance_share_one_sentence() -> None:
+    summary = classification(
+        **{"val_auroc_ci95": [0.4, 0.97], "test_auroc": 0.6, "test_auroc_ci95": [0.45, 0.75]},
+        **{"test_mcc": 0.0, "test_mcc_ci95": [-0.3, 0.5]},
+    )
+    assert findings(summary, []) == [
+        "AUROC 0.600 (0.450 to 0.750), Matthews correlation (MCC) 0.000 (-0.300 to 0.500) on test"
+        " are not shown to be better than chance: the 95 % intervals include 0.5, 0"
+    ]
 
 
 def test_undefined_scores_are_named() -> None:

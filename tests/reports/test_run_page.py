@@ -78,6 +78,38 @@ def test_the_headline_names_network_data_and_score(
     ) in words(report(write_run(segmentation, config=config)))
 
 
+@pytest.mark.parametrize(
+    ("changed", "seen", "of_tab"),
+    [
+        ({}, "polyp_unet: segmentation of polyps", ", Dice 0.931 on test images"),
+        ({"experiment": "segmentation"}, "Segmentation of polyps", ", Dice 0.931 on test images"),
+        (
+            {"metrics": {}, "status": "running"},
+            "polyp_unet: segmentation of polyps",
+            "",
+        ),
+        (
+            {"evaluated": {"run": "r", "data": "d", "split": "val", "external": False}},
+            "polyp_unet: segmentation of polyps, evaluated",
+            ", Dice 0.940 on validation images",
+        ),
+    ],
+)
+def test_the_title_names_experiment_task_and_data_and_that_of_the_tab_the_score(
+    write_run: Write, segmentation: dict[str, Any], changed: dict[str, Any], seen: str, of_tab: str
+) -> None:
+    text = report(write_run({**segmentation, **changed}))
+    assert f"<h1>{seen}</h1>" in text
+    assert f"<title>{seen}{of_tab} - medvision report</title>" in text
+
+
+def test_the_title_of_a_run_on_phantoms_says_so(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    title = "chest_xray_cnn: classification of chest_xray (synthetic)"
+    assert f"<h1>{title}</h1>" in report(write_run(classification))
+
+
 def test_the_headline_of_a_classifier_names_its_classes_accuracy_and_auroc(
     write_run: Write, classification: dict[str, Any]
 ) -> None:
@@ -138,8 +170,8 @@ def test_sections_without_content_are_absent(
         "numbers",
         "warnings",
         "data",
-        "own-reporting-guidelines",
         "curves",
+        "own-reporting-guidelines",
         "definitions",
         "run",
     ]
@@ -156,13 +188,13 @@ def test_a_full_run_has_every_section_in_order(full_run: Path) -> None:
     assert sections(text) == [
         "numbers",
         "warnings",
+        "images",
         "data",
         "details",
-        "own-reporting-guidelines",
-        "thresholds",
-        "curves",
         "judged",
-        "images",
+        "curves",
+        "thresholds",
+        "own-reporting-guidelines",
         "definitions",
         "run",
     ]
@@ -183,8 +215,8 @@ def test_scores_have_three_decimals_or_are_shown_as_undefined(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:
     text = report(write_run(segmentation))
-    assert table_row(text, "Score") == ["Test", "95 % interval", "Validation", "Train", "0 to 1"]
-    assert table_row(text, "Dice")[:4] == ["0.931", "0.912 to 0.945", "0.940", "0.950"]
+    assert table_row(text, "Score") == ["Test", "Validation", "Train", "0 to 1"]
+    assert table_row(text, "Dice")[:3] == ["0.931 0.912 to 0.945", "0.940", "0.950"]
     assert table_row(text, "AUROC (pixels)")[:2] == ["undefined", "\N{EN DASH}"]
     assert not re.search(r"\b(NaN|nan|None|null)\b", words(text))
 
@@ -198,7 +230,7 @@ def test_distances_have_their_unit_and_the_number_of_excluded_images(
         "test/hd95_px_undefined": 2,
     }
     text = report(write_run(segmentation))
-    assert table_row(text, "HD95, px")[:2] == ["9.2", "7.1 to 12.9"]
+    assert table_row(text, "HD95, px")[0] == "9.2 7.1 to 12.9"
     assert "HD95 is undefined for 2 test images, which its mean excludes." in words(text)
 
 
@@ -336,7 +368,7 @@ def test_validation_scores_have_their_intervals_too(
 ) -> None:
     segmentation["metrics"]["val/dice_ci95"] = [0.93, 0.95]
     text = report(write_run(segmentation))
-    assert table_row(text, "Dice")[2] == "0.940 0.930 to 0.950"
+    assert table_row(text, "Dice")[1] == "0.940 0.930 to 0.950"
 
 
 def test_groups_in_two_splits_are_counted(write_run: Write, segmentation: dict[str, Any]) -> None:
@@ -402,7 +434,7 @@ def test_pictures_of_cases_are_small_jpegs_and_plots_keep_their_size_in_inches(
 ) -> None:
     large = Case(title="a", caption="", picture=np.zeros((900, 1800, 3), np.uint8))
     text = report(write_run(segmentation, plots=("loss",)), worst=[large])
-    plot, shown = Page(text).all("img")
+    shown, plot = Page(text).all("img")
     assert (plot["width"], plot["height"]) == ("576", "384")  # 6 x 4 inches, drawn at 160 dpi
     assert (shown["width"], shown["height"]) == ("640", "320")
     kind, data = str(shown["src"]).split(";base64,")

@@ -74,8 +74,11 @@ def test_leaks_are_the_first_thing_below_the_title(
 def test_a_skipped_or_incomplete_audit_is_reported(
     write_run: Write, segmentation: dict[str, Any], audit: dict[str, Any], banner: str, fact: str
 ) -> None:
-    text = report(write_run({**segmentation, "audit": audit}))
+    again = "the data were not audited: audit=skip"
+    text = report(write_run({**segmentation, "audit": audit, "warnings": [again, "another note"]}))
     assert banner in words(text)
+    assert again not in words(text)  # the banner says it
+    assert "another note" in words(text)
     assert "banner leak" not in text
     assert table_row(text, "Audit") == [fact]
 
@@ -271,7 +274,8 @@ def test_a_sealed_run_is_described_by_its_validation_scores(
         "distinguishes NORMAL and PNEUMONIA in 10 validation images with an accuracy of 0.800 (95 %"
         " interval 0.5" in seen
     )
-    assert table_row(text, "Score")[:2] == ["Validation", "95 % interval"]
+    assert table_row(text, "Score") == ["Validation", "0 to 1"]
+    assert table_row(text, "Accuracy")[0] == "0.800 0.500 to 0.900"
     assert table_row(text, "Test, sealed")[:3] == ["4", "6", "10"]
     assert sections(text) == ["numbers", "data", "details", "curves", "definitions", "run"]
     assert "has been evaluated" not in seen

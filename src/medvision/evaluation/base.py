@@ -78,6 +78,7 @@ class Evaluation(ABC):
         self.subgroups: Mapping[str, Mapping[str, str]] = {}
         self.scored: dict[Stage, dict[str, Any]] = {}
         self.not_finite: dict[Stage, int] = {}
+        self._noted: dict[str, str] = {}
 
     @classmethod
     @abstractmethod
@@ -106,6 +107,23 @@ class Evaluation(ABC):
     def scores(self, stage: Stage, logged: Mapping[str, float]) -> dict[str, Score]:
         """Compute scores with intervals, by ``stage/name``, and write the predictions."""
 
+    def note(self, text: str, *, about: str) -> None:
+        """Add a note on a split, which replaces the one on an earlier split about the same."""
+        self.notes = [note for note in self.notes if note != self._noted.get(about)] + [text]
+        self._noted[about] = text
+
+    def note_never_predicted(self, stage: Stage, images: Mapping[str, int]) -> None:
+        """Add a note for each class that is labelled in a split and never predicted.
+
+        Args:
+            stage: The split.
+            images: Number of images of each of these classes.
+        """
+        for name, count in images.items():
+            there = f"{counted(count, 'image')} {'contains' if count == 1 else 'contain'} it"
+            text = f"{name} was never predicted on {stage}, although {there}"
+            self.note(text, about=f"never {name}")
+
     def note_missing_intervals(
         self, stage: Stage, scores: Mapping[str, Score], *, only: str | None = None
     ) -> None:
@@ -130,7 +148,8 @@ class Evaluation(ABC):
         for name in known:
             reasons.setdefault(_why_no_interval(name), []).append(_title(name))
         for reason, of in reasons.items():
-            self.notes.append(f"no 95 % interval of {stage} {', '.join(of)}: {reason}")
+            missing = f"{', '.join(of)}: {reason}"
+            self.note(f"no 95 % interval of {stage} {missing}", about=missing)
 
     def details(self) -> dict[str, Any]:
         """Build tables of the test images that ``summary.json`` contains besides the scores."""
@@ -216,12 +235,6 @@ def _why_no_interval(name: str) -> str:
             " bound of the score is known"
         )
     return "it needs two images (or groups), of each class or prediction that it counts"
-
-
-def never_predicted(name: str, stage: Stage, num_images: int) -> str:
-    """Note that a class with labelled images was never predicted."""
-    there = f"{counted(num_images, 'image')} {'contains' if num_images == 1 else 'contain'} it"
-    return f"{name} was never predicted on {stage}, although {there}"
 
 
 def or_none(value: float) -> float | None:

@@ -17,7 +17,6 @@ from medvision.evaluation.base import (
     FinishedRun,
     Score,
     interval_or_none,
-    never_predicted,
     or_none,
 )
 from medvision.evaluation.parts import Rows, Tested, several_per_group
@@ -261,12 +260,7 @@ class ClassificationEvaluation(Evaluation):
         groups = self.data.groups_of(rows)
         found = self._class_scores(probability, target, groups)
         found |= self._further_scores(probability, target, groups)
-        missing = set(range(len(names))) - set(self._predicted(probability).tolist())
-        self.notes += [
-            never_predicted(names[k], stage, int((target == k).sum()))
-            for k in sorted(missing)
-            if (target == k).any()
-        ]
+        self._note_answers(stage, self._predicted(probability), target)
         if self.choices.temperature is not None:
             found |= self._calibrated_scores(seen, self.choices.temperature, groups)
         scores: dict[str, Score] = {f"{stage}/loss": or_none(logged[f"{stage}/loss"])}
@@ -281,6 +275,26 @@ class ClassificationEvaluation(Evaluation):
                 " undefined if the split has no image of it, or only images of it"
             )
         return scores
+
+    def _note_answers(
+        self, stage: Stage, predicted: NDArray[np.int64], target: NDArray[np.int64]
+    ) -> None:
+        """Add a note if labelled classes are never predicted, or all images as one class."""
+        answers, names = np.unique(predicted), self.data.class_names
+        never = {
+            name: int((target == k).sum())
+            for k, name in enumerate(names)
+            if k not in answers and (target == k).any()
+        }
+        if never and len(answers) == 1 < len(target):
+            name, count = names[answers[0]], int((target == answers[0]).sum())
+            self.note(
+                f"all {len(target):,} {stage} images are predicted as {name}, the true class of"
+                f" {count:,}",
+                about=f"all {name}",
+            )
+        else:
+            self.note_never_predicted(stage, never)
 
     def _undefined_scores(self) -> list[str]:
         """Names of the scores of a split that has images without a finite output."""

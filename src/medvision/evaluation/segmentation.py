@@ -18,7 +18,6 @@ from medvision.evaluation.base import (
     FinishedRun,
     Score,
     interval_or_none,
-    never_predicted,
     or_none,
 )
 from medvision.evaluation.parts import Tested, several_per_group
@@ -93,7 +92,7 @@ class SegmentationEvaluation(Evaluation):
         if not seen.rows:
             return {}
         self.scored[stage] = {"num_images": len(seen.rows)}
-        self.notes += self._never_predicted(stage, seen)
+        self.note_never_predicted(stage, self._never_predicted(seen))
         scores: dict[str, Score] = {name: or_none(value) for name, value in logged.items()}
         groups = self.data.groups_of(seen.rows)
         for name, score in ((name, score_named(name, "segmentation")) for name in seen.rows[0]):
@@ -130,16 +129,16 @@ class SegmentationEvaluation(Evaluation):
                 )
         return scores
 
-    def _never_predicted(self, stage: Stage, seen: SegmentationPredictions) -> list[str]:
-        """Notes on classes that are labelled in a split, but predicted for no pixel of it."""
+    def _never_predicted(self, seen: SegmentationPredictions) -> dict[str, int]:
+        """Classes that are labelled, but predicted for no pixel, with their number of images."""
         pixels = seen.confusion.sum(axis=0)
         images = (seen.confusion.sum(axis=2) > 0).sum(axis=0)
         predicted, labelled = pixels.sum(axis=0), pixels.sum(axis=1)
-        return [
-            never_predicted(name, stage, int(images[k]))
+        return {
+            name: int(images[k])
             for k, name in enumerate(self.data.class_names)
             if labelled[k] and not predicted[k]
-        ]
+        }
 
     def _lesion_scores(
         self, rows: Sequence[Mapping[str, Any]], groups: Sequence[str] | None

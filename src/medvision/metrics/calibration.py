@@ -253,7 +253,8 @@ def calibration_line(
     Returns:
         ``calibration_slope`` and ``calibration_intercept``, and under ``<name>_ci95`` low and high
         end. All NaN unless both classes occur; the slope and its interval also where p separates
-        the classes, or is the same for all images. An end beyond the largest slope is NaN.
+        the classes, even if images of both share one p, or is the same for all images. An end
+        beyond the largest slope is NaN.
 
     References:
         Cox, Two further applications of a model for binary regression, Biometrika 1958; Van Calster
@@ -313,7 +314,10 @@ def calibration_line(
     weight = special.expit(line) * special.expit(-line)
     if not weight.sum():
         return found
-    scale = inflation(line, x - np.average(x, weights=weight))
+    direction = x - np.average(x, weights=weight)
+    if weight @ direction**2 < STEEPEST**-2:  # a standard error above the largest slope
+        return found
+    scale = inflation(line, direction)
     found["calibration_slope"] = steep
     found["calibration_slope_ci95"] = _ends(
         lambda b: deviance(profile(b)), steep, limit * scale, reach=STEEPEST

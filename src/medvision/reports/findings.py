@@ -179,6 +179,8 @@ def _one_answer(run: _Run) -> list[str]:
             every = "every background pixel of the test images"
             return [f"{every} is predicted as foreground (specificity 0)"]
         return []
+    if any(re.match(r"all [\d,]+ test images are predicted as ", text) for text in run.warnings):
+        return []
     counts = run.class_counts.get("test") or {}
     for name, count in counts.items():
         if run.score(f"test/recall/{name}") == 1 and run.score(f"test/specificity/{name}") == 0:
@@ -195,7 +197,9 @@ def _one_answer(run: _Run) -> list[str]:
 
 
 def _no_better_than_chance(run: _Run) -> list[str]:
-    found = []
+    found: list[str] = []
+    level: list[str] = []
+    values: list[str] = []
     for score in scores_of(run.task):
         name, chance = f"test/{score.name}", score.chance
         ends = run.interval(name)
@@ -203,15 +207,18 @@ def _no_better_than_chance(run: _Run) -> list[str]:
             continue
         sign = run.sign(name)
         worst, best = sorted(ends, reverse=sign < 0)
-        if sign * worst > sign * chance:
-            continue
-        start = f"{score.capitalized} {_with_range(run, name)} on test is"
+        shown = _with_range(run, name)
         if sign * best < sign * chance:
-            found.append(f"{start} worse than chance")
-        else:
-            found.append(
-                f"{start} not shown to be better than chance: the 95 % interval includes {chance:g}"
-            )
+            found.append(f"{score.capitalized} {shown} on test is worse than chance")
+        elif sign * worst <= sign * chance:
+            level.append(f"{score.title if level else score.capitalized} {shown}")
+            values.append(f"{chance:g}")
+    if level:
+        verb, of = ("is", "interval includes") if len(level) == 1 else ("are", "intervals include")
+        found.append(
+            f"{', '.join(level)} on test {verb} not shown to be better than chance: the 95 % {of}"
+            f" {', '.join(values)}"
+        )
     return found
 
 

@@ -51,9 +51,12 @@ def report_of(run: RunFiles) -> TaskReport:
 
 
 def title(run: RunFiles) -> str:
-    """Title of the page."""
+    """Title of the page: experiment, task and data set."""
     name = str(run.summary.get("experiment", "run"))
-    return f"{name}, evaluated" if run.summary.get("evaluated") else name
+    made = " (synthetic)" if run.dataset.get("synthetic") else ""
+    about = f"{run.task} of {set_name(run)}{made}"
+    text = about[:1].upper() + about[1:] if name == run.task else f"{name}: {about}"
+    return f"{text}, evaluated" if run.summary.get("evaluated") else text
 
 
 def headline(run: RunFiles) -> str:
@@ -131,6 +134,9 @@ JUDGED = {
 """Plots of the test images: name in a title, text alternative, caption."""
 
 GRID = "test_images"
+
+IN_A_BANNER = ("the data were not audited", "the test split is sealed")
+"""Starts of the warnings that a banner of the page repeats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +258,11 @@ def _context(run: RunFiles, *, worst: Sequence[Case], typical: Sequence[Case]) -
                 *[f"{score.heading} of the memory baseline"] * (score.name in remembered),
             )
         ],
-        "warnings": [text for text in summary.get("warnings") or [] if text not in elsewhere],
+        "warnings": [
+            text
+            for text in summary.get("warnings") or []
+            if text not in elsewhere and not text.startswith(IN_A_BANNER)
+        ],
         "found": found,
         "memory": memory if run.stage == "test" and memory.get("protocol") == "test split" else {},
         "set_name": set_name(run),

@@ -451,8 +451,7 @@ def _lasting(warnings: list[str], stage: Stage, opened: bool) -> list[str]:
     measured_again = re.compile(
         rf"(the output of the network is not finite for|only) [\d,]+ (of [\d,]+ )?{stage} image"
         rf"|no 95 % interval of {stage} |.* was never predicted on {stage}, "
-        + "|HD95 leaves out "
-        * (stage == "test")
+        rf"|all [\d,]+ {stage} images are predicted as " + "|HD95 leaves out " * (stage == "test")
     )
     kept = [warning for warning in warnings if not measured_again.match(warning)]
     return [w for w in kept if not (opened and w.startswith("the test split is sealed"))]
