@@ -104,14 +104,18 @@ def batches(rows, given, *, train, classes=None):
 
 
 class Clock(tf.keras.callbacks.Callback):
-    """Time of each training step, validation left out."""
+    """Time of each training step and epoch, validation left out."""
 
     def __init__(self):
         super().__init__()
         self.steps, self.last = [], 0.0
+        self.epochs, self.began = [], 0.0
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.last = time.perf_counter()
+        self.last = self.began = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(time.perf_counter() - self.began)
 
     def on_train_batch_end(self, batch, logs=None):
         now = time.perf_counter()
@@ -170,6 +174,7 @@ def main():
     parser.add_argument("--threads", type=int, help="of TensorFlow; one for each core")
     parser.add_argument("--policy", default="float32", help="or mixed_bfloat16")
     parser.add_argument("--cache", action="store_true", help="keep decoded images in memory")
+    parser.add_argument("--times", action="store_true", help="end of the fit, and epochs")
     parser.add_argument("--validate", action="store_true")
     parser.add_argument("--predict", type=Path, help="folder of images")
     parser.add_argument("--predictions", type=int, help="how many of them; all")
@@ -200,6 +205,8 @@ def main():
         train = batches(split["train"], given, train=True, classes=classes)
         train = train if given.steps is None else train.take(given.steps)
         model.fit(train, epochs=given.epochs, verbose=0, callbacks=[clock])
+        if given.times:
+            figures |= {"fit_ended": time.time(), "epoch_s": clock.epochs}
         counted = clock.steps[2:]
         figures["train_images_per_s"] = given.batch * len(counted) / sum(counted)
         figures["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
