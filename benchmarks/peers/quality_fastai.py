@@ -134,6 +134,8 @@ def main():
         learn.unfreeze()
         learn.fit_one_cycle(given.epochs)
     fit_ended = time.time()
+    # before predicting, which calls the clock too
+    epoch_s = [seconds for seconds, frozen in clock.epochs if not frozen]
 
     unseen = [*split["val"], *split["test"]]
     paths = [row["path"] for row in unseen]
@@ -143,7 +145,7 @@ def main():
             write_mask(given, row, probabilities[1])
     else:
         write_probabilities(given, unseen, list(learn.dls.vocab), outputs)
-    report(fit_ended, [seconds for seconds, frozen in clock.epochs if not frozen])
+    report(fit_ended, epoch_s)
 
 
 if __name__ == "__main__":
