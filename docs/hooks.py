@@ -142,11 +142,11 @@ def _file_lines(path: Path, *, prefix: str) -> list[str]:
     head = re.match(r"(?:#.*\n)*", text)
     words = [line.removeprefix("#").strip() for line in (head[0] if head else "").splitlines()]
     lines = [_escaped(" ".join(word for word in words if not word.startswith("@package")))]
-    lines += ["", "| key | default | meaning |", "|---|---|---|"]
+    lines += ["", "| key and default | meaning |", "|---|---|"]
     for key, value, comment in config_keys(text):
         meaning = comment or HYDRA_KEYS.get(key.rpartition(".")[2], "")
-        cells = [f"`{prefix}{key}`", f"`{value}`" if value else "", _escaped(meaning)]
-        lines.append(f"| {' | '.join(cells)} |")
+        name = f"`{prefix}{key}`" + (f"<br>`= {value}`" if value else "")
+        lines.append(f"| {name} | {_escaped(meaning)} |")
     return lines
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from medvision.app import served
-from medvision.app.served import App, ServedRun
+from medvision.app.served import App, ServedRun, Shown
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.errors import MedvisionError
 from medvision.inference import load_model, predict_files
@@ -79,15 +79,28 @@ def test_a_mask_that_does_not_fit_is_refused(app: App, mask: bytes) -> None:
 def test_the_archive_holds_what_predict_writes(app: App, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(SCENE)
     predict_files(load_model(finished), [tmp_path / "a.png"], out=tmp_path / "out")
-    shown = [app.predict(name, SCENE, heat=False) for name in ("a.png", "=b.png")]
+    shown: list[Shown | MedvisionError] = [
+        app.predict("a.png", SCENE, heat=False),
+        MedvisionError("is not an image", where="note.txt"),
+        app.predict("=b.png", SCENE, heat=False),
+    ]
     with zipfile.ZipFile(io.BytesIO(app.archive(shown))) as archive:
         names = archive.namelist()
         same = archive.read("results/masks/001_a.png")
         table = archive.read("results/predictions.csv").decode()
     assert same == (tmp_path / "out/masks/a.png").read_bytes()
-    assert {"results/overlays/001_a.png", "results/probabilities/002_b.png"} <= set(names)
+    assert {"results/overlays/001_a.png", "results/probabilities/003_b.png"} <= set(names)
+    written = (tmp_path / "out/predictions.csv").read_text()
+    assert table.splitlines()[0] == written.splitlines()[0]  # the same columns
     rows = list(csv.DictReader(io.StringIO(table)))
-    assert [row["path"] for row in rows] == ["a.png", "./=b.png"]  # no formula
+    [of_predict] = csv.DictReader(io.StringIO(written))
+    own = ("path", "mask", "time_s")
+    assert {k: v for k, v in rows[0].items() if k not in own} == {
+        k: v for k, v in of_predict.items() if k not in own
+    }
+    assert float(rows[0]["time_s"]) > 0
+    assert [row["path"] for row in rows] == ["a.png", "note.txt", "./=b.png"]  # no formula
+    assert [row["error"] for row in rows] == ["", "is not an image", ""]
     assert "/tmp" not in table
 
 

@@ -97,7 +97,7 @@ def test_unreadable_files_and_images_without_a_mask_are_faults(make_folder: Make
     data = scan(root)
     assert len(data) == 3
     faults = dict(data.faults)
-    assert faults["images/case_01.png"] == "not an image in a supported format"
+    assert faults["images/case_01.png"] == "not an image in a supported format: the file is text"
     assert faults["images/case_03.png"] == "it has no mask of its own"
     assert any("the mask is 9 x 9 pixels" in reason for reason in faults.values())
 

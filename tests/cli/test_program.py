@@ -159,7 +159,7 @@ def test_predicting_a_folder_with_a_broken_image_ends_with_1(
     code, output, errors = run_here(*arguments, "--out", "part")
     assert code == 1
     assert errors.splitlines() == [
-        f"not processed: {folder / 'c.png'}: not an image in a supported format",
+        f"not processed: {folder / 'c.png'}: not an image in a supported format: the file is text",
         "error: 1 of 3 images could not be processed (part/predictions.csv, column error);"
         " fix or remove them",
     ]

@@ -92,6 +92,21 @@ def test_a_class_with_fewer_images_than_drawn_splits_is_refused_with_its_count(
     assert "data.exclude" in text
 
 
+def test_a_class_of_one_group_without_training_images_is_refused_with_that_reason(
+    make_class_folder: Callable[..., Path],
+) -> None:
+    root = make_class_folder({"well": 12, "sick": 4})
+    for path in (root / "sick").iterdir():
+        path.rename(path.with_name(f"patient_{path.name}"))
+    data = of_classes(root, group_pattern="(patient)_", split_seed=5)  # draws the group for test
+    with pytest.raises(MedvisionError) as caught:
+        data.prepare()
+    assert str(caught.value) == (
+        "no training image of sick (data.root); the 4 images of sick lie in 1 group: a group stays"
+        " in one split; add images of other groups, or leave the class out with data.exclude"
+    )
+
+
 def test_existing_phantoms_keep_their_split_when_more_are_drawn() -> None:
     few, many = prepared(num_images=40), prepared(num_images=80)
     for stage in STAGES:

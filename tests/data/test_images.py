@@ -264,7 +264,12 @@ def test_a_download_padded_with_zeros_is_refused(tmp_path: Path, kind: str) -> N
     ("content", "message"),
     [
         pytest.param(b"", "the file is empty", id="empty"),
-        pytest.param(b"hello, world", "not an image in a supported format", id="text"),
+        pytest.param(b"hello, world", "supported format: the file is text", id="text"),
+        pytest.param(
+            b"x" + "é".encode() * 99, "supported format: the file is text", id="cut-letter"
+        ),
+        pytest.param(b"\0\1hello", r"supported format \(", id="binary"),
+        pytest.param(b"caf\xe9 au lait", r"supported format \(", id="latin-1"),
         pytest.param(b"GIF89a" + bytes(20), "damaged", id="gif-zeros"),
         pytest.param(b"\xff\xd8\xff", "damaged", id="jpeg-start-only"),
         pytest.param(b"\x89PNG\r\n\x1a\n", "damaged", id="png-start-only"),

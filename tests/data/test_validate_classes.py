@@ -57,7 +57,7 @@ def test_a_text_file_named_jpg_is_a_one_line_error_with_its_name(root: Path) -> 
         with pytest.raises(MedvisionError) as caught:
             check(root, **options)
         assert str(caught.value).replace(str(root), "ROOT") == (
-            "not an image in a supported format (ROOT/train/yes/2.jpg);"
+            "not an image in a supported format: the file is text (ROOT/train/yes/2.jpg);"
             " its content decides, not its name; convert it to PNG or remove it"
         )
 

@@ -77,7 +77,7 @@ def test_unreadable_files_are_reported_and_the_others_predicted(
     rows = table(tmp_path / "out")
     assert done.num_done == 3
     assert [path.name for path, _ in done.failures] == ["case 1.png", "case 3.png"]
-    assert rows[1]["error"] == "not an image in a supported format"
+    assert rows[1]["error"] == "not an image in a supported format: the file is text"
     assert rows[3]["error"] == "the file is empty"
     assert rows[1]["mask"] == rows[1]["foreground_px"] == ""
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 3

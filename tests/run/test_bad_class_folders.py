@@ -23,7 +23,7 @@ SMALL = (
     "data.batch_size=4",
     "data.num_workers=0",
 )
-TYPE = "not an image in a supported format"
+TYPE = "not an image in a supported format: the file is text"
 LAYOUT = "expected FOLDER/<class>/*, FOLDER/{train,val,test}/<class>/*, or FOLDER/splits.csv"
 SPLIT = {
     "train/a": 12,

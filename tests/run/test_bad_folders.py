@@ -153,8 +153,8 @@ SPOILT = {
     ),
     "text named png": (
         lambda f: f.image().write_text("hello"),
-        "not an image in a supported format (ROOT/images/c03.png); its content decides,"
-        " not its name; convert it to PNG or remove it",
+        "not an image in a supported format: the file is text (ROOT/images/c03.png); its"
+        " content decides, not its name; convert it to PNG or remove it",
     ),
     "gif named png": (
         lambda f: Image.fromarray(f.noise()).save(
@@ -218,7 +218,7 @@ SPOILT = {
     ),
     "line break in the name of a broken file": (
         lambda f: (f.rename("c\n03"), (f.root / "images" / "c\n03.png").write_bytes(b"x")),
-        "not an image in a supported format (ROOT/images/c\\n03.png);"
+        "not an image in a supported format: the file is text (ROOT/images/c\\n03.png);"
         " its content decides, not its name; convert it to PNG or remove it",
     ),
     "name that steers a terminal": (

@@ -150,7 +150,9 @@ def test_the_merged_protocol_is_named_beside_its_scores(
     summary = summary_at(run)
     assert summary["dataset"]["protocol"] == "merged"
     assert [w for w in summary["warnings"] if "MERGED PROTOCOL LEAKS" in w]
-    assert "merged protocol" in capsys.readouterr().out
+    printed, shown = capsys.readouterr().out, run.relative_to(Path.cwd())
+    assert "merged protocol" in printed
+    assert printed.splitlines()[-2:] == [f"report: {shown / 'report.html'}", str(shown)]
     assert {Path(row["path"]).parts[0] for row in rows_of(run / "predictions_test.csv")} == {
         "Training",
         "Testing",

@@ -71,7 +71,9 @@ def test_the_stored_test_split_gives_the_scores_of_the_run(
     assert {name: after[name] for name in before} == before
     assert json.loads((out / "summary.json").read_text()) == summary
     assert (own_run / "report.html").read_text() == (out / "report.html").read_text()
-    assert "reproduced: " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "reproduced: " in printed
+    assert printed.splitlines()[-2:] == [f"report: {out / 'report.html'}", str(out)]
     assert summary["evaluated"]["largest_difference"] <= 1e-6
     assert summary["evaluated"]["figures_compared"] >= 15
 

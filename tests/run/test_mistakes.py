@@ -7,10 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
+from medvision.errors import MedvisionError
 from medvision.run import main
-from medvision.run.config.hydra_errors import check_usage
-from medvision.run.config.store import options
+from medvision.run.config.hydra_errors import _MEANT, check_usage
+from medvision.run.config.store import CONF, keys_of, options
 
 SMALL = (
     "trainer=cpu",
@@ -345,6 +347,24 @@ def test_the_line_names_the_error_and_the_fix(
     fails: Callable[..., str], arguments: list[str], line: str
 ) -> None:
     assert fails(*arguments) == line
+
+
+@pytest.mark.parametrize("option", _MEANT)
+def test_an_option_of_another_program_leads_to_keys_that_exist(option: str) -> None:
+    known = {
+        "": yaml.safe_load((CONF / "train.yaml").read_text()),
+        "data": keys_of("data", "folder_segmentation"),
+        "optimizer": keys_of("optimizer", "adam"),
+        "trainer": keys_of("trainer", "auto"),
+    }
+    with pytest.raises(MedvisionError) as failed:
+        check_usage([option, "2"])
+    assert failed.value.what == f"expected key=value, got {option} 2"
+    hint = str(failed.value.hint)
+    assert hint.startswith("write ")
+    for key, value in re.findall(r"([\w.]+)=(\w+)", hint):
+        group, _, name = key.rpartition(".")
+        assert value in options("trainer") if key == "trainer" else name in known[group]
 
 
 def test_options_may_stand_between_overrides() -> None:

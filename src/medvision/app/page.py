@@ -21,6 +21,11 @@ from medvision.inference.results import ClassificationResult, Result, Segmentati
 from medvision.reports.plots.overlays import as_rgb
 from medvision.types import RESEARCH_ONLY
 
+# Less blank space than Streamlit leaves; it would show a docstring here on the page.
+SPACING = """<style>
+[data-testid="stMainBlockContainer"] { padding-top: 2.2rem; padding-bottom: 2rem; }
+</style>"""
+
 
 def plain(text: str) -> str:
     """Escape text for Markdown: names of files are not markup."""
@@ -29,9 +34,12 @@ def plain(text: str) -> str:
 
 def show_app(app: App) -> None:
     """Show all tabs."""
-    st.set_page_config(page_title="medvision", layout="wide", menu_items={})
-    first = app.runs[0]
-    st.header(plain(first.facts.title), anchor=False)
+    first = app.runs[0].facts
+    st.set_page_config(page_title=f"{first.title} - medvision", layout="wide", menu_items={})
+    st.html(SPACING)
+    st.header(plain(first.title), anchor=False)
+    for run in app.runs:
+        st.caption(plain(described(run)))
     st.info(f"**{RESEARCH_ONLY}**")
     if any(run.model.card.synthetic for run in app.runs):
         st.warning(
@@ -50,11 +58,22 @@ def show_app(app: App) -> None:
                     show(app, run)
 
 
+def described(run: ServedRun) -> str:
+    """Name a run with its network, its data and its first score."""
+    facts = dict(run.facts.facts)
+    text = f"{run.name}: {facts['Network']}; {facts['Trained on']}"
+    if not run.facts.scores:
+        return text
+    score = run.facts.scores[0]
+    return f"{text}; {score['title']} {score['value']} on {run.facts.measured_on}"
+
+
 def show_predictions(app: App) -> None:
     """Read uploads, and show the result of each."""
     # any name: DICOM files often have no extension, and what is no image is said below
     files = st.file_uploader(
-        "Images: JPEG, PNG, TIFF, DICOM and others", accept_multiple_files=True
+        "Drop images here, or choose them: JPEG, PNG, TIFF, DICOM and others",
+        accept_multiple_files=True,
     )
     st.caption("Images stay on the machine that runs this app; nothing is sent elsewhere.")
     heat = not app.runs[0].is_segmentation and st.toggle(
@@ -62,7 +81,7 @@ def show_predictions(app: App) -> None:
     )
     if len(files) > MOST_IMAGES:
         st.error(f"Only the first {MOST_IMAGES} of {len(files)} images are shown.")
-    known: dict[Any, Shown | str] = st.session_state.setdefault("shown", {})
+    known: dict[Any, Shown | MedvisionError] = st.session_state.setdefault("shown", {})
     current = {(file.file_id, bool(heat)): file for file in files[:MOST_IMAGES]}
     for key in [key for key in known if key not in current]:
         del known[key]
@@ -71,10 +90,9 @@ def show_predictions(app: App) -> None:
         if key not in known:
             with st.spinner(f"Predicting {plain(file.name)}"):
                 known[key] = predicted(app, file.name, file.getvalue(), heat=bool(heat))
-    done = [one for one in known.values() if isinstance(one, Shown)]
-    if done:
+    if any(isinstance(one, Shown) for one in known.values()):
         if "archive" not in st.session_state or st.session_state["archive"][0] != list(known):
-            st.session_state["archive"] = (list(known), app.archive(done))
+            st.session_state["archive"] = (list(known), app.archive([*known.values()]))
         st.download_button(
             "Download results (zip)",
             st.session_state["archive"][1],
@@ -84,18 +102,20 @@ def show_predictions(app: App) -> None:
     for (identity, _), found in known.items():
         name = current[(identity, bool(heat))].name
         st.subheader(plain(name), divider="gray", anchor=False)
-        if isinstance(found, str):
-            st.error(plain(found))
+        if isinstance(found, MedvisionError):
+            hint = f" Hint: {found.hint}." if found.hint else ""
+            st.error(plain(f"Not processed: {found.what}.{hint}"))
         else:
             show_image(app, found, identity)
 
 
-def predicted(app: App, name: str, data: bytes, *, heat: bool) -> Shown | str:
-    """Predict an upload, or say why that is impossible."""
+def predicted(app: App, name: str, data: bytes, *, heat: bool) -> Shown | MedvisionError:
+    """Predict an upload, or return why that is impossible."""
     try:
         return app.predict(name, data, heat=heat)
     except MedvisionError as error:
-        return f"Not processed: {error.what}." + (f" Hint: {error.hint}." if error.hint else "")
+        error.where = name
+        return error
 
 
 def show_image(app: App, shown: Shown, identity: str) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import re
 import threading
+import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,12 +130,14 @@ class Shown:
         name: Name of the upload.
         data: Its content.
         results: Result of each served run.
+        seconds: Time that each result took.
         heat: Heat map of each served run, over the image; None where there is none.
     """
 
     name: str
     data: bytes
     results: Sequence[Result]
+    seconds: Sequence[float]
     heat: Sequence[Image | None]
 
 
@@ -163,9 +166,11 @@ class App:
             MedvisionError: If the image cannot be read, is too large, or a heat map is impossible.
         """
         results: list[Result] = []
+        seconds: list[float] = []
         heats: list[Image | None] = []
         with self.turn:
             for run in self.runs:
+                started_s = time.perf_counter()
                 image = run.model.decode(data, where=name)
                 if image.shape[0] * image.shape[1] > MOST_PIXELS:
                     raise MedvisionError(
@@ -176,12 +181,17 @@ class App:
                     )
                 (result,) = run.model.predict_batch([image])
                 results.append(result)
+                seconds.append(round(time.perf_counter() - started_s, 6))
                 wanted = heat and not run.is_segmentation
                 heats.append(_heat(run.model, image, result) if wanted else None)
-        return Shown(name=name, data=data, results=results, heat=heats)
+        return Shown(name=name, data=data, results=results, seconds=seconds, heat=heats)
 
-    def archive(self, shown: Sequence[Shown]) -> bytes:
-        """Pack the results as ``medvision predict`` writes them, in a folder for each run."""
+    def archive(self, shown: Sequence[Shown | MedvisionError]) -> bytes:
+        """Pack the results as ``medvision predict`` writes them, in a folder for each run.
+
+        Args:
+            shown: Result of each upload, or the error of ``predict``.
+        """
         packed = io.BytesIO()
         with (
             TemporaryDirectory(prefix="medvision-") as temporary,
@@ -232,16 +242,23 @@ def _heat(model: Model, image: Image, result: Result) -> Image:
     return heat_overlay(image, heat)[:, image.shape[1] :]
 
 
-def _write_results(folder: Path, run: ServedRun, shown: Sequence[Shown], place: int) -> None:
+def _write_results(
+    folder: Path, run: ServedRun, shown: Sequence[Shown | MedvisionError], place: int
+) -> None:
     outputs = Outputs(folder=folder, card=run.model.card, overlays=True, probabilities=True)
     rows, inputs = [], []
     for number, one in enumerate(shown):
-        name = f"{number + 1:03d}_{_safe_stem(one.name)}"
-        given = Input(path=Path(one.name), name=name)
-        inputs.append(given)
-        row = outputs.write(given, one.results[place], number)
-        named = f"./{one.name}" if starts_formula(one.name) else one.name
-        rows.append({"path": named, **row})
+        name = str(one.where) if isinstance(one, MedvisionError) else one.name
+        row: dict[str, Any] = dict.fromkeys(outputs.columns)
+        row["path"] = f"./{name}" if starts_formula(name) else name
+        if isinstance(one, MedvisionError):
+            row["error"] = one.what
+        else:
+            given = Input(path=Path(name), name=f"{number + 1:03d}_{_safe_stem(name)}")
+            inputs.append(given)
+            row |= outputs.write(given, one.results[place], number)
+            row["time_s"] = one.seconds[place]
+        rows.append(row)
     write_table(folder / "predictions.csv", rows)
     outputs.write_grid(inputs)
 

@@ -69,11 +69,27 @@ class ClassificationData(ImageData):
         train = self.class_counts()["train"]
         absent = [name for name, count in train.items() if not count]
         if absent:
+            together = self._of_few_groups(absent)
             raise MedvisionError(
                 f"no training image of {', '.join(absent)}",
                 where="data.root",
-                hint="add images, or lower data.val_fraction and data.test_fraction",
+                hint=f"{together}: a group stays in one split; add images of other groups, or leave"
+                " the class out with data.exclude"
+                if together
+                else "add images, or lower data.val_fraction and data.test_fraction",
             )
+
+    def _of_few_groups(self, names: Sequence[str]) -> str:
+        """Describe the classes whose images lie in fewer groups than there are splits."""
+        groups: dict[str, list[str]] = {name: [] for name in names}
+        for sample in (sample for table in self.tables.values() for sample in table):
+            if sample.target in groups:
+                groups[sample.target].append(sample.group_key)
+        return ", ".join(
+            f"the {counted(len(of), 'image')} of {name} lie in {counted(len(set(of)), 'group')}"
+            for name, of in groups.items()
+            if len(set(of)) < min(len(of), len(self.tables))
+        )
 
     def _refuse_rare_classes(self) -> None:
         """Raise if a class has too few images for every split, where all splits are drawn."""

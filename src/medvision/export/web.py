@@ -20,7 +20,7 @@ from medvision.files import check_writable, file_errors, own_folder, read_regula
 from medvision.inference.load import load_network, summary_of
 from medvision.inference.model_card import ModelCard
 from medvision.inference.results import ClassificationResult, SegmentationResult
-from medvision.reports.run_facts import split_in_words
+from medvision.reports.run_facts import UNNAMED, split_in_words
 from medvision.scores import Score, is_interval, is_number, scores_of
 from medvision.task_definition import task_of
 from medvision.types import RESEARCH_ONLY
@@ -104,11 +104,12 @@ class ModelFacts:
         """
         dataset = summary.get("dataset") or {}
         counts = dataset.get("num_images") or {}
-        data = card.dataset or "unknown"
+        name = "" if card.dataset in UNNAMED else card.dataset
+        data = name or "unknown images"
         if card.synthetic:
             data += " (phantoms, drawn by a computer)"
         elif counts.get("train"):
-            data += f", {counts['train']:,} training images"
+            data = ", ".join(filter(None, (name, f"{counts['train']:,} training images")))
         two = card.num_classes == 2
         facts = [
             ("Task", f"{card.task}: {', '.join(card.class_names)}"),
@@ -136,7 +137,7 @@ class ModelFacts:
         return cls(
             title=_title(card),
             facts=facts,
-            measured_on=f"{counts.get(stage, 'unknown')} {kind} images of {card.dataset}"
+            measured_on=f"{counts.get(stage, 'unknown')} {kind} images" + f" of {name}" * bool(name)
             if scores
             else "",
             scores=scores,

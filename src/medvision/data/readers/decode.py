@@ -212,14 +212,24 @@ def upright(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(values)
 
 
+def _is_text(start: bytes) -> bool:
+    """Return True if the first bytes of a file are text in UTF-8."""
+    text = start.decode("utf-8", errors="replace").rstrip("\ufffd")  # the last character may be cut
+    return (
+        "\ufffd" not in text and all(c.isprintable() or c in "\n\r\t" for c in text) and text != ""
+    )
+
+
 def _open(stream: BinaryIO, kind: str | None, where: str) -> tuple[ImageFile, Stored]:
     """Check the header of a file, and open it without decoding."""
     stream.seek(0)
     if kind is None:
-        if not stream.read(1):
+        start = stream.read(START_BYTES)
+        if not start:
             raise MedvisionError("the file is empty", where=where, hint=_REPLACE)
+        what = "not an image in a supported format"
         raise MedvisionError(
-            "not an image in a supported format",
+            f"{what}: the file is text" if _is_text(start) else what,
             where=where,
             hint="its content decides, not its name; convert it to PNG or remove it",
         )

@@ -292,6 +292,7 @@ def evaluate_run(
     if target.stage == "test" and summary["test_evaluations"] > 1:
         times = summary["test_evaluations"]
         print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
+    print_line(f"report: {out / 'report.html'}")
     print_line(str(out))
     check_finite(summary, out)
     return summary
