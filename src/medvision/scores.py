@@ -4,7 +4,7 @@ A score is logged as ``stage/name``, that of one class as ``stage/name/class``, 
 interval under its name with ``_ci95``; an interval is shown wherever its score is. To add a score,
 write its function in ``medvision.metrics`` and one row here; a further task names its rows in its
 ``TaskDefinition``. Values that a callback logs under a name without a row can be monitored like any
-other score, and are shown under "Other".
+other score, and are shown under "Other values".
 """
 
 from __future__ import annotations

@@ -60,6 +60,13 @@ def test_scores_leaks_and_limits_are_those_of_the_run(tmp_path: Path) -> None:
     assert "medvision predict unet.onnx" in found["Use"]
 
 
+def test_a_remark_that_is_already_a_warning_of_the_run_is_listed_once(tmp_path: Path) -> None:
+    few = "only 3 test images: the 95 % interval of Dice is 0.700 to 0.900"
+    assert sections(card_of(tmp_path / "run", SUMMARY))["Limits"].count(few) == 1
+    again = {**SUMMARY, "warnings": [*SUMMARY["warnings"], few]}
+    assert sections(card_of(tmp_path / "again", again))["Limits"].count(few) == 1
+
+
 def test_sealed_scores_are_those_of_validation(tmp_path: Path) -> None:
     sealed = {**SUMMARY, "metrics": {"val/dice": 0.9}, "sealed": True}
     scores = sections(card_of(tmp_path / "run", sealed))["Scores"]

@@ -113,7 +113,7 @@ def _of_run(run: RunFiles, scores: Sequence[tuple[str, str, float, str]]) -> lis
         found = "No leak was found." if audited else "The data were not audited."
     metrics = run.folder / "metrics.csv"
     history = read_rows(metrics) if metrics.is_file() else []
-    remarks = [*map(str, summary.get("warnings") or ()), *findings(summary, history)]
+    remarks = dict.fromkeys([*(summary.get("warnings") or ()), *findings(summary, history)])
     limits = [text for text in map(_plain, remarks) if text.removeprefix("LEAK: ") not in leaks]
     training = [
         f"Experiment {_plain(summary.get('experiment'))}, seed {_plain(summary.get('seed'))},"
