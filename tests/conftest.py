@@ -1,5 +1,6 @@
 """Fixtures used by several test packages."""
 
+import gc
 import io
 import json
 import os
@@ -20,8 +21,11 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
 from medvision.run import main
+from shared_configs import compose_shared
 
 SMALL = (
     "trainer=cpu",
@@ -48,6 +52,13 @@ class BlankCanvas:
             place.write(BLANK_PNG)
         else:
             Path(place).write_bytes(BLANK_PNG)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Exclude the million objects of imports and collection from later garbage collections."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -81,6 +92,18 @@ def _blank_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(style, "FigureCanvasAgg", BlankCanvas)
 
 
+@pytest.fixture(autouse=True)
+def _shared_configs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy configs that an earlier test composed, because composing takes most of a short command.
+
+    Hydra composes every config in ``tests/test_conf.py``, where both ways are compared, in the
+    shared finished runs, in processes that tests start, and in slow tests.
+    """
+    if request.path.name == "test_conf.py" or request.node.get_closest_marker("slow"):
+        return
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", compose_shared)
+
+
 @pytest.fixture
 def small() -> tuple[str, ...]:
     """Overrides that shorten any experiment to one or two seconds."""
@@ -101,18 +124,26 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     return run
 
 
-def finish(folder: Path, *overrides: str) -> Path:
-    """Run two small epochs in a new folder; return the run."""
-    here = Path.cwd()
-    os.chdir(folder)
-    os.environ["MEDVISION_STATE_DIR"] = str(folder / "state")
-    os.environ["MEDVISION_CACHE_DIR"] = str(folder / "cache")
+def finished_run(factory: pytest.TempPathFactory, name: str, *overrides: str) -> Path:
+    """Run two small epochs, once for all processes of the suite; return the run."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # common to all workers
+    folder, here = base / f"run_{name}", Path.cwd()
     kept = [o for o in SMALL if not o.startswith(("trainer.max", "data.num_images"))]
-    try:
-        assert main([*kept, "trainer.max_epochs=2", "data.num_images=60", *overrides]) == 0
-    finally:
-        os.chdir(here)
-        os.environ.pop("MEDVISION_RUN_DIR", None)
+    with FileLock(base / f"run_{name}.lock"):
+        if not (folder / "finished").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+            folder.mkdir()
+            os.chdir(folder)
+            os.environ["MEDVISION_STATE_DIR"] = str(folder / "state")
+            os.environ["MEDVISION_CACHE_DIR"] = str(folder / "cache")
+            try:
+                assert main([*kept, "trainer.max_epochs=2", "data.num_images=60", *overrides]) == 0
+            finally:
+                os.chdir(here)
+                os.environ.pop("MEDVISION_RUN_DIR", None)
+            (folder / "finished").touch()
     (run,) = (folder / "runs").glob("*/*")
     return run
 
@@ -120,23 +151,22 @@ def finish(folder: Path, *overrides: str) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished two-epoch run of ``polyp_unet``, shared: read it, never write to it."""
-    folder = tmp_path_factory.mktemp("finished")
-    return finish(folder, "experiment=polyp_unet", "model.base_channels=4", "optimizer.lr=3e-3")
+    small = ("model.base_channels=4", "optimizer.lr=3e-3")
+    return finished_run(tmp_path_factory, "polyp", "experiment=polyp_unet", *small)
 
 
 @pytest.fixture(scope="session")
 def finished_chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished run of ``chest_xray_cnn`` whose threshold came from validation, shared."""
-    folder = tmp_path_factory.mktemp("finished_chest")
     small = ("model.base_channels=2", "task.threshold=validation")
-    return finish(folder, "experiment=chest_xray_cnn", *small)
+    return finished_run(tmp_path_factory, "chest", "experiment=chest_xray_cnn", *small)
 
 
 @pytest.fixture(scope="session")
 def finished_brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One finished run of ``brain_mri_cnn``, shared."""
-    folder = tmp_path_factory.mktemp("finished_brain")
-    return finish(folder, "experiment=brain_mri_cnn", "model.base_channels=2")
+    small = "model.base_channels=2"
+    return finished_run(tmp_path_factory, "brain", "experiment=brain_mri_cnn", small)
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.errors import ConfigCompositionException
 from hydra.utils import get_class, get_method, instantiate
 from omegaconf import OmegaConf
 from torch import nn
@@ -21,12 +23,13 @@ from medvision.run.config.store import CONF, groups, help_text, options, run_nam
 from medvision.run.training.build import build
 from medvision.task_definition import task_names, task_of
 from medvision.tasks import Task
+from shared_configs import compose_shared
 
 EXPERIMENTS = options("experiment")
 OPTIONS = [(group, name) for group in groups() if group != "experiment" for name in options(group)]
 OF_HYDRA = [(path.parent.name, path.stem) for path in (CONF / "hydra").glob("*/*.yaml")]
-FAMILIES = ("polyp_unet", "chest_xray_cnn_augmented", "brain_mri_alexnet")
-"""Experiments that are trained in every suite, one for each family of networks.
+FAMILIES = ("chest_xray_cnn_augmented", "brain_mri_alexnet")
+"""Experiments that are trained in every suite besides the shared finished runs.
 
 The others run in `make test-slow`; the tests of options train networks of timm and smp."""
 
@@ -193,6 +196,30 @@ def test_checked_values_pass_for_every_experiment() -> None:
             check_config(compose("train", overrides=[f"experiment={experiment}"]))
 
 
+def test_configs_that_tests_share_are_those_of_hydra(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = ["data.root=/some/folder", "seed=3", "checkpoint.mode=null", "data.class_names=[a,b]"]
+    given = ["experiment=brain_mri_alexnet", "seed=2", "logger=csv", *values]
+
+    def result(overrides: list[str]) -> object:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            try:
+                cfg = compose("train", overrides=overrides, return_hydra_config=True)
+            except ConfigCompositionException as error:
+                return str(error), str(error.__cause__)
+        return OmegaConf.to_container(cfg), OmegaConf.is_struct(cfg), OmegaConf.is_readonly(cfg)
+
+    commands = [
+        given,
+        [*given, "data.rot=x"],
+        [*given, "rot=x"],
+        ["experiment=polyp_unte", *values],
+    ]
+    of_hydra = [result(command) for command in commands]
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", compose_shared)
+    assert [result(command) for command in commands] == of_hydra
+    assert result(given) == of_hydra[0]  # unchanged by the values of earlier commands
+
+
 @cache
 def network_of(node: str) -> nn.Module:
     """Build the network of a node in JSON; many experiments share one."""
@@ -280,7 +307,8 @@ def test_runs_on_a_user_folder_are_named_after_it(
     make_folder: Callable[..., Path],
     summary_of: Callable[[Path], dict],
 ) -> None:
-    run = train("experiment=segmentation", f"data.root={make_folder(name='my set')}")
+    small = ("model=unet", "model.base_channels=2")
+    run = train("experiment=segmentation", *small, f"data.root={make_folder(name='my set')}")
     assert run.parent.name == "segmentation-my-set"
     assert summary_of(run)["experiment"] == "segmentation"
 

@@ -198,10 +198,12 @@ def test_a_loader_process_does_not_write_to_the_objects_of_the_training(
     """Garbage collection would write to each object and copy its memory page."""
     monkeypatch.setattr(loader_process.signal, "pthread_sigmask", lambda *_: None)
     monkeypatch.setattr(threading.Thread, "start", lambda _: None)
-    threads = cv2.getNumThreads()
+    threads, frozen = cv2.getNumThreads(), gc.get_freeze_count()
     try:
         start_worker(0)
-        assert gc.get_freeze_count() > 0
+        assert gc.get_freeze_count() > frozen
     finally:
         gc.unfreeze()
+        if frozen:  # as the suite started
+            gc.freeze()
         cv2.setNumThreads(threads)
