@@ -134,20 +134,32 @@ def run_folder(tmp_path: Path, finished: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-@pytest.mark.parametrize("make", CHECKPOINTS)
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("medvision", "predict", "BAD", "IMAGE", "--out", "out"),
-        ("medvision", "predict", "RUN", "IMAGE", "--out", "out"),
-        ("medvision", "export", "BAD", "--format", "onnx"),
-        ("medvision", "export", "RUN", "--format", "safetensors"),
-        ("medvision", "evaluate", "RUN"),
-        ("train.py", "experiment=polyp_unet", "model.base_channels=4", "ckpt_path=BAD"),
-        ("train.py", "experiment=polyp_unet", "model.base_channels=4", "model.weights=BAD"),
-    ],
-    ids=" ".join,
-)
+COMMANDS = [
+    ("medvision", "predict", "BAD", "IMAGE", "--out", "out"),
+    ("medvision", "predict", "RUN", "IMAGE", "--out", "out"),
+    ("medvision", "export", "BAD", "--format", "onnx"),
+    ("medvision", "export", "RUN", "--format", "safetensors"),
+    ("medvision", "evaluate", "RUN"),
+    ("train.py", "experiment=polyp_unet", "model.base_channels=4", "ckpt_path=BAD"),
+    ("train.py", "experiment=polyp_unet", "model.base_channels=4", "model.weights=BAD"),
+]
+
+
+def commands_and_checkpoints() -> list[Any]:
+    """Each command and each kind of checkpoint at least once; the other pairs are slow tests."""
+    return [
+        pytest.param(
+            make,
+            command,
+            id=f"{make.__name__}-{' '.join(command)}",
+            marks=[] if make is in_a_checkpoint or command is COMMANDS[0] else pytest.mark.slow,
+        )
+        for make in CHECKPOINTS
+        for command in COMMANDS
+    ]
+
+
+@pytest.mark.parametrize(("make", "command"), commands_and_checkpoints())
 def test_no_command_runs_code_in_a_checkpoint(
     ends_with: Callable[..., str],
     run_folder: Path,

@@ -135,8 +135,17 @@ def test_near_duplicates_of_near_duplicates_share_a_group() -> None:
     assert set(search(chain, threshold=neighbours).groups) == {0}
 
 
-@pytest.mark.parametrize("block", [1, 3, 1024])
-@pytest.mark.parametrize("threshold", [0.99, 0.995])
+@pytest.mark.parametrize(
+    ("block", "threshold"),
+    [
+        (3, 0.99),
+        (1024, 0.995),
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in [(1, 0.99), (1024, 0.99), (1, 0.995), (3, 0.995)]
+        ),
+    ],
+)
 def test_groups_are_those_of_the_formula_in_blocks_of_any_size(
     monkeypatch: pytest.MonkeyPatch, block: int, threshold: float
 ) -> None:

@@ -84,7 +84,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sources, name, refuse)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_batches_are_the_same_and_files_are_decoded_once(
     make_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

@@ -24,7 +24,12 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
 Make = Callable[..., nn.Module]
 
 
-@pytest.fixture(params=NETWORKS)
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=pytest.mark.slow) if name == "smp_unet_resnet18" else name
+        for name in NETWORKS
+    ]
+)
 def make(request: pytest.FixtureRequest) -> Make:
     return NETWORKS[request.param]
 

@@ -14,7 +14,17 @@ SMALL = {
 ARCHITECTURES = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+OFTEN = ("Unet", "DeepLabV3Plus", "DPT", "PAN")
+"""Architectures tested in every suite: skip connections, dilation, and the two with own options."""
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+)
 @torch.no_grad()
 def test_every_architecture_accepts_any_size(architecture: str) -> None:
     options = SMALL.get(architecture, {"encoder": "mobilenet_v2"})

@@ -157,7 +157,7 @@ def in_task(model: nn.Module) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", LITE0])
+@pytest.mark.parametrize("encoder", ["resnet18", pytest.param(LITE0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "content_of",
     [

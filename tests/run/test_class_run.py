@@ -196,7 +196,10 @@ def test_a_validation_split_of_one_class_has_no_auroc_and_a_note(
     assert "val/auroc was undefined in every epoch: best.ckpt holds the last epoch" in warnings
 
 
-@pytest.mark.parametrize("override", ["data.val_fraction=0", "data.test_fraction=0"])
+@pytest.mark.parametrize(
+    "override",
+    ["data.val_fraction=0", pytest.param("data.test_fraction=0", marks=pytest.mark.slow)],
+)
 def test_a_split_may_be_empty(train: Callable[..., Path], override: str) -> None:
     run = train("experiment=brain_mri_cnn", "model.base_channels=2", override)
     left_out = "test" if "test" in override else "val"

@@ -104,11 +104,18 @@ def test_an_error_from_another_process_is_unchanged() -> None:
 @pytest.mark.parametrize(
     "experiment",
     [
-        ("polyp_unet", "callbacks=early_stopping", "scheduler=cosine"),
-        ("chest_xray_cnn", "model.base_channels=2", "data.sampler=balanced"),
-        ("brain_mri_lite0", "model.weights=none", "callbacks=finetuning"),
+        pytest.param(("polyp_unet", "callbacks=early_stopping", "scheduler=cosine"), id="unet"),
+        pytest.param(
+            ("chest_xray_cnn", "model.base_channels=2", "data.sampler=balanced"),
+            marks=pytest.mark.slow,
+            id="cnn",
+        ),
+        pytest.param(
+            ("brain_mri_lite0", "model.weights=none", "callbacks=finetuning"),
+            marks=pytest.mark.slow,
+            id="lite0",
+        ),
     ],
-    ids=lambda given: given[0],
 )
 def test_everything_that_a_fit_sends_to_another_process_can_be_pickled(
     small: Sequence[str],

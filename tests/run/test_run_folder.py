@@ -282,7 +282,12 @@ def test_several_classes_with_colours_train_end_to_end(
 
 
 @pytest.mark.parametrize(
-    "override", ["data.val_fraction=0", "trainer.limit_val_batches=0", "data.test_fraction=0"]
+    "override",
+    [
+        "data.val_fraction=0",
+        pytest.param("trainer.limit_val_batches=0", marks=pytest.mark.slow),
+        "data.test_fraction=0",
+    ],
 )
 def test_a_split_may_be_empty(
     train: Callable[..., Path], summary_of: Callable[[Path], dict], override: str
