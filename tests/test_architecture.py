@@ -4,6 +4,7 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import structure
@@ -62,20 +63,32 @@ MOST_SINGLE_IMPORTERS = 40
 """Modules that exactly one other module imports: most are parts of it that stand alone."""
 
 
-def imports_at_run_time(path: Path) -> Iterator[str]:
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports_at_run_time(path: Path) -> list[str]:
     """Modules that a file imports anywhere, except for type checking only."""
-    tree = ast.parse(path.read_text())
+    nodes = nodes_of(path)
     for_types = {
         child
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for node in nodes
+        if isinstance(node, ast.If)
+        and any(isinstance(n, ast.Name) and n.id == "TYPE_CHECKING" for n in ast.walk(node.test))
         for child in ast.walk(node)
     }
-    for node in set(ast.walk(tree)) - for_types:
+    found = []
+    for node in nodes:
+        if node in for_types:
+            continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
+            found.append("." * node.level + (node.module or ""))
+    return found
 
 
 def own_modules() -> Iterator[tuple[str, str, Path]]:
@@ -156,7 +169,7 @@ def test_only_the_classes_of_a_task_know_its_name() -> None:
     found = {
         name
         for name, _, path in own_modules()
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in nodes_of(path)
         if isinstance(node, ast.Constant) and node.value in TASKS
     }
     assert found - TASK_MODULES == set(NAMES_OF_FOLDERS)
