@@ -160,7 +160,13 @@ def test_files_skipped_in_validation_and_test_are_reported(
     assert summary["dataset"]["num_images"] == {"train": 24, "val": 7, "test": 7}
 
 
-@pytest.mark.parametrize("name", ["<script>alert(1)<", "'\U0001f9e0' \"b\" error: c"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "<script>alert(1)<",
+        pytest.param("'\U0001f9e0' \"b\" error: c", marks=pytest.mark.slow),
+    ],
+)
 def test_a_class_may_have_any_name_of_one_line(
     name: str,
     tmp_path: Path,

@@ -130,7 +130,15 @@ class Link:
         return SimpleNamespace(world_size=2, global_rank=rank, strategy=strategy)
 
 
-@pytest.mark.parametrize(("count", "fixed_shapes"), [(7, False), (8, True), (9, False), (9, True)])
+@pytest.mark.parametrize(
+    ("count", "fixed_shapes"),
+    [
+        (7, False),
+        pytest.param(8, True, marks=pytest.mark.slow),
+        pytest.param(9, False, marks=pytest.mark.slow),
+        (9, True),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_give_the_scores_of_one(
     kind: str, count: int, fixed_shapes: bool, tmp_path: Path
