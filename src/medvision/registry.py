@@ -48,8 +48,14 @@ OF_LOGGERS = ("pictures_every_n_epochs", "upload")
 KEYS: dict[str, tuple[str, ...]] = {
     "medvision.callbacks.BestAndLast": ("dirpath", "monitor", "mode"),
     "medvision.callbacks.EpochLog": ("dirpath",),
-    "medvision.callbacks.Finetuning": ("frozen_epochs",),
+    "medvision.callbacks.Finetuning": ("frozen_epochs", "frozen_stages"),
     "medvision.callbacks.FiniteLoss": ("every_n_steps",),
+    "medvision.callbacks.ProgressiveSize": (
+        "initial_scale",
+        "delay_fraction",
+        "finetune_fraction",
+        "multiple_px",
+    ),
     "medvision.callbacks.Throughput": (),
     "pytorch_lightning.callbacks.EarlyStopping": (
         *("monitor", "mode", "patience", "min_delta", "verbose", "strict", "check_finite"),

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from medvision.callbacks import BestAndLast, EpochLog, FiniteLoss, Throughput
+from medvision.callbacks import BestAndLast, EpochLog, FiniteLoss, ProgressiveSize, Throughput
 from medvision.callbacks.predictions import _png_names
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError
@@ -32,6 +32,7 @@ def trainer(epoch: int = 0, **metrics: float) -> Any:
         strategy=SimpleNamespace(reduce_boolean_decision=lambda decision, **_: decision),
         optimizers=[optimizer],
         lr_scheduler_configs=[],
+        callbacks=[],
         save_checkpoint=save_checkpoint,
         print=print,
     )
@@ -376,3 +377,17 @@ def test_an_epoch_that_predicts_nothing_is_best_only_among_its_like(tmp_path: Pa
     again = best_and_last(tmp_path)
     again.load_state_dict(callback.state_dict())
     assert not again.best_is_empty
+
+
+def test_an_epoch_of_reduced_images_is_best_only_until_one_of_full_size(tmp_path: Path) -> None:
+    sizes = ProgressiveSize()
+    callback = best_and_last(tmp_path)
+    epochs = [(0.8, True), (0.9, True), (0.5, False), (0.75, False), (0.95, True)]
+    for epoch, (dice, sizes.is_reduced) in enumerate(epochs):
+        found = trainer(epoch, val__dice=dice)
+        found.callbacks = [callback, sizes]
+        callback.on_train_epoch_end(found, None)
+        assert callback.best_epoch == [0, 1, 2, 3, 3][epoch]
+    again = best_and_last(tmp_path)
+    again.load_state_dict(callback.state_dict())
+    assert (again.best_value, again.best_is_preliminary) == (0.75, False)

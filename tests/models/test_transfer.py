@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -232,3 +233,35 @@ def test_a_report_names_a_few_layers() -> None:
     (line,) = loaded.report()
     assert line.startswith("weights from x.ckpt: 20 of 20 tensors used (layer0, layer1")
     assert line.endswith("layer7, ...)")
+
+
+@pytest.mark.parametrize(
+    ("network", "frozen", "trained"),
+    [
+        ("tf_efficientnet_lite0", {"conv_stem", "bn1", "blocks.0", "blocks.1"}, {"blocks.2"}),
+        ("resnet18", {"conv1", "bn1", "act1", "maxpool", "layer1"}, {"layer2"}),
+    ],
+)
+@pytest.mark.parametrize("of_segmentation", [False, True])
+def test_two_stages_are_the_layers_up_to_stride_4(
+    network: str, frozen: set[str], trained: set[str], of_segmentation: bool
+) -> None:
+    if of_segmentation:
+        model: Any = SmpSegmenter(encoder=f"tu-{network}")
+        inside = model.network.encoder.model
+    else:
+        model = TimmClassifier(name=network)
+        inside = model.network
+    stages = {id(module) for module in model.first_stages(2)}
+    for names, expected in ((frozen, True), (trained, False)):
+        for name in names:
+            leaves = [m for m in inside.get_submodule(name).modules() if not list(m.children())]
+            assert {id(leaf) in stages for leaf in leaves} == {expected}
+    assert model.first_stages(0) == []
+
+
+def test_stages_that_a_network_does_not_have_are_refused() -> None:
+    with pytest.raises(MedvisionError, match="at most 5 stages, got 6"):
+        TimmClassifier(name="resnet18").first_stages(6)
+    with pytest.raises(MedvisionError, match="ResNetEncoder does not name its stages"):
+        SmpSegmenter(encoder="resnet18").first_stages(1)

@@ -170,3 +170,35 @@ def test_freezing_needs_a_backbone(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, callbacks=[Finetuning(frozen_epochs=1)])
     with pytest.raises(MedvisionError, match="Sequential has no backbone to freeze"):
         trainer.fit(task(model=model), loader(), loader())
+
+
+def test_first_stages_stay_frozen_after_the_rest_of_the_backbone_trains(tmp_path: Path) -> None:
+    model = Staged()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    callback = Finetuning(frozen_epochs=1, frozen_stages=1)
+    trainer = trainer_of(tmp_path, max_epochs=2, callbacks=[callback])
+    trainer.fit(task(model=model), loader(), loader())
+    changed = {name for name, t in model.state_dict().items() if not torch.equal(t, before[name])}
+    assert not {name for name in changed if name.startswith(("features.0", "features.1"))}
+    assert {"features.3.weight", "head.weight"} <= changed
+    assert [m.training for m in model.features] == [False, False, True, True, True]
+
+
+class Staged(Tiny):
+    """A backbone of two stages."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()
+        )
+
+    def first_stages(self, count: int) -> list[nn.Module]:
+        return list(self.features[: 2 * count])
+
+
+def test_frozen_stages_need_a_network_that_names_them(tmp_path: Path) -> None:
+    callback = Finetuning(frozen_epochs=0, frozen_stages=1)
+    trainer = trainer_of(tmp_path, callbacks=[callback])
+    with pytest.raises(MedvisionError, match="Tiny does not name its stages"):
+        trainer.fit(task(), loader(), loader())

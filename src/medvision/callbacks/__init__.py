@@ -11,6 +11,7 @@ from medvision.callbacks.pictures import (
 )
 from medvision.callbacks.predictions import ClassProbabilities, Outputs, SegmentationPredictions
 from medvision.callbacks.progress import Progress, Throughput
+from medvision.callbacks.progressive_size import ProgressiveSize
 from medvision.callbacks.pruning import Pruning
 from medvision.callbacks.resume_state import ExactState, Handover
 from medvision.callbacks.trackers import LateTensorBoard
@@ -29,6 +30,7 @@ __all__ = [
     "LateTensorBoard",
     "Outputs",
     "Progress",
+    "ProgressiveSize",
     "Pruning",
     "SegmentationPictures",
     "SegmentationPredictions",

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 from typing_extensions import override
 
+from medvision.callbacks.progressive_size import ProgressiveSize
 from medvision.command_line import resuming
 from medvision.errors import MedvisionError, Stopped, did_you_mean, first_line
 from medvision.files import atomic_path, link_or_copy
@@ -44,6 +45,8 @@ class BestAndLast(Checkpoint):
         best_value: Its monitored value; None if the last epoch is used as the best.
         best_is_empty: True if it predicts nothing of what is labelled in validation. Such an epoch
             is the best only where every epoch does so, whatever the monitor says.
+        best_is_preliminary: True if it ended with training images of reduced size, see
+            ``ProgressiveSize``. Such an epoch is the best only until one of full size has ended.
         last_epoch: Last epoch that has ended.
         warning: Reason for using the last epoch as the best, if so.
     """
@@ -59,7 +62,7 @@ class BestAndLast(Checkpoint):
         self.monitor, self.mode = monitor, mode or mode_of(monitor)
         self.best_epoch: int | None = None
         self.best_value: float | None = None
-        self.best_is_empty = False
+        self.best_is_empty = self.best_is_preliminary = False
         self.last_epoch: int | None = None
         self.warning: str | None = None
         self._record: tuple[int | None, float | None] | None = None
@@ -71,10 +74,16 @@ class BestAndLast(Checkpoint):
         is_empty = bool(
             getattr(pl_module, "predicts_nothing", lambda _: False)(trainer.callback_metrics)
         )
-        better = value is not None and self._is_better(float(value), is_empty=is_empty)
+        is_preliminary = any(
+            isinstance(callback, ProgressiveSize) and callback.is_reduced
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        )
+        better = value is not None and self._is_better(
+            float(value), is_empty=is_empty, is_preliminary=is_preliminary
+        )
         if better and value is not None:
             self.best_epoch, self.best_value = trainer.current_epoch, float(value)
-            self.best_is_empty = is_empty
+            self.best_is_empty, self.best_is_preliminary = is_empty, is_preliminary
         self.last_epoch = trainer.current_epoch
         with _plateaus_stepped(trainer):
             self.save(trainer)
@@ -155,6 +164,7 @@ class BestAndLast(Checkpoint):
             "best_value": self.best_value,
             "last_epoch": self.last_epoch,
             "best_is_empty": self.best_is_empty,
+            "best_is_preliminary": self.best_is_preliminary,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -163,6 +173,7 @@ class BestAndLast(Checkpoint):
             known = (state_dict["best_epoch"], state_dict["best_value"])
             self.best_epoch, self.best_value = self._record or known
             self.best_is_empty = state_dict.get("best_is_empty", False)
+            self.best_is_preliminary = state_dict.get("best_is_preliminary", False)
         self.last_epoch = state_dict.get("last_epoch")
 
     def _require_logged(self, trainer: Trainer) -> None:
@@ -178,13 +189,16 @@ class BestAndLast(Checkpoint):
                 ),
             )
 
-    def _is_better(self, value: float, *, is_empty: bool = False) -> bool:
+    def _is_better(
+        self, value: float, *, is_empty: bool = False, is_preliminary: bool = False
+    ) -> bool:
         if not math.isfinite(value):
             return False
         if self.best_value is None:
             return True
-        if is_empty != self.best_is_empty:
-            return self.best_is_empty
+        faults = (is_empty, is_preliminary)
+        if faults != (self.best_is_empty, self.best_is_preliminary):
+            return faults < (self.best_is_empty, self.best_is_preliminary)
         return value > self.best_value if self.mode == "max" else value < self.best_value
 
     def _not_written(self, fault: Exception) -> MedvisionError:

@@ -18,13 +18,18 @@ class Finetuning(Callback):
     dropout is off. Freezing depends only on the epoch, so a resumed run is in the same state. The
     learning rate of the backbone is set by ``task.backbone_lr_factor``.
 
+    The first stages may stay frozen: their features are general, and at the highest resolution
+    their gradients are the most expensive ones.
+
     Args:
         frozen_epochs: Epochs in which only the head trains; 0 freezes nothing.
+        frozen_stages: First stages of the backbone that never train, see
+            ``medvision.models.base.first_stages``; 0 for none.
     """
 
-    def __init__(self, *, frozen_epochs: int) -> None:
-        self.frozen_epochs = frozen_epochs
-        self._is_frozen = False
+    def __init__(self, *, frozen_epochs: int, frozen_stages: int = 0) -> None:
+        self.frozen_epochs, self.frozen_stages = frozen_epochs, frozen_stages
+        self._frozen: set[nn.Module] = set()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
@@ -42,24 +47,36 @@ class Finetuning(Callback):
                 where="callbacks=finetuning",
                 hint="use callbacks=default, or trainer.strategy=ddp",
             )
+        self._first_stages(model)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        modules = backbone_modules(_model_of(pl_module))
-        was_frozen = self._is_frozen
-        if trainer.current_epoch < self.frozen_epochs:
-            BaseFinetuning.freeze(modules, train_bn=False)
-            for module in modules:
-                module.eval()
-            self._is_frozen = True
-        elif self._is_frozen:
-            BaseFinetuning.make_trainable(modules)
-            for module in modules:
-                module.train()
-            self._is_frozen = False
-        if self._is_frozen != was_frozen:
+        model = _model_of(pl_module)
+        only_head = trainer.current_epoch < self.frozen_epochs
+        frozen = set(backbone_modules(model) if only_head else self._first_stages(model))
+        thawed = self._frozen - frozen
+        BaseFinetuning.make_trainable(thawed)
+        for module in thawed:
+            module.train()
+        BaseFinetuning.freeze(frozen, train_bn=False)
+        for module in frozen:
+            module.eval()
+        changed, self._frozen = frozen != self._frozen, frozen
+        if changed:
             _wrap_again(trainer, pl_module)
 
     on_train_start = on_train_epoch_start  # resuming within an epoch starts none
+
+    def _first_stages(self, model: nn.Module) -> list[nn.Module]:
+        if self.frozen_stages == 0:
+            return []
+        if not hasattr(model, "first_stages"):
+            raise MedvisionError(
+                f"{type(model).__name__} does not name its stages",
+                where="callbacks.finetuning.frozen_stages",
+                hint="use 0, or a model of timm or smp",
+            )
+        stages: list[nn.Module] = model.first_stages(self.frozen_stages)  # type: ignore[operator]
+        return stages
 
 
 def _wrap_again(trainer: Trainer, task: LightningModule) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,3 +53,44 @@ def check_dropout(dropout: float, *, where: str = "model.dropout") -> None:
             where=where,
             hint="use 0 for no dropout; 0.2 is common",
         )
+
+
+def first_stages(network: nn.Module, count: int) -> list[nn.Module]:
+    """Return the layers of a timm network up to the features of its first stages.
+
+    A stage ends where timm takes features of one stride: 2, 4, 8, 16 and 32 for most convolutional
+    networks. Layers are taken in the order of their definition.
+
+    Args:
+        network: A network of timm, also one that returns features.
+        count: Number of stages.
+
+    Returns:
+        Modules without children.
+
+    Raises:
+        MedvisionError: If the network does not name its stages, or has fewer.
+    """
+    where = "callbacks.finetuning.frozen_stages"
+    info: Any = getattr(network, "feature_info", None)
+    if info is None:
+        raise MedvisionError(
+            f"{type(network).__name__} does not name its stages",
+            where=where,
+            hint="use 0, or a network of timm (for segmentation an encoder tu-NAME)",
+        )
+    names = [stage["module"] for stage in info] if isinstance(info, list) else info.module_name()
+    if not 0 <= count <= len(names):
+        raise MedvisionError(
+            f"expected at most {len(names)} stages, got {count}",
+            where=where,
+            hint="the last ones should learn: 2 leaves out the layers of highest resolution",
+        )
+    if count == 0:
+        return []
+    modules = dict(network.named_modules())
+    last = names[count - 1]
+    end = modules[last if last in modules else last.replace(".", "_")]  # timm flattens names
+    leaves = [module for module in network.modules() if not list(module.children())]
+    last_leaf = [module for module in end.modules() if not list(module.children())][-1]
+    return leaves[: leaves.index(last_leaf) + 1]

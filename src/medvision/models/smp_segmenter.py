@@ -11,7 +11,7 @@ import timm
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError, did_you_mean, first_line
-from medvision.models.base import num_logits, pad_to_multiple
+from medvision.models.base import first_stages, num_logits, pad_to_multiple
 from medvision.models.normalize import Normalize
 from medvision.models.weights import SOURCE_OPTIONS, load_encoder_weights
 
@@ -119,6 +119,10 @@ class SmpSegmenter(nn.Module):
     def head_modules(self) -> list[nn.Module]:
         """Modules that are new for the task; all other parameters belong to the encoder."""
         return [self.network.decoder, self.network.segmentation_head]
+
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """Layers of the encoder up to the features of its first stages, for encoders of timm."""
+        return first_stages(getattr(self.network.encoder, "model", self.network.encoder), count)
 
     def first_layers(self) -> list[nn.Module]:
         """Layers that see the image itself; for timm's EfficientNet family also the first stage."""

@@ -8,7 +8,12 @@ import timm
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError, did_you_mean, first_line
-from medvision.models.base import check_dropout, num_logits, pad_to_multiple
+from medvision.models.base import (
+    check_dropout,
+    first_stages,
+    num_logits,
+    pad_to_multiple,
+)
 from medvision.models.matching import Statistic
 from medvision.models.normalize import Normalize
 from medvision.models.weights import (
@@ -164,6 +169,10 @@ class TimmClassifier(nn.Module):
     def head_modules(self) -> list[nn.Module]:
         """Modules that are new for the task; all other parameters belong to the backbone."""
         return _heads(self.network)
+
+    def first_stages(self, count: int) -> list[nn.Module]:
+        """Layers up to the features of the first stages."""
+        return first_stages(self.network, count)
 
     def _prepare(self, image: Tensor) -> Tensor:
         if self.fixed_px is not None and image.shape[-2:] != self.fixed_px:
