@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from medvision.callbacks import ProgressiveSize
 from medvision.errors import MedvisionError
+from medvision.run.config.schema import check_config
+from medvision.run.config.store import CONF
 
 
 def started(
@@ -90,5 +93,13 @@ def test_batches_must_be_dicts() -> None:
 
 
 def test_shares_above_the_whole_training_are_refused() -> None:
-    with pytest.raises(MedvisionError, match=r"0\.6 and 0\.5 of the steps are more than all"):
+    with pytest.raises(MedvisionError, match=r"add up to at most 1, got 0\.6 and 0\.5"):
         ProgressiveSize(delay_fraction=0.6, finetune_fraction=0.5)
+
+
+def test_such_shares_in_a_config_are_refused_before_the_run_folder_exists() -> None:
+    shares = "callbacks.progressive_size={delay_fraction: 0.9, finetune_fraction: 0.2}"
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", overrides=["experiment=polyp_quick", shares])
+    with pytest.raises(MedvisionError, match=r"at most 1, got 0\.9 and 0\.2"):
+        check_config(cfg)

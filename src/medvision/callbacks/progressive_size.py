@@ -45,9 +45,10 @@ class ProgressiveSize(Callback):
     ) -> None:
         if delay_fraction + finetune_fraction > 1:
             raise MedvisionError(
-                f"{delay_fraction:g} and {finetune_fraction:g} of the steps are more than all",
+                "expected delay_fraction and finetune_fraction to add up to at most 1, got"
+                f" {delay_fraction:g} and {finetune_fraction:g}",
                 where="callbacks.progressive_size",
-                hint="choose delay_fraction and finetune_fraction with a sum of at most 1",
+                hint="lower one of them",
             )
         self.initial_scale = initial_scale
         self.delay_fraction, self.finetune_fraction = delay_fraction, finetune_fraction

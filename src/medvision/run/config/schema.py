@@ -321,6 +321,18 @@ def check_config(cfg: DictConfig) -> None:
             where="data.fold",
             hint="add data.protocol=kfold",
         )
+    node = "callbacks.progressive_size"
+    delay, rest = (
+        OmegaConf.select(cfg, f"{node}.{key}", default=0)
+        for key in ("delay_fraction", "finetune_fraction")
+    )
+    if delay + rest > 1:
+        raise MedvisionError(
+            f"expected delay_fraction and finetune_fraction to add up to at most 1, got {delay:g}"
+            f" and {rest:g}",
+            where=node,
+            hint="lower one of them",
+        )
     package = EXTRAS.get(str(OmegaConf.select(cfg, "logger._target_")).rpartition(".")[2])
     if package is not None and importlib.util.find_spec(package) is None:
         raise MedvisionError(
