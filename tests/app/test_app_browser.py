@@ -156,6 +156,7 @@ def test_twenty_masks_equal_those_of_predict_and_nothing_leaves_the_machine(
     page.locator(".mv-result").nth(19).wait_for(timeout=300_000)
     same = []
     for index, scene in enumerate(scenes):
+        page.wait_for_timeout(150)  # Chromium drops the eleventh download within one second
         with page.expect_download() as waiting:
             page.locator(".mv-result").nth(index).get_by_role(
                 "button", name="Download mask"
