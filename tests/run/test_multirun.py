@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from rich.console import Console
 
+from medvision.run import main
+from medvision.run.multirun.jobs import JobResult
 from medvision.run.multirun.summary import summarise
 from medvision.run.multirun.tables import print_multirun
 
@@ -309,3 +312,28 @@ def test_brackets_in_an_override_are_not_read_as_markup(make: Callable[..., Any]
 def test_a_wrong_number_of_overrides_is_refused(three: Made) -> None:
     with pytest.raises(ValueError, match="expected overrides of 3 runs, got 2"):
         summarise(three[0], three[1][:2])
+
+
+@pytest.mark.parametrize("more", [(), ("hydra.verbose=false",)])
+def test_each_config_of_a_command_is_composed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    composed, seeds = [], []
+    compose = ConfigLoaderImpl._load_configuration_impl
+
+    def count(*args: Any, overrides: list[str], **options: Any) -> Any:
+        composed.append(overrides)
+        return compose(*args, overrides=overrides, **options)
+
+    def run(job: Any) -> JobResult:
+        seeds.append(job.cfg.seed)
+        job.cfg.seed = 9  # its own copy
+        return JobResult(code=0, run=None)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", count)
+    monkeypatch.setattr("medvision.run.training.job.run_job", run)
+    main(["-m", "experiment=brain_mri_cnn", "seed=0,1,2", *more])
+    assert seeds == [0, 1, 2]
+    of_runs = [overrides[-1] for overrides in composed if "seed=0,1,2" not in overrides]
+    assert of_runs == ["seed=0", "seed=1", "seed=2"]
