@@ -43,8 +43,8 @@ def show_app(app: App) -> None:
     st.info(f"**{RESEARCH_ONLY}**")
     if any(run.model.card.synthetic for run in app.runs):
         st.warning(
-            "A model was trained on computer-drawn images (phantoms): its results on real images"
-            " mean nothing."
+            f"{'The' if len(app.runs) == 1 else 'A'} model was trained on computer-drawn images"
+            " (phantoms): its results on real images mean nothing."
         )
     tabs = st.tabs(["Predict", "Audit", "Report", "About"])
     with tabs[0]:
