@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,32 @@ SMALL = (
 """Overrides that shorten any experiment to one or two seconds."""
 
 BLANK_PNG = cv2.imencode(".png", np.full((8, 8, 3), 255, np.uint8))[1].tobytes()
+
+
+class BlankAxes:
+    """Axes, and their parts, that do nothing, whatever is called."""
+
+    def __getattr__(self, name: str) -> "BlankAxes":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __call__(self, *args: object, **options: object) -> "BlankAxes":
+        return self
+
+    def __getitem__(self, part: object) -> "BlankAxes":
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+class BlankFigure(BlankAxes):
+    """Figure whose axes take nothing to create: those of matplotlib take a fifth of a small run."""
+
+    def subplots(self, lines: int, columns: int, *, squeeze: bool = True, **_: object) -> Any:
+        cells = np.full((lines, columns), BlankAxes(), object)
+        return cells.squeeze() if squeeze else cells
 
 
 class BlankCanvas:
@@ -80,16 +106,18 @@ def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(autouse=True)
 def _blank_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs write blank plots, because drawing takes half the time of a small run.
+    """Let runs write blank plots, because plots take more than half the time of a small run.
 
     Plots are drawn in ``tests/reports``, in the shared finished runs, in processes that tests
-    start, and in tests marked ``draws``.
+    start, and in tests marked ``draws``. Slow tests set them up without drawing them.
     """
     if request.path.parent.name == "reports" or request.node.get_closest_marker("draws"):
         return
     import medvision.reports.plots.style as style
 
     monkeypatch.setattr(style, "FigureCanvasAgg", BlankCanvas)
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr(style, "Figure", lambda **_: BlankFigure())
 
 
 @pytest.fixture(autouse=True)
@@ -124,49 +152,61 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     return run
 
 
-def finished_run(factory: pytest.TempPathFactory, name: str, *overrides: str) -> Path:
-    """Run two small epochs, once for all processes of the suite; return the run."""
-    base = factory.getbasetemp()
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Call a function in a new folder, once for all processes of the suite; return the folder."""
+    base = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent  # common to all workers
-    folder, here = base / f"run_{name}", Path.cwd()
+
+    def make(name: str, fill: Callable[[], object]) -> Path:
+        folder = base / f"shared_{name}"
+        with FileLock(f"{folder}.lock"), pytest.MonkeyPatch.context() as patched:
+            if not (folder / "filled").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                patched.chdir(folder)
+                patched.setenv("MEDVISION_STATE_DIR", str(folder / "state"))
+                patched.setenv("MEDVISION_CACHE_DIR", str(folder / "cache"))
+                patched.delenv("MEDVISION_RUN_DIR", raising=False)
+                fill()
+                (folder / "filled").touch()
+        os.environ.pop("MEDVISION_RUN_DIR", None)
+        return folder
+
+    return make
+
+
+def finished_run(shared_folder: Callable[..., Path], name: str, *overrides: str) -> Path:
+    """Run two small epochs, once for all processes of the suite; return the run."""
     kept = [o for o in SMALL if not o.startswith(("trainer.max", "data.num_images"))]
-    with FileLock(base / f"run_{name}.lock"):
-        if not (folder / "finished").exists():
-            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
-            folder.mkdir()
-            os.chdir(folder)
-            os.environ["MEDVISION_STATE_DIR"] = str(folder / "state")
-            os.environ["MEDVISION_CACHE_DIR"] = str(folder / "cache")
-            try:
-                assert main([*kept, "trainer.max_epochs=2", "data.num_images=60", *overrides]) == 0
-            finally:
-                os.chdir(here)
-                os.environ.pop("MEDVISION_RUN_DIR", None)
-            (folder / "finished").touch()
-    (run,) = (folder / "runs").glob("*/*")
+
+    def fill() -> None:
+        assert main([*kept, "trainer.max_epochs=2", "data.num_images=60", *overrides]) == 0
+
+    (run,) = shared_folder(name, fill).glob("runs/*/*")
     return run
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(shared_folder: Callable[..., Path]) -> Path:
     """One finished two-epoch run of ``polyp_unet``, shared: read it, never write to it."""
     small = ("model.base_channels=4", "optimizer.lr=3e-3")
-    return finished_run(tmp_path_factory, "polyp", "experiment=polyp_unet", *small)
+    return finished_run(shared_folder, "polyp", "experiment=polyp_unet", *small)
 
 
 @pytest.fixture(scope="session")
-def finished_chest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_chest(shared_folder: Callable[..., Path]) -> Path:
     """One finished run of ``chest_xray_cnn`` whose threshold came from validation, shared."""
     small = ("model.base_channels=2", "task.threshold=validation")
-    return finished_run(tmp_path_factory, "chest", "experiment=chest_xray_cnn", *small)
+    return finished_run(shared_folder, "chest", "experiment=chest_xray_cnn", *small)
 
 
 @pytest.fixture(scope="session")
-def finished_brain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_brain(shared_folder: Callable[..., Path]) -> Path:
     """One finished run of ``brain_mri_cnn``, shared."""
     small = "model.base_channels=2"
-    return finished_run(tmp_path_factory, "brain", "experiment=brain_mri_cnn", small)
+    return finished_run(shared_folder, "brain", "experiment=brain_mri_cnn", small)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from faults import as_nobody
 from medvision.data.phantoms.polyps import draw_polyp_scene
 from medvision.errors import MedvisionError
 from medvision.files import take_lock
+from medvision.run import main
 from medvision.run.evaluation import evaluate
 from medvision.run.evaluation.evaluate import evaluate_run
 from medvision.run.storage.saved_run import largest_difference
@@ -51,10 +52,22 @@ def own_run(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def folder_run(train: Train, make_folder: MakeFolder) -> tuple[Path, Path]:
-    """A run on a folder of pairs, and the folder."""
+def folder_run(
+    shared_folder: Callable[..., Path], small: tuple[str, ...], make_folder: MakeFolder
+) -> tuple[Path, Path]:
+    """A copy of a run on a folder of pairs, and the folder."""
     root = make_folder(30)
-    return train("experiment=polyp_unet", "model.base_channels=2", f"data.root={root}"), root
+
+    def fill() -> None:
+        shutil.copytree(root, "set")
+        given = ("experiment=polyp_unet", "model.base_channels=2", "data.root=set")
+        assert main([*small, *given, "run_dir=run"]) == 0
+
+    shared = shared_folder("folder_run", fill)
+    run = Path(shutil.copytree(shared / "run", root.parent / "run"))
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace(str(shared / "set"), str(root)))
+    return run, root
 
 
 def test_the_stored_test_split_gives_the_scores_of_the_run(

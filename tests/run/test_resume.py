@@ -4,8 +4,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,14 @@ def go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def whole_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def whole_of(shared_folder: Callable[..., Path]) -> Callable[..., Path]:
     """The run of a recipe without an interruption, shared: read it, never write to it."""
 
-    @cache
     def run(*recipe: str) -> Path:
-        folder = tmp_path_factory.mktemp("whole") / "run"
-        assert train(folder, *recipe) == 0
-        os.environ.pop("MEDVISION_RUN_DIR", None)
-        return folder
+        def fill() -> None:
+            assert train("run", *recipe) == 0
+
+        return shared_folder(f"whole_{zlib.crc32(repr(recipe).encode())}", fill) / "run"
 
     return run
 
@@ -398,15 +398,15 @@ def test_resuming_a_finished_run_changes_nothing(
 
 
 @pytest.fixture(scope="session")
-def stopped_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stopped_once(shared_folder: Callable[..., Path]) -> Path:
     """A run that SIGTERM stopped in its first epoch, shared: copy it, never write to it."""
-    folder = tmp_path_factory.mktemp("stopped")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.chdir(folder)
-        arrange(patched, 3, send(signal.SIGTERM))
-        assert train("run", *POLYP) == 143
-    os.environ.pop("MEDVISION_RUN_DIR", None)
-    return folder / "run"
+
+    def fill() -> None:
+        with pytest.MonkeyPatch.context() as patched:
+            arrange(patched, 3, send(signal.SIGTERM))
+            assert train("run", *POLYP) == 143
+
+    return shared_folder("stopped", fill) / "run"
 
 
 @pytest.fixture
@@ -461,7 +461,7 @@ def test_a_class_of_another_package_is_not_built(
 
 
 def test_a_package_that_the_config_trusts_is_not_imported(
-    stopped: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    stopped: Path, at_step: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = stopped / "config.yaml"
     config = yaml.safe_load(path.read_text())
@@ -469,7 +469,8 @@ def test_a_package_that_the_config_trusts_is_not_imported(
     path.write_text(yaml.safe_dump(config))
     (stopped.parent / "evil_package.py").write_text("open('made', 'w')")
     monkeypatch.syspath_prepend(stopped.parent)
-    assert main(["resume=run"]) == 0
+    at_step(4, send(signal.SIGTERM))
+    assert main(["resume=run"]) == 143
     assert not (stopped.parent / "made").exists()
 
 
@@ -482,7 +483,7 @@ def test_other_data_are_refused(
     root = make_folder()
     at_step(1, send(signal.SIGTERM))
     given = (f"data.root={root}", "experiment=polyp_unet", "model.base_channels=2")
-    assert go("run", *given, "data.batch_size=2", "trainer.max_epochs=2") == 143
+    assert go("run", *given, "data.batch_size=2", "trainer.max_epochs=1") == 143
     moved = root.with_name("moved")
     root.rename(moved)
     assert "does not exist" in error_of(capsys, "resume=run")
@@ -519,7 +520,9 @@ def test_other_package_versions_are_reported(
     assert "note: the run continues with torch " in capsys.readouterr().out
 
 
-def test_a_run_in_use_is_not_resumed(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_in_use_is_not_resumed(
+    stopped: Path, at_step: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     hold = (
         "import sys; from pathlib import Path;"
         " from medvision.run.storage.run_folder import lock_folder;"
@@ -535,7 +538,8 @@ def test_a_run_in_use_is_not_resumed(stopped: Path, capsys: pytest.CaptureFixtur
             " that process"
         )
         other.kill()
-    assert main(["resume=run"]) == 0
+    at_step(4, send(signal.SIGTERM))
+    assert main(["resume=run"]) == 143
     assert not (stopped / ".lock").exists()
 
 

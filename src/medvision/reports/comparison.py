@@ -11,7 +11,14 @@ from matplotlib.ticker import MaxNLocator
 from medvision.reports.page import NOT_MEASURED, Picture, counted, render, setting_in_words
 from medvision.reports.plots.classification import Points
 from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
-from medvision.reports.plots.style import STYLE, History, figure_picture, line_look, short_name
+from medvision.reports.plots.style import (
+    STYLE,
+    History,
+    figure_picture,
+    line_look,
+    new_figure,
+    short_name,
+)
 from medvision.reports.verdicts import p_in_words, probability_in_words
 from medvision.scores import LOSS, Score, is_interval, is_number, named_scores, names_at, scores_at
 from medvision.task_definition import task_of
@@ -104,8 +111,7 @@ def draw_differences(
     names = [*shown[0]["metrics"]] if shown else []
     if not any(pair["metrics"][name]["ci95"] for pair in shown for name in names):
         return None
-    size = (1.4 + 2.5 * len(names), 1.4 + 0.45 * len(shown))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(1.4 + 2.5 * len(names), 1.4 + 0.45 * len(shown))
     panels: Sequence[Axes] = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, names, strict=True):
         axes.axvline(0, color="grey", linewidth=1)

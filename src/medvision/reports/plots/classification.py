@@ -18,6 +18,7 @@ from medvision.reports.plots.style import (
     draw_chance,
     line_look,
     new_axes,
+    new_figure,
     save,
     short_name,
     title_mark,
@@ -75,7 +76,7 @@ def draw_images(
     confidence = probability[np.arange(len(predicted)), predicted]
     chosen = choose_images(predicted, confidence, target)
     lines = -(-len(chosen) // 4)
-    figure = Figure(figsize=(9, 2.5 * lines + 0.6), layout="constrained")
+    figure = new_figure(9, 2.5 * lines + 0.6)
     cells = figure.subplots(lines, 4, squeeze=False).ravel()
     for axes in cells[len(chosen) :]:
         axes.set_axis_off()
@@ -113,7 +114,7 @@ def draw_calibration(
 
     With ``after``, the bins after temperature scaling are drawn beside those before it.
     """
-    figure = Figure(figsize=(5.5, 6.2 if after else 6), layout="constrained")
+    figure = new_figure(5.5, 6.2 if after else 6)
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     edges = np.linspace(0, 1, len(count) + 1)
     shown = [(confidence, accuracy, count), *([after] if after else [])]

@@ -199,16 +199,15 @@ def draw_grid(
             f"got {len(pictures)} with {len(titles)}"
         )
     import matplotlib as mpl  # import takes a second, which predicting does not need
-    from matplotlib.figure import Figure
 
-    from medvision.reports.plots.style import STYLE, short_name
+    from medvision.reports.plots.style import STYLE, new_figure, short_name
 
     columns = columns or num_columns(len(pictures))
     lines = -(-len(pictures) // columns)
     wide = max(picture.shape[1] / picture.shape[0] for picture in pictures)
     width = 2.05 * max(columns, 2) * max(1.0, min(wide, 2.5))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, 2.35 * lines + 0.3), layout="constrained")
+        figure = new_figure(width, 2.35 * lines + 0.3)
         cells = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes in cells:
             axes.set_axis_off()

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medvision.reports.plots.overlays import PREDICTED_COLOR, TRUE_COLOR, as_rgb, draw_contours
-from medvision.reports.plots.style import PHOTO_DPI, STYLE, draw_chance, new_axes, save, title_mark
+from medvision.reports.plots.style import (
+    PHOTO_DPI,
+    STYLE,
+    draw_chance,
+    new_axes,
+    new_figure,
+    save,
+    title_mark,
+)
 from medvision.types import IGNORE_INDEX
 
 Read = Callable[[str, str], tuple[NDArray[np.uint8], NDArray[np.uint8]]]
@@ -84,7 +92,7 @@ def draw_samples(
     """Draw a grid of image, true mask, predicted mask and both contours, two samples per row."""
     per_line = 2
     lines = -(-len(chosen) // per_line)
-    figure = Figure(figsize=(4 * 1.7 * per_line, 1.95 * lines + 0.6), layout="constrained")
+    figure = new_figure(4 * 1.7 * per_line, 1.95 * lines + 0.6)
     grid = np.atleast_2d(figure.subplots(lines, 4 * per_line, squeeze=False))
     for axes in grid.flat:
         axes.set_axis_off()

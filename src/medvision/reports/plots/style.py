@@ -42,9 +42,14 @@ def title_mark(*, synthetic: bool, protocol: str | None = None) -> str:
     return "".join(f" {mark}" for mark in marks)
 
 
+def new_figure(width: float, height: float) -> Figure:
+    """Create a figure of this size in inches, whose parts are arranged when it is drawn."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def new_axes(width: float, height: float) -> tuple[Figure, Axes]:
     """Create a figure of this size in inches with a single pair of axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = new_figure(width, height)
     return figure, figure.add_subplot()
 
 

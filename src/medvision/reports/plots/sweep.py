@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from medvision.reports.plots.style import new_axes, short_name
+from medvision.reports.plots.style import new_axes, new_figure, short_name
 
 Trial = Mapping[str, Any]
 Key = Mapping[str, Any]
@@ -122,7 +122,7 @@ def draw_slices(trials: Sequence[Trial], keys: Sequence[Key], *, metric: str) ->
         return None
     keys = keys[:MOST_KEYS]
     lines, per_line = -(-len(keys) // PER_LINE), min(PER_LINE, len(keys))
-    figure = Figure(figsize=(max(4.2, 3.1 * per_line), 2.8 * lines), layout="constrained")
+    figure = new_figure(max(4.2, 3.1 * per_line), 2.8 * lines)
     panels: NDArray[Any] = np.atleast_1d(figure.subplots(lines, per_line, squeeze=False)).ravel()
     order = [trial["number"] for trial in shown]
     values = [trial["value"] for trial in shown]
