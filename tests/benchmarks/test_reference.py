@@ -295,6 +295,7 @@ def test_the_interval_covers_the_mean_of_a_normal_sample() -> None:
     assert high == pytest.approx(values.mean() + expected, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_stop_signal_ends_the_training_and_a_second_start_resumes_it(settings: Any) -> None:
     slow = settings.runs / "slow"
     slow.touch()

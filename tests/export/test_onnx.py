@@ -80,6 +80,7 @@ def test_every_exported_network_gives_its_logits_at_any_batch_size(
     make_checkpoint: Callable[..., Path],
     tmp_path: Path,
     lines: list[str],
+    capfd: pytest.CaptureFixture[str],
     name: str,
     arguments: dict[str, Any],
     values: dict[str, Any],
@@ -105,6 +106,7 @@ def test_every_exported_network_gives_its_logits_at_any_batch_size(
     assert 0 <= done.largest_difference < 1e-4
     assert sorted(file.name for file in out.parent.iterdir()) == ["model.md", "model.onnx"]
     assert lines[-1].startswith(f"wrote {out} (")
+    assert capfd.readouterr() == ("", "")  # exporting prints nothing else
 
 
 def test_the_graph_names_its_input_and_outputs(unet_onnx: Path) -> None:
@@ -168,11 +170,3 @@ def test_prediction_does_not_need_torch(unet_onnx: Path, tmp_path: Path) -> None
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_exporting_prints_nothing(
-    unet_checkpoint: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "unet.onnx"
-    export_model(unet_checkpoint, format="onnx", out=out, report=lambda line: None)
-    assert capfd.readouterr() == ("", "")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
@@ -27,10 +28,16 @@ def composed(name: str) -> DictConfig:
         return compose("train", ["experiment=polyp_unet", f"loss={name}"])
 
 
-def make(name: str, num_classes: int) -> nn.Module:
+@cache
+def plain(name: str, num_classes: int) -> Any:
+    """Resolved node of the loss, without interpolations."""
     config = composed(name).copy()
     config.data.num_classes = num_classes
-    return instantiate(config.loss)
+    return OmegaConf.to_container(config.loss, resolve=True)
+
+
+def make(name: str, num_classes: int) -> nn.Module:
+    return instantiate(plain(name, num_classes))
 
 
 @pytest.fixture(params=NAMES)

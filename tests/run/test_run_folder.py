@@ -190,11 +190,10 @@ def test_the_same_seed_twice_gives_the_same_metrics(train: Callable[..., Path]) 
     options = (
         "experiment=polyp_unet",
         "model.base_channels=4",
-        "trainer.max_epochs=2",
         "+data.train_transforms={HorizontalFlip: {p: 0.5}, Affine: {rotate: [-20, 20], p: 0.9}}",
     )
     first = (train(*options) / "metrics.csv").read_text()
-    second = (train(*options, "data.num_workers=2") / "metrics.csv").read_text()
+    second = (train(*options, "data.num_workers=1") / "metrics.csv").read_text()
     other = (train(*options, "seed=1") / "metrics.csv").read_text()
     assert first == second
     assert first != other
