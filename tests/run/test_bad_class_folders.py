@@ -107,6 +107,7 @@ def test_a_broken_folder_ends_in_one_line_and_leaves_nothing(
     assert not list(workplace.iterdir())
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize(("stage", "lacking"), [("train", "val, test"), ("test", "train")])
 def test_a_class_missing_from_a_split_is_reported(
     tmp_path: Path,

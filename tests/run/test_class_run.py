@@ -181,6 +181,7 @@ def test_a_user_folder_with_three_classes_in_colour(
     assert len(rows_of(run / "splits.csv")) == 60
 
 
+@pytest.mark.draws
 def test_a_validation_split_of_one_class_has_no_auroc_and_a_note(
     train: Callable[..., Path], make_class_folder: Callable[..., Path]
 ) -> None:

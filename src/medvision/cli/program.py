@@ -534,9 +534,9 @@ def _refuse_shards(path: Path, what: str, *, hint: str) -> None:
 
 def main() -> None:
     """Run the command; every error is one line, with the exit code of its kind."""
-    from medvision.run.quick_imports import defer_matplotlib
+    from medvision.run.quick_imports import defer_unused
 
-    defer_matplotlib()
+    defer_unused()
     with unread_output():
         code = _code()
     sys.exit(code)

@@ -28,7 +28,7 @@ from medvision.run.multirun.jobs import (
     write_result,
 )
 from medvision.run.processes.errors import described, report
-from medvision.run.quick_imports import defer_matplotlib
+from medvision.run.quick_imports import defer_unused
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -59,7 +59,7 @@ def _main(arguments: Sequence[str]) -> int:
         return 0
     from medvision.run.processes.signals import handle_signals
 
-    defer_matplotlib()
+    defer_unused()
     try:
         with handle_signals(), _starting(arguments):
             resumes = any(argument.startswith("resume=") for argument in arguments)

@@ -1,11 +1,13 @@
 """Faster imports of torch and Lightning."""
 
 import gc
-import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 
@@ -31,13 +33,15 @@ def gc_pause() -> Iterator[None]:
             gc.enable()
 
 
-def defer_matplotlib() -> None:
-    """Load torchmetrics without matplotlib, which takes a second and is only used for its plots.
+def defer_unused() -> None:
+    """Load torchmetrics without matplotlib and ``scipy.signal``: each takes most of a second.
 
-    Reports import matplotlib when they draw. Has no effect if torchmetrics is loaded already.
+    It uses the one for its own plots only; reports import it when they draw. It imports the other
+    to add a name to it; the content is loaded when something asks for it. Has no effect if
+    torchmetrics is loaded already.
     """
     if not any(isinstance(finder, _TorchmetricsPlots) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _TorchmetricsPlots())
+        sys.meta_path[:0] = [_TorchmetricsPlots(), _ScipySignal()]
 
 
 class _TorchmetricsPlots(MetaPathFinder):
@@ -48,3 +52,30 @@ class _TorchmetricsPlots(MetaPathFinder):
             sys.meta_path.remove(self)
             found: Any = importlib.import_module("torchmetrics.utilities.imports")
             found._MATPLOTLIB_AVAILABLE = False
+
+
+class _ScipySignal(MetaPathFinder, Loader):
+    """Load ``scipy.signal`` at the first use of one of its names other than ``hamming``.
+
+    The standard ``LazyLoader`` would load it at once, because torchmetrics looks for ``hamming``.
+    """
+
+    def find_spec(self, fullname: str, *_: Any, **__: Any) -> ModuleSpec | None:
+        if fullname != "scipy.signal":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None:
+            self.loader: Any = spec.loader
+            spec.loader = self
+        return spec
+
+    def exec_module(self, module: ModuleType) -> None:
+        def load(name: str) -> Any:
+            if "__getattr__" in vars(module):
+                del vars(module)["__getattr__"], vars(module)["hamming"]
+                self.loader.exec_module(module)
+                vars(module)["hamming"] = module.windows.hamming  # as torchmetrics does
+            return getattr(module, name)
+
+        vars(module).update(hamming=None, __getattr__=load)
