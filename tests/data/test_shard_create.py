@@ -89,7 +89,13 @@ def test_shards_train_as_the_folder_with_masks_does(make_folder: Callable[..., P
     assert_same(prepared("segmentation", root, **FLIP), prepared("segmentation", made.out, **FLIP))
 
 
-@pytest.mark.parametrize("protocol", ["official", "grouped", "merged"])
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        "grouped",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("official", "merged")),
+    ],
+)
 def test_shards_train_as_the_folder_of_classes_does(
     make_class_folder: Callable[..., Path], protocol: str
 ) -> None:

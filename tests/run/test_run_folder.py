@@ -200,7 +200,11 @@ def test_the_same_seed_twice_gives_the_same_metrics(train: Callable[..., Path]) 
 
 
 def test_a_user_folder_trains_and_its_split_can_be_kept(
-    train: Callable[..., Path], make_folder: Callable[..., Path], summary_of: Callable[[Path], dict]
+    train: Callable[..., Path],
+    make_folder: Callable[..., Path],
+    summary_of: Callable[[Path], dict],
+    small: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     root = make_folder(20)
     options = ("experiment=polyp_unet", "model.base_channels=2", "trainer.limit_train_batches=1")
@@ -209,13 +213,14 @@ def test_a_user_folder_trains_and_its_split_can_be_kept(
     assert summary["dataset"]["synthetic"] is False
     row = rows_of(first / "predictions_test.csv")[0]
     assert float(row["dice_original"]) >= 0
-    kept = train(
-        *options,
-        f"data.root={root}",
-        f"data.splits={first / 'splits.csv'}",
-        "data.split_seed=9",
-    )
-    assert (kept / "splits.csv").read_text() == (first / "splits.csv").read_text()
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medvision.run.training.fit.build_trainer", stop)
+    kept = (f"data.root={root}", f"data.splits={first / 'splits.csv'}", "data.split_seed=9")
+    assert main([*small, *options, *kept, "run_dir=kept"]) == 130
+    assert Path("kept/splits.csv").read_text() == (first / "splits.csv").read_text()
 
 
 @pytest.mark.slow
