@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
@@ -247,18 +244,3 @@ def test_wrong_arguments_are_named(change: dict[str, object], message: str) -> N
     }
     with pytest.raises(ValueError, match=message):
         classification_scores(**(good | change))
-
-
-def test_numbers_of_images_need_no_torch() -> None:
-    names = (
-        "calibration_bins, choose_threshold, classification_intervals, classification_scores, "
-        "precision_recall_points, roc_points"
-    )
-    program = f"from medvision.metrics import {names}; print('torch' in sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {program}"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "False"

@@ -278,9 +278,11 @@ def test_wrong_arguments_are_named() -> None:
         mean_interval([0.1, 0.2], confidence=95)
 
 
-def test_intervals_and_conventions_need_no_torch() -> None:
+def test_scores_of_images_intervals_and_conventions_need_no_torch() -> None:
     program = (
-        "import sys; from medvision.metrics import mean_interval; "
+        "from medvision.metrics import calibration_bins, choose_threshold, mean_interval; "
+        "from medvision.metrics import classification_intervals, classification_scores; "
+        "from medvision.metrics import pooled_score_intervals, precision_recall_points, roc_points;"
         "from medvision.metrics.conventions import SegmentationConventions; "
         "print('torch' in sys.modules)"
     )

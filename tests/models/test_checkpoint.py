@@ -55,6 +55,7 @@ def test_parameters_are_counted_once_and_buffers_never() -> None:
     assert count_parameters(nn.Sequential(shared, nn.BatchNorm1d(2), shared)) == 8 + 4
 
 
+@pytest.mark.slow
 def test_own_networks_do_not_import_smp_or_timm() -> None:
     code = (
         "import sys, medvision.models as models;"
