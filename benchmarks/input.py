@@ -39,7 +39,13 @@ from harness import (
 sys.path.insert(0, str(HERE / "peers"))
 from input_timing import BATCH, DEGREES, IMAGE_PX, report
 
-OWN = ("medvision, first epoch", "medvision, later epochs", "medvision, decoded_gb=0")
+OWN = (
+    "medvision, first epoch",
+    "medvision, later epochs",
+    "medvision, decoded_gb=0",
+    "medvision, first epoch, reduced_decoding",
+    "medvision, decoded_gb=0, reduced_decoding",
+)
 BASE = OWN[2]
 PEERS: dict[str, tuple[str, str]] = {
     "torchvision": ("input_torchvision.py", "decode"),
@@ -118,8 +124,13 @@ def _alone(command: list[Any], scratch: Path, *, is_own: bool) -> dict[str, floa
 
 def _measure(folder: Path, name: str) -> None:
     """The loader of the training, of all images of the folder."""
-    plain = _loader(folder, decoded_gb=0)
-    kept = plain if name == BASE else _loader(folder, decoded_gb=5)
+    from medvision.hardware import keep_freed_memory
+
+    keep_freed_memory()  # as every training does
+    reduced = name.endswith("reduced_decoding")
+    plain = _loader(folder, decoded_gb=0, reduced=reduced)
+    keeps = "decoded_gb=0" not in name
+    kept = _loader(folder, decoded_gb=5, reduced=reduced) if keeps else plain
 
     def epoch(loader: Any, first: int, batches: int | None = None) -> Iterator[int]:
         loader.sampler.set_epoch(first)
@@ -135,7 +146,7 @@ def _measure(folder: Path, name: str) -> None:
     )
 
 
-def _loader(folder: Path, *, decoded_gb: float) -> Any:
+def _loader(folder: Path, *, decoded_gb: float, reduced: bool) -> Any:
     import torch
 
     from medvision.data import SegmentationData
@@ -149,7 +160,8 @@ def _loader(folder: Path, *, decoded_gb: float) -> Any:
     turn = {"HorizontalFlip": {"p": 0.5}, "Rotate": {"limit": DEGREES, "p": 1.0}}
     changes: dict[str, Any] = {"root": str(folder), "seed": 0, "num_workers": 0}
     changes |= {"batch_size": BATCH, "image_size": IMAGE_PX, "train_transforms": turn}
-    data = SegmentationData(**{**config, **changes, "decoded_gb": decoded_gb})
+    changes |= {"decoded_gb": decoded_gb, "reduced_decoding": reduced}
+    data = SegmentationData(**{**config, **changes})
     samples = index_segmentation(folder).samples
     data.restore([replace(sample, split="train") for sample in samples])
     loader = data.train_dataloader()

@@ -142,8 +142,8 @@ class Unread:
     def __init__(self, channels: int) -> None:
         self.channels = channels
 
-    def read(self, what: Any) -> Any:
-        raise AssertionError(f"{what} was read")
+    def read_for(self, what: Any, size_px: int) -> Any:
+        raise AssertionError(f"{what} was read at {size_px} pixels")
 
 
 class Grey:
@@ -155,6 +155,9 @@ class Grey:
     def read(self, what: Any) -> Any:
         image: NDArray[np.uint8] = np.full((20, 30, self.channels), 128, np.uint8)
         return image, np.ones((20, 30), np.uint8) if self.pair else None
+
+    def read_for(self, what: Any, size_px: int) -> Any:
+        return self.read(what)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -69,7 +69,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return spy
 
-    for name in ("decode_image", "decode_target"):
+    for name in ("decode", "decode_target"):
         monkeypatch.setattr(sources, name, spied(getattr(sources, name)))
     return names
 
@@ -80,7 +80,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(data: Any, *_: Any, where: Any, **options: Any) -> Any:
         raise AssertionError(f"{where} was decoded again")
 
-    for name in ("decode_image", "decode_target"):
+    for name in ("decode", "decode_target"):
         monkeypatch.setattr(sources, name, refuse)
 
 

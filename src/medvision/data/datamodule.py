@@ -105,6 +105,8 @@ class ImageData(LightningDataModule):
         layout: Further keys of `FolderKeys`.
         subgroups: Columns of ``ROOT/splits.csv``, such as ``sex``, for whose values test scores are
             also computed apart.
+        reduced_decoding: If True, JPEG files much larger than ``image_size`` are decoded at a
+            reduced size, as `decode` does; False for configs without this key.
     """
 
     task: ClassVar[str]
@@ -144,6 +146,7 @@ class ImageData(LightningDataModule):
         layout: Mapping[str, Any] | None = None,
         subgroups: Sequence[str] = (),
         group_by: Literal["sequence"] | None = None,
+        reduced_decoding: bool = False,
     ) -> None:
         super().__init__()
         if task not in (None, self.task):
@@ -185,7 +188,7 @@ class ImageData(LightningDataModule):
         train = make(transforms=train_transforms, key="data.train_transforms")
         test = make(transforms=eval_transforms, key="data.eval_transforms", deterministic=True)
         self.transforms = {"train": train, "val": test, "test": test}
-        self.reading = Reading(value_range=value_range)
+        self.reading = Reading(value_range=value_range, reduced=reduced_decoding)
         self.class_names: list[str] = []
         self.index_read = Index(samples=SampleTable.of([]), notes=[])
         self.tables: dict[Stage, SampleTable] = {}

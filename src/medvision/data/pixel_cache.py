@@ -471,7 +471,8 @@ class PixelCache:
             end, size = self.size_px * self.size_px * self.channels, (self.size_px, self.size_px)
             mask = found[end:].reshape(size) if self.with_masks else None
             return found[:end].reshape(*size, self.channels), mask
-        image, mask = resize(*source.decode(sample, files), self.size_px)
+        decoded = source.decode(sample, files, for_px=self.size_px)
+        image, mask = resize(*decoded, self.size_px)
         self._keep(key, image, *(() if mask is None else (mask,)))
         return image, mask
 

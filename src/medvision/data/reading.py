@@ -20,6 +20,8 @@ class Reading:
             value above 0 is foreground.
         class_names: Names of the mask classes, for annotation files of more than two classes.
         mask_merge: ``union`` (None) or ``majority``: how several masks of an image are combined.
+        reduced: If True, JPEG files much larger than the network input are decoded at a reduced
+            size, as `decode` does.
     """
 
     num_classes: int | None = None
@@ -29,6 +31,7 @@ class Reading:
     mask_merge: str | None = None
     instances: bool = False
     class_names: tuple[str, ...] | None = None
+    reduced: bool = False
 
     def __post_init__(self) -> None:
         if self.color_map is not None:

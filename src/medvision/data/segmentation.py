@@ -84,6 +84,7 @@ class SegmentationData(ImageData):
             num_classes=num_classes,
             color_map=color_map,  # type: ignore[arg-type]  # converts lists to tuples
             value_range=self.reading.value_range,
+            reduced=self.reading.reduced,
             ignore_index=ignore_index,
             mask_merge=mask_merge,
             instances=instances,
@@ -94,7 +95,7 @@ class SegmentationData(ImageData):
         self, path: str, target: str
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Read an image and its mask as in validation and test."""
-        image, mask = self.source.read(Sample(path=path, target=target))
+        image, mask = self.source.read_for(Sample(path=path, target=target), self.image_size)
         image, mask = self.transforms["test"](image, mask, seed=0)
         assert mask is not None  # every sample has a mask
         return image, mask

@@ -36,8 +36,8 @@ from medvision.data.phantoms.brushes import phantom_label
 from medvision.data.phantoms.chest import CHEST_CLASSES, PHANTOM_CHEST_VERSION, draw_chest
 from medvision.data.phantoms.polyps import PHANTOM_VERSION, draw_polyp_scene
 from medvision.data.readers.annotations import container, read_content
-from medvision.data.readers.decode import unreadable_named
-from medvision.data.readers.images import decode_image
+from medvision.data.readers.decode import decode, unreadable_named
+from medvision.data.readers.images import image_of
 from medvision.data.readers.targets import decode_target
 from medvision.data.reading import Reading
 from medvision.data.samples import JOIN, Pixels, Sample, SampleTable, count_names, files_in
@@ -123,6 +123,13 @@ class Source(ABC):
             MedvisionError: If a file cannot be read.
         """
 
+    def read_for(self, sample: Sample, size_px: int) -> Pixels:  # noqa: ARG002  files use it
+        """Read an image to be resized to ``size_px`` pixels a side, and its mask.
+
+        The image may have a reduced size if ``reading.reduced`` is set; the mask never has.
+        """
+        return self.read(sample)
+
     def missing(self, samples: SampleTable) -> list[str]:  # noqa: ARG002  phantoms are never missing
         """Return the names of missing images and masks."""
         return []
@@ -203,6 +210,9 @@ class FileSource(Source):
     def read(self, sample: Sample) -> Pixels:
         return self.decode(sample, self.files(sample))
 
+    def read_for(self, sample: Sample, size_px: int) -> Pixels:
+        return self.decode(sample, self.files(sample), for_px=size_px)
+
     def files(self, sample: Sample) -> tuple[bytes, ...]:
         """Return the content of the image file, and of the mask files if there are any."""
         image = self.image_file(sample)
@@ -211,30 +221,30 @@ class FileSource(Source):
         try:
             return image, *self.mask_files(sample)
         except MedvisionError:
-            self._decode_image(sample, image)  # report faults of the image first
+            decode(image, where=self.where(sample.path))  # report faults of the image first
             raise
 
-    def decode(self, sample: Sample, files: Sequence[bytes]) -> Pixels:
+    def decode(
+        self, sample: Sample, files: Sequence[bytes], *, for_px: int | None = None
+    ) -> Pixels:
         """Decode the result of `files`, as `read` does."""
-        image = self._decode_image(sample, files[0])
+        picture = decode(
+            files[0],
+            where=self.where(sample.path),
+            for_px=for_px if self.reading.reduced else None,
+        )
+        image = image_of(picture, channels=self.channels, value_range=self.reading.value_range)
         if not self.reading.has_masks:
             return image, None
         mask = self.decode_masks(sample, files[1:])
         where = self.where(files_in(sample.target)[0])
-        compare_sizes(sample, image.shape[:2], mask.shape, where)  # headers may be unread
+        size = picture.whole_size or image.shape[:2]
+        compare_sizes(sample, size, mask.shape, where)  # headers may be unread
         return image, mask
 
     def decode_masks(self, sample: Sample, contents: Sequence[bytes]) -> NDArray[np.uint8]:
         """Decode the mask files of a sample to class indices (H, W)."""
         return decode_target(contents, sample.target, self.reading, where=self.where)[0]
-
-    def _decode_image(self, sample: Sample, data: bytes) -> NDArray[np.uint8]:
-        return decode_image(
-            data,
-            where=self.where(sample.path),
-            channels=self.channels,
-            value_range=self.reading.value_range,
-        )
 
 
 class FolderSource(FileSource):

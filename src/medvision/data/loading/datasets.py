@@ -73,7 +73,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         if self.cache is not None and isinstance(self.source, FileSource):
             image, mask = self.cache.read(self.source, sample)
         else:
-            image, mask = self.source.read(sample)
+            image, mask = self.source.read_for(sample, self.transform.size_px)
         (seed,) = np.random.SeedSequence((self.seed, *key)).generate_state(1)
         has_view = mask is not None and masks_in(sample.target)[1] is not None
         image, mask = self.transform(image, mask, seed=int(seed), has_view=has_view)

@@ -35,6 +35,11 @@ MAX_SCANS = 100
 """Largest number of scans in a JPEG file; progressive ones have about ten. An empty scan is a few
 bytes, and takes the decoder as long as a full one."""
 
+REDUCED_PX = 2
+"""Pixels per side that a reduced JPEG file keeps at least for each pixel of the resized image. The
+decoder scales each block by its discrete cosine transform, close to the average over areas that
+follows: the resized image differs by less than 1 of 255 on average."""
+
 _ORIENTATION, _TIFF_WIDTH, _TIFF_HEIGHT = 274, 256, 257
 _JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"
 _REPLACE = "replace the file or remove it"
@@ -59,6 +64,8 @@ class Picture:
         stored: Samples as the header describes them.
         orientation: EXIF orientation still to be applied, 1 to 8.
         file_format: Name of the format, such as ``JPEG``.
+        whole_size: Upright height and width in pixels if the image was decoded at a reduced size;
+            otherwise None.
     """
 
     image: ImageFile | DicomPixels
@@ -67,6 +74,7 @@ class Picture:
     stored: Stored
     orientation: int
     file_format: str
+    whole_size: tuple[int, int] | None = None
 
     @property
     def bits(self) -> int:
@@ -100,8 +108,15 @@ def unreadable_named(path: Path) -> AbstractContextManager[None]:
     return file_errors("cannot read the file", path, hint="check data.root", exit_code=2)
 
 
-def decode(data: bytes, *, where: str) -> Picture:
+def decode(data: bytes, *, where: str, for_px: int | None = None) -> Picture:
     """Decode the file of an image.
+
+    Args:
+        data: Content of the file.
+        where: Name of the file, for messages.
+        for_px: Side of the square that the image will be resized to. JPEG files are decoded at 1/2,
+            1/4 or 1/8 of their size where that leaves ``REDUCED_PX`` times as many pixels per side.
+            None decodes all pixels.
 
     Raises:
         MedvisionError: If the file is empty, something else, damaged, cut short, larger than
@@ -132,10 +147,16 @@ def decode(data: bytes, *, where: str) -> Picture:
                 raise ValueError("truncated, no end marker")  # missing data would decode to grey
             if (scans := data.count(_JPEG_SCAN)) > MAX_SCANS:
                 raise ValueError(f"{scans} scans")
+        width, height = image.size
+        if for_px is not None and isinstance(image, JpegImageFile):
+            image.draft(None, (REDUCED_PX * for_px, REDUCED_PX * for_px))
         image.load()
         if isinstance(image, BmpImageFile):
             _check_runs(image, data)
     orientation = 1 if isinstance(image, TiffImageFile) else _exif_orientation(image)
+    whole = None
+    if isinstance(image, JpegImageFile) and image.size != (width, height):
+        whole = (width, height) if orientation >= 5 else (height, width)
     return Picture(
         image=image,
         data=data,
@@ -143,6 +164,7 @@ def decode(data: bytes, *, where: str) -> Picture:
         stored=stored,
         orientation=orientation,
         file_format=kind or "",
+        whole_size=whole,
     )
 
 

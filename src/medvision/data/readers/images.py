@@ -88,10 +88,21 @@ def decode_image(
         value_range: As for `read_image`.
         remark: Called with each of `remarks_on` the file.
     """
+    picture = decode(data, where=where)
+    return image_of(picture, channels=channels, value_range=value_range, remark=remark)
+
+
+def image_of(
+    picture: Picture,
+    *,
+    channels: int | None,
+    value_range: tuple[float, float] | None = None,
+    remark: Callable[[str], object] | None = None,
+) -> NDArray[np.uint8]:
+    """Return a decoded picture as `decode_image` does."""
     if channels not in (1, 3, None):
         raise ValueError(f"expected channels to be 1, 3 or None, got {channels}")
-    with damage_named(where):
-        picture = decode(data, where=where)
+    with damage_named(picture.where):
         values: NDArray[Any] = as_bytes(samples(picture), picture, value_range)
         if values.dtype != np.uint8:
             raise TypeError(f"expected values of uint8, got {values.dtype}")

@@ -172,6 +172,10 @@ def _histogram(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the levels in ascending order, and the number of pixels of each."""
     if values.dtype != np.uint8:
         return np.unique(values, return_counts=True)
+    ends = np.unique([values.min(), values.max()])
+    counts = np.array([np.count_nonzero(values == level) for level in ends])
+    if counts.sum() == values.size:  # most masks have two levels, and this is quick to see
+        return ends, counts
     counts = cv2.calcHist([np.ascontiguousarray(values)], [0], None, [256], [0, 256]).ravel()
     levels = np.flatnonzero(counts)
     return levels, counts[levels]

@@ -217,6 +217,7 @@ SCHEMA: dict[str, Rule] = {
     "data.shuffle_shards": _COUNT | _NULL,
     "data.cache_gb": _POSITIVE,
     "data.decoded_gb": _number(0),
+    "data.reduced_decoding": _FLAG,
     "data.mask_suffix": _TEXT,
     "data.task": _TEXT | _NULL,
     **dict.fromkeys(
