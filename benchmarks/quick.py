@@ -102,6 +102,11 @@ def _of_networks() -> list[tuple[str, float, float]]:
     quick = copy.deepcopy(lite0)
     train_with_quick_gradients(quick)
     found.append(("EfficientNet-Lite0 trains", 1.15, times_faster(_quickly(quick, label), slow)))
+    frozen = copy.deepcopy(quick)
+    for stage in frozen.first_stages(2):
+        stage.requires_grad_(False).eval()
+    ratio = times_faster(_quickly(frozen, label), _quickly(quick, label))
+    found.append(("EfficientNet-Lite0 trains with two frozen stages", 1.1, ratio))
     alexnet = AlexNet(num_classes=4).eval().to(memory_format=torch.channels_last)
     rounded = copy.deepcopy(alexnet)
     round_weights_once(rounded)
@@ -144,14 +149,18 @@ def _predicting(model: nn.Module) -> Work:
 
 
 def _of_data() -> list[tuple[str, float, float]]:
-    """Large images from the second epoch on, beside decoding them every time."""
+    """Large images from the second epoch on, and of a reduced size, beside decoding them all."""
     with tempfile.TemporaryDirectory() as scratch:
         os.environ["MEDVISION_CACHE_DIR"] = str(Path(scratch, "cache"))
         root = Path(scratch, "data")
         _draw(root, count=12)
         kept, decoded = _epoch(root, decoded_gb=1), _epoch(root, decoded_gb=0)
+        reduced = _epoch(root, decoded_gb=0, reduced_decoding="true")
         kept()
-        return [("large images from the second epoch on", 4, times_faster(kept, decoded))]
+        return [
+            ("large images from the second epoch on", 4, times_faster(kept, decoded)),
+            ("large images decoded at a reduced size", 1.1, times_faster(reduced, decoded)),
+        ]
 
 
 def _draw(root: Path, *, count: int) -> None:

@@ -253,10 +253,13 @@ def test_two_stages_are_the_layers_up_to_stride_4(
         model = TimmClassifier(name=network)
         inside = model.network
     stages = {id(module) for module in model.first_stages(2)}
+    held = {id(p) for module in model.first_stages(2) for p in module.parameters(recurse=False)}
     for names, expected in ((frozen, True), (trained, False)):
         for name in names:
             leaves = [m for m in inside.get_submodule(name).modules() if not list(m.children())]
             assert {id(leaf) in stages for leaf in leaves} == {expected}
+            parameters = inside.get_submodule(name).parameters()  # also those of batch norms
+            assert {id(p) in held for p in parameters} <= {expected}
     assert model.first_stages(0) == []
 
 

@@ -66,7 +66,7 @@ def first_stages(network: nn.Module, count: int) -> list[nn.Module]:
         count: Number of stages.
 
     Returns:
-        Modules without children.
+        Modules without children or with parameters of their own, as timm's batch norms have both.
 
     Raises:
         MedvisionError: If the network does not name its stages, or has fewer.
@@ -91,6 +91,10 @@ def first_stages(network: nn.Module, count: int) -> list[nn.Module]:
     modules = dict(network.named_modules())
     last = names[count - 1]
     end = modules[last if last in modules else last.replace(".", "_")]  # timm flattens names
-    leaves = [module for module in network.modules() if not list(module.children())]
-    last_leaf = [module for module in end.modules() if not list(module.children())][-1]
-    return leaves[: leaves.index(last_leaf) + 1]
+    layers = _layers(network)
+    return layers[: layers.index(_layers(end)[-1]) + 1]
+
+
+def _layers(network: nn.Module) -> list[nn.Module]:
+    modules = network.modules()
+    return [m for m in modules if not list(m.children()) or list(m.parameters(recurse=False))]
