@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 
 from medvision.audit.dataset import ListedSet
+from medvision.data import ClassificationData, SegmentationData
 from medvision.data.discovery.splits_csv import write_splits
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable
 from medvision.data.validation import validate as checks
 from medvision.run import main
+from medvision.run.config.store import keys_of
 from medvision.run.evaluation.evaluate import evaluate_run
 from medvision.run.training import data_audit
 
@@ -268,3 +270,36 @@ def test_the_reason_is_given_where_other_data_cannot_be_checked(
     assert "different numbers of images" in reason()
     file.unlink()
     assert "the run has no known_images.safetensors, because it is older" in reason()
+
+
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_copies_are_found_in_the_data_modules_of_every_task(
+    make_folder: Callable[..., Path],
+    make_class_folder: Callable[..., Path],
+    tmp_path: Path,
+    task: str,
+) -> None:
+    root = make_folder() if task == "segmentation" else make_class_folder({"a": 12, "b": 12})
+    data = opened(root, task)
+    data.prepare()
+    run = tmp_path / "run"
+    run.mkdir()
+    write_splits(run / "splits.csv", data.samples)
+    known = data_audit.known_images_of(data)
+    assert known is not None
+    (run / data_audit.KNOWN_IMAGES).write_bytes(known.to_bytes())
+    shutil.copytree(root, tmp_path / "copy")
+    other = opened(tmp_path / "copy", task)
+    samples = other.gather()
+    other.restore([replace(sample, split="test") for sample in samples])
+    found = data_audit.check_external(run, other)
+    assert found.summary["num_images"] == len(samples) == len(data.samples)
+    assert found.summary["exact_duplicates"]["images"] == len(known)
+
+
+def opened(root: Path, task: str) -> Any:
+    """Data module of the shipped configuration."""
+    config: Any = keys_of("data", f"folder_{task}")
+    config.pop("_target_")
+    kind = SegmentationData if task == "segmentation" else ClassificationData
+    return kind(**{**config, "seed": 0, "root": str(root)})

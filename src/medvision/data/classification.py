@@ -123,9 +123,9 @@ class ClassificationData(ImageData):
         absent = [name for name in known if name not in index.class_names]
         if absent:
             self.notes.append(f"{root} has no image of {', '.join(absent)}")
-        samples = self._check(index).samples
+        self.samples = self._check(index).samples
         self.class_names = known or index.class_names
-        return samples
+        return self.samples
 
     def class_counts(self) -> dict[Stage, dict[str, int]]:
         """Count the images of each class in each split, in index order."""

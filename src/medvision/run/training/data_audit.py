@@ -276,9 +276,9 @@ def check_external(run: Path, data: ImageData) -> ExternalCheck:
     except ValueError as reason:
         text = f"not checked for training and validation images of the run: {reason}"
         return ExternalCheck(summary={"checked": False, "text": text})
-    tested = set(data.tables["test"].paths)
     paths = list(data.samples.paths)
-    rows = [row for row, path in enumerate(paths) if path in tested]
+    row_of = {path: row for row, path in enumerate(paths)}
+    rows = [row_of[path] for path in data.tables["test"].paths]
     found = known.find(data.properties.take(rows))
     copies: list[dict[str, Any]] = [
         {
