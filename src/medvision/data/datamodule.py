@@ -283,8 +283,11 @@ class ImageData(LightningDataModule):
         self._deal(samples)
 
     def read_again(self) -> None:
-        """Check the files of a restored split, skipping unreadable ones."""
-        samples = SampleTable.joined(self.tables.values())
+        """Check the files of a restored split, skipping unreadable ones.
+
+        In the order of ``prepare``, in which neighbours are compared as frames of a video.
+        """
+        samples = SampleTable.joined(self.tables.values()).by_path()
         self.samples = self._take_over(self.source.check(samples, on_error="skip")).samples
 
     def gather(self) -> SampleTable:
