@@ -178,3 +178,17 @@ def test_a_stated_number_of_many_images_is_drawn(make_set: MakeSet) -> None:
     assert shortcuts is not None
     assert (shortcuts.num_images, shortcuts.num_eligible) == (MAX_IMAGES, count)
     assert shortcuts.scores[0].balanced_accuracy == 1
+
+
+def test_classes_with_too_few_images_are_named_as_left_out(make_set: MakeSet) -> None:
+    targets = ["normal", "tumour"] * 40 + ["cyst"] * 9
+    height = np.array([512, 400] * 40 + [450] * 9)
+    shortcuts = shortcut_scores(make_set(89, targets=targets, height=height))
+    assert shortcuts is not None
+    assert (shortcuts.class_names, shortcuts.left_out) == (("normal", "tumour"), ("cyst",))
+    assert shortcuts.num_images == 80
+    (finding,) = shortcut_findings(shortcuts)
+    assert (
+        "predict the class of normal and tumour (cyst left out: fewer than 20 images): a small tree"
+        in finding.text
+    )

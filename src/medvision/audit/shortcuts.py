@@ -56,6 +56,7 @@ class Shortcuts:
 
     Attributes:
         class_names: Predicted classes.
+        left_out: Classes with fewer than ``MIN_CLASS_IMAGES`` images.
         chance: Balanced accuracy of guessing, 1 / number of classes.
         num_images: Number of evaluated images.
         num_eligible: Number of images of those classes; more than ``num_images`` if sampled.
@@ -64,6 +65,7 @@ class Shortcuts:
     """
 
     class_names: tuple[str, ...]
+    left_out: tuple[str, ...]
     chance: float
     num_images: int
     num_eligible: int
@@ -80,6 +82,7 @@ class Shortcuts:
         """Return plain values for JSON."""
         return {
             "class_names": list(self.class_names),
+            "left_out": list(self.left_out),
             "chance": self.chance,
             "margin": MARGIN,
             "folds": _FOLDS,
@@ -136,6 +139,7 @@ def shortcut_scores(data: AuditedSet) -> Shortcuts | None:
     ]
     return Shortcuts(
         class_names=tuple(names[k] for k in enough),
+        left_out=tuple(names[k] for k in range(len(names)) if k not in enough),
         chance=chance,
         num_images=len(rows),
         num_eligible=num_eligible,
@@ -160,14 +164,21 @@ def shortcut_findings(shortcuts: Shortcuts | None) -> list[Finding]:
         for score in shown
     )
     content = all(score.features in _CONTENT for score in shown)
+    of = f" of {' and '.join(shortcuts.class_names)}" if shortcuts.left_out else ""
+    others = (
+        f" ({', '.join(shortcuts.left_out)} left out: fewer than {MIN_CLASS_IMAGES} images)"
+        if shortcuts.left_out
+        else ""
+    )
     return [
         Finding(
             kind="shortcuts",
             severity="note" if content else "warning",
-            text=f"file properties alone predict {shortcuts.target}: a small tree reaches a"
-            f" balanced accuracy (95 % interval) of {scores}; chance is {shortcuts.chance:.2f}",
+            text=f"file properties alone predict {shortcuts.target}{of}{others}: a small tree"
+            f" reaches a balanced accuracy (95 % interval) of {scores}; chance is"
+            f" {shortcuts.chance:.2f}",
             count=shortcuts.num_images,
-            advice="the image content may also cause this: compare the two kinds of images, and"
+            advice="the image content may also cause this: compare the images of each, and"
             " compare the score of a network with this one"
             if content
             else "a network can exploit them: find what differs between the sources of the"
