@@ -120,6 +120,17 @@ def test_the_headline_of_a_classifier_names_its_classes_accuracy_and_auroc(
     ) in words(report(write_run(classification)))
 
 
+def test_the_headline_says_that_one_class_is_predicted_for_all_images(
+    write_run: Write, classification: dict[str, Any]
+) -> None:
+    run = write_run(classification)
+    rows = ["path,target,predicted", *(f"{k}.png,NORMAL,NORMAL" for k in range(9))]
+    (run / "predictions_test.csv").write_text("\n".join([*rows, "9.png,PNEUMONIA,NORMAL"]) + "\n")
+    seen = words(report(run))
+    assert "predicts NORMAL for each of 10 test images, an accuracy of 0.900 (95 %" in seen
+    assert "distinguishes" not in seen
+
+
 def test_an_evaluation_on_other_data_is_named(
     write_run: Write, segmentation: dict[str, Any]
 ) -> None:

@@ -287,6 +287,13 @@ class ClassificationReport(TaskReport):
         if not measured(run, "accuracy"):
             return None
         names = listed(run.class_names) or f"{len(run.class_names) or 'the'} classes"
+        predicted = {row["predicted"] for row in self._judged(run)}
+        if len(predicted) == 1 and len(self._judged(run)) > 1:
+            of = f"; the balanced accuracy is {score_of(run, 'balanced_accuracy')}"
+            return (
+                f"predicts {predicted.pop()} for each of {images(run)}, an accuracy of"
+                f" {score_of(run, 'accuracy')}" + of * measured(run, "balanced_accuracy")
+            )
         text = (
             f"distinguishes {names} in {images(run)} with an accuracy of"
             f" {score_of(run, 'accuracy')}"
@@ -297,11 +304,15 @@ class ClassificationReport(TaskReport):
         return text
 
     def outcome(self, run: RunFiles) -> str | None:
-        judged = [row for row in run.predictions if row.get("target") and row.get("predicted")]
+        judged = self._judged(run)
         if not judged:
             return None
         wrong = sum(row["target"] != row["predicted"] for row in judged)
         return f"{whole(wrong)} of {whole(len(judged))} images are misclassified."
+
+    @staticmethod
+    def _judged(run: RunFiles) -> list[Mapping[str, str]]:
+        return [row for row in run.predictions if row.get("target") and row.get("predicted")]
 
 
 def measured(run: RunFiles, name: str) -> bool:
