@@ -164,8 +164,9 @@ def repeated_images(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
         kind="repeated_test_images",
         severity="warning",
         text=f"{total} test images show {counted(total - spare, 'different picture')}:"
-        " the intervals of scores are too narrow",
-        advice="keep one of each group in test",
+        " intervals that count every image as independent are too narrow",
+        advice="keep one of each group in test; the intervals of a training resample whole groups,"
+        " except with data.protocol=merged",
     )
 
 
