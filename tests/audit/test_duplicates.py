@@ -108,13 +108,13 @@ def test_test_images_in_train_or_in_val_are_a_leak(leaky: AuditedSet) -> None:
 
 
 def test_repetitions_without_splits_are_a_warning_with_advice(make_set: MakeSet) -> None:
-    data = with_pairs(make_set(3, targets=["x", "y", "x"], pixel_hash=["p", "q", "p"]), [])
+    data = with_pairs(make_set(4, targets=["x", "y", "x", "x"], pixel_hash=list("pqpr")), [])
     found = find_duplicates(data)
     exact, near = repeated_images(data, found)
     assert (exact.kind, exact.severity, exact.count) == ("exact_duplicates", "warning", 2)
-    assert exact.text == "2 of 3 images are identical to another, in 1 group"
+    assert exact.text == "2 of 4 images are identical to another, in 1 group"
     assert exact.advice.endswith("keeps them together, unless data.protocol=merged")
-    assert near.text.startswith("2 of 3 images have a near-duplicate (identical ones included)")
+    assert near.text.startswith("2 of 4 images have a near-duplicate (identical ones included)")
     assert all(not pairs for pairs in found.crossing.values())
 
 
@@ -154,6 +154,20 @@ def test_repeated_test_images_are_counted_once_each(make_set: MakeSet) -> None:
     (finding,) = [f for f in findings if f.kind == "repeated_test_images"]
     assert finding.text.startswith("3 test images show 2 different pictures")
     assert (finding.severity, finding.files) == ("warning", ("images/00001.png",))
+
+
+@pytest.mark.parametrize(("together", "reported"), [(3, True), (2, False)])
+def test_a_group_with_more_than_half_of_the_images_is_reported(
+    make_set: MakeSet, together: int, reported: bool
+) -> None:
+    hashes = ["p"] * together + list("qrst")[: 4 - together]
+    data = with_pairs(make_set(4, targets=["x"] * 4, pixel_hash=hashes), [])
+    found = repeated_images(data, find_duplicates(data))
+    texts = [finding.text for finding in found if finding.kind == "one_large_group"]
+    assert texts == reported * [
+        "3 of 4 images are near-duplicates of each other, directly or through others, and stay in"
+        " one split"
+    ]
 
 
 def test_test_images_that_repeat_training_images_do_not_repeat_each_other(

@@ -316,3 +316,15 @@ def test_phantoms_cross_validate_end_to_end(
     assert "kfold protocol, fold 1 of 2" in shown
     assert "2 of 2 folds, 40 images" in shown
     assert "sealed" not in shown
+
+
+def test_folds_without_a_test_image_of_a_class_are_named(make: Callable[..., Any]) -> None:
+    notes = only(together(*(make(fold, folds=4) for fold in range(4)))).notes
+    named = [note for note in notes if "has no test image of" in note]
+    assert [note.split(":")[0] for note in named] == [
+        *(f"fold {fold} has no test image of yes" for fold in (0, 1)),
+        *(f"fold {fold} has no test image of no" for fold in (2, 3)),
+    ]
+    assert "mix scores of different classes; pooled scores do not" in named[0]
+    complete = only(together(*(make(fold) for fold in range(3)))).notes
+    assert not any("no test image" in note for note in complete)

@@ -156,6 +156,17 @@ def repeated_images(data: AuditedSet, found: Duplicates) -> Iterator[Finding]:
             else "a random split of single images would separate them; the split that training"
             " draws keeps them together, unless data.protocol=merged",
         )
+    largest = next(iter(found.near.members()), [])
+    if 2 * len(largest) > len(data):
+        yield from findings_of(
+            data.names(largest),
+            kind="one_large_group",
+            severity="warning",
+            text=f"{len(largest)} of {len(data)} images are near-duplicates of each other, directly"
+            " or through others, and stay in one split",
+            advice="the other splits may lack a class: look at the images; if they only look alike,"
+            " give the splits in a csv (data.splits)",
+        )
     tested = found.near.members("test")
     spare = sum(map(len, tested)) - len(tested)
     total = int((found.near.splits == "test").sum())

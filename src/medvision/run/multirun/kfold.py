@@ -217,6 +217,7 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
                 f"AUROC, average precision and ECE pool the probabilities of {len(finished)} models"
                 " as if they were on one scale; their means over folds do not"
             ]
+    notes += _absent_classes(finished, predictions)
     scores = {}
     for metric in (name for name in metrics_of(finished) if name.startswith("test/")):
         together = pooled.get(metric.removeprefix("test/"), ())
@@ -239,6 +240,21 @@ def _validate(group: Group, seed: int | str | None, runs: tuple[Run, ...]) -> Cr
         predictions=[] if faults else rows,
         notes=tuple(notes),
     )
+
+
+def _absent_classes(
+    runs: Sequence[Run], predictions: Sequence[Sequence[Mapping[str, str]]]
+) -> Iterable[str]:
+    """Notes on folds without a test image of a class, whose scores are of the other classes."""
+    for run, rows in zip(runs, predictions, strict=True):
+        names = [name.partition("/")[2] for name in rows[0] if name.startswith("probability/")]
+        tested = {row.get("target") for row in rows}
+        if absent := [name for name in names if name not in tested]:
+            yield (
+                f"fold {run.fold} has no test image of {', '.join(absent)}: its scores that average"
+                " over classes leave it out, so the means over folds mix scores of different"
+                " classes; pooled scores do not"
+            )
 
 
 def _missing_folds(runs: Sequence[Run], num_folds: int) -> Iterable[str]:
