@@ -17,6 +17,7 @@ from medvision.run.storage.test_ledger import (
     config_hash,
     ledger_note,
     note_test_evaluation,
+    times_in_words,
 )
 
 CONFIG = {
@@ -224,11 +225,13 @@ def test_a_state_folder_that_cannot_be_written_is_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ledger_note() is None
+    assert "runs/test_ledger.csv, those of other folders in " in times_in_words(2)
     monkeypatch.setattr(
         "medvision.run.storage.test_ledger.is_writable", lambda path: "state" not in str(path)
     )
     assert [note(), note()] == [1, 2]
     assert "counted in runs/test_ledger.csv only" in str(ledger_note())
+    assert times_in_words(2).endswith("evaluated 2 times (runs/test_ledger.csv)")
 
 
 def test_a_damaged_shared_ledger_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

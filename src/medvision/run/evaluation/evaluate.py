@@ -42,10 +42,10 @@ from medvision.run.config.stored import check_root
 from medvision.run.storage.run_folder import check_run_folder, is_own_run
 from medvision.run.storage.saved_run import StoredRun, largest_difference, read_history
 from medvision.run.storage.test_ledger import (
-    LEDGER,
     check_ledger,
     ledger_note,
     note_test_evaluation,
+    times_in_words,
 )
 from medvision.run.training.build import (
     build,
@@ -291,7 +291,7 @@ def evaluate_run(
     print_line(_reproduced(summary))
     if target.stage == "test" and summary["test_evaluations"] > 1:
         times = summary["test_evaluations"]
-        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
+        print_line(f"note: {times_in_words(times)}")
     print_line(f"report: {out / 'report.html'}")
     print_line(str(out))
     check_finite(summary, out)

@@ -114,6 +114,13 @@ def _shared_ledger(split_fingerprint: str) -> Path | None:
     return path if is_writable(path.parent) and is_writable(path) else None
 
 
+def times_in_words(times: int) -> str:
+    """Say how often a test split has been evaluated, and where the evaluations are listed."""
+    shared = _shared_ledger("")
+    where = f"{LEDGER}, those of other folders in {shared.parent}" if shared else str(LEDGER)
+    return f"this test split has been evaluated {times} times ({where})"
+
+
 def ledger_note() -> str | None:
     """Note for the summary where evaluations can be counted beside the runs only."""
     if _shared_ledger("") is not None:

@@ -21,7 +21,7 @@ from medvision.reports.findings import findings
 from medvision.reports.run_facts import split_in_words
 from medvision.reports.run_page import write_report
 from medvision.run.storage.run_folder import RunFolder
-from medvision.run.storage.test_ledger import LEDGER
+from medvision.run.storage.test_ledger import times_in_words
 from medvision.run.training.fit import Fitted
 from medvision.scores import METRIC_DEFINITIONS, names_at, other_scores
 from medvision.types import STAGES, Stage
@@ -159,7 +159,7 @@ def finish(
     print_scores(final)
     if final.get("test_evaluations", 0) > 1:
         times = final["test_evaluations"]
-        print_line(f"note: this test split has been evaluated {times} times ({LEDGER})")
+        print_line(f"note: {times_in_words(times)}")
     print_line(f"report: {folder.path / 'report.html'}")
     print_line(str(folder.path))
     return final
