@@ -96,7 +96,7 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Isolate salts, run folders and random numbers of each test."""
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # for all devices it would format the stack
     state = tmp_path_factory.getbasetemp() / "state"
     shutil.rmtree(state / "test_evaluations", ignore_errors=True)  # each test counts from 1
     monkeypatch.setenv("MEDVISION_STATE_DIR", str(state))
