@@ -19,6 +19,7 @@ install: $(STAMP)  ## Make ./.venv with the package, its tools and the offline w
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("error: Python %d.%d is too old; medvision needs 3.11 or newer: make PYTHON=python3.12 install" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing PyTorch and the other packages into $(VENV): several gigabytes, once"
 	command -v uv >/dev/null || test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet uv
 	PATH="$(BIN):$$PATH" uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	PATH="$(BIN):$$PATH" uv pip install --quiet --python $(BIN)/python --no-deps --editable .
