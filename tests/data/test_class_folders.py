@@ -324,6 +324,48 @@ def test_errors_in_a_csv_are_reported(tmp_path: Path, lines: list[str], message:
     assert error(tmp_path) == message
 
 
+@pytest.mark.parametrize("cell", ["", "NaN", "N/A", "None"])
+def test_a_missing_label_is_no_class(tmp_path: Path, cell: str) -> None:
+    make(tmp_path, *(f"images/{number}.png" for number in range(3)))
+    table(tmp_path / "labels.csv", "image,label", "0.png,a", f"1.png,{cell}", "2.png,b")
+    named = f" ({cell})" if cell else ""
+    line = error(tmp_path)
+    assert line.startswith(
+        f"no class{named} for 1 of 3 images: images/1.png (ROOT/labels.csv); fill in these cells,"
+        " or set data.on_error=skip to leave the images out"
+    )
+    assert line.endswith("data.class_names") is bool(cell)
+    index = index_classification(tmp_path, keys=FolderKeys(on_error="skip"))
+    assert [(s.path, s.target) for s in index.samples] == [
+        ("images/0.png", "a"),
+        ("images/2.png", "b"),
+    ]
+    assert index.notes == [
+        f"SKIPPED 1 of 3 images because they have no class{named} in labels.csv and"
+        " data.on_error=skip: images/1.png"
+    ]
+
+
+def test_a_class_may_have_the_name_of_a_missing_label(tmp_path: Path) -> None:
+    make(tmp_path, "images/0.png", "images/1.png")
+    table(tmp_path / "labels.csv", "image,label", "0.png,none", "1.png,mild")
+    index = index_classification(tmp_path, keys=FolderKeys(class_names=("none", "mild")))
+    assert index.class_names == ["mild", "none"]
+    folders = make(tmp_path / "folders", "none/0.png", "mild/1.png")
+    kept = table(tmp_path / "run.csv", "split,path,target", "train,none/0.png,none")
+    assert index_classification(folders).class_names == ["mild", "none"]
+    assert [s.target for s in index_classification(folders, splits=kept).samples] == [
+        "mild",
+        "none",
+    ]
+
+
+def test_folders_of_patients_are_no_class_of_rows_without_a_label(tmp_path: Path) -> None:
+    make(tmp_path, "p1/0.png", "p2/1.png", "p3/2.png")
+    table(tmp_path / "labels.csv", "image,label", "p1/0.png,a", "p2/1.png,b", "p3/2.png,")
+    assert error(tmp_path).startswith("no class for 1 of 3 images: p3/2.png (ROOT/labels.csv)")
+
+
 def test_a_kept_split_stays_and_new_images_join_it_without_one(tmp_path: Path) -> None:
     root = make(tmp_path / "data", "a/1.png", "b/1.png", "b/new.png")
     kept = table(tmp_path / "run.csv", "split,path,target", "val,b/1.png,b", "train,a/1.png,a")

@@ -51,6 +51,7 @@ class ClassificationData(ImageData):
     ) -> None:
         super().__init__(**common)
         self.class_names = [] if class_names is None else [str(name) for name in class_names]
+        self.keys = replace(self.keys, class_names=tuple(self.class_names))
         self.num_classes, self.phantom = num_classes, phantom
         self.usual_group_pattern, self.sampler = usual_group_pattern, sampler
 

@@ -61,6 +61,9 @@ _OR_ELSE = {
     "texts": ", or remove their lines",
 }
 TASK_NAMES: tuple[Task, ...] = ("segmentation", "classification")
+NO_LABEL = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null", "none"})
+"""Texts by which programs write that a cell is missing; case is ignored."""
+
 LISTED_LAYOUT = "expected FOLDER/splits.csv with the columns path and target"
 
 
@@ -130,7 +133,7 @@ def index_segmentation(
     """
     root = existing_folder(root, hint=f"check data.root: {SEGMENTATION_LAYOUT}")
     scan = scan_segmentation(root, keys)
-    samples, notes = _index(root, scan, splits, group_pattern, targets="masks")
+    samples, notes = _index(root, scan, splits, group_pattern, targets="masks", keys=keys)
     return described(Index(samples=samples, notes=notes), scan)
 
 
@@ -159,6 +162,10 @@ def index_classification(
     ``ROOT/splits.csv`` lists with their class in the column ``target``, or, if blank, the class of
     their folder. Otherwise as `index_segmentation`.
 
+    A label of a csv that is blank, or a text of ``NO_LABEL`` that ``keys.class_names`` lacks, is
+    missing. Its row is refused, or left out with a note if ``keys.on_error`` is ``skip``, unless
+    its folder is a class.
+
     Args:
         root: The data folder.
         keys: As for `index_segmentation`.
@@ -172,7 +179,7 @@ def index_classification(
     """
     root = existing_folder(root, hint=f"check data.root: {CLASS_LAYOUT}")
     scan = scan_classes(root, keys)
-    samples, notes = _index(root, scan, splits, group_pattern, targets="classes")
+    samples, notes = _index(root, scan, splits, group_pattern, targets="classes", keys=keys)
     names = order_classes(root, samples, class_names)
     return described(Index(samples=samples, class_names=names, notes=notes), scan)
 
@@ -221,7 +228,8 @@ def task_in_csv(root: Path) -> Task | None:
 
 
 def _task_of(table: Path) -> Task | None:
-    targets = [s.target for s in read_splits(table) if s.target] if is_there(table) else []
+    names = read_splits(table).targets if is_there(table) else ()
+    targets = [name for name in names if name and name.casefold() not in NO_LABEL]
     if not targets:
         return None
     first = container(files_in(targets[0])[0])
@@ -343,16 +351,23 @@ def _are_numbered(names: Iterable[str]) -> bool:
 
 
 def _index(
-    root: Path, scan: Scan, splits: Path | None, group_pattern: str | None, *, targets: Targets
+    root: Path,
+    scan: Scan,
+    splits: Path | None,
+    group_pattern: str | None,
+    *,
+    targets: Targets,
+    keys: FolderKeys | None = None,
 ) -> tuple[SampleTable, list[str]]:
     """Return the samples of the csv files, or else of the folders, by path and with notes."""
+    keys = keys or FolderKeys()
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
     says_nothing = not is_there(own) and splits is None and _says_nothing(scan, targets)
     if says_nothing and (table := usual_table(root)) is not None:
         own, scan.layout, scan.pairing = table, f"listed in {table.name}", ""
     if is_there(own):
-        samples, notes = _listed(root, scan, own, targets), []
-        left_out = sorted(set(scan.images).difference(samples.paths))
+        samples, notes, without = _listed(root, scan, own, targets, keys)
+        left_out = sorted(set(scan.images).difference(samples.paths, without))
         if left_out:
             notes.append(
                 f"{own.name} does not list {counted(len(left_out), 'image')} (ignored):"
@@ -372,9 +387,11 @@ def _index(
         notes = notes + more
     if splits is not None:
         table = splits.expanduser()
-        rows = _listed(root, scan, table, targets)
-        samples, more = keep_splits(table, rows, scan, samples, is_there(own))
-        notes = notes + more
+        rows, more, without = _listed(root, scan, table, targets, keys)
+        if without:
+            samples = samples.select(~np.isin(list(samples.paths), without))
+        samples, added = keep_splits(table, rows, scan, samples, is_there(own))
+        notes = notes + more + added
     if group_pattern is not None:
         samples, more = group_by_pattern(samples, group_pattern)
         notes = notes + more
@@ -390,17 +407,27 @@ def _says_nothing(scan: Scan, targets: Targets) -> bool:
     return targets == "classes" and (scan.holds_masks or unnamed)
 
 
-def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTable:
-    """Return the samples of a csv; blank targets become masks of the same stem.
+def _listed(
+    root: Path, scan: Scan, table: Path, targets: Targets, keys: FolderKeys
+) -> tuple[SampleTable, list[str], list[str]]:
+    """Return the samples of a csv, notes, and the images that are left out without a target.
 
-    For classification, blank targets become the class folder of the image.
+    Blank targets become masks of the same stem, or the class folder of the image.
     """
     known, with_masks, with_classes = scan.samples, targets == "masks", targets == "classes"
     if with_classes and (scan.problems or len(known.targets.numbered()[0]) < 2):
         known = SampleTable.of([])  # folders are not classes
     prefer: Prefer | None = "masks" if with_masks else "classes" if with_classes else None
     rows, spelled = _as_spelled(read_splits(table, prefer=prefer), scan, root)
+    words: list[str] = []
+    if targets != "texts":
+        rows, words = _without_words(rows, keys.class_names)
+    labels = set(rows.targets.numbered()[0]) - {""}
     samples = fill_targets(rows, known, by_folder=with_classes)
+    if with_classes and labels and (not known or _says_nothing(scan, targets)):
+        # The folders are no classes, as images/ and patient_001/ beside labels.csv.
+        filled = (target if target in labels else "" for target in samples.targets)
+        samples = samples.with_column(targets=filled)
     names = chain.from_iterable(
         (container(path), *(files_in(target) if with_masks and target else ()))
         for path, target in zip(samples.paths, samples.targets, strict=True)
@@ -414,16 +441,27 @@ def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTabl
             where=str(table),
             hint=f"did you mean {near}?" if near else "check data.root, or remove their lines",
         )
-    without = list(samples.paths.select(samples.targets.equal("")))
+    blank = samples.targets.equal("")
+    without = list(samples.paths.select(blank))
+    notes: list[str] = []
     if without:
-        raise MedvisionError(
-            f"no {_ONE[targets]} for {len(without)} of {len(samples)} images:"
-            f" {count_names(without)}",
-            where=str(table),
-            hint=f"add the column target{_OR_ELSE[targets]}",
-        )
+        named = f" ({', '.join(words)})" if words else ""
+        of = f"{len(without)} of {len(samples)} images"
+        if keys.on_error != "skip" or blank.all():
+            raise MedvisionError(
+                f"no {_ONE[targets]}{named} for {of}: {count_names(without)}",
+                where=str(table),
+                hint=_fill_in(targets, words)
+                if labels and targets != "texts"
+                else f"add the column target{_OR_ELSE[targets]}",
+            )
+        notes = [
+            f"SKIPPED {of} because they have no {_ONE[targets]}{named} in {table.name} and"
+            f" data.on_error=skip: {count_names(without)}"
+        ]
+        samples = samples.select(~blank)
     if not with_classes:
-        return samples
+        return samples, notes, without
     files = {name for name in samples.targets.numbered()[0] if is_image(name)}
     if files:
         first = next(name for name in samples.targets if name in files)
@@ -432,7 +470,25 @@ def _listed(root: Path, scan: Scan, table: Path, targets: Targets) -> SampleTabl
             where=str(table),
             hint="choose a segmentation experiment, or another data.root",
         )
-    return samples
+    return samples, notes, without
+
+
+def _without_words(rows: SampleTable, labels: Sequence[str]) -> tuple[SampleTable, list[str]]:
+    """Blank the targets of ``NO_LABEL`` that are no labels; return these texts as well."""
+    names, number = rows.targets.numbered()
+    words = [name for name in names if name.casefold() in NO_LABEL and name not in labels]
+    if not words:
+        return rows, []
+    cells = ["" if name in words else name for name in names]
+    return rows.with_column(targets=map(cells.__getitem__, number.tolist())), words
+
+
+def _fill_in(targets: Targets, words: Sequence[str]) -> str:
+    """Return what to do about some rows without a target."""
+    hint = "fill in these cells, or set data.on_error=skip to leave the images out"
+    if targets == "classes" and words:
+        hint += f"; if {words[0]} is a class, list all classes in data.class_names"
+    return hint
 
 
 def _as_spelled(rows: SampleTable, scan: Scan, root: Path) -> tuple[SampleTable, Mapping[str, str]]:

@@ -41,7 +41,10 @@ class FolderKeys:
         roi: Folder, glob or file of field-of-view masks; pixels outside are ignored.
         exclude: Globs of paths relative to the root that are left out.
         num_classes: Number of classes in the masks, including the background.
-        on_error: ``skip`` leaves images without a mask out, with a note; ``fail`` refuses them.
+        on_error: ``skip`` leaves images without a mask or label out, with a note; ``fail`` refuses
+            them.
+        class_names: Classes that the labels of a csv may name, even if a text such as ``none``
+            otherwise marks a missing label.
     """
 
     task: str | None = None
@@ -56,11 +59,13 @@ class FolderKeys:
     exclude: tuple[str, ...] = ()
     num_classes: int = 2
     on_error: str = "fail"
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        given = self.exclude
-        several = (given,) if isinstance(given, str) else tuple(given or ())
-        object.__setattr__(self, "exclude", several)
+        for key in ("exclude", "class_names"):
+            given = getattr(self, key)
+            several = (given,) if isinstance(given, str) else tuple(map(str, given or ()))
+            object.__setattr__(self, key, several)
         if self.annotator is not None:  # data.annotator=1 is a number to Hydra
             object.__setattr__(self, "annotator", str(self.annotator))
         if (self.mask_pattern is None) != (self.mask_template is None):
@@ -252,7 +257,7 @@ class DataKeys:
 
 
 _READING = ("num_classes", "color_map", "value_range", "ignore_index", "instances")
-_OTHERS = ("splits", "group_pattern", "group_by", "class_names")
+_OTHERS = ("splits", "group_pattern", "group_by")
 
 
 def parse_keys(arguments: Sequence[str], **options: Any) -> DataKeys:
