@@ -227,13 +227,21 @@ def test_a_score_without_an_interval_is_shown_with_the_reason(tmp_path: Path) ->
         },
     )
     assert measured.notes == [
-        "no 95 % interval of test AUROC, sensitivity (recall) of sick, average precision: it needs"
-        " two images (or groups), of each class or prediction that it counts",
-        "no 95 % interval of test false positives per image, own: it needs 100 images (or groups)"
-        " with unequal values, because no upper bound of the score is known",
-        "no 95 % interval of test calibration error (ECE): it needs 10 images, or independent ones"
-        " among grouped images",
+        "no 95 % interval of test AUROC, sensitivity (recall) of sick, average precision: two"
+        " images (or groups) are needed of each true and predicted class that the score counts",
+        "no 95 % interval of test false positives per image, own: 100 images (or groups) with"
+        " unequal values are needed, because no upper bound of the score is known",
+        "no 95 % interval of test calibration error (ECE): 10 images (or groups) are needed",
     ]
+
+
+def test_a_note_names_some_of_many_scores_without_interval(tmp_path: Path) -> None:
+    measured = evaluation(tmp_path, 2)
+    named = {f"test/recall/{k}": 1.0 for k in range(10)}
+    measured.note_missing_intervals("test", {**named, **{f"{name}_ci95": None for name in named}})
+    (note,) = measured.notes
+    assert note.startswith("no 95 % interval of test sensitivity (recall) of 0, ")
+    assert "of 7, and 2 further scores: two images" in note
 
 
 def seen_as(

@@ -31,6 +31,9 @@ Score = float | list[float] | None
 NUM_WORST, NUM_TYPICAL = 12, 6
 """Number of worst and of typical test images in a report."""
 
+MOST_NAMED = 8
+"""Largest number of scores that a note names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
@@ -148,7 +151,9 @@ class Evaluation(ABC):
         for name in known:
             reasons.setdefault(_why_no_interval(name), []).append(_title(name))
         for reason, of in reasons.items():
-            missing = f"{', '.join(of)}: {reason}"
+            more = len(of) - MOST_NAMED
+            shown = of if more <= 0 else [*of[:MOST_NAMED], f"and {counted(more, 'further score')}"]
+            missing = f"{', '.join(shown)}: {reason}"
             self.note(f"no 95 % interval of {stage} {missing}", about=missing)
 
     def details(self) -> dict[str, Any]:
@@ -226,15 +231,17 @@ def _title(name: str) -> str:
 def _why_no_interval(name: str) -> str:
     score = score_named(name)
     if name.startswith("ece"):
-        return f"it needs {MIN_IMAGES} images, or independent ones among grouped images"
+        return f"{MIN_IMAGES} images (or groups) are needed"
     if score is None or (
         not score.bounded and (score.per_image or name.startswith("false_positives"))
     ):
         return (
-            f"it needs {MIN_UNBOUNDED} images (or groups) with unequal values, because no upper"
+            f"{MIN_UNBOUNDED} images (or groups) with unequal values are needed, because no upper"
             " bound of the score is known"
         )
-    return "it needs two images (or groups), of each class or prediction that it counts"
+    return (
+        "two images (or groups) are needed of each true and predicted class that the score counts"
+    )
 
 
 def or_none(value: float) -> float | None:
