@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from medvision.data.discovery.index import Index, index_listed, usual_table
+from medvision.data.discovery.index import Index, index_listed, names_on_disk, usual_table
 from medvision.data.discovery.keys import anchored, folder_keys
 from medvision.data.discovery.splits_csv import read_columns
 from medvision.data.download.download import fetch_for_training, is_absent
@@ -103,8 +103,8 @@ class ImageData(LightningDataModule):
         masks: As in `FolderKeys`.
         exclude: As in `FolderKeys`.
         layout: Further keys of `FolderKeys`.
-        subgroups: Columns of ``ROOT/splits.csv``, such as ``sex``, for whose values test scores are
-            also computed apart.
+        subgroups: Columns such as ``sex``, for whose values test scores are also computed apart;
+            in the csv of ``splits``, or else in that of the data set.
         reduced_decoding: If True, JPEG files much larger than ``image_size`` are decoded at a
             reduced size, as `decode` does; False for configs without this key.
     """
@@ -365,21 +365,27 @@ class ImageData(LightningDataModule):
         """Return the value of each image, by its path, in the columns ``subgroups``.
 
         Raises:
-            MedvisionError: If the data set has no ``splits.csv``, or it lacks a column.
+            MedvisionError: If there is no csv, or it lacks a column.
         """
         if not self.subgroups:
             return {}
-        table: Path | None = None
-        if isinstance(self.root, Path) and self.root.is_dir():
+        tables = [] if self.splits is None else [self.splits.expanduser()]
+        local = isinstance(self.root, Path) and self.root.is_dir()
+        if isinstance(self.root, Path) and local:
             own = self.root / "splits.csv"
-            table = own if own.is_file() else usual_table(self.root)
-        if table is None:
+            usual = own if own.is_file() else usual_table(self.root)
+            tables += [] if usual is None else [usual]
+        if not tables:
             raise MedvisionError(
-                "data.subgroups names columns of a splits.csv, but the data set has none",
+                "data.subgroups names columns of a csv, but the data set has none",
                 where=str(self.root or "phantoms"),
                 hint="write a csv with the column path and these columns, or leave the key out",
             )
-        return read_columns(table, self.subgroups)
+        found = read_columns(tables, self.subgroups)
+        if not isinstance(self.root, Path) or not local:
+            return found
+        spelled = names_on_disk(self.root, {name for of in found.values() for name in of})
+        return {c: {spelled[name]: cell for name, cell in of.items()} for c, of in found.items()}
 
     def listing(self) -> Callable[..., Index]:
         """Function that lists the samples of a folder, as called by `FolderSource`."""

@@ -508,6 +508,15 @@ def _as_spelled(rows: SampleTable, scan: Scan, root: Path) -> tuple[SampleTable,
     ), {unicodedata.normalize("NFC", without_suffix(name)): name for name in there}
 
 
+def names_on_disk(root: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the path of each file that a table of ``root`` names, as `Index` spells it."""
+    names = list(names)
+    if not missing_files(root, map(container, names)):
+        return {name: name for name in names}
+    files = _Files(list_images(root)[0])
+    return {name: files.spelled(name) for name in names}
+
+
 class _Files:
     """Files of a folder by normalised path, and by name or stem where that is unique."""
 

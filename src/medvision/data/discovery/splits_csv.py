@@ -99,16 +99,37 @@ def read_splits(path: Path, *, prefer: Prefer | None = None) -> SampleTable:
     return samples
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Return further columns of a table, such as the age of the patient: by name and image path.
+def read_columns(tables: Sequence[Path], columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Return further columns of tables, such as the age of the patient: by name and image path.
 
     Args:
-        path: Table of samples.
+        tables: Tables of samples; where several have a column and list an image, the first counts.
         columns: Names of the columns; case is ignored.
 
     Raises:
-        MedvisionError: If the file cannot be read, or lacks a column.
+        MedvisionError: If a file cannot be read, or all lack a column.
     """
+    read = [_further_columns(table) for table in tables]
+    found: dict[str, dict[str, str]] = {}
+    for name in columns:
+        wanted = name.strip().lower()
+        having = [of[wanted] for of in read if wanted in of]
+        if not having:
+            others = dict.fromkeys(column for of in read for column in of)
+            raise MedvisionError(
+                f"no column {name}",
+                where=f"{', '.join(map(str, tables))}, line 1",
+                hint=f"{'its' if len(tables) == 1 else 'their'} further columns are"
+                f" {', '.join(others)}"
+                if others
+                else "add the column, or leave data.subgroups out",
+            )
+        found[name] = {image: cell for of in reversed(having) for image, cell in of.items()}
+    return found
+
+
+def _further_columns(path: Path) -> dict[str, dict[str, str]]:
+    """Return all columns of a table but ``COLUMNS``, by name and image path."""
     with (
         file_errors("cannot read the file", path, hint="check data.root", exit_code=2),
         open_table(path, encoding="utf-8-sig") as stream,
@@ -118,20 +139,14 @@ def read_columns(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]
         head = [name.strip().lower() for name in next(reader, [])]
         rows = [[cell.strip() for cell in cells] for cells in reader if len(cells) == len(head)]
     image = _places(head, path, "masks")[COLUMNS.index("path")]
-    found: dict[str, dict[str, str]] = {}
-    for name in columns:
-        if image < 0 or name.strip().lower() not in head:
-            others = ", ".join(column for column in head if column not in COLUMNS)
-            raise MedvisionError(
-                f"no column {name}",
-                where=f"{path}, line 1",
-                hint=f"its further columns are {others}"
-                if others
-                else "add the column, or leave data.subgroups out",
-            )
-        place = head.index(name.strip().lower())
-        found[name] = {_relative(row[image]): row[place] for row in rows if row[image]}
-    return found
+    if image < 0:
+        return {}
+    names = [_relative(row[image]) for row in rows]
+    return {
+        column: {name: row[place] for name, row in zip(names, rows, strict=True) if name}
+        for place, column in enumerate(head)
+        if column not in COLUMNS
+    }
 
 
 def names_images(path: Path, *, with_targets: bool = False) -> bool:
