@@ -140,3 +140,17 @@ def test_two_folders_of_images_and_masks_are_refused_by_a_classification(tmp_pat
     root = LAYOUTS["unknown names"].draw(tmp_path)
     with pytest.raises(MedvisionError, match="found images and masks under the same names"):
         index_classification(root, keys=parse_keys(["data.task=classification"]).folder)
+
+
+def test_groups_that_a_given_split_divides_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").touch()
+    head, rows = "image,label,patient,split\n", "0,a,p,train\n1,b,p,{}\n2,a,q,train\n3,b,q,train\n"
+    for split, words in (
+        ("test", "2 groups of 4 images; 1 of them is in more than one of the given splits"),
+        ("train", "2 groups of 4 images; each stays in one split"),
+        ("", "2 groups of 4 images; each stays in one split"),
+    ):
+        (tmp_path / "labels.csv").write_text(head + rows.format(split), encoding="utf-8")
+        assert f"  groups    {words}" in list(inspect_folder(tmp_path, parse_keys([])))

@@ -312,7 +312,7 @@ def test_classes_that_a_split_lacks_are_noted(protocol: str) -> None:
         (
             {"protocol": "kfold", "folds": 10_000},
             "fold 0 of 10000 contains 0 of 40 groups (data.folds);"
-            " use fewer folds, another seed or more images",
+            " use fewer folds, another draw with data.split_seed=1, or more images",
         ),
     ],
 )

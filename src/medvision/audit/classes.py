@@ -27,6 +27,7 @@ MIN_TEST_IMAGES = 30
 
 _NO_SPLIT = "all"
 _MISSING = {
+    "train": "a network cannot learn a class without images",
     "val": "it does not count in the choice of the best epoch and thresholds",
     "test": "its scores are undefined",
 }
@@ -75,9 +76,8 @@ def _missing(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[
             severity="fault" if split == "train" else "warning",
             text=f"{split} has no image of {what} that other splits contain: {count_names(absent)}",
             count=elsewhere,
-            advice="a network cannot learn a class without images: add images, or draw a new split"
-            if split == "train"
-            else f"{_MISSING[split]}: add images, or draw a new split",
+            advice=f"{_MISSING[split]}: add images, or draw a new split with data.split_seed=1,"
+            " where this one is given also data.protocol=grouped",
         )
 
 

@@ -165,7 +165,17 @@ def _split_rows(found: SampleTable) -> Iterator[str]:
     groups = Counter(filter(None, found.groups))
     if groups:
         of = counted(sum(groups.values()), "image")
-        yield _row("groups", f"{counted(len(groups), 'group')} of {of}; each stays in one split")
+        places: dict[str, set[str]] = {}
+        for group, split in zip(found.groups, found.splits, strict=True):
+            if group and split:
+                places.setdefault(group, set()).add(split)
+        torn = sum(len(of_group) > 1 for of_group in places.values())
+        kept = (
+            f"{torn} of them {'is' if torn == 1 else 'are'} in more than one of the given splits"
+            if torn
+            else "each stays in one split"
+        )
+        yield _row("groups", f"{counted(len(groups), 'group')} of {of}; {kept}")
     else:
         yield _row("groups", "none; data.group_pattern names the patient in a path")
     splits = Counter(found.splits)

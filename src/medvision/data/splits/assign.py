@@ -419,7 +419,7 @@ def _test_fold(samples: SampleTable, *, fold: int, folds: int, seed: int) -> Sam
         raise MedvisionError(
             f"fold {fold} of {folds} contains {tested.sum()} of {len(groups)} groups",
             where="data.folds",
-            hint="use fewer folds, another seed or more images",
+            hint=f"use fewer folds, another draw with data.split_seed={seed + 1}, or more images",
         )
     return samples.with_column(
         splits=StringColumn.coded(["", "test"], tested[groups.of_sample].astype(np.uint8))
