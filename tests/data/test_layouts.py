@@ -14,6 +14,7 @@ from medvision.data.discovery.index import (
     index_segmentation,
 )
 from medvision.data.discovery.keys import anchored, parse_keys
+from medvision.data.discovery.splits_csv import RECOGNISED
 from medvision.data.download.catalog import CATALOG
 from medvision.errors import MedvisionError
 
@@ -154,3 +155,59 @@ def test_groups_that_a_given_split_divides_are_counted(tmp_path: Path) -> None:
     ):
         (tmp_path / "labels.csv").write_text(head + rows.format(split), encoding="utf-8")
         assert f"  groups    {words}" in list(inspect_folder(tmp_path, parse_keys([])))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            b"image,MEL,NV\n0.png,1,0\n",
+            "and none of the columns of labels.csv holds the class or the mask of the images:"
+            " image, MEL, NV (ROOT/labels.csv); a column of classes is called target, label, ",
+        ),
+        (
+            b"Image Index;Befund\n0.png;a\n",
+            "and none of the columns of labels.csv names the files of the images: Image Index,"
+            " Befund (ROOT/labels.csv); a column of images is called path, file, ",
+        ),
+        (
+            "image,label\n0.png,gut\n1.png,bösartig\n".encode("latin-1"),
+            "and labels.csv is not UTF-8 (ROOT/labels.csv); save it as CSV in UTF-8",
+        ),
+    ],
+)
+def test_a_table_that_is_not_understood_is_named(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        (tmp_path / "images" / f"{number}.png").touch()
+    (tmp_path / "labels.csv").write_bytes(text)
+    for call in (choose_task, index_classification, index_segmentation):
+        with pytest.raises(MedvisionError) as caught:
+            call(tmp_path)
+        assert message in str(caught.value).replace(str(tmp_path), "ROOT")
+    (tmp_path / "labels.csv").write_bytes(b"image,label\n0.png,a\n1.png,b\n")
+    assert index_classification(tmp_path).class_names == ["a", "b"]
+
+
+def test_other_tables_do_not_hide_folders_of_classes(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
+    assert choose_task(tmp_path).task == "classification"
+    assert index_classification(tmp_path).class_names == ["a", "b"]
+
+
+def test_two_tables_of_images_are_named(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").touch()
+    for name in ("one.csv", "two.csv"):
+        (tmp_path / name).write_text("image,label\n0.png,a\n")
+    with pytest.raises(MedvisionError, match=r"one\.csv, two\.csv all name images"):
+        choose_task(tmp_path)
+
+
+def test_the_guide_lists_the_names_of_the_columns() -> None:
+    page = (Path(__file__).parents[2] / "docs/guides/layouts.md").read_text(encoding="utf-8")
+    for kind, names in RECOGNISED.items():
+        assert f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" in page

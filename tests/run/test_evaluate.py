@@ -2,6 +2,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,8 @@ from medvision.errors import MedvisionError
 from medvision.files import take_lock
 from medvision.run import main
 from medvision.run.evaluation import evaluate
-from medvision.run.evaluation.evaluate import evaluate_run
-from medvision.run.storage.saved_run import largest_difference
+from medvision.run.evaluation.evaluate import choose_target, evaluate_run
+from medvision.run.storage.saved_run import StoredRun, largest_difference
 from medvision.run.storage.test_seal import sealed_note
 
 MakeFolder = Callable[..., Path]
@@ -274,6 +275,28 @@ def test_another_set_is_measured_whole(
     assert "elsewhere" in (out / "report.html").read_text()
     after = content(run)
     assert {name: after[name] for name in before} == before
+
+
+def test_keys_of_the_own_folder_do_not_stop_the_measurement_of_another(
+    folder_run: tuple[Path, Path], make_folder: MakeFolder
+) -> None:
+    run, _ = folder_run
+    other = make_folder(4, name="elsewhere", size_px=(50, 30))
+    config = (run / "config.yaml").read_text()
+    for key, value in (("group_pattern", "'(HOSP1_.)'"), ("mask_suffix", "_own")):
+        config = re.sub(rf"^  {key}: .*$", f"  {key}: {value}", config, flags=re.MULTILINE)
+    (run / "config.yaml").write_text(config)
+    stored = StoredRun.read(run)
+    with pytest.raises(MedvisionError, match=r"to leave it out, add data.mask_suffix=null$"):
+        choose_target(stored, other, None)
+    data = choose_target(stored, other, None, {"mask_suffix": None}).data
+    assert len(data.tables["test"]) == 4
+    (note,) = [note for note in data.notes if "group_pattern" in note]
+    assert note.startswith(
+        "data.group_pattern of the run is not used for this data set: (HOSP1_.) matches no image"
+    )
+    with pytest.raises(MedvisionError, match="matches no image"):  # as typed for this set
+        choose_target(stored, other, None, {"mask_suffix": None, "group_pattern": "(HOSP1_.)"})
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ from medvision.data.discovery.mask_folders import (
     mask_folder_pairs,
     scan_segmentation,
 )
-from medvision.data.discovery.splits_csv import Prefer, names_images, read_splits
+from medvision.data.discovery.splits_csv import Prefer, names_images, read_splits, why_unread
 from medvision.data.readers.annotations import container
 from medvision.data.samples import (
     JOIN,
@@ -247,14 +247,34 @@ def usual_table(root: Path) -> Path | None:
     It is read where folders and file names tell neither masks nor classes. Of several, it is the
     only one that also has a column of targets.
     """
-    found = [
-        path
-        for path in sorted(root.iterdir())
-        if path.suffix.lower() in (".csv", ".tsv") and path.is_file() and names_images(path)
-    ]
+    found = [path for path in _tables(root) if names_images(path)]
     if len(found) > 1:
         found = [path for path in found if names_images(path, with_targets=True)]
     return found[0] if len(found) == 1 else None
+
+
+def _tables(root: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(root.iterdir())
+        if path.suffix.lower() in (".csv", ".tsv") and path.is_file()
+    ]
+
+
+def _refuse_unread_table(root: Path, what: str) -> None:
+    """Raise if the root holds tables of which none can be read, where nothing else can be."""
+    tables = _tables(root)
+    faults = {path: fault for path in tables if (fault := why_unread(path)) is not None}
+    if len(tables) - len(faults) > 1:
+        names = [path.name for path in tables if path not in faults]
+        raise MedvisionError(
+            f"{what}, and {count_names(names)} all name images",
+            where=str(root),
+            hint="keep one of these tables in the folder, or name it splits.csv",
+        )
+    if tables and len(faults) == len(tables):
+        path, (reason, hint) = next(iter(faults.items()))
+        raise MedvisionError(f"{what}, and {reason}", where=str(path), hint=hint)
 
 
 def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
@@ -322,6 +342,7 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     found = only_content(root)
     if found and "images" not in names_inside:
         what = f"expected images with masks, or at least two class folders, found {found}"
+    _refuse_unread_table(root, what)
     guess = f"did you mean {inside[0]}? " if len(inside) == 1 and not found else ""
     raise MedvisionError(
         what,
@@ -363,6 +384,10 @@ def _index(
     keys = keys or FolderKeys()
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
     says_nothing = not is_there(own) and splits is None and _says_nothing(scan, targets)
+    classes = scan.samples.targets.numbered()[0] if targets == "classes" else ()
+    if says_nothing and len(classes) < 2:
+        what = "no images with masks" if targets == "masks" else "no class folders"
+        _refuse_unread_table(root, what)
     if says_nothing and (table := usual_table(root)) is not None:
         own, scan.layout, scan.pairing = table, f"listed in {table.name}", ""
     if is_there(own):

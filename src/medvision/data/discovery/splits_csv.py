@@ -13,7 +13,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from medvision.data.discovery.folders import refuse_controls
-from medvision.data.samples import JOIN, ROI, SPLIT_NAMES, Sample, SampleTable, split_name
+from medvision.data.samples import (
+    JOIN,
+    ROI,
+    SPLIT_NAMES,
+    Sample,
+    SampleTable,
+    count_names,
+    split_name,
+)
 from medvision.errors import MedvisionError
 from medvision.files import file_errors, open_table, runs_in_spreadsheets, write_atomically
 
@@ -149,18 +157,55 @@ def _further_columns(path: Path) -> dict[str, dict[str, str]]:
     }
 
 
+RECOGNISED = {
+    "images": ("path", *_USUAL["path"]),
+    "classes": ("target", *_OF_CLASSES),
+    "masks": ("target", *_OF_MASKS),
+    "groups": ("group", *_USUAL["group"]),
+    "splits": ("split", *_USUAL["split"]),
+}
+"""Names of the columns of a table, in the order of preference; case is ignored."""
+
+
 def names_images(path: Path, *, with_targets: bool = False) -> bool:
     """Return True if the first line of a table names images, and targets if these are asked for."""
     try:
-        with open_table(path, encoding="utf-8-sig") as stream:
-            first = stream.readline(10_000)
+        columns = {name.lower() for name in _head(path)}
     except (OSError, UnicodeDecodeError):
         return False
-    columns = [name.strip().strip('"').lower() for name in first.split(_delimiter(path, first))]
-    targets = ("target", *_OF_MASKS, *_OF_CLASSES)
-    return any(name in columns for name in ("path", *_USUAL["path"])) and (
-        not with_targets or any(name in columns for name in targets)
+    targets = {*RECOGNISED["classes"], *RECOGNISED["masks"]}
+    return not columns.isdisjoint(RECOGNISED["images"]) and (
+        not with_targets or not columns.isdisjoint(targets)
     )
+
+
+def why_unread(path: Path) -> tuple[str, str] | None:
+    """Return why a table does not name images and their targets and what to do; None if it does."""
+    try:
+        columns = _head(path)
+    except OSError as fault:
+        return f"{path.name} cannot be read: {fault.strerror or fault}", "check its permissions"
+    except UnicodeDecodeError:
+        return f"{path.name} is not UTF-8", "save it as CSV in UTF-8"
+    kinds: tuple[str, ...]
+    if not names_images(path):
+        lacking, kinds = "names the files", ("images",)
+    elif not names_images(path, with_targets=True):
+        lacking, kinds = "holds the class or the mask", ("classes", "masks")
+    else:
+        return None
+    known = "; ".join(
+        f"a column of {kind} is called {', '.join(RECOGNISED[kind][:6])}, ..." for kind in kinds
+    )
+    found = count_names(columns, shown=8)
+    return f"none of the columns of {path.name} {lacking} of the images: {found}", known
+
+
+def _head(path: Path) -> list[str]:
+    """Return the columns of a table as its first line writes them."""
+    with open_table(path, encoding="utf-8-sig") as stream:
+        first = stream.readline(10_000)
+    return [name.strip().strip('"') for name in first.split(_delimiter(path, first))]
 
 
 def _delimiter(path: Path, first: str) -> str:

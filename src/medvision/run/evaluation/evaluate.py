@@ -133,8 +133,8 @@ def choose_target(
             print_line(f"reading the data in {stored}, as stated in the config of the run")
         return _own(run, build_data(run.cfg.data), split)
     root = str(place)
-    data = _open_at(run.cfg, root, keys)
-    samples = data.gather()
+    data = _gathered(run.cfg, root, dict(keys or {}))
+    samples = data.samples
     if data.fingerprint == run.summary["dataset"]["fingerprint"]:  # the own set, moved
         return _own(run, _open_at(run.cfg, root), split)
     given = {sample.split for sample in samples} - {""}
@@ -197,6 +197,38 @@ def _open_at(cfg: DictConfig, root: str, keys: Mapping[str, Any] | None = None) 
     if "protocol" in node:
         node.protocol = "official"
     return build_data(node)
+
+
+_NAMES_MASKS = ("mask_suffix", "mask_pattern", "mask_template", "annotator", "mask_merge")
+
+
+def _gathered(cfg: DictConfig, root: str, keys: dict[str, Any]) -> ImageData:
+    """Open another data set and list its images.
+
+    A ``group_pattern`` of the run that does not fit its names is left out with a note; keys that
+    name the masks are kept, and the error says how to leave them out.
+    """
+    data = _open_at(cfg, root, keys)
+    try:
+        data.gather()
+    except MedvisionError as fault:
+        inherited = {key for key in cfg.data if cfg.data[key] and key not in keys}
+        if fault.where == "data.group_pattern" and "group_pattern" in inherited:
+            data = _gathered(cfg, root, {**keys, "group_pattern": None})
+            data.notes.append(
+                f"data.group_pattern of the run is not used for this data set: {fault.what}"
+            )
+            return data
+        masks = [f"data.{key}" for key in _NAMES_MASKS if key in inherited]
+        if masks and "mask" in f"{fault.what} {fault.where}":
+            advice = (
+                f"the run's {', '.join(masks)} applies here too; to leave it out, add"
+                f" {' '.join(f'{key}=null' for key in masks)}"
+            )
+            hint = f"{fault.hint}; {advice}" if fault.hint else advice
+            raise MedvisionError(fault.what, where=fault.where, hint=hint) from fault
+        raise
+    return data
 
 
 SAME = 1e-6
