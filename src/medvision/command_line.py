@@ -34,6 +34,11 @@ def training(*arguments: object) -> str:
     return f"{train_command()} {shlex.join(map(str, arguments))}"
 
 
+def data_keys(**values: object) -> str:
+    """Return keys of ``data``, such as ``'data.masks=ground truth'``, quoted for a shell."""
+    return shlex.join(f"data.{key}={value}" for key, value in values.items())
+
+
 def resuming(run: Path | str) -> str:
     """Return the command line that resumes a run."""
     return f"{train_command()} resume={shlex.quote(str(run))}"

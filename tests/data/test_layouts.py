@@ -1,11 +1,15 @@
 """Folders as people find them are read right, or refused with the key that helps."""
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from layouts import LAYOUTS, SHIPPED, Layout
+from medvision.command_line import data_keys
 from medvision.data.discovery.description import inspect_folder
 from medvision.data.discovery.index import (
     Index,
@@ -13,7 +17,7 @@ from medvision.data.discovery.index import (
     index_classification,
     index_segmentation,
 )
-from medvision.data.discovery.keys import anchored, parse_keys
+from medvision.data.discovery.keys import FolderKeys, anchored, parse_keys
 from medvision.data.discovery.splits_csv import RECOGNISED
 from medvision.data.download.catalog import CATALOG
 from medvision.errors import MedvisionError
@@ -211,3 +215,35 @@ def test_the_guide_lists_the_names_of_the_columns() -> None:
     page = (Path(__file__).parents[2] / "docs/guides/layouts.md").read_text(encoding="utf-8")
     for kind, names in RECOGNISED.items():
         assert f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" in page
+
+
+def test_suggested_keys_are_quoted_for_the_shell(tmp_path: Path) -> None:
+    assert data_keys(images="a b", masks="*/GT") == "'data.images=a b' 'data.masks=*/GT'"
+    noise = np.random.default_rng(0)
+    for folder in ("Bilder JPG", "GT_expert"):
+        (tmp_path / folder).mkdir()
+        for number in range(6):
+            picture = noise.integers(0, 256, (48, 48)).astype(np.uint8)
+            if folder == "GT_expert":
+                picture[:] = 0
+                picture[: 7 * number + 4] = 255
+            name = f"{number}_a" if folder == "Bilder JPG" else f"lesion {number}"
+            cv2.imwrite(str(tmp_path / folder / f"{name}.png"), picture)
+    with pytest.raises(MedvisionError) as caught:
+        read(tmp_path)
+    words = shlex.split(str(caught.value.hint).replace(",", " "))
+    assert words[:3] == ["set", "data.images=Bilder JPG", "data.masks=GT_expert"]
+
+
+def test_a_wrong_template_names_a_mask_that_was_looked_for_and_one_that_exists(
+    tmp_path: Path,
+) -> None:
+    for folder, name in (("images", "{}_img"), ("masks", "m{}")):
+        (tmp_path / folder).mkdir()
+        for number in range(3):
+            (tmp_path / folder / f"{name.format(number)}.png").touch()
+    keys = FolderKeys(mask_pattern="(.*)_img", mask_template=r"\1_mask")
+    with pytest.raises(MedvisionError, match=r"; 0_mask\.\* was looked for, and there is masks/m0"):
+        index_segmentation(tmp_path, keys=keys)
+    keys = FolderKeys(mask_pattern="(.*)_img", mask_template=r"m\1")
+    assert len(index_segmentation(tmp_path, keys=keys).samples) == 3

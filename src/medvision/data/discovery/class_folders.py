@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from medvision.command_line import data_keys
 from medvision.console import counted
 from medvision.data.discovery.folders import Scan, images_in, is_image, subfolders
 from medvision.data.discovery.keys import FolderKeys, absolute, matches
@@ -141,7 +142,7 @@ def _array_file(root: Path, scan: Scan, keys: FolderKeys, inside: list[Path]) ->
         scan.problem(
             f"{len(found)} files of images: {count_names(names)}",
             root,
-            f"set data.images={names[0]} to read one of them",
+            f"set {data_keys(images=names[0])} to read one of them",
             in_doubt=True,
         )
     return found[0] if found else None
@@ -199,7 +200,7 @@ def _scan_folder(
             scan.problem(
                 f"expected class folders, found split folders ({', '.join(inside)}) in {path.name}",
                 folder,
-                f"did you mean data.root={path}? {CLASS_LAYOUT}",
+                f"did you mean {data_keys(root=path)}? {CLASS_LAYOUT}",
             )
         start = path.relative_to(root).as_posix()
         files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
@@ -249,7 +250,7 @@ def _doubt_level(scan: Scan, folder: Path, classes: list[Path], keys: FolderKeys
     if keys.task is not None:
         scan.notes.append(f"{what}; the outer ones are read as classes because of data.task")
         return
-    hint = f"set data.root={classes[0]}, or data.task=classification to read the outer ones"
+    hint = f"set {data_keys(root=classes[0])}, or data.task=classification to read the outer ones"
     scan.problem(what, folder, hint, in_doubt=True)
 
 
@@ -270,7 +271,7 @@ def _doubt_labels(scan: Scan, folder: Path, classes: list[Path], keys: FolderKey
     scan.problem(
         what,
         folder,
-        f"set data.images={others.name} data.masks={labels[0].name}, with data.mask_pattern and"
+        f"set {data_keys(images=others.name, masks=labels[0].name)}, with data.mask_pattern and"
         " data.mask_template if their names differ; or data.task=classification",
         in_doubt=True,
     )
@@ -312,7 +313,11 @@ def _deeper(root: Path) -> str | None:
     folder, inside = root, subfolders(root)
     while len(inside) == 1:
         folder, inside = inside[0], subfolders(inside[0])
-    return f"did you mean data.root={folder}? {CLASS_LAYOUT}" if inside and folder != root else None
+    return (
+        f"did you mean {data_keys(root=folder)}? {CLASS_LAYOUT}"
+        if inside and folder != root
+        else None
+    )
 
 
 def _refuse_alike(root: Path, found: list[str]) -> None:

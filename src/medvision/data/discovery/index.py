@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from medvision.command_line import data_keys
 from medvision.console import counted
 from medvision.data.discovery.class_folders import (
     CLASS_LAYOUT,
@@ -357,7 +358,7 @@ def _classes_inside(root: Path) -> str:
     below = scan_classes(inside[0]) if len(inside) == 1 else Scan()
     names = below.samples.targets.numbered()[0]
     several = len(names) > 1 and not below.problems and not _are_numbered(names)
-    return f"class folders: data.root={inside[0]}" if several else ""
+    return f"class folders: {data_keys(root=inside[0])}" if several else ""
 
 
 def _class_above(root: Path, images: Path) -> str:

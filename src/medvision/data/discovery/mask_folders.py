@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from medvision.command_line import data_keys
 from medvision.console import counted
 from medvision.data.discovery.folders import (
     SEGMENTATION_LAYOUT,
@@ -340,8 +341,8 @@ def _pairs_here(
         scan.problem(
             f"several folders may hold the images: {', '.join(names)}",
             place,
-            f"set data.images and data.masks, for example data.images={names[0]}"
-            f" data.masks={masks[0].name}",
+            "set data.images and data.masks, for example"
+            f" {data_keys(images=names[0], masks=masks[0].name)}",
             in_doubt=True,
         )
     if not images:
@@ -355,8 +356,8 @@ def _pairs_here(
         scan.problem(
             f"several folders may hold the masks of {images[0].name}: {', '.join(names)}",
             place,
-            f"set data.images={prefix}{images[0].name} data.masks={prefix}{names[0]}, and data.roi"
-            " for a field of view",
+            f"set {data_keys(images=prefix + images[0].name, masks=prefix + names[0])}, and"
+            " data.roi for a field of view",
             in_doubt=True,
         )
     return [(split, images[0], (candidates or masks)[0])]
@@ -446,7 +447,7 @@ def _folders_that_show_masks(
                 scan.problem(
                     f"several folders may hold the masks of {images.name}: {names}",
                     place,
-                    f"set data.images={images.name} data.masks={several[0].name}",
+                    f"set {data_keys(images=images.name, masks=several[0].name)}",
                     in_doubt=True,
                 )
             found.append((split, images, several[0]))
@@ -534,7 +535,7 @@ def _refuse_copies(
                 scan.problem(
                     f"{one} and {other} hold files of the same names in two formats",
                     root,
-                    f"set data.root={place.parent}, or data.exclude={other}",
+                    f"set {data_keys(root=place.parent)}, or {data_keys(exclude=other)}",
                     in_doubt=True,
                 )
                 return
@@ -644,6 +645,7 @@ def _pair(scan: Scan, place: _Place, keys: FolderKeys) -> SampleTable:
     mask_of = dict(zip(reversed(place.mask_stems), reversed(masks), strict=True))
     taken: set[str] = set()
     without_mask, paired, targets = [], [], []
+    looked_for = ""
     num_stems = len(place.images) - sum(len(names) - 1 for names in same_images.values())
     rows = zip(place.images, place.image_stems, expected, strict=True)
     for file, stem, name in rows:
@@ -652,6 +654,7 @@ def _pair(scan: Scan, place: _Place, keys: FolderKeys) -> SampleTable:
         mask = mask_of.get(name) if keys.mask_pattern else mask_of.pop(name, None)
         if mask is None:
             without_mask.append(file)
+            looked_for = looked_for or name
         elif stem not in same_images and name not in same_masks:
             taken.add(name)
             paired.append(file)
@@ -661,8 +664,12 @@ def _pair(scan: Scan, place: _Place, keys: FolderKeys) -> SampleTable:
     if without_mask and paired and keys.on_error == "skip":
         _note_skipped(scan, without_mask, num_stems)
     elif without_mask and place.masks is not None:
+        what = f"no mask for {len(without_mask)} of {num_stems} images: {count_names(without_mask)}"
+        if keys.names_masks and masks:
+            other = min(mask_of.values(), default=masks[0])
+            what += f"; {looked_for}.* was looked for, and there is {other}"
         scan.problem(
-            f"no mask for {len(without_mask)} of {num_stems} images: {count_names(without_mask)}",
+            what,
             place.where,
             _suffix_hint(place.image_stems[:5], mask_of)
             or "a mask needs the file name of its image, without suffix: add the"
@@ -767,7 +774,7 @@ def _merged(scan: Scan, place: _Place, found: Ends, keys: FolderKeys) -> SampleT
         scan.problem(
             f"each image has {most} masks: {count_names(known)}",
             place.where,
-            f"set data.annotator={known[0]} to read one of them, or data.mask_merge=majority"
+            f"set {data_keys(annotator=known[0])} to read one of them, or data.mask_merge=majority"
             " or union to combine them",
             in_doubt=True,
         )
@@ -791,7 +798,7 @@ def _merged(scan: Scan, place: _Place, found: Ends, keys: FolderKeys) -> SampleT
         scan.problem(
             f"no mask of the annotator {keys.annotator}; there are {count_names(known)}",
             place.where,
-            f"set data.annotator={known[0]}",
+            f"set {data_keys(annotator=known[0])}",
             in_doubt=True,
         )
     if without and paired and keys.on_error == "skip":
@@ -1056,7 +1063,7 @@ def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str | None:
     )
     if not endings:
         return None
-    return f"set data.mask_suffix={endings.most_common(1)[0][0]} if masks are named so"
+    return f"set {data_keys(mask_suffix=endings.most_common(1)[0][0])} if masks are named so"
 
 
 def _splits_inside(scan: Scan, samples: SampleTable) -> SampleTable:
