@@ -106,6 +106,8 @@ def test_mistakes_in_a_training_are_raised_and_the_process_stays_as_it_was(
     for overrides, message in (
         (("loss=bcee",), "unknown loss bcee (loss=bcee); did you mean bce?"),
         (("data.root=none",), "none does not exist (data.root)"),
+        (("data.root=",), "data.root is empty (data.root); give the folder"),
+        (({"data.root": "set"},), "expected overrides as texts, got dict (train); write each"),
         (("-m", "seed=1,2"), "expected the overrides of one run"),
         (("sweep=tpe",), "expected the overrides of one run"),
     ):

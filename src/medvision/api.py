@@ -94,6 +94,13 @@ def train(
     from medvision.run.processes.signals import handle_signals
     from medvision.run.storage.test_seal import searches
 
+    other = next((option for option in overrides if not isinstance(option, str)), None)
+    if other is not None:
+        raise MedvisionError(
+            f"expected overrides as texts, got {type(other).__name__}",
+            where="train",
+            hint='write each as on the command line: train("classification", "data.root=my data")',
+        )
     given = [f"experiment={experiment}", *overrides]
     if any(option.startswith("-") for option in overrides) or searches(given):
         raise MedvisionError(

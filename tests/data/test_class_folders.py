@@ -231,13 +231,13 @@ def test_folders_beside_split_folders_are_ignored_with_a_note(tmp_path: Path) ->
         ),
         (
             ["train/NORMAL/1.png", "train/b/1.png", "test/Normal/1.png"],
-            "the classes NORMAL and Normal differ only by case or spaces (ROOT);"
-            " did you mean NORMAL? give a class the same name in every split",
+            "the classes NORMAL (1) and Normal (1) differ only by case or spaces (ROOT);"
+            " did you mean NORMAL? give a class the same name everywhere",
         ),
         (
             ["train/no_tumor/1.png", "train/b/1.png", "test/no tumor/1.png"],
-            "the classes no tumor and no_tumor differ only by case or spaces (ROOT);"
-            " did you mean no tumor? give a class the same name in every split",
+            "the classes no tumor (1) and no_tumor (1) differ only by case or spaces (ROOT);"
+            " did you mean no tumor? give a class the same name everywhere",
         ),
         (
             [f"p{k}/1.png" for k in range(256)],
@@ -358,6 +358,16 @@ def test_a_class_may_have_the_name_of_a_missing_label(tmp_path: Path) -> None:
         "mild",
         "none",
     ]
+
+
+def test_the_more_frequent_spelling_of_a_class_is_proposed(tmp_path: Path) -> None:
+    make(tmp_path, *(f"images/{number}.png" for number in range(4)))
+    rows = ("0.png, Benign", "1.png,benign", "2.png,benign", "3.png,normal")
+    table(tmp_path / "labels.csv", "image,label", *rows)
+    assert error(tmp_path) == (
+        "the classes Benign (1) and benign (2) differ only by case or spaces (ROOT); did you mean"
+        " benign? give a class the same name everywhere"
+    )
 
 
 def test_folders_of_patients_are_no_class_of_rows_without_a_label(tmp_path: Path) -> None:

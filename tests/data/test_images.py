@@ -359,3 +359,9 @@ def test_reversed_value_range_is_refused(tmp_path: Path) -> None:
 
 def test_pillow_never_accepts_truncated_files() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+
+
+def test_a_missing_image_file_is_no_matter_of_a_data_set(tmp_path: Path) -> None:
+    with pytest.raises(MedvisionError) as caught:
+        read_image(tmp_path / "nope.png", channels=3)
+    assert str(caught.value).endswith("nope.png); check the path")

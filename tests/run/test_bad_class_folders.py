@@ -75,8 +75,8 @@ SPOILT: dict[str, Case] = {
     "classes of one name": (
         {"A": 12, "a": 12},
         lambda root: None,
-        "the classes A and a differ only by case or spaces (ROOT); did you mean A? give a class"
-        " the same name in every split",
+        "the classes A (12) and a (12) differ only by case or spaces (ROOT); did you mean A? give"
+        " a class the same name everywhere",
     ),
     "broken images in given splits": (
         SPLIT,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -119,7 +120,7 @@ def order_classes(root: Path, samples: SampleTable, class_names: Sequence[str] |
             where=str(root),
             hint=CLASS_LAYOUT,
         )
-    _refuse_alike(root, found)
+    _refuse_alike(root, found, Counter(samples.targets))
     _refuse_untrained(root, samples)
     return found if class_names is None else _chosen(class_names, found)
 
@@ -320,15 +321,18 @@ def _deeper(root: Path) -> str | None:
     )
 
 
-def _refuse_alike(root: Path, found: list[str]) -> None:
+def _refuse_alike(root: Path, found: list[str], counts: Mapping[str, int]) -> None:
     seen: dict[str, str] = {}
     for name in found:
         plain = re.sub(r"[\s_-]+", " ", name).strip().casefold()
         if plain in seen:
+            pair = (seen[plain], name)
+            shown = " and ".join(f"{one} ({counts[one]})" for one in pair)
             raise MedvisionError(
-                f"the classes {seen[plain]} and {name} differ only by case or spaces",
+                f"the classes {shown} differ only by case or spaces",
                 where=str(root),
-                hint=f"did you mean {seen[plain]}? give a class the same name in every split",
+                hint=f"did you mean {max(pair, key=counts.__getitem__)}? give a class the same name"
+                " everywhere",
             )
         seen[plain] = name
 

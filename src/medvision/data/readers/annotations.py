@@ -64,7 +64,7 @@ def read_content(root: Path, name: str) -> bytes:
     """
     file = container(name)
     if file == name:
-        return read_bytes(root / name)
+        return read_bytes(root / name, hint="check data.root")
     path, key = root / file, name.removeprefix(f"{file}#")
     if path.suffix == ".npz":
         return array_image(path, key)

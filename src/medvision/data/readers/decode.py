@@ -93,19 +93,19 @@ class Picture:
         return self.image
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: Path, *, hint: str = "check the path") -> bytes:
     """Return the bytes of a file.
 
     Raises:
         MedvisionError: If the file is missing or cannot be read.
     """
-    with unreadable_named(path):
+    with unreadable_named(path, hint=hint):
         return read_regular(path)
 
 
-def unreadable_named(path: Path) -> AbstractContextManager[None]:
+def unreadable_named(path: Path, *, hint: str = "check data.root") -> AbstractContextManager[None]:
     """Raise an error with the file's name if it cannot be read in the block."""
-    return file_errors("cannot read the file", path, hint="check data.root", exit_code=2)
+    return file_errors("cannot read the file", path, hint=hint, exit_code=2)
 
 
 def decode(data: bytes, *, where: str, for_px: int | None = None) -> Picture:

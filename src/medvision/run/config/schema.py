@@ -361,6 +361,13 @@ def check_values(cfg: DictConfig, *, part: str = "") -> None:
 
 def _check_paths(cfg: DictConfig) -> None:
     root, name = OmegaConf.select(cfg, "data.root"), OmegaConf.select(cfg, "data.download")
+    if root is not None and not str(root).strip():
+        raise MedvisionError(
+            "data.root is empty",
+            where="data.root",
+            hint="give the folder of your data set (. for this one), or leave data.root out for"
+            " phantoms",
+        )
     public = None if name is None else find(str(name), where="data.download")
     place = None if root is None else place_of(str(root))
     if isinstance(place, str):  # the network is checked when the data are prepared
