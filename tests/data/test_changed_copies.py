@@ -6,6 +6,7 @@ import pytest
 from synthetic_faults.changes import Change, changed_shape, changed_values
 from synthetic_faults.draws import Scenes
 
+from medvision.data.duplicates.alignment import Limits, Match, compare, is_same, view_of
 from medvision.data.duplicates.search import NearDuplicates, find_near_duplicates
 from medvision.data.validation.properties import content_box
 
@@ -73,3 +74,62 @@ def test_the_margin_of_a_screenshot_is_no_content(ground: int) -> None:
     assert abs(rows.stop - 120) <= 2
     assert abs(columns.start - 20) <= 2
     assert abs(columns.stop - 140) <= 2
+
+
+def test_a_lesion_on_plain_skin_has_the_same_content_with_and_without_a_margin() -> None:
+    """Skin as plain as a border is no border, however small the lesion."""
+    rng = np.random.default_rng(0)
+    skin = cv2.GaussianBlur(rng.normal(0, 100, (120, 120)).astype(np.float32), (0, 0), 5)
+    cv2.circle(skin, (60, 60), 9, -80, -1)
+    picture = np.clip(skin + 180, 0, 255).astype(np.uint8)
+    assert content_box(picture) == (slice(0, 120), slice(0, 120))
+    for ground in (0, 128, 255):
+        framed = cv2.copyMakeBorder(picture, 24, 24, 24, 24, cv2.BORDER_CONSTANT, value=ground)
+        for side in content_box(framed.astype(np.uint8)):
+            assert abs(side.start - 24) <= 2
+            assert abs(side.stop - 144) <= 2
+
+
+def test_a_noisy_dark_surround_is_no_content() -> None:
+    rng = np.random.default_rng(0)
+    picture = rng.normal(12, 3, (100, 100)).clip(0, 255).astype(np.uint8)
+    picture[20:80, 10:90] = rng.integers(60, 200, (60, 80), np.uint8)
+    rows, columns = content_box(picture)
+    assert (abs(rows.start - 20), abs(rows.stop - 80)) <= (2, 2)
+    assert (abs(columns.start - 10), abs(columns.stop - 90)) <= (2, 2)
+
+
+def test_local_equalisation_keeps_the_order_of_grey_levels() -> None:
+    rng = np.random.default_rng(1)
+
+    def picture() -> np.ndarray:
+        noise = rng.normal(0, 1, (192, 192)).astype(np.float32)
+        mixed = 60 * cv2.GaussianBlur(noise, (0, 0), 6) * 6 + 100 * cv2.GaussianBlur(
+            noise, (0, 0), 30
+        )
+        return np.clip(120 + mixed, 0, 255).astype(np.uint8)
+
+    def thumbnail(image: np.ndarray) -> np.ndarray:
+        return np.asarray(cv2.resize(image, (48, 48), interpolation=cv2.INTER_AREA), np.uint8)
+
+    one, other = picture(), picture()
+    equalised = cv2.createCLAHE(4, (8, 8)).apply(one)
+    shared = np.zeros((48, 48), np.float32)
+    views = [view_of(thumbnail(each), shared=shared) for each in (one, equalised, other)]
+    assert compare(views[0], views[1], np.eye(2, 3)).order > 0.85
+    assert compare(views[0], views[2], np.eye(2, 3)).order < 0.6
+
+
+@pytest.mark.parametrize(
+    ("detail", "shape", "order", "same"),
+    [
+        (0.95, 0.95, 0.8, True),
+        (0.95, 0.99, 0.5, False),  # strong edges agree, as of two screenshots of one program
+        (0.80, 0.90, 0.9, True),  # another tone curve in each part
+        (0.80, 0.98, 0.5, True),  # noise
+        (0.80, 0.90, 0.8, False),
+    ],
+)
+def test_the_bands_that_decide(detail: float, shape: float, order: float, same: bool) -> None:
+    match = Match(detail, shape, order, 1.0, 1.0, 1.0, np.eye(2, 3))
+    assert is_same(match, Limits()) is same

@@ -6,10 +6,13 @@ to the shifts by iteratively reweighted least squares. Blocks that match nowhere
 the others, such as text or the margin of a screenshot, have no weight. Then the grey levels are
 correlated in windows of a fifth of the side, in two bands: details of about four pixels, and shapes
 up to a quarter of the side. Local correlation ignores brightness, contrast and smooth changes of
-both.
+both. Where details nearly agree, the order of the grey levels around each pixel is correlated as
+well, which no tone curve changes, not even one for each part (rank transform, Zabih and Woodfill,
+ECCV 1994).
 
 - Different pictures of one kind agree in shapes (two chests, two heads) and not in details. Copies
-  agree in both; noise and strong compression hide only details.
+  agree in both; noise and strong compression hide only details and order, and strong local
+  equalisation changes all but the order.
 - A window counts less the more it resembles what all images share (`shared_structure`): a frame,
   a ruler or the dark surround of an eye agrees between all images and shows nothing. Plain borders
   do not count at all.
@@ -40,18 +43,27 @@ from medvision.data.duplicates.candidates import (
     resampled,
     structure,
 )
-from medvision.data.validation.properties import CONSTANT, MAX_WRITTEN
+from medvision.data.validation.properties import MAX_WRITTEN
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Maps = NDArray[np.float64]
 """Affine maps (P, 2, 3)."""
 
-MIN_DETAIL = 0.88
-"""Smallest agreement in details: slices of one head reach 0.87, different chests 0.8."""
+MIN_DETAIL = 0.9
+"""Smallest agreement in details: slices of one head reach 0.87, different chests 0.9."""
 
 MIN_SHAPE = 0.97
 """Smallest agreement in shapes, for copies with noise: 0.95 in look-alikes of all kinds."""
+
+MIN_ORDER = 0.85
+"""Smallest agreement in the order of grey levels: look-alikes of all kinds reach 0.8."""
+
+MIN_ORDER_OF_DETAIL = 0.6
+"""The same where details agree: below it they do by a few strong edges, such as those of a frame.
+
+Different screenshots of one program reach 0.5, copies of low quality 0.62.
+"""
 
 MIN_SHARE = 0.6
 """Smallest share of the blocks that agree: text, arrows and markers touch up to a third."""
@@ -62,7 +74,7 @@ MIN_CENTRE = 0.85
 MIN_EVIDENCE = 0.2
 """Smallest evidence; below it pictures are the same only if they agree as plain copies do."""
 
-MAX_DETAIL, MAX_SHAPE = 0.95, 0.985
+MAX_DETAIL, MAX_SHAPE, MAX_ORDER = 0.95, 0.985, 0.95
 """Largest limits derived from a set: plain copies reach 0.96 and 0.99."""
 
 MIN_OVERLAP = 0.6
@@ -75,15 +87,21 @@ _BOTH_SIGNS = 0.1
 _MOST_OVERLAID = 0.25  # share of the picture
 _FEWEST_PIXELS = 0.1  # share of the thumbnail
 _FEWEST = 20  # look-alikes: fewer tell too little about the set
+_TYPICAL = 0.05  # share of the look-alikes that can be aligned where pictures resemble each other
 _DEVIATIONS = 4  # above typical look-alikes, in standard deviations of Fisher's z
+ORDERED = 0.75
+"""Agreement in details below which no tone curve explains the difference, not even a local one."""
+
 COARSE = 24
 """Side of the structures that are aligned first."""
 
 _PROMISING = 0.32  # smallest match of the blocks of two coarse structures
 _ALIGNED = 0.38  # the same of two fine ones; half of the unrelated candidates do not reach it
 _WINDOW = 9 / 48
+_PLAIN = 5  # grey levels from the median of a row in a plain border
 _BLOCKS = 4  # along each axis
 _FAR = 0.45  # agreement in details below which no noise explains the difference
+_AROUND = ((2, 0), (0, 2), (3, 3), (3, -3), (4, 0), (0, 4))  # of a pixel, and the opposite ones
 _SCALES = (0.35, 1.35)  # smallest and largest scaling of an axis that counts as a copy
 
 
@@ -93,6 +111,7 @@ class Match(NamedTuple):
     Attributes:
         detail: Weighted median of the local correlation of details, [-1, 1].
         shape: The same for shapes; not measured, and that of details, where those decide.
+        order: The same for the order of grey levels; 0 where it is not measured.
         share: Share of the 16 blocks that agree, in the better band.
         centre: Agreement in the inner half of what both show, in the better band.
         evidence: Mean weight of the windows, [0, 1]; small if all images share what they agree in.
@@ -101,6 +120,7 @@ class Match(NamedTuple):
 
     detail: float
     shape: float
+    order: float
     share: float
     centre: float
     evidence: float
@@ -112,17 +132,21 @@ class Limits(NamedTuple):
 
     detail: float = MIN_DETAIL
     shape: float = MIN_SHAPE
+    order: float = MIN_ORDER
 
 
-STRICT = Limits(MAX_DETAIL, MAX_SHAPE)
-NO_MATCH = Match(0.0, 0.0, 0.0, 0.0, 0.0, np.eye(2, 3))
+STRICT = Limits(MAX_DETAIL, MAX_SHAPE, MAX_ORDER)
+NO_MATCH = Match(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, np.eye(2, 3))
 
 
 def is_same(match: Match, limits: Limits) -> bool:
     """Return True if two thumbnails show the same picture."""
     if match.evidence < MIN_EVIDENCE:
         limits = STRICT
-    agree = match.detail >= limits.detail or match.shape >= limits.shape
+    if match.detail >= limits.detail:
+        agree = match.order >= MIN_ORDER_OF_DETAIL
+    else:
+        agree = match.shape >= limits.shape or match.order >= limits.order
     return agree and match.share >= MIN_SHARE and match.centre >= MIN_CENTRE
 
 
@@ -175,7 +199,7 @@ def _border(levels: NDArray[np.uint8], inside: Floats) -> int:
     count = 0
     while count < len(rows) // 3:
         level = np.sort(rows[count])[rows.shape[1] // 2]
-        other = (np.abs(rows[count:] - level) > CONSTANT).mean(axis=1) > MAX_WRITTEN
+        other = (np.abs(rows[count:] - level) > _PLAIN).mean(axis=1) > MAX_WRITTEN
         if other[0]:
             return count
         count += int(other.argmax()) if other.any() else len(rows)
@@ -216,9 +240,8 @@ def aligned(
     rows = np.arange(len(whole))
     firsts, seconds = coarse[whole] * sign[:, None, None], coarse[part]
     for reach in (2, 1):
-        pixels, matching = _refined(
-            firsts[rows], seconds[rows], pixels, grid=_COARSE_GRID, reach=reach
-        )
+        moved = np.stack([_moved(*pair) for pair in zip(firsts[rows], pixels, strict=True)])
+        pixels, matching = _refined(moved, seconds[rows], pixels, grid=_COARSE_GRID, reach=reach)
         rows, pixels = rows[matching > _PROMISING], pixels[matching > _PROMISING]
         if not len(rows):
             return found
@@ -228,8 +251,12 @@ def aligned(
         1 - pixels[:, :, :2].sum(axis=2)
     )
     for reach in (2, 1):
-        firsts = np.stack([sign[k] * views[int(whole[k])].structure for k in rows])
-        seconds = np.stack([views[int(part[k])].structure for k in rows])
+        both = [
+            _structures(views[int(whole[k])], views[int(part[k])], each)
+            for k, each in zip(rows, pixels, strict=True)
+        ]
+        firsts, seconds = (np.stack(side) for side in zip(*both, strict=True))
+        firsts *= sign[rows, None, None]
         pixels, matching = _refined(firsts, seconds, pixels, grid=_FINE_GRID, reach=reach)
         rows, pixels = rows[matching > _ALIGNED], pixels[matching > _ALIGNED]
         if not len(rows):
@@ -238,6 +265,16 @@ def aligned(
         ends = views[int(whole[row])], views[int(part[row])]
         found[row] = compare(*ends, each, sign=int(sign[row]))
     return found
+
+
+def _structures(whole: View, part: View, pixels: NDArray[np.float64]) -> tuple[Floats, Floats]:
+    """Return the structure of both where they overlap, as far as both have that resolution."""
+    zoom = 1 / np.sqrt(max(abs(np.linalg.det(pixels[:, :2])), 0.1))
+    if zoom < 1.2:
+        return _moved(whole.structure, pixels), part.structure
+    levels = (view.thumbnail.astype(np.float32) for view in (whole, part))
+    first, second = next(levels), _blurred(next(levels), 0.45 * np.sqrt(zoom**2 - 1))
+    return structure(_moved(first, pixels)), structure(second)
 
 
 def aligned_pair(whole: View, part: View, query: Query) -> Match:
@@ -286,10 +323,14 @@ def compare(whole: View, part: View, pixels: NDArray[np.float64], *, sign: int =
     first = _toned(sign * first, second, plain)  # again, without what is written on one of them
     known = known * ~_overlaid(first - second, known > 0)
 
-    def agreement(sigma: float) -> tuple[float, float, float, float]:
+    def agreement(sigma: float, *, ordered: bool = False) -> tuple[float, float, float, float]:
         share = _blurred(known, sigma).clip(1e-3)
         a, b = (v - _blurred(v * known, sigma) / share for v in (first, second))
         local, contrast = _window_correlation(a, b, known, floor=0.05)
+        if ordered:
+            a, b = (_order(v, known) for v in (first, second))
+            a, b = (v - _blurred(v * known, sigma) / share for v in (a, b))
+            local = _window_correlation(a, b, known, floor=0.005)[0]
         typical = float(np.sqrt(contrast).sum() / known.sum()) ** 2
         weight = contrast / (contrast + 0.15 * typical + 1) * own
         middle = _agreement(local, weight * centre)[0]
@@ -298,12 +339,29 @@ def compare(whole: View, part: View, pixels: NDArray[np.float64], *, sign: int =
     rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
     centre = np.zeros_like(known)
     centre[_inner_half(rows), _inner_half(columns)] = 1
-    detail, share, middle, evidence = agreement(max(1.0, zoom) * side / 24)
-    if detail >= MAX_DETAIL or detail < _FAR:
-        return Match(detail, max(detail, 0.0), share, middle, evidence, pixels)
-    shape, share_of_shape, middle_of_shape, _ = agreement(side / 8)
-    both = max(share, share_of_shape), max(middle, middle_of_shape)
-    return Match(detail, shape, *both, evidence, pixels)
+    fine = max(1.0, zoom) * side / 24
+    detail, share, middle, evidence = agreement(fine)
+    if detail < _FAR:
+        return Match(detail, max(detail, 0.0), 0.0, share, middle, evidence, pixels)
+    order, *of_order, _ = agreement(fine, ordered=True) if detail >= ORDERED else [0.0] * 4
+    if detail >= MAX_DETAIL:
+        return Match(detail, detail, order, share, middle, evidence, pixels)
+    shape, *of_shape, _ = agreement(side / 8)
+    share, middle = np.max([(share, middle), of_shape, of_order], axis=0).tolist()
+    return Match(detail, shape, order, share, middle, evidence, pixels)
+
+
+def _order(levels: Floats, known: Floats) -> Floats:
+    """Return the share of the pixels around each that are darker, less that of brighter ones."""
+    reach, (height, width) = max(max(way) for way in _AROUND), levels.shape
+    step = 0.15 * float(levels[known > 0].std()) + 0.5  # smaller differences count in part
+    padded = np.pad(np.stack([levels, known]), ((0, 0), (reach, reach), (reach, reach)), "edge")
+    above, count = np.zeros_like(levels), np.full_like(levels, 1e-6)
+    for y, x in (*_AROUND, *((-y, -x) for y, x in _AROUND)):
+        other, counted = padded[:, reach + y :, reach + x :][:, :height, :width]
+        above += counted * ((levels - other) / step).clip(-1, 1)
+        count += counted
+    return np.asarray(above / count, np.float32)
 
 
 def _inner_half(places: Rows) -> slice:
@@ -342,15 +400,15 @@ def limits_from(look_alikes: Sequence[Match]) -> Limits:
         look_alikes: Matches of images with others that are among the most similar of the set, but
             not the most similar.
     """
-    if len(look_alikes) < _FEWEST:
-        return Limits()
+    fewest = max(_FEWEST, _TYPICAL * len(look_alikes))
     limits = []
     look_alikes = [match for match in look_alikes if match.share]  # those that can be aligned
     for values, least, most in (
         ([match.detail for match in look_alikes], MIN_DETAIL, MAX_DETAIL),
         ([m.shape for m in look_alikes if m.shape != m.detail], MIN_SHAPE, MAX_SHAPE),
+        ([match.order for match in look_alikes if match.order], MIN_ORDER, MAX_ORDER),
     ):
-        if len(values) < _FEWEST:
+        if len(values) < fewest:
             limits.append(least)
             continue
         z = np.arctanh(np.clip(values, 0, 0.999))
@@ -375,7 +433,8 @@ def _with_aligned_frame(view: View) -> View:
     starts = np.stack([in_pixels(place(scale, scale), _side(view)) for scale in _FRAME_SCALES])
     frames, shown = (np.repeat(m[None], len(starts), axis=0) for m in (view.shared, view.structure))
     for reach in (2, 1):
-        starts, matching = _refined(frames, shown, starts, grid=_FINE_GRID, reach=reach)
+        moved = np.stack([_moved(*pair) for pair in zip(frames, starts, strict=True)])
+        starts, matching = _refined(moved, shown, starts, grid=_FINE_GRID, reach=reach)
     if matching.max() < _ALIGNED:
         return view
     return replace(view, shared=_moved(view.shared, starts[matching.argmax()]))
@@ -398,12 +457,12 @@ _COARSE_GRID, _FINE_GRID = 4, 5  # blocks along each axis
 
 
 def _refined(
-    wholes: Floats, parts: Floats, pixels: Maps, *, grid: int, reach: int
+    moved: Floats, parts: Floats, pixels: Maps, *, grid: int, reach: int
 ) -> tuple[Maps, Floats]:
     """Improve affine maps by matching blocks.
 
     Args:
-        wholes: (P, S, S).
+        moved: (P, S, S), the wholes moved by the maps.
         parts: (P, S, S).
         pixels: (P, 2, 3) maps from pixels of the part to pixels of the whole.
         grid: Number of blocks along each axis.
@@ -412,7 +471,6 @@ def _refined(
     Returns:
         The improved maps, and (P,) the weighted mean of the correlation of blocks that follow them.
     """
-    moved = np.stack([_moved(*pair) for pair in zip(wholes, pixels, strict=True)])
     shift, peak, power = _block_shifts(moved, parts, grid=grid, reach=reach)
     weight = power / (power + 0.1 * power.mean(axis=1, keepdims=True) + 1e-3)
     size, half = parts.shape[1] // grid, parts.shape[1] / 2
@@ -438,7 +496,10 @@ def _refined(
 def _block_shifts(
     wholes: Floats, parts: Floats, *, grid: int, reach: int
 ) -> tuple[Maps, Floats, Floats]:
-    """Return shifts (P, G, 2) in x and y, their correlation and the variance of blocks (P, G)."""
+    """Return shifts (P, G, 2) in x and y, their correlation and the variance of blocks (P, G).
+
+    The variance is the geometric mean of both: what only one of them shows proves nothing.
+    """
     count, side = parts.shape[:2]
     size, steps = side // grid, 2 * reach + 1
     first = (side - size * grid) // 2
@@ -472,7 +533,8 @@ def _block_shifts(
 
     fine_x = x - reach + between(at(y, x - 1), at(y, x + 1))
     fine_y = y - reach + between(at(y - 1, x), at(y + 1, x))
-    return np.stack([fine_x, fine_y], axis=2).astype(np.float64), peak, power / size**2
+    both = np.sqrt(power * np.take_along_axis(spread, best[:, :, None], axis=2)[:, :, 0].clip(0))
+    return np.stack([fine_x, fine_y], axis=2).astype(np.float64), peak, both / size**2
 
 
 def _blurred(image: Floats, sigma: float) -> Floats:

@@ -43,6 +43,7 @@ from scipy.sparse.csgraph import connected_components
 from medvision.data.duplicates.alignment import (
     COARSE,
     IDENTITY,
+    ORDERED,
     STRICT,
     Limits,
     Match,
@@ -196,7 +197,7 @@ class NearDuplicates:
         second: int64 (P,), higher row of each pair.
         similarity: (P,) similarity after undoing the relation, [0, 1]; 1 for equal pixels.
         relation: uint8 (P,), index into ``RELATIONS``.
-        limits: (2,) smallest agreement of the same picture in this set, see `Limits`.
+        limits: (3,) smallest agreement of the same picture in this set, see `Limits`.
         shared: (2, S, S) mean structure of the thumbnails and of their content.
     """
 
@@ -226,8 +227,7 @@ class NearDuplicates:
         if shared.shape != other.shape:
             shared = np.zeros(other.shape, np.float32)
         first, second = (view_of(thumbnail, shared=shared) for thumbnail in (one, other))
-        detail, shape = self.limits.tolist()
-        return _same_or_none(first, second, Limits(detail, shape))
+        return _same_or_none(first, second, Limits(*self.limits.tolist()))
 
 
 def _same_or_none(one: View, other: View, limits: Limits) -> Match | None:
@@ -406,17 +406,23 @@ def _changed(seen: _Views) -> tuple[_Found, Limits]:
     apart = (rank >= _LOOK_ALIKE) & (between > max(_FRAMES, 0.02 * size))
     limits = limits_from([matches[row] for row in np.flatnonzero(apart)])
 
-    def confirm(row: int) -> bool:
-        views = seen.view(int(whole[row])), seen.view(int(part[row]))
-        return is_confirmed(*views, matches[row], limits, inverted=QUERIES[query[row]].inverted)
+    trimmed = np.maximum(whole, part) >= size
 
-    rows = np.flatnonzero([is_same(found, limits) for found in matches])
-    rows = rows[np.array(_in_threads(lambda k: confirm(int(rows[k])), len(rows)), bool)]
-    similarity = [max(matches[row].detail, matches[row].shape) for row in rows]
+    def confirmed(row: int) -> bool:
+        inverted, found = QUERIES[query[row]].inverted, matches[row]
+        views = seen.view(int(whole[row])), seen.view(int(part[row]))
+        if not is_same(found, limits):
+            # most copies keep their place, which alignment misses by part of a pixel
+            views = seen.view(int(ends[0, row])), seen.view(int(ends[1, row]))
+            found = compare(*views, np.eye(2, 3), sign=-1 if inverted else 1)
+            matches[row], trimmed[row] = found, False
+        return is_same(found, limits) and is_confirmed(*views, found, limits, inverted=inverted)
+
+    rows = np.flatnonzero([m.detail >= ORDERED or is_same(m, limits) for m in matches])
+    rows = rows[np.array(_in_threads(lambda k: confirmed(int(rows[k])), len(rows)), bool)]
+    similarity = [max(matches[row][: len(limits)]) for row in rows]
     relation = [
-        _INVERTED
-        if QUERIES[query[row]].inverted
-        else _relation(matches[row], trimmed=max(whole[row], part[row]) >= size)
+        _INVERTED if QUERIES[query[row]].inverted else _relation(matches[row], trimmed=trimmed[row])
         for row in rows
     ]
     found = _Found(
@@ -510,7 +516,7 @@ def turned_waves(
     return waves * signs if left_right else waves
 
 
-FORMAT = 3
+FORMAT = 4
 """Version of the search; increment it to invalidate cached results."""
 
 _WORTH_KEEPING = 500  # fewer images are searched as fast as a file is read

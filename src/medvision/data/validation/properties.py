@@ -254,8 +254,14 @@ PLAIN = 14
 MAX_WRITTEN = 0.15
 """Largest share of a border's row or column that may lie farther: burned-in text."""
 
-CONSTANT = 5
+UNIFORM = 2
 """The same distance in a border of one colour, such as the margin of a screenshot."""
+
+EXTREME = 40
+"""Largest distance from black or white of a border that is not of one colour.
+
+Film, surrounds and paper are dark or white; skin and tissue are plain as well and are no border.
+"""
 
 _SEARCHED_PX = 128
 _MIN_CONTENT = 0.25  # of height or width
@@ -264,29 +270,31 @@ _MIN_CONTENT = 0.25  # of height or width
 def content_box(grey: NDArray[np.uint8]) -> tuple[slice, slice]:
     """Return rows and columns without plain borders: dark surrounds, frames, margins, letterboxes.
 
-    Only borders of one colour are cut off if less than a quarter of a side would remain otherwise,
-    as of a lesion on plain skin. Everything is kept if less than 3 % of each side is plain.
+    Borders of one colour are cut off first, then other plain ones of what remains, as far as a
+    quarter of each of its sides is kept: a lesion on plain skin has the same box whether the
+    picture has a margin or not. Everything is kept if less than 3 % of each side is plain.
 
     Args:
         grey: (H, W).
     """
-    scale = _SEARCHED_PX / max(grey.shape)
-    small = grey
-    if scale < 1:
-        size = [max(8, round(side * scale)) for side in grey.shape[::-1]]
-        small = np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
-    for tolerance in (PLAIN, CONSTANT):
-        box = _without_plain(small, tolerance)
-        kept = (box[:, 1] - box[:, 0]) / small.shape
-        if kept.min() >= _MIN_CONTENT:
-            break
-    if not _MIN_CONTENT <= kept.min() <= 0.97:
-        return slice(0, grey.shape[0]), slice(0, grey.shape[1])
-    rows, columns = (
-        slice(round(first * side / tiny), round(last * side / tiny))
-        for (first, last), side, tiny in zip(box, grey.shape, small.shape, strict=True)
-    )
-    return rows, columns
+    box = slice(0, grey.shape[0]), slice(0, grey.shape[1])
+    for tolerance in (UNIFORM, PLAIN):
+        inner = grey[box]
+        scale = _SEARCHED_PX / max(inner.shape)
+        small = inner
+        if scale < 1:
+            size = [max(8, round(side * scale)) for side in inner.shape[::-1]]
+            small = np.asarray(cv2.resize(inner, size, interpolation=cv2.INTER_AREA), np.uint8)
+        found = _without_plain(small, tolerance)
+        kept = (found[:, 1] - found[:, 0]) / small.shape
+        if not _MIN_CONTENT <= kept.min() <= 0.97:
+            continue
+        rows, columns = (
+            slice(outer.start + round(a * side / tiny), outer.start + round(b * side / tiny))
+            for outer, (a, b), side, tiny in zip(box, found, inner.shape, small.shape, strict=True)
+        )
+        box = rows, columns
+    return box
 
 
 def _without_plain(image: NDArray[np.uint8], tolerance: int) -> NDArray[np.int64]:
@@ -302,6 +310,8 @@ def _without_plain(image: NDArray[np.uint8], tolerance: int) -> NDArray[np.int64
             lines = inner if axis == 0 else inner.T
             middle = np.sort(lines, axis=1)[:, lines.shape[1] // 2, None]
             plain = (np.abs(lines - middle) > tolerance).mean(axis=1) <= MAX_WRITTEN
+            if tolerance > UNIFORM:
+                plain &= np.abs(middle[:, 0] - 127.5) > 127.5 - EXTREME
             third = -(-len(plain) // 3)
             written = np.flatnonzero(~plain)
             if not len(written):

@@ -26,11 +26,11 @@ from medvision.data.samples import Sample, files_in
 from medvision.data.validation.properties import ImageProperties, Inspected, Row
 from medvision.files import atomic_path, own_folder
 
-FORMAT = 4
+FORMAT = 5
 """Format version; increment it when a property changes its meaning, to invalidate older files."""
 
-READABLE = (2, 3, FORMAT)
-"""Formats that shards may hold: 2 is without thumbnails of the content, 3 has their old margins."""
+READABLE = (2, 3, 4, FORMAT)
+"""Formats that shards may hold: 2 has no thumbnails of the content, 3 and 4 have old margins."""
 
 
 class PropertiesCache:
