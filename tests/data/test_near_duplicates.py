@@ -242,8 +242,8 @@ def test_the_near_duplicates_of_the_public_sets_are_the_measured_ones(name: str)
     if name == "kvasir_seg":  # eighteen pairs, each the same polyp by eye
         assert (kinds["same"], kinds["cropped"], sum(kinds.values())) == (4, 14, 18)
         assert crossing == (3, 3)
-    elif name == "chest_xray":
-        assert (kinds["identical"], kinds["cropped"], sum(kinds.values())) == (32, 2, 34)
+    elif name == "chest_xray":  # three pairs besides, each of one child and next in number
+        assert (kinds["identical"], kinds["cropped"], sum(kinds.values())) == (32, 2, 35)
         assert crossing == (0, 0)
     else:
         assert kinds["identical"] == 394  # 3264 files, 2870 pictures

@@ -34,7 +34,7 @@ from medvision.data.validation.properties import ImageProperties
 
 Floats = NDArray[np.float32]
 
-FORMAT = 2
+FORMAT = 1
 """Version of the hashes; increment it when another one would be computed for the same image."""
 
 EQUAL = 2
