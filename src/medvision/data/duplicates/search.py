@@ -418,7 +418,9 @@ def _changed(seen: _Views) -> tuple[_Found, Limits]:
             matches[row], trimmed[row] = found, False
         return is_same(found, limits) and is_confirmed(*views, found, limits, inverted=inverted)
 
-    rows = np.flatnonzero([m.detail >= ORDERED or is_same(m, limits) for m in matches])
+    near = np.array([m.detail >= ORDERED or is_same(m, limits) for m in matches], bool)
+    # dark parts that are clipped, or whose noise is amplified, hide that the blocks match
+    rows = np.flatnonzero(near | ((rank == 0) & (query == 0)))
     rows = rows[np.array(_in_threads(lambda k: confirmed(int(rows[k])), len(rows)), bool)]
     similarity = [max(matches[row][: len(limits)]) for row in rows]
     relation = [
