@@ -101,3 +101,14 @@ def test_no_request_is_sent_without_weights(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     SmpSegmenter(encoder="resnet18")
     SmpSegmenter(encoder="tu-tf_efficientnet_lite0", weights="packaged")
+
+
+def test_one_small_image_is_segmented_by_a_network_with_group_norm() -> None:
+    network = SmpSegmenter(
+        encoder="resnet18",
+        architecture="FPN",
+        decoder_pyramid_channels=64,
+        decoder_segmentation_channels=32,
+    )
+    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    assert network.eval()(image).shape == (1, 1, 32, 32)

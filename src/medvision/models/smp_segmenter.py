@@ -18,8 +18,9 @@ from medvision.models.weights import SOURCE_OPTIONS, load_encoder_weights
 STRIDE_FACTOR = {"DPT": 2}
 """Architectures that halve the encoder's deepest features, whose size must then be even."""
 
-SMALLEST_FEATURES_PX = {"PAN": 8}
-"""Architectures that pool the deepest features further, with the smallest size that allows it."""
+SMALLEST_FEATURES_PX = {"PAN": 8, "FPN": 2}
+"""Architectures that pool or normalise the deepest features, with the smallest size that allows it:
+group norm refuses a single value per channel."""
 
 OWN_ARGUMENTS = {
     *("self", "kwargs", "encoder_name", "encoder_weights", "in_channels", "classes"),
