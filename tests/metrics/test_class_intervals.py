@@ -366,3 +366,12 @@ def test_agreement_of_several_classes_needs_two_images_of_each() -> None:
     for target, known in ((few, False), (enough, True)):
         found = classification_intervals(probability, target, class_names=names, only=["mcc"])
         assert np.isfinite(found["mcc"]).all() == known
+
+
+def test_one_image_of_three_classes_has_an_interval_without_a_warning() -> None:
+    probability = np.array([[0.8, 0.1, 0.1]])
+    names = ("a", "b", "c")
+    found = classification_intervals(probability, np.array([0]), class_names=names)
+    score = classification_scores(probability, np.array([0]), class_names=names)
+    low, high = found["specificity"]  # of b and c, whose errors cannot be told apart
+    assert 0 <= low < found["specificity/b"][0] < score["specificity"] == high == 1

@@ -260,9 +260,13 @@ class _Scores:
             return UNKNOWN
         correlation = np.eye(len(names))
         if len(names) > 1 and score not in INDEPENDENT:
-            with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: a class without spread
-                correlation = np.nan_to_num(np.corrcoef([self.left_out[name] for name in names]))
-            np.fill_diagonal(correlation, 1)
+            left_out = np.array([self.left_out[name] for name in names])
+            if left_out.shape[1] < 2:  # unknown, so that of the widest interval
+                correlation = np.ones_like(correlation)
+            else:
+                with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: a class without spread
+                    correlation = np.nan_to_num(np.corrcoef(left_out))
+                np.fill_diagonal(correlation, 1)
         return mean_of_intervals([self.observed[name] for name in names], ends, correlation)
 
     @property
