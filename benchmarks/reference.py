@@ -820,7 +820,8 @@ def page(
         "- Training scores are measured during the epoch, with noise, augmentation and dropout.",
         "- Interval: 95 %, bootstrap over the test images, of the score averaged over the seeds.",
         "- Published: on the merged protocol for brain MRI, whatever the protocol of the row.",
-        "- Time: hours of training and validation of one run, on a shared processor core, pauses included.",
+        "- Time: hours of training and validation of one run, on a shared processor core, pauses"
+        " included.",
     ]
     for row, title in ROW_TITLES.items():
         of_row = [entry for entry in entries if entry["row"] == row]
