@@ -373,5 +373,5 @@ def test_one_image_of_three_classes_has_an_interval_without_a_warning() -> None:
     names = ("a", "b", "c")
     found = classification_intervals(probability, np.array([0]), class_names=names)
     score = classification_scores(probability, np.array([0]), class_names=names)
-    low, high = found["specificity"]  # of b and c, whose errors cannot be told apart
+    low, high = found["specificity"]  # mean over b and c, of unknown correlation
     assert 0 <= low < found["specificity/b"][0] < score["specificity"] == high == 1

@@ -261,7 +261,7 @@ class _Scores:
         correlation = np.eye(len(names))
         if len(names) > 1 and score not in INDEPENDENT:
             left_out = np.array([self.left_out[name] for name in names])
-            if left_out.shape[1] < 2:  # unknown, so that of the widest interval
+            if left_out.shape[1] < 2:  # unknown: assume the value that gives the widest interval
                 correlation = np.ones_like(correlation)
             else:
                 with np.errstate(invalid="ignore", divide="ignore"):  # 0/0: a class without spread
