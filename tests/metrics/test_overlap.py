@@ -406,6 +406,21 @@ def test_bfloat16_logits_are_scored_as_the_same_numbers_in_float32(names: tuple[
     assert all(value.dtype == torch.float32 for value in scores.values())
 
 
+def test_every_bfloat16_value_is_scored_as_in_float32() -> None:
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.bfloat16)
+    values = values[values.isfinite()].view(1, 1, 255, -1)
+    assert ((values < 0) & (values.float().sigmoid() >= 0.5)).any()  # these round to p = 0.5
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(2, values[:, 0].shape, generator=generator).to(torch.uint8)
+    target[0, ::7] = IGNORE_INDEX
+    short, long = (SegmentationScores(class_names=BINARY) for _ in range(2))
+    short.update(values, target)
+    long.update(values.float(), target)
+    assert torch.equal(short.histogram, long.histogram)
+    assert short.histogram.sum() == (target < 2).sum() == short.confusion.sum()
+    assert_same_bits(short.compute(), long.compute())
+
+
 @pytest.mark.parametrize("names", [BINARY, THREE], ids=["binary", "three-classes"])
 def test_the_mean_of_the_table_is_the_score(names: tuple[str, ...]) -> None:
     logits, target = random_batch(11, len(names))
