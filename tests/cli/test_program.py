@@ -94,6 +94,8 @@ def test_train_passes_everything_on(tmp_path: Path) -> None:
             "Missing option '--out' (command line); name a new folder, such as --out results; see",
             id="option",
         ),
+        pytest.param(["audit", ""], "an argument is empty (command line)", id="empty"),
+        pytest.param(["audit", "none", "--mask-suffix", ""], "does not exist (none)", id="suffix"),
         pytest.param(["evaluate", "."], "not a run folder", id="evaluate"),
         pytest.param(["evaluate", ".", "--split", "tset"], "'tset' is not one of", id="split"),
         pytest.param(

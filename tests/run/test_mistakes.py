@@ -61,6 +61,15 @@ def fails(
             "error: unknown config key lr (lr=1e-3); did you mean optimizer.lr?",
         ),
         (
+            ["experiment=polyp_unet", "learning_rate=1e-3"],
+            "error: unknown config key learning_rate (learning_rate=1e-3);"
+            " did you mean optimizer.lr?",
+        ),
+        (
+            ["experiment=polyp_unet", "epochs=3"],
+            "error: unknown config key epochs (epochs=3); did you mean trainer.max_epochs?",
+        ),
+        (
             ["experiment=polyp_unet", "model=unett"],
             "error: unknown model unett (model=unett); did you mean unet?",
         ),

@@ -1,6 +1,7 @@
 """Commands and their arguments; slow imports wait until a command needs them."""
 
 import functools
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -542,8 +543,20 @@ def main() -> None:
     sys.exit(code)
 
 
+def _refuse_empty(arguments: list[str]) -> None:
+    """Raise an error for an empty argument, which would be read as the current folder."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if not argument and before != "--mask-suffix":
+            raise MedvisionError(
+                "an argument is empty",
+                where="command line",
+                hint="give a value; is a variable of the shell not set?",
+            )
+
+
 def _code() -> int:
     try:
+        _refuse_empty(sys.argv[1:])
         code = int(app(standalone_mode=False) or 0)
         sys.stdout.flush()
     except ClickException as error:

@@ -240,9 +240,22 @@ def _explain_key(error: ConfigCompositionException, arguments: Sequence[str]) ->
     return MedvisionError(f"unknown config key {key}", where=typed, hint=_nearest_key(key, known))
 
 
+_OTHER_NAMES = {
+    "epochs": "max_epochs",
+    "num_epochs": "max_epochs",
+    "learning_rate": "lr",
+    "img_size": "image_size",
+    "path": "root",
+    "folder": "root",
+}
+"""Last part of a key by the names that other tools give it."""
+
+
 def _nearest_key(key: str, known: Sequence[str]) -> str:
     """Nearest key: first by the same last part (``lr`` for ``optimizer.lr``), then by spelling."""
-    leaves = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    leaf = key.rpartition(".")[2]
+    leaf = _OTHER_NAMES.get(leaf, leaf)
+    leaves = [name for name in known if name.rpartition(".")[2] == leaf]
     if leaves and key.rpartition(".")[0] not in known:
         return f"did you mean {leaves[0]}?"
     parent = key.rpartition(".")[0]
