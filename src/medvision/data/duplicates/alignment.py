@@ -318,10 +318,11 @@ def compare(whole: View, part: View, pixels: NDArray[np.float64], *, sign: int =
         second = _blurred(second, 0.45 * np.sqrt(zoom**2 - 1))
     elif zoom < 0.95:
         first = _blurred(first, 0.45 * np.sqrt(zoom**-2 - 1))
-    toned = _toned(sign * first, second, known > 0)
-    plain = (known > 0) & ~_far_off(toned - second, known > 0)
+    both = known > 0
+    distance, limit = _distance(_toned(sign * first, second, both) - second, both)
+    plain = both & (np.abs(distance) <= limit)
     first = _toned(sign * first, second, plain)  # again, without what is written on one of them
-    known = known * ~_overlaid(first - second, known > 0)
+    known = known * ~_overlaid(first - second, both)
 
     def agreement(sigma: float, *, ordered: bool = False) -> tuple[float, float, float, float]:
         share = _blurred(known, sigma).clip(1e-3)
@@ -333,8 +334,10 @@ def compare(whole: View, part: View, pixels: NDArray[np.float64], *, sign: int =
             local = _window_correlation(a, b, known, floor=0.005)[0]
         typical = float(np.sqrt(contrast).sum() / known.sum()) ** 2
         weight = contrast / (contrast + 0.15 * typical + 1) * own
-        middle = _agreement(local, weight * centre)[0]
-        return *_agreement(local, weight), middle, float(weight.sum() / known.sum())
+        order = np.argsort(local, axis=None)
+        middle = _weighted_median(local, weight * centre, order)
+        typical_value = _weighted_median(local, weight, order)
+        return typical_value, _share(local, weight), middle, float(weight.sum() / known.sum())
 
     rows, columns = (np.flatnonzero(known.any(axis=axis)) for axis in (1, 0))
     centre = np.zeros_like(known)
@@ -356,12 +359,13 @@ def _order(levels: Floats, known: Floats) -> Floats:
     reach, (height, width) = max(max(way) for way in _AROUND), levels.shape
     step = 0.15 * float(levels[known > 0].std()) + 0.5  # smaller differences count in part
     padded = np.pad(np.stack([levels, known]), ((0, 0), (reach, reach), (reach, reach)), "edge")
-    above, count = np.zeros_like(levels), np.full_like(levels, 1e-6)
-    for y, x in (*_AROUND, *((-y, -x) for y, x in _AROUND)):
-        other, counted = padded[:, reach + y :, reach + x :][:, :height, :width]
-        above += counted * ((levels - other) / step).clip(-1, 1)
-        count += counted
-    return np.asarray(above / count, np.float32)
+    ways = (*_AROUND, *((-y, -x) for y, x in _AROUND))
+    others, counted = np.stack(
+        [padded[:, reach + y : reach + y + height, reach + x : reach + x + width] for y, x in ways],
+        axis=1,
+    )
+    above = (counted * np.clip((levels - others) / step, -1, 1)).sum(axis=0)
+    return np.asarray(above / (counted.sum(axis=0) + 1e-6), np.float32)
 
 
 def _inner_half(places: Rows) -> slice:
@@ -369,16 +373,24 @@ def _inner_half(places: Rows) -> slice:
     return slice(int(places[0]) + quarter, int(places[-1]) + 1 - quarter)
 
 
-def _far_off(difference: Floats, known: NDArray[np.bool_], *, sign: int = 0) -> NDArray[np.bool_]:
-    """Return where a difference is far beyond the others, with a sign only above or below them."""
-    distance = difference - np.median(difference[known])
-    limit = max(_OVERLAY * 1.4826 * float(np.median(np.abs(distance[known]))), _LEAST_OVERLAY)
-    return (sign * distance if sign else np.abs(distance)) > limit
+def _distance(difference: Floats, known: NDArray[np.bool_]) -> tuple[Floats, float]:
+    """Return the distance of a difference from its median, and what is far beyond the others."""
+    distance = difference - _median(difference[known])
+    spread = 1.4826 * _median(np.abs(distance[known]))
+    return distance, max(_OVERLAY * spread, _LEAST_OVERLAY)
+
+
+def _median(values: Floats) -> float:
+    """Return the median of (N,) values; numpy's own checks take longer than the search."""
+    half = len(values) // 2
+    middle = np.partition(values, [half - 1, half])[half - 1 : half + 1]
+    return float(middle[1] if len(values) % 2 else middle.mean())
 
 
 def _overlaid(difference: Floats, known: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return where one picture is written on: few pixels, all much brighter or all much darker."""
-    above, below = (_far_off(difference, known, sign=sign) for sign in (1, -1))
+    distance, limit = _distance(difference, known)
+    above, below = distance > limit, distance < -limit
     numbers = sorted(int(np.count_nonzero(far & known)) for far in (above, below))
     written = cv2.dilate((above | below).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     if numbers[0] > _BOTH_SIGNS * numbers[1] or written[known].mean() > _MOST_OVERLAID:
@@ -546,41 +558,39 @@ def _window_correlation(
 ) -> tuple[Floats, Floats]:
     """Return correlation, and product of contrasts, in the window around each pixel."""
     window = max(3, round(_WINDOW * len(a)))
-
-    def mean(values: Floats) -> Floats:
-        return np.asarray(
-            cv2.blur(values, (window, window), borderType=cv2.BORDER_CONSTANT), np.float32
-        )
-
-    share = mean(known).clip(1e-3)
     a, b = a * known, b * known
-    contrast = np.sqrt((mean(a * a) / share).clip(0) * (mean(b * b) / share).clip(0)) * known
-    return mean(a * b) / share / (contrast + floor), contrast
+    products = np.stack([known, a * a, b * b, a * b], axis=2)
+    means = cv2.blur(products, (window, window), borderType=cv2.BORDER_CONSTANT)
+    share, of_a, of_b, of_both = np.moveaxis(means, 2, 0)
+    share = np.maximum(share, 1e-3)
+    contrast = np.sqrt(np.maximum(of_a / share, 0) * np.maximum(of_b / share, 0)) * known
+    return of_both / share / (contrast + floor), contrast
 
 
-def _agreement(local: Floats, weight: Floats) -> tuple[float, float]:
-    """Return the weighted median, and the share of the blocks that agree.
+def _weighted_median(values: Floats, weight: Floats, order: Rows) -> float:
+    """Return the weighted median of values in rising order; 0 where hardly anything has weight."""
+    sums = np.cumsum(weight.ravel()[order])
+    if sums[-1] < 1:
+        return 0.0
+    return float(values.ravel()[order[np.searchsorted(sums, sums[-1] / 2)]])
+
+
+def _share(local: Floats, weight: Floats) -> float:
+    """Return the share of the blocks that agree; 0 where hardly anything has weight.
 
     A block counts if it holds a tenth of its area by weight, and agrees if most of that has a local
     correlation of 0.6 or more.
     """
     total = float(weight.sum())
     if total < 1:
-        return 0.0, 0.0
-    order = np.argsort(local, axis=None)
-    sums = np.cumsum(weight.ravel()[order])
-    middle = float(local.ravel()[order[np.searchsorted(sums, total / 2)]])
+        return 0.0
     side = len(local) // _BLOCKS
-    held, agreeing = (
-        values[: side * _BLOCKS, : side * _BLOCKS]
-        .reshape(_BLOCKS, side, _BLOCKS, side)
-        .sum(axis=(1, 3))
-        for values in (weight, weight * (local >= 0.6))
-    )
+    both = np.stack([weight, weight * (local >= 0.6)])[:, : side * _BLOCKS, : side * _BLOCKS]
+    held, agreeing = both.reshape(2, _BLOCKS, side, _BLOCKS, side).sum(axis=(2, 4))
     counted = held > 0.1 * side**2
     if not counted.any():
-        return middle, float(agreeing.sum() / total)
-    return middle, float((2 * agreeing > held)[counted].mean())
+        return float(agreeing.sum() / total)
+    return float((2 * agreeing > held)[counted].mean())
 
 
 IDENTITY = Query(place())

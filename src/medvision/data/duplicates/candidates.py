@@ -30,7 +30,11 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 
 EXHAUSTIVE = 20_000
-"""Largest number of thumbnails of which all pairs are compared."""
+"""Largest number of thumbnails of which all pairs are compared.
+
+Of more, each is compared with those of the nearest clusters, and only the nearest ones of all
+changes together are verified: among so many, some image is near by chance for each change.
+"""
 
 FEW = 40
 """Largest number of thumbnails of which all pairs are candidates: too few to learn from."""
@@ -182,13 +186,38 @@ def find_candidates(thumbnails: NDArray[np.uint8], described: Floats, owner: Row
             tagged = np.full(int(kept.sum()), number, np.int64)
             parts.append((whole[kept], part[kept], cosine[kept], tagged))
     whole, part, cosine, query = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return _best(whole, part, cosine, query, owner, most=len(thumbnails) if few else NEAREST)
+    return _best(
+        whole,
+        part,
+        cosine,
+        query,
+        owner,
+        most=len(thumbnails) if few else NEAREST,
+        of_each_change=len(thumbnails) <= EXHAUSTIVE,
+    )
 
 
 def _best(
-    whole: Rows, part: Rows, cosine: Floats, query: Rows, owner: Rows, *, most: int
+    whole: Rows,
+    part: Rows,
+    cosine: Floats,
+    query: Rows,
+    owner: Rows,
+    *,
+    most: int,
+    of_each_change: bool,
 ) -> Candidates:
-    """Keep the best query of each pair of images, and the best pairs of each image."""
+    """Keep the best query of each pair of images, and the best pairs of each image.
+
+    Args:
+        whole: (P,) row of the thumbnail.
+        part: (P,) row of the other.
+        cosine: (P,) of their vectors.
+        query: (P,) an index into ``QUERIES``.
+        owner: (N,) image that each thumbnail shows.
+        most: Pairs kept of each image, of all changes together.
+        of_each_change: Keep the nearest one for each change too, if it is clear.
+    """
     ends = np.sort(np.stack([owner[whole], owner[part]]), axis=0)
     key = ends[0] * (int(owner.max()) + 1) + ends[1]
     order = np.lexsort((query, -cosine, key))
@@ -200,7 +229,8 @@ def _best(
         rank = np.arange(len(side)) - np.searchsorted(side[by_row], side[by_row])
         best[by_row] = np.minimum(best[by_row], rank)
     kept = best < most
-    for side in ends[:, order]:  # of two screenshots a frame is most alike, not the picture
+    # of two screenshots a frame is most alike, not the picture
+    for side in ends[:, order] if of_each_change else ():
         _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
         kept[nearest] |= cosine[order][nearest] > _CLEAR
     by_row = np.argsort(whole[order[kept]], kind="stable")

@@ -32,6 +32,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -181,6 +182,7 @@ _VERIFIED = 16  # pairs of high correlation verified per image
 _LOOK_ALIKE = 1  # from this rank among the candidates of an image on, most are look-alikes
 _FRAMES = 20  # images before and after one in the list that may be of the same video
 _AT_ONCE = 128  # pairs aligned at once
+_VIEWS_KEPT = 2000  # 60 MB
 _CHUNK = 8192
 _MOST = 16  # pairs kept per image with later ones
 
@@ -454,18 +456,29 @@ def _in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
         return list(pool.map(work, range(count)))
 
 
-class _Views(NamedTuple):
+@dataclass(frozen=True)
+class _Views:
     """Thumbnails of a set, then those without plain borders that differ from them.
 
     Attributes:
         thumbnails: uint8 (M, S, S).
         owner: (M,) image of each.
         shared: (2, S, S) mean structure of both kinds.
+        view: Function that prepares the thumbnail of a row for comparison, and keeps the latest.
     """
 
     thumbnails: NDArray[np.uint8]
     owner: Rows
     shared: Floats
+
+    @cached_property
+    def view(self) -> Callable[[int], View]:
+        @lru_cache(_VIEWS_KEPT)
+        def view(row: int) -> View:
+            kind = int(row > self.owner[row])
+            return view_of(self.thumbnails[row], shared=self.shared[kind])
+
+        return view
 
     @classmethod
     def of(cls, thumbnails: NDArray[np.uint8], contents: NDArray[np.uint8]) -> _Views:
@@ -477,10 +490,6 @@ class _Views(NamedTuple):
         both = np.concatenate([thumbnails, contents[trimmed]])
         owner = np.concatenate([np.arange(count), trimmed])
         return cls(both, owner, shared)
-
-    def view(self, row: int) -> View:
-        """Prepare the thumbnail of a row for comparison."""
-        return view_of(self.thumbnails[row], shared=self.shared[int(row > self.owner[row])])
 
 
 def _chunks(pairs: Pairs) -> Iterator[Pairs]:
@@ -518,7 +527,7 @@ def turned_waves(
     return waves * signs if left_right else waves
 
 
-FORMAT = 4
+FORMAT = 5
 """Version of the search; increment it to invalidate cached results."""
 
 _WORTH_KEEPING = 500  # fewer images are searched as fast as a file is read
