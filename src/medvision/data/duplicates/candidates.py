@@ -51,6 +51,7 @@ _DIRECTIONS = 48
 _COPIES = 1500  # generated to learn the metric
 _LEARNT_FROM = 1500
 _BLOCK = 1024
+_NONE = -2  # below each cosine
 _PROBED = 0.04  # share of the clusters that a query is compared with
 
 
@@ -320,36 +321,53 @@ def _nearest(
     elif len(features) <= EXHAUSTIVE:
         rows = np.arange(len(features))
         for start in range(0, len(queries), _BLOCK):
-            yield _above(
-                queries[start : start + _BLOCK], rows[start : start + _BLOCK], features, rows
-            )
+            own = rows[start : min(start + _BLOCK, len(queries))]
+            yield _above(own, *_top(queries[own], own, features, rows))
     else:
-        yield from _nearest_in_clusters(queries, features)
+        yield _nearest_in_clusters(queries, features)
 
 
-def _above(queries: Floats, own: Rows, features: Floats, rows: Rows) -> tuple[Rows, Rows, Floats]:
-    """Return the nearest rows above the smallest cosine; ``own`` and ``rows`` number both sides."""
+def _top(queries: Floats, own: Rows, features: Floats, rows: Rows) -> tuple[Rows, Floats]:
+    """Return the nearest other rows of each query, the nearest first, and their cosines.
+
+    Args:
+        queries: (Q, D).
+        own: (Q,) number of each query.
+        features: (F, D).
+        rows: (F,) number of each feature, rising.
+
+    Returns:
+        (Q, 3) each; a cosine of -2 stands for no further row.
+    """
     cosines = queries @ features.T
-    i, j = np.nonzero(cosines > _MIN_COSINE)
-    other = own[i] != rows[j]
-    i, j = i[other], j[other]
-    value = cosines[i, j]
-    order = np.lexsort((-value, i))
-    rank = np.arange(len(i)) - np.searchsorted(i[order], i[order])
-    order = order[rank < _NEAREST_OF_QUERY]
-    return own[i[order]], rows[j[order]], value[order]
+    place = np.searchsorted(rows, own).clip(max=len(rows) - 1)
+    itself = np.flatnonzero(rows[place] == own)
+    cosines[itself, place[itself]] = _NONE
+    every = np.arange(len(own))
+    nearest = np.empty((len(own), _NEAREST_OF_QUERY), np.int64)
+    values = np.empty((len(own), _NEAREST_OF_QUERY), np.float32)
+    for k in range(_NEAREST_OF_QUERY):  # faster than sorting the many that are above a limit
+        best = cosines.argmax(axis=1)
+        nearest[:, k], values[:, k] = rows[best], cosines[every, best]
+        cosines[every, best] = _NONE
+    return nearest, values
 
 
-def _nearest_in_clusters(queries: Floats, features: Floats) -> Iterator[tuple[Rows, Rows, Floats]]:
+def _above(own: Rows, nearest: Rows, values: Floats) -> tuple[Rows, Rows, Floats]:
+    """Return the pairs above the smallest cosine."""
+    kept = values > _MIN_COSINE
+    return np.broadcast_to(own[:, None], kept.shape)[kept], nearest[kept], values[kept]
+
+
+def _nearest_in_clusters(queries: Floats, features: Floats) -> tuple[Rows, Rows, Floats]:
     """Compare each query with the members of the nearest clusters only."""
     rng = np.random.default_rng(0)
     count = int(np.sqrt(len(features)))
     centres = features[rng.choice(len(features), count, replace=False)]
     sample = features[rng.choice(len(features), min(len(features), 64 * count), replace=False)]
     for _ in range(4):
-        nearest = _closest_centres(sample, centres, 1)[:, 0]
         sums = np.zeros_like(centres)
-        np.add.at(sums, nearest, sample)
+        np.add.at(sums, _closest_centres(sample, centres, 1)[:, 0], sample)
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
         centres = np.where(norms > 0, sums / np.maximum(norms, 1e-6), centres)
     member_of = _closest_centres(features, centres, 1)[:, 0]
@@ -358,11 +376,20 @@ def _nearest_in_clusters(queries: Floats, features: Floats) -> Iterator[tuple[Ro
     bounds = np.searchsorted(member_of[by_cluster], np.arange(count + 1))
     asking = np.argsort(probed.ravel(), kind="stable")
     asked = np.searchsorted(probed.ravel()[asking], np.arange(count + 1))
+    nearest = np.zeros((len(queries), _NEAREST_OF_QUERY), np.int64)
+    values = np.full(nearest.shape, _NONE, np.float32)
     for cluster in range(count):
         members = by_cluster[bounds[cluster] : bounds[cluster + 1]]
-        own = asking[asked[cluster] : asked[cluster + 1]] // probed.shape[1]
-        if len(members) and len(own):
-            yield _above(queries[own], own, features[members], members)
+        asks = asking[asked[cluster] : asked[cluster + 1]] // probed.shape[1]
+        for start in range(0, len(asks) if len(members) else 0, _BLOCK):
+            own = asks[start : start + _BLOCK]
+            others, cosines = _top(queries[own], own, features[members], members)
+            others = np.hstack([nearest[own], others])
+            cosines = np.hstack([values[own], cosines])
+            order = np.argsort(-cosines, axis=1, kind="stable")[:, :_NEAREST_OF_QUERY]
+            nearest[own] = np.take_along_axis(others, order, axis=1)
+            values[own] = np.take_along_axis(cosines, order, axis=1)
+    return _above(np.arange(len(queries)), nearest, values)
 
 
 def _closest_centres(vectors: Floats, centres: Floats, most: int) -> NDArray[np.intp]:
