@@ -20,12 +20,9 @@ if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # started by nohup
 import cv2
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 
-from medvision.run import main
-from shared_configs import compose_shared
+from medvision.run import main  # torch and Hydra are not for the process that starts the workers
 
 SMALL = (
     "trainer=cpu",
@@ -89,6 +86,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
+    import torch
+
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
 
@@ -96,6 +95,8 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _own_state(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Isolate salts, run folders and random numbers of each test."""
+    import torch
+
     torch.default_generator.manual_seed(0)  # for all devices it would format the stack
     state = tmp_path_factory.getbasetemp() / "state"
     shutil.rmtree(state / "test_evaluations", ignore_errors=True)  # each test counts from 1
@@ -129,6 +130,10 @@ def _shared_configs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """
     if request.path.name == "test_conf.py" or request.node.get_closest_marker("slow"):
         return
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    from shared_configs import compose_shared
+
     monkeypatch.setattr(ConfigLoaderImpl, "_load_configuration_impl", compose_shared)
 
 
