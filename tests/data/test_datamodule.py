@@ -196,9 +196,12 @@ def test_skipped_images_are_reported(make_folder: Callable[..., Path]) -> None:
     assert any("case_04.png" in note for note in data.notes)
 
 
-def test_class_names_must_match_their_number() -> None:
-    with pytest.raises(MedvisionError, match=r"expected 2 class names, got 3 \(data.num_classes\)"):
-        module(class_names=["a", "b", "c"])
+def test_the_number_of_classes_is_that_of_the_names_and_must_not_contradict_them() -> None:
+    assert module(class_names=["a", "b", "c"]).reading.num_classes == 3
+    with pytest.raises(MedvisionError, match=r"data.num_classes: 4 for 3 class names, a, b, c \("):
+        module(class_names=["a", "b", "c"], num_classes=4)
+    with pytest.raises(MedvisionError, match=r"data.color_map: 3 colours for 2 class names"):
+        module(color_map=[(0, 0, 0), (255, 0, 0), (0, 255, 0)])
 
 
 def test_multi_class_masks_reach_the_batch(make_folder: Callable[..., Path]) -> None:

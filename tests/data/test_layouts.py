@@ -2,6 +2,7 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -48,6 +49,17 @@ def test_each_layout_is_read_as_its_authors_mean_it(tmp_path: Path, name: str) -
     shown = "\n".join(inspect_folder(root, parse_keys(layout.keys), typed=layout.keys))
     assert f"{task}, {layout.count} images" in shown
     assert f"experiment={task} data.root=" in shown
+
+
+def test_the_command_shown_for_masks_of_several_colours_names_their_classes(
+    make_folder: Callable[..., Path],
+) -> None:
+    keys = ["data.color_map=[[0,0,0],[255,0,0],[0,255,0]]"]
+    *_, line = inspect_folder(make_folder(), parse_keys(keys), typed=keys)
+    assert line.endswith("'data.class_names=[background,class1,class2]'")
+    assert parse_keys(keys).reading.num_classes == 3
+    *_, line = inspect_folder(make_folder(name="two"), parse_keys([]))
+    assert "class_names" not in line
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -153,6 +153,8 @@ def test_a_gap_between_train_and_val() -> None:
     assert findings(segmentation(), history) == [expected]
     as_text = [{name: str(value) for name, value in row.items()} for row in history]
     assert findings(segmentation(), as_text) == [expected]
+    # too few validation images for an interval
+    assert findings(segmentation(val_dice_ci95=None), history) == []
     # a gap within the interval is chance; only that of the best epoch counts; mixing has none
     assert findings(segmentation(val_dice_ci95=[0.7, 0.97]), history) == []
     assert findings(segmentation(best=1), history) == []

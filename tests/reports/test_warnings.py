@@ -138,23 +138,29 @@ def test_the_memory_baseline_is_beside_the_test_score(
 
 
 @pytest.mark.parametrize(
-    ("difference", "look", "words_of_it"),
+    ("difference", "copies", "look", "words_of_it"),
     [
-        (0.0, "warn", "Copies in training hardly change the scores below."),
-        (-0.015, "warn", "Copies in training do not raise the scores below."),
-        (0.015, "alarm", "the scores below may be overestimated."),
-        (0.2, "leak", "the scores below are overestimated."),
+        (0.0, 1, "warn", "Copies in training hardly change the scores below."),
+        (-0.015, 1, "warn", "Copies in training do not raise the scores below."),
+        (0.015, 1, "alarm", "the scores below may be overestimated."),
+        (0.2, 1, "leak", "the scores below are overestimated."),
+        (0.0, 300, "alarm", "the scores below may be overestimated."),  # 94 others show little
     ],
 )
 def test_words_and_colour_of_a_leak_follow_its_effect(
-    write_run: Write, classification: dict[str, Any], difference: float, look: str, words_of_it: str
+    write_run: Write,
+    classification: dict[str, Any],
+    difference: float,
+    copies: int,
+    look: str,
+    words_of_it: str,
 ) -> None:
     leaks = ["1 of 394 test images has a near-duplicate in train; keep them together"]
     classification["audit"] = {"mode": "warn", "complete": True, "leaks": leaks, "findings": []}
     clean = classification["metrics"]["test/accuracy"] - difference
     classification["twins"] = {
-        "with_twin": {"num_images": 1, **scored(1.0, 0.9, 1.0)},
-        "without_twin": {"num_images": 393, **scored(clean, clean - 0.02, clean + 0.02)},
+        "with_twin": {"num_images": copies, **scored(1.0, 0.9, 1.0)},
+        "without_twin": {"num_images": 394 - copies, **scored(clean, clean - 0.02, clean + 0.02)},
     }
     text = report(write_run(classification))
     after_title = text[text.index("</h1>") + len("</h1>") :].lstrip()

@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from medvision.errors import MedvisionError
 from medvision.run import main
-from medvision.run.config.hydra_errors import _MEANT, check_usage
+from medvision.run.config.hydra_errors import _MEANT, check_usage, quote_text
 from medvision.run.config.store import CONF, keys_of, options
 
 SMALL = (
@@ -584,3 +585,18 @@ def test_a_given_split_with_a_protocol_that_draws_one(
         f"error: the protocol {protocol} draws its own split, but a split is given (data.splits);"
         " remove data.splits or data.protocol"
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("data.class_names=[Hintergrund, Läsion]", ["Hintergrund", "Läsion"]),
+        ("data.class_names=[gutartig (klein),bösartig]", ["gutartig (klein)", "bösartig"]),
+        ("data.class_names=[it's,ü]", ["it's", "ü"]),
+        ("data.root=/data/Fälle [neu]", "/data/Fälle [neu]"),
+        ("data.root=[é", "[é"),
+        ("data.class_names=[1,ü]", "[1,ü]"),  # not only texts: nothing is guessed
+    ],
+)
+def test_values_that_the_grammar_of_hydra_cannot_read_are_quoted(typed: str, value: object) -> None:
+    assert OverridesParser.create().parse_override(quote_text(typed)).value() == value

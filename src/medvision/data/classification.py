@@ -119,7 +119,11 @@ class ClassificationData(ImageData):
             raise MedvisionError(
                 f"unknown class {unknown[0]}, expected one of {', '.join(known)}",
                 where=str(root),
-                hint=did_you_mean(unknown[0], known, otherwise="rename the folder, or remove it"),
+                hint=did_you_mean(
+                    unknown[0],
+                    known,
+                    otherwise="rename this class, or leave it out with data.exclude",
+                ),
             )
         absent = [name for name in known if name not in index.class_names]
         if absent:

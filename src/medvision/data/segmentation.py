@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medvision.console import counted
 from medvision.data.datamodule import ImageData
 from medvision.data.discovery.index import Index, index_segmentation
 from medvision.data.reading import Reading
@@ -24,7 +25,7 @@ class SegmentationData(ImageData):
 
     Args:
         class_names: Name of each class, the background first.
-        num_classes: Number of classes; stated explicitly because model and loss also use it.
+        num_classes: Number of classes; None for that of ``class_names``.
         color_map: One RGB triple per class, for colour masks.
         mask_suffix: As in `FolderKeys`, and so the keys up to ``roi``.
         mask_pattern: See ``mask_suffix``.
@@ -43,8 +44,8 @@ class SegmentationData(ImageData):
         self,
         *,
         class_names: Sequence[str],
-        num_classes: int,
-        color_map: Sequence[tuple[int, int, int]] | None,
+        num_classes: int | None = None,
+        color_map: Sequence[tuple[int, int, int]] | None = None,
         mask_suffix: str = "",
         mask_pattern: str | None = None,
         mask_template: str | None = None,
@@ -55,6 +56,18 @@ class SegmentationData(ImageData):
         instances: bool = False,
         **common: Any,
     ) -> None:
+        counts = {"num_classes": num_classes, "color_map": len(color_map or ()) or None}
+        for key, count in counts.items():
+            if count not in (None, len(class_names)):
+                what = "for" if key == "num_classes" else "colours for"
+                raise MedvisionError(
+                    f"data.{key}: {count} {what} {counted(len(class_names), 'class name')},"
+                    f" {', '.join(class_names)}",
+                    where="data.class_names",
+                    hint="name every class, the background first, such as"
+                    " 'data.class_names=[background,polyp,tool]'",
+                )
+        num_classes = len(class_names)
         super().__init__(
             layout={
                 "mask_suffix": mask_suffix,
@@ -67,12 +80,6 @@ class SegmentationData(ImageData):
             },
             **common,
         )
-        if len(class_names) != num_classes:
-            raise MedvisionError(
-                f"expected {num_classes} class names, got {len(class_names)}",
-                where="data.num_classes",
-                hint="name every class, the background first, in data.class_names",
-            )
         if not self.transforms["test"].keeps_pixels_in_place():
             raise MedvisionError(
                 "expected transforms of validation and test images that keep pixels in place",

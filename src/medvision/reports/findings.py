@@ -228,9 +228,10 @@ def _overfitting(run: _Run) -> list[str]:
         if train is None or val is None:
             continue
         ends, score = run.interval(f"val/{name}"), run.score(f"val/{name}")
-        best = None if ends is None else max(ends, key=lambda end: run.sign(name) * end)
-        chance = 0.0 if best is None or score is None else run.gain(name, best, score)
-        if run.gain(name, train, val) >= max(MIN_GAP, chance):
+        if ends is None or score is None:  # too few images to tell
+            continue
+        best = max(ends, key=lambda end: run.sign(name) * end)
+        if run.gain(name, train, val) >= max(MIN_GAP, run.gain(name, best, score)):
             return [
                 f"{run.title(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
                 f" the gap of {abs(train - val):.3f} indicates overfitting"

@@ -113,6 +113,9 @@ def inspect_folder(
     if keys.splits is not None and not any("splits=" in text for text in typed):
         more.append(f"data.splits={keys.splits}")
     yield _row("audit", shlex.join([*medvision_command().split(), "audit", str(root), *more]))
+    if (keys.reading.num_classes or 2) > 2 and not keys.given.get("class_names"):
+        names = ["background", *(f"class{k}" for k in range(1, keys.reading.num_classes or 2))]
+        more.append(f"data.class_names=[{','.join(names)}]")  # a training needs them
     yield _row("train", training(f"experiment={choice.task}", f"data.root={root}", *more))
 
 

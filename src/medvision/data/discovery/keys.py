@@ -294,10 +294,10 @@ def parse_keys(arguments: Sequence[str], **options: Any) -> DataKeys:
             f"expected sequence, got {given['group_by']}", where="data.group_by", hint="fix it"
         )
     reading = {name: given[name] for name in _READING if given.get(name) is not None}
-    if given.get("class_names"):
-        reading.setdefault("num_classes", len(given["class_names"]))
-        if reading["num_classes"] > 2:
-            reading["class_names"] = tuple(map(str, given["class_names"]))
+    if classes := given.get("class_names") or given.get("color_map"):
+        reading.setdefault("num_classes", len(classes))
+    if given.get("class_names") and reading["num_classes"] > 2:
+        reading["class_names"] = tuple(map(str, given["class_names"]))
     given_keys = {**given, "num_classes": reading.get("num_classes", 2)}
     try:
         return DataKeys(

@@ -991,8 +991,8 @@ def _note_shapes(
         scan.problem(
             f"the shapes have {len(names)} labels: {count_names(names)}",
             root,
-            f"set data.class_names=[background,{','.join(names[:5])}] and data.num_classes="
-            f"{len(names) + 1}, or give all shapes one label",
+            f"set data.class_names=[background,{','.join(names[:5])}], or give all shapes one"
+            " label",
             in_doubt=True,
         )
 

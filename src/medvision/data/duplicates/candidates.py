@@ -32,8 +32,8 @@ Rows = NDArray[np.int64]
 EXHAUSTIVE = 20_000
 """Largest number of thumbnails of which all pairs are compared.
 
-Of more, each is compared with those of the nearest clusters, and only the nearest ones of all
-changes together are verified: among so many, some image is near by chance for each change.
+Of more, each is compared with those of the nearest clusters, and fewer candidates are verified:
+among so many, some image is near by chance for each change.
 """
 
 FEW = 40
@@ -217,7 +217,8 @@ def _best(
         query: (P,) an index into ``QUERIES``.
         owner: (N,) image that each thumbnail shows.
         most: Pairs kept of each image, of all changes together.
-        of_each_change: Keep the nearest one for each change too, if it is clear.
+        of_each_change: Keep the nearest one for each change too, if it is clear. Otherwise, of the
+            pairs that are not the best of an image, keep those nearer than most that are.
     """
     ends = np.sort(np.stack([owner[whole], owner[part]]), axis=0)
     key = ends[0] * (int(owner.max()) + 1) + ends[1]
@@ -230,10 +231,12 @@ def _best(
         rank = np.arange(len(side)) - np.searchsorted(side[by_row], side[by_row])
         best[by_row] = np.minimum(best[by_row], rank)
     kept = best < most
-    # of two screenshots a frame is most alike, not the picture
-    for side in ends[:, order] if of_each_change else ():
-        _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
-        kept[nearest] |= cosine[order][nearest] > _CLEAR
+    if of_each_change:  # of two screenshots a frame is most alike, not the picture
+        for side in ends[:, order]:
+            _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
+            kept[nearest] |= cosine[order][nearest] > _CLEAR
+    elif len(order):
+        kept &= (best == 0) | (cosine[order] > np.median(cosine[order][best == 0]))
     by_row = np.argsort(whole[order[kept]], kind="stable")
     order, best = order[kept][by_row], best[kept][by_row]
     return Candidates(whole[order], part[order], query[order], best)

@@ -143,7 +143,7 @@ def _one_channel(values: NDArray[Any], picture: Picture, num_classes: int) -> ND
     raise MedvisionError(
         f"the mask is coloured: its channels differ by up to {spread}",
         where=picture.where,
-        hint="set data.color_map to the colour of each class",
+        hint="set data.color_map to the colour of each class, and data.class_names to their names",
     )
 
 

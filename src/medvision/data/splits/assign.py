@@ -183,6 +183,7 @@ def draw_split(
     kinds = StringColumn.of(stratify_by or ()).numbered()
     if every_stratum:
         notes += _fill_strata(places, *kinds, free)
+    notes += _note_uneven(places, free)
     moved = (own == 0) | places.movable[groups.of_sample]
     final = np.where(moved, places.split[groups.of_sample], own)
     result = table.with_column(splits=StringColumn.coded(_NAMES, final))
@@ -198,6 +199,7 @@ def _codes(splits: StringColumn) -> NDArray[np.intp]:
     return np.array([_CODE[name] for name in names], np.intp)[number]
 
 
+_ENOUGH_GROUPS = 4  # expected ones, below which any number is usual
 _STRATA = ("empty", "small", "medium", "large")
 
 
@@ -260,6 +262,20 @@ def _fill_strata(
     return notes
 
 
+def _note_uneven(places: _Places, wanted: Mapping[str, Interval]) -> list[str]:
+    """Note a drawn split with less than half of its groups: small sets are divided unevenly."""
+    notes, size = [], len(places.groups)
+    for split, (low, high) in wanted.items():
+        held, expected = int((places.split == _CODE[split]).sum()), round((high - low) * size)
+        if expected >= _ENOUGH_GROUPS and held < expected / 2:
+            what = "images" if size == len(places.samples) else "groups"
+            notes.append(
+                f"the draw gave {split} {held} of {size} {what}, about {expected} were expected;"
+                " another data.split_seed draws again"
+            )
+    return notes
+
+
 def _leak_note(splits: NDArray[np.intp], is_torn: NDArray[np.bool_], num_torn: int) -> str:
     parts = []
     for split in ("test", "val"):
@@ -285,7 +301,10 @@ def _compare_shares(
         masks = " masks" * (set(names) <= set(_STRATA))
         lacking = [f"{name}{masks}" for name in names if size and name not in counts]
         if lacking:
-            notes.append(f"{split} ({counted(size, 'image')}) contains no {', no '.join(lacking)}")
+            thirds = " (thirds of the whole set)" * (bool(masks) and lacking != ["empty masks"])
+            notes.append(
+                f"{split} ({counted(size, 'image')}) contains no {', no '.join(lacking)}{thirds}"
+            )
         for name, count in counts.items() if split != "train" else ():
             expected = overall[name] * size / len(splits)
             off = not 0.5 <= count / expected <= 2

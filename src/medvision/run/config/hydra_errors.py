@@ -130,7 +130,8 @@ def _option_as_override(arguments: Sequence[str]) -> tuple[str, str]:
 def quote_text(argument: str) -> str:
     """Quote the value of an override that Hydra's grammar cannot read, such as a path.
 
-    The grammar allows no spaces at the ends, brackets, non-ASCII letters or quotes.
+    The grammar allows no spaces at the ends, brackets, non-ASCII letters or quotes. Of a list, each
+    element is quoted.
     """
     key, equals, value = argument.partition("=")
     if not equals or argument.startswith("-"):  # --config-dir=... is not an override
@@ -138,10 +139,29 @@ def quote_text(argument: str) -> str:
     try:
         OverridesParser.create().parse_override(argument)
     except HydraException:
-        escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-        escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
-        return f"{key}='{escaped}'"
+        texts = _list_of_texts(value)
+        if texts is None:
+            return f"{key}={_quoted(value)}"
+        return f"{key}=[{','.join(map(_quoted, texts))}]"
     return argument
+
+
+def _quoted(value: str) -> str:
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
+    return f"'{escaped}'"
+
+
+def _list_of_texts(value: str) -> list[str] | None:
+    """Read a text such as ``[gutartig, bösartig]``; None if it is no list, or of something else."""
+    if not (value.startswith("[") and value.endswith("]")):
+        return None
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return None
+    is_list = isinstance(found, list) and all(isinstance(element, str) for element in found)
+    return found if is_list else None
 
 
 @contextmanager
