@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.finding import Finding, far_rows, robust_distance
 from medvision.audit.images import image_findings
+from medvision.data.reading import Reading
 
 MakeSet = Callable[..., AuditedSet]
 
@@ -91,6 +93,23 @@ def test_mixed_depths_colours_and_formats_are_reported(make_set: MakeSet) -> Non
     assert colours.text == "colour and grey images are mixed: 30 grey, 10 colour"
     assert (files.text, files.count) == ("file formats are mixed: 39 PNG, 1 JPEG", 1)
     assert files.files == ("images/00039.png",)
+
+
+def test_with_a_value_range_mixed_depths_are_reported_only_if_brightness_differs(
+    make_set: MakeSet,
+) -> None:
+    bits, mean = np.where(np.arange(40) < 20, 16, 8), np.linspace(80, 120, 20)
+    for deep, count in ((mean, 0), (mean / 16, 1)):
+        data = make_set(40, bits=bits, mean=np.concatenate([deep, mean]))
+        findings = image_findings(replace(data, reading=Reading(value_range=(0, 4080))))
+        assert len(findings) == count
+    (finding,) = findings
+    assert (finding.kind, finding.severity) == ("mixed_bit_depths", "warning")
+    assert finding.text == (
+        "20 of 40 images have more than 8 bits and, with data.value_range=[0,4080], another"
+        " brightness: median 6 of 255, of the others 100"
+    )
+    assert "set data.value_range" not in finding.advice
 
 
 def test_a_mixture_that_differs_between_train_and_test_is_a_warning(make_set: MakeSet) -> None:

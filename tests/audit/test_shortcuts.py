@@ -1,12 +1,16 @@
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
+from medvision.audit.check import audit
 from medvision.audit.dataset import AuditedSet
 from medvision.audit.shortcuts import (
     MAX_IMAGES,
+    Score,
+    Shortcuts,
     _folds,
     shortcut_findings,
     shortcut_scores,
@@ -73,12 +77,72 @@ def test_each_family_of_properties_is_evaluated_alone(
     assert family in {s.features for s in shortcuts.scores if s.balanced_accuracy == 1}
 
 
-def test_a_shortcut_that_anatomy_may_cause_is_only_a_note(make_set: MakeSet) -> None:
+def test_a_shortcut_that_anatomy_may_cause_is_only_a_note(
+    make_set: MakeSet, rng: np.random.Generator
+) -> None:
     labels, targets = two_classes()
-    data = make_set(COUNT, targets=targets, border=np.repeat(labels[:, None] * 50, 4, axis=1))
+    brightness = labels * 15 + rng.normal(50, 10, COUNT)  # a threshold is right for 77 %
+    data = make_set(COUNT, targets=targets, border=np.repeat(brightness[:, None], 4, axis=1))
     (finding,) = shortcut_findings(shortcut_scores(data))
     assert finding.severity == "note"
+    assert "perfectly" not in finding.text
     assert "the image content may also cause this" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "advice"),
+    [
+        ("border", [[90, 90, 90, 90], [0, 90, 90, 90]], "(border: the outer 4 % on each side:"),
+        ("num_bytes", [900, 2000], "(bytes per pixel: what compresses well or badly:"),
+    ],
+)
+def test_content_that_predicts_almost_perfectly_is_a_warning(
+    make_set: MakeSet, column: str, values: list[Any], advice: str
+) -> None:
+    labels, targets = two_classes()
+    data = make_set(COUNT, targets=targets, **{column: np.array(values)[labels]})
+    (finding,) = shortcut_findings(shortcut_scores(data))
+    assert finding.severity == "warning"
+    assert "alone almost perfectly predict the class: a small tree" in finding.text
+    assert advice in finding.advice
+    verdict = audit(data, started=0).verdict
+    assert verdict == (
+        "There is no test split that could leak; 1 warning needs a look before training"
+    )
+
+
+@pytest.mark.parametrize(
+    ("families", "low", "severity"),
+    [
+        (("border", "bytes per pixel"), 0.7, "note"),
+        (("border", "bytes per pixel"), 0.9, "warning"),
+        (("border", "size"), 0.7, "warning"),
+    ],
+)
+def test_all_together_is_judged_by_the_properties_that_vary(
+    families: tuple[str, ...], low: float, severity: str
+) -> None:
+    scores = [
+        Score(features=name, balanced_accuracy=0.5, ci95=(0.4, 0.6), predicts=False)
+        for name in families
+    ]
+    scores.append(
+        Score(features="all together", balanced_accuracy=0.95, ci95=(low, 1), predicts=True)
+    )
+    (finding,) = shortcut_findings(
+        Shortcuts(
+            class_names=("normal", "tumour"),
+            left_out=(),
+            chance=0.5,
+            num_images=400,
+            num_eligible=400,
+            scores=tuple(scores),
+            constant=(),
+        )
+    )
+    assert finding.severity == severity
+    assert "by all together" in finding.text
+    assert ("store all alike" in finding.advice) == ("size" in families)
 
 
 def test_noise_gives_no_finding(make_set: MakeSet, rng: np.random.Generator) -> None:

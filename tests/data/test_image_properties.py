@@ -107,6 +107,54 @@ def test_mask_properties_are_those_of_the_mask(pairs: Path) -> None:
     assert mask.thumbnail[0, 0, 0] == 0
 
 
+def stored_mask(folder: Path, mask: Image.Image, name: str = "0.png", **reading: Any) -> float:
+    """Share of grey of one mask, as read with the given options."""
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
+    Image.fromarray(grey(48, 48)).save(folder / "images/0.png")
+    mask.save(folder / "masks" / name)
+    found = check_files(
+        folder, index_segmentation(folder).samples, Reading(num_classes=2, **reading)
+    ).properties
+    assert found is not None
+    assert found.mask is not None
+    return float(found.mask.grey[0])
+
+
+SQUARE = np.zeros((48, 48), np.uint8)
+SQUARE[12:36, 12:36] = 1
+
+
+@pytest.mark.parametrize("red", [30, 128, 200, 255])
+def test_masks_read_by_palette_index_are_not_grey(tmp_path: Path, red: int) -> None:
+    mask = Image.fromarray(SQUARE, "P")
+    mask.putpalette([0, 0, 0, red, 0, 0])
+    assert stored_mask(tmp_path, mask) == 0
+
+
+def test_two_levels_are_binary_wherever_they_are(tmp_path: Path) -> None:
+    assert stored_mask(tmp_path, Image.fromarray(SQUARE * np.uint8(170) + np.uint8(30))) == 0
+
+
+def test_values_of_instances_and_of_no_class_are_not_grey(tmp_path: Path) -> None:
+    numbers = SQUARE * np.uint8(40)
+    numbers[20:30, 20:30] = 90
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    assert stored_mask(tmp_path / "a", Image.fromarray(numbers), instances=True) == 0
+    uncertain = SQUARE * np.uint8(255)
+    uncertain[20:30, 20:30] = 128
+    assert stored_mask(tmp_path / "b", Image.fromarray(uncertain), ignore_index=128) == 0
+
+
+def test_a_palette_of_grey_probabilities_is_grey(tmp_path: Path) -> None:
+    levels = SQUARE * np.uint8(255)
+    levels[12:36, 12:14] = np.arange(90, 90 + 24 * 4, 4)[:, None]
+    mask = Image.fromarray(levels, "P")
+    mask.putpalette([level for level in range(256) for _ in range(3)])
+    assert stored_mask(tmp_path, mask) == pytest.approx(48 / 48**2)
+
+
 def test_rows_can_be_taken_in_any_order(pairs: Path) -> None:
     found = facts_of(pairs)
     turned = found.take([2, 0])

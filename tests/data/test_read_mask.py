@@ -159,7 +159,7 @@ def test_palettes_of_more_classes_read_by_index(tmp_path: Path, colours: Any) ->
 
 def test_coloured_palettes_with_more_colours_than_classes_are_refused(tmp_path: Path) -> None:
     path = palette_file(tmp_path / "a.png", CLASSES, COLOURS)
-    with pytest.raises(MedvisionError, match=r"value 2, 3.*0 to 1.*data\.color_map"):
+    with pytest.raises(MedvisionError, match=r"values 2, 3.*0 to 1.*data\.color_map"):
         read_mask(path)
 
 

@@ -137,15 +137,28 @@ def _intensities(data: AuditedSet) -> list[Finding]:
 
 
 def _depths(data: AuditedSet) -> list[Finding]:
-    deep = data.properties.bits > 8
+    """Report deep images among others, with a given value range only if brightness differs."""
+    deep, mean = data.properties.bits > 8, data.properties.mean
     rows = np.flatnonzero(deep if 2 * deep.sum() <= len(data) else ~deep)
+    if not len(rows):
+        return []
+    text = f"{some_of(int(deep.sum()), len(data), 'images', 'have')} more than 8 bits"
+    given = data.reading.value_range
+    if given is None:
+        text += " and are rescaled to 8; the others are unchanged"
+        advice = "set data.value_range, or store all with one depth: brightness may reveal it"
+    else:
+        low, usual, high = np.quantile(mean[deep], [0.25, 0.5, 0.75])
+        other_low, other_usual, other_high = np.quantile(mean[~deep], [0.25, 0.5, 0.75])
+        if low <= other_high and other_low <= high:
+            return []
+        text += (
+            f" and, with data.value_range=[{given[0]:g},{given[1]:g}], another brightness: median"
+            f" {usual:.0f} of 255, of the others {other_usual:.0f}"
+        )
+        advice = "check both values, or store all with one depth: brightness may reveal the source"
     return findings_of(
-        data.names(rows),
-        kind="mixed_bit_depths",
-        severity="warning",
-        text=f"{some_of(int(deep.sum()), len(data), 'images', 'have')} more than 8 bits and"
-        " are rescaled to 8; the others are unchanged",
-        advice="set data.value_range, or store all with one depth: brightness may reveal it",
+        data.names(rows), kind="mixed_bit_depths", severity="warning", text=text, advice=advice
     )
 
 

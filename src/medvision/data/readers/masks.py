@@ -80,6 +80,33 @@ def class_indices(
     return _with_ignored(_foreground(values, full, picture), ignored)
 
 
+def grey_share(
+    picture: Picture, *, ignore_index: int | None = None, instances: bool = False
+) -> float:
+    """Return the share of pixels of a two-class mask that lie near neither class.
+
+    Levels within a sixteenth of their range from an end, or from the most frequent level on their
+    side of the threshold, belong to a class. The share is 0 where nothing is thresholded: for 0 and
+    1, for coloured palettes and for instances.
+
+    Args:
+        picture: Decoded file, without a colour map.
+        ignore_index: As for `class_indices`.
+        instances: As for `class_indices`.
+    """
+    if _palette_indices(picture, 2) is not None or (instances and not picture.lossy):
+        return 0.0
+    values, full = _grey_levels(picture, 2)
+    levels, counts = _histogram(values)
+    if levels[-1] <= 1:
+        return 0.0
+    if ignore_index is not None:
+        counts = np.where(levels == ignore_index, 0, counts)
+    between = (levels > full / 16) & (levels < full - full / 16)
+    others = between & _far_from_usual(levels, counts, full)
+    return float(counts[others].sum() / values.size)
+
+
 def _without_ignored(
     values: NDArray[Any], ignore_index: int | None
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -202,11 +229,7 @@ def _merges_levels(
     other levels, whereas areas of another class are wide. In files without loss they may be thin,
     if they are flat and have few levels: edges that were averaged and enlarged have more.
     """
-    least, others = _THIN * values.size, np.ones(levels.shape, bool)
-    for side in (levels <= full // 2, levels > full // 2):
-        if side.any():
-            usual = levels[side][np.argmax(counts[side])]
-            others &= np.abs(levels - float(usual)) > full / 16
+    least, others = _THIN * values.size, _far_from_usual(levels, counts, full)
     if counts[others].sum() <= least:
         return False
     far = np.isin(values, levels[others])
@@ -218,6 +241,16 @@ def _merges_levels(
     exact, near = values.astype(np.float32), np.ones((3, 3), np.uint8)
     flat = far & (cv2.dilate(exact, near) == cv2.erode(exact, near))
     return np.count_nonzero(others) == 1 or bool(np.count_nonzero(flat) > least)
+
+
+def _far_from_usual(levels: NDArray[Any], counts: NDArray[Any], full: int) -> NDArray[np.bool_]:
+    """Return which levels are far from the most frequent level on both sides of the threshold."""
+    others = np.ones(levels.shape, bool)
+    for side in (levels <= full // 2, levels > full // 2):
+        if side.any():
+            usual = levels[side][np.argmax(counts[side])]
+            others &= np.abs(levels - float(usual)) > full / 16
+    return others
 
 
 def _opened(area: NDArray[np.bool_], width: int) -> NDArray[Any]:
@@ -234,8 +267,9 @@ def _opened(area: NDArray[np.bool_], width: int) -> NDArray[Any]:
 def _in_range(values: NDArray[Any], num_classes: int, where: str) -> NDArray[np.uint8]:
     outside = (values < 0) | (values >= num_classes)
     if outside.any():
+        found = np.unique(values[outside])
         raise MedvisionError(
-            f"the mask contains the value {_named(values[outside])},"
+            f"the mask contains the value{'s' if len(found) > 1 else ''} {_named(found)},"
             f" expected class indices 0 to {num_classes - 1}",
             where=where,
             hint="check data.class_names, or set data.color_map",

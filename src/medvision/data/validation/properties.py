@@ -35,9 +35,8 @@ class MaskProperties:
         mask_hash: (N,) SHA-256 of the class indices and their shape.
         thumbnail: uint8 (N, 48, 48), share of foreground in each cell, 255 being all of it.
         foreground: (N,) share of the pixels that are not background, [0, 1].
-        grey: (N,) share of the file's values farther than a sixteenth of their range from both its
-            ends, [0, 1]: 0 for binary masks, edge pixels of JPEG masks; 0 for more than two
-            classes.
+        grey: (N,) share of the pixels near neither class of a thresholded mask, by `grey_share`,
+            [0, 1]: edge pixels of JPEG masks; 0 for binary masks and for more than two classes.
         frame: (N,) share of the outermost pixels that are not background, [0, 1].
         turned: (N,) True if the EXIF orientations of image and mask differ.
     """
@@ -326,14 +325,13 @@ def _without_plain(image: NDArray[np.uint8], tolerance: int) -> NDArray[np.int64
 
 
 def mask_properties(
-    indices: NDArray[np.uint8], picture: Picture | None, *, binary: bool, turned: bool = False
+    indices: NDArray[np.uint8], *, grey: float = 0.0, turned: bool = False
 ) -> dict[str, Any]:
     """Compute the properties of a mask, with the keys of `MaskProperties`.
 
     Args:
         indices: Class indices, or ``IGNORE_INDEX``, (H, W).
-        picture: Decoded file; None for shapes of an annotation file.
-        binary: If True, the mask has two classes by grey levels, which may be intermediate.
+        grey: As in `MaskProperties`.
         turned: As in `MaskProperties`.
     """
     foreground = ((indices > 0) & (indices != IGNORE_INDEX)).astype(np.uint8)
@@ -342,7 +340,7 @@ def mask_properties(
         "mask_hash": _hash(indices),
         "thumbnail": _shrunk(foreground * np.uint8(255)),
         "foreground": np.count_nonzero(foreground) / foreground.size,
-        "grey": _share_between(samples(picture)) if binary and picture is not None else 0.0,
+        "grey": grey,
         "frame": float(frame.mean()),
         "turned": turned,
     }
@@ -357,15 +355,6 @@ def _hash(values: NDArray[Any]) -> str:
 def _shrunk(grey: NDArray[Any]) -> NDArray[np.uint8]:
     size = (THUMBNAIL_PX, THUMBNAIL_PX)
     return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _share_between(values: NDArray[Any]) -> float:
-    """Return the share of values near neither end of their range."""
-    top = int(values.max())
-    if top <= 1 or values.dtype.kind == "f":
-        return 0.0
-    full = next((full for full in (255, 4095, 65535) if top <= full), top)
-    return float(((values > full / 16) & (values < full - full / 16)).mean())
 
 
 def _jpeg_quality(picture: Picture) -> int:

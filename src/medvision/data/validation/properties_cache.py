@@ -26,11 +26,12 @@ from medvision.data.samples import Sample, files_in
 from medvision.data.validation.properties import ImageProperties, Inspected, Row
 from medvision.files import atomic_path, own_folder
 
-FORMAT = 5
+FORMAT = 6
 """Format version; increment it when a property changes its meaning, to invalidate older files."""
 
-READABLE = (2, 3, 4, FORMAT)
-"""Formats that shards may hold: 2 has no thumbnails of the content, 3 and 4 have old margins."""
+READABLE = (2, 3, 4, 5, FORMAT)
+"""Formats that shards may hold: 2 has no thumbnails of the content, 3 and 4 have old margins, and
+up to 5 the grey levels of palettes and instances count as intermediate."""
 
 
 class PropertiesCache:

@@ -18,6 +18,7 @@ from medvision.data.readers.annotations import container, read_content
 from medvision.data.readers.decode import damage_named, decode, image_size
 from medvision.data.readers.images import count_remarks
 from medvision.data.readers.kinds import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from medvision.data.readers.masks import grey_share
 from medvision.data.readers.targets import decode_target
 from medvision.data.reading import Reading
 from medvision.data.samples import Sample, SampleTable, StringColumn, count_names, files_in
@@ -166,8 +167,12 @@ def inspect_files(root: Path, sample: Sample, reading: Reading) -> Inspected:
                 turned = drawn is not None and picture.orientation != drawn.orientation
                 size = (image["height"], image["width"])
                 compare_sizes(sample, size, indices.shape, first, turned=turned)
-                binary = reading.num_classes == 2 and reading.color_map is None
-                mask = mask_properties(indices, drawn, binary=binary, turned=turned)
+                grey = 0.0
+                if drawn is not None and reading.num_classes == 2 and reading.color_map is None:
+                    grey = grey_share(
+                        drawn, ignore_index=reading.ignore_index, instances=reading.instances
+                    )
+                mask = mask_properties(indices, grey=grey, turned=turned)
     except MedvisionError as fault:
         return Inspected(fault=fault)
     hashes = (hashlib.sha256(content).hexdigest() for content in contents)
