@@ -113,7 +113,8 @@ def test_a_kill_before_any_operation(tmp_path: Path, base: Path, command: str) -
         killed += try_command(base, tmp_path / str(at), command, at).code == -9
         shutil.rmtree(tmp_path / str(at))
     print(f"{command}: killed {killed} times")
-    assert killed >= len(operations) - 2
+    # which of several threads makes a folder is left to chance, and so is how often it is tried
+    assert killed >= sum(operation.name != "os.mkdir" for operation in operations) - 2
 
 
 @pytest.mark.slow

@@ -32,6 +32,8 @@ def check_file(path: Path) -> None:
     elif path.suffix == ".png":
         with Image.open(path) as picture:
             picture.load()
+    elif path.suffix == ".md":
+        assert path.read_text().endswith("\n")
     elif path.suffix == ".html":
         assert path.read_text().rstrip().endswith("</html>")
     elif path.suffix == ".onnx":
