@@ -254,6 +254,6 @@ def test_a_class_missing_by_chance_in_a_split_gets_its_nearest_group_on_request(
             for old, new in zip(plain.samples, filled.samples, strict=True)
             if old.split != new.split
         ]
-        noted = [note for note in filled.notes if "would have held no" in note]
+        noted = [note for note in filled.notes if "would have held no image of " in note]
         assert len(moved) == len(noted)
         assert {s.split for s in moved} <= {"val", "test"}

@@ -45,6 +45,7 @@ NEAREST = 3
 _NEAREST_OF_QUERY = 3
 _MIN_COSINE = 0.35  # of whitened vectors: copies of all kinds reach 0.4, unrelated images 0.15
 _CLEAR = 0.42  # of the nearest for each change: turned copies among look-alikes reach 0.45
+_OUTSTANDING = 0.9  # share of the best pairs of an image that another one must exceed
 _WAVES = 16  # cosine coefficients along each axis
 _SIDE = 32  # pixels of a described structure
 _DIRECTIONS = 48
@@ -218,7 +219,7 @@ def _best(
         owner: (N,) image that each thumbnail shows.
         most: Pairs kept of each image, of all changes together.
         of_each_change: Keep the nearest one for each change too, if it is clear. Otherwise, of the
-            pairs that are not the best of an image, keep those nearer than most that are.
+            pairs that are not the best of an image, keep those nearer than nearly all that are.
     """
     ends = np.sort(np.stack([owner[whole], owner[part]]), axis=0)
     key = ends[0] * (int(owner.max()) + 1) + ends[1]
@@ -236,7 +237,7 @@ def _best(
             _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
             kept[nearest] |= cosine[order][nearest] > _CLEAR
     elif len(order):
-        kept &= (best == 0) | (cosine[order] > np.median(cosine[order][best == 0]))
+        kept &= (best == 0) | (cosine[order] > np.quantile(cosine[order][best == 0], _OUTSTANDING))
     by_row = np.argsort(whole[order[kept]], kind="stable")
     order, best = order[kept][by_row], best[kept][by_row]
     return Candidates(whole[order], part[order], query[order], best)

@@ -258,7 +258,8 @@ def _fill_strata(
         for name, own in zip(names, members, strict=True):
             spare = None if split == "train" else places.spare(own, split)
             if spare is not None and len(spare):
-                notes.append(places.move_nearest(spare, split, interval, lacking=f"held no {name}"))
+                lacking = f"held no image of {name}"
+                notes.append(places.move_nearest(spare, split, interval, lacking=lacking))
     return notes
 
 
