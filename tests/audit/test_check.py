@@ -255,6 +255,35 @@ def test_copies_in_another_set_are_answered_apart_from_what_is_wrong_inside(
     assert single.answer.startswith("two is another set, except for single images: 1 of its 60")
 
 
+def test_advice_on_another_set_draws_no_split_of_it(clean: AuditedSet) -> None:
+    targets = ["a", "b"] * 30 + ["a"] * 55 + ["b"] * 5
+    classes = clean.samples.with_column(targets=targets)
+    found = run(compared(replace(clean, samples=classes)))
+    kinds = {finding.kind: finding for finding in found.findings}
+    few = kinds["few_test_images"]
+    assert few.text == "two has few images of some classes: 5 of b"
+    assert few.advice.endswith("by 0.2: read its interval")
+    assert (
+        "class shares differ between two and one: b is 50.0 % of one" in kinds["prior_shift"].text
+    )
+    assert not any("data.protocol" in f.advice or "split_seed" in f.advice for f in found.findings)
+    single = run(replace(clean, samples=classes))
+    assert any("data.protocol=kfold" in finding.advice for finding in single.findings)
+
+
+def test_the_verdict_counts_all_files_that_cannot_be_used(make_set: MakeSet) -> None:
+    size = "the mask is 48 x 48 pixels, the image m.png is 96 x 96"
+    broken = [(f"images/{k}.png", "the file is empty") for k in range(2)]
+    only_masks = run(make_set(37, faults=[("images/a.png", size)])).verdict
+    assert only_masks.startswith(
+        "Part of the data cannot be used: 1 of 38 masks differs in size from its image"
+    )
+    both = run(make_set(37, faults=[("images/a.png", size), *broken])).verdict
+    assert both.startswith(
+        "Part of the data cannot be used, 3 of 40 images; among them: 1 of 40 masks differs"
+    )
+
+
 def test_the_same_number_in_two_sets_is_a_question(clean: AuditedSet) -> None:
     groups = [f"person{k % 60}" for k in range(120)]
     data = compared(replace(clean, samples=clean.samples.with_column(groups=groups)))

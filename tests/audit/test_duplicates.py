@@ -102,8 +102,11 @@ def test_test_images_in_train_or_in_val_are_a_leak(leaky: AuditedSet) -> None:
         "exact_duplicates": ("note", 4),
         "near_duplicates": ("note", 6),
     }
-    texts = [finding.text for finding in duplicate_findings(leaky, find_duplicates(leaky))]
+    found = duplicate_findings(leaky, find_duplicates(leaky))
+    texts = [finding.text for finding in found]
     assert "1 of 3 test images is identical to one in train" in texts
+    advice = {finding.kind: finding.advice for finding in found}
+    assert advice["exact_duplicates_test_train"].startswith("a score on it measures memorisation")
     assert "2 of 3 test images have a near-duplicate in train, 1 of them identical" in texts
 
 

@@ -1,10 +1,16 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from medvision.audit.dataset import AuditedSet
-from medvision.audit.groups import group_findings, group_numbers, sequence_findings
+from medvision.audit.groups import (
+    group_findings,
+    group_numbers,
+    sequence_findings,
+    ungrouped_findings,
+)
 
 MakeSet = Callable[..., AuditedSet]
 PATHS = ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png"]
@@ -105,3 +111,21 @@ def test_a_video_with_known_groups_is_a_note(make_set: MakeSet) -> None:
     data = make_set(100, thumbnail=frames(100, moving=True), groups=["a"] * 50 + ["b"] * 50)
     (finding,) = sequence_findings(data)
     assert (finding.severity, finding.advice) == ("note", "")
+
+
+def test_images_without_group_among_grouped_ones_are_a_warning(make_set: MakeSet) -> None:
+    data = make_set(PATHS, groups=["anna", "", "bert", "anna", "anna", ""])
+    (finding,) = ungrouped_findings(replace(data, grouping=("labels.csv",)))
+    assert (finding.kind, finding.severity) == ("images_without_group", "warning")
+    assert finding.text == (
+        "2 of 6 images have no group (patient, video) in labels.csv; the others are in 2 groups"
+    )
+    assert finding.files == ("b.png", "f.png")
+    assert "may share a patient with images of another split" in finding.advice
+    for source in ("data.group_pattern", "DICOM headers"):  # the notes of the reading report them
+        assert ungrouped_findings(replace(data, grouping=(source,))) == []
+
+
+def test_sets_with_all_or_no_groups_are_not_reported(make_set: MakeSet) -> None:
+    assert ungrouped_findings(make_set(PATHS)) == []
+    assert ungrouped_findings(make_set(PATHS, groups="anna")) == []

@@ -84,6 +84,17 @@ def test_two_folders_are_train_and_test_regardless_of_their_own_splits(
     assert calls[-1] == (9, 9)
 
 
+def test_the_source_of_groups_is_recorded(make_class_folder: MakeFolder) -> None:
+    root = make_class_folder({"a": 2, "b": 2})
+    assert scan(root).grouping == ()
+    assert scan(root, group_pattern=r"case_(\d+)").grouping == ("data.group_pattern",)
+    lines = [f"{name}/case_{k:02d}.png,{name},p{k}" for name in "ab" for k in range(2)]
+    (root / "splits.csv").write_text("\n".join(["path,target,patient_id", *lines]))
+    assert scan(root).grouping == ("splits.csv",)
+    partly = scan(root, group_pattern=r"a/case_(\d+)").grouping
+    assert partly == ("data.group_pattern", "splits.csv")
+
+
 def test_groups_come_from_the_pattern(make_class_folder: MakeFolder) -> None:
     data = scan(make_class_folder({"a": 3, "b": 3}), group_pattern=r"case_(\d+)")
     assert {sample.group for sample in data.samples} == {"00", "01", "02"}

@@ -109,6 +109,18 @@ def test_two_folders_are_compared_with_each_other(
     ]
 
 
+def test_a_comparison_does_not_replace_the_audit_of_the_first_set(
+    run_here: Run, make_class_folder: MakeFolder
+) -> None:
+    one = make_class_folder({"a": 2, "b": 2}, name="one", size_px=(64, 64))
+    other = make_class_folder({"a": 2, "b": 2}, name="two", size_px=(64, 64))
+    run_here(str(one))
+    alone = Path("audit/one/audit.json").read_text()
+    run_here(str(one), "--against", str(other))
+    assert Path("audit/one/audit.json").read_text() == alone
+    assert Path("audit/one-against-two/audit.html").is_file()
+
+
 def test_only_an_earlier_audit_is_replaced(run_here: Run, leaky: Path) -> None:
     assert run_here(str(leaky), "--out", "o")[0] == 1
     first = json.loads(Path("o/audit.json").read_text())

@@ -38,6 +38,8 @@ def content() -> dict[str, Any]:
         "exact_duplicates": duplicates,
         "near_duplicates": duplicates | {"test_images_in_train": 7},
         "label_conflicts": [{}],
+        "groups": {"groups": 300, "images": 1090},
+        "grouping": ["splits.csv"],
         "memory_baseline": {
             "protocol": "test split",
             "num_images": 20,
@@ -113,6 +115,9 @@ def test_the_page_has_the_verdict_the_numbers_and_the_advice(page: Render) -> No
     assert "test/a/3.png and 3 more" in text
     assert "test/a/4.png" not in text
     assert "With a near-duplicate in train 7 1.000" in text
+    assert "a network that scores no better may have learned nothing beyond this" in text
+    assert "a mirrored, turned or cropped copy need not be the nearest" in text
+    assert "Conflicts 1 pair with contradicting classes" in text
     assert "Without one 13 0.400" in text
     assert "size 0.610 0.550 to 0.660" in text
     assert "The same for all images: colour." in text
@@ -121,6 +126,11 @@ def test_the_page_has_the_verdict_the_numbers_and_the_advice(page: Render) -> No
 
 def test_the_page_is_for_research_only(page: Render) -> None:
     assert text_of(page()).count("For research use only.") == 2
+
+
+def test_the_source_of_the_groups_is_named(page: Render) -> None:
+    assert "300 with 1,090 of 1,100 images, from splits.csv" in text_of(page())
+    assert "none given" in text_of(page(groups=None, grouping=[]))
 
 
 def test_pairs_are_pictures_with_their_names(page: Render) -> None:

@@ -24,8 +24,14 @@ from medvision.audit.groups import (
     group_numbers,
     name_hint_findings,
     sequence_findings,
+    ungrouped_findings,
 )
-from medvision.audit.images import annotator_findings, image_findings, mask_findings
+from medvision.audit.images import (
+    UNUSABLE_KINDS,
+    annotator_findings,
+    image_findings,
+    mask_findings,
+)
 from medvision.audit.memory import MemoryBaseline, memory_baseline
 from medvision.audit.shortcuts import Shortcuts, shortcut_findings, shortcut_scores
 from medvision.console import counted
@@ -34,7 +40,7 @@ from medvision.types import STAGES
 
 _GROUPED = "data.protocol=grouped draws a split that keeps them together"
 _ADVICE = {
-    ("test", "train"): f"a score on them measures memorisation: {_GROUPED}",
+    ("test", "train"): f"a score on {{them}} measures memorisation: {_GROUPED}",
     ("val", "train"): f"the checkpoint is chosen on memorised images: {_GROUPED}",
     ("test", "val"): f"checkpoint, threshold and temperature are chosen on test images: {_GROUPED}",
 }
@@ -72,7 +78,7 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
     if data.compares_two:
         where, other = map(data.set_name, (0, 1))
         images = f"images of {other}"
-        advice = f"a score on them measures memorisation: leave them out of {other}"
+        advice = f"a score on {{them}} measures memorisation: leave {{them}} out of {other}"
     equal = [pair for pair in pairs if pair.relation == "identical"]
     total = int((found.near.splits == of).sum())
     severity: Severity = "leak" if of == "test" else "warning"
@@ -83,7 +89,7 @@ def _across(data: AuditedSet, found: Duplicates, of: str, into: str) -> Iterator
             kind=f"{kind}_duplicates_{of}_{into}",
             severity=severity,
             text=f"{len(pairs)} of {total} {images} {words}",
-            advice=advice,
+            advice=advice.replace("{them}", _verb(pairs, "it", "them")),
         )
 
     if equal:
@@ -235,8 +241,13 @@ class Audit:
             return f"{few if self._is_few(leak) else many}: {leak.text}"
         spoiling = next((f for f in self.findings if f.spoils and f.severity != "leak"), None)
         if spoiling is not None:
-            words = "The targets contradict each other" if spoiling.severity == "conflict" else ""
-            return f"{words or 'Part of the data cannot be used'}: {spoiling.text}"
+            words = "Part of the data cannot be used"
+            unusable = len(self.data.faults)
+            if spoiling.severity == "conflict":
+                words = "The targets contradict each other"
+            elif spoiling.kind in UNUSABLE_KINDS and unusable > spoiling.count:
+                words += f", {unusable} of {len(self.data) + unusable} images; among them"
+            return f"{words}: {spoiling.text}"
         warnings = sum(finding.severity == "warning" for finding in self.findings)
         look = (
             f"; {counted(warnings, 'warning')} {'needs' if warnings == 1 else 'need'} a look"
@@ -309,6 +320,7 @@ class Audit:
             "class_counts": class_counts(data),
             **self.numbers,
             "groups": group_numbers(data),
+            "grouping": list(data.grouping),
             "memory_baseline": self._memory(),
             "shortcuts": None if self.shortcuts is None else self.shortcuts.to_dict(),
             "findings": [finding.to_dict() for finding in self.findings],
@@ -401,6 +413,7 @@ def _findings_within(
     yield from annotator_findings(data)
     yield from image_findings(data)
     yield from shortcut_findings(shortcuts)
+    yield from ungrouped_findings(data)
     yield from name_hint_findings(data)
     yield from date_findings(data)
     yield from sequence_findings(data)

@@ -71,13 +71,22 @@ def _missing(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[
             continue
         elsewhere = int(sum(c[counts[split] == 0].sum() for c in counts.values()))
         what = "a class" if len(absent) == 1 else f"{len(absent)} classes"
+        others, how = (
+            "other splits contain",
+            (
+                "draw a new split with data.split_seed=1, where this one is given also"
+                " data.protocol=grouped"
+            ),
+        )
+        if data.compares_two:
+            others, how = "the other set contains", "check if the folders are named alike"
         yield Finding(
             kind="class_missing",
             severity="fault" if split == "train" else "warning",
-            text=f"{split} has no image of {what} that other splits contain: {count_names(absent)}",
+            text=f"{_place(data, split)} has no image of {what} that {others}:"
+            f" {count_names(absent)}",
             count=elsewhere,
-            advice=f"{_MISSING[split]}: add images, or draw a new split with data.split_seed=1,"
-            " where this one is given also data.protocol=grouped",
+            advice=f"{_MISSING[split]}: add images, or {how}",
         )
 
 
@@ -95,14 +104,15 @@ def _shifts(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[F
         if len(change) == 2:
             order = np.array([1])  # the other share is its complement
         differences = ", ".join(
-            f"{data.class_names[k]} is {100 * shares[0, k]:.1f} % of train and"
-            f" {100 * shares[1, k]:.1f} % of {split}"
+            f"{data.class_names[k]} is {100 * shares[0, k]:.1f} % of {_place(data, 'train')} and"
+            f" {100 * shares[1, k]:.1f} % of {_place(data, split)}"
             for k in order
         )
         yield Finding(
             kind="prior_shift",
             severity="warning",
-            text=f"class shares differ between {split} and train: {differences}"
+            text=f"class shares differ between {_place(data, split)} and"
+            f" {_place(data, 'train')}: {differences}"
             f" (chi-square p < {MAX_P}, Cramér's V {effect:.2f})",
             count=int(table[1].sum()),
             advice="accuracy and the threshold depend on these shares: also report balanced"
@@ -130,7 +140,7 @@ def _imbalance(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterato
     ratio = held[frequent] / held[rare]
     if ratio < MAX_IMBALANCE:
         return
-    where = "train" if split == "train" else "the set"
+    where = _place(data, split) if split == "train" else "the set"
     yield Finding(
         kind="imbalance",
         severity="note",
@@ -158,8 +168,13 @@ def _few(data: ListedSet, counts: dict[str, NDArray[np.int64]]) -> Iterator[Find
     yield Finding(
         kind="few_test_images",
         severity="warning" if least < 10 else "note",
-        text=f"test has few images of some classes: {count_names(small)}",
+        text=f"{_place(data, 'test')} has few images of some classes: {count_names(small)}",
         count=sum(count for count, _ in few),
         advice=f"one image changes the recall of the rarest class by {1 / least:.2g}: read its"
-        " interval, or test in folds (data.protocol=kfold)",
+        " interval" + ("" if data.compares_two else ", or test in folds (data.protocol=kfold)"),
     )
+
+
+def _place(data: ListedSet, split: str) -> str:
+    """Return the split, or the name of the set that is compared as this split."""
+    return data.set_name(int(split == "test")) if data.compares_two else split

@@ -118,6 +118,7 @@ class AuditedSet(ListedSet):
         num_classes: Number of mask classes, including the background.
         reading: Reading options of the files.
         indices: Listing of each folder, with the description of its layout.
+        grouping: Where the groups come from, as in `Index`.
     """
 
     properties: ImageProperties
@@ -127,6 +128,7 @@ class AuditedSet(ListedSet):
     num_classes: int = 2
     reading: Reading = field(default_factory=Reading)
     indices: tuple[Index, ...] = ()
+    grouping: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         lengths = {
@@ -311,6 +313,9 @@ def scan(
         done += len(folder.samples)
     samples = SampleTable.joined(check.samples for check in checks)
     names = samples.targets.numbered()[0] if folders[0].task == "classification" else []
+    grouping = [source for folder in folders for source in folder.index.grouping]
+    if group_by == "sequence":
+        grouping.append("data.group_by=sequence")
     properties = ImageProperties.joined([c.properties for c in checks if c.properties is not None])
     return AuditedSet(
         name=" against ".join(folder.root.resolve().name for folder in folders),
@@ -326,6 +331,7 @@ def scan(
         num_classes=num_classes,
         reading=reading,
         indices=tuple(folder.index for folder in folders),
+        grouping=tuple(dict.fromkeys(grouping)),
     )
 
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from medvision.audit.dataset import AuditedSet, ListedSet
 from medvision.audit.finding import CROSSINGS, Finding, findings_of, some_of
+from medvision.console import counted
+from medvision.data.discovery.index import DICOM_HEADERS
 from medvision.data.splits.sequences import is_in_sequences, neighbour_share
 from medvision.types import STAGES
 
@@ -60,6 +62,24 @@ def group_findings(data: ListedSet) -> list[Finding]:
             advice="numbers may restart in every set: check if these are the same patients",
         )
     return findings_of(data.names(rows), kind=kind, severity="leak", text=text, advice=advice)
+
+
+def ungrouped_findings(data: AuditedSet) -> list[Finding]:
+    """Report images without a group among grouped ones, unless a note of the reading does."""
+    alone = np.flatnonzero(data.samples.groups.equal(""))
+    if len(alone) == len(data) or {"data.group_pattern", DICOM_HEADERS} & {*data.grouping}:
+        return []
+    names = data.samples.groups.numbered()[0]
+    where = f" in {' and '.join(data.grouping)}" if data.grouping else ""
+    return findings_of(
+        data.names(alone),
+        kind="images_without_group",
+        severity="warning",
+        text=f"{some_of(len(alone), len(data), 'images', 'have')} no group (patient, video){where};"
+        f" the others are in {counted(len([*filter(None, names)]), 'group')}",
+        advice="each counts as a group of its own and may share a patient with images of another"
+        " split: fill in the group",
+    )
 
 
 def group_numbers(data: ListedSet) -> dict[str, int] | None:

@@ -26,6 +26,9 @@ from medvision.types import STAGES
 MIN_RANGE = 8
 """Smallest grey-level range of an image that counts as having content."""
 
+UNUSABLE_KINDS = ("unreadable", "mask_size", "mask_values")
+"""Kinds of the findings about files that cannot be used."""
+
 MIN_SPLIT_SHIFT = 0.1
 """Train-test difference in the share of a file kind that is reported as a warning."""
 
@@ -253,7 +256,8 @@ def _mask_sizes(data: AuditedSet) -> list[Finding]:
     turned = [(a, b) == (d, c) for a, b, c, d in sizes]
     width, height, image_width, image_height = sizes[0]
     total = len(data) + len(data.faults)
-    parts = [f"{some_of(len(found), total, 'masks', 'differ')} in size from their image"]
+    whose = "its" if len(found) == 1 else "their"
+    parts = [f"{some_of(len(found), total, 'masks', 'differ')} in size from {whose} image"]
     if any(by_one):
         parts.append("all off by one pixel" if all(by_one) else f"{sum(by_one)} off by one pixel")
     if any(turned):

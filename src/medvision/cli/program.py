@@ -466,7 +466,11 @@ def audit(
         typer.Option(metavar="ROOT2", help="test set to compare with ROOT, its training set"),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="default: audit/<name of ROOT>")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="default: audit/<name of ROOT>, with --against audit/<ROOT>-against-<ROOT2>",
+        ),
     ] = None,
     group_pattern: GroupPattern = None,
     mask_suffix: MaskSuffix = "",
@@ -497,7 +501,8 @@ def audit(
             hint="audit the folder they were made from; a training on shards includes the audit",
         )
     started = time.perf_counter()
-    out = out or Path("audit") / (root.expanduser().resolve().name or "root")
+    names = [path.expanduser().resolve().name or "root" for path in roots]
+    out = out or Path("audit") / "-against-".join(names)
     check_out(out, [path.expanduser() for path in roots])
     with progress_bar() as advance:
         advance("read", 0, None)

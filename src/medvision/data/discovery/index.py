@@ -80,6 +80,8 @@ class Index:
         pairing: How images and masks were paired; empty without masks.
         other: How else the folder may be read, with the key that decides; empty if in no way.
         annotators: Masks of each image that has several, by annotator or part.
+        grouping: Where the groups come from: names of tables, ``DICOM_HEADERS``,
+            ``data.group_pattern``; empty without groups.
     """
 
     samples: SampleTable
@@ -89,6 +91,10 @@ class Index:
     pairing: str = ""
     other: str = ""
     annotators: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    grouping: tuple[str, ...] = ()
+
+
+DICOM_HEADERS = "DICOM headers"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,8 +140,8 @@ def index_segmentation(
     """
     root = existing_folder(root, hint=f"check data.root: {SEGMENTATION_LAYOUT}")
     scan = scan_segmentation(root, keys)
-    samples, notes = _index(root, scan, splits, group_pattern, targets="masks", keys=keys)
-    return described(Index(samples=samples, notes=notes), scan)
+    index = _index(root, scan, splits, group_pattern, targets="masks", keys=keys)
+    return described(index, scan)
 
 
 def described(index: Index, scan: Scan) -> Index:
@@ -180,9 +186,9 @@ def index_classification(
     """
     root = existing_folder(root, hint=f"check data.root: {CLASS_LAYOUT}")
     scan = scan_classes(root, keys)
-    samples, notes = _index(root, scan, splits, group_pattern, targets="classes", keys=keys)
-    names = order_classes(root, samples, class_names)
-    return described(Index(samples=samples, class_names=names, notes=notes), scan)
+    index = _index(root, scan, splits, group_pattern, targets="classes", keys=keys)
+    names = order_classes(root, index.samples, class_names)
+    return described(replace(index, class_names=names), scan)
 
 
 def index_listed(
@@ -206,8 +212,7 @@ def index_listed(
     if not is_there(own):
         raise MedvisionError("splits.csv is missing", where=str(root), hint=LISTED_LAYOUT)
     scan = Scan(images=list_images(root)[0], samples=read_splits(own))
-    samples, notes = _index(root, scan, splits, group_pattern, targets="texts")
-    return Index(samples=samples, notes=notes)
+    return _index(root, scan, splits, group_pattern, targets="texts")
 
 
 def existing_folder(root: Path, *, hint: str = "check the path") -> Path:
@@ -380,7 +385,7 @@ def _index(
     *,
     targets: Targets,
     keys: FolderKeys | None = None,
-) -> tuple[SampleTable, list[str]]:
+) -> Index:
     """Return the samples of the csv files, or else of the folders, by path and with notes."""
     keys = keys or FolderKeys()
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
@@ -408,8 +413,11 @@ def _index(
             f"{count_names(lists)} {'are' if len(lists) > 1 else 'is'} not read as a split:"
             " data.splits names a csv with the columns path and split",
         ]
+    grouping = [own.name] if given_groups(samples) else []
     if group_pattern is None:
+        listed = len(given_groups(samples))
         samples, more = group_by_patient(root, samples)
+        grouping += [DICOM_HEADERS] if len(given_groups(samples)) > listed else []
         notes = notes + more
     if splits is not None:
         table = splits.expanduser()
@@ -418,10 +426,12 @@ def _index(
             samples = samples.select(~np.isin(list(samples.paths), without))
         samples, added = keep_splits(table, rows, scan, samples, is_there(own))
         notes = notes + more + added
+        grouping += [table.name] if given_groups(rows) and table.name not in grouping else []
     if group_pattern is not None:
         samples, more = group_by_pattern(samples, group_pattern)
         notes = notes + more
-    return samples.by_path(), notes
+        grouping = ["data.group_pattern", *(grouping if more else [])]
+    return Index(samples=samples.by_path(), notes=notes, grouping=tuple(grouping))
 
 
 def _says_nothing(scan: Scan, targets: Targets) -> bool:

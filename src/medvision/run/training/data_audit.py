@@ -198,6 +198,8 @@ def _audited(data: ImageData) -> AuditedSet:
         properties=data.properties,
         near_duplicates=data.near_duplicates,
         num_classes=len(data.class_names) if data.has_masks else 2,
+        reading=data.reading,
+        grouping=data.index_read.grouping,
     )
 
 
