@@ -88,7 +88,18 @@ def test_a_clean_data_set_ends_with_0(run_here: Run, make_folder: MakeFolder) ->
     assert (code, errors) == (0, "")
     assert "set: segmentation, 6 images, no split given" in output
     assert "each image left" in output
+    assert "groups (patients)  none given" in output
     assert "there is no test split that could leak." in output
+
+
+def test_the_source_and_number_of_groups_are_printed(
+    run_here: Run, make_class_folder: MakeFolder
+) -> None:
+    root = make_class_folder({"a": 2, "b": 2})
+    code, output, _ = run_here(str(root), r"data.group_pattern=a/case_(\d+)")
+    assert code == 0
+    assert "groups (patients)  2 with 2 of 4 images, from data.group_pattern" in output
+    assert "no group (patient" not in output  # the note on the pattern says so
 
 
 def test_two_folders_are_compared_with_each_other(

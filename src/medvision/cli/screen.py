@@ -190,11 +190,12 @@ def _numbers_table(content: Mapping[str, Any]) -> Table:
             where = "images of the second set in the first" if against else "test images in train"
             words += f"; {part['test_images_in_train']} of {sizes['test']} {where}"
         table.add_row(label, words)
-    groups = content["groups"]
+    groups, of_patients = content["groups"], "none given"
     if groups is not None:
         source = f", from {' and '.join(content['grouping'])}" if content["grouping"] else ""
         of = f"{groups['images']} of {counted(content['num_images'], 'image')}"
-        table.add_row("groups (patients)", f"{groups['groups']} with {of}{source}")
+        of_patients = f"{groups['groups']} with {of}{source}"
+    table.add_row("groups (patients)", of_patients)
     table.add_row("conflicts", counted(len(content["label_conflicts"]), "pair"))
     memory = content["memory_baseline"]
     if memory is not None:
