@@ -202,7 +202,8 @@ def test_running_out_of_memory_is_one_line(run: Callable[..., Ended]) -> None:
         allowed = pages * os.sysconf("SC_PAGE_SIZE") + 200 * 2**20
         resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
 
-    ended = run(little, "data.num_workers=0", "model.base_channels=64", "data.image_size=512")
+    big = ("model.base_channels=64", "data.image_size=512", "data.num_images=12")
+    ended = run(little, "data.num_workers=0", *big)
     assert ended.code == 3, ended.err
     assert len(ended.errors) == 1
     assert ended.errors[0].startswith(

@@ -28,12 +28,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -382,7 +379,7 @@ def _verified(seen: _Views, found: _Found, known: _Found, limits: Limits) -> tup
         view = view_of(np.ascontiguousarray(turned), shared=seen.shared[0])
         return _same_or_none(view, seen.view(int(found.first[pair])), limits) is not None
 
-    same = np.array(_in_threads(agree, len(found.first)), bool)
+    same = np.array([agree(pair) for pair in range(len(found.first))], bool)
     others = ~np.isin(known_key, key)
     return found.select(same), known.select(others)
 
@@ -394,11 +391,10 @@ def _changed(seen: _Views) -> tuple[_Found, Limits]:
     ends = np.sort(np.stack([seen.owner[whole], seen.owner[part]]), axis=0)
     coarse = resampled(described, COARSE)
 
-    def match(start: int) -> list[Match]:
-        rows = slice(start * _AT_ONCE, (start + 1) * _AT_ONCE)
-        return aligned(seen.view, coarse, whole[rows], part[rows], query[rows])
-
-    matches = list(chain.from_iterable(_in_threads(match, -(-len(whole) // _AT_ONCE))))
+    matches: list[Match] = []
+    for start in range(0, len(whole), _AT_ONCE):  # threads would only wait for each other
+        rows = slice(start, start + _AT_ONCE)
+        matches += aligned(seen.view, coarse, whole[rows], part[rows], query[rows])
     size = int(seen.owner.max()) + 1 if len(seen.owner) else 0
     # left out: sure copies, and neighbours in the list, as frames of a video are no look-alikes
     sure = np.flatnonzero([is_same(found, STRICT) for found in matches])
@@ -422,19 +418,19 @@ def _changed(seen: _Views) -> tuple[_Found, Limits]:
 
     near = np.array([m.detail >= ORDERED or is_same(m, limits) for m in matches], bool)
     # dark parts that are clipped, or whose noise is amplified, hide that the blocks match
-    rows = np.flatnonzero(near | ((rank == 0) & (query == 0)))
-    rows = rows[np.array(_in_threads(lambda k: confirmed(int(rows[k])), len(rows)), bool)]
-    similarity = [max(matches[row][: len(limits)]) for row in rows]
+    tried = np.flatnonzero(near | ((rank == 0) & (query == 0)))
+    kept = [row for row in tried.tolist() if confirmed(row)]
+    similarity = [max(matches[row][: len(limits)]) for row in kept]
     relation = [
         _INVERTED if QUERIES[query[row]].inverted else _relation(matches[row], trimmed=trimmed[row])
-        for row in rows
+        for row in kept
     ]
     found = _Found(
-        ends[0, rows],
-        ends[1, rows],
+        ends[0, kept],
+        ends[1, kept],
         np.array(similarity, np.float32).clip(0, 1),
         np.array(relation, np.uint8),
-        np.zeros(len(rows), np.uint8),
+        np.zeros(len(kept), np.uint8),
     )
     return found, limits
 
@@ -448,12 +444,6 @@ def _relation(match: Match, *, trimmed: bool) -> int:
     shift = match.pixels[:, 2] + (linear.sum(axis=1) - 1) * (side / 2 - 0.5)
     moved = np.abs(np.linalg.norm(linear, axis=0) - 1).max() > _MOVED
     return _CROPPED if trimmed or moved or np.abs(shift).max() > _MOVED * side else _SAME
-
-
-def _in_threads(work: Callable[[int], Any], count: int) -> list[Any]:
-    """Return the result for each number; OpenCV computes outside of the interpreter's lock."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(pool.map(work, range(count)))
 
 
 @dataclass(frozen=True)
