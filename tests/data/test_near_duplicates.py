@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from medvision.data.discovery.index import index_classification, index_segmentation
+from medvision.data.duplicates import candidates
 from medvision.data.duplicates import search as look_alikes
 from medvision.data.duplicates.search import (
     RELATIONS,
@@ -191,6 +192,35 @@ def test_many_equal_pictures_make_one_group_and_few_pairs() -> None:
     found = search(np.concatenate([noisy.clip(0, 255).astype(np.uint8), pictures(3, seed=9)]))
     assert found.groups.tolist() == [0] * 41 + [1, 2, 3]
     assert len(found.first) <= 16 * 41
+
+
+@pytest.mark.parametrize("most", [10_000, 0], ids=["all at once", "in clusters"])
+def test_the_nearest_are_those_of_a_full_sort(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(candidates, "EXHAUSTIVE", most)
+    monkeypatch.setattr(candidates, "_PROBED", 1)  # every cluster
+    monkeypatch.setattr(candidates, "_BLOCK", 32)
+    vectors = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    parts = [*candidates._nearest(vectors[:150], vectors, everything=False)]
+    one, other, cosine = (np.concatenate(column) for column in zip(*parts, strict=True))
+    expected = set()
+    for row, cosines in enumerate(vectors[:150] @ vectors.T):
+        order = [k for k in np.argsort(-cosines).tolist() if k != row][:3]
+        expected |= {(row, k) for k in order if cosines[k] > candidates._MIN_COSINE}
+    assert set(zip(one.tolist(), other.tolist(), strict=True)) == expected
+    np.testing.assert_allclose(cosine, (vectors[one] * vectors[other]).sum(1), atol=1e-6)
+
+
+def test_copies_are_found_in_a_set_too_large_to_compare_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(candidates, "EXHAUSTIVE", 60)
+    monkeypatch.setattr(candidates, "_PROBED", 0.5)
+    originals = pictures(80)
+    cut = [cv2.resize(picture[3:45, 3:45], (48, 48)) for picture in originals[:6]]
+    toned = 255 * (originals[6:12] / 255) ** 1.6
+    found = search(np.concatenate([originals, cut, toned.astype(np.uint8)]))
+    assert found.groups.tolist() == [*range(80), *range(12)]
 
 
 def test_no_images_have_no_groups() -> None:

@@ -46,6 +46,23 @@ def test_shares_match_the_requested_fractions() -> None:
     assert counts["test"] == pytest.approx(500, abs=75)
 
 
+def test_a_drawn_split_of_less_than_half_its_size_is_noted() -> None:
+    noted = 0
+    for seed in range(40):
+        drawn = draw_split(images(40), seed=seed)
+        counts = Counter(sample.split for sample in drawn.samples)
+        for split in ("val", "test"):
+            note = (
+                f"the draw gave {split} {counts[split]} of 40 images, about 4 were expected;"
+                " another data.split_seed draws again"
+            )
+            assert (note in drawn.notes) == (counts[split] < 2)
+            noted += note in drawn.notes
+    assert 0 < noted < 40
+    small = [note for seed in range(40) for note in draw_split(images(20), seed=seed).notes]
+    assert not [note for note in small if "the draw gave" in note]  # any number is usual
+
+
 def test_another_seed_draws_another_split() -> None:
     assert splits(draw_split(images(100), seed=0).samples) != splits(
         draw_split(images(100), seed=1).samples

@@ -403,5 +403,5 @@ def _closest_centres(vectors: Floats, centres: Floats, most: int) -> NDArray[np.
         if most == 1:
             found[start : start + _BLOCK, 0] = cosines.argmax(axis=1)
         else:
-            found[start : start + _BLOCK] = np.argpartition(-cosines, most, axis=1)[:, :most]
+            found[start : start + _BLOCK] = np.argpartition(-cosines, most - 1, axis=1)[:, :most]
     return found
