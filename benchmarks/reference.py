@@ -819,6 +819,8 @@ def page(
         " standard deviation.",
         "- Training scores are measured during the epoch, with noise, augmentation and dropout.",
         "- Interval: 95 %, bootstrap over the test images, of the score averaged over the seeds.",
+        "- Without near-duplicate in train: as found by the version that trained the run. Later"
+        " versions find more.",
         "- Published: on the merged protocol for brain MRI, whatever the protocol of the row.",
         "- Time: hours of training and validation of one run, on a shared processor core, pauses"
         " included.",
@@ -853,7 +855,8 @@ def _table(entries: Sequence[Mapping[str, Any]]) -> list[str]:
             cells.append(_spread(scores["test/auroc"]) if "test/auroc" in scores else "")
             without = [r["without_near_duplicate"] for r in runs if "without_near_duplicate" in r]
             shown = f"{statistics.mean(w[key] for w in without):.3f}" if without else ""
-            cells.append(f"{shown} ({without[0]['num_images']} images)" if without else "")
+            counts = " to ".join(str(n) for n in sorted({w["num_images"] for w in without}))
+            cells.append(f"{shown} ({counts} images)" if without else "")
             cells += [published, f"{statistics.mean(run['fit_h'] for run in runs):.1f}"]
         else:
             cells += ["open"] + [""] * 5 + [published, ""]
