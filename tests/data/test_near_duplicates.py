@@ -1,19 +1,22 @@
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from medvision.data.discovery.index import index_classification, index_segmentation
-from medvision.data.duplicates import candidates
+from medvision.data.duplicates import alignment, candidates
 from medvision.data.duplicates import search as look_alikes
+from medvision.data.duplicates.alignment import Match, compare
 from medvision.data.duplicates.search import (
     RELATIONS,
     NearDuplicates,
     count_crossing,
     find_near_duplicates,
 )
+from medvision.data.phantoms.brain import draw_brain
 from medvision.data.reading import Reading
 from medvision.data.validation.validate import check_files
 
@@ -214,13 +217,27 @@ def test_the_nearest_are_those_of_a_full_sort(monkeypatch: pytest.MonkeyPatch, m
 def test_copies_are_found_in_a_set_too_large_to_compare_all(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(candidates, "EXHAUSTIVE", 60)
+    measured = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Match:
+        nonlocal measured
+        measured += 1
+        return compare(*args, **kwargs)
+
+    monkeypatch.setattr(alignment, "compare", counted)
     monkeypatch.setattr(candidates, "_PROBED", 0.5)
-    originals = pictures(80)
+    monkeypatch.setattr(look_alikes, "_AT_ONCE", 8)
+    originals = np.stack([draw_brain(k, 0, size_px=48, seed=0) for k in range(80)])
     cut = [cv2.resize(picture[3:45, 3:45], (48, 48)) for picture in originals[:6]]
     toned = 255 * (originals[6:12] / 255) ** 1.6
-    found = search(np.concatenate([originals, cut, toned.astype(np.uint8)]))
-    assert found.groups.tolist() == [*range(80), *range(12)]
+    everything = np.concatenate([originals, cut, toned.astype(np.uint8)])
+    expected = [*range(80), *range(12)]
+    assert search(everything).groups.tolist() == expected
+    in_small_set, measured = measured, 0
+    for module in (candidates, look_alikes):
+        monkeypatch.setattr(module, "EXHAUSTIVE", 60)
+    assert search(everything).groups.tolist() == expected
+    assert measured < 0.5 * in_small_set
 
 
 def test_no_images_have_no_groups() -> None:

@@ -116,6 +116,7 @@ class Match(NamedTuple):
         centre: Agreement in the inner half of what both show, in the better band.
         evidence: Mean weight of the windows, [0, 1]; small if all images share what they agree in.
         pixels: Affine map (2, 3) from pixels of the part to pixels of the whole.
+        blocks: Mean correlation of the blocks that were matched, [0, 1]; 0 if none were.
     """
 
     detail: float
@@ -125,6 +126,7 @@ class Match(NamedTuple):
     centre: float
     evidence: float
     pixels: NDArray[np.float64]
+    blocks: float = 0.0
 
 
 class Limits(NamedTuple):
@@ -223,6 +225,8 @@ def aligned(
     part: Rows,
     query: Rows,
     queries: Sequence[Query] = QUERIES,
+    *,
+    least: float = 0.0,
 ) -> list[Match]:
     """Align pairs of thumbnails, and measure their agreement.
 
@@ -233,6 +237,7 @@ def aligned(
         part: (P,) row of the other, which may be a part of it.
         query: (P,) start of the alignment, an index into ``queries``.
         queries: Starts of an alignment.
+        least: Correlation of the matched blocks below which the agreement is not measured.
     """
     found = [NO_MATCH] * len(whole)
     sign = np.array([-1 if start.inverted else 1 for start in queries], np.float32)[query]
@@ -261,9 +266,11 @@ def aligned(
         rows, pixels = rows[matching > _ALIGNED], pixels[matching > _ALIGNED]
         if not len(rows):
             return found
-    for row, each in zip(rows.tolist(), pixels, strict=True):
-        ends = views[int(whole[row])], views[int(part[row])]
-        found[row] = compare(*ends, each, sign=int(sign[row]))
+    measured = matching[matching > _ALIGNED].tolist()
+    for row, each, blocks in zip(rows.tolist(), pixels, measured, strict=True):
+        if blocks >= least:
+            ends = views[int(whole[row])], views[int(part[row])]
+            found[row] = compare(*ends, each, sign=int(sign[row]))._replace(blocks=blocks)
     return found
 
 

@@ -104,12 +104,14 @@ class Candidates(NamedTuple):
         part: (P,) row of the thumbnail that may be this part.
         query: (P,) index into `QUERIES`.
         rank: (P,) place of the pair among those of either image, the better one, from 0.
+        in_place: (P,) True if the pair is worth comparing without alignment as well.
     """
 
     whole: Rows
     part: Rows
     query: Rows
     rank: Rows
+    in_place: NDArray[np.bool_]
 
 
 def structure(thumbnail: NDArray[np.uint8] | Floats) -> Floats:
@@ -174,7 +176,7 @@ def find_candidates(thumbnails: NDArray[np.uint8], described: Floats, owner: Row
     maps = described.reshape(len(described), _SIDE * _SIDE)
     if len(np.unique(owner)) < 2:
         none = np.empty(0, np.int64)
-        return Candidates(none, none, none, none)
+        return Candidates(none, none, none, none, none.astype(bool))
     few = len(thumbnails) <= FEW
     metric = _metric(thumbnails, maps, between=not few)
     features = _vectors(maps, 0, metric, centred=not few)
@@ -219,7 +221,8 @@ def _best(
         owner: (N,) image that each thumbnail shows.
         most: Pairs kept of each image, of all changes together.
         of_each_change: Keep the nearest one for each change too, if it is clear. Otherwise, of the
-            pairs that are not the best of an image, keep those nearer than nearly all that are.
+            pairs that are not the best of an image, keep those nearer than nearly all that are,
+            and compare no others without alignment.
     """
     ends = np.sort(np.stack([owner[whole], owner[part]]), axis=0)
     key = ends[0] * (int(owner.max()) + 1) + ends[1]
@@ -236,11 +239,14 @@ def _best(
         for side in ends[:, order]:
             _, nearest = np.unique(np.stack([side, query[order]]), axis=1, return_index=True)
             kept[nearest] |= cosine[order][nearest] > _CLEAR
-    elif len(order):
-        kept &= (best == 0) | (cosine[order] > np.quantile(cosine[order][best == 0], _OUTSTANDING))
-    by_row = np.argsort(whole[order[kept]], kind="stable")
-    order, best = order[kept][by_row], best[kept][by_row]
-    return Candidates(whole[order], part[order], query[order], best)
+    in_place = (best == 0) & (query[order] == 0)
+    if len(order) and not of_each_change:
+        outstanding = cosine[order] > np.quantile(cosine[order][best == 0], _OUTSTANDING)
+        kept &= (best == 0) | outstanding
+        in_place &= outstanding
+    by_row = np.flatnonzero(kept)[np.argsort(whole[order[kept]], kind="stable")]
+    order, best, in_place = order[by_row], best[by_row], in_place[by_row]
+    return Candidates(whole[order], part[order], query[order], best, in_place)
 
 
 def _vectors(maps: Floats, number: int, metric: Floats, *, centred: bool) -> Floats:

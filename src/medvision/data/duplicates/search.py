@@ -41,6 +41,7 @@ from scipy.sparse.csgraph import connected_components
 from medvision.data.duplicates.alignment import (
     COARSE,
     IDENTITY,
+    NO_MATCH,
     ORDERED,
     STRICT,
     Limits,
@@ -57,6 +58,7 @@ from medvision.data.duplicates.alignment import (
     view_of,
 )
 from medvision.data.duplicates.candidates import (
+    EXHAUSTIVE,
     QUERIES,
     find_candidates,
     resampled,
@@ -179,6 +181,8 @@ _VERIFIED = 16  # pairs of high correlation verified per image
 _LOOK_ALIKE = 1  # from this rank among the candidates of an image on, most are look-alikes
 _FRAMES = 20  # images before and after one in the list that may be of the same video
 _AT_ONCE = 128  # pairs aligned at once
+_SAMPLED = 10  # of so many batches one is compared in full, in sets above ``EXHAUSTIVE``
+_MOST_OF = 0.75  # of the different pictures; 0.53 in heads, of copies 1 % match so badly
 _VIEWS_KEPT = 2000  # 60 MB
 _CHUNK = 8192
 _MOST = 16  # pairs kept per image with later ones
@@ -387,14 +391,24 @@ def _verified(seen: _Views, found: _Found, known: _Found, limits: Limits) -> tup
 def _changed(seen: _Views) -> tuple[_Found, Limits]:
     """Return near-duplicates among the candidates, and the limits of this set."""
     described = structures(seen.thumbnails)
-    whole, part, query, rank = find_candidates(seen.thumbnails, described, seen.owner)
+    whole, part, query, rank, in_place = find_candidates(seen.thumbnails, described, seen.owner)
     ends = np.sort(np.stack([seen.owner[whole], seen.owner[part]]), axis=0)
     coarse = resampled(described, COARSE)
 
-    matches: list[Match] = []
-    for start in range(0, len(whole), _AT_ONCE):  # threads would only wait for each other
-        rows = slice(start, start + _AT_ONCE)
-        matches += aligned(seen.view, coarse, whole[rows], part[rows], query[rows])
+    matches = [NO_MATCH] * len(whole)
+    starts = np.arange(0, len(whole), _AT_ONCE)
+    large = len(seen.thumbnails) > EXHAUSTIVE
+    in_full = starts % (_SAMPLED * _AT_ONCE) == 0 if large else np.ones(len(starts), bool)
+
+    def measure(starts: Rows, *, least: float = 0.0) -> None:
+        for start in starts.tolist():
+            rows = slice(start, start + _AT_ONCE)
+            pairs = whole[rows], part[rows], query[rows]
+            matches[rows] = aligned(seen.view, coarse, *pairs, least=least)
+
+    measure(starts[in_full])
+    if large:
+        measure(starts[~in_full], least=_usual(matches))
     size = int(seen.owner.max()) + 1 if len(seen.owner) else 0
     # left out: sure copies, and neighbours in the list, as frames of a video are no look-alikes
     sure = np.flatnonzero([is_same(found, STRICT) for found in matches])
@@ -402,6 +416,7 @@ def _changed(seen: _Views) -> tuple[_Found, Limits]:
     position = np.unique(groups, return_index=True)[1][groups]
     between = np.abs(np.diff(position[ends], axis=0)[0])
     apart = (rank >= _LOOK_ALIKE) & (between > max(_FRAMES, 0.02 * size))
+    apart &= np.repeat(in_full, _AT_ONCE)[: len(whole)]
     limits = limits_from([matches[row] for row in np.flatnonzero(apart)])
 
     trimmed = np.maximum(whole, part) >= size
@@ -418,7 +433,7 @@ def _changed(seen: _Views) -> tuple[_Found, Limits]:
 
     near = np.array([m.detail >= ORDERED or is_same(m, limits) for m in matches], bool)
     # dark parts that are clipped, or whose noise is amplified, hide that the blocks match
-    tried = np.flatnonzero(near | ((rank == 0) & (query == 0)))
+    tried = np.flatnonzero(near | in_place)
     kept = [row for row in tried.tolist() if confirmed(row)]
     similarity = [max(matches[row][: len(limits)]) for row in kept]
     relation = [
@@ -433,6 +448,12 @@ def _changed(seen: _Views) -> tuple[_Found, Limits]:
         np.zeros(len(kept), np.uint8),
     )
     return found, limits
+
+
+def _usual(matches: Sequence[Match]) -> float:
+    """Return how well the blocks of most pairs of different pictures can be matched at most."""
+    different = [m.blocks for m in matches if m.blocks and not is_same(m, STRICT)]
+    return float(np.quantile(different, _MOST_OF)) if different else 0.0
 
 
 def _relation(match: Match, *, trimmed: bool) -> int:
@@ -517,7 +538,7 @@ def turned_waves(
     return waves * signs if left_right else waves
 
 
-FORMAT = 5
+FORMAT = 6
 """Version of the search; increment it to invalidate cached results."""
 
 _WORTH_KEEPING = 500  # fewer images are searched as fast as a file is read
