@@ -249,6 +249,15 @@ def test_listed_files_that_are_missing_are_counted_and_named(tmp_path: Path) -> 
         index_segmentation(tmp_path)
 
 
+def test_folders_of_classes_suggest_the_other_task_and_others_do_not(tmp_path: Path) -> None:
+    make(tmp_path / "classes", "cats/a.jpg", "dogs/b.jpg")
+    with pytest.raises(MedvisionError, match="if these are classes, use experiment=classification"):
+        index_segmentation(tmp_path / "classes")
+    make(tmp_path / "one", "photos/a.jpg", "notes/read.txt")
+    with pytest.raises(MedvisionError, match="has notes, photos$|has photos, notes$"):
+        index_segmentation(tmp_path / "one")
+
+
 def test_listed_images_without_a_mask_are_an_error(tmp_path: Path) -> None:
     make(pairs(tmp_path, "a"), "other/b.jpg")
     table(tmp_path / "splits.csv", "path", "images/a.jpg", "other/b.jpg")

@@ -204,8 +204,9 @@ SPOILT = {
     "mask missing": (
         lambda f: f.mask().unlink(),
         "no mask for 1 of 24 images: images/c03.png (ROOT/masks); a mask needs the file name of"
-        " its image, without suffix: add the masks, or remove the images; for other names set"
-        " data.mask_suffix, or data.mask_pattern and data.mask_template",
+        " its image, without suffix: add the masks, or leave these images out with"
+        " data.on_error=skip; for other names set data.mask_suffix, or data.mask_pattern and"
+        " data.mask_template",
     ),
     "link to itself": (
         link("images/c03.png"),

@@ -274,8 +274,10 @@ def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
 
 
 def _layout_hint(root: Path) -> str:
-    inside = [folder.name for folder in subfolders(root)]
-    there = f"; the folder has {count_names(inside)}" if inside else ""
+    inside = list(subfolders(root))
+    there = f"; the folder has {count_names([folder.name for folder in inside])}" if inside else ""
+    if sum(bool(list_images(folder)[0]) for folder in inside) > 1:
+        there += "; if these are classes, use experiment=classification"
     return f"{SEGMENTATION_LAYOUT}, or set data.images and data.masks{there}"
 
 
@@ -668,13 +670,14 @@ def _pair(scan: Scan, place: _Place, keys: FolderKeys) -> SampleTable:
         if keys.names_masks and masks:
             other = min(mask_of.values(), default=masks[0])
             what += f"; {looked_for}.* was looked for, and there is {other}"
+        leave = "leave these images out with data.on_error=skip" if paired else "remove the images"
         scan.problem(
             what,
             place.where,
             _suffix_hint(place.image_stems[:5], mask_of)
             or "a mask needs the file name of its image, without suffix: add the"
-            " masks, or remove the images; for other names set data.mask_suffix, or"
-            " data.mask_pattern and data.mask_template",
+            f" masks, or {leave}; for other names set data.mask_suffix, or data.mask_pattern and"
+            " data.mask_template",
         )
     if mask_of and place.masks is not None and place.images:
         left = [name for stem, file in mask_of.items() for name in same_masks.get(stem, [file])]
