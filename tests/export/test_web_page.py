@@ -113,6 +113,7 @@ def files_of(page: Any, paths: list[Path]) -> Any:
 
 
 def downloaded_mask(page: Any, card: Any, folder: Path) -> NDArray[np.uint8]:
+    page.wait_for_timeout(400)  # Chromium blocks a page that saves ten files at once
     with page.expect_download() as waiting:
         card.get_by_role("button", name="Download mask").click()
     path = folder / waiting.value.suggested_filename
