@@ -170,7 +170,7 @@ def test_a_script_trains_evaluates_compares_and_predicts(
     again = medvision.evaluate(runs[0], out=tmp_path / "again")
     assert again["metrics"]["test/auroc"] == summary["metrics"]["test/auroc"]
     compared = medvision.compare(runs, out=tmp_path / "compared")
-    assert [group.size for group in compared.groups] == [2]
+    assert [group.size for group in compared.groups] == ["2 seeds"]
     config = torch.load(runs[0] / "checkpoints" / "best.ckpt", weights_only=True)["medvision"]
     network = SimpleCNN(**config["model"]["arguments"])
     own = ClassificationTask.load_from_checkpoint(
@@ -180,5 +180,5 @@ def test_a_script_trains_evaluates_compares_and_predicts(
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     with torch.no_grad():
         probability = own.eval()(torch.from_numpy(pixels)[None, None]).sigmoid().item()
-    found = model.predict(pixels).probabilities["PNEUMONIA"]
+    found = model.predict(pixels).probability["PNEUMONIA"]
     assert found == pytest.approx(probability, abs=2e-2)

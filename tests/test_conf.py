@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from medvision.data import ImageData
+from medvision.errors import MedvisionError
 from medvision.run.config.schema import check_config, check_targets
 from medvision.run.config.store import CONF, groups, help_text, options, run_name
 from medvision.run.training.build import build
@@ -257,6 +258,14 @@ def test_every_experiment_runs_with_every_model_of_its_task(
         if of_pixels != (cfg.task._target_ == "medvision.tasks.SegmentationTask"):
             continue
         parts = {key: build(cfg[key]) for key in ("loss", "optimizer", "scheduler")}
+        if cfg.task.get("backbone_lr_factor", 1.0) != 1.0 and model in (
+            "unet",
+            "unet_small",
+            "monai",
+        ):
+            with pytest.raises(MedvisionError, match=r"has no backbone .* leave it at 1\.0"):
+                build(cfg.task, model=network, **parts)
+            cfg.task.backbone_lr_factor = 1.0
         task: Task = build(cfg.task, model=network, **parts)
         target = torch.ones((2, 64, 64) if of_pixels else 2, dtype=torch.uint8)
         assert torch.isfinite(task.loss(task(images), target))

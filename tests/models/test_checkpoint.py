@@ -80,6 +80,7 @@ PARAMETERS = {
     "unet_small": 1_942_577,
     "smp_unet": 24_436_369,
     "smp_unet_lite0": 5_198_161,
+    "smp_fpn_lite0": 3_092_705,
     "monai": 1_979_009,  # MONAI's BasicUNet
     "simple_cnn": 4_788_289,
     "alexnet": 57_007_937,

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -43,10 +44,13 @@ COMMANDS = {
 
 def medvision(*arguments: str) -> Callable[[], int]:
     def run() -> int:
-        os.environ["MEDVISION_STATE_DIR"] = str(Path("state").absolute())
-        os.environ["MEDVISION_CACHE_DIR"] = str(Path("cache").absolute())
-        sys.argv = ["medvision", *arguments]
-        return _code()
+        own = {
+            f"MEDVISION_{name.upper()}_DIR": str(Path(name).absolute())
+            for name in ("state", "cache")
+        }
+        argv = ["medvision", *arguments]
+        with mock.patch.dict(os.environ, own), mock.patch.object(sys, "argv", argv):
+            return _code()
 
     return run
 

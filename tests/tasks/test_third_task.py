@@ -125,7 +125,7 @@ class BoneAgeEvaluation(Evaluation):
             for row, ages, own in zip(seen.index, seen.logits, error)
         ]
         write_table(self.folder / f"predictions_{stage}.csv", rows)
-        ends = mean_interval(error, groups=self.data.groups_of(rows))
+        ends = mean_interval(error, groups=self.data.groups_of(rows), upper=20)  # years
         return {**logged, f"{stage}/mae_ci95": list(ends)}
 
     def details(self):
