@@ -79,7 +79,7 @@ KINDS = [pipe, device, bound_socket, nothing]
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
 def special(request: pytest.FixtureRequest) -> Callable[[Path], Path]:
-    """Put a special file in the place of a file; from then on nothing may wait."""
+    """Replace a file with a special file; nothing may block afterwards."""
 
     def put(path: Path) -> Path:
         path.unlink(missing_ok=True)

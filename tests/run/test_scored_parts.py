@@ -112,15 +112,15 @@ def test_patients_subgroups_and_a_part_of_the_test_images(
         "trainer.limit_test_batches=2",
         "audit=skip",
     )
-    told = "only 8 of 12 test images are scored (trainer.limit_test_batches)"
+    note = "only 8 of 12 test images are scored (trainer.limit_test_batches)"
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert next(line for line in printed if line.startswith("note: ")).startswith(f"note: {told}")
+    assert next(line for line in printed if line.startswith("note: ")).startswith(f"note: {note}")
     summary = json.loads((run / "summary.json").read_text())
-    assert summary["warnings"][0].startswith(told)
+    assert summary["warnings"][0].startswith(note)
     assert summary["scored"]["test"]["num_images"] == 8
     page = (run / "report.html").read_text()
     warnings = page[page.index('<section id="warnings"') :]
-    assert told in warnings
+    assert note in warnings
     assert "not audited (audit=skip)" in page
 
     rows = [*csv.DictReader((run / "predictions_test.csv").read_text().splitlines())]

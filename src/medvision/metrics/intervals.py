@@ -102,7 +102,8 @@ def mean_interval(
     bottom, top = -math.inf if lower is None else lower, math.inf if upper is None else upper
     if not ((x >= bottom - 1e-9) & (x <= top + 1e-9) & np.isfinite(x)).all():
         raise ValueError(
-            f"expected finite values in [{bottom:g}, {top:g}] or NaN, got {x.min()} to {x.max()}"
+            f"expected finite values in [{bottom:g}, {top:g}] or NaN, got {x.min()} to {x.max()};"
+            " set lower and upper to the range of the score"
         )
     group = group_numbers(group[known], len(x))
     num_groups = len(np.unique(group))

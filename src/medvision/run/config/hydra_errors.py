@@ -153,7 +153,7 @@ def _quoted(value: str) -> str:
 
 
 def _list_of_texts(value: str) -> list[str] | None:
-    """Read a text such as ``[gutartig, bösartig]``; None if it is no list, or of something else."""
+    """Read a text such as ``[gutartig, bösartig]``; None if it is not a list of texts."""
     if not (value.startswith("[") and value.endswith("]")):
         return None
     try:
