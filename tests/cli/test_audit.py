@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, copytree
 
 import cv2
 import numpy as np
@@ -74,6 +74,25 @@ def test_a_leaking_data_set_ends_with_1_and_is_unchanged(run_here: Run, leaky: P
     page = Path("audit/set/audit.html").read_text()
     assert page.count("data:image/jpeg") >= 3
     assert "test/dog/case_00.bmp" in page.replace("<wbr>", "")
+
+
+def test_the_audit_of_another_set_of_the_same_name_is_kept(
+    run_here: Run, make_class_folder: MakeFolder, tmp_path: Path
+) -> None:
+    first = make_class_folder({"cat": 4, "dog": 4}, size_px=(64, 64))
+    second = tmp_path / "other" / first.name
+    copytree(first, second)
+    assert run_here(str(first))[0] == 0
+    before = Path("audit/set/audit.json").read_bytes()
+    code, _, errors = run_here(str(second))
+    assert (code, errors) == (
+        2,
+        f"error: contains the audit of another data set: {first} (audit/set); give a new folder"
+        " with --out, or delete this one\n",
+    )
+    assert Path("audit/set/audit.json").read_bytes() == before
+    assert run_here(f"{first}/../{first.name}")[0] == 0  # the same set again
+    assert run_here(str(second), "--out", "audit/set")[0] == 0
 
 
 def test_80_columns_are_enough(run_here: Run, leaky: Path, monkeypatch: pytest.MonkeyPatch) -> None:

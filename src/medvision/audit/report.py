@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -229,8 +230,14 @@ def _picture(data: AuditedSet, row: int, *, contours: bool) -> NDArray[np.uint8]
     return canvas
 
 
-def check_out(out: Path, roots: Sequence[Path]) -> None:
+def check_out(out: Path, roots: Sequence[Path], *, audited: Sequence[Path] | None = None) -> None:
     """Reject a folder inside the data, or one that contains anything but an earlier audit.
+
+    Args:
+        out: Output folder.
+        roots: Folders of the data set, as given by the user.
+        audited: Folders that ``audit.json`` will name; an earlier audit of others is rejected.
+            None accepts any earlier audit.
 
     Raises:
         MedvisionError: If it cannot be used.
@@ -250,9 +257,21 @@ def check_out(out: Path, roots: Sequence[Path]) -> None:
         raise MedvisionError(
             "expected a folder, got a file", where=str(out), hint="give a new folder with --out"
         )
-    if any(out.iterdir()) and not _is_audit(out):
+    stored = _stored_audit(out)
+    if stored is None:
+        if any(out.iterdir()):
+            raise MedvisionError(
+                "exists and is not empty", where=str(out), hint="give a new folder with --out"
+            )
+        return
+    if audited is None:
+        return
+    others = [Path(str(root)) for root in stored.get("roots", ())]
+    if [path.resolve() for path in others] != [path.resolve() for path in audited]:
         raise MedvisionError(
-            "exists and is not empty", where=str(out), hint="give a new folder with --out"
+            f"contains the audit of another data set: {', '.join(map(str, others))}",
+            where=str(out),
+            hint="give a new folder with --out, or delete this one",
         )
 
 
@@ -287,9 +306,10 @@ def write_audit(audit: Audit, out: Path) -> list[Path]:
     return list(files)
 
 
-def _is_audit(folder: Path) -> bool:
+def _stored_audit(folder: Path) -> dict[str, Any] | None:
     try:
         stored = json.loads(read_regular(folder / "audit.json"))
     except (OSError, ValueError):  # no audit or no JSON: an unrelated folder
-        return False
-    return isinstance(stored, dict) and {"near_duplicates", "findings"} <= stored.keys()
+        return None
+    is_audit = isinstance(stored, dict) and {"near_duplicates", "findings"} <= stored.keys()
+    return stored if is_audit else None

@@ -484,7 +484,7 @@ def audit(
     from medvision.cli.screen import AUDIT_OPTIONS, options_in_errors, print_audit
     from medvision.console import print_line, progress_bar
     from medvision.data.discovery.description import reading_lines
-    from medvision.data.discovery.keys import parse_keys
+    from medvision.data.discovery.keys import anchored, parse_keys
 
     given = parse_keys(
         keys or [],
@@ -502,8 +502,11 @@ def audit(
         )
     started = time.perf_counter()
     names = [path.expanduser().resolve().name or "root" for path in roots]
-    out = out or Path("audit") / "-against-".join(names)
-    check_out(out, [path.expanduser() for path in roots])
+    audited = None
+    if out is None:  # named after the folders: others may have the same names
+        out = Path("audit") / "-against-".join(names)
+        audited = [anchored(path, given.folder)[0] or path for path in roots]
+    check_out(out, [path.expanduser() for path in roots], audited=audited)
     with progress_bar() as advance:
         advance("read", 0, None)
         with options_in_errors(AUDIT_OPTIONS):
