@@ -299,6 +299,28 @@ def test_keys_of_the_own_folder_do_not_stop_the_measurement_of_another(
         choose_target(stored, other, None, {"mask_suffix": None, "group_pattern": "(HOSP1_.)"})
 
 
+def test_what_the_run_excludes_is_excluded_from_another_set_with_a_note(
+    folder_run: tuple[Path, Path], make_folder: MakeFolder
+) -> None:
+    run, _ = folder_run
+    other = make_folder(4, name="elsewhere", size_px=(50, 30))
+    excluded = sorted(path.name for path in (other / "images").iterdir())[0]
+    config = (run / "config.yaml").read_text()
+    config = re.sub(r"^  exclude: .*$", f"  exclude: '*/{excluded}'", config, flags=re.MULTILINE)
+    (run / "config.yaml").write_text(config)
+    stored = StoredRun.read(run)
+    data = choose_target(stored, other, None).data
+    assert len(data.tables["test"]) == 3
+    (note,) = [note for note in data.notes if "exclude" in note]
+    assert note == (
+        f"data.exclude of the run is used for this data set too (*/{excluded}); set"
+        " data.exclude=null to include these files"
+    )
+    data = choose_target(stored, other, None, {"exclude": None}).data
+    assert len(data.tables["test"]) == 4
+    assert not [note for note in data.notes if "exclude" in note]
+
+
 @pytest.mark.slow
 def test_training_images_under_other_names_are_found_in_another_set(
     folder_run: tuple[Path, Path],

@@ -205,8 +205,9 @@ _NAMES_MASKS = ("mask_suffix", "mask_pattern", "mask_template", "annotator", "ma
 def _gathered(cfg: DictConfig, root: str, keys: dict[str, Any]) -> ImageData:
     """Open another data set and list its images.
 
-    A ``group_pattern`` of the run that does not fit its names is left out with a note; keys that
-    name the masks are kept, and the error says how to leave them out.
+    A ``group_pattern`` of the run that does not fit its names is left out with a note, and another
+    says that ``exclude`` of the run applies; keys that name the masks are kept, and the error says
+    how to leave them out.
     """
     data = _open_at(cfg, root, keys)
     try:
@@ -228,6 +229,13 @@ def _gathered(cfg: DictConfig, root: str, keys: dict[str, Any]) -> ImageData:
             hint = f"{fault.hint}; {advice}" if fault.hint else advice
             raise MedvisionError(fault.what, where=fault.where, hint=hint) from fault
         raise
+    globs = cfg.data.get("exclude")
+    if globs and "exclude" not in keys:
+        globs = globs if isinstance(globs, str) else ", ".join(globs)
+        data.notes.append(
+            f"data.exclude of the run is used for this data set too ({globs}); set"
+            " data.exclude=null to include these files"
+        )
     return data
 
 
