@@ -229,6 +229,12 @@ def test_the_guide_lists_the_names_of_the_columns() -> None:
         assert f"| {kind} | {', '.join(f'`{name}`' for name in names)} |" in page
 
 
+def test_the_guide_lists_the_layouts() -> None:
+    page = (Path(__file__).parents[2] / "docs/guides/layouts.md").read_text(encoding="utf-8")
+    rows = "\n".join(layout.guide_row(name) for name, layout in LAYOUTS.items())
+    assert rows in page, f"the table should be\n{rows}"
+
+
 def test_suggested_keys_are_quoted_for_the_shell(tmp_path: Path) -> None:
     assert data_keys(images="a b", masks="*/GT") == "'data.images=a b' 'data.masks=*/GT'"
     noise = np.random.default_rng(0)

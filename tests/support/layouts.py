@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -56,6 +57,32 @@ class Layout:
             root.mkdir(parents=True, exist_ok=True)
             np.savez(root / name, **_arrays())
         return root
+
+    def guide_row(self, name: str) -> str:
+        """Row of the table in docs/guides/layouts.md."""
+        read = f"{self.task}, {self.count} images"
+        if self.splits:
+            counted = ", ".join(f"{split} {count}" for split, count in self.splits.items())
+            read += f", splits {counted}"
+        usual = "refused: needs a key" if self.refused else "read"
+        usual = "read as classes" if self.keys and not self.refused else usual
+        files = "<br>".join(f"`{line}`" for line in self.outline())
+        keys = " ".join(f"`{key}`" for key in self.keys)
+        return f"| {name} | {files} | {read} | {usual} | {keys} |"
+
+    def outline(self, *, max_lines: int = 6) -> list[str]:
+        """Files in a few lines: the first of each series that differs in numbers only."""
+        series: dict[str, list[str]] = {}
+        for text in (*self.files, *self.arrays):
+            file, _, content = text.partition("=")
+            file = file.partition(":")[0]
+            header = content.partition("\n")[0].replace("\t", " ")
+            shown = f"{file}: {header}" if file.endswith(("csv", "tsv")) else file
+            series.setdefault(re.sub(r"\d+", "0", file), []).append(shown)
+        lines = [f"{files[0]} ..." if len(files) > 1 else files[0] for files in series.values()]
+        if len(lines) > max_lines:
+            lines[max_lines - 1 :] = ["..."]
+        return lines
 
 
 def _arrays() -> dict[str, NDArray[np.uint8]]:
@@ -162,6 +189,17 @@ LAYOUTS: dict[str, Layout] = {
             "centre2/masks/{n}.png:mask",
             count=6,
         ),
+        count=12,
+    ),
+    "two centres with names": Layout(
+        files=each(
+            "berlin/images/{n}.png",
+            "berlin/masks/{n}.png:mask",
+            "tokyo/images/{n}.png",
+            "tokyo/masks/{n}.png:mask",
+            count=6,
+        ),
+        keys=("data.task=segmentation",),
         count=12,
     ),
     "splits above": Layout(
