@@ -97,11 +97,16 @@ class Task:
 _BFLOAT16 = ("--base", "16", "--policy", "mixed_bfloat16", "--cache")
 CANDIDATES = {
     "medvision": Candidate(title="medvision"),
+    "smp_fpn": Candidate(
+        title="Lightning and smp, FPN",
+        script="quality_lightning.py",
+        arguments=("--way", "smp_fpn"),
+    ),
     "smp": Candidate(
-        title="Lightning and smp", script="quality_lightning.py", arguments=("--way", "smp")
+        title="Lightning and smp, U-Net", script="quality_lightning.py", arguments=("--way", "smp")
     ),
     "smp_augmented": Candidate(
-        title="Lightning and smp, augmented",
+        title="Lightning and smp, U-Net, augmented",
         script="quality_lightning.py",
         arguments=("--way", "smp_augmented"),
         extra=True,
@@ -142,7 +147,7 @@ TASKS = {
         experiment="polyp_quick",
         size=256,
         score="dice",
-        candidates=("medvision", "smp", "smp_augmented", "fastai", "fastai_one_cycle"),
+        candidates=("medvision", "smp_fpn", "smp", "smp_augmented", "fastai", "fastai_one_cycle"),
     ),
     "polyps_scratch": Task(
         title="Polyps, U-Net from scratch",

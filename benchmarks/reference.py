@@ -628,11 +628,13 @@ def draw_figures(
     figures: dict[int, list[tuple[str, str]]] = {}
     with mpl.rc_context(STYLE):
         for row in ROW_TITLES:
-            groups = [_drawn(entry, settings) for entry in entries if entry["row"] == row]
+            own = [entry for entry in entries if entry["row"] == row]
+            several = len({entry["protocol"] for entry in own}) > 1
+            groups = [_drawn(entry, settings, with_protocol=several) for entry in own]
             groups = [group for group in groups if group.histories]
             if not groups:
                 continue
-            metric = next(entry["metric"] for entry in entries if entry["row"] == row)
+            metric = own[0]["metric"]
             label = METRIC_LABELS[metric]
             drawn = {
                 "curves": draw_validation(groups, metric=metric, label=label, mark=""),
@@ -651,8 +653,8 @@ def draw_figures(
     return figures
 
 
-def _drawn(entry: Mapping[str, Any], settings: Settings) -> Drawn:
-    """Curves of the finished runs of an entry."""
+def _drawn(entry: Mapping[str, Any], settings: Settings, *, with_protocol: bool) -> Drawn:
+    """Curves of the finished runs of an entry; the protocol comes first, as long names are cut."""
     runs = entry["runs"]
     folders = [settings.results(run["run"]) for run in runs]
     histories = [
@@ -663,8 +665,9 @@ def _drawn(entry: Mapping[str, Any], settings: Settings) -> Drawn:
         for folder in folders
     ]
     classified = runs and "confusion" in runs[0]
+    name = f"{entry['title']}{_variant(entry)}"
     return Drawn(
-        name=f"{entry['title']}{_variant(entry)}, {entry['protocol']}",
+        name=f"{entry['protocol']}: {name}" if with_protocol else name,
         size=f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}",
         has_spread=len(runs) > 1,
         auroc=_spread(entry["scores"]["test/auroc"]) if classified else "",

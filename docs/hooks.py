@@ -56,7 +56,7 @@ HYDRA_KEYS = {
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the generated pages."""
+    """Add the generated pages, and the figures of the benchmarks."""
     pages: dict[str, Callable[[], str]] = {
         "manual/commands.md": commands_page,
         "manual/config.md": config_page,
@@ -67,6 +67,8 @@ def on_files(files: Files, config: Any) -> Files:
     }
     for path, write in pages.items():
         files.append(File.generated(config, path, content=write()))
+    for figure in sorted((ROOT / "benchmarks").glob("*.png")):
+        files.append(File.generated(config, figure.name, abs_src_path=str(figure)))
     return files
 
 

@@ -1,16 +1,17 @@
 """Plain Lightning loops as the documentation of the libraries shows them, in float32.
 
-    --way smp              segmentation-models-pytorch, examples/binary_segmentation_intro.ipynb
-    --way smp_augmented    the same with the augmentation of its CamVid example
+    --way smp_fpn          segmentation-models-pytorch, examples/binary_segmentation_intro.ipynb
+    --way smp              the same with a U-Net
+    --way smp_augmented    a U-Net with the augmentation of the CamVid example
     --way tuned            timm, every layer is trained
     --way frozen           timm, features of the frozen network, a linear classifier is trained
 
 smp: https://github.com/qubvel-org/segmentation_models.pytorch, examples/
 binary_segmentation_intro.ipynb and camvid_segmentation_multiclass.ipynb: Dice loss, Adam 2e-4,
 cosine down to 1e-5 over all steps, batches of 16, images of 256 px, validation after each epoch
-with the IoU of its `get_stats`, weights of the last epoch. The network is its U-Net (the example
-has FPN). Pixels are divided by 255, as in examples/binary_segmentation_intro_cpu.py: mean and std
-of the encoder are meant for [0, 1].
+with the IoU of its `get_stats`, weights of the last epoch. The example has FPN. Pixels are divided
+by 255, as in examples/binary_segmentation_intro_cpu.py: mean and std of the encoder are meant for
+[0, 1].
 
 Lightning: https://lightning.ai/docs/pytorch/stable/advanced/transfer_learning.html (`frozen` is
 its ImagenetTransferLearning) and the LightningModule, transforms, batches of 8 and Adam 1e-3 of
@@ -109,7 +110,11 @@ def smp_module(given, steps):
         def __init__(self):
             super().__init__()
             self.model = smp.create_model(
-                "Unet", encoder_name=name, encoder_weights=None, in_channels=3, classes=1
+                "FPN" if given.way == "smp_fpn" else "Unet",
+                encoder_name=name,
+                encoder_weights=None,
+                in_channels=3,
+                classes=1,
             )
             load_encoder(self.model.encoder.model, given.weights)
             params = smp.encoders.get_preprocessing_params(name)

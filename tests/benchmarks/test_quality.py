@@ -104,9 +104,9 @@ def test_table_shows_median_and_range_of_the_seeds_in_order_of_time() -> None:
 
     assert [line.split("|")[1:8] for line in lines[2:]] == [
         [" medvision ", " as shipped ", " 2 ", " 0 ", " 1 ", " 1.0 ", " 0.910 "],
-        [" Lightning and smp ", " one epoch ", " 2 ", " 0 ", " 1 ", " 1.0 ", " 0.500 "],
+        [" Lightning and smp, U-Net ", " one epoch ", " 2 ", " 0 ", " 1 ", " 1.0 ", " 0.500 "],
         [
-            " Lightning and smp ",
+            " Lightning and smp, U-Net ",
             " 12 ",
             " 2 ",
             " 0, 1, 2 ",

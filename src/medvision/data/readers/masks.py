@@ -192,7 +192,7 @@ def _foreground(values: NDArray[Any], full: int, picture: Picture) -> NDArray[np
             hint="use 0/1 or 0/255; for class indices set data.class_names"
             + (f", and data.ignore_index={full} if those pixels are left out" if indices else ""),
         )
-    return (values > half).astype(np.uint8)
+    return (values > half).view(np.uint8)
 
 
 def _histogram(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
