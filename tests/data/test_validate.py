@@ -114,8 +114,7 @@ def test_skipped_files_are_reported_with_their_reasons(root: Path) -> None:
     assert foreground(result) == [0, 0.25, 0.75, 1]
     assert result.skipped == [("images/2.png", "images/2.png: the file is empty")]
     assert result.notes == [
-        "SKIPPED 1 of 5 images (1 without a split) because of data.on_error=skip:"
-        " images/2.png: the file is empty"
+        "SKIPPED 1 of 5 images because of data.on_error=skip: images/2.png: the file is empty"
     ]
 
 

@@ -113,14 +113,16 @@ def _skip_notes(root: Path, total: int, faults: Faults, *, with_class: bool) -> 
     """Report the number of omitted samples by split and class, with the reasons."""
     if not faults:
         return []
+    with_split = any(sample.split for sample, _ in faults)
     by_place = Counter(
-        (f"in {s.split}" if s.split else "without a split")
+        ((f" in {s.split}" if s.split else " without a split") if with_split else "")
         + (f" of class {s.target}" if with_class else "")
         for s, _ in faults
     )
-    places = ", ".join(f"{count} {name}" for name, count in sorted(by_place.items()))
+    places = ", ".join(f"{count}{name}" for name, count in sorted(by_place.items()))
+    places = f" ({places})" if with_split or with_class else ""
     notes = [
-        f"SKIPPED {len(faults)} of {total} images ({places}) because of data.on_error=skip:"
+        f"SKIPPED {len(faults)} of {total} images{places} because of data.on_error=skip:"
         f" {count_names([reason(root, fault) for _, fault in faults])}"
     ]
     held_out = sum(sample.split in ("val", "test") for sample, _ in faults)
