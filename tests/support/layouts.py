@@ -64,11 +64,10 @@ class Layout:
         if self.splits:
             counted = ", ".join(f"{split} {count}" for split, count in self.splits.items())
             read += f", splits {counted}"
-        usual = "refused: needs a key" if self.refused else "read"
-        usual = "read as classes" if self.keys and not self.refused else usual
         files = "<br>".join(f"`{line}`" for line in self.outline())
-        keys = " ".join(f"`{key}`" for key in self.keys)
-        return f"| {name} | {files} | {read} | {usual} | {keys} |"
+        keys = "<br>".join(f"`{key}`" for key in self.keys)
+        keys += "<br>read as classes without it" if self.keys and not self.refused else ""
+        return f"| {name} | {files} | {read} | {keys} |"
 
     def outline(self, *, max_lines: int = 6) -> list[str]:
         """Files in a few lines: the first of each series that differs in numbers only."""
