@@ -93,6 +93,9 @@ def test_the_audit_of_another_set_of_the_same_name_is_kept(
     assert Path("audit/set/audit.json").read_bytes() == before
     assert run_here(f"{first}/../{first.name}")[0] == 0  # the same set again
     assert run_here(str(second), "--out", "audit/set")[0] == 0
+    unnamed = json.loads(before) | {"roots": None}  # not known whose it is
+    Path("audit/set/audit.json").write_text(json.dumps(unnamed))
+    assert run_here(str(first))[0] == 0
 
 
 def test_80_columns_are_enough(run_here: Run, leaky: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -264,9 +264,10 @@ def check_out(out: Path, roots: Sequence[Path], *, audited: Sequence[Path] | Non
                 "exists and is not empty", where=str(out), hint="give a new folder with --out"
             )
         return
-    if audited is None:
+    named = stored.get("roots")
+    if audited is None or not isinstance(named, list):
         return
-    others = [Path(str(root)) for root in stored.get("roots", ())]
+    others = [Path(str(root)) for root in named]
     if [path.resolve() for path in others] != [path.resolve() for path in audited]:
         raise MedvisionError(
             f"contains the audit of another data set: {', '.join(map(str, others))}",
