@@ -263,6 +263,26 @@ def test_tables_give_mean_deviation_interval_and_open_seeds(settings: Any) -> No
     assert first == (text, (settings.docs / "reference.json").read_text())
 
 
+def test_legends_begin_with_the_protocol_where_a_row_has_several(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names: dict[str, list[str]] = {}
+
+    def draw(groups: Any, **words: Any) -> None:
+        names.setdefault(groups[0].name, [group.name for group in groups])
+
+    monkeypatch.setattr(reference, "draw_rocs", draw)
+    monkeypatch.setattr(reference, "draw_validation", draw)
+    for run in ("1_cnn_0", "1_alexnet_0", "3_cnn_grouped_0", "3_cnn_official_0"):
+        _result(settings, run, _summary())
+    reference.write_tables(settings)
+    first, third = names.values()
+    assert first == ["Simple CNN, 150 px", "AlexNet, 224 px"]
+    assert third == [
+        f"{protocol}: Simple CNN, 150 px, without noise" for protocol in ("grouped", "official")
+    ]
+
+
 def test_the_roc_is_that_of_the_second_of_two_classes_or_the_mean_over_classes(
     tmp_path: Path,
 ) -> None:
