@@ -177,9 +177,22 @@ def test_groups_that_a_given_split_divides_are_counted(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (
-            b"image,MEL,NV\n0.png,1,0\n",
+            b"image,MEL,age\n0.png,1,50\n",
             "and none of the columns of labels.csv holds the class or the mask of the images:"
-            " image, MEL, NV (ROOT/labels.csv); a column of classes is called target, label, ",
+            " image, MEL, age (ROOT/labels.csv); a column of classes is called target, label, ",
+        ),
+        (
+            b"image,MEL,NV\n0.png,1,0\n1.png,1,1\n",
+            "and line 3 of labels.csv does not mark exactly one class with 1 (ROOT/labels.csv);"
+            " keep the images of one class each, or add a column class",
+        ),
+        (
+            b"image,MEL,NV\n0.png,0,0\n1.png,0,1\n",
+            "and line 2 of labels.csv does not mark exactly one class with 1 (ROOT/labels.csv)",
+        ),
+        (
+            b"image,is_train,is_test\n0.png,0,1\n1.png,1,0\n",
+            "and none of the columns of labels.csv holds the class or the mask of the images:",
         ),
         (
             b"Image Index;Befund\n0.png;a\n",
@@ -212,6 +225,86 @@ def test_other_tables_do_not_hide_folders_of_classes(tmp_path: Path) -> None:
     (tmp_path / "results.csv").write_text("epoch,loss\n1,2\n")
     assert choose_task(tmp_path).task == "classification"
     assert index_classification(tmp_path).class_names == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["GroundTruth.csv", "splits.csv"])
+def test_columns_of_0_and_1_are_classes(tmp_path: Path, name: str) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        (tmp_path / "images" / f"{number}.png").touch()
+    rows = ["0,0.0,1.0,0.0,p0", "1,1.0,0.0,0.0,p0", "2,1,0,0,p1"]
+    (tmp_path / name).write_text("\n".join(["image,MEL,Nævus,UNK,patient", *rows]))
+    (tmp_path / "Metadata.csv").write_text("image,age\n0,50\n1,60\n2,70\n")
+    index = index_classification(tmp_path)
+    assert choose_task(tmp_path).task == "classification"
+    assert list(index.samples.targets) == ["Nævus", "MEL", "MEL"]
+    assert list(index.samples.groups) == ["p0", "p0", "p1"]
+    assert index.class_names == ["MEL", "Nævus"]
+
+
+def test_columns_of_0_and_1_do_not_replace_folders_of_classes(tmp_path: Path) -> None:
+    for name in ("a/0.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    for table in ("notes.csv", "splits.csv"):
+        (tmp_path / table).write_text("path,blurred,sharp\na/0.png,0,1\nb/1.png,1,0\n")
+        assert list(index_classification(tmp_path).samples.targets) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("own", "remedy"),
+    [
+        (None, "rename it to splits.csv"),
+        (
+            "path,split\na/0.png,train\na/1.png,test\nb/2.png,train\n",
+            "add the column to splits.csv",
+        ),
+    ],
+)
+def test_groups_in_a_table_that_is_not_read_are_noted(
+    tmp_path: Path, own: str | None, remedy: str
+) -> None:
+    for name in ("a/0.png", "a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    if own:
+        (tmp_path / "splits.csv").write_text(own)
+    table = tmp_path / "metadata.csv"
+    table.write_text("image_id,Patient_ID\n0,p\n1,p\n2,q\n7,q\n")
+    assert index_classification(tmp_path).notes == [
+        "metadata.csv is not read: images with the same patient_id can be in different splits"
+        f" (2 of 3 images share one with another image); {remedy} to keep them together"
+    ]
+    assert index_classification(tmp_path, group_pattern=r"(\d)\.png").notes == []
+    if own is None:
+        table.rename(tmp_path / "splits.csv")
+        with pytest.raises(MedvisionError, match="7"):
+            index_classification(tmp_path)
+        (tmp_path / "splits.csv").write_text("image_id,Patient_ID\n0,p\n1,p\n2,q\n")
+        index = index_classification(tmp_path)
+        assert (list(index.samples.groups), index.notes) == (["p", "p", "q"], [])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"image_id,patient_id\n0,p\n1,q\n2,r\n",  # no two images of a patient
+        b"image_id,patient_id\n0,p\n9,p\n8,p\n",  # other images
+        b"image_id,age\n0,50\n1,50\n2,50\n",
+        b"image_id,patient_id\n0,\n1,\n2,\n",
+        b"patient_id,visits\np,1\np,2\n",
+        b"image_id,patient_id\n0,p\n1,\xff\n",
+        b"",
+    ],
+)
+def test_tables_without_groups_of_several_images_give_no_note(
+    tmp_path: Path, content: bytes
+) -> None:
+    for name in ("a/0.png", "a/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "metadata.csv").write_bytes(content)
+    assert index_classification(tmp_path).notes == []
 
 
 def test_two_tables_of_images_are_named(tmp_path: Path) -> None:

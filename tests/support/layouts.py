@@ -412,6 +412,16 @@ LAYOUTS: dict[str, Layout] = {
         count=N,
         pairs={"pictures/3.jpg": "v"},
     ),
+    "csv with a column for each class": Layout(
+        files=[
+            *each("pictures/{n}.jpg"),
+            "GroundTruth.csv=image,MEL,NV\n"
+            + "\n".join(f"{n},{1 - n % 2}.0,{n % 2}.0" for n in range(N)),
+        ],
+        task="classification",
+        count=N,
+        pairs={"pictures/3.jpg": "NV"},
+    ),
     "csv beside parts of the images": Layout(
         files=[
             *each("train_images/{n}.png"),

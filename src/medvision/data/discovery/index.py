@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -38,7 +39,13 @@ from medvision.data.discovery.mask_folders import (
     mask_folder_pairs,
     scan_segmentation,
 )
-from medvision.data.discovery.splits_csv import Prefer, names_images, read_splits, why_unread
+from medvision.data.discovery.splits_csv import (
+    Prefer,
+    names_images,
+    read_groups,
+    read_splits,
+    why_unread,
+)
 from medvision.data.readers.annotations import container
 from medvision.data.samples import (
     JOIN,
@@ -233,8 +240,8 @@ def task_in_csv(root: Path) -> Task | None:
     return _task_of(root / "splits.csv")
 
 
-def _task_of(table: Path) -> Task | None:
-    names = read_splits(table).targets if is_there(table) else ()
+def _task_of(table: Path, *, one_hot: bool = False) -> Task | None:
+    names = read_splits(table, one_hot=one_hot).targets if is_there(table) else ()
     targets = [name for name in names if name and name.casefold() not in NO_LABEL]
     if not targets:
         return None
@@ -327,13 +334,13 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
         other = "class folders: data.task=classification"
         return Choice(task="segmentation", other=other)
     unnamed = _are_numbered(names) or are_parts(names)
-    if table is not None and unnamed and (listed := _task_of(table)) is not None:
+    if table is not None and unnamed and (listed := _task_of(table, one_hot=True)) is not None:
         return Choice(task=listed)
     if len(names) > 1 and not classes.holds_masks and not one_each and not classes.in_doubt:
         return Choice(task="classification", other=classes.other)
     if scan_segmentation(root, keys).layout:
         return Choice(task="segmentation", other=_classes_inside(root))
-    if table is not None and (listed := _task_of(table)) is not None:
+    if table is not None and (listed := _task_of(table, one_hot=True)) is not None:
         return Choice(task=listed)
     if len(names) > 1 and not classes.holds_masks:
         return Choice(task="classification")
@@ -397,7 +404,8 @@ def _index(
     if says_nothing and (table := usual_table(root)) is not None:
         own, scan.layout, scan.pairing = table, f"listed in {table.name}", ""
     if is_there(own):
-        samples, notes, without = _listed(root, scan, own, targets, keys)
+        one_hot = _says_nothing(scan, targets)
+        samples, notes, without = _listed(root, scan, own, targets, keys, one_hot=one_hot)
         left_out = sorted(set(scan.images).difference(samples.paths, without))
         if left_out:
             notes.append(
@@ -431,7 +439,30 @@ def _index(
         samples, more = group_by_pattern(samples, group_pattern)
         notes = notes + more
         grouping = ["data.group_pattern", *(grouping if more else [])]
+    if not grouping:
+        notes = [*notes, *_unread_groups(root, own, samples)]
     return Index(samples=samples.by_path(), notes=notes, grouping=tuple(grouping))
+
+
+def _unread_groups(root: Path, own: Path, samples: SampleTable) -> list[str]:
+    """Return a note for each table but ``own`` in which several samples have the same group."""
+    notes = []
+    for table in _tables(root):
+        column, groups = read_groups(table) if table != own else ("", {})
+        if not groups:
+            continue
+        files = _Files(list(samples.paths))
+        spelled = {files.spelled(name): group for name, group in groups.items()}
+        sizes = Counter(spelled[path] for path in samples.paths if path in spelled)
+        together = sum(size for size in sizes.values() if size > 1)
+        if together:
+            remedy = f"add the column to {own.name}" if is_there(own) else "rename it to splits.csv"
+            notes.append(
+                f"{table.name} is not read: images with the same {column} can be in different"
+                f" splits ({together} of {counted(len(samples), 'image')} share one with another"
+                f" image); {remedy} to keep them together"
+            )
+    return notes
 
 
 def _says_nothing(scan: Scan, targets: Targets) -> bool:
@@ -444,7 +475,13 @@ def _says_nothing(scan: Scan, targets: Targets) -> bool:
 
 
 def _listed(
-    root: Path, scan: Scan, table: Path, targets: Targets, keys: FolderKeys
+    root: Path,
+    scan: Scan,
+    table: Path,
+    targets: Targets,
+    keys: FolderKeys,
+    *,
+    one_hot: bool = False,
 ) -> tuple[SampleTable, list[str], list[str]]:
     """Return the samples of a csv, notes, and the images that are left out without a target.
 
@@ -454,7 +491,7 @@ def _listed(
     if with_classes and (scan.problems or len(known.targets.numbered()[0]) < 2):
         known = SampleTable.of([])  # folders are not classes
     prefer: Prefer | None = "masks" if with_masks else "classes" if with_classes else None
-    rows, spelled = _as_spelled(read_splits(table, prefer=prefer), scan, root)
+    rows, spelled = _as_spelled(read_splits(table, prefer=prefer, one_hot=one_hot), scan, root)
     words: list[str] = []
     if targets != "texts":
         rows, words = _without_words(rows, keys.class_names)

@@ -7,7 +7,7 @@ import difflib
 import io
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
@@ -77,7 +77,7 @@ Prefer = Literal["masks", "classes"]
 _SPLITS = frozenset({"", *SPLIT_NAMES.values()})
 
 
-def read_splits(path: Path, *, prefer: Prefer | None = None) -> SampleTable:
+def read_splits(path: Path, *, prefer: Prefer | None = None, one_hot: bool = False) -> SampleTable:
     """Return the samples of a csv or tsv file, in its order.
 
     Only the column ``path`` is required; missing columns are empty, unknown ones are ignored. Split
@@ -87,13 +87,15 @@ def read_splits(path: Path, *, prefer: Prefer | None = None) -> SampleTable:
     Args:
         path: The file.
         prefer: Kind of the targets, if there are columns of both; None refuses them.
+        one_hot: Without a column of targets, read the classes from columns of 0 and 1.
 
     Raises:
         MedvisionError: With the file and the line, if the file cannot be read, lacks the column,
             lists an image twice, or contains a path outside the root.
     """
     lines = array("q")  # line number of each row
-    samples = SampleTable.of_rows(_read(path, lines, prefer))
+    classes = _one_hot(path)[0] if one_hot and prefer != "masks" else {}
+    samples = SampleTable.of_rows(_read(path, lines, prefer, classes))
     if not len(samples):
         raise MedvisionError("the file lists no images", where=str(path), hint="add lines to it")
     seen: dict[str, int] = {}
@@ -138,14 +140,8 @@ def read_columns(tables: Sequence[Path], columns: Sequence[str]) -> dict[str, di
 
 def _further_columns(path: Path) -> dict[str, dict[str, str]]:
     """Return all columns of a table but ``COLUMNS``, by name and image path."""
-    with (
-        file_errors("cannot read the file", path, hint="check data.root", exit_code=2),
-        open_table(path, encoding="utf-8-sig") as stream,
-    ):
-        first = stream.readline()
-        reader = csv.reader(chain([first], stream), delimiter=_delimiter(path, first))
-        head = [name.strip().lower() for name in next(reader, [])]
-        rows = [[cell.strip() for cell in cells] for cells in reader if len(cells) == len(head)]
+    with file_errors("cannot read the file", path, hint="check data.root", exit_code=2):
+        head, rows = _cells(path)
     image = _places(head, path, "masks")[COLUMNS.index("path")]
     if image < 0:
         return {}
@@ -175,7 +171,7 @@ def names_images(path: Path, *, with_targets: bool = False) -> bool:
         return False
     targets = {*RECOGNISED["classes"], *RECOGNISED["masks"]}
     return not columns.isdisjoint(RECOGNISED["images"]) and (
-        not with_targets or not columns.isdisjoint(targets)
+        not with_targets or not columns.isdisjoint(targets) or _one_hot(path) != ({}, 0)
     )
 
 
@@ -192,6 +188,11 @@ def why_unread(path: Path) -> tuple[str, str] | None:
         lacking, kinds = "names the files", ("images",)
     elif not names_images(path, with_targets=True):
         lacking, kinds = "holds the class or the mask", ("classes", "masks")
+    elif (line := _one_hot(path)[1]) > 0:
+        return (
+            f"line {line} of {path.name} does not mark exactly one class with 1",
+            "keep the images of one class each, or add a column class",
+        )
     else:
         return None
     known = "; ".join(
@@ -199,6 +200,74 @@ def why_unread(path: Path) -> tuple[str, str] | None:
     )
     found = count_names(columns, shown=8)
     return f"none of the columns of {path.name} {lacking} of the images: {found}", known
+
+
+def read_groups(path: Path) -> tuple[str, dict[str, str]]:
+    """Return the name of the column of groups and the group of each image as the table spells it.
+
+    Returns:
+        A blank name and no groups, if the table has no such column or cannot be read.
+    """
+    if not names_images(path) or {name.lower() for name in _head(path)}.isdisjoint(
+        RECOGNISED["groups"]
+    ):
+        return "", {}
+    try:
+        head, rows = _cells(path)
+        places = dict(zip(COLUMNS, _places(head, path, "masks"), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return "", {}
+    image, group = places["path"], places["group"]
+    return head[group], {row[image]: row[group] for row in rows if row[image] and row[group]}
+
+
+def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the columns of a table in lower case, and the stripped cells of its complete rows."""
+    with open_table(path, encoding="utf-8-sig") as stream:
+        first = stream.readline()
+        reader = csv.reader(chain([first], stream), delimiter=_delimiter(path, first))
+        head = [name.strip().lower() for name in next(reader, [])]
+        return head, [
+            [cell.strip() for cell in cells] for cells in reader if len(cells) == len(head)
+        ]
+
+
+def _one_hot(path: Path) -> tuple[dict[int, str], int]:
+    """Find the columns of 0 and 1 that stand for one class each.
+
+    All columns but those of images, groups and splits have to be of this kind.
+
+    Returns:
+        Name of the class by place of its column; empty if there are no such columns, or if a row
+        does not have exactly one 1. The line number of the first such row; 0 if there is none.
+    """
+    line = 0
+    try:
+        with open_table(path, encoding="utf-8-sig") as stream:
+            first = stream.readline()
+            reader = csv.reader(chain([first], stream), delimiter=_delimiter(path, first))
+            head = [name.strip() for name in next(reader, [])]
+            if not {"target", *_OF_CLASSES, *_OF_MASKS}.isdisjoint(name.lower() for name in head):
+                return {}, 0
+            known = {"", *COLUMNS, *chain.from_iterable(_USUAL.values())}  # blank: row numbers
+            classes = {k: name for k, name in enumerate(head) if name.lower() not in known}
+            are_splits = all(split_name(re.sub("(?i)^is_", "", name)) for name in classes.values())
+            if len(classes) < 2 or are_splits:
+                return {}, 0
+            for cells in reader:
+                if not any(cell.strip() for cell in cells):
+                    continue
+                marks = [cells[place].strip() for place in classes if place < len(cells)]
+                if len(marks) < len(classes) or not _MARKS.issuperset(marks):
+                    return {}, 0
+                if sum(mark[0] == "1" for mark in marks) != 1:
+                    line = line or reader.line_num
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}, 0
+    return ({}, line) if line else (classes, 0)
+
+
+_MARKS = frozenset({"0", "1", "0.0", "1.0"})
 
 
 def _head(path: Path) -> list[str]:
@@ -238,10 +307,10 @@ def _places(columns: list[str], path: Path, prefer: Prefer | None) -> list[int]:
 
 
 def _read(
-    path: Path, lines: array[int], prefer: Prefer | None
+    path: Path, lines: array[int], prefer: Prefer | None, one_hot: Mapping[int, str]
 ) -> Iterator[tuple[str, str, str, str]]:
     """Yield path, target, group and split of each row, and record its line number."""
-    for line, (split, image, target, group) in _rows(path, prefer):
+    for line, (split, image, target, group) in _rows(path, prefer, one_hot):
         lines.append(line)
         try:
             if not image:
@@ -275,8 +344,13 @@ def write_splits(path: Path, samples: Iterable[Sample]) -> None:
         write_atomically(path, data)
 
 
-def _rows(path: Path, prefer: Prefer | None) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Yield the line number and the stripped cells in the order of ``COLUMNS``."""
+def _rows(
+    path: Path, prefer: Prefer | None, one_hot: Mapping[int, str]
+) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Yield the line number and the stripped cells in the order of ``COLUMNS``.
+
+    The target is the class whose column of ``one_hot`` has a 1, if there is no column of targets.
+    """
     line = 1
     try:
         with open_table(path, encoding="utf-8-sig") as stream:
@@ -297,6 +371,9 @@ def _rows(path: Path, prefer: Prefer | None) -> Iterator[tuple[int, tuple[str, .
                         hint="quote names that contain a comma",
                     )
                 found = tuple(["" if k < 0 else cells[k].strip() for k in places])
+                if one_hot and any(found):
+                    marked = (name for k, name in one_hot.items() if cells[k].strip()[:1] == "1")
+                    found = (*found[:2], next(marked, ""), *found[3:])
                 if any(found) or any(cell.strip() for cell in cells):
                     yield line, found
     except OSError as fault:
