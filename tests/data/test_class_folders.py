@@ -94,16 +94,141 @@ def test_classes_within_copies_of_the_set_are_a_question(tmp_path: Path) -> None
     tops = ("AugmentedDataset", "OriginalDataset")
     make(tmp_path, *(f"{top}/{name}/1.png" for top in tops for name in ("mild", "none")))
     assert error(tmp_path) == (
-        "AugmentedDataset, OriginalDataset all hold the folders mild, none, which may be the"
-        " classes (ROOT); set data.root=ROOT/AugmentedDataset, or data.task=classification to read"
-        " the outer ones"
+        "AugmentedDataset, OriginalDataset hold the folders mild, none, which may be the classes"
+        " (ROOT); set data.root=ROOT/AugmentedDataset, or 'data.class_pattern=^([^/]+)/' to read"
+        " the outer ones as classes"
     )
-    index = index_classification(tmp_path, keys=FolderKeys(task="classification"))
-    assert index.class_names == list(tops)
-    assert index.notes == [
-        "AugmentedDataset, OriginalDataset all hold the folders mild, none, which may be the"
-        " classes; the outer ones are read as classes because of data.task"
+    with pytest.raises(MedvisionError, match="which may be the classes"):  # experiments set it
+        index_classification(tmp_path, keys=FolderKeys(task="classification"))
+    index = index_classification(tmp_path, keys=FolderKeys(class_pattern="^([^/]+)/"))
+    assert (index.class_names, index.notes) == (list(tops), [])
+
+
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_classes_within_numbered_folders_are_a_question(tmp_path: Path, top: str) -> None:
+    """Folders of patients that hold those of the classes, as sets of image patches have them."""
+    make(tmp_path, *(f"{top}{k}/{k % 2}/{n}.png" for k in (8863, 9041, 12) for n in range(2)))
+    make(tmp_path, f"{top}12/1/x.png")
+    outer, inner = ("^[^/]+/", "^[^/]+/[^/]+/") if top else ("^", "^[^/]+/")
+    assert error(tmp_path) == (
+        f"12, 8863, 9041 hold the folders 0, 1, which may be the classes (ROOT{top and '/train'});"
+        f" set 'data.class_pattern={inner}([^/]+)/' 'data.group_pattern={outer}([^/]+)/', or"
+        f" 'data.class_pattern={outer}([^/]+)/' to read the outer ones as classes"
+    )
+    keys = FolderKeys(class_pattern=f"{inner}([^/]+)/")
+    index = index_classification(tmp_path, keys=keys, group_pattern=f"{outer}([^/]+)/")
+    assert Counter(index.samples.targets) == {"0": 2, "1": 5}
+    assert set(index.samples.groups) == {"12", "8863", "9041"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{grade}/{grade}{patient}/1.png" for grade in range(3) for patient in range(3)],
+        [f"grade{grade}/{n}.png" for grade in range(3) for n in range(3)],
+        [f"{name}/{size}/{n}.png" for name in ("a", "b") for size in ("40X", "100X") for n in "12"],
+        [f"{name}/set/{n}.png" for name in ("a", "b") for n in "12"],
+        [f"{name}/{n}.png" for name in ("predator", "unknown", "prey") for n in "12"],
+        ["a/a/1.png", "b/1.png"],
+    ],
+)
+def test_other_folders_within_classes_are_no_question(tmp_path: Path, names: list[str]) -> None:
+    make(tmp_path, *names)
+    index = index_classification(tmp_path)
+    assert set(index.class_names) == {name.partition("/")[0] for name in names}
+    assert (index.notes, index.other) == ([], "")
+
+
+def test_folders_with_words_within_classes_are_shown(tmp_path: Path) -> None:
+    make(tmp_path, "lung/tumour/1.png", "lung/other/1.png", "colon/polyp/1.png", "colon/none/1.png")
+    index = index_classification(tmp_path)
+    assert index.class_names == ["colon", "lung"]
+    assert index.other == (
+        "classes none, other, polyp, tumour: 'data.class_pattern=^[^/]+/([^/]+)/'"
+    )
+
+
+def test_a_copy_of_the_classes_and_images_without_a_class_are_refused(tmp_path: Path) -> None:
+    copy, unlabelled = tmp_path / "copy", tmp_path / "unlabelled"
+    make(copy, *(f"{top}{name}/1.png" for top in ("", "cells/") for name in ("sick", "well")))
+    assert error(copy) == (
+        "cells holds the folders sick, well, as the folder around it (ROOT); set"
+        " data.exclude=cells, or 'data.class_pattern=^([^/]+)/' to read it as a class"
+    )
+    for name in ("pred", "Prediction", "unlabeled", "No_label"):
+        make(unlabelled, *(f"train/{other}/1.png" for other in ("no", "yes", name)))
+        assert error(unlabelled) == (
+            f"{name} seems to hold images without a known class (ROOT/train); set"
+            f" data.exclude=train/{name}, or 'data.class_pattern=^[^/]+/([^/]+)/' to read it as a"
+            " class"
+        )
+        keys = FolderKeys(exclude=(f"train/{name}",))
+        assert index_classification(unlabelled, keys=keys).class_names == ["no", "yes"]
+        (unlabelled / "train" / name / "1.png").unlink()
+        (unlabelled / "train" / name).rmdir()
+
+
+def test_a_pattern_finds_the_class_in_paths_and_folders_give_the_split(tmp_path: Path) -> None:
+    make(tmp_path, "train/a_1.png", "train/b_1.png", "Test/x/b_2.png", "Test/x/b_2_mask.png")
+    index = index_classification(tmp_path, keys=FolderKeys(class_pattern="/([ab])_"))
+    assert [(s.path, s.target, s.split) for s in index.samples] == [
+        ("Test/x/b_2.png", "b", "test"),
+        ("train/a_1.png", "a", "train"),
+        ("train/b_1.png", "b", "train"),
     ]
+    assert index.layout == "classes from data.class_pattern"
+
+
+def test_a_pattern_takes_precedence_over_the_classes_of_a_csv(tmp_path: Path) -> None:
+    make(tmp_path, "x/a_1.png", "x/b_1.png", "x/b_2.png", "x/c_1.png", "x/odd.png")
+    table(
+        tmp_path / "splits.csv",
+        "path,split,target",
+        "x/a_1.png,train,q",
+        "x/b_1.png,val,q",
+        "x/b_2.png,,q",
+    )
+    index = index_classification(tmp_path, keys=FolderKeys(class_pattern="([abc])_"))
+    assert [(s.path, s.target, s.split) for s in index.samples] == [
+        ("x/a_1.png", "a", "train"),
+        ("x/b_1.png", "b", "val"),
+        ("x/b_2.png", "b", ""),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("([ab])_", "data.class_pattern does not match 1 of 3 images: odd.png (ROOT); fix it, or"),
+        ("(q)", "(q) matches no image; the first is a_1.png (data.class_pattern); it must match"),
+        ("(", "( is not a regular expression: "),
+        ("a|b", "expected one capture group, got 0 in a|b (data.class_pattern); put the part of"),
+        ("^(.)_|d", "data.class_pattern does not match 1 of 3 images: odd.png (ROOT)"),
+    ],
+)
+def test_a_pattern_that_finds_no_class_is_refused(
+    tmp_path: Path, pattern: str, message: str
+) -> None:
+    make(tmp_path, "a_1.png", "b_1.png", "odd.png")
+    with pytest.raises(MedvisionError) as caught:
+        index_classification(tmp_path, keys=FolderKeys(class_pattern=pattern))
+    assert str(caught.value).replace(str(tmp_path), "ROOT").startswith(message)
+    keys = FolderKeys(class_pattern="([ab])_", exclude=("odd.png",))
+    assert index_classification(tmp_path, keys=keys).class_names == ["a", "b"]
+
+
+def test_images_beside_the_folders_of_splits_are_refused_with_a_pattern(tmp_path: Path) -> None:
+    make(tmp_path, "train/a_1.png", "train/b_1.png", "a_2.png")
+    with pytest.raises(
+        MedvisionError, match=r"1 image outside the folders of the splits: a_2\.png"
+    ):
+        index_classification(tmp_path, keys=FolderKeys(class_pattern="([ab])_"))
+
+
+def test_a_pattern_of_classes_and_keys_of_masks_exclude_each_other() -> None:
+    for masks in ({"masks": "m"}, {"task": "segmentation"}):
+        with pytest.raises(MedvisionError, match=r"data\.class_pattern names classes, data\."):
+            FolderKeys(class_pattern="(a)", **masks)
 
 
 def test_folders_of_patients_within_classes_are_no_question(tmp_path: Path) -> None:

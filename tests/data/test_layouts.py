@@ -1,5 +1,6 @@
 """Folders as people find them are read right, or refused with the key that helps."""
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -195,8 +196,8 @@ def test_groups_that_a_given_split_divides_are_counted(tmp_path: Path) -> None:
             "and none of the columns of labels.csv holds the class or the mask of the images:",
         ),
         (
-            b"Image Index;Befund\n0.png;a\n",
-            "and none of the columns of labels.csv names the files of the images: Image Index,"
+            b"Aufnahme;Befund\n0.png;a\n",
+            "and none of the columns of labels.csv names the files of the images: Aufnahme,"
             " Befund (ROOT/labels.csv); a column of images is called path, file, ",
         ),
         (
@@ -305,6 +306,36 @@ def test_tables_without_groups_of_several_images_give_no_note(
         (tmp_path / name).touch()
     (tmp_path / "metadata.csv").write_bytes(content)
     assert index_classification(tmp_path).notes == []
+
+
+@pytest.mark.parametrize("joint", ["|", "; ", ", ", "+"])
+def test_several_classes_in_a_cell_are_refused_unless_they_are_listed(
+    tmp_path: Path, joint: str
+) -> None:
+    (tmp_path / "images").mkdir()
+    classes = ["Mass", "Effusion", f"Mass{joint}Effusion", "No Finding"]
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").touch()
+    table = tmp_path / "Data_Entry.csv"
+    rows = [f'{number}.png,"{name}",{number // 2}' for number, name in enumerate(classes)]
+    table.write_text("\n".join(["Image Index,Finding Labels,Patient ID", *rows]))
+    with pytest.raises(MedvisionError) as caught:
+        index_classification(tmp_path)
+    assert caught.value.what == f"1 of 4 images have several classes: Mass{joint}Effusion"
+    listed = parse_keys([f"data.class_names={json.dumps(classes)}"]).folder
+    index = index_classification(tmp_path, keys=listed, class_names=classes)
+    assert list(index.samples.targets) == classes
+    assert list(index.samples.groups) == ["0", "0", "1", "1"]
+
+
+def test_names_of_classes_may_hold_commas_and_slashes(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    classes = ["grade 1/2", "grade 3", "glioma, low grade", "glioma"]
+    for number in range(4):
+        (tmp_path / "images" / f"{number}.png").touch()
+    rows = [f'{number}.png,"{name}"' for number, name in enumerate(classes)]
+    (tmp_path / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    assert list(index_classification(tmp_path).samples.targets) == classes
 
 
 def test_two_tables_of_images_are_named(tmp_path: Path) -> None:

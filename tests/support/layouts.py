@@ -66,7 +66,8 @@ class Layout:
             read += f", splits {counted}"
         files = "<br>".join(f"`{line}`" for line in self.outline())
         keys = "<br>".join(f"`{key}`" for key in self.keys)
-        keys += "<br>read as classes without it" if self.keys and not self.refused else ""
+        otherwise = "the outer folders are" if "class_pattern" in keys else "read as"
+        keys += f"<br>{otherwise} classes without it" if self.keys and not self.refused else ""
         return f"| {name} | {files} | {read} | {keys} |"
 
     def outline(self, *, max_lines: int = 6) -> list[str]:
@@ -340,6 +341,43 @@ LAYOUTS: dict[str, Layout] = {
         task="classification",
         count=32,
         splits={"train": 24, "test": 8},
+    ),
+    "classes in file names": Layout(
+        files=each("shots/cat_{n}.png", "shots/dog_{n}.png"),
+        task="classification",
+        keys=(r"data.class_pattern=([a-z]+)_\d",),
+        count=24,
+        refused="at least two class folders, found only 24 images in shots",
+        pairs={"shots/dog_3.png": "dog"},
+    ),
+    "classes in folders of patients": Layout(
+        files=[f"1025{k}/{k % 2 if k > 8 else n % 2}/{n}.png" for k in range(10) for n in range(4)],
+        task="classification",
+        keys=("data.class_pattern=^[^/]+/([^/]+)/", "data.group_pattern=^([^/]+)/"),
+        count=40,
+        refused="hold the folders 0, 1, which may be the classes",
+        pairs={"10253/1/3.png": "1", "10259/1/0.png": "1"},
+    ),
+    "classes in a copy of the folder": Layout(
+        files=each("cat/{n}.png", "dog/{n}.png", "set/cat/{n}.png", "set/dog/{n}.png"),
+        task="classification",
+        keys=("data.exclude=set",),
+        count=24,
+        refused="set holds the folders cat, dog, as the folder around it",
+    ),
+    "classes and images without one": Layout(
+        files=each("no/{n}.png", "yes/{n}.png", "pred/{n}.png"),
+        task="classification",
+        keys=("data.exclude=pred",),
+        count=24,
+        refused="pred seems to hold images without a known class",
+    ),
+    "classes in folders of organs": Layout(
+        files=each(*(f"{o}_sets/{o}_{c}/{{n}}.png" for o in ("colon", "lung") for c in "tn")),
+        task="classification",
+        keys=("data.class_pattern=^[^/]+/([^/]+)/",),
+        count=48,
+        pairs={"lung_sets/lung_n/3.png": "lung_n"},
     ),
     "classes with masks": Layout(
         files=[

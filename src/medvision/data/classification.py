@@ -34,6 +34,7 @@ class ClassificationData(ImageData):
             ignored if ``group_pattern`` is given or no file matches.
         sampler: ``shuffle`` draws every training image once per epoch; ``balanced`` draws the same
             number of images, equally from every class.
+        class_pattern: As in `FolderKeys`; None for configs without this key.
         **common: As for `ImageData`.
     """
 
@@ -47,9 +48,10 @@ class ClassificationData(ImageData):
         phantom: Literal["chest", "brain"],
         usual_group_pattern: str | None,
         sampler: Literal["shuffle", "balanced"],
+        class_pattern: str | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(layout={"class_pattern": class_pattern}, **common)
         self.class_names = [] if class_names is None else [str(name) for name in class_names]
         self.keys = replace(self.keys, class_names=tuple(self.class_names))
         self.num_classes, self.phantom = num_classes, phantom

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -22,6 +22,7 @@ from medvision.data.discovery.mask_folders import (
 )
 from medvision.data.readers.arrays import array_keys, array_labels, is_array_file
 from medvision.data.samples import SampleTable, count_names, split_name
+from medvision.data.splits.groups import captured
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
 
@@ -37,7 +38,8 @@ def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
 
     Reads ``ROOT/<class>/*``, or ``ROOT/{train,val,test}/<class>/*`` if a folder of ``root`` is
     named after a split; deeper folders belong to their class. Masks in class folders, and class
-    folders that hold the masks of another one, are left out with a note.
+    folders that hold the masks of another one, are left out with a note. With
+    ``data.class_pattern``, folders are no classes.
 
     Args:
         root: The folder.
@@ -51,6 +53,8 @@ def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
     arrays = _array_file(root, scan, keys, inside)
     if arrays is not None:
         return _scan_arrays(root, scan, arrays)
+    if keys.class_pattern is not None:
+        return _scan_named(root, scan, keys, keys.class_pattern)
     given = [(split, folder) for folder in inside if (split := split_name(folder.name))]
     if given:
         _refuse_strays(scan, root)
@@ -125,6 +129,43 @@ def order_classes(root: Path, samples: SampleTable, class_names: Sequence[str] |
     return found if class_names is None else _chosen(class_names, found)
 
 
+def are_numbered(names: Iterable[str]) -> bool:
+    """Return True if names differ only by numbers, as those of patients, videos and parts."""
+    return len({re.sub(r"\d+", "#", name) for name in names}) < 2
+
+
+def _scan_named(root: Path, scan: Scan, keys: FolderKeys, pattern: str) -> Scan:
+    """List the images whose path names the class; folders may name the split."""
+    key = "data.class_pattern"
+    files = images_in(root, root, scan, what="images", layout=CLASS_LAYOUT)
+    files = _images_of(scan, root, root.name, [file for file in files if not keys.excludes(file)])
+    names = captured(pattern, files, where=key)
+    lacking = [file for file, name in zip(files, names, strict=True) if not name]
+    if files and len(lacking) == len(files):
+        raise MedvisionError(
+            f"{pattern[:200]} matches no image; the first is {files[0]}",
+            where=key,
+            hint="it must match part of the path in data.root",
+        )
+    if lacking:
+        what = f"{key} does not match {len(lacking)} of {len(files)} images: {count_names(lacking)}"
+        scan.problem(what, root, "fix it, or leave these images out with data.exclude")
+    tops = {folder.name: split_name(folder.name) or "" for folder in subfolders(root)}
+    splits = [tops.get(file.partition("/")[0], "") for file in files]
+    beside = [file for file, split in zip(files, splits, strict=True) if not split]
+    if 0 < len(beside) < len(files):
+        scan.problem(
+            f"{counted(len(beside), 'image')} outside the folders of the splits:"
+            f" {count_names(beside)}",
+            root,
+            "move them, or leave them out with data.exclude",
+        )
+    rows = zip(files, names, [""] * len(files), splits, strict=True)
+    scan.samples = SampleTable.of_rows(row for row in rows if row[1]).by_path()
+    scan.images, scan.layout = files, f"classes from {key}"
+    return scan
+
+
 def _array_file(root: Path, scan: Scan, keys: FolderKeys, inside: list[Path]) -> Path | None:
     """Return the npz file of images that a key names, or that lies alone in the root."""
     if keys.images is not None:
@@ -174,7 +215,7 @@ def _scan_folder(
     """Yield the images of each class."""
     _refuse_strays(scan, folder)
     classes = _without_masks(root, scan, folder, keys)
-    _doubt_level(scan, folder, classes, keys)
+    _doubt_level(root, scan, folder, classes)
     names = {path.name.lower() for path in classes}
     if not classes:
         empty = not any(folder.iterdir())
@@ -185,7 +226,7 @@ def _scan_folder(
             f" {count_names([path.name for path in classes])}",
             folder,
             "list the images with their classes in splits.csv, with the columns path and target; or"
-            " set data.images and data.masks",
+            " set data.images and data.masks, or data.class_pattern",
             in_doubt=True,
         )
     elif {"images", "masks"} <= names:
@@ -237,22 +278,51 @@ def _without_masks(root: Path, scan: Scan, folder: Path, keys: FolderKeys) -> li
     return [path for path in classes if path not in masks]
 
 
-def _doubt_level(scan: Scan, folder: Path, classes: list[Path], keys: FolderKeys) -> None:
-    """Record class folders that hold the same folders, which may be the classes themselves."""
-    inside = [{path.name for path in subfolders(one)} for one in classes]
-    same = set.intersection(*inside) if len(inside) > 1 else set()
-    named = [name for name in sorted(same) if not any(letter.isdigit() for letter in name)]
-    if len(named) < 2 or any(names != same for names in inside) or any(map(split_name, same)):
+def _doubt_level(root: Path, scan: Scan, folder: Path, classes: list[Path]) -> None:
+    """Record folders that may not be the classes, because of their names or of folders inside."""
+    inside = {one: [path.name for path in subfolders(one)] for one in classes}
+    if any(split_name(name) for names in inside.values() for name in names):
+        return
+    names = [one.name for one in classes]
+    start = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    above = "^" + "[^/]+/" * start.count("/")
+    outer = data_keys(class_pattern=f"{above}([^/]+)/")
+    for one in classes:
+        nested = len(inside[one]) > 1 and {*inside[one]} <= {*names} - {one.name}
+        if nested or _NO_CLASS.fullmatch(one.name.lower()):
+            what = (
+                f"{one.name} holds the folders {count_names(inside[one])}, as the folder around it"
+                if nested
+                else f"{one.name} seems to hold images without a known class"
+            )
+            hint = f"set {data_keys(exclude=start + one.name)}, or {outer} to read it as a class"
+            scan.problem(what, folder, hint, in_doubt=True)
+    counts = Counter(name for names in inside.values() for name in names)
+    numbered = are_numbered(names) and max(counts.values(), default=0) > 1
+    same = [name for name in sorted(counts) if numbered or not re.search(r"\d", name)]
+    everywhere = len({frozenset(names) for names in inside.values()}) == 1
+    if len(classes) < 2 or len(same) < 2 or not all(inside.values()):
         return
     if any(mask_folder_pairs(one) or folders_of_masks(subfolders(one)) for one in classes):
         return  # images and their masks
-    what = f"{count_names([path.name for path in classes])} all hold the folders"
-    what += f" {count_names(named)}, which may be the classes"
-    if keys.task is not None:
-        scan.notes.append(f"{what}; the outer ones are read as classes because of data.task")
-        return
-    hint = f"set {data_keys(root=classes[0])}, or data.task=classification to read the outer ones"
-    scan.problem(what, folder, hint, in_doubt=True)
+    if numbered or everywhere:
+        deeper = {"class_pattern": f"{above}[^/]+/([^/]+)/"}
+        if numbered:
+            deeper["group_pattern"] = f"{above}([^/]+)/"
+        scan.problem(
+            f"{count_names(names)} hold the folders {count_names(same)}, which may be the classes",
+            folder,
+            f"set {data_keys(**deeper) if numbered else data_keys(root=classes[0])}, or {outer} to"
+            " read the outer ones as classes",
+            in_doubt=True,
+        )
+    elif len(same) == len(counts):
+        deeper_keys = data_keys(class_pattern=f"{above}[^/]+/([^/]+)/")
+        scan.inner = f"classes {count_names(same)}: {deeper_keys}"
+
+
+_NO_CLASS = re.compile(r"pred(ict(ion)?s?)?|unlabell?ed|no[ _-]?labels?|inference")
+"""Names of folders of images whose class is to be found, beside folders of classes."""
 
 
 def _doubt_labels(scan: Scan, folder: Path, classes: list[Path], keys: FolderKeys) -> None:

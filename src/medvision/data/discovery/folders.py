@@ -41,6 +41,7 @@ class Scan:
         layout: Description of the folders that were recognised.
         pairing: How images and masks were paired.
         other: How else the folder may be read, with the key that decides; empty if in no way.
+        inner: Folders inside of class folders that may be the classes instead, with the key.
         annotators: Masks of each image that has several, by annotator or part.
         holds_masks: True if class folders turned out to hold images and their masks.
         shapes: Images with the shapes of annotation files; None if there are none.
@@ -54,6 +55,7 @@ class Scan:
     layout: str = ""
     pairing: str = ""
     other: str = ""
+    inner: str = ""
     annotators: dict[str, dict[str, str]] = field(default_factory=dict)
     holds_masks: bool = False
     shapes: SampleTable | None = None

@@ -21,6 +21,7 @@ from medvision.command_line import data_keys
 from medvision.console import counted
 from medvision.data.discovery.class_folders import (
     CLASS_LAYOUT,
+    are_numbered,
     are_parts,
     order_classes,
     scan_classes,
@@ -157,7 +158,7 @@ def described(index: Index, scan: Scan) -> Index:
         index,
         layout=scan.layout,
         pairing=scan.pairing,
-        other=scan.other,
+        other=scan.other or scan.inner,
         annotators=scan.annotators,
     )
 
@@ -306,6 +307,8 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
                 hint="change it",
             )
         return Choice(task=keys.task)
+    if keys.class_pattern is not None:
+        return Choice(task="classification")
     of_images = keys.images is not None and not keys.images.endswith(".npz")
     if keys.masks is not None or of_images:
         return Choice(task="segmentation")
@@ -319,7 +322,7 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     if pairs:
         above = {_class_above(root, images) for _, images, _ in pairs}
         few = len(classes.images) < 2 * len(above)
-        numbered = _are_numbered(above) or are_parts(sorted(above))
+        numbered = are_numbered(above) or are_parts(sorted(above))
         numbered = numbered or scan_segmentation(root, keys).in_doubt
         if len(above - {""}) < 2 or "" in above or few or numbered:
             own = {part for _, i, m in pairs for part in (i.name, m.name if m else "", *above)}
@@ -333,7 +336,7 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     if len(names) > _MOST_CLASSES and classes.other:
         other = "class folders: data.task=classification"
         return Choice(task="segmentation", other=other)
-    unnamed = _are_numbered(names) or are_parts(names)
+    unnamed = are_numbered(names) or are_parts(names)
     if table is not None and unnamed and (listed := _task_of(table, one_hot=True)) is not None:
         return Choice(task=listed)
     if len(names) > 1 and not classes.holds_masks and not one_each and not classes.in_doubt:
@@ -360,7 +363,8 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     raise MedvisionError(
         what,
         where=str(root),
-        hint=f"{guess}{SEGMENTATION_LAYOUT}; or {CLASS_LAYOUT}; or set data.images and data.masks",
+        hint=f"{guess}{SEGMENTATION_LAYOUT}; or {CLASS_LAYOUT};"
+        " or set data.images and data.masks, or data.class_pattern",
     )
 
 
@@ -369,7 +373,7 @@ def _classes_inside(root: Path) -> str:
     inside = subfolders(root)
     below = scan_classes(inside[0]) if len(inside) == 1 else Scan()
     names = below.samples.targets.numbered()[0]
-    several = len(names) > 1 and not below.problems and not _are_numbered(names)
+    several = len(names) > 1 and not below.problems and not are_numbered(names)
     return f"class folders: {data_keys(root=inside[0])}" if several else ""
 
 
@@ -377,11 +381,6 @@ def _class_above(root: Path, images: Path) -> str:
     """Return the folder that could be the class of a folder of images; empty if there is none."""
     parts = images.relative_to(root).parts[:-1]
     return next((part for part in parts if not split_name(part)), "")
-
-
-def _are_numbered(names: Iterable[str]) -> bool:
-    """Return True if names differ only by numbers, as those of patients, videos and parts."""
-    return len({re.sub(r"\d+", "#", name) for name in names}) < 2
 
 
 def _index(
@@ -396,7 +395,7 @@ def _index(
     """Return the samples of the csv files, or else of the folders, by path and with notes."""
     keys = keys or FolderKeys()
     samples, notes, own = scan.samples, scan.notes, root / "splits.csv"
-    says_nothing = not is_there(own) and splits is None and _says_nothing(scan, targets)
+    says_nothing = not is_there(own) and splits is None and _says_nothing(scan, targets, keys)
     classes = scan.samples.targets.numbered()[0] if targets == "classes" else ()
     if says_nothing and len(classes) < 2:
         what = "no images with masks" if targets == "masks" else "no class folders"
@@ -404,7 +403,7 @@ def _index(
     if says_nothing and (table := usual_table(root)) is not None:
         own, scan.layout, scan.pairing = table, f"listed in {table.name}", ""
     if is_there(own):
-        one_hot = _says_nothing(scan, targets)
+        one_hot = _says_nothing(scan, targets, keys)
         samples, notes, without = _listed(root, scan, own, targets, keys, one_hot=one_hot)
         left_out = sorted(set(scan.images).difference(samples.paths, without))
         if left_out:
@@ -465,12 +464,14 @@ def _unread_groups(root: Path, own: Path, samples: SampleTable) -> list[str]:
     return notes
 
 
-def _says_nothing(scan: Scan, targets: Targets) -> bool:
-    """Return True if folders and file names tell neither masks nor classes."""
+def _says_nothing(scan: Scan, targets: Targets, keys: FolderKeys) -> bool:
+    """Return True if folders, file names and keys tell neither masks nor classes."""
+    if keys.class_pattern is not None:
+        return False
     if targets == "masks":
         return not scan.samples
     names = scan.samples.targets.numbered()[0]
-    unnamed = _are_numbered(names) or are_parts(names)
+    unnamed = are_numbered(names) or are_parts(names)
     return targets == "classes" and (scan.holds_masks or unnamed)
 
 
@@ -488,16 +489,21 @@ def _listed(
     Blank targets become masks of the same stem, or the class folder of the image.
     """
     known, with_masks, with_classes = scan.samples, targets == "masks", targets == "classes"
-    if with_classes and (scan.problems or len(known.targets.numbered()[0]) < 2):
+    by_pattern = with_classes and keys.class_pattern is not None
+    if with_classes and not by_pattern and (scan.problems or len(known.targets.numbered()[0]) < 2):
         known = SampleTable.of([])  # folders are not classes
     prefer: Prefer | None = "masks" if with_masks else "classes" if with_classes else None
     rows, spelled = _as_spelled(read_splits(table, prefer=prefer, one_hot=one_hot), scan, root)
     words: list[str] = []
-    if targets != "texts":
+    if by_pattern:
+        rows = rows.with_column(targets=[""] * len(rows))
+    elif targets != "texts":
         rows, words = _without_words(rows, keys.class_names)
     labels = set(rows.targets.numbered()[0]) - {""}
-    samples = fill_targets(rows, known, by_folder=with_classes)
-    if with_classes and labels and (not known or _says_nothing(scan, targets)):
+    if with_classes:
+        _refuse_several(rows, table, labels, keys.class_names)
+    samples = fill_targets(rows, known, by_folder=with_classes and not by_pattern)
+    if with_classes and labels and (not known or _says_nothing(scan, targets, keys)):
         # The folders are no classes, as images/ and patient_001/ beside labels.csv.
         filled = (target if target in labels else "" for target in samples.targets)
         samples = samples.with_column(targets=filled)
@@ -554,6 +560,26 @@ def _without_words(rows: SampleTable, labels: Sequence[str]) -> tuple[SampleTabl
         return rows, []
     cells = ["" if name in words else name for name in names]
     return rows.with_column(targets=map(cells.__getitem__, number.tolist())), words
+
+
+def _refuse_several(rows: SampleTable, table: Path, labels: set[str], names: Sequence[str]) -> None:
+    """Raise if cells hold several classes, such as ``Mass|Effusion`` beside ``Mass``."""
+    several = [
+        label
+        for label in sorted(labels.difference(names))
+        if len(parts := _BETWEEN.split(label)) > 1 and labels.issuperset(parts)
+    ]
+    if several:
+        found = int(np.isin(list(rows.targets), several).sum())
+        raise MedvisionError(
+            f"{found} of {len(rows)} images have several classes: {count_names(several)}",
+            where=str(table),
+            hint="keep the images of one class each; if these texts are classes of their own, list"
+            " all classes in data.class_names",
+        )
+
+
+_BETWEEN = re.compile(r"\s*[|;,/+&]\s*")
 
 
 def _fill_in(targets: Targets, words: Sequence[str]) -> str:

@@ -45,6 +45,8 @@ class FolderKeys:
             them.
         class_names: Classes that the labels of a csv may name, even if a text such as ``none``
             otherwise marks a missing label.
+        class_pattern: Regular expression with one capture group, searched in each path; the
+            captured text is the class.
     """
 
     task: str | None = None
@@ -60,6 +62,7 @@ class FolderKeys:
     num_classes: int = 2
     on_error: str = "fail"
     class_names: tuple[str, ...] = ()
+    class_pattern: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("exclude", "class_names"):
@@ -79,6 +82,15 @@ class FolderKeys:
             raise MedvisionError(
                 "data.mask_suffix and data.mask_pattern both name the masks",
                 where="data.mask_suffix",
+                hint="set one of them",
+            )
+        of_masks = "data.masks" if self.masks is not None else "data.task=segmentation"
+        if self.class_pattern is not None and (
+            self.masks is not None or self.task == "segmentation"
+        ):
+            raise MedvisionError(
+                f"data.class_pattern names classes, {of_masks} masks",
+                where="data.class_pattern",
                 hint="set one of them",
             )
         if self.mask_merge not in (None, *MERGES):

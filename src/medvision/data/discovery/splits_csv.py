@@ -27,7 +27,17 @@ from medvision.files import file_errors, open_table, runs_in_spreadsheets, write
 
 COLUMNS = ("split", "path", "target", "group")
 
-_OF_CLASSES = ["label", "labels", "class", "class_name", "category", "diagnosis", "dx", "finding"]
+_OF_CLASSES = [
+    "label",
+    "labels",
+    "class",
+    "class_name",
+    "category",
+    "diagnosis",
+    "dx",
+    "finding",
+    "finding_labels",
+]
 _OF_MASKS = [
     "mask",
     "mask_path",
@@ -52,6 +62,7 @@ _USUAL = {
         "image_name",
         "image_id",
         "imageid",
+        "image_index",
         "id_code",
         "img",
         "img_path",
@@ -160,13 +171,13 @@ RECOGNISED = {
     "groups": ("group", *_USUAL["group"]),
     "splits": ("split", *_USUAL["split"]),
 }
-"""Names of the columns of a table, in the order of preference; case is ignored."""
+"""Names of the columns of a table as `_usual_name` gives them, in the order of preference."""
 
 
 def names_images(path: Path, *, with_targets: bool = False) -> bool:
     """Return True if the first line of a table names images, and targets if these are asked for."""
     try:
-        columns = {name.lower() for name in _head(path)}
+        columns = {_usual_name(name) for name in _head(path)}
     except (OSError, UnicodeDecodeError):
         return False
     targets = {*RECOGNISED["classes"], *RECOGNISED["masks"]}
@@ -208,16 +219,18 @@ def read_groups(path: Path) -> tuple[str, dict[str, str]]:
     Returns:
         A blank name and no groups, if the table has no such column or cannot be read.
     """
-    if not names_images(path) or {name.lower() for name in _head(path)}.isdisjoint(
-        RECOGNISED["groups"]
+    if not names_images(path) or not any(
+        _usual_name(name) in RECOGNISED["groups"] for name in _head(path)
     ):
         return "", {}
     try:
         head, rows = _cells(path)
-        places = dict(zip(COLUMNS, _places(head, path, "masks"), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error):
         return "", {}
+    places = dict(zip(COLUMNS, _places(head, path, "masks"), strict=True))
     image, group = places["path"], places["group"]
+    if image < 0 or group < 0:
+        return "", {}
     return head[group], {row[image]: row[group] for row in rows if row[image] and row[group]}
 
 
@@ -247,10 +260,10 @@ def _one_hot(path: Path) -> tuple[dict[int, str], int]:
             first = stream.readline()
             reader = csv.reader(chain([first], stream), delimiter=_delimiter(path, first))
             head = [name.strip() for name in next(reader, [])]
-            if not {"target", *_OF_CLASSES, *_OF_MASKS}.isdisjoint(name.lower() for name in head):
+            if not {"target", *_OF_CLASSES, *_OF_MASKS}.isdisjoint(map(_usual_name, head)):
                 return {}, 0
             known = {"", *COLUMNS, *chain.from_iterable(_USUAL.values())}  # blank: row numbers
-            classes = {k: name for k, name in enumerate(head) if name.lower() not in known}
+            classes = {k: name for k, name in enumerate(head) if _usual_name(name) not in known}
             are_splits = all(split_name(re.sub("(?i)^is_", "", name)) for name in classes.values())
             if len(classes) < 2 or are_splits:
                 return {}, 0
@@ -277,6 +290,11 @@ def _head(path: Path) -> list[str]:
     return [name.strip().strip('"') for name in first.split(_delimiter(path, first))]
 
 
+def _usual_name(column: str) -> str:
+    """Return the name of a column in lower case, with underscores for spaces and hyphens."""
+    return re.sub("[ -]", "_", column.strip().lower())
+
+
 def _delimiter(path: Path, first: str) -> str:
     """Return the character between cells: that which the first line holds most often."""
     if path.suffix.lower() == ".tsv":
@@ -286,7 +304,7 @@ def _delimiter(path: Path, first: str) -> str:
 
 def _places(columns: list[str], path: Path, prefer: Prefer | None) -> list[int]:
     """Return the place of each of ``COLUMNS``, under its own or a usual name; -1 without one."""
-    usual = dict(_USUAL)
+    usual, columns = dict(_USUAL), [_usual_name(name) for name in columns]
     masks, classes = ([n for n in names if n in columns] for names in (_OF_MASKS, _OF_CLASSES))
     if masks and classes and prefer is None and "target" not in columns:
         raise MedvisionError(

@@ -56,7 +56,7 @@ def group_by_pattern(samples: SampleTable, pattern: str) -> tuple[SampleTable, l
     return samples.with_column(groups=(group or own for group, own in columns)), notes
 
 
-def captured(pattern: str, paths: Iterable[str]) -> list[str]:
+def captured(pattern: str, paths: Iterable[str], *, where: str = "data.group_pattern") -> list[str]:
     """Return the text that a pattern's group captures in each path, empty without a match.
 
     Patterns also come from stored configs, and some take longer than anyone waits, such as
@@ -71,17 +71,17 @@ def captured(pattern: str, paths: Iterable[str]) -> list[str]:
     except (re.error, OverflowError, RecursionError) as fault:
         raise MedvisionError(
             f"{pattern[:200]} is not a regular expression: {fault}",
-            where="data.group_pattern",
+            where=where,
             hint="fix it, and quote it for the shell",
         ) from fault
     if expression.groups != 1:
         raise MedvisionError(
             f"expected one capture group, got {expression.groups} in {pattern[:200]}",
-            where="data.group_pattern",
-            hint=r"put the name of the group in parentheses, as in '(person\d+)_'",
+            where=where,
+            hint=r"put the part of the path in parentheses, as in '(person\d+)_'",
         )
     listed = list(paths)
-    with cpu_time_limit(MATCHING_S + MATCHING_S_PER_PATH * len(listed), pattern):
+    with cpu_time_limit(MATCHING_S + MATCHING_S_PER_PATH * len(listed), pattern, where=where):
         matches = map(expression.search, listed)
         return [match.group(1) or "" if match else "" for match in matches]
 

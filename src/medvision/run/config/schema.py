@@ -220,6 +220,7 @@ SCHEMA: dict[str, Rule] = {
     "data.reduced_decoding": _FLAG,
     "data.mask_suffix": _TEXT,
     "data.task": _TEXT | _NULL,
+    "data.class_pattern": _TEXT | _NULL,
     **dict.fromkeys(
         (f"data.{key}" for key in ("images", "masks", "mask_pattern", "mask_template", "roi")),
         _TEXT | _NULL,

@@ -206,8 +206,8 @@ def _gathered(cfg: DictConfig, root: str, keys: dict[str, Any]) -> ImageData:
     """Open another data set and list its images.
 
     A ``group_pattern`` of the run that does not fit its names is left out with a note, and another
-    says that ``exclude`` of the run applies; keys that name the masks are kept, and the error says
-    how to leave them out.
+    says that ``exclude`` of the run applies; keys that name the masks or the classes are kept, and
+    the error says how to leave them out.
     """
     data = _open_at(cfg, root, keys)
     try:
@@ -220,11 +220,13 @@ def _gathered(cfg: DictConfig, root: str, keys: dict[str, Any]) -> ImageData:
                 f"data.group_pattern of the run is not used for this data set: {fault.what}"
             )
             return data
-        masks = [f"data.{key}" for key in _NAMES_MASKS if key in inherited]
-        if masks and "mask" in f"{fault.what} {fault.where}":
+        about = f"{fault.what} {fault.where}"
+        names = _NAMES_MASKS if "mask" in about else ("class_pattern",) if "class" in about else ()
+        own = [f"data.{key}" for key in names if key in inherited]
+        if own:
             advice = (
-                f"the run's {', '.join(masks)} applies here too; to leave it out, add"
-                f" {' '.join(f'{key}=null' for key in masks)}"
+                f"the run's {', '.join(own)} applies here too; to leave it out, add"
+                f" {' '.join(f'{key}=null' for key in own)}"
             )
             hint = f"{fault.hint}; {advice}" if fault.hint else advice
             raise MedvisionError(fault.what, where=fault.where, hint=hint) from fault
