@@ -299,6 +299,25 @@ def test_keys_of_the_own_folder_do_not_stop_the_measurement_of_another(
         choose_target(stored, other, None, {"mask_suffix": None, "group_pattern": "(HOSP1_.)"})
 
 
+def test_a_pattern_of_classes_of_the_run_that_fits_no_other_name_is_named(
+    finished_chest: Path, tmp_path: Path
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    shutil.copytree(finished_chest, run)
+    config = (run / "config.yaml").read_text()
+    assert "class_pattern: null" in config
+    (run / "config.yaml").write_text(config.replace("class_pattern: null", "class_pattern: (q)_"))
+    stored = StoredRun.read(run)
+    for number, name in enumerate(("NORMAL", "PNEUMONIA")):
+        (other / name).mkdir(parents=True)
+        picture = np.random.default_rng(number).integers(0, 255, (64, 64)).astype(np.uint8)
+        cv2.imwrite(str(other / name / "1.png"), picture)
+    with pytest.raises(MedvisionError, match=r"to leave it out, add data.class_pattern=null$"):
+        choose_target(stored, other, None)
+    data = choose_target(stored, other, None, {"class_pattern": None}).data
+    assert len(data.tables["test"]) == 2
+
+
 def test_what_the_run_excludes_is_excluded_from_another_set_with_a_note(
     folder_run: tuple[Path, Path], make_folder: MakeFolder
 ) -> None:
