@@ -39,6 +39,7 @@ import numpy as np
 import yaml
 from sklearn.metrics import roc_curve
 
+from medvision.metrics.ranking import class_ranks
 from medvision.reports.plots.classification import Points, macro_mean
 from medvision.reports.plots.comparison import Drawn, draw_rocs, draw_validation
 from medvision.reports.plots.style import STYLE, save
@@ -682,8 +683,9 @@ def _roc(path: Path) -> Points:
     targets = np.array([row["target"] for row in rows])
     names = [name for name in rows[0] if name.startswith("probability/")]
     probabilities = np.array([[float(row[name]) for name in names] for row in rows])
+    ranks = class_ranks(probabilities)
     curves = [
-        roc_curve(targets == name.removeprefix("probability/"), probabilities[:, column])[:2]
+        roc_curve(targets == name.removeprefix("probability/"), ranks[:, column])[:2]
         for column, name in enumerate(names)
     ]
     return macro_mean(curves) if len(curves) > 2 else curves[-1]

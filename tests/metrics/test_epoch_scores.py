@@ -26,7 +26,7 @@ def test_an_epoch_of_batches_scores_as_its_images(num_classes: int) -> None:
         metric.update(logits[rows], target[rows].to(torch.uint8))
     scores = metric.compute()
     expected = classification_scores(
-        probabilities(logits).double().numpy(),
+        probabilities(logits).numpy(),
         target.numpy(),
         class_names=NAMES[:num_classes],
         threshold=0.4,
@@ -93,11 +93,28 @@ def test_no_gradient_is_kept_and_copies_are_independent() -> None:
     assert metric.clone().rows == []
 
 
-def test_probabilities_are_float32_and_sum_to_one() -> None:
+def test_probabilities_are_float64_and_sum_to_one() -> None:
     binary = probabilities(torch.tensor([[0.0], [100.0]], dtype=torch.bfloat16))
-    assert torch.equal(binary, torch.tensor([[0.5, 0.5], [0.0, 1.0]]))
-    many = probabilities(torch.tensor([[0.0, 0.0, np.log(2)]]))
-    torch.testing.assert_close(many, torch.tensor([[0.25, 0.25, 0.5]]))
+    expected = torch.tensor([[0.5, 0.5], [np.exp(-100), 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(binary, expected, rtol=1e-12, atol=0)
+    many = probabilities(torch.tensor([[0.0, 0.0, np.log(2)]], dtype=torch.float64))
+    torch.testing.assert_close(many, torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_confident_images_are_ranked_by_their_logits(num_classes: int) -> None:
+    """Logits from 17 on have the probability 1 in float32, and from 37 on in float64."""
+    logits = torch.tensor([[18.0], [25.0], [40.0], [50.0], [60.0]])
+    target = torch.tensor([0, 1, 0, 1, 1])
+    if num_classes == 3:
+        logits, target = torch.cat([torch.zeros(5, 2), logits], dim=1), 2 * target
+    metric = ClassificationScores(class_names=NAMES[:num_classes])
+    metric.update(logits, target)
+    scores = metric.compute()
+    name = NAMES[num_classes - 1]
+    assert scores[f"auroc/{name}"] == pytest.approx(5 / 6)  # one of six pairs is in the wrong order
+    assert scores[f"auroc/{NAMES[0]}"] == pytest.approx(5 / 6)
+    assert scores[f"average_precision/{name}"] == pytest.approx((1 + 1 + 3 / 4) / 3)
 
 
 @pytest.mark.parametrize("shape", [(3, 2), (3, 0), (3,), (3, 1, 4, 4)])

@@ -96,13 +96,13 @@ class ClassificationPictures(ValidationPictures):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
-        self._all: list[tuple[NDArray[np.float32], NDArray[Any]]] = []
+        self._all: list[tuple[NDArray[np.float64], NDArray[Any]]] = []
 
     def add(self, logits: Tensor, batch: Mapping[str, Tensor]) -> None:
         super().add(logits, batch)
         target = batch["target"].cpu().numpy()
         known = target != IGNORE_INDEX
-        self._all.append((probabilities(logits).cpu().numpy()[known], target[known]))
+        self._all.append((probabilities(logits).numpy()[known], target[known]))
 
     def draw(self) -> dict[str, Figure]:
         from medvision.reports.plots.classification import (
@@ -113,7 +113,7 @@ class ClassificationPictures(ValidationPictures):
         from medvision.reports.plots.overlays import draw_grid
 
         names = self.class_names
-        probability = np.concatenate([p for p, _ in self._all]).astype(np.float64)
+        probability = np.concatenate([p for p, _ in self._all])
         target = np.concatenate([t for _, t in self._all]).astype(np.int64)
         if not len(target):
             return {}

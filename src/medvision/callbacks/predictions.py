@@ -259,12 +259,12 @@ class ClassProbabilities(Outputs):
 
     def __init__(self) -> None:
         super().__init__()
-        self._probability: list[NDArray[np.float32]] = []
+        self._probability: list[NDArray[np.float64]] = []
 
     @property
     def probability(self) -> NDArray[np.float64]:
         """Probability of each class, (N, K)."""
-        return np.concatenate(self._probability).astype(np.float64)
+        return np.concatenate(self._probability)
 
     @property
     def logits(self) -> NDArray[np.float64]:
@@ -287,5 +287,5 @@ class ClassProbabilities(Outputs):
 
     def _keep(self, logits: torch.Tensor, batch: Batch) -> NDArray[np.bool_]:
         real = super()._keep(logits, batch)
-        self._probability.append(probabilities(logits).cpu().numpy()[real])
+        self._probability.append(probabilities(logits).numpy()[real])
         return real

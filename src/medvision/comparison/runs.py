@@ -117,13 +117,16 @@ class ComparedRun(RunFiles):
             )
 
     def _image_roc(self) -> Iterator[Points]:
-        from medvision.metrics import roc_points
+        from medvision.metrics.ranking import class_ranks, roc_points
 
         path, rows = self.folder / "predictions_test.csv", self.predictions
-        for name in self.classes[1:] if len(self.classes) == 2 else self.classes:
-            score = np.array([_number(path, row[f"probability/{name}"]) for row in rows], float)
-            positive = np.array([row["target"] == name for row in rows])
-            yield roc_points(score, positive)[:2]
+        columns = [
+            [_number(path, row[f"probability/{name}"]) for row in rows] for name in self.classes
+        ]
+        ranks = class_ranks(np.array(columns, float).T)
+        for k in (1,) if len(self.classes) == 2 else range(len(self.classes)):
+            positive = np.array([row["target"] == self.classes[k] for row in rows])
+            yield roc_points(ranks[:, k], positive)[:2]
 
 
 def read_run(path: Path) -> ComparedRun:

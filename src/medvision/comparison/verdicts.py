@@ -99,7 +99,7 @@ def _classified(
         balanced_accuracy_score,
         mean_score,
     )
-    from medvision.metrics.ranking import placements
+    from medvision.metrics.ranking import class_ranks, placements
 
     classes = groups[0].runs[0].classes
     truth = _texts(groups[0].members[0], "target", order)
@@ -110,8 +110,9 @@ def _classified(
         hits, places = [], []
         for member in group.members:
             hits.append(np.array(_texts(member, "predicted", order)) == np.array(truth))
-            columns = {k: _numbers(member, f"probability/{classes[k]}", order) for k in ranked}
-            places.append([placements(columns[k], target == k) for k in ranked])
+            columns = [_numbers(member, f"probability/{name}", order) for name in classes]
+            ranks_of = class_ranks(np.stack(columns, axis=1))
+            places.append([placements(ranks_of[:, k], target == k) for k in ranked])
         right.append(np.array(hits, dtype=np.float64))  # (seeds, N)
         placed.append(np.array(places))  # (seeds, classes, N)
 

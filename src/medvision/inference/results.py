@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from medvision.inference.model_card import ModelCard
 from medvision.reports.plots.overlays import draw_overlay
 
 Image = NDArray[np.uint8]
+Float = TypeVar("Float", np.float32, np.float64)
 """(H, W, C) in [0, 255], C is 1 (grey) or 3 (RGB)."""
 
 
@@ -165,12 +166,12 @@ class ClassificationResult(Result):
 
     @classmethod
     def from_logits(cls, image: Image, logits: NDArray[np.float32], card: ModelCard) -> Self:
+        exact = np.asarray(logits, np.float64)
         if card.num_classes == 2:
-            positive = float(sigmoid(logits)[0])
-            values = [1 - positive, positive]
-            chosen = int(positive >= card.threshold)
+            values = sigmoid(np.append(-exact, exact)).tolist()  # 1 - p would round
+            chosen = int(values[1] >= card.threshold)
         else:
-            values = softmax(logits).tolist()
+            values = softmax(exact).tolist()
             chosen = int(logits.argmax())
         probability = dict(zip(card.class_names, values, strict=True))
         return cls(image=image, probability=probability, predicted=card.class_names[chosen])
@@ -198,14 +199,14 @@ def to_uint8(probability: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.minimum(probability * 256, 255).astype(np.uint8)
 
 
-def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute 1 / (1 + exp(-x)) in float32; at least 0.5 exactly where x >= 0 or rounds to it."""
+def sigmoid(logits: NDArray[Float]) -> NDArray[Float]:
+    """Compute 1 / (1 + exp(-x)); at least 0.5 exactly where x >= 0 or rounds to it."""
     with np.errstate(over="ignore"):  # exp of a large number is infinity, and its inverse 0
-        return np.asarray(1 / (1 + np.exp(-logits)), np.float32)
+        return np.asarray(1 / (1 + np.exp(-logits)), logits.dtype)
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute probabilities along the last axis, float32."""
+def softmax(logits: NDArray[Float]) -> NDArray[Float]:
+    """Compute probabilities along the last axis."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
 

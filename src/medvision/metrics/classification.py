@@ -9,7 +9,8 @@ one class against the rest:
 - ``precision`` TP / (TP + FP); ``recall`` TP / (TP + FN); ``specificity`` TN / (TN + FP);
   ``f1`` 2 TP / (2 TP + FP + FN).
 - ``auroc``: share of the (negative, positive) pairs in which the positive has the larger
-  probability, ties counting half. Exact at image level, without bins.
+  probability, ties counting half. Exact at image level, without bins. Probabilities that are
+  rounded to 1 are no ties if those of the other classes differ.
 - ``average_precision``: mean over the positives of the precision among the images with at least
   the same probability.
 - ``ece``: expected calibration error over 15 equal-width bins of the confidence in the most
@@ -41,7 +42,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvision.metrics.calibration import Calibration
-from medvision.metrics.ranking import Ranking
+from medvision.metrics.ranking import Ranking, class_ranks
 
 MAX_CONFUSION_CLASSES = 20
 """Largest K with confusion counts, of which there are K * K."""
@@ -79,12 +80,9 @@ class ClassifiedImages:
         self.class_names = tuple(class_names)
         if num_classes == 2:
             self.predicted_class = (probabilities[:, 1] >= threshold).astype(np.int64)
-            # 1 - p rounds small p to equal values: -p ranks class 0 as finely as p ranks class 1
-            scores = np.stack([-probabilities[:, 1], probabilities[:, 1]], axis=1)
         else:
             self.predicted_class = probabilities.argmax(axis=1)
-            scores = probabilities
-        self.ranked = scores
+        self.ranked = scores = class_ranks(probabilities)
         classes = np.arange(num_classes)
         self.labelled = labels[:, None] == classes
         self.predicted = self.predicted_class[:, None] == classes

@@ -17,29 +17,33 @@ from medvision.types import IGNORE_INDEX
 def probabilities(logits: Tensor) -> Tensor:
     """Convert logits to the probability of every class.
 
+    In float32, all logits above 17 have the probability 1, so that overconfident networks would
+    have ties among most images, and an AUROC that ignores their order.
+
     Args:
-        logits: (N, 1), the logit of class 1 of two, or (N, K) with K >= 3, of any floating type.
+        logits: (N, 1), the logit of class 1 of two, or (N, K) with K >= 3, of any floating type, on
+            any device.
 
     Returns:
-        float32 (N, K); for two classes columns 1 - p and p. The row of an image with a logit that
-        is not finite is NaN.
+        float64 (N, K) on the CPU; for two classes columns 1 - p and p. The row of an image with a
+        logit that is not finite is NaN.
     """
     if logits.ndim != 2 or logits.shape[1] in (0, 2):
         raise ValueError(
             f"expected logits of shape (N, 1), or (N, K) with K >= 3, got {tuple(logits.shape)}"
         )
+    logits = logits.cpu().double()  # some accelerators have no float64
     if logits.shape[1] > 1:
-        found = logits.float().softmax(dim=1)
+        found = logits.softmax(dim=1)
     else:
-        positive = logits.float().sigmoid()
-        found = torch.cat([1 - positive, positive], dim=1)
+        found = torch.cat([-logits, logits], dim=1).sigmoid()  # 1 - p would round
     return torch.where(logits.isfinite().all(1, keepdim=True), found, torch.nan)
 
 
 class ClassificationScores(Metric):
     """Every score of ``classification_scores`` over an epoch, exact at image level.
 
-    The state is a list with the probabilities and targets of every batch instead of counts of fixed
+    The state is a list with the logits and targets of every batch instead of counts of fixed
     size: AUROC, average precision and the calibration error are exact only if computed from the
     scores themselves, and with K + 1 numbers per image a whole epoch is small. Batches are appended
     on the device without synchronisation; the only transfer is in ``compute``.
@@ -73,24 +77,27 @@ class ClassificationScores(Metric):
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Append (N, 1) or (N, K) logits and (N,) targets."""
-        probability = probabilities(logits.detach())
-        num_classes = len(self.class_names)
-        if probability.shape != (*target.shape, num_classes):
+        if logits.shape != (*target.shape, self._num_logits):
             raise ValueError(
-                f"expected logits of {num_classes} classes and targets (N,), "
+                f"expected logits of {len(self.class_names)} classes and targets (N,), "
                 f"got {tuple(logits.shape)} and {tuple(target.shape)}"
             )
-        self.rows.append(torch.cat([probability, target.unsqueeze(1).float()], dim=1).flatten())
+        columns = [logits.detach().float(), target.unsqueeze(1).float()]
+        self.rows.append(torch.cat(columns, dim=1).flatten())
+
+    @property
+    def _num_logits(self) -> int:
+        return 1 if len(self.class_names) == 2 else len(self.class_names)
 
     def compute(self) -> dict[str, Tensor]:
         """Compute every score and count by name, float32 scalars on the CPU."""
         rows = dim_zero_cat(self.rows).cpu() if len(self.rows) else torch.empty(0)
-        rows = rows.view(-1, len(self.class_names) + 1)
+        rows = rows.view(-1, self._num_logits + 1)
         rows = rows[rows[:, -1] != IGNORE_INDEX]
         scores = dict.fromkeys(self._names, float("nan"))
         if len(rows) and rows.isfinite().all():
             scores = classification_scores(
-                rows[:, :-1].double().numpy(),
+                probabilities(rows[:, :-1]).numpy(),
                 rows[:, -1].long().numpy(),
                 class_names=self.class_names,
                 threshold=self.threshold,

@@ -12,6 +12,39 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
+def class_ranks(probability: Floats) -> Floats:
+    """Rank images by the probability of each class, more finely than its last digits.
+
+    Near 1, numbers are too coarse to tell confident images apart; the probability of all other
+    classes is small there and not. Elsewhere it is ignored, because its rounding would order images
+    that are equal. For two classes, class 0 is ranked as class 1 in reverse.
+
+    Args:
+        probability: Finite probabilities (N, K), rows summing to 1.
+
+    Returns:
+        Ranks (N, K) of each column, from 0 or less, equal for equal images.
+    """
+    if probability.shape[1] == 2:
+        ranks = _ranks(probability[:, 1], probability[:, 0])
+        return np.stack([-ranks, ranks], axis=1)
+    columns = range(probability.shape[1])
+    others = [np.delete(probability, k, axis=1).sum(axis=1) for k in columns]
+    return np.stack([_ranks(probability[:, k], others[k]) for k in columns], axis=1)
+
+
+def _ranks(probability: Floats, others: Floats) -> Floats:
+    others = np.where(probability > _NEAR_ONE, -others, 0.0)
+    order = np.lexsort((others, probability))
+    steps = (np.diff(probability[order]) > 0) | (np.diff(others[order]) > 0)
+    ranks = np.zeros(len(order))
+    ranks[order[1:]] = np.cumsum(steps)
+    return ranks
+
+
+_NEAR_ONE = 1 - 1e-4
+
+
 class Ranking:
     """Positives and negatives by score, sorted once so that resamples need no sorting.
 
