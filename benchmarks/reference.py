@@ -514,6 +514,9 @@ def collected(folder: Path, settings: Settings) -> bool:
 def collect(folder: Path, results: Path, settings: Settings) -> None:
     """Copy what the results of a finished run rest on, in a compact form and without local paths.
 
+    The test scores are those of ``medvision evaluate RUN``, if it was called: a run of an older
+    version may have been scored by a definition that was repaired since.
+
     Args:
         folder: Run folder.
         results: Folder to write; replaced if it exists.
@@ -525,8 +528,12 @@ def collect(folder: Path, results: Path, settings: Settings) -> None:
     temporary = results.with_name(f".{results.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name in ("predictions_test.csv", "predictions_val.csv"):
-        _copy_table(folder / name, temporary / name)
+    measured = folder / "evaluation" / "test"
+    again = (measured / "summary.json").is_file()
+    _copy_table(
+        (measured if again else folder) / "predictions_test.csv", temporary / "predictions_test.csv"
+    )
+    _copy_table(folder / "predictions_val.csv", temporary / "predictions_val.csv")
     main_columns = re.compile(r"epoch|lr|(train|val)/\w+")
     _copy_table(folder / "metrics.csv", temporary / "metrics.csv", columns=main_columns)
     names = _folder_names(folder, settings)
@@ -535,6 +542,9 @@ def collect(folder: Path, results: Path, settings: Settings) -> None:
         (temporary / name).write_text(text)
     summary = json.loads((folder / "summary.json").read_text())
     kept = {key: summary[key] for key in KEPT if key in summary}
+    if again:
+        scores = json.loads((measured / "summary.json").read_text())["metrics"]
+        kept["metrics"] |= {k: v for k, v in scores.items() if k.startswith("test/")}
     kept["metrics"] = {k: v for k, v in kept["metrics"].items() if _is_kept_metric(k)}
     kept["leaks"] = summary.get("audit", {}).get("leaks", [])
     text = without_paths(_json(rounded(kept)), names)

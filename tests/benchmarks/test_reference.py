@@ -231,6 +231,26 @@ def test_copies_are_compact_and_name_no_folder(settings: Any, tmp_path: Path) ->
     assert not any(str(tmp_path).encode() in path.read_bytes() for path in files)
 
 
+def test_scores_of_a_later_evaluation_replace_those_of_the_training(settings: Any) -> None:
+    run = _leave(settings, "4_original_0", "finished")
+    measured = run / "evaluation" / "test"
+    measured.mkdir(parents=True)
+    (measured / "predictions_test.csv").write_text(PREDICTIONS.replace("0.87654321", "0.75"))
+    (measured / "summary.json").write_text(
+        json.dumps({"metrics": {"test/auroc": 0.9, "val/accuracy": 0.1}})
+    )
+    assert reference.collected(run, settings)
+    folder = settings.results("4_original_0")
+    metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+    assert (metrics["test/auroc"], metrics["test/accuracy"], metrics["val/accuracy"]) == (
+        0.9,
+        0.5,
+        0.5,
+    )
+    assert ",0.75," in (folder / "predictions_test.csv").read_text()
+    assert ",0.75," not in (folder / "predictions_val.csv").read_text()
+
+
 def test_a_folder_of_this_machine_is_refused() -> None:
     assert reference.without_paths("root: /data/x", {"/data/x": "BRAIN"}) == "root: BRAIN"
     with pytest.raises(ValueError, match="/home/me/x"):

@@ -21,7 +21,7 @@ from medvision.data.discovery.mask_folders import (
     masks_beside,
 )
 from medvision.data.readers.arrays import array_keys, array_labels, is_array_file
-from medvision.data.samples import SampleTable, count_names, split_name
+from medvision.data.samples import SampleTable, count_names, split_name, without_suffix
 from medvision.data.splits.groups import captured
 from medvision.errors import MedvisionError, did_you_mean
 from medvision.types import IGNORE_INDEX
@@ -78,7 +78,7 @@ def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
 
 _OF_PARTS = re.compile(
     r"images?|imgs?|pictures?|photos?|scans?|frames?|slices?|parts?|folds?|batch|data|(data)?sets?|"
-    r"(train|test|val)(ing|set)?|valid(ation)?|dev|tr|ts|"
+    r"(train(val)?|test|val)(ing|set)?|valid(ation)?|dev|tr|ts|"
     r"patients?|subjects?|cases?|videos?|vid|sequences?|seq|series"
 )
 """Words in names of folders that hold a part of the images, not those of a class."""
@@ -236,6 +236,7 @@ def _scan_folder(
             "choose a segmentation experiment, or another data.root",
             in_doubt=True,
         )
+    held = set[frozenset[str]]()
     for path in classes:
         inside = [deeper.name for deeper in subfolders(path) if split_name(deeper.name)]
         if inside:  # as a single class, it would mix train and test
@@ -248,8 +249,20 @@ def _scan_folder(
         files = images_in(root, path, scan, what="images", layout=CLASS_LAYOUT)
         files = [file for file in files if not keys.excludes(f"{start}/{file}")]
         files = _images_of(scan, path, start, files)
+        held.add(frozenset(without_suffix(file) for file in files))
         yield SampleTable.of_split_files(
             (f"{start}/{file}" for file in files), [path.name] * len(files), split
+        )
+    same = sorted(held.pop()) if len(held) == 1 else []
+    if len(classes) > 2 and are_numbered(names) and same and not re.search(r"\d", "".join(same)):
+        scan.problem(
+            f"numbered folders hold files of the same names, as those of patients do:"
+            f" {count_names(same)} in {count_names([path.name for path in classes])}",
+            folder,
+            f"set data.class_pattern if paths tell the classes"
+            f" ({data_keys(class_pattern=_outer(root, folder))} reads these folders), or"
+            f" {data_keys(images=f'*/{same[0]}.*', masks=f'*/{same[-1]}.*')}",
+            in_doubt=True,
         )
 
 
@@ -286,7 +299,7 @@ def _doubt_level(root: Path, scan: Scan, folder: Path, classes: list[Path]) -> N
     names = [one.name for one in classes]
     start = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
     above = "^" + "[^/]+/" * start.count("/")
-    outer = data_keys(class_pattern=f"{above}([^/]+)/")
+    outer = data_keys(class_pattern=_outer(root, folder))
     for one in classes:
         nested = len(inside[one]) > 1 and {*inside[one]} <= {*names} - {one.name}
         if nested or _NO_CLASS.fullmatch(one.name.lower()):
@@ -319,6 +332,11 @@ def _doubt_level(root: Path, scan: Scan, folder: Path, classes: list[Path]) -> N
     elif len(same) == len(counts):
         deeper_keys = data_keys(class_pattern=f"{above}[^/]+/([^/]+)/")
         scan.inner = f"classes {count_names(same)}: {deeper_keys}"
+
+
+def _outer(root: Path, folder: Path) -> str:
+    """Return the pattern of the names of the folders inside a folder."""
+    return f"^{'[^/]+/' * len(folder.relative_to(root).parts)}([^/]+)/"
 
 
 _NO_CLASS = re.compile(r"pred(ict(ion)?s?)?|unlabell?ed|no[ _-]?labels?|inference")

@@ -181,7 +181,7 @@ def masks_beside(folder: Path, files: Sequence[str]) -> dict[str, list[tuple[str
     for inside in by_folder.values():
         stems = {_stem(file.rpartition("/")[2]): file for file in inside}
         rests = {stem: end for stem in stems if (end := _end_of(stem, stems)) is not None}
-        rests |= _by_heads(stems)
+        rests |= _by_heads(stems) | _by_kind(stems)
         for stem in rests:
             image, tail = stem, ""
             while image in rests:  # of a_mask_1.png the image is a.png, not a_mask.png
@@ -221,6 +221,13 @@ def _by_heads(stems: Iterable[str]) -> dict[str, tuple[str, str]]:
         for stem, (rest, word) in masks.items()
         if len(images.get(rest, ())) == 1
     }
+
+
+def _by_kind(stems: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Return the stems that are only words for masks, as ``mask`` beside the only other stem."""
+    masks = [stem for stem in stems if _MASKS.fullmatch(plain(stem).rstrip("0123456789"))]
+    images = [stem for stem in stems if stem not in masks]
+    return {stem: (images[0], stem) for stem in masks} if len(images) == 1 else {}
 
 
 def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
@@ -561,6 +568,10 @@ def _beside_places(
         names = [_stem(file.rpartition("/")[2]) for file in inside]
         short = len(set(names)) == len(names)
         stems = {f: n if short else _stem(f) for f, n in zip(inside, names, strict=True)}
+        for image in set(inside).intersection(beside):
+            for end, mask in beside[image]:
+                if plain(stems[mask].rpartition("/")[2]) == plain(end):  # mask.png, of any image
+                    stems[mask] = f"{stems[image]}_{end}"
         places.append(
             _Place(
                 where=root,
@@ -1070,16 +1081,33 @@ def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str | None:
 
 
 def _splits_inside(scan: Scan, samples: SampleTable) -> SampleTable:
-    """Treat ``images/train/...`` as a given split if every image is in such a folder."""
+    """Treat ``images/train/...`` as a given split if every image is in such a folder.
+
+    So are folders such as ``Training_Input`` and ``Test_Input``.
+    """
     if not samples or samples.splits.numbered()[0] != [""]:
         return samples
-    names: list[str] = []
-    for path in samples.paths:
-        inside = path.split("/")[1:-1]
-        name = split_name(inside[0]) if inside else None
-        if name is None:
-            return samples
-        names.append(name)
-    top = sorted({path.partition("/")[0] for path in samples.paths})
-    scan.notes.append(f"read the folders inside {count_names(top)} as the given split")
-    return samples.with_column(splits=names)
+    parts = [path.split("/")[:-1] for path in samples.paths]
+    inside = [split_name(folders[1]) if len(folders) > 1 else None for folders in parts]
+    if all(inside):
+        top = sorted({folders[0] for folders in parts})
+        scan.notes.append(f"read the folders inside {count_names(top)} as the given split")
+        return samples.with_column(splits=[name or "" for name in inside])
+    named = {folder: _splits_of(folder) for folder in {*chain.from_iterable(parts)}}
+    found = [{name for folder in folders for name in named[folder]} for folders in parts]
+    splits = [min(names) if len(names) == 1 else "" for names in found]
+    if not all(splits) or len(set(splits)) < 2 or "train" not in splits:
+        return samples
+    folders = sorted(folder for folder, names in named.items() if names)
+    scan.notes.append(f"read {count_names(folders)} as the given split")
+    return samples.with_column(splits=splits)
+
+
+def _splits_of(folder: str) -> set[str]:
+    """Return the splits that words in the name of a folder name."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", folder)
+    return {split for word in words if (split := split_name(_UNITED.get(word.lower(), word)))}
+
+
+_UNITED = {"trainval": "train"}
+"""Splits that sets join; the validation is drawn from it."""
