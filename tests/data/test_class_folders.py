@@ -139,6 +139,36 @@ def test_other_folders_within_classes_are_no_question(tmp_path: Path, names: lis
     assert (index.notes, index.other) == ([], "")
 
 
+@pytest.mark.parametrize("top", ["", "train/"])
+def test_numbered_folders_of_equal_files_are_a_question(tmp_path: Path, top: str) -> None:
+    make(tmp_path, *(f"{top}p{k}/{eye}.png" for k in range(3) for eye in ("left", "right")))
+    outer = "^[^/]+/([^/]+)/" if top else "^([^/]+)/"
+    assert error(tmp_path) == (
+        "numbered folders hold files of the same names, as those of patients do: left, right in p0,"
+        f" p1, p2 (ROOT{top and '/train'}); set data.class_pattern if paths tell the classes"
+        f" ('data.class_pattern={outer}' reads these folders), or 'data.images=*/left.*'"
+        " 'data.masks=*/right.*'"
+    )
+    keys = FolderKeys(class_pattern="/([^/]+)[.]png")
+    index = index_classification(tmp_path, keys=keys, group_pattern=r"p(\d)/")
+    assert Counter(index.samples.targets) == {"left": 3, "right": 3}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{grade}/{n}.png" for grade in range(3) for n in range(2)],
+        [f"{grade}/{name}.png" for grade in range(2) for name in ("left", "right")],
+        [f"{name}/{eye}.png" for name in ("a", "b", "c") for eye in ("left", "right")],
+        [f"{grade}/{name}.png" for grade in range(3) for name in ("left", "right")[: grade + 1]],
+    ],
+)
+def test_folders_of_other_files_are_classes(tmp_path: Path, names: list[str]) -> None:
+    make(tmp_path, *names)
+    index = index_classification(tmp_path)
+    assert set(index.class_names) == {name.partition("/")[0] for name in names}
+
+
 def test_folders_with_words_within_classes_are_shown(tmp_path: Path) -> None:
     make(tmp_path, "lung/tumour/1.png", "lung/other/1.png", "colon/polyp/1.png", "colon/none/1.png")
     index = index_classification(tmp_path)

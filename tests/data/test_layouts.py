@@ -160,6 +160,29 @@ def test_two_folders_of_images_and_masks_are_refused_by_a_classification(tmp_pat
         index_classification(root, keys=parse_keys(["data.task=classification"]).folder)
 
 
+@pytest.mark.parametrize(
+    "tops",
+    [
+        ("Train_Input", "Input"),  # not all folders name a split
+        ("test_a", "val_b"),  # no training images
+        ("train_a", "train_b"),
+        ("train_test", "train"),  # two splits in one name
+        ("contest", "training_b"),
+    ],
+)
+def test_words_in_names_of_folders_give_splits_only_where_all_do(
+    tmp_path: Path, tops: tuple[str, str]
+) -> None:
+    for number, top in enumerate(tops):
+        (tmp_path / top).mkdir()
+        for k in range(3):
+            for end in ("", "_mask"):
+                (tmp_path / top / f"{number}{k}{end}.png").touch()
+    index = index_segmentation(tmp_path)
+    assert len(index.samples) == 6
+    assert set(index.samples.splits) == {""}
+
+
 def test_groups_that_a_given_split_divides_are_counted(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(4):

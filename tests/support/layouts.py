@@ -220,6 +220,28 @@ LAYOUTS: dict[str, Layout] = {
         count=15,
         splits={"train": 12, "test": 3},
     ),
+    "splits in names of folders": Layout(
+        files=[
+            *each(
+                "Task_Training_Input/I_{n}.jpg", "Task_Training_Truth/I_{n}_segmentation.png:mask"
+            ),
+            *each(
+                "Task_Test_Input/J_{n}.jpg", "Task_Test_Truth/J_{n}_segmentation.png:mask", count=4
+            ),
+        ],
+        count=16,
+        pairs={"Task_Test_Input/J_3.jpg": "Task_Test_Truth/J_3_segmentation.png"},
+        splits={"train": 12, "test": 4},
+    ),
+    "training and test beside each other": Layout(
+        files=[
+            *each("trainval-image/{n}.png", "trainval-mask/{n}.png:mask"),
+            *each("test-image/{n}.png", "test-mask/{n}.png:mask", count=4),
+        ],
+        count=16,
+        pairs={"test-image/3.png": "test-mask/3.png"},
+        splits={"train": 12, "test": 4},
+    ),
     "unknown names": _two("scan_a", "drawn_b", pairs={"scan_a/1.png": "drawn_b/1.png"}),
     "mask suffix": Layout(
         files=each("images/case{n}.png", "masks/case{n}_segmentation.png:mask"),
@@ -276,6 +298,11 @@ LAYOUTS: dict[str, Layout] = {
         ],
         count=N,
         pairs={"c0001/images/c0001.png": "c0001/masks/pb0.png|c0001/masks/qb1.png"},
+    ),
+    "one folder per image, same names": Layout(
+        files=each("{n}/image.png", "{n}/mask.png:mask"),
+        count=12,
+        pairs={"3/image.png": "3/mask.png"},
     ),
     "a test set without masks": Layout(
         files=[
