@@ -45,7 +45,12 @@ def test_the_class_of_an_image_is_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "test"), [("train", "val", "test"), ("Training", "validation", "Testing")]
+    ("train", "val", "test"),
+    [
+        ("train", "val", "test"),
+        ("Training", "validation", "Testing"),
+        ("Training Set", "val_set", "Test-Set"),
+    ],
 )
 def test_folders_named_after_splits_are_the_given_split(
     tmp_path: Path, train: str, val: str, test: str

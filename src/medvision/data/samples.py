@@ -189,8 +189,11 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
     **{f"{name}{end}": name for name in ("train", "val", "test") for end in ("set", "dataset")},
+    "trainingset": "train",
+    "validationset": "val",
+    "testingset": "test",
 }
-"""Split of each folder name or csv entry; case is ignored."""
+"""Split of each folder name or csv entry; case, spaces, hyphens and underscores are ignored."""
 
 JOIN = "|"
 """Joins the masks of one image in a target; file names hold it on no Windows disk."""
@@ -251,9 +254,12 @@ def files_in(target: str) -> list[str]:
     return masks if view is None else [*masks, view]
 
 
+_WITHOUT_JOINTS = str.maketrans("", "", " \t_-")
+
+
 def split_name(name: str) -> str | None:
     """Return the split named by a folder or csv entry, or None."""
-    return SPLIT_NAMES.get(name.strip().lower())
+    return SPLIT_NAMES.get(name.lower().translate(_WITHOUT_JOINTS))
 
 
 def count_names(names: list[str], *, shown: int = 5) -> str:
