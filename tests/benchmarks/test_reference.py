@@ -231,6 +231,17 @@ def test_copies_are_compact_and_name_no_folder(settings: Any, tmp_path: Path) ->
     assert not any(str(tmp_path).encode() in path.read_bytes() for path in files)
 
 
+def test_a_run_of_another_checkout_is_copied_without_its_folder(
+    settings: Any, tmp_path: Path
+) -> None:
+    run = _leave(settings, "4_original_0", "finished")
+    command = f"python {tmp_path / 'older' / 'train.py'} seed=0"
+    (run / "environment.json").write_text(json.dumps({"command": command}))
+    assert reference.collected(run, settings)
+    text = (settings.results("4_original_0") / "environment.json").read_text()
+    assert json.loads(text)["command"] == "python ./train.py seed=0"
+
+
 def test_scores_of_a_later_evaluation_replace_those_of_the_training(settings: Any) -> None:
     run = _leave(settings, "4_original_0", "finished")
     measured = run / "evaluation" / "test"
