@@ -279,10 +279,7 @@ def test_columns_of_0_and_1_do_not_replace_folders_of_classes(tmp_path: Path) ->
     ("own", "remedy"),
     [
         (None, "rename it to splits.csv"),
-        (
-            "path,split\na/0.png,train\na/1.png,test\nb/2.png,train\n",
-            "add the column to splits.csv",
-        ),
+        ("path\na/0.png\na/1.png\nb/2.png\n", "add the column to splits.csv"),
     ],
 )
 def test_groups_in_a_table_that_is_not_read_are_noted(
@@ -307,6 +304,22 @@ def test_groups_in_a_table_that_is_not_read_are_noted(
         (tmp_path / "splits.csv").write_text("image_id,Patient_ID\n0,p\n1,p\n2,q\n")
         index = index_classification(tmp_path)
         assert (list(index.samples.groups), index.notes) == (["p", "p", "q"], [])
+
+
+def test_groups_in_a_table_that_is_not_read_are_compared_with_the_given_splits(
+    tmp_path: Path,
+) -> None:
+    for name in ("train/a/0.png", "train/b/1.png", "test/a/2.png", "test/b/3.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    table = tmp_path / "metadata.csv"
+    table.write_text("image_id,patient_id\n0,p\n1,p\n2,q\n3,p\n")
+    assert index_classification(tmp_path).notes == [
+        "metadata.csv is not read: 1 of the 2 values of patient_id have images in more than one of"
+        " the given splits; rename it to splits.csv to have them checked"
+    ]
+    table.write_text("image_id,patient_id\n0,p\n1,p\n2,q\n3,q\n")
+    assert index_classification(tmp_path).notes == []
 
 
 @pytest.mark.parametrize(

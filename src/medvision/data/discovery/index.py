@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -452,13 +452,23 @@ def _unread_groups(root: Path, own: Path, samples: SampleTable) -> list[str]:
             continue
         files = _Files(list(samples.paths))
         spelled = {files.spelled(name): group for name, group in groups.items()}
-        sizes = Counter(spelled[path] for path in samples.paths if path in spelled)
-        together = sum(size for size in sizes.values() if size > 1)
-        if together:
-            remedy = f"add the column to {own.name}" if is_there(own) else "rename it to splits.csv"
+        splits: defaultdict[str, list[str]] = defaultdict(list)
+        for path, split in zip(samples.paths, samples.splits, strict=True):
+            if path in spelled:
+                splits[spelled[path]].append(split)
+        several = [of for of in splits.values() if len(of) > 1]
+        torn = sum(len({*of} - {""}) > 1 for of in several)
+        drawn = sum(len(of) for of in several if "" in of)
+        remedy = f"add the column to {own.name}" if is_there(own) else "rename it to splits.csv"
+        if torn:
+            notes.append(
+                f"{table.name} is not read: {torn} of the {len(splits)} values of {column} have"
+                f" images in more than one of the given splits; {remedy} to have them checked"
+            )
+        elif drawn:
             notes.append(
                 f"{table.name} is not read: images with the same {column} can be in different"
-                f" splits ({together} of {counted(len(samples), 'image')} share one with another"
+                f" splits ({drawn} of {counted(len(samples), 'image')} share one with another"
                 f" image); {remedy} to keep them together"
             )
     return notes

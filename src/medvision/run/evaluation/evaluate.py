@@ -552,7 +552,7 @@ def _reproduced(summary: Mapping[str, Any]) -> str:
     size = "one is undefined" if difference is None else f"by {difference:.2g}"
     return (
         f"NOT reproduced: {evaluated['differs_most']} differs from the run's summary.json ({size});"
-        " the data, the machine or the packages differ from those of the run"
+        " the data, the machine, the packages or medvision differ from those of the run"
     )
 
 
