@@ -837,6 +837,8 @@ def page(
         " standard deviation.",
         "- Training scores are measured during the epoch, with noise, augmentation and dropout.",
         "- Interval: 95 %, bootstrap over the test images, of the score averaged over the seeds.",
+        "- Test scores of a run that a later version has measured again (`medvision evaluate RUN`)"
+        " are those of that version.",
         "- Without near-duplicate in train: as found by the version that trained the run. Later"
         " versions find more.",
         "- Published: on the merged protocol for brain MRI, whatever the protocol of the row.",
