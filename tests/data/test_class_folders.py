@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from medvision.data.discovery.class_folders import are_parts
-from medvision.data.discovery.index import index_classification
+from medvision.data.discovery.index import choose_task, index_classification
 from medvision.data.discovery.keys import FolderKeys
 from medvision.data.samples import Sample
 from medvision.errors import MedvisionError
@@ -260,10 +260,13 @@ def test_images_beside_the_folders_of_splits_are_refused_with_a_pattern(tmp_path
         index_classification(tmp_path, keys=FolderKeys(class_pattern="([ab])_"))
 
 
-def test_a_pattern_of_classes_and_keys_of_masks_exclude_each_other() -> None:
-    for masks in ({"masks": "m"}, {"task": "segmentation"}):
-        with pytest.raises(MedvisionError, match=r"data\.class_pattern names classes, data\."):
-            FolderKeys(class_pattern="(a)", **masks)
+def test_a_pattern_of_classes_and_keys_of_masks_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(MedvisionError, match=r"data\.class_pattern names classes, data\.masks"):
+        FolderKeys(class_pattern="(a)", masks="m")
+    with pytest.raises(MedvisionError, match=r"data\.class_pattern names classes, data\.task"):
+        choose_task(tmp_path, FolderKeys(class_pattern="(a)", task="segmentation"))
+    keys = FolderKeys(class_pattern="(a)", task="classification")
+    assert choose_task(tmp_path, keys).task == "classification"
 
 
 def test_folders_of_patients_within_classes_are_no_question(tmp_path: Path) -> None:

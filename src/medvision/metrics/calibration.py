@@ -445,9 +445,10 @@ def logits_of(probability: ArrayLike) -> Floats:
     r"""Compute logits from probabilities: their logarithms.
 
     Logits are determined up to a constant per image, which softmax cancels, so that
-    :math:`p_k^{1/T} / \sum_j p_j^{1/T}` are exactly the probabilities at T. Values that float32
-    rounded to 0 are replaced by the smallest number it distinguishes from 0, for 1 - p of two
-    classes :math:`2^{-25}`: such logits are nearer to 0 than those of the network were.
+    :math:`p_k^{1/T} / \sum_j p_j^{1/T}` are exactly the probabilities at T. Runs of older versions
+    stored them in float32. Values that it rounded to 0 are replaced by the smallest number it
+    distinguishes from 0, for 1 - p of two classes :math:`2^{-25}`: such logits are nearer to 0 than
+    those of the network were.
 
     Args:
         probability: Probabilities (N, K) as a run stores them, in [0, 1]; for two classes columns
@@ -457,7 +458,7 @@ def logits_of(probability: ArrayLike) -> Floats:
     smallest = np.full(values.shape[1], 2.0**-149)
     if values.shape[1] == 2:
         smallest[0] = 2.0**-25  # half a step of float32 below 1
-    return np.log(np.maximum(values, smallest))
+    return np.log(np.where(values > 0, values, smallest))
 
 
 def _root(function: Callable[[float], float]) -> float:

@@ -306,6 +306,12 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
                 where="data.task",
                 hint="change it",
             )
+        if keys.task == "segmentation" and keys.class_pattern is not None:
+            raise MedvisionError(
+                "data.class_pattern names classes, data.task=segmentation expects masks",
+                where="data.class_pattern",
+                hint="set one of them",
+            )
         return Choice(task=keys.task)
     if keys.class_pattern is not None:
         return Choice(task="classification")

@@ -84,12 +84,9 @@ class FolderKeys:
                 where="data.mask_suffix",
                 hint="set one of them",
             )
-        of_masks = "data.masks" if self.masks is not None else "data.task=segmentation"
-        if self.class_pattern is not None and (
-            self.masks is not None or self.task == "segmentation"
-        ):
+        if self.class_pattern is not None and self.masks is not None:
             raise MedvisionError(
-                f"data.class_pattern names classes, {of_masks} masks",
+                "data.class_pattern names classes, data.masks names masks",
                 where="data.class_pattern",
                 hint="set one of them",
             )
