@@ -36,10 +36,10 @@ Place = Literal[
 
 UNDEFINED = "undefined"
 
-METRIC_DEFINITIONS = 3
+METRIC_DEFINITIONS = 4
 """Version of the definitions below, in ``summary.json``. It increases when one changes."""
 
-INTERVALS, INTERVALS_CHANGED = "intervals", 3
+INTERVALS, INTERVALS_CHANGED = "intervals", 4
 """Name that stands for the intervals of all scores, and the version in which they changed last."""
 
 
@@ -162,6 +162,7 @@ _NEVER_PREDICTED = Change(
     version=3, what="a class that is labelled and never predicted has precision 0"
 )
 _RANKED = Change(version=3, what="pixels are ranked by their logit, not in 256 bins of probability")
+_NO_TIES = Change(version=4, what="images whose probability is rounded to 1 are no ties")
 
 SEGMENTATION = (
     Score(
@@ -374,10 +375,11 @@ CLASSIFICATION = (
         name="auroc",
         title="AUROC",
         definition="Area under the ROC curve: the share of the pairs of a positive and a negative "
-        "image in which the positive one has the larger probability; ties count half. "
-        "Undefined where only one class occurs.",
+        "image in which the positive one has the larger probability, before any rounding; ties "
+        "count half. Undefined where only one class occurs.",
         places=(*OF_A_RUN, *OF_SEVERAL_RUNS, "tile", "checked"),
         chance=0.5,
+        changes=(_NO_TIES,),
     ),
     Score(
         name="average_precision",
@@ -385,6 +387,7 @@ CLASSIFICATION = (
         definition="Mean over the positive images of the precision among the images that are at "
         "least as probable: the area under the precision-recall curve.",
         places=("terminal", "folds"),
+        changes=(_NO_TIES,),
     ),
     Score(
         name="precision",

@@ -73,7 +73,7 @@ def test_a_run_of_an_earlier_version_is_evaluated_with_the_same_scores(
     printed = " ".join(capsys.readouterr().out.split())
     assert "auroc: pixels are ranked by their logit, not in 256 bins of probability" in printed
     assert "NOT reproduced" not in printed
-    assert summary["metric_definitions"] == 3
+    assert summary["metric_definitions"] == 4
     assert summary.get("threshold") == pytest.approx(expected["threshold"], abs=TOLERANCE)
 
 

@@ -83,7 +83,10 @@ def test_notes_on_scores_that_are_measured_again_are_not_kept() -> None:
 
 
 def test_changed_definitions_are_those_after_the_version_of_a_run() -> None:
-    assert changed_since(3, "segmentation", num_classes=2) == {}
+    assert changed_since(4, "segmentation", num_classes=2) == {}
+    assert set(changed_since(3, "segmentation", num_classes=2)) == {"intervals"}
+    ranked = {"auroc", "average_precision", "intervals"}
+    assert set(changed_since(3, "classification", num_classes=2)) == ranked
     two = changed_since(2, "segmentation", num_classes=2)
     assert set(two) == {"precision", "auroc", "intervals"}
     assert set(changed_since(2, "segmentation", num_classes=4)) >= {"dice", "iou", *two}

@@ -222,7 +222,7 @@ def test_a_single_run_is_tested_and_counted(
     runs = [train(*options) for _ in range(2)]
     summaries = [summary_of(run) for run in runs]
     assert [summary["test_evaluations"] for summary in summaries] == [1, 2]
-    assert [summary["metric_definitions"] for summary in summaries] == [3, 3]
+    assert [summary["metric_definitions"] for summary in summaries] == [4, 4]
     assert "sealed" not in summaries[0]
     with Path("runs", "test_ledger.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
