@@ -260,8 +260,12 @@ def _scan_folder(
             f" {count_names(same)} in {count_names([path.name for path in classes])}",
             folder,
             f"set data.class_pattern if paths tell the classes"
-            f" ({data_keys(class_pattern=_outer(root, folder))} reads these folders), or"
-            f" {data_keys(images=f'*/{same[0]}.*', masks=f'*/{same[-1]}.*')}",
+            f" ({data_keys(class_pattern=_outer(root, folder))} reads these folders)"
+            + (
+                f", or {data_keys(images=f'*/{same[0]}.*', masks=f'*/{same[-1]}.*')}"
+                if len(same) > 1
+                else ""
+            ),
             in_doubt=True,
         )
 

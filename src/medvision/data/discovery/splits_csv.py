@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Literal
+from typing import Any, Literal, TextIO
 
 from medvision.data.discovery.folders import refuse_controls
 from medvision.data.samples import (
@@ -234,11 +234,16 @@ def read_groups(path: Path) -> tuple[str, dict[str, str]]:
     return head[group], {row[image]: row[group] for row in rows if row[image] and row[group]}
 
 
+def _reader(path: Path, stream: TextIO, *, strict: bool = False) -> Any:
+    """Return a reader of an open table, whose first line tells the character between cells."""
+    first = stream.readline()
+    return csv.reader(chain([first], stream), strict=strict, delimiter=_delimiter(path, first))
+
+
 def _cells(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return the columns of a table in lower case, and the stripped cells of its complete rows."""
     with open_table(path, encoding="utf-8-sig") as stream:
-        first = stream.readline()
-        reader = csv.reader(chain([first], stream), delimiter=_delimiter(path, first))
+        reader = _reader(path, stream)
         head = [name.strip().lower() for name in next(reader, [])]
         return head, [
             [cell.strip() for cell in cells] for cells in reader if len(cells) == len(head)
@@ -257,8 +262,7 @@ def _one_hot(path: Path) -> tuple[dict[int, str], int]:
     line = 0
     try:
         with open_table(path, encoding="utf-8-sig") as stream:
-            first = stream.readline()
-            reader = csv.reader(chain([first], stream), delimiter=_delimiter(path, first))
+            reader = _reader(path, stream)
             head = [name.strip() for name in next(reader, [])]
             if not {"target", *_OF_CLASSES, *_OF_MASKS}.isdisjoint(map(_usual_name, head)):
                 return {}, 0
@@ -372,9 +376,7 @@ def _rows(
     line = 1
     try:
         with open_table(path, encoding="utf-8-sig") as stream:
-            first = stream.readline()
-            delimiter = _delimiter(path, first)
-            reader = csv.reader(chain([first], stream), strict=True, delimiter=delimiter)
+            reader = _reader(path, stream, strict=True)
             columns = [name.strip().lower() for name in next(reader, [])]
             places = _places(columns, path, prefer)
             _check_columns(columns, path, places)
