@@ -1,19 +1,26 @@
 import platform
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from medvision.errors import MedvisionError
 from medvision.hardware import (
     cpu,
+    denormals_as_zero,
     keep_freed_memory,
     measure_first_layers_in_float32,
     round_weights_once,
     train_with_quick_gradients,
 )
 from medvision.models import SimpleCNN, SmpSegmenter, TimmClassifier, UNet
+from medvision.run.training import experiment
 
 
 def network() -> nn.Sequential:
@@ -178,6 +185,86 @@ def test_freed_blocks_are_reused_without_new_pages() -> None:
         torch.ones(2**23)  # 32 MiB, far more than malloc keeps by default
         faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert faults[-1] < 2**23 * 4 / 4096 / 10
+
+
+def smallest_product() -> float:
+    """Float32 product that is a denormal number, or zero where these are flushed."""
+    return float(torch.full((), 1e-30) * torch.full((), 1e-10))
+
+
+@pytest.mark.parametrize("flushed_before", [False, True])
+def test_denormal_numbers_are_zero_within_and_as_before_afterwards(flushed_before: bool) -> None:
+    if not torch.set_flush_denormal(flushed_before):
+        pytest.skip("this processor does not support it")
+    try:
+        before = smallest_product()
+        assert (before == 0) is flushed_before
+        with denormals_as_zero():
+            assert smallest_product() == 0
+        assert smallest_product() == before
+        with pytest.raises(RuntimeError, match="out of memory"), denormals_as_zero():
+            raise RuntimeError("out of memory")
+        assert smallest_product() == before
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def trained_with_dead_units() -> tuple[Tensor, Tensor]:
+    """Weights and first moments after 1000 steps of Adam, half of them without a gradient."""
+    weight = nn.Parameter(torch.linspace(-0.1, 0.1, 64))
+    optimizer = torch.optim.Adam([weight], lr=1e-3)
+    weight.grad = torch.linspace(-1, 1, 64)
+    optimizer.step()
+    weight.grad[::2] = 0
+    for _ in range(1000):
+        optimizer.step()
+    return weight.detach(), optimizer.state[weight]["exp_avg"]
+
+
+def test_moments_of_dead_units_become_zero_and_weights_stay_identical() -> None:
+    plain_weights, plain_moments = trained_with_dead_units()
+    with denormals_as_zero():
+        weights, moments = trained_with_dead_units()
+    assert torch.equal(weights, plain_weights)
+    dead = plain_moments[::2]
+    assert ((dead != 0) & (dead.abs() < torch.finfo(torch.float32).tiny)).all()
+    assert torch.count_nonzero(moments[::2]) == 0
+    assert torch.equal(moments[1::2], plain_moments[1::2])
+
+
+def test_threads_started_within_flush_denormal_numbers() -> None:
+    program = """
+import torch
+from medvision.hardware import denormals_as_zero
+torch.set_num_threads(2)
+with denormals_as_zero():
+    print(torch.count_nonzero(torch.full((2**20,), 1e-30) * 1e-10).item())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")
+
+
+def test_numpy_does_not_warn_about_flushed_numbers() -> None:
+    program = """
+from medvision.hardware import denormals_as_zero
+with denormals_as_zero():
+    import numpy as np
+    print(np.finfo(np.float32).eps == 2**-23, np.finfo(np.float64).eps == 2**-52)
+"""
+    words = [sys.executable, "-W", "always:The value of the smallest", "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+def test_training_flushes_denormal_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(_: Any) -> Any:
+        raise MedvisionError(f"product {smallest_product()}", where="data")
+
+    monkeypatch.setattr(experiment, "build_data", read)
+    job = {"experiment": "polyp_unet", "folder": cast(Any, None), "started_s": 0.0}
+    with pytest.raises(MedvisionError, match=r"product 0\.0"):
+        experiment.run_experiment(OmegaConf.create({"data": {}}), **job)
+    assert smallest_product() > 0
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from .cpu import denormals_as_zero as denormals_as_zero
 from .cpu import keep_freed_memory as keep_freed_memory
 from .cpu import measure_first_layers_in_float32 as measure_first_layers_in_float32
 from .cpu import round_weights_once as round_weights_once

@@ -20,6 +20,7 @@ from medvision.hardware import (
     Plan,
     announce_host,
     choose_plan,
+    denormals_as_zero,
     describe_hardware,
     keep_freed_memory,
     measure_first_layers_in_float32,
@@ -67,6 +68,7 @@ from medvision.task_definition import task_of
 from medvision.types import Stage
 
 
+@denormals_as_zero()
 def run_experiment(
     cfg: DictConfig,
     *,
