@@ -10,9 +10,11 @@ import timm
 import torch
 import torchvision
 from huggingface_hub import constants
+from torch import nn
 
 from medvision.errors import MedvisionError
 from medvision.models import AlexNet, SimpleCNN, SmpSegmenter, TimmClassifier, count_parameters
+from medvision.models.base import pool_before_relu
 
 
 def test_simple_cnn_of_the_reference_has_its_number_of_parameters() -> None:
@@ -53,6 +55,30 @@ def test_alexnet_equals_that_of_torchvision() -> None:
     image = torch.rand(1, 3, 63, 70)
     with torch.no_grad():
         assert torch.equal(model(image), plain((image - 0.5) / 0.5))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_pooling_before_relu_changes_neither_outputs_nor_gradients(kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        *(nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2)),
+        *(nn.Conv2d(4, 4, 3, padding=1, dtype=kind), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+        *(nn.Conv2d(4, 4, 3, padding=1, dtype=kind), nn.ReLU(inplace=True), nn.MaxPool2d(2)),
+    )
+    changed = pool_before_relu(plain)
+    names = [type(layer).__name__ for layer in changed]
+    assert names == ["MaxPool2d", "ReLU", "Conv2d", "MaxPool2d", "ReLU", "Conv2d", *names[1::-1]]
+    assert list(changed.state_dict()) == list(plain.state_dict())
+    image = torch.randint(-3, 3, (4, 4, 33, 30)).to(kind)  # ties, zeros, windows below zero
+    found = []
+    for network in (plain, changed):
+        network.zero_grad()
+        x = image.clone().requires_grad_()
+        y = network(x.clone())
+        y.square().sum().backward()
+        found.append((y, x.grad, *(p.grad for p in network.parameters())))
+    assert torch.count_nonzero(found[0][1]) > 0
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 def test_alexnet_of_2012_has_the_layers_of_the_paper() -> None:

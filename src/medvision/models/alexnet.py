@@ -12,7 +12,12 @@ import torchvision
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
-from medvision.models.base import check_dropout, num_logits, pad_to_multiple
+from medvision.models.base import (
+    check_dropout,
+    num_logits,
+    pad_to_multiple,
+    pool_before_relu,
+)
 from medvision.models.matching import Statistic
 from medvision.models.normalize import Normalize
 from medvision.models.weights import TIMEOUT_S, Pretrained, downloaded, load_weights
@@ -160,6 +165,7 @@ class AlexNet(nn.Module):
                     _draw(layer, bias=float(layer is not network.classifier[-1]))
         elif in_channels != network.features[0].in_channels:
             network.features[0] = nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=2)
+        network.features = pool_before_relu(network.features)
         fetch = partial(downloaded, _fetch, name="AlexNet", hint="use a file or none")
         self.loaded_weights = load_weights(
             network,

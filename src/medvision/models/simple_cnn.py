@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvision.errors import MedvisionError
-from medvision.models.base import check_dropout, num_logits
+from medvision.models.base import check_dropout, num_logits, pool_before_relu
 from medvision.models.normalize import Normalize
 from medvision.models.weights import load_weights
 
@@ -141,7 +141,7 @@ def _build(
     first, second = HIDDEN_FEATURES
     network = nn.Sequential(
         OrderedDict(
-            features=nn.Sequential(*stages),
+            features=pool_before_relu(stages),
             flatten=nn.Flatten(),
             hidden=nn.Sequential(
                 nn.Linear(width * (image_size // 2**NUM_STAGES) ** 2, first),
