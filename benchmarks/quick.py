@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from medvision.data import SegmentationData
 from medvision.hardware import (
     choose_plan,
+    denormals_as_zero,
     keep_freed_memory,
     round_weights_once,
     train_with_quick_gradients,
@@ -43,7 +44,7 @@ def main() -> None:
     """Measure, print, and exit with 1 if a ratio is too low."""
     keep_freed_memory()
     started_s, lost = time.perf_counter(), 0
-    for name, bound, ratio in (*_of_processes(), *_of_networks(), *_of_data()):
+    for name, bound, ratio in (*_of_processes(), *_of_optimizer(), *_of_networks(), *_of_data()):
         lost += ratio < bound
         verdict = "ok" if ratio >= bound else "LOST"
         print(f"{verdict:4}  {ratio:6.2f} (at least {bound:g})  {name}", flush=True)
@@ -80,6 +81,36 @@ def _of_processes() -> list[tuple[str, float, float]]:
         ("train.py --help, of import hydra", 1 / 3, times_faster(lambda: train("--help"), hydra)),
         ("a key that is none, of import hydra", 1 / 3, times_faster(wrong, hydra)),
     ]
+
+
+def _of_optimizer() -> list[tuple[str, float, float]]:
+    """Steps of Adam for weights whose gradients have been zero for long."""
+    plain, quick = _dead_steps(), _dead_steps()
+
+    def flushed() -> None:
+        with denormals_as_zero():
+            quick()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others that exist already do not flush
+    ratio = times_faster(flushed, plain)
+    torch.set_num_threads(threads)
+    return [("Adam steps for dead units", 1.5, ratio)]
+
+
+def _dead_steps() -> Work:
+    weight = nn.Parameter(torch.zeros(30_000))
+    weight.grad = torch.ones_like(weight)
+    optimizer = torch.optim.Adam([weight], fused=True)
+    optimizer.step()
+    weight.grad.zero_()
+    optimizer.state[weight]["exp_avg"].fill_(torch.finfo(torch.float32).smallest_normal / 2**20)
+
+    def steps() -> None:
+        for _ in range(100):
+            optimizer.step()
+
+    return steps
 
 
 def _of_networks() -> list[tuple[str, float, float]]:
