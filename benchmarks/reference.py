@@ -514,8 +514,8 @@ def collected(folder: Path, settings: Settings) -> bool:
 def collect(folder: Path, results: Path, settings: Settings) -> None:
     """Copy what the results of a finished run rest on, in a compact form and without local paths.
 
-    The test scores are those of ``medvision evaluate RUN``, if it was called: a run of an older
-    version may have been scored by a definition that was repaired since.
+    The test scores, and those without near-duplicates, are of ``medvision evaluate RUN``, if it was
+    called: a run of an older version may have been scored by a definition that was repaired since.
 
     Args:
         folder: Run folder.
@@ -543,8 +543,9 @@ def collect(folder: Path, results: Path, settings: Settings) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     kept = {key: summary[key] for key in KEPT if key in summary}
     if again:
-        scores = json.loads((measured / "summary.json").read_text())["metrics"]
-        kept["metrics"] |= {k: v for k, v in scores.items() if k.startswith("test/")}
+        found = json.loads((measured / "summary.json").read_text())
+        kept["metrics"] |= {k: v for k, v in found["metrics"].items() if k.startswith("test/")}
+        kept |= {key: found[key] for key in ("twins",) if key in found}
     kept["metrics"] = {k: v for k, v in kept["metrics"].items() if _is_kept_metric(k)}
     kept["leaks"] = summary.get("audit", {}).get("leaks", [])
     text = without_paths(_json(rounded(kept)), names)
@@ -839,8 +840,7 @@ def page(
         "- Interval: 95 %, bootstrap over the test images, of the score averaged over the seeds.",
         "- Test scores of a run that a later version has measured again (`medvision evaluate RUN`)"
         " are those of that version.",
-        "- Without near-duplicate in train: as found by the version that trained the run. Later"
-        " versions find more.",
+        "- Without near-duplicate in train: as found by the version that measured the run.",
         "- Published: on the merged protocol for brain MRI, whatever the protocol of the row.",
         "- Time: hours of training and validation of one run, on a shared processor core, pauses"
         " included.",

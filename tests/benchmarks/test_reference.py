@@ -247,12 +247,15 @@ def test_scores_of_a_later_evaluation_replace_those_of_the_training(settings: An
     measured = run / "evaluation" / "test"
     measured.mkdir(parents=True)
     (measured / "predictions_test.csv").write_text(PREDICTIONS.replace("0.87654321", "0.75"))
+    twins = {"without_twin": {"num_images": 1, "accuracy": 0.25}}
     (measured / "summary.json").write_text(
-        json.dumps({"metrics": {"test/auroc": 0.9, "val/accuracy": 0.1}})
+        json.dumps({"metrics": {"test/auroc": 0.9, "val/accuracy": 0.1}, "twins": twins})
     )
     assert reference.collected(run, settings)
     folder = settings.results("4_original_0")
-    metrics = json.loads((folder / "summary.json").read_text())["metrics"]
+    copied = json.loads((folder / "summary.json").read_text())
+    assert copied["twins"] == twins
+    metrics = copied["metrics"]
     assert (metrics["test/auroc"], metrics["test/accuracy"], metrics["val/accuracy"]) == (
         0.9,
         0.5,
