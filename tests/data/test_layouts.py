@@ -170,14 +170,16 @@ def test_two_folders_of_images_and_masks_are_refused_by_a_classification(tmp_pat
         ("contest", "training_b"),
     ],
 )
-def test_words_in_names_of_folders_give_splits_only_where_all_do(
-    tmp_path: Path, tops: tuple[str, str]
+@pytest.mark.parametrize("joint", ["/", "_"], ids=["folders", "files"])
+def test_words_in_names_give_splits_only_where_all_do(
+    tmp_path: Path, tops: tuple[str, str], joint: str
 ) -> None:
     for number, top in enumerate(tops):
-        (tmp_path / top).mkdir()
         for k in range(3):
             for end in ("", "_mask"):
-                (tmp_path / top / f"{number}{k}{end}.png").touch()
+                path = tmp_path / f"{top}{joint}{number}{k}{end}.png"
+                path.parent.mkdir(exist_ok=True)
+                path.touch()
     index = index_segmentation(tmp_path)
     assert len(index.samples) == 6
     assert set(index.samples.splits) == {""}

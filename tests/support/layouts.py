@@ -233,6 +233,29 @@ LAYOUTS: dict[str, Layout] = {
         pairs={"Task_Test_Input/J_3.jpg": "Task_Test_Truth/J_3_segmentation.png"},
         splits={"train": 12, "test": 4},
     ),
+    "splits in names of files": Layout(
+        files=[
+            *each("train_{n}.png", "train_{n}_mask.png:mask"),
+            *each("testA_{n}.png", "testA_{n}_mask.png:mask", count=4),
+        ],
+        count=16,
+        pairs={"testA_3.png": "testA_3_mask.png"},
+        splits={"train": 12, "test": 4},
+    ),
+    "classes, splits in names of files": Layout(
+        files=[f"{c}/{s}_{n}.png" for c in ("cat", "dog") for s in ("train", "val") for n in "012"],
+        task="classification",
+        count=12,
+        splits={"train": 6, "val": 6},
+    ),
+    "a split in the names of some files": Layout(
+        files=[
+            *each("train_{n}.png", "train_{n}_mask.png:mask"),
+            *each("clinic_{n}.png", "clinic_{n}_mask.png:mask", count=4),
+        ],
+        count=16,
+        pairs={"clinic_3.png": "clinic_3_mask.png"},
+    ),
     "training and test beside each other": Layout(
         files=[
             *each("trainval-image/{n}.png", "trainval-mask/{n}.png:mask"),
@@ -692,6 +715,7 @@ SHIPPED: dict[str, Layout] = {
         ],
         count=N + 4,
         pairs={"train_3.bmp": "train_3_anno.bmp"},
+        splits={"train": N, "test": 4},
     ),
     "lgg_mri": Layout(
         files=[

@@ -12,7 +12,13 @@ import numpy as np
 
 from medvision.command_line import data_keys
 from medvision.console import counted
-from medvision.data.discovery.folders import Scan, images_in, is_image, subfolders
+from medvision.data.discovery.folders import (
+    Scan,
+    images_in,
+    is_image,
+    split_by_names,
+    subfolders,
+)
 from medvision.data.discovery.keys import FolderKeys, absolute, matches
 from medvision.data.discovery.mask_folders import (
     folders_of_labels,
@@ -37,9 +43,9 @@ def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
     """List the images below each class folder, recording problems instead of raising them.
 
     Reads ``ROOT/<class>/*``, or ``ROOT/{train,val,test}/<class>/*`` if a folder of ``root`` is
-    named after a split; deeper folders belong to their class. Masks in class folders, and class
-    folders that hold the masks of another one, are left out with a note. With
-    ``data.class_pattern``, folders are no classes.
+    named after a split; deeper folders belong to their class. Names of all files may give splits,
+    too. Masks in class folders, and class folders that hold the masks of another one, are left out
+    with a note. With ``data.class_pattern``, folders are no classes.
 
     Args:
         root: The folder.
@@ -71,7 +77,8 @@ def scan_classes(root: Path, keys: FolderKeys | None = None) -> Scan:
     if given:
         names = ", ".join(folder.name for _, folder in given)
         scan.layout = f"class folders in folders of the splits {names}"
-    scan.samples = SampleTable.joined(parts).by_path()
+    samples = SampleTable.joined(parts).by_path()
+    scan.samples = samples if given else split_by_names(scan, samples)
     scan.images = scan.samples.paths
     return scan
 
@@ -161,7 +168,8 @@ def _scan_named(root: Path, scan: Scan, keys: FolderKeys, pattern: str) -> Scan:
             "move them, or leave them out with data.exclude",
         )
     rows = zip(files, names, [""] * len(files), splits, strict=True)
-    scan.samples = SampleTable.of_rows(row for row in rows if row[1]).by_path()
+    samples = SampleTable.of_rows(row for row in rows if row[1]).by_path()
+    scan.samples = samples if any(splits) else split_by_names(scan, samples)
     scan.images, scan.layout = files, f"classes from {key}"
     return scan
 

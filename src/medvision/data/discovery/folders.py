@@ -16,7 +16,7 @@ from medvision.data.readers.kinds import (
     kind_of_file,
     may_need_content,
 )
-from medvision.data.samples import SampleTable
+from medvision.data.samples import SampleTable, split_name, without_suffix
 from medvision.errors import MedvisionError, printable
 from medvision.files import file_errors
 
@@ -233,6 +233,35 @@ def images_in(root: Path, folder: Path, scan: Scan, *, what: str, layout: str) -
     elif kinds:
         scan.notes.append(f"other files in {folder.relative_to(root)} were ignored: {kinds}")
     return files
+
+
+def split_by_names(scan: Scan, samples: SampleTable) -> SampleTable:
+    """Read the split of images named such as ``train_1.bmp`` and ``testA_1.bmp``, if all are."""
+    splits: list[str] = []
+    for path in samples.paths:
+        named = splits_named_in(without_suffix(path).rpartition("/")[2])
+        if len(named) != 1:
+            return samples
+        splits += named
+    if not divide(splits):
+        return samples
+    scan.notes.append(f"read {', '.join(sorted(set(splits)))} in the file names as the given split")
+    return samples.with_column(splits=splits)
+
+
+def divide(splits: Sequence[str]) -> bool:
+    """Return True if every image has a split, and train is one of several."""
+    return all(splits) and "train" in splits and len(set(splits)) > 1
+
+
+def splits_named_in(name: str) -> set[str]:
+    """Return the splits that words in the name of a folder or file name."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    return {split for word in words if (split := split_name(_UNITED.get(word.lower(), word)))}
+
+
+_UNITED = {"trainval": "train"}
+"""Splits that sets join; the validation is drawn from it."""
 
 
 def _raise(fault: OSError) -> None:

@@ -18,10 +18,13 @@ from medvision.console import counted
 from medvision.data.discovery.folders import (
     SEGMENTATION_LAYOUT,
     Scan,
+    divide,
     images_in,
     is_image,
     list_images,
     only_content,
+    split_by_names,
+    splits_named_in,
     subfolders,
 )
 from medvision.data.discovery.keys import FolderKeys, absolute, matches
@@ -1083,7 +1086,7 @@ def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str | None:
 def _splits_inside(scan: Scan, samples: SampleTable) -> SampleTable:
     """Treat ``images/train/...`` as a given split if every image is in such a folder.
 
-    So are folders such as ``Training_Input`` and ``Test_Input``.
+    So are folders such as ``Training_Input`` and ``Test_Input``, and names of files.
     """
     if not samples or samples.splits.numbered()[0] != [""]:
         return samples
@@ -1093,21 +1096,11 @@ def _splits_inside(scan: Scan, samples: SampleTable) -> SampleTable:
         top = sorted({folders[0] for folders in parts})
         scan.notes.append(f"read the folders inside {count_names(top)} as the given split")
         return samples.with_column(splits=[name or "" for name in inside])
-    named = {folder: _splits_of(folder) for folder in {*chain.from_iterable(parts)}}
+    named = {folder: splits_named_in(folder) for folder in {*chain.from_iterable(parts)}}
     found = [{name for folder in folders for name in named[folder]} for folders in parts]
     splits = [min(names) if len(names) == 1 else "" for names in found]
-    if not all(splits) or len(set(splits)) < 2 or "train" not in splits:
-        return samples
-    folders = sorted(folder for folder, names in named.items() if names)
-    scan.notes.append(f"read {count_names(folders)} as the given split")
-    return samples.with_column(splits=splits)
-
-
-def _splits_of(folder: str) -> set[str]:
-    """Return the splits that words in the name of a folder name."""
-    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", folder)
-    return {split for word in words if (split := split_name(_UNITED.get(word.lower(), word)))}
-
-
-_UNITED = {"trainval": "train"}
-"""Splits that sets join; the validation is drawn from it."""
+    if divide(splits):
+        folders = sorted(folder for folder, names in named.items() if names)
+        scan.notes.append(f"read {count_names(folders)} as the given split")
+        return samples.with_column(splits=splits)
+    return split_by_names(scan, samples)

@@ -410,7 +410,7 @@ _SETS = (
         num_images=165,
         steps=_GET,
         keys=("data.instances=true",),
-        note="the splits train, testA and testB are in the file names: give them with data.splits",
+        note="testA and testB, in the file names, are both the test split",
     ),
     DataSet(
         name="lgg_mri",
