@@ -561,8 +561,10 @@ def _folder_names(folder: Path, settings: Settings) -> dict[str, str]:
     data_name = DATA_NAMES[entry.data]
     names = {config["run_dir"]: "RUN", str(folder): "RUN", str(settings.runs): "RUNS"}
     names |= {str(settings.code): ".", config["data"]["root"]: data_name}
-    words = shlex.split(json.loads((folder / "environment.json").read_text()).get("command", ""))
-    programs = (Path(word) for word in words if Path(word).name == "train.py")
+    started = json.loads((folder / "environment.json").read_text())
+    commands = [part.get("command", "") for part in (started, *started.get("resumed", ()))]
+    words = (Path(word) for text in commands for word in shlex.split(text))
+    programs = (word for word in words if word.name == "train.py")
     names |= {str(path.parent): "." for path in programs if path.is_absolute()}
     if entry.data in settings.data:
         names[str(settings.data[entry.data])] = data_name

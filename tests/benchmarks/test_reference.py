@@ -235,11 +235,15 @@ def test_a_run_of_another_checkout_is_copied_without_its_folder(
     settings: Any, tmp_path: Path
 ) -> None:
     run = _leave(settings, "4_original_0", "finished")
-    command = f"python {tmp_path / 'older' / 'train.py'} seed=0"
-    (run / "environment.json").write_text(json.dumps({"command": command}))
+    commands = [f"python {tmp_path / name / 'train.py'} seed=0" for name in ("older", "newer")]
+    started = {"command": commands[0], "resumed": [{"command": commands[1]}]}
+    (run / "environment.json").write_text(json.dumps(started))
     assert reference.collected(run, settings)
     text = (settings.results("4_original_0") / "environment.json").read_text()
-    assert json.loads(text)["command"] == "python ./train.py seed=0"
+    started = json.loads(text)
+    assert [started["command"], started["resumed"][0]["command"]] == [
+        "python ./train.py seed=0"
+    ] * 2
 
 
 def test_scores_of_a_later_evaluation_replace_those_of_the_training(settings: Any) -> None:
