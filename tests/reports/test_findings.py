@@ -163,6 +163,25 @@ def test_a_gap_between_train_and_val() -> None:
         assert findings(segmentation(), mixed) == []
 
 
+@pytest.mark.parametrize(
+    ("refit", "is_overfitting"),
+    [(0.95, False), (0.91, False), (0.90, True), (0.85, True), (0.2, True), (None, True)],
+)
+def test_a_gap_that_batch_norm_explains_is_no_overfitting(
+    refit: float | None, is_overfitting: bool
+) -> None:
+    """More than half of the gap from 0.85 to 0.96 has to be explained, and more than chance."""
+    history = curve("dice", [0.6, 0.8, 0.96, 0.97], [0.6, 0.8, 0.85, 0.84])
+    summary = {**segmentation(), "refit_batch_norm": {"val/dice": refit}}
+    (found,) = findings(summary, history)
+    assert found.startswith("Dice is 0.960 on train and 0.850 on val in the best epoch")
+    assert ("indicates overfitting" in found) is is_overfitting
+    assert ("which is not overfitting" in found) is not is_overfitting
+    wide = {**summary, "metrics": {**summary["metrics"], "val/dice_ci95": [0.7, 0.955]}}
+    (found,) = findings(wide, history)  # 0.95 is within the interval
+    assert "indicates overfitting" in found
+
+
 def test_validation_loss_that_rises_for_long() -> None:
     flat: list[float | None] = [0.85] * 12
     falling_then_rising = [0.6, 0.4, 0.3, 0.32, 0.35, 0.4, 0.42, 0.45, 0.5, 0.55, 0.6, 0.58]

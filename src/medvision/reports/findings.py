@@ -51,6 +51,7 @@ class _Run:
         self.per_pixel = self.task in task_names() and task_of(self.task).per_pixel
         self.headlines = names_at("checked", self.task)
         self.history = history
+        self.refit: Mapping[str, Any] = summary.get("refit_batch_norm") or {}
         best = summary.get("best_epoch")  # counted from 0
         self.best = -1 if best is None else int(best)
         self.not_finite = bool(summary.get("not_finite"))
@@ -231,12 +232,26 @@ def _overfitting(run: _Run) -> list[str]:
         if ends is None or score is None:  # too few images to tell
             continue
         best = max(ends, key=lambda end: run.sign(name) * end)
-        if run.gain(name, train, val) >= max(MIN_GAP, run.gain(name, best, score)):
+        chance = run.gain(name, best, score)
+        gap = run.gain(name, train, val)
+        if gap < max(MIN_GAP, chance):
+            continue
+        start = f"{run.title(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch"
+        refit = _number(run.refit.get(f"val/{name}"))
+        if refit is not None and run.gain(name, refit, val) > max(gap / 2, chance):
             return [
-                f"{run.title(name)} is {train:.3f} on train and {val:.3f} on val in the best epoch:"
-                f" the gap of {abs(train - val):.3f} indicates overfitting"
+                f"{start}, and {refit:.3f} on val with batch-norm statistics of the validation"
+                " images: training images look different to batch norm, which is not overfitting;"
+                " a transform in data.train_transforms that changes every image (p: 1.0), such as"
+                " noise, should change half of them (p: 0.5)"
             ]
+        return [f"{start}: the gap of {abs(train - val):.3f} indicates overfitting"]
     return []
+
+
+def indicates_overfitting(summary: Mapping[str, Any], history: History) -> bool:
+    """Return True if `findings` would remark on a gap between training and validation."""
+    return bool(_overfitting(_Run(summary, history)))
 
 
 def _rising_loss(run: _Run) -> list[str]:

@@ -17,11 +17,13 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torchmetrics import Metric
+from typing_extensions import override
 
 from medvision.callbacks import Progress
 from medvision.console import counted
@@ -39,6 +41,7 @@ from medvision.run.config.compatibility import fixed_threshold
 from medvision.run.processes.errors import machine_error
 from medvision.run.quick_imports import gc_pause
 from medvision.run.storage.run_folder import is_further_process
+from medvision.scores import names_at
 from medvision.tasks import Task
 from medvision.types import IGNORE_INDEX, Stage
 
@@ -298,6 +301,76 @@ def measure(
             table = evaluation.folder / f"predictions_{stage}.csv"
             _add_column(table, name, dict(zip(paths, metric.values, strict=True)))
     return scores
+
+
+class RefitBatchNorm(Callback):
+    """Replace the running statistics of batch norm by those of the validation images.
+
+    They are the means over batches of one pass, whose outputs are those of training.
+
+    Args:
+        layers: Layers of batch norm.
+    """
+
+    def __init__(self, layers: Sequence[_BatchNorm]) -> None:
+        self.layers = layers
+        self.before = [layer.momentum for layer in layers]
+
+    @override
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for layer in self.layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean over all batches
+            layer.train()
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for layer, momentum in zip(self.layers, self.before, strict=True):
+            layer.momentum = momentum
+            layer.eval()
+
+
+def validate_with_refit(
+    cfg: DictConfig, plan: Plan, task: Task, data: ImageData, *, root: Path
+) -> dict[str, float]:
+    """Validation scores with batch-norm statistics of the validation images.
+
+    Where these are far above the scores of the network as it is, the training images look different
+    to batch norm, and the gap between training and validation is not overfitting. See Li et al.,
+    Revisiting batch normalization for practical domain adaptation, 2016,
+    https://arxiv.org/abs/1603.04779.
+
+    Args:
+        cfg: Checked config.
+        plan: Hardware plan.
+        task: Its weights and statistics are as before afterwards.
+        data: Its validation images are used.
+        root: Folder of the trainer.
+
+    Returns:
+        Those scores that findings look at, by ``val/name``; empty without batch norm.
+    """
+    layers = [
+        module
+        for module in task.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+    if not layers:
+        return {}
+    before = [{k: v.clone() for k, v in layer.named_buffers()} for layer in layers]
+    logged: dict[str, float] = {}
+    try:
+        for callbacks in ([RefitBatchNorm(layers)], list[Callback]()):
+            trainer = build_trainer(
+                cfg, plan, callbacks=callbacks, logger=None, root=root, alone=True
+            )
+            trainer.validate(task, datamodule=data, verbose=False)
+            logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    finally:
+        for layer, buffers in zip(layers, before, strict=True):
+            layer.load_state_dict(buffers, strict=False)
+    names = [f"val/{name}" for name in names_at("checked", data.task)]
+    return {name: logged[name] for name in names if math.isfinite(logged.get(name, math.nan))}
 
 
 def _add_column(table: Path, name: str, values: Mapping[str, float]) -> None:

@@ -29,6 +29,7 @@ from medvision.hardware import (
 from medvision.live import live_line, phase
 from medvision.models import SizeLimit, with_normalization
 from medvision.registry import Purpose, may_build, way_to_trust
+from medvision.reports.findings import indicates_overfitting
 from medvision.run.config.compatibility import (
     check_agreement,
     check_class_names,
@@ -47,6 +48,7 @@ from medvision.run.training.build import (
     build_task,
     measure,
     silence_libraries,
+    validate_with_refit,
 )
 from medvision.run.training.data_audit import (
     KNOWN_IMAGES,
@@ -205,6 +207,10 @@ def run_experiment(
     for stage in stages:
         if data.tables[stage]:
             scores |= measure(cfg, plan, task, data, evaluation, stage)
+    known = {**summary, "metrics": scores, "best_epoch": fitted.best.best_epoch}
+    if not plan.xla and indicates_overfitting(known, fitted.rows):
+        refit = validate_with_refit(cfg, plan, task, data, root=folder.path)
+        summary |= {"refit_batch_norm": refit} if refit else {}
     if evaluation.threshold is not None:
         _keep_threshold(fitted.best.best_path, evaluation.threshold)
     headline = f"test/{headline_of(data.task)}"
