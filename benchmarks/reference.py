@@ -675,7 +675,7 @@ def draw_figures(
 
 
 def _drawn(entry: Mapping[str, Any], settings: Settings, *, with_protocol: bool) -> Drawn:
-    """Curves of the finished runs of an entry; the protocol comes first, as long names are cut."""
+    """Curves of the finished runs of an entry; beside a protocol, names are short enough to show."""
     runs = entry["runs"]
     folders = [settings.results(run["run"]) for run in runs]
     histories = [
@@ -686,9 +686,11 @@ def _drawn(entry: Mapping[str, Any], settings: Settings, *, with_protocol: bool)
         for folder in folders
     ]
     classified = runs and "confusion" in runs[0]
-    name = f"{entry['title']}{_variant(entry)}"
+    name: str = entry["title"]
+    if with_protocol:
+        name = f"{entry['protocol']}: {name.partition(',')[0].removesuffix(' transfer')}"
     return Drawn(
-        name=f"{entry['protocol']}: {name}" if with_protocol else name,
+        name=name,
         size=f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}",
         has_spread=len(runs) > 1,
         auroc=_spread(entry["scores"]["test/auroc"]) if classified else "",
