@@ -675,7 +675,7 @@ def draw_figures(
 
 
 def _drawn(entry: Mapping[str, Any], settings: Settings, *, with_protocol: bool) -> Drawn:
-    """Curves of the finished runs of an entry; beside a protocol, names are short enough to show."""
+    """Curves of the finished runs of an entry; beside a protocol, names are short enough to fit."""
     runs = entry["runs"]
     folders = [settings.results(run["run"]) for run in runs]
     histories = [
