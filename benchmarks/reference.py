@@ -549,7 +549,8 @@ def collect(folder: Path, results: Path, settings: Settings) -> None:
     if again:
         found = json.loads((measured / "summary.json").read_text())
         kept["metrics"] |= {k: v for k, v in found["metrics"].items() if k.startswith("test/")}
-        kept |= {key: found[key] for key in ("twins",) if key in found}
+        if "twins" in found:
+            kept["twins"] = found["twins"]
     kept["metrics"] = {k: v for k, v in kept["metrics"].items() if _is_kept_metric(k)}
     kept["leaks"] = summary.get("audit", {}).get("leaks", [])
     text = without_paths(_json(rounded(kept)), names)

@@ -83,3 +83,14 @@ def test_networks_without_running_statistics_have_none(
     cfg: Any, tmp_path: Path, norm: nn.Module
 ) -> None:
     assert refit(cfg, norm, tmp_path)[0] == {}
+
+
+def test_a_batch_with_one_value_of_each_channel_is_left_out(cfg: Any, tmp_path: Path) -> None:
+    """Batch norm raises an error for it in training: here it is the second of two."""
+    cfg.data.batch_size = 11  # of 12 validation images
+    norm: Any = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3, affine=False))
+    norm[1].running_mean.fill_(255.0)
+    scores, _ = refit(cfg, norm, tmp_path)
+    assert scores["val/balanced_accuracy"] == 1.0
+    assert not norm[1]._forward_pre_hooks
+    assert torch.equal(norm[1].running_mean, torch.full((3,), 255.0))

@@ -19,9 +19,10 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import Logger
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 from typing_extensions import override
 
@@ -315,19 +316,27 @@ class RefitBatchNorm(Callback):
     def __init__(self, layers: Sequence[_BatchNorm]) -> None:
         self.layers = layers
         self.before = [layer.momentum for layer in layers]
+        self.hooks: list[RemovableHandle] = []
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for layer in self.layers:
             layer.reset_running_stats()
             layer.momentum = None  # the mean over all batches
-            layer.train()
+        self.hooks = [layer.register_forward_pre_hook(_train_if_it_can) for layer in self.layers]
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for hook in self.hooks:
+            hook.remove()
         for layer, momentum in zip(self.layers, self.before, strict=True):
             layer.momentum = momentum
             layer.eval()
+
+
+def _train_if_it_can(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Leave out batches with a single value of each channel, which have no variance."""
+    layer.train(inputs[0].numel() > inputs[0].shape[1])
 
 
 def validate_with_refit(
