@@ -46,7 +46,6 @@ from medvision.reports.plots.style import STYLE, save
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
-NUM_RESAMPLES = 2000
 DIGITS = 5
 
 METRIC_LABELS = {"accuracy": "accuracy", "dice": "Dice"}
@@ -731,8 +730,8 @@ def write_tables(settings: Settings) -> None:
 def summarize(entry: Entry, settings: Settings) -> dict[str, Any]:
     """Summarize one line of a table over its seeds.
 
-    The interval is a percentile bootstrap over the test images of the score of each image, averaged
-    over the seeds. It does not include the variation between seeds, which the deviation shows.
+    The interval is that of one run, its ends averaged over the seeds. It does not include the
+    variation between seeds, which the deviation shows.
     """
     finished = [
         seed
@@ -756,22 +755,14 @@ def summarize(entry: Entry, settings: Settings) -> dict[str, Any]:
     keys = [f"{stage}/{entry.metric}" for stage in ("train", "val", "test")]
     keys += [key for key in ("val/auroc", "test/auroc", "test/iou") if key in runs[0]["scores"]]
     summary["scores"] = {key: _over_seeds([run["scores"][key] for run in runs]) for key in keys}
-    per_image = [_image_scores(settings.results(entry.run_name(seed)), entry) for seed in finished]
-    if len({tuple(scores) for scores in per_image}) != 1:
+    test_images = {(run["num_test_images"], run["test_fingerprint"]) for run in runs}
+    if len(test_images) != 1:
         raise ValueError(f"expected the same test images for all seeds of {entry.name}")
-    values = np.array([list(scores.values()) for scores in per_image])
-    summary["num_test_images"] = values.shape[1]
-    summary["ci95"] = bootstrap_interval(values.mean(axis=0))
+    summary["num_test_images"] = runs[0]["num_test_images"]
+    ends = zip(*(run["ci95"] for run in runs), strict=True)
+    summary["ci95"] = [statistics.mean(values) for values in ends]
     short: dict[str, Any] = rounded(summary)
     return short
-
-
-def bootstrap_interval(values: np.ndarray) -> list[float]:
-    """Percentile bootstrap interval (95 %) of the mean of values."""
-    rng = np.random.default_rng(0)
-    picked = rng.integers(0, len(values), (NUM_RESAMPLES, len(values)))
-    low, high = np.quantile(values[picked].mean(axis=1), [0.025, 0.975])
-    return [float(low), float(high)]
 
 
 def _summarize_run(entry: Entry, seed: int, settings: Settings) -> dict[str, Any]:
@@ -787,6 +778,8 @@ def _summarize_run(entry: Entry, seed: int, settings: Settings) -> dict[str, Any
         "epochs": found["epochs"],
         "best_epoch": found["best_epoch"],
         "fit_h": found["timing"]["fit_s"] / 3600,
+        "num_test_images": found["dataset"]["num_images"]["test"],
+        "test_fingerprint": found["dataset"]["test_fingerprint"],
         "scores": {key: metrics[key] for key in keys if key in metrics},
         "ci95": metrics[f"test/{entry.metric}_ci95"],
         "auroc_ci95": metrics.get("test/auroc_ci95"),
@@ -815,14 +808,6 @@ def _confusion(path: Path) -> dict[str, Any]:
     return {"classes": classes, "counts": counts.tolist()}
 
 
-def _image_scores(folder: Path, entry: Entry) -> dict[str, float]:
-    """Score of each test image: 1 or 0 for a class, Dice for a mask."""
-    rows = _read_table(folder / "predictions_test.csv")
-    if entry.metric == "accuracy":
-        return {row["path"]: float(row["predicted"] == row["target"]) for row in rows}
-    return {row["path"]: float(row[entry.metric]) for row in rows}
-
-
 def _over_seeds(values: Sequence[float | None]) -> dict[str, float | None]:
     known = [value for value in values if value is not None]
     if len(known) < len(values):  # undefined for a seed
@@ -846,7 +831,9 @@ def page(
         "- Scores are those of the epoch with the best validation score. Several seeds: mean ±"
         " standard deviation.",
         "- Training scores are measured during the epoch, with noise, augmentation and dropout.",
-        "- Interval: 95 %, bootstrap over the test images, of the score averaged over the seeds.",
+        "- Interval: 95 %, of one run, as in its summary.json: groups of test images (patients,"
+        " near-duplicates) count as one, single images on the merged protocol. Several seeds: mean"
+        " of both ends.",
         "- Test scores of a run that a later version has measured again (`medvision evaluate RUN`)"
         " are those of that version.",
         "- Without near-duplicate in train: as found by the version that measured the run.",
