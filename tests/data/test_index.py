@@ -1,7 +1,9 @@
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from layouts import LAYOUTS
 from medvision.data.discovery.index import choose_task, index_segmentation
 from medvision.data.discovery.keys import FolderKeys
 from medvision.data.discovery.splits_csv import read_splits, write_splits
@@ -239,6 +241,48 @@ def test_new_images_beside_a_kept_split_must_have_masks(tmp_path: Path) -> None:
     kept = table(tmp_path / "run.csv", "split,path", "val,images/a.jpg")
     with pytest.raises(MedvisionError, match=r"no mask for 1 of 2 images: images/new\.jpg"):
         index_segmentation(root, splits=kept)
+
+
+def _numbered(root: Path, images: Iterable[int], masks: Iterable[int]) -> Path:
+    """Images and masks with the given numbers."""
+    files = [*(f"images/a{k:02}.png" for k in images), *(f"masks/a{k:02}.png" for k in masks)]
+    return make(root, *files)
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip"])
+def test_masks_whose_numbers_are_shifted_are_not_paired(tmp_path: Path, on_error: str) -> None:
+    root = _numbered(tmp_path, range(12), range(1, 13))
+    with pytest.raises(MedvisionError, match="from 0 to 11 and the masks from 1 to 12") as caught:
+        index_segmentation(root, keys=FolderKeys(on_error=on_error))
+    assert "no image for 1 mask: masks/a12.png" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [(range(12), range(1, 12)), (range(12), range(11)), ([*range(11), 20], range(1, 12))],
+)
+def test_a_number_that_is_missing_is_no_shift(
+    tmp_path: Path, images: Iterable[int], masks: Iterable[int]
+) -> None:
+    root = _numbered(tmp_path, images, masks)
+    index = index_segmentation(root, keys=FolderKeys(on_error="skip"))
+    assert len(index.samples) in (10, 11)
+    with pytest.raises(MedvisionError) as caught:
+        index_segmentation(root)
+    assert "numbered" not in str(caught.value.hint)
+
+
+def test_a_longer_number_is_no_suffix(tmp_path: Path) -> None:
+    root = make(tmp_path, "images/1.png", "images/2.png", "masks/12.png", "masks/13.png")
+    with pytest.raises(MedvisionError) as caught:
+        index_segmentation(root)
+    assert "data.mask_suffix=" not in str(caught.value.hint)
+
+
+def test_folders_of_images_beside_unnamed_pairs_are_counted(tmp_path: Path) -> None:
+    layout = LAYOUTS["splits in folders of the same name"]
+    notes = index_segmentation(layout.draw(tmp_path)).notes
+    assert "left out 1 folder of images without masks: test" in notes
 
 
 def test_listed_files_that_are_missing_are_counted_and_named(tmp_path: Path) -> None:

@@ -265,6 +265,24 @@ LAYOUTS: dict[str, Layout] = {
         pairs={"test-image/3.png": "test-mask/3.png"},
         splits={"train": 12, "test": 4},
     ),
+    "splits with masks beside": Layout(
+        files=[
+            *each("train/{n}.png", "train_gt/{n}.png:mask"),
+            *each("test/{n}.png", "test_gt/{n}.png:mask", count=4),
+        ],
+        count=16,
+        pairs={"test/3.png": "test_gt/3.png"},
+        splits={"train": 12, "test": 4},
+    ),
+    "splits in folders of the same name": Layout(
+        files=[
+            *each("train/train/{n}.jpeg", "train_gt/train_gt/{n}.png:mask"),
+            *each("test/test/t{n}.jpeg", count=4),
+        ],
+        count=N,
+        pairs={"train/train/3.jpeg": "train_gt/train_gt/3.png"},
+        splits={"train": 12},
+    ),
     "unknown names": _two("scan_a", "drawn_b", pairs={"scan_a/1.png": "drawn_b/1.png"}),
     "mask suffix": Layout(
         files=each("images/case{n}.png", "masks/case{n}_segmentation.png:mask"),

@@ -325,6 +325,7 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     classes = scan_classes(root, keys)
     names = classes.samples.targets.numbered()[0]
     table = usual_table(root)
+    has_classes = len(names) > 1 and not all(map(split_name, names))  # not train/train, test/test
     if pairs:
         above = {_class_above(root, images) for _, images, _ in pairs}
         few = len(classes.images) < 2 * len(above)
@@ -345,13 +346,13 @@ def choose_task(root: Path, keys: FolderKeys | None = None) -> Choice:
     unnamed = are_numbered(names) or are_parts(names)
     if table is not None and unnamed and (listed := _task_of(table, one_hot=True)) is not None:
         return Choice(task=listed)
-    if len(names) > 1 and not classes.holds_masks and not one_each and not classes.in_doubt:
+    if has_classes and not classes.holds_masks and not one_each and not classes.in_doubt:
         return Choice(task="classification", other=classes.other)
     if scan_segmentation(root, keys).layout:
         return Choice(task="segmentation", other=_classes_inside(root))
     if table is not None and (listed := _task_of(table, one_hot=True)) is not None:
         return Choice(task=listed)
-    if len(names) > 1 and not classes.holds_masks:
+    if has_classes and not classes.holds_masks:
         return Choice(task="classification")
     if classes.in_doubt:
         classes.refuse_problems()

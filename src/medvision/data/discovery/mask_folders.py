@@ -240,20 +240,14 @@ def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
         bare = [images for split, images, masks in folders if masks is None and not split]
         if bare:
             folders = [pair for pair in folders if pair[1] not in bare]
-            names = count_names([path.relative_to(root).as_posix() for path in bare], shown=2)
-            scan.notes.append(
-                f"left out {counted(len(bare), 'folder')} of images without masks: {names}"
-            )
+            _note_bare(root, scan, bare)
         inside = [image.relative_to(root).as_posix() for _, image, _ in folders]
         one_each = _one_image_each(root, scan, folders, keys)
         if one_each:
             return one_each
         _refuse_copies(root, scan, folders)
-        words = ", ".join(
-            dict.fromkeys(f"{image.name} + {masks.name}" for _, image, masks in folders if masks)
-        )
         above = sorted({str(PurePosixPath(path).parent) for path in inside} - {"."})
-        scan.layout = f"folders {words}" + (f" in {count_names(above)}" if above else "")
+        scan.layout = _layout_of(folders) + (f" in {count_names(above)}" if above else "")
         return [_folder_place(root, scan, *folder, keys) for folder in folders]
     files = list(keys.kept(list_images(root)[0]))
     beside = masks_beside(root, files)
@@ -266,12 +260,13 @@ def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
         return []
     shown = _folders_that_show_masks(root, scan, keys)
     if shown:
-        scan.layout = f"folders {shown[0][1].name} + {(shown[0][2] or root).name}"
+        scan.layout = _layout_of(shown)
         scan.notes.append(
             f"{count_names([p.name for _, _, p in shown if p])} is read as the masks of"
             f" {count_names([p.name for _, p, _ in shown])}: the files have the same names, and"
             " few values each"
         )
+        _note_bare(root, scan, _unused(root, shown, keys))
         return [_folder_place(root, scan, *folder, keys) for folder in shown]
     if folders:
         for _, images, _ in folders:
@@ -281,6 +276,28 @@ def _found_places(root: Path, scan: Scan, keys: FolderKeys) -> list[_Place]:
     what = f"expected images and their masks, found {found}" if found else "no images folder"
     scan.problem(what, root, _layout_hint(root))
     return []
+
+
+def _layout_of(pairs: Iterable[tuple[str, Path, Path | None]]) -> str:
+    words = (f"{images.name} + {masks.name}" for _, images, masks in pairs if masks)
+    return f"folders {', '.join(dict.fromkeys(words))}"
+
+
+def _note_bare(root: Path, scan: Scan, bare: Sequence[Path]) -> None:
+    if bare:
+        names = count_names([path.relative_to(root).as_posix() for path in bare], shown=2)
+        scan.notes.append(
+            f"left out {counted(len(bare), 'folder')} of images without masks: {names}"
+        )
+
+
+def _unused(
+    root: Path, pairs: Iterable[tuple[str, Path, Path | None]], keys: FolderKeys
+) -> list[Path]:
+    """Return the folders of pictures in the root that hold nothing of the pairs."""
+    used = {path for _, images, masks in pairs for path in (images, masks) if path is not None}
+    outer = {root / path.relative_to(root).parts[0] for path in used}
+    return _with_pictures(path for path in _kept_folders(root, root, keys) if path not in outer)
 
 
 def _layout_hint(root: Path) -> str:
@@ -446,12 +463,18 @@ def folders_of_labels(folders: Sequence[Path]) -> list[Path]:
 def _folders_that_show_masks(
     root: Path, scan: Scan, keys: FolderKeys
 ) -> list[tuple[str, Path, Path | None]]:
-    places = [(split_name(p.name) or "", p) for p in subfolders(root) if split_name(p.name)]
+    """Pair folders by their files: in the folders of the splits, or else below the root."""
+    splits = [(name, path) for path in subfolders(root) if (name := split_name(path.name))]
+    return _shown_in(root, scan, splits, keys) or _shown_in(root, scan, [("", root)], keys)
+
+
+def _shown_in(
+    root: Path, scan: Scan, places: Iterable[tuple[str, Path]], keys: FolderKeys
+) -> list[tuple[str, Path, Path | None]]:
     found: list[tuple[str, Path, Path | None]] = []
-    for split, place in places or [("", root)]:
-        inside = _kept_folders(root, place, keys)
+    for split, place in places:
         by_images: defaultdict[Path, list[Path]] = defaultdict(list)
-        for masks, images in folders_of_masks(inside).items():
+        for masks, images in folders_of_masks(_kept_folders(root, place, keys)).items():
             by_images[images].append(masks)
         for images, several in by_images.items():
             if len(several) > 1:
@@ -462,8 +485,16 @@ def _folders_that_show_masks(
                     f"set {data_keys(images=images.name, masks=several[0].name)}",
                     in_doubt=True,
                 )
-            found.append((split, images, several[0]))
+            own = split or split_name(images.name) or ""
+            found.append((own, _unwrapped(images), _unwrapped(several[0])))
     return found
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Return the innermost of folders with one name that hold nothing else: train/train."""
+    while [path.name for path in folder.iterdir()] == [folder.name]:
+        folder /= folder.name
+    return folder
 
 
 def _folder_place(
@@ -677,26 +708,32 @@ def _pair(scan: Scan, place: _Place, keys: FolderKeys) -> SampleTable:
             targets.append(mask)
     for name in taken:
         mask_of.pop(name, None)
-    if without_mask and paired and keys.on_error == "skip":
+    orphans = ""
+    if mask_of and place.masks is not None and place.images:
+        left = [name for stem, file in mask_of.items() for name in same_masks.get(stem, [file])]
+        orphans = f"no image for {counted(len(left), 'mask')}: {count_names(sorted(left))}"
+        scan.notes.append(orphans)
+    shifted = _shifted(place) if without_mask and paired else ""
+    most_fit = len(paired) > len(without_mask)
+    if without_mask and paired and keys.on_error == "skip" and not shifted:
         _note_skipped(scan, without_mask, num_stems)
     elif without_mask and place.masks is not None:
         what = f"no mask for {len(without_mask)} of {num_stems} images: {count_names(without_mask)}"
         if keys.names_masks and masks:
             other = min(mask_of.values(), default=masks[0])
             what += f"; {looked_for}.* was looked for, and there is {other}"
+        elif orphans and paired:
+            what += f"; {orphans}"
         leave = "leave these images out with data.on_error=skip" if paired else "remove the images"
         scan.problem(
             what,
             place.where,
-            _suffix_hint(place.image_stems[:5], mask_of)
+            shifted
+            or (None if most_fit else _suffix_hint(place.image_stems[:5], mask_of))
             or "a mask needs the file name of its image, without suffix: add the"
             f" masks, or {leave}; for other names set data.mask_suffix, or data.mask_pattern and"
             " data.mask_template",
         )
-    if mask_of and place.masks is not None and place.images:
-        left = [name for stem, file in mask_of.items() for name in same_masks.get(stem, [file])]
-        orphans = sorted(left)
-        scan.notes.append(f"no image for {counted(len(orphans), 'mask')}: {count_names(orphans)}")
     if keys.annotator is not None and targets:
         scan.problem(
             "data.annotator chooses one of several masks, but each image has one",
@@ -1069,14 +1106,40 @@ def _stem(file: str) -> str:
     return unicodedata.normalize("NFC", without_suffix(file))
 
 
+_NUMBERED = re.compile(r"(.*?)(\d+)")
+
+
+def _shifted(place: _Place) -> str:
+    """Return a hint if images and masks are numbered without gaps, from different numbers on."""
+    found = []
+    for stems in (place.image_stems, place.mask_stems):
+        parts = [_NUMBERED.fullmatch(stem) for stem in stems]
+        if not all(parts) or len({part[1] for part in parts if part}) != 1:
+            return ""
+        numbers = {int(part[2]) for part in parts if part}
+        if max(numbers) - min(numbers) + 1 != len(numbers):
+            return ""
+        found.append((min(numbers), max(numbers)))
+    images, masks = found
+    if images[0] == masks[0] or images[1] - images[0] != masks[1] - masks[0]:
+        return ""
+    return (
+        f"the images are numbered from {images[0]} to {images[1]} and the masks from {masks[0]} to"
+        f" {masks[1]}, so each mask may be that of another image: look at some, and rename the"
+        " files of one folder"
+    )
+
+
 def _suffix_hint(images: Iterable[str], masks: Iterable[str]) -> str | None:
     """Return a hint if the unmatched masks are named as an image plus a common suffix."""
     rest = list(masks)
     endings = Counter(
-        mask.removeprefix(image)
+        end
         for image in list(images)[:5]
         for mask in rest
-        if mask.startswith(image) and mask != image
+        if mask.startswith(image)
+        and (end := mask[len(image) :])
+        and not (image[-1].isdigit() and end[0].isdigit())  # 12 is not 1 with a suffix
     )
     if not endings:
         return None
