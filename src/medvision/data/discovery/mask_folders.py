@@ -1126,7 +1126,7 @@ def _shifted(place: _Place) -> str:
     return (
         f"the images are numbered from {images[0]} to {images[1]} and the masks from {masks[0]} to"
         f" {masks[1]}, so each mask may be that of another image: look at some, and rename the"
-        " files of one folder"
+        " files of one folder, or pair them in splits.csv"
     )
 
 
