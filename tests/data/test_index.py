@@ -280,9 +280,11 @@ def test_a_longer_number_is_no_suffix(tmp_path: Path) -> None:
 
 
 def test_folders_of_images_beside_unnamed_pairs_are_counted(tmp_path: Path) -> None:
-    layout = LAYOUTS["splits in folders of the same name"]
-    notes = index_segmentation(layout.draw(tmp_path)).notes
-    assert "left out 1 folder of images without masks: test" in notes
+    root = LAYOUTS["splits in folders of the same name"].draw(tmp_path)
+    make(root, "train/.DS_Store", "train_gt/notes.txt")  # what else lies there changes nothing
+    index = index_segmentation(root)
+    assert len(index.samples) == 12
+    assert "left out 1 folder of images without masks: test" in index.notes
 
 
 def test_listed_files_that_are_missing_are_counted_and_named(tmp_path: Path) -> None:

@@ -168,6 +168,16 @@ def _two(images: str, masks: str, **options: object) -> Layout:
     return Layout(files=each(f"{images}/{{n}}.png", f"{masks}/{{n}}.png:mask"), count=N, **options)  # type: ignore[arg-type]
 
 
+def _divided(images: str, masks: str, of_test: tuple[str, str], pair: tuple[str, str]) -> Layout:
+    """12 images for training and 4 for a test, each kind with its own form of names."""
+    return Layout(
+        files=[*each(images, f"{masks}:mask"), *each(of_test[0], f"{of_test[1]}:mask", count=4)],
+        count=16,
+        pairs={pair[0]: pair[1]},
+        splits={"train": 12, "test": 4},
+    )
+
+
 LAYOUTS: dict[str, Layout] = {
     "images and masks": _two("images", "masks", pairs={"images/3.png": "masks/3.png"}),
     "imgs and masks": _two("imgs", "masks", pairs={"imgs/3.png": "masks/3.png"}),
@@ -233,14 +243,11 @@ LAYOUTS: dict[str, Layout] = {
         pairs={"Task_Test_Input/J_3.jpg": "Task_Test_Truth/J_3_segmentation.png"},
         splits={"train": 12, "test": 4},
     ),
-    "splits in names of files": Layout(
-        files=[
-            *each("train_{n}.png", "train_{n}_mask.png:mask"),
-            *each("testA_{n}.png", "testA_{n}_mask.png:mask", count=4),
-        ],
-        count=16,
-        pairs={"testA_3.png": "testA_3_mask.png"},
-        splits={"train": 12, "test": 4},
+    "splits in names of files": _divided(
+        "train_{n}.png",
+        "train_{n}_mask.png",
+        ("testA_{n}.png", "testA_{n}_mask.png"),
+        ("testA_3.png", "testA_3_mask.png"),
     ),
     "classes, splits in names of files": Layout(
         files=[f"{c}/{s}_{n}.png" for c in ("cat", "dog") for s in ("train", "val") for n in "012"],
@@ -256,23 +263,17 @@ LAYOUTS: dict[str, Layout] = {
         count=16,
         pairs={"clinic_3.png": "clinic_3_mask.png"},
     ),
-    "training and test beside each other": Layout(
-        files=[
-            *each("trainval-image/{n}.png", "trainval-mask/{n}.png:mask"),
-            *each("test-image/{n}.png", "test-mask/{n}.png:mask", count=4),
-        ],
-        count=16,
-        pairs={"test-image/3.png": "test-mask/3.png"},
-        splits={"train": 12, "test": 4},
+    "training and test beside each other": _divided(
+        "trainval-image/{n}.png",
+        "trainval-mask/{n}.png",
+        ("test-image/{n}.png", "test-mask/{n}.png"),
+        ("test-image/3.png", "test-mask/3.png"),
     ),
-    "splits with masks beside": Layout(
-        files=[
-            *each("train/{n}.png", "train_gt/{n}.png:mask"),
-            *each("test/{n}.png", "test_gt/{n}.png:mask", count=4),
-        ],
-        count=16,
-        pairs={"test/3.png": "test_gt/3.png"},
-        splits={"train": 12, "test": 4},
+    "splits with masks beside": _divided(
+        "train/{n}.png",
+        "train_gt/{n}.png",
+        ("test/{n}.png", "test_gt/{n}.png"),
+        ("test/3.png", "test_gt/3.png"),
     ),
     "splits in folders of the same name": Layout(
         files=[

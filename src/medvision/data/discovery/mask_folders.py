@@ -491,8 +491,10 @@ def _shown_in(
 
 
 def _unwrapped(folder: Path) -> Path:
-    """Return the innermost of folders with one name that hold nothing else: train/train."""
-    while [path.name for path in folder.iterdir()] == [folder.name]:
+    """Return the innermost of folders with one name whose pictures are all there: train/train."""
+    while [path.name for path in subfolders(folder)] == [folder.name] and not any(
+        is_image(path.name) for path in folder.iterdir()
+    ):
         folder /= folder.name
     return folder
 
